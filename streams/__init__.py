@@ -1,0 +1,1 @@
+"""The log: its words, its meaning, and the process that follows it."""

@@ -1,0 +1,13 @@
+"""The kinds of trouble. Whatever is neither of these is a bug: the process stops and the event stays."""
+
+
+class Invalid(Exception):
+    """What was given can never be used: refuse or quarantine it, never retry."""
+
+
+class Unavailable(Exception):
+    """Something this needs does not answer at present: retry in place, keeping the order."""
+
+
+class Erased(Exception):
+    """The text was sealed with a key that has been destroyed. Whoever reads text must cope with it."""

@@ -1,0 +1,362 @@
+"""The vocabulary of the log: facts, in the past tense, as small frozen structs in one union. Pure.
+
+Adding an event means: a struct here and in `Event`, its topic in `TOPIC_OF`, and a case wherever `assert_never` asks.
+Free text typed by a person, and what the model answered them, is `Sealed`; nothing else in an event holds words of theirs.
+"""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from msgspec import Struct, field
+
+from streams.gate import Paired, Verdict
+from streams.policy import Policy
+from streams.sealed import Sealed
+
+CONVERSATIONS = "noria.conversations"
+DOMAINS = "noria.domains"
+ORDERS = "noria.orders"
+QUARANTINE = "noria.quarantine"
+
+Step = Literal["select", "train", "evaluate", "swap"]
+ExampleKind = Literal["correction", "annotation"]
+ExamKind = Literal["held_out", "general"]
+
+
+# noria.conversations, keyed by conversation
+
+
+class PromptAsked(Struct, frozen=True, kw_only=True):
+    """A person asked. `messages` opens to the JSON list of OpenAI messages up to and with this prompt."""
+
+    domain: str
+    conversation_id: str
+    prompt_id: str
+    person: str
+    messages: Sealed
+    release: int
+    drafts: int = 1
+
+
+class ReplyDrafted(Struct, frozen=True, kw_only=True):
+    """The model of one release answered with one draft, and the answer was complete."""
+
+    domain: str
+    conversation_id: str
+    prompt_id: str
+    reply_id: str
+    person: str
+    index: int
+    release: int
+    text: Sealed
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    duration_s: float
+
+
+class DraftPicked(Struct, frozen=True, kw_only=True):
+    """Of the drafts of one prompt, a person picked this one."""
+
+    domain: str
+    conversation_id: str
+    prompt_id: str
+    reply_id: str
+    person: str
+    request_digest: str
+
+
+class ReplyRated(Struct, frozen=True, kw_only=True):
+    """A thumb (-1 or 1) or stars (1 to 5)."""
+
+    domain: str
+    conversation_id: str
+    prompt_id: str
+    reply_id: str
+    person: str
+    rating: int
+    scale: Literal["thumb", "stars"]
+    request_digest: str
+
+
+class ReplyCorrected(Struct, frozen=True, kw_only=True):
+    """A person wrote their own version of the reply."""
+
+    domain: str
+    conversation_id: str
+    prompt_id: str
+    reply_id: str
+    person: str
+    text: Sealed
+    request_digest: str
+
+
+class ReplyCommented(Struct, frozen=True, kw_only=True):
+    domain: str
+    conversation_id: str
+    prompt_id: str
+    reply_id: str
+    person: str
+    text: Sealed
+    request_digest: str
+
+
+# noria.domains, keyed by domain: everything about one domain in one total order
+
+
+class DomainCreated(Struct, frozen=True, kw_only=True):
+    domain: str
+    title: str
+    languages: tuple[str, ...]
+    system_prompt: str
+    base_model: str
+    engine: str
+    replay_prompts: tuple[str, ...]
+
+
+class PolicySet(Struct, frozen=True, kw_only=True):
+    domain: str
+    policy: Policy
+    by: str
+
+
+class ClockTicked(Struct, frozen=True, kw_only=True):
+    """Time, as the log knows it: recorded only when a decision could depend on it."""
+
+    domain: str
+    at: datetime
+
+
+class ExamItemAdded(Struct, frozen=True, kw_only=True):
+    """A question that candidates are examined on and nothing is trained on.
+    `item` opens to {"question", "answer", "keys"} and is sealed with the domain's key."""
+
+    domain: str
+    item_id: str
+    kind: ExamKind
+    item: Sealed
+    by: str
+
+
+class ExampleAccepted(Struct, frozen=True, kw_only=True):
+    """One training item. `prompt` opens to the JSON list of messages up to and with the prompt, `answer` to the answer."""
+
+    domain: str
+    example_id: str
+    kind: ExampleKind
+    person: str
+    prompt: Sealed
+    answer: Sealed
+    said_at: datetime
+    prompt_id: str | None = None
+
+
+class PreferenceAccepted(Struct, frozen=True, kw_only=True):
+    domain: str
+    preference_id: str
+    person: str
+    prompt: Sealed
+    chosen: Sealed
+    rejected: tuple[Sealed, ...]
+    said_at: datetime
+    prompt_id: str
+
+
+class ExampleRetired(Struct, frozen=True, kw_only=True):
+    domain: str
+    example_id: str
+    reason: str
+    by: str
+
+
+class PersonErased(Struct, frozen=True, kw_only=True):
+    """The keys `kids` of a person were destroyed; what was sealed with them is gone."""
+
+    domain: str
+    person: str
+    kids: tuple[str, ...]
+    by: str
+
+
+class RoundAsked(Struct, frozen=True, kw_only=True):
+    """Somebody asked for a round by hand; quiet hours and thresholds do not hold it up."""
+
+    domain: str
+    by: str
+
+
+class RoundRequested(Struct, frozen=True, kw_only=True):
+    """A round began. `pin` is the next offset of this domain's partition: what stood before it is in, the rest is not."""
+
+    domain: str
+    round_id: str
+    number: int
+    reason: str
+    pin: int
+    base_release: int
+    policy: Policy
+
+
+class OrderProgressed(Struct, frozen=True, kw_only=True):
+    domain: str
+    round_id: str
+    order_id: str
+    step: Step
+    done: int
+    total: int
+    seconds_left: float | None = None
+    values: dict[str, float] = field(default_factory=dict)
+
+
+class SnapshotSelected(Struct, frozen=True, kw_only=True):
+    """The training set is fixed. `snapshot` is its digest; `kept` names its new examples; `dropped` counts by reason."""
+
+    domain: str
+    round_id: str
+    order_id: str
+    snapshot: str
+    kept: tuple[str, ...]
+    earlier: int
+    wordings: int
+    dropped: dict[str, int]
+
+
+class CandidateTrained(Struct, frozen=True, kw_only=True):
+    domain: str
+    round_id: str
+    order_id: str
+    model: str
+    adapter: str
+    golden: str
+    loss: float
+    steps: int
+    duration_s: float
+    export_difference: float
+
+
+class CandidateEvaluated(Struct, frozen=True, kw_only=True):
+    """Per exam set, the paired counts against the release in force; `rows` is the digest of the sealed rows."""
+
+    domain: str
+    round_id: str
+    order_id: str
+    rows: str
+    paired: dict[str, Paired]
+    duration_s: float
+
+
+class GatePassed(Struct, frozen=True, kw_only=True):
+    domain: str
+    round_id: str
+    release: int
+    verdict: Verdict
+
+
+class GateRefused(Struct, frozen=True, kw_only=True):
+    domain: str
+    round_id: str
+    verdict: Verdict
+
+
+class ReleaseStarted(Struct, frozen=True, kw_only=True):
+    domain: str
+    release: int
+    order_id: str
+    model: str
+
+
+class ReleaseFinished(Struct, frozen=True, kw_only=True):
+    """`release` answers from here on. `golden_difference`: engine against trainer, in log-probability."""
+
+    domain: str
+    release: int
+    order_id: str
+    model: str
+    golden_difference: float
+    ready_s: float
+    flip_ms: float
+
+
+class RollbackAsked(Struct, frozen=True, kw_only=True):
+    domain: str
+    to: int
+    by: str
+
+
+class ReleaseRolledBack(Struct, frozen=True, kw_only=True):
+    """From `release` back (or forth) to `to`."""
+
+    domain: str
+    release: int
+    to: int
+    order_id: str
+    flip_ms: float
+    ready_s: float
+
+
+class RoundCancelled(Struct, frozen=True, kw_only=True):
+    domain: str
+    round_id: str
+    by: str
+
+
+class RoundFailed(Struct, frozen=True, kw_only=True):
+    """A step failed; whether it `will_retry` by itself is said too."""
+
+    domain: str
+    round_id: str
+    order_id: str
+    step: Step
+    reason: str
+    will_retry: bool
+    attempt: int
+
+
+ConversationEvent = PromptAsked | ReplyDrafted | DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented
+DomainEvent = (
+    DomainCreated
+    | PolicySet
+    | ClockTicked
+    | ExamItemAdded
+    | ExampleAccepted
+    | PreferenceAccepted
+    | ExampleRetired
+    | PersonErased
+    | RoundAsked
+    | RoundRequested
+    | OrderProgressed
+    | SnapshotSelected
+    | CandidateTrained
+    | CandidateEvaluated
+    | GatePassed
+    | GateRefused
+    | ReleaseStarted
+    | ReleaseFinished
+    | RollbackAsked
+    | ReleaseRolledBack
+    | RoundCancelled
+    | RoundFailed
+)
+Event = ConversationEvent | DomainEvent
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """One event with where, when and why it was recorded. `time` is aware UTC."""
+
+    id: UUID
+    source: str
+    time: datetime
+    key: str
+    event: Event
+    correlation_id: str
+    causation_id: UUID | None = None
+
+
+class Recorded(Struct, frozen=True):
+    """An envelope and its place on the log."""
+
+    envelope: Envelope
+    topic: str
+    partition: int
+    offset: int

@@ -1,0 +1,59 @@
+"""Orders: what a worker is asked to do. Imperative; one order, one spec, one result. Pure."""
+
+from uuid import UUID
+
+from msgspec import Struct
+
+from streams.recipes import LoraRecipe
+
+
+class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", tag_field="kind"):
+    """Choose the training set from the examples that stood on the domain's partition before `pin`."""
+
+    order_id: UUID
+    domain: str
+    round_id: str
+    pin: int
+
+
+class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
+    """Train on `snapshot` from `base_model`; `reference_model` (the domain's first) gives the soft targets of replay."""
+
+    order_id: UUID
+    domain: str
+    round_id: str
+    snapshot: str
+    base_model: str
+    reference_model: str
+    recipe: LoraRecipe
+    seed: int
+    replay_prompts: tuple[str, ...]
+
+
+class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):
+    """Examine `candidate_model` and `base_model` on the same questions."""
+
+    order_id: UUID
+    domain: str
+    round_id: str
+    snapshot: str
+    base_model: str
+    candidate_model: str
+    pin: int
+    engine: str
+
+
+class SwapRelease(Struct, frozen=True, kw_only=True, tag="swap_release", tag_field="kind"):
+    """Let `release` answer instead of `current` (None: the domain's first). `rollback`: it has been live before."""
+
+    order_id: UUID
+    domain: str
+    release: int
+    model: str
+    engine: str
+    current: int | None
+    round_id: str | None
+    rollback: bool = False
+
+
+Order = SelectSnapshot | TrainCandidate | EvaluateCandidate | SwapRelease

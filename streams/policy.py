@@ -1,0 +1,187 @@
+"""The policy of a domain: when a round is due, what it may cost, how it trains and what its gate asks. Pure."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+from msgspec import Struct, field
+
+from streams.errors import Invalid
+from streams.gate import GateMargins
+from streams.recipes import LoraRecipe
+
+
+class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
+    """A round is due when enough corrections *or* enough preferences *or* enough days have gathered,
+    and, whichever it was, from enough distinct people. None switches a threshold off."""
+
+    corrections: int | None = 40
+    preferences: int | None = None
+    people: int = 1
+    days: float | None = None
+
+
+class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
+    """A cron line read on the clock of a time zone; at each of its times a round is due if anything is new."""
+
+    cron: str
+    timezone: str = "UTC"
+
+
+class QuietHours(Struct, frozen=True, forbid_unknown_fields=True):
+    """From `start` to `end` ("HH:MM", may pass midnight) no round starts; what became due waits."""
+
+    start: str
+    end: str
+    timezone: str = "UTC"
+
+
+class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    schedule: Schedule | None = None
+    quiet_hours: QuietHours | None = None
+    rounds_per_day: int = 24
+    budget_timezone: str = "UTC"
+    recipe: LoraRecipe = field(default_factory=LoraRecipe)
+    gate: GateMargins = field(default_factory=GateMargins)
+
+
+class Gathered(Struct, frozen=True):
+    """What has come in since a round was last asked for, and what the decision needs to know of the past."""
+
+    corrections: int = 0
+    preferences: int = 0
+    people: int = 0
+    last_release_at: datetime | None = None
+    last_asked_at: datetime | None = None
+    asked_today: int = 0
+
+
+class Outlook(Struct, frozen=True):
+    """Whether a round is due (`reason` says why), or what is still missing; `wake_at`: when time alone may change it."""
+
+    due: bool
+    reason: str
+    missing: tuple[str, ...]
+    wake_at: datetime | None
+
+
+def check_policy(policy: Policy) -> None:
+    """Raise Invalid naming the field, if the policy could never be acted upon."""
+    t = policy.thresholds
+    for name, value in (("corrections", t.corrections), ("preferences", t.preferences), ("people", t.people)):
+        if value is not None and value < 1:
+            raise Invalid(f"thresholds.{name} must be at least 1, or null to switch it off; got {value}")
+    if t.days is not None and not t.days > 0:
+        raise Invalid(f"thresholds.days must be above 0; got {t.days}")
+    if policy.rounds_per_day < 1:
+        raise Invalid(f"rounds_per_day must be at least 1; got {policy.rounds_per_day}")
+    zone(policy.budget_timezone, "budget_timezone")
+    if policy.schedule is not None:
+        zone(policy.schedule.timezone, "schedule.timezone")
+        try:
+            CronSim(policy.schedule.cron, datetime(2026, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            raise Invalid(f"schedule.cron {policy.schedule.cron!r} is not a cron line: {error}") from error
+    if policy.quiet_hours is not None:
+        zone(policy.quiet_hours.timezone, "quiet_hours.timezone")
+        _clock(policy.quiet_hours.start, "quiet_hours.start")
+        _clock(policy.quiet_hours.end, "quiet_hours.end")
+    policy.recipe.check()
+    policy.gate.check()
+
+
+def zone(name: str, where: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise Invalid(f"{where}: {name!r} is not a time zone") from error
+
+
+def local_day(now: datetime, policy: Policy) -> date:
+    """The day that the budget counts `now` in."""
+    return now.astimezone(zone(policy.budget_timezone, "budget_timezone")).date()
+
+
+def outlook(policy: Policy, gathered: Gathered, now: datetime) -> Outlook:
+    """Decide whether a round is due at `now`; otherwise say in words what is still missing."""
+    t = policy.thresholds
+    fresh = gathered.corrections + gathered.preferences
+    reasons: list[str] = []
+    missing: list[str] = []
+    wakes: list[datetime] = []
+
+    if t.corrections is not None:
+        if gathered.corrections >= t.corrections:
+            reasons.append(f"{gathered.corrections} corrections (the policy asks for {t.corrections})")
+        else:
+            missing.append(_of(gathered.corrections, t.corrections, "corrections"))
+    if t.preferences is not None:
+        if gathered.preferences >= t.preferences:
+            reasons.append(f"{gathered.preferences} preferences (the policy asks for {t.preferences})")
+        else:
+            missing.append(_of(gathered.preferences, t.preferences, "preferences"))
+    if t.days is not None and gathered.last_release_at is not None:
+        old_at = gathered.last_release_at + timedelta(days=t.days)
+        if old_at > now:
+            wakes.append(old_at)
+            missing.append(f"the release is {t.days:g} days old at {old_at:%Y-%m-%d %H:%M} UTC")
+        elif fresh:
+            reasons.append(f"the release is more than {t.days:g} days old and {fresh} things are new")
+    if policy.schedule is not None:
+        since = gathered.last_asked_at or gathered.last_release_at
+        if since is not None and fresh and next_time(policy.schedule, since) <= now:
+            reasons.append(f"the schedule ({policy.schedule.cron}) and {fresh} new things")
+        else:
+            at = next_time(policy.schedule, now)
+            wakes.append(at)
+            missing.append(f"or on {at.astimezone(zone(policy.schedule.timezone, 'schedule')):%A %H:%M}")
+    if not reasons:
+        if gathered.people < t.people:
+            missing.append(_of(gathered.people, t.people, "people"))
+        return Outlook(due=False, reason="", missing=tuple(missing), wake_at=min(wakes, default=None))
+
+    blocked: list[str] = []
+    if gathered.people < t.people:
+        blocked.append(_of(gathered.people, t.people, "people"))
+    if gathered.asked_today >= policy.rounds_per_day:
+        here = zone(policy.budget_timezone, "budget_timezone")
+        tomorrow = datetime.combine(local_day(now, policy) + timedelta(days=1), time(), here).astimezone(UTC)
+        wakes.append(tomorrow)
+        blocked.append(f"the budget of {policy.rounds_per_day} rounds a day is used until {tomorrow:%Y-%m-%d %H:%M} UTC")
+    until = quiet_until(policy.quiet_hours, now) if policy.quiet_hours is not None else None
+    if until is not None:
+        wakes.append(until)
+        blocked.append(f"quiet hours last until {until:%Y-%m-%d %H:%M} UTC")
+    if blocked:
+        return Outlook(due=False, reason="; ".join(reasons), missing=tuple(blocked), wake_at=min(wakes, default=None))
+    return Outlook(due=True, reason="; ".join(reasons), missing=(), wake_at=None)
+
+
+def next_time(schedule: Schedule, after: datetime) -> datetime:
+    """The schedule's first time strictly after `after`, in UTC."""
+    moment = next(CronSim(schedule.cron, after.astimezone(zone(schedule.timezone, "schedule.timezone"))))
+    return moment.astimezone(UTC)
+
+
+def quiet_until(hours: QuietHours, now: datetime) -> datetime | None:
+    """When the quiet hours that `now` lies in end, in UTC; None outside of them."""
+    here = now.astimezone(zone(hours.timezone, "quiet_hours.timezone"))
+    start, end = _clock(hours.start, "quiet_hours.start"), _clock(hours.end, "quiet_hours.end")
+    clock = here.time().replace(tzinfo=None)
+    if start <= end:
+        inside, day = start <= clock < end, here.date()
+    else:
+        inside, day = clock >= start or clock < end, here.date() + timedelta(days=int(clock >= start))
+    return datetime.combine(day, end, here.tzinfo).astimezone(UTC) if inside else None
+
+
+def _clock(text: str, where: str) -> time:
+    try:
+        return datetime.strptime(text, "%H:%M").time()
+    except ValueError as error:
+        raise Invalid(f"{where} must be HH:MM; got {text!r}") from error
+
+
+def _of(have: int, need: int, what: str) -> str:
+    return f"{have} of {need} {what}; {need - have} more"

@@ -1,0 +1,79 @@
+"""The settings of every process, read from the environment once, in `main`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from streams.errors import Invalid
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    home: Path
+    kafka: str
+    database_url: str
+    door_url: str
+    page_url: str
+    master_key: Path
+    opencompass: Path
+    engine_threads: int = 1
+    engine_slots: int = 4
+
+    @property
+    def artifacts(self) -> Path:
+        return self.home / "artifacts"
+
+    @property
+    def local_key(self) -> Path:
+        return self.home / "keys" / "local.key"
+
+    @property
+    def models_index(self) -> Path:
+        """JSON {name: digest} of the base models that were prepared here."""
+        return self.home / "models" / "index.json"
+
+
+def home_of(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("NORIA_HOME", ".noria")).absolute()
+
+
+def from_env(environ: Mapping[str, str]) -> Settings:
+    """Read NORIA_* from `environ`; what is missing comes from the addresses that `noria up` wrote under the home.
+
+    Raises Invalid, naming every missing variable at once.
+    """
+    home = home_of(environ)
+    written = home / "run" / "noria.json"
+    known: dict[str, str] = msgspec.json.decode(written.read_bytes(), type=dict[str, str]) if written.exists() else {}
+
+    missing: list[str] = []
+
+    def value(variable: str, name: str) -> str:
+        found = environ.get(variable) or known.get(name)
+        if not found:
+            missing.append(variable)
+            return ""
+        return found
+
+    settings = Settings(
+        home=home,
+        kafka=value("NORIA_KAFKA", "kafka"),
+        database_url=value("NORIA_DATABASE_URL", "database_url"),
+        door_url=value("NORIA_DOOR", "door"),
+        page_url=environ.get("NORIA_PAGE") or known.get("page") or "",
+        master_key=Path(environ.get("NORIA_MASTER_KEY") or home / "keys" / "master.key"),
+        opencompass=Path(environ.get("NORIA_OPENCOMPASS") or home / "opencompass"),
+        engine_threads=_count(environ, "NORIA_ENGINE_THREADS", 1),
+        engine_slots=_count(environ, "NORIA_ENGINE_SLOTS", 4),
+    )
+    if missing:
+        raise Invalid(f"not set: {', '.join(missing)} (is `noria up` running? it writes them under {home.name}/run)")
+    return settings
+
+
+def _count(environ: Mapping[str, str], variable: str, default: int) -> int:
+    text = environ.get(variable, str(default))
+    if not text.isdigit() or int(text) < 1:
+        raise Invalid(f"{variable} must be a whole number above 0; got {text!r}")
+    return int(text)
