@@ -1,0 +1,228 @@
+"""Append to the log and read it: Kafka, and an in-memory log that passes the same contract tests."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.partitioner.default import murmur2
+from msgspec import Struct
+
+from streams.errors import Unavailable
+from streams.topics import MAX_EVENT_BYTES, TOPICS
+
+
+class Position(Struct, frozen=True):
+    """Where one event stands on the log; as text `topic-partition@offset`."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}@{self.offset}"
+
+
+class Record(Struct, frozen=True):
+    """Bytes as they stand on the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+
+
+class Message(Struct, frozen=True):
+    """Bytes to be appended."""
+
+    topic: str
+    key: str
+    value: bytes
+
+
+class Log(Protocol):
+    def append(self, messages: Sequence[Message], timeout_s: float) -> list[Position]:
+        """Append in order; return once every message is acknowledged by all in-sync replicas.
+
+        Raises Unavailable when that did not happen in `timeout_s`. What was sent may still be recorded then: send it
+        again under the same id, readers drop the second.
+        """
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
+        """The records with `start` <= offset < `end`. Raises Unavailable."""
+
+    def ends(self, topic: str) -> dict[int, int]:
+        """The next offset of each partition. Raises Unavailable."""
+
+    def close(self) -> None: ...
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that Kafka's default partitioner gives a key."""
+    return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+class KafkaLog:
+    """The log on Kafka, through kafka-python's idempotent producer and plain consumers."""
+
+    def __init__(self, bootstrap: str, client_id: str) -> None:
+        self._servers = bootstrap.split(",")
+        self._client_id = client_id
+        self._lock = threading.Lock()
+        self._producer: KafkaProducer | None = None
+        self._reader: KafkaConsumer | None = None
+
+    def answers(self, timeout_s: float = 0.5) -> bool:
+        """Whether a broker's port is open: the cheapest sign of life, for a door that must refuse at once."""
+        for server in self._servers:
+            host, _, port = server.rpartition(":")
+            try:
+                socket.create_connection((host, int(port)), timeout=timeout_s).close()
+            except OSError:
+                continue
+            return True
+        return False
+
+    def append(self, messages: Sequence[Message], timeout_s: float) -> list[Position]:
+        deadline = time.monotonic() + timeout_s
+        try:
+            producer = self._open_producer()
+            futures = [
+                producer.send(message.topic, key=message.key.encode(), value=message.value) for message in messages
+            ]
+            positions = []
+            for future in futures:
+                done = future.get(timeout=max(0.001, deadline - time.monotonic()))
+                positions.append(Position(done.topic, done.partition, done.offset))
+            return positions
+        except KafkaError as error:
+            self._drop_producer()
+            raise Unavailable(f"the log did not acknowledge: {type(error).__name__}") from error
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
+        if start >= end:
+            return
+        consumer = self._consumer(f"{self._client_id}-read")
+        place = TopicPartition(topic, partition)
+        try:
+            consumer.assign([place])
+            consumer.seek(place, start)
+            quiet_since = time.monotonic()
+            while True:
+                batches = consumer.poll(timeout_ms=500, max_records=5000)
+                for record in batches.get(place, ()):
+                    if record.offset >= end:
+                        return
+                    yield Record(topic, partition, record.offset, record.key, record.value)
+                if consumer.position(place) >= end:
+                    return
+                if batches:
+                    quiet_since = time.monotonic()
+                elif time.monotonic() - quiet_since > 30:
+                    raise Unavailable(f"nothing came of {topic}-{partition} from offset {consumer.position(place)}")
+        except KafkaError as error:
+            raise Unavailable(f"the log could not be read: {type(error).__name__}") from error
+        finally:
+            consumer.close(autocommit=False)
+
+    def ends(self, topic: str) -> dict[int, int]:
+        with self._lock:
+            try:
+                if self._reader is None:
+                    self._reader = self._consumer(f"{self._client_id}-ends")
+                partitions = self._reader.partitions_for_topic(topic) or set()
+                if not partitions:
+                    raise Unavailable(f"topic {topic} does not exist")
+                ends = self._reader.end_offsets([TopicPartition(topic, p) for p in sorted(partitions)])
+            except KafkaError as error:
+                self._reader = None
+                raise Unavailable(f"the log did not answer: {type(error).__name__}") from error
+            return {place.partition: int(offset) for place, offset in ends.items()}
+
+    def close(self) -> None:
+        self._drop_producer()
+        with self._lock:
+            if self._reader is not None:
+                self._reader.close(autocommit=False)
+                self._reader = None
+
+    def _open_producer(self) -> KafkaProducer:
+        with self._lock:
+            if self._producer is None:
+                self._producer = KafkaProducer(
+                    bootstrap_servers=self._servers,
+                    client_id=self._client_id,
+                    acks="all",
+                    enable_idempotence=True,
+                    # One message's fate is known within this time, so that a caller's refusal is seldom contradicted.
+                    delivery_timeout_ms=10_000,
+                    request_timeout_ms=5_000,
+                    max_block_ms=2_000,
+                    max_request_size=MAX_EVENT_BYTES + 48_000,
+                    reconnect_backoff_ms=50,
+                    reconnect_backoff_max_ms=500,
+                )
+            return self._producer
+
+    def _drop_producer(self) -> None:
+        with self._lock:
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=0)
+
+    def _consumer(self, client_id: str) -> KafkaConsumer:
+        try:
+            return KafkaConsumer(
+                bootstrap_servers=self._servers,
+                client_id=client_id,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",  # lost history must be loud
+                max_partition_fetch_bytes=8_388_608,
+                fetch_max_wait_ms=100,
+            )
+        except KafkaError as error:
+            raise Unavailable(f"Kafka does not answer: {type(error).__name__}") from error
+
+
+class MemoryLog:
+    """The log in memory: for tests and for trying things out."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: dict[tuple[str, int], list[Record]] = {
+            (topic.name, partition): [] for topic in TOPICS for partition in range(topic.partitions)
+        }
+        self._partitions = {topic.name: topic.partitions for topic in TOPICS}
+
+    def append(self, messages: Sequence[Message], timeout_s: float) -> list[Position]:
+        positions = []
+        with self._lock:
+            for message in messages:
+                if message.topic not in self._partitions:
+                    raise Unavailable(f"topic {message.topic} does not exist")
+                partition = partition_of(message.key, self._partitions[message.topic])
+                records = self._records[message.topic, partition]
+                position = Position(message.topic, partition, len(records))
+                key = message.key.encode()
+                records.append(Record(message.topic, partition, position.offset, key, message.value))
+                positions.append(position)
+        return positions
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
+        with self._lock:
+            records = self._records.get((topic, partition), [])[start:end]
+        yield from records
+
+    def ends(self, topic: str) -> dict[int, int]:
+        if topic not in self._partitions:
+            raise Unavailable(f"topic {topic} does not exist")
+        with self._lock:
+            return {p: len(self._records[topic, p]) for p in range(self._partitions[topic])}
+
+    def close(self) -> None:
+        """Nothing is held open."""

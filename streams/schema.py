@@ -1,0 +1,349 @@
+"""The tables. Four Postgres schemas:
+
+`noria`    projections of the log: can be dropped and rebuilt; a replay builds the same tables in `noria_shadow`.
+`keyring`  person keys, wrapped. Never rebuilt; backed up apart.
+`access`   the door's API keys, hashed.
+`work`     what is under way on these machines: claims, engines, routes. Lost, it costs time and no fact.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+LIVE = "noria"
+SHADOW = "noria_shadow"
+
+NAMING = {
+    "pk": "pk_%(table_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+}
+
+# Projections stand under the schema name `noria`; `schema_translate_map` sends a replay elsewhere.
+projections = MetaData(schema=LIVE, naming_convention=NAMING)
+machinery = MetaData(naming_convention=NAMING)
+
+
+def _time(name: str, nullable: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+def _text(name: str, nullable: bool = False, primary_key: bool = False) -> Column[str]:
+    return Column(name, Text, nullable=nullable, primary_key=primary_key)
+
+
+positions = Table(
+    "positions",
+    projections,
+    _text("topic", primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False),
+)
+states = Table(
+    "states",
+    projections,
+    _text("kind", primary_key=True),  # "conversation" or "domain"
+    _text("key", primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+events = Table(
+    "events",
+    projections,
+    _text("event_id", primary_key=True),
+    _text("topic"),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    _text("type"),
+    _time("time"),
+    _text("source"),
+    _text("key"),
+    _text("domain"),
+    _text("person", nullable=True),
+    _text("correlation_id"),
+    _text("causation_id", nullable=True),
+    Index(None, "topic", "partition", "offset"),
+    Index(None, "domain", "time"),
+)
+prompts = Table(
+    "prompts",
+    projections,
+    _text("prompt_id", primary_key=True),
+    _text("conversation_id"),
+    _text("domain"),
+    _text("person"),
+    Column("messages", JSONB, nullable=False),  # Sealed
+    Column("release", Integer, nullable=False),
+    _time("asked_at"),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Index(None, "conversation_id", "asked_at"),
+    Index(None, "domain", "person"),
+)
+replies = Table(
+    "replies",
+    projections,
+    _text("reply_id", primary_key=True),
+    _text("prompt_id"),
+    _text("conversation_id"),
+    _text("domain"),
+    _text("person"),
+    Column("index", Integer, nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("text", JSONB, nullable=False),  # Sealed
+    _text("finish_reason"),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("duration_s", Float, nullable=False),
+    _time("drafted_at"),
+    Index(None, "prompt_id"),
+)
+feedback = Table(
+    "feedback",
+    projections,
+    _text("event_id", primary_key=True),
+    _text("kind"),  # pick, rating, correction, comment
+    _text("reply_id"),
+    _text("prompt_id"),
+    _text("conversation_id"),
+    _text("domain"),
+    _text("person"),
+    Column("rating", Integer),
+    _text("scale", nullable=True),
+    Column("text", JSONB),  # Sealed
+    _text("request_digest"),
+    _time("given_at"),
+    Index(None, "reply_id"),
+    Index(None, "domain", "person"),
+)
+domains = Table(
+    "domains",
+    projections,
+    _text("domain", primary_key=True),
+    _text("title"),
+    Column("languages", ARRAY(Text), nullable=False),
+    _text("system_prompt"),
+    _text("base_model"),
+    _text("engine"),
+    Column("policy", JSONB, nullable=False),
+    Column("live_release", Integer),
+    _text("round_id", nullable=True),  # the round under way
+    Column("corrections", Integer, nullable=False),  # new since a round was last asked for
+    Column("preferences", Integer, nullable=False),
+    Column("people", Integer, nullable=False),
+    Column("due", Boolean, nullable=False),
+    Column("missing", ARRAY(Text), nullable=False),
+    _time("wake_at", nullable=True),
+    _time("created_at"),
+)
+examples = Table(
+    "examples",
+    projections,
+    _text("example_id", primary_key=True),
+    _text("domain"),
+    _text("kind"),
+    _text("person"),
+    Column("prompt", JSONB, nullable=False),  # Sealed
+    Column("answer", JSONB, nullable=False),  # Sealed
+    _time("said_at"),
+    _text("prompt_id", nullable=True),
+    Column("accepted_offset", BigInteger, nullable=False),  # on the domain's partition
+    Column("retired_offset", BigInteger),
+    _text("retired_reason", nullable=True),
+    Index(None, "domain", "accepted_offset"),
+    Index(None, "domain", "person"),
+)
+preferences = Table(
+    "preferences",
+    projections,
+    _text("preference_id", primary_key=True),
+    _text("domain"),
+    _text("person"),
+    Column("prompt", JSONB, nullable=False),  # Sealed
+    Column("chosen", JSONB, nullable=False),  # Sealed
+    Column("rejected", JSONB, nullable=False),  # list of Sealed
+    _text("prompt_id"),
+    _time("said_at"),
+    Column("accepted_offset", BigInteger, nullable=False),
+    Index(None, "domain", "accepted_offset"),
+)
+exam_items = Table(
+    "exam_items",
+    projections,
+    _text("item_id", primary_key=True),
+    _text("domain"),
+    _text("kind"),
+    Column("item", JSONB, nullable=False),  # Sealed
+    Column("added_offset", BigInteger, nullable=False),
+    Index(None, "domain", "added_offset"),
+)
+rounds = Table(
+    "rounds",
+    projections,
+    _text("round_id", primary_key=True),
+    _text("domain"),
+    Column("number", Integer, nullable=False),
+    _text("step"),  # select, train, evaluate, swap, released, refused, empty, failed, cancelled
+    _text("reason"),
+    Column("pin", BigInteger, nullable=False),
+    Column("base_release", Integer, nullable=False),
+    _text("snapshot", nullable=True),
+    Column("kept", Integer),
+    Column("earlier", Integer),
+    Column("wordings", Integer),
+    Column("dropped", JSONB),
+    _text("model", nullable=True),
+    _text("adapter", nullable=True),
+    _text("golden", nullable=True),
+    Column("loss", Float),
+    _text("evaluation", nullable=True),
+    Column("verdict", JSONB),
+    Column("release", Integer),
+    Column("progress", JSONB),
+    _text("failure", nullable=True),
+    _time("requested_at"),
+    _time("ended_at", nullable=True),
+    Index(None, "domain", "number"),
+)
+learned = Table(
+    "learned",
+    projections,
+    _text("round_id", primary_key=True),
+    _text("example_id", primary_key=True),
+    Index(None, "example_id"),
+)
+releases = Table(
+    "releases",
+    projections,
+    _text("domain", primary_key=True),
+    Column("release", Integer, primary_key=True),
+    _text("round_id", nullable=True),
+    _text("model"),
+    _text("state"),  # started, live, retired
+    _time("started_at"),
+    _time("finished_at", nullable=True),
+    Column("golden_difference", Float),
+    Column("flip_ms", Float),
+)
+erasures = Table(
+    "erasures",
+    projections,
+    _text("domain", primary_key=True),
+    _text("person", primary_key=True),
+    Column("kids", ARRAY(Text), nullable=False),
+    _time("erased_at"),
+)
+# What the stream asks to be said. Rows are sent in order of `id` and marked one by one, never "greater than the last seen".
+outbox = Table(
+    "outbox",
+    projections,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("message_id", Text, nullable=False, unique=True),
+    _text("topic"),
+    _text("key"),
+    Column("value", LargeBinary, nullable=False),
+    _time("sent_at", nullable=True),
+    Index("ix_outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),
+)
+
+person_keys = Table(
+    "person_keys",
+    machinery,
+    _text("kid", primary_key=True),
+    _text("subject"),
+    Column("wrapped", LargeBinary, nullable=False),
+    _time("created_at"),
+    _time("destroyed_at", nullable=True),
+    Index("uq_person_keys_subject", "subject", unique=True, postgresql_where=text("destroyed_at IS NULL")),
+    schema="keyring",
+)
+
+api_keys = Table(
+    "api_keys",
+    machinery,
+    _text("key_id", primary_key=True),
+    _text("name"),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("roles", ARRAY(Text), nullable=False),
+    _time("created_at"),
+    _time("revoked_at", nullable=True),
+    schema="access",
+)
+
+claims = Table(
+    "claims",
+    machinery,
+    _text("order_id", primary_key=True),
+    _text("kind"),
+    _text("domain"),
+    Column("body", LargeBinary, nullable=False),
+    _text("state"),  # open, done, failed, cancelled
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _text("worker", nullable=True),
+    _time("lease_until", nullable=True),
+    _time("not_before", nullable=True),
+    _time("received_at"),
+    Index("ix_claims_open", "received_at", postgresql_where=text("state = 'open'")),
+    schema="work",
+)
+engines = Table(
+    "engines",
+    machinery,
+    _text("engine_id", primary_key=True),  # domain@release
+    _text("domain"),
+    Column("release", Integer, nullable=False),
+    _text("kind"),
+    _text("model"),
+    Column("wanted", Boolean, nullable=False),
+    _text("state"),  # asked, starting, ready, stopped, failed
+    _text("base_url", nullable=True),
+    Column("pid", Integer),
+    _text("error", nullable=True),
+    _time("changed_at"),
+    schema="work",
+)
+routes = Table(
+    "routes",
+    machinery,
+    _text("domain", primary_key=True),
+    Column("release", Integer, nullable=False),
+    Column("engine_id", Text, ForeignKey("work.engines.engine_id"), nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    _time("flipped_at"),
+    schema="work",
+)
+doors = Table(
+    "doors",
+    machinery,
+    _text("door_id", primary_key=True),
+    Column("generations", JSONB, nullable=False),  # {domain: generation of the route that new requests take}
+    Column("in_flight", JSONB, nullable=False),  # {engine_id: requests}
+    _time("seen_at"),
+    schema="work",
+)
+places = Table(
+    "places",
+    machinery,
+    _text("place", primary_key=True),
+    _text("kind"),
+    _text("owner"),
+    Column("kids", ARRAY(Text), nullable=False),
+    _time("made_at"),
+    schema="work",
+)
+
+MACHINE_SCHEMAS = ("keyring", "access", "work")

@@ -1,0 +1,227 @@
+"""Text sealed and opened, and the keyring: the record of its own that erasure acts upon.
+
+Every text is a JWE in compact form (RFC 7516), `dir` + `A256GCM`, under the key of the person who said it; any JOSE
+library opens it. Person keys live in the Postgres schema `keyring`, wrapped (AES-256-GCM, the key id as associated data)
+by a master key that lives in a file. To erase a person is to destroy their keys: see `Keyring.destroy`.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from joserfc import jwe
+from joserfc.errors import JoseError
+from joserfc.jwk import OctKey
+from joserfc.registry import HeaderParameter
+from msgspec import Struct
+from sqlalchemy import Engine, text
+
+from streams.errors import Erased, Invalid
+from streams.sealed import Sealed
+
+_REGISTRY = jwe.JWERegistry(
+    header_registry={"ref": HeaderParameter("Where the text was first said", "str")},
+    algorithms=["dir", "A256GCM"],
+)
+KEY_CACHE_S = 1.0  # how long another process may still open what has just been erased
+
+
+class PersonKey(Struct, frozen=True):
+    kid: str
+    secret: bytes
+
+
+class Keys(Protocol):
+    """What sealing needs of a keyring."""
+
+    def key_for(self, subject: str) -> PersonKey:
+        """The subject's key in force, made if there is none."""
+
+    def find(self, kid: str) -> PersonKey:
+        """The key of that id. Raises Erased when it was destroyed or never was."""
+
+
+def seal(words: str, key: PersonKey, ref: str) -> Sealed:
+    header = {"alg": "dir", "enc": "A256GCM", "kid": key.kid, "ref": ref}
+    token = jwe.encrypt_compact(header, words.encode(), OctKey.import_key(key.secret), registry=_REGISTRY)
+    return Sealed(kid=key.kid, ref=ref, jwe=token)
+
+
+def open_sealed(sealed: Sealed, keys: Keys) -> str:
+    """The words. Raises Erased when their key is gone, Invalid when the token is not what it says it is."""
+    key = keys.find(sealed.kid)
+    try:
+        opened = jwe.decrypt_compact(sealed.jwe, OctKey.import_key(key.secret), registry=_REGISTRY)
+    except (JoseError, InvalidTag, ValueError) as error:
+        raise Invalid(f"sealed text {sealed.ref} does not open: {type(error).__name__}") from None
+    if opened.protected.get("ref") != sealed.ref or opened.protected.get("kid") != sealed.kid:
+        raise Invalid(f"sealed text {sealed.ref} was moved from where it was said")
+    if opened.plaintext is None:
+        raise Invalid(f"sealed text {sealed.ref} is empty")
+    return opened.plaintext.decode()
+
+
+def digest(words: bytes, keys: Keys) -> str:
+    """A keyed digest (HMAC-SHA256), so that a short text cannot be guessed back from it."""
+    return hmac.new(keys.key_for("noria:digest").secret, words, hashlib.sha256).hexdigest()
+
+
+class MasterKey:
+    """The key that wraps all others: a file of lines `id:base64`, mode 0600; the last line is in force."""
+
+    def __init__(self, path: Path) -> None:
+        self._keys: dict[str, bytes] = {}
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            line = f"{uuid4().hex[:8]}:{base64.b64encode(os.urandom(32)).decode()}\n"
+            temporary = path.with_suffix(f".{os.getpid()}.new")
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, path)  # whoever comes first: two processes must not make two master keys
+            except FileExistsError:
+                pass
+            temporary.unlink()
+        if path.stat().st_mode & 0o077:
+            raise Invalid(f"the master key file {path.name} must not be readable by others (mode 0600)")
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            name, _, value = line.partition(":")
+            try:
+                self._keys[name] = base64.b64decode(value, validate=True)
+            except ValueError as error:
+                raise Invalid(f"line {number} of the master key file {path.name} is not `id:base64`") from error
+        if not self._keys or any(len(key) != 32 for key in self._keys.values()):
+            raise Invalid(f"the master key file {path.name} must hold keys of 32 bytes")
+        self._active = list(self._keys)[-1]
+
+    def wrap(self, secret: bytes, name: str) -> bytes:
+        nonce = os.urandom(12)
+        sealed = AESGCM(self._keys[self._active]).encrypt(nonce, secret, name.encode())
+        return self._active.encode() + b":" + nonce + sealed
+
+    def unwrap(self, wrapped: bytes, name: str) -> bytes:
+        master, _, body = wrapped.partition(b":")
+        if master.decode() not in self._keys:
+            raise Invalid(f"key {name} was wrapped by master key {master.decode()}, which the file does not hold")
+        try:
+            return AESGCM(self._keys[master.decode()]).decrypt(body[:12], body[12:], name.encode())
+        except InvalidTag:
+            raise Invalid(f"key {name} does not unwrap with master key {master.decode()}") from None
+
+    def is_current(self, wrapped: bytes) -> bool:
+        return wrapped.partition(b":")[0].decode() == self._active
+
+    def derive(self, purpose: str) -> str:
+        """A secret for one purpose that need not be stored anywhere (an engine's key, say)."""
+        first = next(iter(self._keys.values()))
+        return hmac.new(first, purpose.encode(), hashlib.sha256).hexdigest()
+
+
+class Keyring:
+    """Person keys in Postgres, schema `keyring`, wrapped by the master key."""
+
+    def __init__(self, engine: Engine, master: MasterKey, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._master = master
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._by_subject: dict[str, tuple[float, PersonKey]] = {}
+        self._by_kid: dict[str, tuple[float, PersonKey]] = {}
+
+    def key_for(self, subject: str) -> PersonKey:
+        with self._lock:
+            cached = self._by_subject.get(subject)
+        if cached is not None and cached[0] > self._clock():
+            return cached[1]
+        find = text("SELECT kid, wrapped FROM keyring.person_keys WHERE subject = :subject AND destroyed_at IS NULL")
+        with self._engine.begin() as connection:
+            row = connection.execute(find, {"subject": subject}).one_or_none()
+            if row is None:
+                kid = uuid4().hex
+                connection.execute(
+                    text(
+                        "INSERT INTO keyring.person_keys (kid, subject, wrapped, created_at)"
+                        " VALUES (:kid, :subject, :wrapped, now()) ON CONFLICT DO NOTHING"
+                    ),
+                    {"kid": kid, "subject": subject, "wrapped": self._master.wrap(secrets.token_bytes(32), kid)},
+                )
+                row = connection.execute(find, {"subject": subject}).one()
+        return self._remember(subject, PersonKey(row.kid, self._master.unwrap(bytes(row.wrapped), row.kid)))
+
+    def find(self, kid: str) -> PersonKey:
+        with self._lock:
+            cached = self._by_kid.get(kid)
+        if cached is not None and cached[0] > self._clock():
+            return cached[1]
+        with self._engine.connect() as connection:
+            row = connection.execute(
+                text("SELECT wrapped FROM keyring.person_keys WHERE kid = :kid AND destroyed_at IS NULL"), {"kid": kid}
+            ).one_or_none()
+        if row is None:
+            raise Erased(f"key {kid} was destroyed")
+        return self._remember(None, PersonKey(kid, self._master.unwrap(bytes(row.wrapped), kid)))
+
+    def destroy(self, subject: str) -> tuple[str, ...]:
+        """Destroy every key of `subject`; return the ids of all that were ever destroyed for them."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE keyring.person_keys SET wrapped = ''::bytea, destroyed_at = now()"
+                    " WHERE subject = :subject AND destroyed_at IS NULL"
+                ),
+                {"subject": subject},
+            )
+            kids = connection.execute(
+                text(
+                    "SELECT kid FROM keyring.person_keys WHERE subject = :subject AND destroyed_at IS NOT NULL"
+                    " ORDER BY created_at, kid"
+                ),
+                {"subject": subject},
+            ).scalars()
+            destroyed = tuple(kids)
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            # A dead row version still holds the wrapped key until it is vacuumed away, and the log of changes until
+            # it is recycled: both are wrapped by the master key, and the first goes now.
+            connection.execute(text("VACUUM keyring.person_keys"))
+        with self._lock:
+            self._by_subject.pop(subject, None)
+            for kid in destroyed:
+                self._by_kid.pop(kid, None)
+        return destroyed
+
+    def rewrap(self) -> int:
+        """Wrap every key anew that is not under the master key in force; return how many were."""
+        with self._engine.begin() as connection:
+            rows = connection.execute(
+                text("SELECT kid, wrapped FROM keyring.person_keys WHERE destroyed_at IS NULL FOR UPDATE")
+            ).all()
+            old = [(row.kid, bytes(row.wrapped)) for row in rows if not self._master.is_current(bytes(row.wrapped))]
+            for kid, wrapped in old:
+                connection.execute(
+                    text("UPDATE keyring.person_keys SET wrapped = :wrapped WHERE kid = :kid"),
+                    {"kid": kid, "wrapped": self._master.wrap(self._master.unwrap(wrapped, kid), kid)},
+                )
+        return len(old)
+
+    def _remember(self, subject: str | None, key: PersonKey) -> PersonKey:
+        until = self._clock() + KEY_CACHE_S
+        with self._lock:
+            if len(self._by_kid) > 4096:
+                self._by_kid.clear()
+                self._by_subject.clear()
+            self._by_kid[key.kid] = (until, key)
+            if subject is not None:
+                self._by_subject[subject] = (until, key)
+        return key
