@@ -1,0 +1,55 @@
+"""Recipes: how a round trains. A recipe is data in the policy; the trainer's table says which function carries it out. Pure."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from streams.errors import Invalid
+
+
+class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """LoRA on the upper layers, with the first base's own distributions on general prompts as the guard against forgetting.
+
+    Every step holds `batch_rows` new rows and `earlier_rows_per_step` rows of earlier rounds (their words as labels), and
+    `replay_rows_per_step` general rows, whose loss is the divergence from the first base, times `replay_weight`.
+    Rows that are wordings of one fact share its place: each epoch draws one of them, so that more wordings cost no more steps.
+    """
+
+    method: Literal["lora"] = "lora"
+    rank: int = 16
+    alpha: float = 32.0
+    upper_layers: float = 0.5  # share of the layers, counted from the top, that learns
+    learning_rate: float = 2e-3  # reached after the warm-up, then falling linearly to zero
+    warmup_share: float = 0.05  # of all steps
+    gradient_norm: float = 1.0  # the gradient is scaled down to this length
+    epochs: int = 12
+    batch_rows: int = 8
+    earlier_rows_per_step: int = 8
+    replay_rows_per_step: int = 8
+    replay_rows: int = 128  # how many of the given general prompts are used at most
+    replay_answer_tokens: int = 32  # length of the base's own answers, on which the divergence is taken
+    replay_weight: float = 1.0
+    row_tokens: int = 1024  # a longer row loses its oldest turns; if that is not enough, it is left out
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise Invalid naming the field, if nothing could be trained by this recipe."""
+        for name in ("rank", "epochs", "batch_rows", "replay_rows", "replay_answer_tokens"):
+            if getattr(self, name) < 1:
+                raise Invalid(f"recipe.{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("earlier_rows_per_step", "replay_rows_per_step", "replay_weight"):
+            if not getattr(self, name) >= 0:
+                raise Invalid(f"recipe.{name} must not be negative; got {getattr(self, name)}")
+        for name in ("alpha", "gradient_norm"):
+            if not getattr(self, name) > 0:
+                raise Invalid(f"recipe.{name} must be above 0; got {getattr(self, name)}")
+        if not 0 < self.learning_rate <= 1:
+            raise Invalid(f"recipe.learning_rate must be above 0 and at most 1; got {self.learning_rate}")
+        if not 0 < self.upper_layers <= 1:
+            raise Invalid(f"recipe.upper_layers is a share, above 0 and at most 1; got {self.upper_layers}")
+        if not 0 <= self.warmup_share < 1:
+            raise Invalid(f"recipe.warmup_share is a share, from 0 to below 1; got {self.warmup_share}")
+        if self.row_tokens < 16:
+            raise Invalid(f"recipe.row_tokens must be at least 16; got {self.row_tokens}")
+        if not 0 <= self.seed < 2**63:
+            raise Invalid(f"recipe.seed must be from 0 to 2**63 - 1; got {self.seed}")
