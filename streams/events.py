@@ -201,7 +201,7 @@ class RoundRequested(Struct, frozen=True, kw_only=True):
 class OrderProgressed(Struct, frozen=True, kw_only=True):
     domain: str
     round_id: str
-    order_id: str
+    order_id: UUID
     step: Step
     done: int
     total: int
@@ -214,7 +214,7 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
 
     domain: str
     round_id: str
-    order_id: str
+    order_id: UUID
     snapshot: str
     kept: tuple[str, ...]
     earlier: int
@@ -225,7 +225,7 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
 class CandidateTrained(Struct, frozen=True, kw_only=True):
     domain: str
     round_id: str
-    order_id: str
+    order_id: UUID
     model: str
     adapter: str
     golden: str
@@ -240,7 +240,7 @@ class CandidateEvaluated(Struct, frozen=True, kw_only=True):
 
     domain: str
     round_id: str
-    order_id: str
+    order_id: UUID
     rows: str
     paired: dict[str, Paired]
     duration_s: float
@@ -262,7 +262,7 @@ class GateRefused(Struct, frozen=True, kw_only=True):
 class ReleaseStarted(Struct, frozen=True, kw_only=True):
     domain: str
     release: int
-    order_id: str
+    order_id: UUID
     model: str
 
 
@@ -271,7 +271,7 @@ class ReleaseFinished(Struct, frozen=True, kw_only=True):
 
     domain: str
     release: int
-    order_id: str
+    order_id: UUID
     model: str
     golden_difference: float
     ready_s: float
@@ -290,7 +290,7 @@ class ReleaseRolledBack(Struct, frozen=True, kw_only=True):
     domain: str
     release: int
     to: int
-    order_id: str
+    order_id: UUID
     flip_ms: float
     ready_s: float
 
@@ -305,8 +305,8 @@ class RoundFailed(Struct, frozen=True, kw_only=True):
     """A step failed; whether it `will_retry` by itself is said too."""
 
     domain: str
-    round_id: str
-    order_id: str
+    round_id: str | None
+    order_id: UUID
     step: Step
     reason: str
     will_retry: bool

@@ -26,7 +26,6 @@ class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", t
     base_model: str
     reference_model: str
     recipe: LoraRecipe
-    seed: int
     replay_prompts: tuple[str, ...]
 
 

@@ -1,0 +1,214 @@
+"""The wire format, in one file: CloudEvents 1.0, structured JSON, and the lifts of old versions to the newest.
+
+    {"specversion": "1.0", "id": …, "source": "/noria/api", "type": "noria.reply_rated", "time": …, "subject": <key>,
+     "datacontenttype": "application/json", "dataschema": "urn:noria:reply_rated:1",
+     "correlationid": …, "causationid": …, "data": {…}}
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, get_args
+from uuid import UUID
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+from streams import events, orders
+from streams.errors import Invalid
+
+CONTENT_TYPE = "application/cloudevents+json"
+Data = dict[str, Any]
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+EVENT_TYPES: dict[str, type[events.Event]] = {_snake(kind.__name__): kind for kind in get_args(events.Event)}
+NAME_OF: dict[type[events.Event], str] = {kind: name for name, kind in EVENT_TYPES.items()}
+_DOMAIN_EVENTS = frozenset(get_args(events.DomainEvent))
+
+# The version each event is written in; 1 unless named here. A new version needs a lift from the one before it, and an
+# example file of the old one stays in tests/examples/events.
+VERSIONS: dict[str, int] = {}
+# (name, version) -> what turns that version's data into the next version's.
+LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = {}
+
+
+class _Wire(Struct, omit_defaults=True):
+    specversion: str
+    id: str
+    source: str
+    type: str
+    time: str
+    subject: str
+    dataschema: str
+    correlationid: str
+    data: Raw
+    datacontenttype: str = field(default="application/json")
+    causationid: str | None = None
+
+
+_wire_decoder = msgspec.json.Decoder(_Wire)
+_encoder = msgspec.json.Encoder()
+_decoders = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()}
+_order_decoder: msgspec.json.Decoder[orders.Order] = msgspec.json.Decoder(orders.Order)
+
+
+def topic_of(event: events.Event) -> str:
+    return events.DOMAINS if type(event) in _DOMAIN_EVENTS else events.CONVERSATIONS
+
+
+def key_of(event: events.Event) -> str:
+    return event.domain if type(event) in _DOMAIN_EVENTS else event.conversation_id  # type: ignore[union-attr]
+
+
+def name_of(event: events.Event) -> str:
+    """The event's name on the wire, without the `noria.` before it."""
+    return NAME_OF[type(event)]
+
+
+def envelope_for(
+    event: events.Event, *, id: UUID, source: str, time: datetime, correlation_id: str, causation_id: UUID | None = None
+) -> events.Envelope:
+    return events.Envelope(
+        id=id,
+        source=source,
+        time=time,
+        key=key_of(event),
+        event=event,
+        correlation_id=correlation_id,
+        causation_id=causation_id,
+    )
+
+
+def encode(envelope: events.Envelope) -> bytes:
+    if envelope.time.tzinfo is None:
+        raise ValueError("an event's time must be aware")
+    name = name_of(envelope.event)
+    return _encoder.encode(
+        {
+            "specversion": "1.0",
+            "id": str(envelope.id),
+            "source": envelope.source,
+            "type": f"noria.{name}",
+            "time": envelope.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            "subject": envelope.key,
+            "datacontenttype": "application/json",
+            "dataschema": f"urn:noria:{name}:{VERSIONS.get(name, 1)}",
+            "correlationid": envelope.correlation_id,
+            **({"causationid": str(envelope.causation_id)} if envelope.causation_id else {}),
+            "data": envelope.event,
+        }
+    )
+
+
+def decode(
+    value: bytes,
+    versions: Mapping[str, int] = VERSIONS,
+    lifts: Mapping[tuple[str, int], Callable[[Data], Data]] = LIFTS,
+) -> events.Envelope:
+    """Read one event, lifted to its newest version. Raises Invalid saying what could not be read."""
+    try:
+        wire = _wire_decoder.decode(value)
+        if wire.specversion != "1.0":
+            raise Invalid(f"specversion {wire.specversion!r} is not 1.0")
+        name, version = _name_and_version(wire)
+        newest = versions.get(name, 1)
+        if version > newest:
+            raise Invalid(f"{name} has version {version}; this reader knows versions up to {newest}")
+        time = datetime.fromisoformat(wire.time)
+        if time.tzinfo is None:
+            raise Invalid("time has no zone")
+        if version == newest:
+            event: events.Event = _decoders[name].decode(wire.data)
+        else:
+            data = msgspec.json.decode(wire.data, type=Data)
+            for step in range(version, newest):
+                data = lifts[name, step](data)
+            event = msgspec.convert(data, EVENT_TYPES[name])
+        if wire.subject != key_of(event):
+            raise Invalid(f"subject is not the key of {name}")
+        return events.Envelope(
+            id=UUID(wire.id),
+            source=wire.source,
+            time=time.astimezone(UTC),
+            key=wire.subject,
+            event=event,
+            correlation_id=wire.correlationid,
+            causation_id=UUID(wire.causationid) if wire.causationid else None,
+        )
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        # msgspec names the field and the type it wanted, never the value: no words of people in a reason.
+        raise Invalid(str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__) from None
+
+
+def encode_order(order: orders.Order, *, source: str, time: datetime, causation_id: UUID) -> bytes:
+    """An order as a CloudEvent, so that any reader can follow `noria.orders` too."""
+    kind = _snake(type(order).__name__)
+    return _encoder.encode(
+        {
+            "specversion": "1.0",
+            "id": str(order.order_id),
+            "source": source,
+            "type": f"noria.{kind}",
+            "time": time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            "subject": str(order.order_id),
+            "datacontenttype": "application/json",
+            "dataschema": f"urn:noria:{kind}:1",
+            "correlationid": order.round_id or order.domain,
+            "causationid": str(causation_id),
+            "data": order,
+        }
+    )
+
+
+def decode_order(value: bytes) -> orders.Order:
+    try:
+        return _order_decoder.decode(_wire_decoder.decode(value).data)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise Invalid(str(error)) from None
+
+
+def schemas() -> dict[str, Data]:
+    """A JSON Schema (2020-12) of every event and order as it stands on the wire, by `<name>.v<version>`."""
+    found: dict[str, Data] = {}
+    kinds: dict[str, type] = {**EVENT_TYPES, **{_snake(kind.__name__): kind for kind in get_args(orders.Order)}}
+    for name, kind in kinds.items():
+        version = VERSIONS.get(name, 1)
+        data = msgspec.json.schema(kind, ref_template="#/$defs/{name}")
+        definitions = data.pop("$defs", {})
+        found[f"{name}.v{version}"] = {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": f"urn:noria:{name}:{version}",
+            "title": f"noria.{name}",
+            "description": (kind.__doc__ or name.replace("_", " ")).strip(),
+            "type": "object",
+            "properties": {
+                "specversion": {"const": "1.0"},
+                "id": {"type": "string", "format": "uuid"},
+                "source": {"type": "string", "format": "uri-reference"},
+                "type": {"const": f"noria.{name}"},
+                "time": {"type": "string", "format": "date-time"},
+                "subject": {"type": "string"},
+                "datacontenttype": {"const": "application/json"},
+                "dataschema": {"const": f"urn:noria:{name}:{version}"},
+                "correlationid": {"type": "string"},
+                "causationid": {"type": "string", "format": "uuid"},
+                "data": data,
+            },
+            "required": ["specversion", "id", "source", "type", "time", "subject", "dataschema", "correlationid", "data"],
+            "$defs": definitions,
+        }
+    return found
+
+
+def _name_and_version(wire: _Wire) -> tuple[str, int]:
+    prefix, _, name = wire.type.partition(".")
+    if prefix != "noria" or name not in EVENT_TYPES:
+        raise Invalid("type is not one of noria's")
+    head, _, version = wire.dataschema.rpartition(":")
+    if head != f"urn:noria:{name}" or not version.isdigit() or int(version) < 1:
+        raise Invalid(f"dataschema does not name a version of {name}")
+    return name, int(version)

@@ -1,0 +1,372 @@
+"""A domain and its rounds: the process manager. Events in, orders and derived events out. Pure.
+
+    select ──▶ train ──▶ evaluate ──▶ swap ──▶ released
+       │          │          │          │
+       ▼          ▼          ▼          ▼
+     empty     failed     refused     failed          (cancelled: from select, train or evaluate)
+
+What `react` asks for is part of the state at once (`fold` starts the round on the very event that made it due), so a
+correction that arrives before the order comes back from the log does not ask a second time.
+"""
+
+from datetime import datetime
+from typing import assert_never
+from uuid import UUID, uuid5
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from streams.conversations import Consequence
+from streams.events import (
+    CandidateEvaluated,
+    CandidateTrained,
+    ClockTicked,
+    DomainCreated,
+    DomainEvent,
+    ExamItemAdded,
+    ExampleAccepted,
+    ExampleRetired,
+    GatePassed,
+    GateRefused,
+    OrderProgressed,
+    PersonErased,
+    PolicySet,
+    PreferenceAccepted,
+    Recorded,
+    ReleaseFinished,
+    ReleaseRolledBack,
+    ReleaseStarted,
+    RollbackAsked,
+    RoundAsked,
+    RoundCancelled,
+    RoundFailed,
+    RoundRequested,
+    SnapshotSelected,
+    Step,
+)
+from streams.gate import Verdict, judge
+from streams.orders import EvaluateCandidate, Order, SelectSnapshot, SwapRelease, TrainCandidate
+from streams.policy import Gathered, Outlook, Policy, local_day, outlook
+
+
+class Round(Struct, frozen=True):
+    """The round under way. `order_id` is the order that it waits for; results of any other are old news."""
+
+    id: str
+    number: int
+    step: Step
+    reason: str
+    order_id: UUID
+    pin: int
+    base_release: int
+    policy: Policy
+    snapshot: str | None = None
+    model: str | None = None
+    verdict: Verdict | None = None
+    release: int | None = None
+
+
+class Ended(Struct, frozen=True):
+    """How the last round ended, as the projection shows it."""
+
+    id: str
+    step: str
+    verdict: Verdict | None = None
+    failure: str | None = None
+
+
+class Domain(Struct, frozen=True):
+    """What decisions about a domain use, and no more."""
+
+    base_model: str = ""
+    engine: str = ""
+    replay_prompts: tuple[str, ...] = ()
+    policy: Policy = field(default_factory=Policy)
+    corrections: dict[str, str] = field(default_factory=dict)  # new example -> person, since a round was last asked for
+    preferences: dict[str, str] = field(default_factory=dict)
+    asked: tuple[datetime, ...] = ()  # of the budget's current day
+    last_asked_at: datetime | None = None
+    last_release_at: datetime | None = None
+    round: Round | None = None
+    ended: Ended | None = None
+    rounds: int = 0
+    releases: dict[int, str] = field(default_factory=dict)  # release -> model
+    live: int | None = None
+    highest: int = 0
+    erased: frozenset[str] = frozenset()
+
+
+def gathered(state: Domain, now: datetime) -> Gathered:
+    today = local_day(now, state.policy)
+    return Gathered(
+        corrections=len(state.corrections),
+        preferences=len(state.preferences),
+        people=len({*state.corrections.values(), *state.preferences.values()}),
+        last_release_at=state.last_release_at,
+        last_asked_at=state.last_asked_at,
+        asked_today=sum(local_day(at, state.policy) == today for at in state.asked),
+    )
+
+
+def prospect(state: Domain, now: datetime) -> Outlook:
+    """When the next round comes, or why not yet."""
+    if not state.base_model:
+        return Outlook(due=False, reason="", missing=("the domain has not been created",), wake_at=None)
+    if state.live is None:
+        return Outlook(due=False, reason="", missing=("no release answers yet",), wake_at=None)
+    if state.round is not None:
+        under_way = f"round {state.round.number} is under way ({state.round.step})"
+        return Outlook(due=False, reason="", missing=(under_way,), wake_at=None)
+    return outlook(state.policy, gathered(state, now), now)
+
+
+def fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
+    """The domain after `event`. Never refuses: it has happened. A round that has become due starts here and now."""
+    after = _fold(state, recorded, event)
+    now = event.at if isinstance(event, ClockTicked) else recorded.envelope.time
+    if isinstance(event, RoundAsked):
+        startable = after.round is None and after.live is not None
+        return _start(after, recorded, now, f"asked for by {event.by}") if startable else after
+    found = prospect(after, now)
+    return _start(after, recorded, now, found.reason) if found.due else after
+
+
+def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> tuple[Consequence | Order, ...]:
+    """What the step from `before` to `after` makes us say and ask."""
+    cause = recorded.envelope.id
+    found: list[Consequence | Order] = []
+    if isinstance(event, DomainCreated) and not before.base_model:
+        found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), 0, None))
+    if isinstance(event, RollbackAsked) and event.to in before.releases and event.to != before.live:
+        found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), event.to, None, rollback=True))
+
+    old, new = before.round, after.round
+    if new is not None and (old is None or old.id != new.id):
+        requested = RoundRequested(
+            domain=event.domain,
+            round_id=new.id,
+            number=new.number,
+            reason=new.reason,
+            pin=new.pin,
+            base_release=new.base_release,
+            policy=new.policy,
+        )
+        found.append(Consequence(uuid5(cause, "round_requested"), requested))
+        found.append(SelectSnapshot(order_id=new.order_id, domain=event.domain, round_id=new.id, pin=new.pin))
+    elif new is not None and old is not None and new.step != old.step:
+        found.extend(_next_order(event.domain, after, new, cause))
+    elif old is not None and new is None and after.ended is not None and after.ended.step == "refused":
+        assert after.ended.verdict is not None
+        refused = GateRefused(domain=event.domain, round_id=old.id, verdict=after.ended.verdict)
+        found.append(Consequence(uuid5(cause, "gate_refused"), refused))
+    return tuple(found)
+
+
+def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
+    cause, now = recorded.envelope.id, recorded.envelope.time
+    round_ = state.round
+    match event:
+        case DomainCreated():
+            if state.base_model:
+                return state
+            return replace(
+                state,
+                base_model=event.base_model,
+                engine=event.engine,
+                replay_prompts=event.replay_prompts,
+                releases={0: event.base_model},
+            )
+        case PolicySet():
+            return replace(state, policy=event.policy)
+        case ExampleAccepted():
+            if not state.erased.isdisjoint((event.prompt.kid, event.answer.kid)):
+                return state
+            return replace(state, corrections=state.corrections | {event.example_id: event.person})
+        case PreferenceAccepted():
+            if event.prompt.kid in state.erased:
+                return state
+            return replace(state, preferences=state.preferences | {event.preference_id: event.person})
+        case ExampleRetired():
+            return replace(state, corrections=_without(state.corrections, event.example_id))
+        case PersonErased():
+            return replace(
+                state,
+                erased=state.erased | set(event.kids),
+                corrections={k: v for k, v in state.corrections.items() if v != event.person},
+                preferences={k: v for k, v in state.preferences.items() if v != event.person},
+            )
+        case SnapshotSelected():
+            if round_ is None or round_.order_id != event.order_id:
+                return state
+            if not event.kept:
+                return _end(state, "empty")
+            return _step(state, round_, "train", uuid5(cause, "train_candidate"), snapshot=event.snapshot)
+        case CandidateTrained():
+            if round_ is None or round_.order_id != event.order_id:
+                return state
+            return _step(state, round_, "evaluate", uuid5(cause, "evaluate_candidate"), model=event.model)
+        case CandidateEvaluated():
+            if round_ is None or round_.order_id != event.order_id:
+                return state
+            verdict = judge(event.paired, round_.policy.gate)
+            if verdict.outcome != "ship":
+                return _end(state, "refused", verdict=verdict)
+            release = state.highest + 1
+            after = _step(
+                state, round_, "swap", uuid5(cause, "swap_release"), verdict=verdict, release=release
+            )
+            return replace(after, highest=release)
+        case ReleaseFinished():
+            after = replace(
+                state,
+                releases=state.releases | {event.release: event.model},
+                live=event.release,
+                highest=max(state.highest, event.release),
+                last_release_at=now,
+            )
+            if round_ is not None and round_.order_id == event.order_id:
+                after = _end(after, "released")
+            return after
+        case ReleaseRolledBack():
+            return replace(state, live=event.to)
+        case RoundCancelled():
+            if round_ is None or round_.id != event.round_id or round_.step == "swap":
+                return state
+            return _end(state, "cancelled")
+        case RoundFailed():
+            if round_ is None or round_.order_id != event.order_id or event.will_retry:
+                return state
+            return _end(state, "failed", failure=f"{event.step}: {event.reason}")
+        case (
+            ClockTicked()
+            | ExamItemAdded()
+            | RoundAsked()
+            | RoundRequested()
+            | OrderProgressed()
+            | GatePassed()
+            | GateRefused()
+            | ReleaseStarted()
+            | RollbackAsked()
+        ):
+            return state
+        case _:
+            assert_never(event)
+
+
+def _start(state: Domain, recorded: Recorded, now: datetime, reason: str) -> Domain:
+    assert state.live is not None
+    cause = recorded.envelope.id
+    today = local_day(now, state.policy)
+    round_ = Round(
+        id=str(uuid5(cause, "round")),
+        number=state.rounds + 1,
+        step="select",
+        reason=reason,
+        order_id=uuid5(cause, "select_snapshot"),
+        pin=recorded.offset + 1,
+        base_release=state.live,
+        policy=state.policy,
+    )
+    return replace(
+        state,
+        round=round_,
+        rounds=state.rounds + 1,
+        corrections={},
+        preferences={},
+        asked=(*(at for at in state.asked if local_day(at, state.policy) == today), now),
+        last_asked_at=now,
+    )
+
+
+def _step(
+    state: Domain,
+    round_: Round,
+    step: Step,
+    order_id: UUID,
+    *,
+    snapshot: str | None = None,
+    model: str | None = None,
+    verdict: Verdict | None = None,
+    release: int | None = None,
+) -> Domain:
+    return replace(
+        state,
+        round=replace(
+            round_,
+            step=step,
+            order_id=order_id,
+            snapshot=snapshot or round_.snapshot,
+            model=model or round_.model,
+            verdict=verdict,
+            release=release,
+        ),
+    )
+
+
+def _end(state: Domain, step: str, verdict: Verdict | None = None, failure: str | None = None) -> Domain:
+    assert state.round is not None
+    return replace(state, round=None, ended=Ended(state.round.id, step, verdict or state.round.verdict, failure))
+
+
+def _next_order(domain: str, state: Domain, round_: Round, cause: UUID) -> tuple[Consequence | Order, ...]:
+    base_model = state.releases[round_.base_release]
+    match round_.step:
+        case "select":
+            raise AssertionError("a round starts with select and never comes back to it")
+        case "train":
+            assert round_.snapshot is not None
+            order = TrainCandidate(
+                order_id=round_.order_id,
+                domain=domain,
+                round_id=round_.id,
+                snapshot=round_.snapshot,
+                base_model=base_model,
+                reference_model=state.base_model,
+                recipe=round_.policy.recipe,
+                replay_prompts=state.replay_prompts,
+            )
+            return (order,)
+        case "evaluate":
+            assert round_.snapshot is not None and round_.model is not None
+            return (
+                EvaluateCandidate(
+                    order_id=round_.order_id,
+                    domain=domain,
+                    round_id=round_.id,
+                    snapshot=round_.snapshot,
+                    base_model=base_model,
+                    candidate_model=round_.model,
+                    pin=round_.pin,
+                    engine=state.engine,
+                ),
+            )
+        case "swap":
+            assert round_.verdict is not None and round_.release is not None
+            passed = GatePassed(
+                domain=domain, round_id=round_.id, release=round_.release, verdict=round_.verdict
+            )
+            swap = _swap(domain, state, round_.order_id, round_.release, round_)
+            return (Consequence(uuid5(cause, "gate_passed"), passed), swap)
+        case _:
+            assert_never(round_.step)
+
+
+def _swap(
+    domain: str, state: Domain, order_id: UUID, release: int, round_: Round | None, rollback: bool = False
+) -> SwapRelease:
+    model = round_.model if round_ is not None else state.releases[release]
+    assert model is not None
+    return SwapRelease(
+        order_id=order_id,
+        domain=domain,
+        release=release,
+        model=model,
+        engine=state.engine,
+        current=state.live,
+        round_id=round_.id if round_ is not None else None,
+        rollback=rollback,
+    )
+
+
+def _without(found: dict[str, str], key: str) -> dict[str, str]:
+    return {k: v for k, v in found.items() if k != key}
