@@ -1,0 +1,1 @@
+"""Slow things: one order in, facts out."""

@@ -1,0 +1,1 @@
+"""Model directories: made from a base, exported for the engines, checked by numbers."""

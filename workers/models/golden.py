@@ -1,0 +1,194 @@
+"""Golden prompts: what transformers in fp32 says to a few fixed neutral questions, and how near a live engine comes to it.
+
+Wrong rows, a wrong rotation base, a wrong template or another release all show here, where a fluent answer would hide them.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+from msgspec import Struct
+
+from streams.errors import Invalid, Unavailable
+
+GOLDEN_FILE = "golden.jsonl"
+GOLDEN_TOKENS = 16
+ALTERNATIVES = 10
+LONG_CHARACTERS = 200
+TIMEOUT_S = 120.0
+
+# Fixed for ever, nobody's words: a list, digits beside line breaks, another script, and one long enough for rotation to matter.
+PROMPTS = (
+    "What is the capital of France?",
+    "Name three primary colours.",
+    "Write one sentence about the sea.",
+    "Sort these numbers:\n\n1. 42\n2. 7\n3. 1999\n\nAnswer with the numbers only.",
+    "请用一句话介绍长江。",
+    "Finish the line: The quick brown fox",
+    "What does this code print?\n\nfor i in range(3):\n    print(i * 10)\n",
+    "Read the following and say in one sentence what it describes. "
+    + "A river rises in the mountains, runs through a narrow valley, passes a mill with a wooden wheel, and waters the fields "
+    "below the village before it meets the lake. In spring the snow melts and the river is high; in late summer a child can "
+    "walk across it. The wheel turns with the stream, lifts water into a channel of stone, and the channel carries it along "
+    "the hillside to the gardens. When the wheel stands still, the gardens dry within a week, and so the people of the valley "
+    "repair it before they repair their own roofs.",
+)
+
+
+class GoldenResult(Struct, frozen=True, kw_only=True):
+    """How far an engine is from the reference. Differences are of natural log-probabilities of the reference's own tokens."""
+
+    max_difference: float
+    mean_difference: float
+    tokens: int  # how many were compared
+    argmax_equal: int  # of these, how many the engine chose itself
+    prompt_tokens_equal: bool  # template and tokenizer cut every prompt into as many tokens
+
+    def within(self, tolerance: float) -> bool:
+        return self.prompt_tokens_equal and self.tokens > 0 and self.max_difference <= tolerance
+
+
+class GoldenLine(Struct, frozen=True, kw_only=True):
+    """One line of golden.jsonl: the reference's greedy answer, token by token."""
+
+    prompt: str
+    prompt_tokens: int
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+def write_golden(model_dir: Path, model: Any = None) -> Path:
+    """Write golden.jsonl into `model_dir` and return its path. `model`: the same weights, loaded already, fp32 and in eval mode."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, padding_side="left")
+    if model is None:
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+        model.eval()
+    said: dict[str, GoldenLine] = {}
+    short = [prompt for prompt in PROMPTS if len(prompt) <= LONG_CHARACTERS]
+    for batch in (
+        short,
+        [prompt for prompt in PROMPTS if prompt not in short],
+    ):  # padding all to the longest would cost most
+        said |= {line.prompt: line for line in _greedy(model, tokenizer, batch)}
+    path = model_dir / GOLDEN_FILE
+    path.write_text(
+        "".join(json.dumps(_plain(said[prompt]), ensure_ascii=False) + "\n" for prompt in PROMPTS),
+        encoding="utf-8",
+    )
+    return path
+
+
+def _plain(line: GoldenLine) -> dict[str, Any]:
+    return {
+        "prompt": line.prompt,
+        "prompt_tokens": line.prompt_tokens,
+        "token_ids": line.token_ids,
+        "logprobs": [round(number, 6) for number in line.logprobs],
+    }
+
+
+def _greedy(model: Any, tokenizer: Any, prompts: list[str]) -> list[GoldenLine]:
+    """Greedy continuations in one batch (in fp32 they do not depend on it), with raw scores: no warpers, no penalties."""
+    import torch
+    import transformers
+
+    encoded = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": prompt}] for prompt in prompts],
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+        padding=True,
+    ).to(model.device)
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    make_settings: Any = transformers.GenerationConfig  # untyped
+    settings = make_settings(
+        max_new_tokens=GOLDEN_TOKENS, do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
+    with torch.inference_mode():
+        out = model.generate(
+            **encoded, generation_config=settings, output_logits=True, return_dict_in_generate=True
+        )
+        scores = torch.stack(out.logits, dim=1).float().log_softmax(dim=-1)
+    lines = []
+    for row, prompt in enumerate(prompts):
+        answer: list[int] = out.sequences[row, encoded["input_ids"].shape[1] :].tolist()
+        length = next((at + 1 for at, token in enumerate(answer) if token in ends), len(answer))
+        logprobs = [float(scores[row, at, token]) for at, token in enumerate(answer[:length])]
+        count = int(encoded["attention_mask"][row].sum())
+        lines.append(
+            GoldenLine(prompt=prompt, prompt_tokens=count, token_ids=answer[:length], logprobs=logprobs)
+        )
+    return lines
+
+
+def read_golden(path: Path) -> list[GoldenLine]:
+    """Read golden.jsonl. Raises Invalid if it is absent or broken."""
+    try:
+        lines = [GoldenLine(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise Invalid(f"{path.name} cannot be read: {error}") from error
+    if not lines:
+        raise Invalid(f"{path.name} is empty")
+    return lines
+
+
+def compare_with_golden(base_url: str, key: str, golden_path: Path) -> GoldenResult:
+    """Ask the engine at `base_url` every golden prompt, greedily, through its chat endpoint, and compare token by token.
+
+    A prompt is followed up to the first token where the engine chose otherwise (afterwards its context is another); there the
+    reference's token is looked up among the engine's alternatives, and counts as infinitely far if it is not among them.
+    Raises Unavailable if the engine does not answer, Invalid if it refuses or its answer holds no log-probabilities.
+    """
+    lines = read_golden(golden_path)
+    differences: list[float] = []
+    chosen = 0
+    prompts_equal = True
+    with httpx.Client(timeout=TIMEOUT_S, trust_env=False, headers={"Connection": "close"}) as client:
+        for line in lines:
+            said, prompt_tokens = _ask(client, base_url, key, line)
+            prompts_equal = prompts_equal and prompt_tokens == line.prompt_tokens
+            for token, expected, step in zip(line.token_ids, line.logprobs, said, strict=False):
+                alternatives = {step["id"]: step["logprob"]}
+                alternatives |= {other["id"]: other["logprob"] for other in step.get("top_logprobs", [])}
+                differences.append(abs(alternatives.get(token, -math.inf) - expected))
+                if step["id"] != token:
+                    break
+                chosen += 1
+    return GoldenResult(
+        max_difference=max(differences, default=math.inf),
+        mean_difference=sum(differences) / len(differences) if differences else math.inf,
+        tokens=len(differences),
+        argmax_equal=chosen,
+        prompt_tokens_equal=prompts_equal,
+    )
+
+
+def _ask(client: httpx.Client, base_url: str, key: str, line: GoldenLine) -> tuple[list[dict[str, Any]], int]:
+    body = {
+        "messages": [{"role": "user", "content": line.prompt}],
+        "max_tokens": len(line.token_ids),
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": ALTERNATIVES,
+    }
+    try:
+        answer = client.post(
+            f"{base_url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"}
+        )
+    except httpx.HTTPError as error:
+        raise Unavailable(f"the engine does not answer golden prompts: {type(error).__name__}") from error
+    if answer.status_code >= 500:
+        raise Unavailable(f"the engine answers golden prompts with {answer.status_code}")
+    if answer.status_code != 200:
+        raise Invalid(f"the engine refuses golden prompts with {answer.status_code}")
+    reply = answer.json()
+    logprobs = reply["choices"][0].get("logprobs")
+    if not logprobs or not logprobs.get("content"):
+        raise Invalid("the engine's answer holds no log-probabilities")
+    return logprobs["content"], int(reply["usage"]["prompt_tokens"])

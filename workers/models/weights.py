@@ -1,0 +1,106 @@
+"""Safetensors without torch: read tensor by tensor from a memory map, write tensor by tensor, so that memory stays small.
+
+numpy has no bfloat16, which the `safetensors` package therefore cannot hand out as arrays; the format itself is eight bytes of
+length, a JSON header and raw little-endian numbers.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.errors import Invalid
+
+Array = NDArray[Any]
+Load = Callable[[], Array]
+ALIGNMENT = 8
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One tensor that is read only when asked for: `load()` gives float32 of shape `shape`."""
+
+    name: str
+    shape: tuple[int, ...]
+    load: Load
+
+
+def tensors_of(model_dir: Path) -> list[Tensor]:
+    """Every tensor of a model directory (one file, or shards with their index), sorted by name.
+
+    Raises Invalid if there are no safetensors, a shard is missing, or a number format is unknown.
+    """
+    index = model_dir / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    found: list[Tensor] = []
+    for name in names:
+        path = model_dir / name
+        if not path.is_file():
+            raise Invalid(f"{model_dir.name} has no {name}: the weights must be safetensors")
+        found.extend(_tensors_in(path))
+    return sorted(found, key=lambda tensor: tensor.name)
+
+
+def _tensors_in(path: Path) -> list[Tensor]:
+    raw = np.memmap(path, np.uint8, "r")
+    if len(raw) < 8:
+        raise Invalid(f"{path.name} is cut short")
+    start = 8 + int(raw[:8].view("<u8")[0])
+    if start > len(raw):
+        raise Invalid(f"{path.name} is cut short")
+    header: dict[str, dict[str, Any]] = json.loads(raw[8:start].tobytes())
+    header.pop("__metadata__", None)
+    found: list[Tensor] = []
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        if start + end > len(raw):
+            raise Invalid(f"{path.name} is cut short at {name}")
+        if entry["dtype"] not in ("F32", "F16", "BF16"):
+            raise Invalid(f"{path.name}: {name} holds {entry['dtype']}; F32, F16 and BF16 can be read")
+        shape = tuple(entry["shape"])
+        found.append(Tensor(name, shape, _reader(raw, start + begin, start + end, entry["dtype"], shape)))
+    return found
+
+
+def _reader(raw: Array, begin: int, end: int, dtype: str, shape: tuple[int, ...]) -> Load:
+    def load() -> Array:
+        part = raw[begin:end]
+        if dtype == "F32":
+            numbers = part.view("<f4")
+        elif dtype == "F16":
+            numbers = part.view("<f2").astype(np.float32)
+        else:
+            numbers = (part.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        return numbers.reshape(shape)
+
+    return load
+
+
+def write_float32(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Write `tensors` in the order given as one float32 safetensors file, synced to disk."""
+    planned = list(tensors)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for tensor in planned:
+        size = 4 * int(np.prod(tensor.shape, dtype=np.int64))
+        header[tensor.name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        at += size
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little"))
+        file.write(head)
+        for tensor in planned:
+            numbers = np.ascontiguousarray(tensor.load(), dtype="<f4")
+            if numbers.shape != tensor.shape:
+                raise Invalid(f"{tensor.name} has shape {numbers.shape}, announced as {tensor.shape}")
+            file.write(numbers.data)
+        file.flush()
+        os.fsync(file.fileno())
