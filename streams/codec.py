@@ -1,8 +1,8 @@
 """The wire format, in one file: CloudEvents 1.0, structured JSON, and the lifts of old versions to the newest.
 
-    {"specversion": "1.0", "id": …, "source": "/noria/api", "type": "noria.reply_rated", "time": …, "subject": <key>,
-     "datacontenttype": "application/json", "dataschema": "urn:noria:reply_rated:1",
-     "correlationid": …, "causationid": …, "data": {…}}
+{"specversion": "1.0", "id": …, "source": "/noria/api", "type": "noria.reply_rated", "time": …, "subject": <key>,
+ "datacontenttype": "application/json", "dataschema": "urn:noria:reply_rated:1",
+ "correlationid": …, "causationid": …, "data": {…}}
 """
 
 import re
@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Raw, Struct, field
+from typing_extensions import TypeIs
 
 from streams import events, orders
 from streams.errors import Invalid
@@ -56,12 +57,16 @@ _decoders = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.item
 _order_decoder: msgspec.json.Decoder[orders.Order] = msgspec.json.Decoder(orders.Order)
 
 
+def is_of_domain(event: events.Event) -> TypeIs[events.DomainEvent]:
+    return type(event) in _DOMAIN_EVENTS
+
+
 def topic_of(event: events.Event) -> str:
-    return events.DOMAINS if type(event) in _DOMAIN_EVENTS else events.CONVERSATIONS
+    return events.DOMAINS if is_of_domain(event) else events.CONVERSATIONS
 
 
 def key_of(event: events.Event) -> str:
-    return event.domain if type(event) in _DOMAIN_EVENTS else event.conversation_id  # type: ignore[union-attr]
+    return event.domain if is_of_domain(event) else event.conversation_id
 
 
 def name_of(event: events.Event) -> str:
@@ -198,7 +203,17 @@ def schemas() -> dict[str, Data]:
                 "causationid": {"type": "string", "format": "uuid"},
                 "data": data,
             },
-            "required": ["specversion", "id", "source", "type", "time", "subject", "dataschema", "correlationid", "data"],
+            "required": [
+                "specversion",
+                "id",
+                "source",
+                "type",
+                "time",
+                "subject",
+                "dataschema",
+                "correlationid",
+                "data",
+            ],
             "$defs": definitions,
         }
     return found

@@ -148,7 +148,9 @@ def outlook(policy: Policy, gathered: Gathered, now: datetime) -> Outlook:
         here = zone(policy.budget_timezone, "budget_timezone")
         tomorrow = datetime.combine(local_day(now, policy) + timedelta(days=1), time(), here).astimezone(UTC)
         wakes.append(tomorrow)
-        blocked.append(f"the budget of {policy.rounds_per_day} rounds a day is used until {tomorrow:%Y-%m-%d %H:%M} UTC")
+        blocked.append(
+            f"the budget of {policy.rounds_per_day} rounds a day is used until {tomorrow:%Y-%m-%d %H:%M} UTC"
+        )
     until = quiet_until(policy.quiet_hours, now) if policy.quiet_hours is not None else None
     if until is not None:
         wakes.append(until)

@@ -212,9 +212,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
             if verdict.outcome != "ship":
                 return _end(state, "refused", verdict=verdict)
             release = state.highest + 1
-            after = _step(
-                state, round_, "swap", uuid5(cause, "swap_release"), verdict=verdict, release=release
-            )
+            after = _step(state, round_, "swap", uuid5(cause, "swap_release"), verdict=verdict, release=release)
             return replace(after, highest=release)
         case ReleaseFinished():
             after = replace(
@@ -342,9 +340,7 @@ def _next_order(domain: str, state: Domain, round_: Round, cause: UUID) -> tuple
             )
         case "swap":
             assert round_.verdict is not None and round_.release is not None
-            passed = GatePassed(
-                domain=domain, round_id=round_.id, release=round_.release, verdict=round_.verdict
-            )
+            passed = GatePassed(domain=domain, round_id=round_.id, release=round_.release, verdict=round_.verdict)
             swap = _swap(domain, state, round_.order_id, round_.release, round_)
             return (Consequence(uuid5(cause, "gate_passed"), passed), swap)
         case _:

@@ -256,6 +256,7 @@ outbox = Table(
     _text("topic"),
     _text("key"),
     Column("value", LargeBinary, nullable=False),
+    Column("made_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     _time("sent_at", nullable=True),
     Index("ix_outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),
 )
@@ -298,6 +299,14 @@ claims = Table(
     _time("not_before", nullable=True),
     _time("received_at"),
     Index("ix_claims_open", "received_at", postgresql_where=text("state = 'open'")),
+    schema="work",
+)
+intake = Table(
+    "intake",
+    machinery,
+    _text("topic", primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False),
     schema="work",
 )
 engines = Table(

@@ -1,0 +1,52 @@
+"""`python -m migrations`: bring the database of NORIA_DATABASE_URL to the newest revision (or to the one named)."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from streams.errors import Invalid, Unavailable
+from streams.settings import from_env
+from streams.store import open_engine, postgres_trouble
+
+
+def config_for(database_url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["database_url"] = database_url
+    return config
+
+
+def wait_for_postgres(database_url: str, deadline_s: float) -> None:
+    """Return once a connection is accepted. Raises Unavailable after `deadline_s`."""
+    engine = open_engine(database_url, pool_size=1)
+    until = time.monotonic() + deadline_s
+    while True:
+        try:
+            with postgres_trouble(), engine.connect():
+                break
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+    engine.dispose()
+
+
+def main() -> int:
+    revision = sys.argv[1] if len(sys.argv) > 1 else "head"
+    try:
+        database_url = from_env(os.environ).database_url
+        wait_for_postgres(database_url, deadline_s=30)
+    except (Invalid, Unavailable) as error:
+        print(error, file=sys.stderr)
+        return 1
+    command.upgrade(config_for(database_url), revision)
+    print(f"migrations: at {revision}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

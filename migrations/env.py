@@ -1,0 +1,44 @@
+"""Alembic's environment: an advisory lock, because two deployers may migrate at once, and short timeouts, because a
+migration that waits for a lock makes everybody behind it wait too."""
+
+from typing import Any
+
+from alembic import context
+from sqlalchemy import text
+
+from streams.schema import LIVE, MACHINE_SCHEMAS, machinery, projections
+from streams.store import open_engine
+
+OURS = {LIVE, *MACHINE_SCHEMAS}
+
+
+def ours(name: str | None, kind: str, parents: Any) -> bool:
+    return name in OURS if kind == "schema" else True
+
+
+engine = open_engine(context.config.attributes["database_url"], pool_size=1)
+with engine.connect() as connection:
+    connection.execute(text("SET lock_timeout = '10s'"))
+    connection.execute(text("SET statement_timeout = '10min'"))
+    connection.execute(text("SELECT pg_advisory_lock(hashtext('noria.migrations'))"))
+    connection.commit()
+    try:
+        context.configure(
+            connection=connection,
+            target_metadata=[projections, machinery],
+            include_schemas=True,
+            include_name=ours,
+            version_table="alembic_version",
+            version_table_schema="public",
+            transaction_per_migration=True,
+            compare_type=True,
+            compare_server_default=False,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        connection.commit()
+    finally:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock(hashtext('noria.migrations'))"))
+        connection.commit()
+engine.dispose()

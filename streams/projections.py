@@ -1,0 +1,304 @@
+"""What people and workers read: rows that each event writes. Pure; the store carries the writes out."""
+
+from datetime import datetime
+from typing import Any, assert_never, get_args
+
+import msgspec
+from msgspec import Struct
+
+from streams.events import (
+    CandidateEvaluated,
+    CandidateTrained,
+    ClockTicked,
+    ConversationEvent,
+    DomainCreated,
+    DomainEvent,
+    DraftPicked,
+    ExamItemAdded,
+    ExampleAccepted,
+    ExampleRetired,
+    GatePassed,
+    GateRefused,
+    OrderProgressed,
+    PersonErased,
+    PolicySet,
+    PreferenceAccepted,
+    PromptAsked,
+    Recorded,
+    ReleaseFinished,
+    ReleaseRolledBack,
+    ReleaseStarted,
+    ReplyCommented,
+    ReplyCorrected,
+    ReplyDrafted,
+    ReplyRated,
+    RollbackAsked,
+    RoundAsked,
+    RoundCancelled,
+    RoundFailed,
+    RoundRequested,
+    SnapshotSelected,
+)
+from streams.policy import Policy
+from streams.rounds import Domain, gathered, prospect
+
+Row = dict[str, Any]
+
+
+class Insert(Struct, frozen=True):
+    """A new row, whole. A row with the same key stays as it is."""
+
+    table: str
+    row: Row
+
+
+class Update(Struct, frozen=True):
+    """Columns of the row that `key` names."""
+
+    table: str
+    key: Row
+    row: Row
+
+
+class RetireExamplesOf(Struct, frozen=True):
+    """Every example of a person in a domain is retired, unless it already was."""
+
+    domain: str
+    person: str
+    offset: int
+    reason: str
+
+
+Write = Insert | Update | RetireExamplesOf
+CONVERSATION_EVENTS = get_args(ConversationEvent)
+
+
+def of_conversation(recorded: Recorded, event: ConversationEvent) -> list[Write]:
+    at = recorded.envelope.time
+    match event:
+        case PromptAsked():
+            row = _columns(event, "conversation_id", "domain", "prompt_id", "person", "messages", "release")
+            place = {"partition": recorded.partition, "offset": recorded.offset}
+            return [Insert("prompts", row | place | {"asked_at": at})]
+        case ReplyDrafted():
+            return [Insert("replies", msgspec.to_builtins(event) | {"drafted_at": at})]
+        case DraftPicked():
+            return [_feedback(recorded, event, "pick", {})]
+        case ReplyRated():
+            return [_feedback(recorded, event, "rating", {"rating": event.rating, "scale": event.scale})]
+        case ReplyCorrected():
+            return [_feedback(recorded, event, "correction", {"text": msgspec.to_builtins(event.text)})]
+        case ReplyCommented():
+            return [_feedback(recorded, event, "comment", {"text": msgspec.to_builtins(event.text)})]
+        case _:
+            assert_never(event)
+
+
+def of_domain(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> list[Write]:
+    """The rows of one domain event, and what the step from `before` to `after` shows of the domain and its round."""
+    return [*_of_event(before, after, recorded, event), *_of_state(before, after, recorded, event)]
+
+
+def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> list[Write]:
+    at = recorded.envelope.time
+    match event:
+        case DomainCreated():
+            if before.base_model:
+                return []
+            row = _columns(event, "domain", "title", "languages", "system_prompt", "base_model", "engine")
+            counts = {"corrections": 0, "preferences": 0, "people": 0, "due": False, "missing": []}
+            policy = {"policy": msgspec.to_builtins(Policy()), "live_release": None, "round_id": None}
+            return [Insert("domains", row | counts | policy | {"wake_at": None, "created_at": at})]
+        case PolicySet():
+            return [Update("domains", {"domain": event.domain}, {"policy": msgspec.to_builtins(event.policy)})]
+        case ExamItemAdded():
+            row = _columns(event, "item_id", "domain", "kind", "item")
+            return [Insert("exam_items", row | {"added_offset": recorded.offset})]
+        case ExampleAccepted():
+            gone = not before.erased.isdisjoint((event.prompt.kid, event.answer.kid))
+            row = _columns(event, "example_id", "domain", "kind", "person", "prompt", "answer", "prompt_id")
+            more = {
+                "said_at": event.said_at,
+                "accepted_offset": recorded.offset,
+                "retired_offset": recorded.offset if gone else None,
+                "retired_reason": "erased" if gone else None,
+            }
+            return [Insert("examples", row | more)]
+        case PreferenceAccepted():
+            row = _columns(event, "preference_id", "domain", "person", "prompt", "chosen", "rejected", "prompt_id")
+            return [Insert("preferences", row | {"said_at": event.said_at, "accepted_offset": recorded.offset})]
+        case ExampleRetired():
+            retired = {"retired_offset": recorded.offset, "retired_reason": event.reason}
+            return [Update("examples", {"example_id": event.example_id}, retired)]
+        case PersonErased():
+            erasure = {"domain": event.domain, "person": event.person, "kids": list(event.kids), "erased_at": at}
+            return [
+                Insert("erasures", erasure),
+                Update("erasures", {"domain": event.domain, "person": event.person}, {"kids": list(event.kids)}),
+                RetireExamplesOf(event.domain, event.person, recorded.offset, "erased"),
+            ]
+        case OrderProgressed():
+            if before.round is None or before.round.order_id != event.order_id:
+                return []
+            shown = {"step": event.step, "done": event.done, "total": event.total, "values": event.values}
+            return [_round(event.round_id, {"progress": shown | {"seconds_left": event.seconds_left}})]
+        case SnapshotSelected():
+            if before.round is None or before.round.order_id != event.order_id:
+                return []
+            row = {
+                "snapshot": event.snapshot,
+                "kept": len(event.kept),
+                "earlier": event.earlier,
+                "wordings": event.wordings,
+                "dropped": event.dropped,
+            }
+            learned: list[Write] = [
+                Insert("learned", {"round_id": event.round_id, "example_id": example_id})
+                for example_id in sorted(set(event.kept))
+            ]
+            return [_round(event.round_id, row), *learned]
+        case CandidateTrained():
+            if before.round is None or before.round.order_id != event.order_id:
+                return []
+            row = _columns(event, "model", "adapter", "golden", "loss")
+            return [_round(event.round_id, row)]
+        case CandidateEvaluated():
+            if before.round is None or before.round.order_id != event.order_id:
+                return []
+            return [_round(event.round_id, {"evaluation": event.rows})]
+        case ReleaseStarted():
+            round_ = before.round
+            row = {
+                "domain": event.domain,
+                "release": event.release,
+                "round_id": round_.id if round_ is not None and round_.release == event.release else None,
+                "model": event.model,
+                "state": "started",
+                "started_at": at,
+                "finished_at": None,
+                "golden_difference": None,
+                "flip_ms": None,
+            }
+            return [Insert("releases", row)]
+        case ReleaseFinished():
+            finished = {
+                "state": "live",
+                "finished_at": at,
+                "golden_difference": event.golden_difference,
+                "flip_ms": event.flip_ms,
+            }
+            return [*_retire(event.domain, before.live, event.release), _release(event.domain, event.release, finished)]
+        case ReleaseRolledBack():
+            return [
+                *_retire(event.domain, before.live, event.to),
+                _release(event.domain, event.to, {"state": "live", "flip_ms": event.flip_ms}),
+            ]
+        case (
+            ClockTicked()
+            | RoundAsked()
+            | RoundRequested()
+            | GatePassed()
+            | GateRefused()
+            | RollbackAsked()
+            | RoundCancelled()
+            | RoundFailed()
+        ):
+            return []
+        case _:
+            assert_never(event)
+
+
+def _of_state(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> list[Write]:
+    at = recorded.envelope.time
+    writes: list[Write] = []
+    old, new = before.round, after.round
+    if old is not None and (new is None or new.id != old.id):
+        ended = after.ended
+        assert ended is not None
+        row = {"step": ended.step, "ended_at": at, "failure": ended.failure, "progress": None}
+        if ended.verdict is not None:
+            row["verdict"] = msgspec.to_builtins(ended.verdict)
+        writes.append(_round(old.id, row))
+    if new is not None and (old is None or new.id != old.id):
+        row = {
+            "round_id": new.id,
+            "domain": event.domain,
+            "number": new.number,
+            "step": new.step,
+            "reason": new.reason,
+            "pin": new.pin,
+            "base_release": new.base_release,
+            "requested_at": at,
+        }
+        empty = dict.fromkeys(
+            [
+                "snapshot",
+                "kept",
+                "earlier",
+                "wordings",
+                "dropped",
+                "model",
+                "adapter",
+                "golden",
+                "loss",
+                "evaluation",
+                "verdict",
+                "release",
+                "progress",
+                "failure",
+                "ended_at",
+            ]
+        )
+        writes.append(Insert("rounds", row | empty))
+    elif new is not None and old is not None and new.step != old.step:
+        row = {"step": new.step, "progress": None, "release": new.release}
+        if new.verdict is not None:
+            row["verdict"] = msgspec.to_builtins(new.verdict)
+        writes.append(_round(new.id, row))
+    if after.base_model and (after is not before or isinstance(event, ClockTicked)):
+        writes.append(Update("domains", {"domain": event.domain}, _standing(after, _now(recorded, event))))
+    return writes
+
+
+def _standing(state: Domain, now: datetime) -> Row:
+    so_far, next_ = gathered(state, now), prospect(state, now)
+    return {
+        "live_release": state.live,
+        "round_id": state.round.id if state.round is not None else None,
+        "corrections": so_far.corrections,
+        "preferences": so_far.preferences,
+        "people": so_far.people,
+        "due": next_.due,
+        "missing": list(next_.missing),
+        "wake_at": next_.wake_at,
+    }
+
+
+def _now(recorded: Recorded, event: DomainEvent) -> datetime:
+    return event.at if isinstance(event, ClockTicked) else recorded.envelope.time
+
+
+def _feedback(
+    recorded: Recorded, event: DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented, kind: str, more: Row
+) -> Insert:
+    row = _columns(event, "reply_id", "prompt_id", "conversation_id", "domain", "person", "request_digest")
+    fixed = {"event_id": str(recorded.envelope.id), "kind": kind, "given_at": recorded.envelope.time}
+    return Insert("feedback", {"rating": None, "scale": None, "text": None} | row | fixed | more)
+
+
+def _round(round_id: str, row: Row) -> Update:
+    return Update("rounds", {"round_id": round_id}, row)
+
+
+def _release(domain: str, release: int, row: Row) -> Update:
+    return Update("releases", {"domain": domain, "release": release}, row)
+
+
+def _retire(domain: str, live: int | None, successor: int) -> list[Write]:
+    if live is None or live == successor:
+        return []
+    return [_release(domain, live, {"state": "retired"})]
+
+
+def _columns(event: ConversationEvent | DomainEvent, *names: str) -> Row:
+    return {name: msgspec.to_builtins(getattr(event, name)) for name in names}

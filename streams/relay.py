@@ -1,0 +1,153 @@
+"""The relay sends what the stream asked to be said, in order, and tells the log the time. `python -m streams.relay`
+
+A row is marked sent after Kafka acknowledged it. Whoever dies in between sends it again under the same id, and readers
+drop the second. One relay at a time: an advisory lock decides which.
+"""
+
+import itertools
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+from msgspec import Struct
+from sqlalchemy import Engine
+
+from streams.codec import encode, envelope_for, key_of, topic_of
+from streams.errors import Invalid, Unavailable
+from streams.events import ClockTicked
+from streams.log import KafkaLog, Log, Message
+from streams.schema import LIVE
+from streams.settings import from_env
+from streams.store import open_engine, postgres_trouble
+
+BATCH_ROWS = 500
+APPEND_TIMEOUT_S = 10.0
+CLOCK_SPACE = UUID("5e6a3c52-6f0e-5f0a-9d55-3a6e8a1a7c11")
+logger = logging.getLogger("noria.relay")
+
+
+class Sent(Struct, frozen=True):
+    rows: int
+    ticks: int
+
+
+class Relay:
+    def __init__(self, engine: Engine, log: Log) -> None:
+        self._engine = engine
+        self._log = log
+        self._ticked: dict[str, str] = {}
+
+    def step(self, now: datetime) -> Sent:
+        """Send what is waiting, and the time to whom it matters. Raises Unavailable: call again."""
+        return Sent(self._send(), self._tick(now))
+
+    def _send(self) -> int:
+        with postgres_trouble(), self._engine.begin() as connection:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('noria.relay.{LIVE}'))")
+            rows = connection.exec_driver_sql(
+                f"SELECT id, topic, key, value FROM {LIVE}.outbox WHERE sent_at IS NULL ORDER BY id LIMIT {BATCH_ROWS}"
+            ).all()
+            # Topic by topic in the order of the rows: an order must not overtake the event that explains it.
+            for _, run in itertools.groupby(rows, key=lambda row: row.topic):
+                self._log.append([Message(r.topic, r.key, bytes(r.value)) for r in run], APPEND_TIMEOUT_S)
+            if rows:
+                connection.exec_driver_sql(
+                    f"UPDATE {LIVE}.outbox SET sent_at = now() WHERE id = ANY(%s)", ([row.id for row in rows],)
+                )
+        return len(rows)
+
+    def _tick(self, now: datetime) -> int:
+        minute = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+        with postgres_trouble(), self._engine.connect() as connection:
+            due = connection.exec_driver_sql(
+                f"SELECT domain FROM {LIVE}.domains WHERE wake_at <= %s ORDER BY domain", (now,)
+            ).scalars()
+            waiting = [domain for domain in due if self._ticked.get(domain) != minute]
+        for domain in waiting:
+            ticked = ClockTicked(domain=domain, at=now)
+            envelope = envelope_for(
+                ticked,
+                id=uuid5(CLOCK_SPACE, f"{domain} {minute}"),
+                source="/noria/clock",
+                time=now,
+                correlation_id=domain,
+            )
+            self._log.append([Message(topic_of(ticked), key_of(ticked), encode(envelope))], APPEND_TIMEOUT_S)
+            self._ticked[domain] = minute
+        return len(waiting)
+
+
+class Waiter:
+    """Waits for a NOTIFY on a channel, or for the time to pass."""
+
+    def __init__(self, engine: Engine, channel: str) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._connection: Any = None
+
+    def wait(self, timeout_s: float) -> bool:
+        """True if somebody notified within `timeout_s`. Raises Unavailable."""
+        with postgres_trouble():
+            if self._connection is None:
+                fresh = self._engine.raw_connection()
+                fresh.detach()
+                self._connection = fresh.driver_connection
+                self._connection.set_session(autocommit=True)
+                with self._connection.cursor() as cursor:
+                    cursor.execute(f"LISTEN {self._channel}")
+            try:
+                ready, _, _ = select.select([self._connection], [], [], timeout_s)
+                if ready:
+                    self._connection.poll()
+                    self._connection.notifies.clear()
+                return bool(ready)
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def run(relay: Relay, waiter: Waiter, stopping: threading.Event) -> None:
+    wait_s = 0.1
+    while not stopping.is_set():
+        try:
+            if relay.step(datetime.now(UTC)).rows < BATCH_ROWS:
+                waiter.wait(1.0)
+            wait_s = 0.1
+        except Unavailable as error:
+            logger.warning("%s; trying again in %.1f s", error, wait_s)
+            stopping.wait(wait_s)
+            wait_s = min(wait_s * 2, 5.0)
+
+
+def main() -> int:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = from_env(os.environ)
+    except Invalid as error:
+        print(error, file=sys.stderr)
+        return 2
+    stopping = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
+    engine = open_engine(settings.database_url, pool_size=2)
+    log = KafkaLog(settings.kafka, "noria-relay")
+    try:
+        run(Relay(engine, log), Waiter(engine, "noria_outbox"), stopping)
+    finally:
+        log.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,367 @@
+"""One transaction: position, states, projections and what is to be said. The only writer of the projections.
+
+`apply` is what makes a delivery effective exactly once: the position moves in the same commit as everything the records
+imply, and an event that stands on the log twice is dropped by its id. Live following and replay both call it.
+"""
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+import msgspec
+import psycopg2
+from msgspec import Struct
+from psycopg2.extensions import cursor as Cursor
+from psycopg2.extras import Json, execute_values
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DataError, OperationalError
+
+from streams import conversations, projections, rounds
+from streams.codec import decode, encode, encode_order, envelope_for, is_of_domain, name_of, topic_of
+from streams.conversations import Consequence, Conversation
+from streams.errors import Invalid, Unavailable
+from streams.events import DOMAINS, ORDERS, QUARANTINE, Envelope, Recorded
+from streams.log import Record
+from streams.orders import Order
+from streams.projections import Insert, RetireExamplesOf, Row, Update, Write
+from streams.rounds import Domain
+from streams.schema import LIVE
+from streams.schema import projections as tables
+
+SOURCE = "/noria/streams"
+QUARANTINE_VALUE_BYTES = 400_000
+_JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
+
+
+class LostHistory(Exception):
+    """Records are missing between the position and what was delivered. A bug, or a topic that was tampered with."""
+
+
+class TooManyInvalid(Exception):
+    """More records than the limit could not be read within a minute: stop, rather than empty the log into quarantine."""
+
+
+class Applied(Struct, frozen=True):
+    """How many records were new, of which how many events took effect and how many were quarantined."""
+
+    records: int
+    events: int
+    quarantined: int
+
+
+def open_engine(database_url: str, **options: Any) -> Engine:
+    """A pool of connections that read and write UTC and give up on a dead server soon."""
+    url = database_url.replace("postgresql://", "postgresql+psycopg2://", 1)
+    engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5}, **options)
+
+    @event.listens_for(engine, "connect")
+    def settle(connection: Any, record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET TIME ZONE 'UTC'")
+        connection.commit()
+
+    return engine
+
+
+@contextmanager
+def postgres_trouble() -> Iterator[None]:
+    """Turn a server that does not answer into Unavailable."""
+    try:
+        yield
+    except (OperationalError, psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
+
+
+class _Buffer:
+    """Writes of one batch, merged by row, so that a table is written once."""
+
+    def __init__(self, schema: str, cursor: Cursor) -> None:
+        self._schema = schema
+        self._cursor = cursor
+        self._inserts: dict[str, dict[tuple[Any, ...], Row]] = {}
+        self._updates: dict[str, dict[tuple[Any, ...], tuple[Row, Row]]] = {}
+
+    def add(self, write: Write) -> None:
+        match write:
+            case Insert(table, row):
+                key = tuple(row[c.name] for c in tables.tables[f"{LIVE}.{table}"].primary_key)
+                self._inserts.setdefault(table, {}).setdefault(key, dict(row))
+            case Update(table, key_row, row):
+                key = tuple(key_row[c.name] for c in tables.tables[f"{LIVE}.{table}"].primary_key)
+                inserted = self._inserts.get(table, {}).get(key)
+                if inserted is not None and table != "erasures":
+                    inserted.update(row)
+                    return
+                found = self._updates.setdefault(table, {}).setdefault(key, (key_row, {}))
+                found[1].update(row)
+            case RetireExamplesOf():
+                self.flush()
+                self._cursor.execute(
+                    f"UPDATE {self._schema}.examples SET retired_offset = %s, retired_reason = %s"
+                    " WHERE domain = %s AND person = %s AND retired_offset IS NULL",
+                    (write.offset, write.reason, write.domain, write.person),
+                )
+
+    def flush(self) -> None:
+        for table, rows in self._inserts.items():
+            insert_rows(self._cursor, self._schema, table, rows.values())
+        for table, changed in self._updates.items():
+            for key, row in changed.values():
+                sets = ", ".join(f'"{name}" = %s' for name in row)
+                where = " AND ".join(f'"{name}" = %s' for name in key)
+                self._cursor.execute(
+                    f"UPDATE {self._schema}.{table} SET {sets} WHERE {where}",
+                    (*_adapted(table, row.items()), *key.values()),
+                )
+        self._inserts.clear()
+        self._updates.clear()
+
+
+class Store:
+    """The projections of one schema. `invalid_per_minute`: None switches the limit off (a replay meets old ones again)."""
+
+    def __init__(self, engine: Engine, schema: str = LIVE, invalid_per_minute: int | None = 50) -> None:
+        self._engine = engine
+        self._schema = schema
+        self._invalid_per_minute = invalid_per_minute
+
+    def positions(self) -> dict[tuple[str, int], int]:
+        """The next offset to be applied of every partition that has been read."""
+        with postgres_trouble(), self._engine.connect() as connection:
+            return positions(connection, self._schema)
+
+    def apply(self, records: Sequence[Record]) -> Applied:
+        """Apply records in order, in one transaction. What was applied before is skipped.
+
+        Raises Unavailable (nothing happened: call again), LostHistory or TooManyInvalid (nothing happened: stop).
+        """
+        try:
+            return self._apply(records, {})
+        except (DataError, psycopg2.DataError) as error:
+            if len(records) > 1:
+                done = [self.apply([record]) for record in records]
+                return Applied(*(sum(getattr(d, f) for d in done) for f in ("records", "events", "quarantined")))
+            record = records[0]
+            place = (record.topic, record.partition, record.offset)
+            return self._apply(records, {place: f"the store cannot hold it: {type(error).__name__}"})
+
+    def _apply(self, records: Sequence[Record], refused: dict[tuple[str, int, int], str]) -> Applied:
+        with postgres_trouble(), self._engine.begin() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            with raw.cursor() as cursor:
+                fresh, ends = self._fence(cursor, records)
+                if not fresh:
+                    return Applied(0, 0, 0)
+                readable: list[Recorded] = []
+                said: list[tuple[str, str, str, bytes]] = []  # message id, topic, key, value
+                quarantined = 0
+                for record in fresh:
+                    place = (record.topic, record.partition, record.offset)
+                    try:
+                        if place in refused:
+                            raise Invalid(refused[place])
+                        envelope = _read(record)
+                        readable.append(Recorded(envelope, *place))
+                    except Invalid as error:
+                        quarantined += 1
+                        said.append(_quarantined(record, str(error)))
+                if quarantined:
+                    self._check_flood(cursor, quarantined)
+                readable = self._drop_repeated(cursor, readable)
+                said.extend(self._take_effect(cursor, readable))
+                if said:
+                    execute_values(
+                        cursor,
+                        f"INSERT INTO {self._schema}.outbox (message_id, topic, key, value) VALUES %s"
+                        " ON CONFLICT (message_id) DO NOTHING",
+                        said,
+                    )
+                    cursor.execute("NOTIFY noria_outbox")
+                execute_values(
+                    cursor,
+                    f"INSERT INTO {self._schema}.positions (topic, partition, next_offset) VALUES %s"
+                    " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset",
+                    [(topic, partition, end) for (topic, partition), end in ends.items()],
+                )
+                cursor.execute("NOTIFY noria_positions")
+        return Applied(len(fresh), len(readable), quarantined)
+
+    def _fence(self, cursor: Cursor, records: Sequence[Record]) -> tuple[list[Record], dict[tuple[str, int], int]]:
+        """What lies at or after the position of its partition, locked until the commit, and where that ends."""
+        places = sorted({(record.topic, record.partition) for record in records})
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"noria.positions.{self._schema}",))
+        cursor.execute(
+            f"SELECT topic, partition, next_offset FROM {self._schema}.positions"
+            " WHERE (topic, partition) IN %s FOR UPDATE",
+            (tuple(places),),
+        )
+        next_offset = dict.fromkeys(places, 0) | {(t, p): n for t, p, n in cursor.fetchall()}
+        fresh = []
+        for record in records:
+            place = (record.topic, record.partition)
+            if record.offset < next_offset[place]:
+                continue
+            if record.offset > next_offset[place]:
+                raise LostHistory(f"{place[0]}-{place[1]}: expected offset {next_offset[place]}, got {record.offset}")
+            next_offset[place] += 1
+            fresh.append(record)
+        return fresh, next_offset
+
+    def _drop_repeated(self, cursor: Cursor, found: list[Recorded]) -> list[Recorded]:
+        cursor.execute(
+            f"SELECT event_id FROM {self._schema}.events WHERE event_id = ANY(%s)",
+            ([str(recorded.envelope.id) for recorded in found],),
+        )
+        seen = {row[0] for row in cursor.fetchall()}
+        once = []
+        for recorded in found:
+            if str(recorded.envelope.id) not in seen:
+                seen.add(str(recorded.envelope.id))
+                once.append(recorded)
+        return once
+
+    def _take_effect(self, cursor: Cursor, found: list[Recorded]) -> list[tuple[str, str, str, bytes]]:
+        keys = {(_kind(r), r.envelope.key) for r in found}
+        bodies: dict[tuple[str, str], bytes] = {}
+        if keys:
+            cursor.execute(
+                f"SELECT kind, key, body FROM {self._schema}.states WHERE (kind, key) IN %s", (tuple(sorted(keys)),)
+            )
+            bodies = {(kind, key): bytes(body) for kind, key, body in cursor.fetchall()}
+        talks = {k: msgspec.msgpack.decode(b, type=Conversation) for (kind, k), b in bodies.items() if kind != "domain"}
+        domains = {k: msgspec.msgpack.decode(b, type=Domain) for (kind, k), b in bodies.items() if kind == "domain"}
+        buffer = _Buffer(self._schema, cursor)
+        said: list[tuple[str, str, str, bytes]] = []
+        for recorded in found:
+            envelope, happened = recorded.envelope, recorded.envelope.event
+            buffer.add(Insert("events", _event_row(recorded)))
+            consequences: Iterable[Consequence | Order]
+            if is_of_domain(happened):
+                before = domains.get(envelope.key) or Domain()
+                after = rounds.fold(before, recorded, happened)
+                domains[envelope.key] = after
+                writes = projections.of_domain(before, after, recorded, happened)
+                consequences = rounds.react(before, after, recorded, happened)
+            else:
+                talk = conversations.fold(talks.get(envelope.key) or Conversation(), happened)
+                talks[envelope.key] = talk
+                writes = projections.of_conversation(recorded, happened)
+                consequences = conversations.react(talk, envelope, happened)
+            for write in writes:
+                buffer.add(write)
+            said.extend(_message(consequence, envelope) for consequence in consequences)
+        buffer.flush()
+        states: list[tuple[str, str, Any]] = [("conversation", k, msgspec.msgpack.encode(s)) for k, s in talks.items()]
+        states += [("domain", k, msgspec.msgpack.encode(s)) for k, s in domains.items()]
+        if states:
+            execute_values(
+                cursor,
+                f"INSERT INTO {self._schema}.states (kind, key, body) VALUES %s"
+                " ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body",
+                states,
+            )
+        return said
+
+    def _check_flood(self, cursor: Cursor, new: int) -> None:
+        if self._invalid_per_minute is None:
+            return
+        cursor.execute(
+            f"SELECT count(*) FROM {self._schema}.outbox WHERE topic = %s AND made_at > now() - interval '1 minute'",
+            (QUARANTINE,),
+        )
+        row = cursor.fetchone()
+        recent = int(row[0]) if row else 0
+        if recent + new > self._invalid_per_minute:
+            raise TooManyInvalid(
+                f"{recent + new} records within a minute could not be read (limit {self._invalid_per_minute})"
+            )
+
+
+def positions(connection: Connection, schema: str) -> dict[tuple[str, int], int]:
+    rows = connection.exec_driver_sql(f"SELECT topic, partition, next_offset FROM {schema}.positions").all()
+    return {(row.topic, row.partition): row.next_offset for row in rows}
+
+
+def insert_rows(cursor: Cursor, schema: str, table: str, rows: Iterable[Row]) -> None:
+    """Insert rows that all have the same columns; a row whose key is there already stays as it is."""
+    listed = list(rows)
+    names = list(listed[0])
+    columns = ", ".join(f'"{name}"' for name in names)
+    execute_values(
+        cursor,
+        f"INSERT INTO {schema}.{table} ({columns}) VALUES %s ON CONFLICT DO NOTHING",
+        [tuple(_adapted(table, ((name, row[name]) for name in names))) for row in listed],
+        page_size=1000,
+    )
+
+
+def _adapted(table: str, items: Iterable[tuple[str, Any]]) -> list[Any]:
+    jsonb = _JSONB[table]
+    return [Json(value) if name in jsonb and value is not None else value for name, value in items]
+
+
+def _read(record: Record) -> Envelope:
+    if b"\\u0000" in record.value:
+        raise Invalid("it holds the character NUL, which no table can hold")
+    envelope = decode(record.value)
+    if topic_of(envelope.event) != record.topic:
+        raise Invalid(f"{name_of(envelope.event)} does not belong on this topic")
+    if record.key is not None and record.key != envelope.key.encode():
+        raise Invalid("the record's key is not the event's")
+    return envelope
+
+
+def _kind(recorded: Recorded) -> str:
+    return "domain" if recorded.topic == DOMAINS else "conversation"
+
+
+def _event_row(recorded: Recorded) -> Row:
+    envelope, happened = recorded.envelope, recorded.envelope.event
+    return {
+        "event_id": str(envelope.id),
+        "topic": recorded.topic,
+        "partition": recorded.partition,
+        "offset": recorded.offset,
+        "type": name_of(happened),
+        "time": envelope.time,
+        "source": envelope.source,
+        "key": envelope.key,
+        "domain": happened.domain,
+        "person": getattr(happened, "person", None) or getattr(happened, "by", None),
+        "correlation_id": envelope.correlation_id,
+        "causation_id": str(envelope.causation_id) if envelope.causation_id else None,
+    }
+
+
+def _message(consequence: Consequence | Order, cause: Envelope) -> tuple[str, str, str, bytes]:
+    if not isinstance(consequence, Consequence):
+        value = encode_order(consequence, source=SOURCE, time=cause.time, causation_id=cause.id)
+        return str(consequence.order_id), ORDERS, str(consequence.order_id), value
+    implied = envelope_for(
+        consequence.event,
+        id=consequence.id,
+        source=SOURCE,
+        time=cause.time,
+        correlation_id=getattr(consequence.event, "round_id", None) or cause.correlation_id,
+        causation_id=cause.id,
+    )
+    return str(implied.id), topic_of(implied.event), implied.key, encode(implied)
+
+
+def _quarantined(record: Record, reason: str) -> tuple[str, str, str, bytes]:
+    place = f"{record.topic}-{record.partition}@{record.offset}"
+    whole = len(record.value) <= QUARANTINE_VALUE_BYTES
+    value = {
+        "place": place,
+        "reason": reason,
+        "time": datetime.now(UTC).isoformat(),
+        "bytes": len(record.value),
+        # What is too large to be repeated still stands where `place` says.
+        "value_base64": base64.b64encode(record.value).decode() if whole else None,
+    }
+    message_id = str(uuid5(UUID(int=0), f"quarantine:{place}"))
+    return message_id, QUARANTINE, place, msgspec.json.encode(value)

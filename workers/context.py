@@ -1,0 +1,102 @@
+"""What every step of a round is handed: the stores it may use, and how it tells the log what happened."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import uuid5
+
+from sqlalchemy import Engine
+
+from streams.codec import encode, envelope_for, key_of, topic_of
+from streams.errors import Unavailable
+from streams.events import Event, OrderProgressed, Step
+from streams.log import Log, Message
+from streams.orders import Order
+from streams.sealing import Keyring
+from streams.settings import Settings
+from workers.artifacts import Artifacts
+
+PROGRESS_EVERY_S = 2.0
+APPEND_TIMEOUT_S = 10.0
+Result = TypeVar("Result")
+
+
+class Cancelled(Exception):
+    """The order is no longer wanted, or another worker holds it."""
+
+
+class Context:
+    """`cancelled` is set when the order must be dropped; long steps look at it, or call `check`."""
+
+    def __init__(self, settings: Settings, engine: Engine, log: Log, keyring: Keyring, worker: str) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.log = log
+        self.keyring = keyring
+        self.worker = worker
+        self.artifacts = Artifacts(settings.artifacts)
+        self.cancelled = threading.Event()
+        self._told_at = 0.0
+
+    def check(self) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled
+
+    def publish(self, order: Order, event: Event, name: str) -> None:
+        """Record a fact about `order`, under an id computed from the order's, so that a repeated order repeats no fact.
+
+        Raises Unavailable.
+        """
+        envelope = envelope_for(
+            event,
+            id=uuid5(order.order_id, name),
+            source=f"/noria/workers/{self.worker}",
+            time=datetime.now(UTC),
+            correlation_id=order.round_id or order.domain,
+            causation_id=order.order_id,
+        )
+        self.log.append([Message(topic_of(event), key_of(event), encode(envelope))], APPEND_TIMEOUT_S)
+
+    def progress(
+        self,
+        order: Order,
+        step: Step,
+        done: int,
+        total: int,
+        seconds_left: float | None = None,
+        **values: float,
+    ) -> None:
+        """Tell how far a step is, at most every PROGRESS_EVERY_S seconds; a log that does not answer is no reason to stop."""
+        self.check()
+        now = time.monotonic()
+        if order.round_id is None or (now - self._told_at < PROGRESS_EVERY_S and done < total):
+            return
+        self._told_at = now
+        event = OrderProgressed(
+            domain=order.domain,
+            round_id=order.round_id,
+            order_id=order.order_id,
+            step=step,
+            done=done,
+            total=total,
+            seconds_left=seconds_left,
+            values=values,
+        )
+        try:
+            self.publish(order, event, f"progress {self.worker} {time.time_ns()}")
+        except Unavailable:
+            self._told_at = now + PROGRESS_EVERY_S
+
+
+def retry(action: Callable[[], Result], stopping: threading.Event) -> Result:
+    """Call `action` until it is available, or raise Cancelled when `stopping` is set."""
+    wait_s = 0.2
+    while True:
+        try:
+            return action()
+        except Unavailable:
+            if stopping.wait(wait_s):
+                raise Cancelled from None
+            wait_s = min(2 * wait_s, 5.0)

@@ -1,0 +1,161 @@
+"""The worker: one order in, facts out. `python -m workers.loop --kinds select,train,evaluate`
+
+An order is claimed under a lease; a worker that dies leaves it to another, which goes on from the last checkpoint.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+from streams.errors import Invalid, Unavailable
+from streams.events import RoundFailed, Step
+from streams.log import KafkaLog
+from streams.sealing import Keyring, MasterKey
+from streams.settings import from_env
+from streams.store import open_engine
+from workers import orders
+from workers.context import Cancelled, Context, retry
+from workers.orders import Claim
+
+RENEW_EVERY_S = 4.0
+ATTEMPTS = 5
+logger = logging.getLogger("noria.worker")
+
+# A step carries out one order and publishes its result.
+Step_ = Callable[[Any, Context], None]
+
+
+def steps() -> dict[Step, tuple[str, Step_]]:
+    """Every step of a round: its name, the kind of order, and the function that carries it out."""
+    from workers import evaluation, selection, swapper, training
+
+    return {
+        "select": ("select_snapshot", selection.run),
+        "train": ("train_candidate", training.run),
+        "evaluate": ("evaluate_candidate", evaluation.run),
+        "swap": ("swap_release", swapper.run),
+    }
+
+
+def work_once(context: Context, table: Mapping[Step, tuple[str, Step_]], stopping: threading.Event) -> bool:
+    """Take in what is new, and carry out one order if there is one. Raises Unavailable, or whatever bug a step has."""
+    orders.take_in(context.engine, context.log)
+    held = orders.claim(context.engine, [kind for kind, _ in table.values()], context.worker)
+    if held is None:
+        return False
+    step = next(name for name, (kind, _) in table.items() if kind == orders.kind_of(held.order))
+    context.cancelled.clear()
+    finished = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(context, held, finished, stopping), daemon=True)
+    keeper.start()
+    try:
+        _carry_out(context, held, step, table[step][1], stopping)
+    finally:
+        finished.set()
+        keeper.join()
+    return True
+
+
+def _carry_out(context: Context, held: Claim, step: Step, run: Step_, stopping: threading.Event) -> None:
+    order = held.order
+    try:
+        if held.attempt > ATTEMPTS:
+            raise Invalid(f"{held.attempt - 1} attempts ended without a word")
+        run(order, context)
+        retry(lambda: orders.finish(context.engine, held, "done"), stopping)
+    except Cancelled:
+        if not stopping.is_set():
+            retry(lambda: orders.finish(context.engine, held, "cancelled"), stopping)
+        else:
+            orders.give_back(context.engine, held, datetime.now(UTC))
+    except Invalid as error:
+        logger.error("order %s (%s) failed: %s", order.order_id, step, error)
+        _tell_failure(context, held, step, str(error), False, stopping)
+    except Unavailable as error:
+        again = held.attempt < ATTEMPTS
+        logger.warning("order %s (%s): %s", order.order_id, step, error)
+        _tell_failure(context, held, step, str(error), again, stopping)
+    except Exception as error:
+        # A bug: say so on the log and stop. The order stays for the next process, a few times.
+        _tell_failure(context, held, step, f"a bug: {type(error).__name__}", held.attempt < 3, stopping)
+        raise
+
+
+def _tell_failure(
+    context: Context, held: Claim, step: Step, reason: str, will_retry: bool, stopping: threading.Event
+) -> None:
+    event = RoundFailed(
+        domain=held.order.domain,
+        round_id=held.order.round_id,
+        order_id=held.order.order_id,
+        step=step,
+        reason=reason[:500],
+        will_retry=will_retry,
+        attempt=held.attempt,
+    )
+    retry(lambda: context.publish(held.order, event, f"failed {held.attempt}"), stopping)
+    if will_retry:
+        later = datetime.now(UTC) + timedelta(seconds=min(60.0, 2.0**held.attempt))
+        retry(lambda: orders.give_back(context.engine, held, later), stopping)
+    else:
+        retry(lambda: orders.finish(context.engine, held, "failed"), stopping)
+
+
+def _keep(context: Context, held: Claim, finished: threading.Event, stopping: threading.Event) -> None:
+    """Renew the lease until the order is finished; drop the order when it is ours no more, or the worker stops."""
+    while not finished.wait(RENEW_EVERY_S):
+        try:
+            if stopping.is_set() or not orders.renew(context.engine, held):
+                context.cancelled.set()
+        except Unavailable:
+            continue  # PostgreSQL is away: the lease may run out, and then the result is repeated, not doubled
+
+
+def main() -> int:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    every: tuple[Step, ...] = get_args(Step)
+    parser = argparse.ArgumentParser(prog="python -m workers.loop", description=__doc__)
+    parser.add_argument("--kinds", default=",".join(every), help="steps to carry out, by comma (default: all)")
+    kinds = parser.parse_args().kinds.split(",")
+    if unknown := [kind for kind in kinds if kind not in every]:
+        parser.error(f"no such step: {', '.join(unknown)}; there are {', '.join(every)}")
+    try:
+        settings = from_env(os.environ)
+    except Invalid as error:
+        print(error, file=sys.stderr)
+        return 2
+    stopping = threading.Event()
+    engine = open_engine(settings.database_url, pool_size=3)
+    keyring = Keyring(engine, MasterKey(settings.master_key))
+    worker = f"{socket.gethostname()}-{os.getpid()}"
+    context = Context(settings, engine, KafkaLog(settings.kafka, f"noria-{kinds[0]}"), keyring, worker)
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        context.cancelled.set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+    table = {name: found for name, found in steps().items() if name in kinds}
+    while not stopping.is_set():
+        try:
+            if not work_once(context, table, stopping):
+                stopping.wait(0.25)
+        except Unavailable as error:
+            logger.warning("%s", error)
+            stopping.wait(1.0)
+        except Cancelled:
+            break
+    context.log.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

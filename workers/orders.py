@@ -1,0 +1,139 @@
+"""Orders taken in from the log and claimed: each by one worker at a time, under a lease that a living worker renews."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+from sqlalchemy import Engine, text
+
+from streams.codec import decode_order
+from streams.errors import Invalid
+from streams.events import ORDERS
+from streams.log import Log
+from streams.orders import Order
+from streams.store import postgres_trouble
+
+LEASE_S = 15.0
+
+
+class Claim(Struct, frozen=True):
+    """An order in hand. `attempt` counts from 1; whoever died with it is counted too."""
+
+    order: Order
+    attempt: int
+    worker: str
+
+
+def kind_of(order: Order) -> str:
+    return str(order.__struct_config__.tag)
+
+
+def take_in(engine: Engine, log: Log) -> int:
+    """Bring new orders from the log into `work.claims`, once each; return how many. Raises Unavailable."""
+    ends = log.ends(ORDERS)
+    taken = 0
+    with postgres_trouble(), engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('noria.intake'))"))
+        rows = connection.execute(
+            text("SELECT partition, next_offset FROM work.intake WHERE topic = :t"), {"t": ORDERS}
+        )
+        start: dict[int, int] = {row.partition: row.next_offset for row in rows}
+        for partition, end in ends.items():
+            if start.get(partition, 0) >= end:
+                continue
+            for record in log.read(ORDERS, partition, start.get(partition, 0), end):
+                try:
+                    order = decode_order(record.value)
+                except Invalid as error:
+                    # Not ours to carry out; it stays on the log, and this says where.
+                    body, order_id, kind, domain, state = (
+                        record.value,
+                        f"{ORDERS}-{partition}@{record.offset}",
+                        str(error),
+                        "",
+                        "unreadable",
+                    )
+                else:
+                    body, order_id, kind, domain, state = (
+                        record.value,
+                        str(order.order_id),
+                        kind_of(order),
+                        order.domain,
+                        "open",
+                    )
+                connection.execute(
+                    text(
+                        "INSERT INTO work.claims (order_id, kind, domain, body, state, received_at)"
+                        " VALUES (:order_id, :kind, :domain, :body, :state, clock_timestamp())"
+                        " ON CONFLICT (order_id) DO NOTHING"
+                    ),
+                    {"order_id": order_id, "kind": kind, "domain": domain, "body": body, "state": state},
+                )
+                taken += 1
+            connection.execute(
+                text(
+                    "INSERT INTO work.intake (topic, partition, next_offset) VALUES (:t, :p, :n)"
+                    " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset"
+                ),
+                {"t": ORDERS, "p": partition, "n": end},
+            )
+    return taken
+
+
+def claim(engine: Engine, kinds: Sequence[str], worker: str) -> Claim | None:
+    """The oldest open order of these kinds that nobody holds, now held by `worker`. Raises Unavailable."""
+    with postgres_trouble(), engine.begin() as connection:
+        row = connection.execute(
+            text(
+                "UPDATE work.claims SET worker = :worker, attempts = attempts + 1,"
+                " lease_until = now() + make_interval(secs => :lease) WHERE order_id = ("
+                " SELECT order_id FROM work.claims WHERE state = 'open' AND kind = ANY(:kinds)"
+                " AND (lease_until IS NULL OR lease_until < now()) AND (not_before IS NULL OR not_before <= now())"
+                " ORDER BY received_at, order_id FOR UPDATE SKIP LOCKED LIMIT 1) RETURNING body, attempts"
+            ),
+            {"worker": worker, "lease": LEASE_S, "kinds": list(kinds)},
+        ).one_or_none()
+    return None if row is None else Claim(decode_order(bytes(row.body)), row.attempts, worker)
+
+
+def renew(engine: Engine, held: Claim) -> bool:
+    """Renew the lease; False when the order is no longer ours to carry out (lost, or its round has ended)."""
+    with postgres_trouble(), engine.begin() as connection:
+        renewed = connection.execute(
+            text(
+                "UPDATE work.claims SET lease_until = now() + make_interval(secs => :lease)"
+                " WHERE order_id = :order_id AND worker = :worker AND attempts = :attempt AND state = 'open'"
+            ),
+            {
+                "lease": LEASE_S,
+                "order_id": str(held.order.order_id),
+                "worker": held.worker,
+                "attempt": held.attempt,
+            },
+        )
+        if renewed.rowcount != 1:
+            return False
+        if held.order.round_id is None:
+            return True
+        ended = connection.execute(
+            text("SELECT ended_at FROM noria.rounds WHERE round_id = :round_id"), {"round_id": held.order.round_id}
+        ).scalar_one_or_none()
+    return ended is None
+
+
+def finish(engine: Engine, held: Claim, state: str) -> None:
+    """Close the claim: `done`, `failed` or `cancelled`."""
+    _close(engine, held, "state = :value, lease_until = NULL", state)
+
+
+def give_back(engine: Engine, held: Claim, not_before: datetime) -> None:
+    """Leave the order for a later attempt."""
+    _close(engine, held, "lease_until = NULL, not_before = :value", not_before)
+
+
+def _close(engine: Engine, held: Claim, change: str, value: object) -> None:
+    with postgres_trouble(), engine.begin() as connection:
+        connection.execute(
+            text(f"UPDATE work.claims SET {change} WHERE order_id = :order_id AND worker = :worker AND attempts = :n"),
+            {"value": value, "order_id": str(held.order.order_id), "worker": held.worker, "n": held.attempt},
+        )

@@ -1,0 +1,138 @@
+"""The step `select`: from the examples that stood on the log at the round's pin to a snapshot, with reasons."""
+
+import json
+from collections import Counter
+
+import msgspec
+from sqlalchemy import text
+
+from streams.errors import Erased
+from streams.events import SnapshotSelected
+from streams.orders import SelectSnapshot
+from streams.sealed import Sealed
+from streams.sealing import open_sealed
+from streams.store import postgres_trouble
+from workers.context import Context
+from workers.selector.agreement import Candidate, settle, words_of
+from workers.selector.wordings import Asked, same_question
+from workers.snapshot import Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
+
+IN_THE_EXAM = "its question stands in the exam"
+ERASED = "erased"
+
+
+def run(order: SelectSnapshot, context: Context) -> None:
+    examples, exam, prompts = _read(order, context)
+    opened: dict[str, Opened] = {}
+    candidates, dropped = [], []
+    forbidden = {words_of(question) for question in exam}
+    for done, row in enumerate(examples):
+        context.progress(order, "select", done, len(examples))
+        prompt, answer = msgspec.convert(row.prompt, Sealed), msgspec.convert(row.answer, Sealed)
+        try:
+            found = open_prompt(prompt, context.keyring)
+            words = open_sealed(answer, context.keyring)
+        except Erased:
+            dropped.append(Dropped(row.example_id, ERASED))
+            continue
+        if words_of(found.question) in forbidden:
+            dropped.append(Dropped(row.example_id, IN_THE_EXAM))
+            continue
+        opened[row.example_id] = found
+        candidates.append(
+            Candidate(
+                example_id=row.example_id,
+                person=row.person,
+                question=found.question,
+                context=found.context,
+                answer=words,
+                said_at=row.said_at,
+                learned=row.learned,
+            )
+        )
+    decisions = settle(candidates)
+    dropped += [Dropped(d.example_id, d.reason) for d in decisions if not d.kept]
+    kept = {d.example_id for d in decisions if d.kept}
+    wordings = _wordings(context, {e: opened[e] for e in kept}, prompts, forbidden)
+    rows = tuple(
+        SnapshotRow(
+            example_id=row.example_id,
+            role="earlier" if row.learned else "new",
+            person=row.person,
+            prompt=msgspec.convert(row.prompt, Sealed),
+            answer=msgspec.convert(row.answer, Sealed),
+            wordings=wordings.get(row.example_id, ()),
+        )
+        for row in examples
+        if row.example_id in kept
+    )
+    context.check()
+    snapshot = Snapshot(1, order.domain, order.round_id, order.pin, rows, tuple(dropped))
+    event = SnapshotSelected(
+        domain=order.domain,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        snapshot=save(snapshot, context.artifacts),
+        kept=tuple(row.example_id for row in rows if row.role == "new"),
+        earlier=sum(row.role == "earlier" for row in rows),
+        wordings=sum(len(row.wordings) for row in rows if row.role == "new"),
+        dropped=dict(sorted(Counter(d.reason for d in dropped).items())),
+    )
+    context.publish(order, event, "snapshot_selected")
+
+
+def _read(order: SelectSnapshot, context: Context) -> tuple[list, list[str], list]:  # type: ignore[type-arg]
+    """The domain's examples and exam questions as of the pin, and every prompt that people asked."""
+    at = {"domain": order.domain, "pin": order.pin}
+    with postgres_trouble(), context.engine.connect() as connection:
+        examples = connection.execute(
+            text(
+                "SELECT e.example_id, e.person, e.prompt, e.answer, e.said_at, EXISTS ("
+                " SELECT 1 FROM noria.learned l JOIN noria.rounds r USING (round_id)"
+                " WHERE l.example_id = e.example_id AND r.step = 'released') AS learned"
+                " FROM noria.examples e WHERE e.domain = :domain AND e.accepted_offset < :pin"
+                " AND (e.retired_offset IS NULL OR (e.retired_offset >= :pin AND e.retired_reason <> 'erased'))"
+                " ORDER BY e.accepted_offset"
+            ),
+            at,
+        ).all()
+        items = connection.execute(
+            text("SELECT item FROM noria.exam_items WHERE domain = :domain AND added_offset < :pin"), at
+        ).scalars()
+        sealed_items = [msgspec.convert(item, Sealed) for item in items]
+        prompts = connection.execute(
+            text("SELECT prompt_id, messages FROM noria.prompts WHERE domain = :domain ORDER BY asked_at, prompt_id"),
+            {"domain": order.domain},
+        ).all()
+    questions = []
+    for item in sealed_items:
+        try:
+            questions.append(str(json.loads(open_sealed(item, context.keyring))["question"]))
+        except Erased:
+            continue  # an exam item of an erased domain key cannot be asked either
+    return list(examples), questions, list(prompts)
+
+
+def _wordings(
+    context: Context,
+    kept: dict[str, Opened],
+    prompts: list,
+    forbidden: set[tuple[str, ...]],  # type: ignore[type-arg]
+) -> dict[str, tuple[Sealed, ...]]:
+    """Other people's prompts that ask what a kept example answers."""
+    asked, sealed = [], {}
+    for row in prompts:
+        messages = msgspec.convert(row.messages, Sealed)
+        try:
+            found = open_prompt(messages, context.keyring)
+        except Erased:
+            continue
+        if found.history or words_of(found.question) in forbidden:
+            continue
+        asked.append(Asked(row.prompt_id, found.question))
+        sealed[row.prompt_id] = messages
+    corrected = [Asked(example_id, found.question) for example_id, found in kept.items() if not found.history]
+    return {
+        example_id: tuple(sealed[prompt_id] for prompt_id in prompt_ids)
+        for example_id, prompt_ids in same_question(corrected, asked).items()
+    }

@@ -1,0 +1,142 @@
+"""One question, one answer: duplicates dropped and contradictions settled. Pure.
+
+Of corrections of one question, the newest of each person counts. If these agree, one is kept; if not, what more than half
+of the people say; and if no answer has that many, all are held back, because a model must not be taught to guess.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+from rapidfuzz.distance import Levenshtein
+
+_WORDS = re.compile(r"\w+")
+TYPO_LETTERS = 5  # words of at least so many letters may differ by one letter and still be the same word
+
+REPEATED = "said before by others, or by the same person"
+REPLACED = "replaced by a newer correction of the same person"
+OUTVOTED = "most people say otherwise"
+HELD_BACK = "held back: people contradict each other"
+KNOWN = "the release has learned it already"
+SUPERSEDED = "superseded by newer corrections"
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """One example, opened. `context` is what came before the question (system text and history), as one string."""
+
+    example_id: str
+    person: str
+    question: str
+    context: str
+    answer: str
+    said_at: datetime
+    learned: bool
+
+    def __repr__(self) -> str:
+        return f"Candidate({self.example_id})"  # people's words must not reach a log through a traceback
+
+
+class Decision(Struct, frozen=True):
+    """`reason` is empty for what is kept."""
+
+    example_id: str
+    kept: bool
+    reason: str
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """The text's words, without case, width and punctuation."""
+    return tuple(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold()))
+
+
+def near(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
+    """Whether two texts are the same up to case, width, punctuation and one mistyped letter; a digit is never a typo."""
+    if left == right:
+        return True
+    if len(left) != len(right):
+        return False
+    differing = [(a, b) for a, b in zip(left, right, strict=True) if a != b]
+    if len(differing) != 1:
+        return False
+    a, b = differing[0]
+    if min(len(a), len(b)) < TYPO_LETTERS or not (a.isascii() and b.isascii()) or any(c.isdigit() for c in a + b):
+        return False
+    return Levenshtein.distance(a, b, score_cutoff=1) <= 1
+
+
+def settle(candidates: Sequence[Candidate]) -> list[Decision]:
+    """Decide on every candidate; the order of the result is that of `candidates`."""
+    decided: dict[str, Decision] = {}
+    for group in _by_question(candidates):
+        for decision in _settle_question(group):
+            decided[decision.example_id] = decision
+    return [decided[candidate.example_id] for candidate in candidates]
+
+
+def _by_question(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    exact: dict[tuple[str, ...], list[Candidate]] = {}
+    for candidate in candidates:
+        exact.setdefault((*words_of(candidate.question), "\n", *words_of(candidate.context)), []).append(candidate)
+    # A typo changes one word, so near questions share all others: look only among those of one length and one word.
+    groups: list[list[Candidate]] = []
+    index: dict[tuple[int, int, str], list[tuple[tuple[str, ...], int]]] = {}
+    for key, members in exact.items():
+        spots = {(len(key), at, word) for at, word in enumerate(key)}
+        found = next(
+            (group for spot in sorted(spots) for other, group in index.get(spot, ()) if near(key, other)),
+            None,
+        )
+        if found is None:
+            found = len(groups)
+            groups.append([])
+        groups[found].extend(members)
+        for spot in spots:
+            index.setdefault(spot, []).append((key, found))
+    return groups
+
+
+def _settle_question(group: Sequence[Candidate]) -> list[Decision]:
+    newest: dict[str, Candidate] = {}
+    for candidate in sorted(group, key=lambda c: (c.said_at, c.example_id)):
+        newest[candidate.person] = candidate
+    standing = list(newest.values())
+    older = [c for c in group if newest[c.person] is not c]
+
+    answers: list[list[Candidate]] = []
+    for candidate in standing:
+        same = next((a for a in answers if near(words_of(a[0].answer), words_of(candidate.answer))), None)
+        if same is None:
+            answers.append([candidate])
+        else:
+            same.append(candidate)
+    most = max(answers, key=len)
+    agreed = len(answers) == 1 or 2 * len(most) > len(standing)
+
+    decisions = []
+    if agreed:
+        # What has been learned already stays as it is; of what is new, the newest words are kept.
+        winner = next((c for c in most if c.learned), most[-1])
+        known = [c for c in older if c.learned and near(words_of(c.answer), words_of(winner.answer))]
+        if not winner.learned and known:
+            winner = known[0]
+        decisions.append(Decision(winner.example_id, True, ""))
+    else:
+        winner = None
+        # The release goes on saying what it has learned until people agree on something else.
+        decisions.extend(Decision(c.example_id, True, "") for c in group if c.learned)
+    done = {d.example_id for d in decisions}
+    for candidate in group:
+        if candidate.example_id in done:
+            continue
+        if winner is None:
+            reason = HELD_BACK
+        elif near(words_of(candidate.answer), words_of(winner.answer)):
+            reason = KNOWN if winner.learned else REPEATED
+        elif candidate.learned:
+            reason = SUPERSEDED
+        else:
+            reason = REPLACED if newest[candidate.person] is not candidate else OUTVOTED
+        decisions.append(Decision(candidate.example_id, False, reason))
+    return decisions

@@ -1,0 +1,189 @@
+"""The step `swap`: the new release's engine comes up beside the old one, is proved, and takes new requests.
+
+    engine wanted → ready → golden prompts → route flipped → every door has seen it → finished → older engines drained
+
+The release before stays warm, so that a rollback is one flip. Every stage can be repeated: a swapper that dies in the
+middle leaves an order that the next one carries to its end.
+"""
+
+import time
+
+from msgspec import Struct
+from sqlalchemy import text
+
+from streams.errors import Invalid, Unavailable
+from streams.events import ReleaseFinished, ReleaseRolledBack, ReleaseStarted
+from streams.orders import SwapRelease
+from streams.sealing import MasterKey
+from streams.store import postgres_trouble
+from workers.context import Context
+from workers.models.golden import compare_with_golden
+
+READY_DEADLINE_S = 180.0
+DRAIN_DEADLINE_S = 120.0
+DOOR_SILENT_S = 5.0  # a door that has not been heard of for so long is gone
+GOLDEN_DIFFERENCE = 0.05  # in log-probability, engine against transformers
+
+
+class Flip(Struct, frozen=True):
+    generation: int
+    flip_ms: float
+
+
+def engine_id(domain: str, release: int) -> str:
+    return f"{domain}@{release}"
+
+
+def run(order: SwapRelease, context: Context) -> None:
+    began = time.monotonic()
+    name = engine_id(order.domain, order.release)
+    _want(context, order, name)
+    if not order.rollback:
+        started = ReleaseStarted(domain=order.domain, release=order.release, order_id=order.order_id, model=order.model)
+        context.publish(order, started, "release_started")
+    base_url = _wait_ready(context, name)
+    ready_s = time.monotonic() - began
+    key = MasterKey(context.settings.master_key).derive(f"engine:{name}")
+    golden = context.artifacts.path(order.model) / "golden.jsonl"
+    compared = compare_with_golden(base_url, key, golden)
+    if compared.max_difference > GOLDEN_DIFFERENCE:
+        _unwant(context, name)
+        raise Invalid(
+            f"the engine of {name} differs from its trainer by {compared.max_difference:.3f} in log-probability"
+            f" (at most {GOLDEN_DIFFERENCE} is allowed)"
+        )
+    live = _live(context, order.domain)
+    flip = _flip(context, order.domain, order.release, name)
+    if order.rollback:
+        rolled = ReleaseRolledBack(
+            domain=order.domain,
+            release=order.release if live is None else live,
+            to=order.release,
+            order_id=order.order_id,
+            flip_ms=flip.flip_ms,
+            ready_s=ready_s,
+        )
+        context.publish(order, rolled, "release_rolled_back")
+    else:
+        finished = ReleaseFinished(
+            domain=order.domain,
+            release=order.release,
+            order_id=order.order_id,
+            model=order.model,
+            golden_difference=compared.max_difference,
+            ready_s=ready_s,
+            flip_ms=flip.flip_ms,
+        )
+        context.publish(order, finished, "release_finished")
+    _cool(context, order.domain, keep={order.release} | ({live} if live is not None else set()))
+
+
+def _want(context: Context, order: SwapRelease, name: str) -> None:
+    with postgres_trouble(), context.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, changed_at)"
+                " VALUES (:id, :domain, :release, :kind, :model, true, 'asked', now())"
+                " ON CONFLICT (engine_id) DO UPDATE SET wanted = true, error = NULL, model = excluded.model,"
+                " state = CASE WHEN work.engines.wanted AND work.engines.state = 'ready' THEN 'ready' ELSE 'asked' END"
+            ),
+            {
+                "id": name,
+                "domain": order.domain,
+                "release": order.release,
+                "kind": order.engine,
+                "model": order.model,
+            },
+        )
+        connection.execute(text("NOTIFY noria_engines"))
+
+
+def _unwant(context: Context, name: str) -> None:
+    with postgres_trouble(), context.engine.begin() as connection:
+        connection.execute(text("UPDATE work.engines SET wanted = false WHERE engine_id = :id"), {"id": name})
+        connection.execute(text("NOTIFY noria_engines"))
+
+
+def _wait_ready(context: Context, name: str) -> str:
+    """The engine's address, once it answers. Raises Invalid when it cannot start, Unavailable when it takes too long."""
+    deadline = time.monotonic() + READY_DEADLINE_S
+    while time.monotonic() < deadline:
+        context.check()
+        with postgres_trouble(), context.engine.connect() as connection:
+            row = connection.execute(
+                text("SELECT state, base_url, error FROM work.engines WHERE engine_id = :id"), {"id": name}
+            ).one()
+        if row.state == "ready":
+            return str(row.base_url)
+        if row.state == "failed":
+            raise Invalid(f"the engine of {name} does not start: {row.error}")
+        context.cancelled.wait(0.05)
+    raise Unavailable(f"the engine of {name} was not ready within {READY_DEADLINE_S:.0f} s")
+
+
+def _live(context: Context, domain: str) -> int | None:
+    with postgres_trouble(), context.engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT live_release FROM noria.domains WHERE domain = :domain"), {"domain": domain}
+        ).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
+def _flip(context: Context, domain: str, release: int, name: str) -> Flip:
+    """New requests go to `name` from here on; returns once every living door has said that it knows."""
+    began = time.monotonic()
+    with postgres_trouble(), context.engine.begin() as connection:
+        generation = int(
+            connection.execute(
+                text(
+                    "INSERT INTO work.routes (domain, release, engine_id, generation, flipped_at)"
+                    " VALUES (:domain, :release, :id, 1, now()) ON CONFLICT (domain) DO UPDATE"
+                    " SET release = excluded.release, engine_id = excluded.engine_id, flipped_at = now(),"
+                    " generation = work.routes.generation + 1 RETURNING generation"
+                ),
+                {"domain": domain, "release": release, "id": name},
+            ).scalar_one()
+        )
+        connection.execute(text("NOTIFY noria_routes"))
+    deadline = time.monotonic() + 2 * DOOR_SILENT_S
+    while time.monotonic() < deadline:
+        with postgres_trouble(), context.engine.connect() as connection:
+            behind = connection.execute(
+                text(
+                    "SELECT count(*) FROM work.doors WHERE seen_at > now() - make_interval(secs => :silent)"
+                    " AND coalesce((generations ->> :domain)::bigint, 0) < :generation"
+                ),
+                {"silent": DOOR_SILENT_S, "domain": domain, "generation": generation},
+            ).scalar_one()
+        if behind == 0:
+            return Flip(generation, (time.monotonic() - began) * 1000)
+        time.sleep(0.005)
+    raise Unavailable(f"a door did not take up generation {generation} of {domain}")
+
+
+def _cool(context: Context, domain: str, keep: set[int]) -> None:
+    """Stop the domain's engines that are neither live nor the one to roll back to, once nothing is in flight there."""
+    with postgres_trouble(), context.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT engine_id, release FROM work.engines WHERE domain = :domain AND wanted"), {"domain": domain}
+        ).all()
+    for row in rows:
+        if row.release in keep:
+            continue
+        deadline = time.monotonic() + DRAIN_DEADLINE_S
+        while time.monotonic() < deadline and _in_flight(context, row.engine_id):
+            context.check()
+            context.cancelled.wait(0.05)
+        _unwant(context, row.engine_id)
+
+
+def _in_flight(context: Context, name: str) -> int:
+    with postgres_trouble(), context.engine.connect() as connection:
+        found = connection.execute(
+            text(
+                "SELECT coalesce(sum((in_flight ->> :id)::int), 0) FROM work.doors"
+                " WHERE seen_at > now() - make_interval(secs => :silent)"
+            ),
+            {"id": name, "silent": DOOR_SILENT_S},
+        ).scalar_one()
+    return int(found)
