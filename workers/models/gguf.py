@@ -4,7 +4,6 @@ Layout and key names follow llama.cpp's own converter; whether a file says the s
 `workers.models.check`.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +58,6 @@ def export_gguf(model_dir: Path, out: Path, template_gguf: Path | None = None) -
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
         partial.replace(out)
     finally:
         writer.close()

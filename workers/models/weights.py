@@ -5,7 +5,6 @@ length, a JSON header and raw little-endian numbers.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def _reader(raw: Array, begin: int, end: int, dtype: str, shape: tuple[int, ...]
 
 
 def write_float32(path: Path, tensors: Iterable[Tensor]) -> None:
-    """Write `tensors` in the order given as one float32 safetensors file, synced to disk."""
+    """Write `tensors` in the order given as one float32 safetensors file. The artifact store syncs it."""
     planned = list(tensors)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
@@ -102,5 +101,3 @@ def write_float32(path: Path, tensors: Iterable[Tensor]) -> None:
             if numbers.shape != tensor.shape:
                 raise Invalid(f"{tensor.name} has shape {numbers.shape}, announced as {tensor.shape}")
             file.write(numbers.data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,0 +1,85 @@
+"""Child processes that never outlive their parent, and the questions an engine must answer before it counts as ready.
+
+The tie is a pipe: the child holds the reading end as its standard input and ends when the writing end closes, which the kernel does
+for a parent that dies in whatever way. PR_SET_PDEATHSIG would not do alone: it fires when the *thread* that started the child
+ends, not the process.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx
+
+from streams.errors import Unavailable
+
+ROOT = Path(__file__).resolve().parents[2]
+POLL_S = 0.02
+
+
+def start_child(
+    module: str, arguments: Sequence[str], *, secrets: dict[str, str], stdout: int | None
+) -> subprocess.Popen[str]:
+    """Start `python -m module arguments…` tied to this process. `secrets` go into its environment, not into its argument list."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        text=True,
+        # A waiting OpenMP thread that spins takes the core from everybody else: two threads beside a busy core gave half a token/s.
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_WAIT_POLICY": "passive",
+            "GOMP_SPINCOUNT": "0",
+            **secrets,
+        },
+        start_new_session=True,  # Ctrl-C in a terminal goes to the host, which stops its engines in order
+    )
+
+
+def stop_child(child: subprocess.Popen[str], deadline_s: float) -> None:
+    """SIGTERM, then SIGKILL to what is left of its process group after `deadline_s`."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def wait_until(condition: Callable[[], bool], alive: Callable[[], bool], deadline: float, what: str) -> None:
+    """Ask `condition` until it holds. Raises Unavailable when `alive` no longer does or `deadline` (monotonic, s) has passed."""
+    while not condition():
+        if not alive():
+            raise Unavailable(f"{what}: the engine process ended")
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{what}: no sign within the deadline")
+        time.sleep(POLL_S)
+
+
+def get(url: str, key: str) -> httpx.Response | None:
+    """One GET; None while nobody listens."""
+    try:
+        return httpx.get(
+            url,
+            headers={"Authorization": f"Bearer {key}", "Connection": "close"},
+            timeout=5.0,
+            trust_env=False,
+            verify=False,
+        )
+    except httpx.HTTPError:
+        return None

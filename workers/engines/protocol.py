@@ -1,0 +1,56 @@
+"""What an engine is: a process that serves one model version on loopback, in OpenAI's protocol."""
+
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class EngineSpec(Struct, frozen=True, kw_only=True):
+    """One engine to start. `kind` names a row of `workers.engines.ENGINES`."""
+
+    kind: str
+    model_dir: Path  # a finished model directory
+    model_name: str  # what it calls itself, "road-traffic@2"
+    slots: int = 4  # requests answered at once; more wait in its queue
+    context_tokens: int = 2048  # prompt and answer together, for each slot
+    threads: int = 1
+    port: int = 0  # 0: the operating system chooses
+
+
+class Engine(Protocol):
+    """One engine process. It dies with the process that started it, however that ends.
+
+    Whoever stops an engine drains it first: a request in flight when `stop` is called is cut off.
+    """
+
+    @property
+    def base_url(self) -> str:
+        """http://127.0.0.1:port; known once `ready` has returned."""
+
+    @property
+    def key(self) -> str:
+        """The bearer key that callers send."""
+
+    @property
+    def model_name(self) -> str: ...
+
+    @property
+    def pid(self) -> int | None:
+        """The process that was started; None before `start`."""
+
+    @property
+    def golden_tolerance(self) -> float:
+        """How far its log-probabilities may be from transformers in fp32, by its number format."""
+
+    def start(self) -> None:
+        """Start the process and return at once. Raises Invalid if the model directory lacks what this engine serves."""
+
+    def ready(self, deadline_s: float) -> None:
+        """Wait until it answers as the model it should be. Raises Unavailable if it dies or `deadline_s` passes."""
+
+    def alive(self) -> bool:
+        """Whether the process runs (it may not be ready yet)."""
+
+    def stop(self, deadline_s: float = 10.0) -> None:
+        """Stop it, by force after `deadline_s`; nothing of it is left when this returns. Stopping twice is allowed."""
