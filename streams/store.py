@@ -13,11 +13,12 @@ from uuid import UUID, uuid5
 
 import msgspec
 import psycopg2
+import psycopg2.errors
 from msgspec import Struct
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, execute_values
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import OperationalError
 
 from streams import conversations, projections, rounds
 from streams.codec import decode, encode, encode_order, envelope_for, is_of_domain, name_of, topic_of
@@ -33,6 +34,13 @@ from streams.schema import projections as tables
 
 SOURCE = "/noria/streams"
 QUARANTINE_VALUE_BYTES = 400_000
+# Well-formed values that no column holds. Other data errors are bugs of ours, and quarantine is not for these.
+CANNOT_HOLD = (
+    psycopg2.errors.NumericValueOutOfRange,
+    psycopg2.errors.DatetimeFieldOverflow,
+    psycopg2.errors.UntranslatableCharacter,
+    psycopg2.errors.CharacterNotInRepertoire,
+)
 _JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
 
 
@@ -140,7 +148,7 @@ class Store:
         """
         try:
             return self._apply(records, {})
-        except (DataError, psycopg2.DataError) as error:
+        except CANNOT_HOLD as error:
             if len(records) > 1:
                 done = [self.apply([record]) for record in records]
                 return Applied(*(sum(getattr(d, f) for d in done) for f in ("records", "events", "quarantined")))
@@ -301,7 +309,10 @@ def insert_rows(cursor: Cursor, schema: str, table: str, rows: Iterable[Row]) ->
 
 def _adapted(table: str, items: Iterable[tuple[str, Any]]) -> list[Any]:
     jsonb = _JSONB[table]
-    return [Json(value) if name in jsonb and value is not None else value for name, value in items]
+    return [
+        Json(value) if name in jsonb and value is not None else list(value) if isinstance(value, tuple) else value
+        for name, value in items
+    ]
 
 
 def _read(record: Record) -> Envelope:
