@@ -1,7 +1,7 @@
 """Ask an engine, over the OpenAI protocol that all of them speak. Used by the door and by the evaluator; no torch here."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -69,7 +69,7 @@ def chat_stream(
     stop: Sequence[str] = (),
     connect_timeout_s: float = 2.0,
     read_timeout_s: float = 120.0,
-) -> Iterator[Delta]:
+) -> Generator[Delta, None, None]:
     """One answer, piece by piece; always a stream, for an engine goes on with a plain request whose caller has left.
 
     Closing the iterator closes the connection, which frees the engine's slot. Raises Unavailable when the engine does

@@ -1,0 +1,196 @@
+"""The drafts of one prompt, asked of the engine it is pinned to, side by side."""
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from queue import Empty, SimpleQueue
+
+from msgspec import Struct, field
+
+from api.chat_request import ChatRequest
+from api.metrics import Metrics
+from api.routing import Pin, Routes, engine_key
+from streams.engine_client import Delta, chat_stream, escape_control_tokens
+from streams.errors import Unavailable
+
+ENGINE_PATIENCE_S = 15.0  # for an engine that died to come back, before the request fails
+_LOOK_S = 0.25
+
+
+class Draft(Struct):
+    """One draft as it grows. `finish_reason` is there when it is whole."""
+
+    pieces: list[str] = field(default_factory=list)
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    duration_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+class Piece(Struct, frozen=True):
+    index: int
+    text: str
+
+
+class _Again(Struct, frozen=True):
+    """What this draft had so far is void: its engine died, and nobody has seen it."""
+
+    index: int
+
+
+class _Whole(Struct, frozen=True):
+    index: int
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    duration_s: float
+
+
+class _Failed(Struct, frozen=True):
+    index: int
+    error: Exception
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Answering:
+    """Runs a thread a draft; `pieces` hands on what comes, and ends when every draft is whole.
+
+    `may_restart`: nothing is shown before everything is whole, so an engine that dies in the middle may begin anew.
+    The pin's count goes down as each draft ends, however it ends; `close` makes them end soon.
+    """
+
+    def __init__(
+        self,
+        chat: ChatRequest,
+        pin: Pin,
+        routes: Routes,
+        derive: Callable[[str], str],
+        metrics: Metrics,
+        may_restart: bool,
+    ) -> None:
+        self.drafts = [Draft() for _ in range(chat.drafts)]
+        self._chat = chat
+        self._pin = pin
+        self._routes = routes
+        self._key = engine_key(derive, pin.engine_id)
+        self._metrics = metrics
+        self._may_restart = may_restart
+        self._closed = threading.Event()
+        self._queue: SimpleQueue[Piece | _Again | _Whole | _Failed] = SimpleQueue()
+        self._messages = [{"role": m["role"], "content": escape_control_tokens(m["content"])} for m in chat.messages]
+        self._started_at = time.monotonic()
+        for index in range(chat.drafts):
+            threading.Thread(target=self._run, args=(index,), name=f"draft-{index}", daemon=True).start()
+
+    def pieces(self, client_gone: Callable[[], bool]) -> Iterator[Piece]:
+        """Every piece of text, as it comes. Raises ClientLeft, Unavailable (the engine broke off) or Invalid (it refused)."""
+        left = len(self.drafts)
+        while left:
+            try:
+                said = self._queue.get(timeout=_LOOK_S)
+            except Empty:
+                if client_gone():
+                    raise ClientLeft from None
+                continue
+            draft = self.drafts[said.index]
+            match said:
+                case Piece(_, text):
+                    draft.pieces.append(text)
+                    yield said
+                    if client_gone():
+                        raise ClientLeft
+                case _Again():
+                    draft.pieces.clear()
+                case _Whole():
+                    draft.finish_reason = said.finish_reason
+                    draft.prompt_tokens = said.prompt_tokens
+                    draft.completion_tokens = said.completion_tokens
+                    draft.duration_s = said.duration_s
+                    left -= 1
+                case _Failed():
+                    raise said.error
+
+    def close(self) -> None:
+        """Whoever still answers may stop. Doing it again changes nothing."""
+        self._closed.set()
+
+    def _run(self, index: int) -> None:
+        try:
+            self._queue.put(self._answer(index))
+        except Exception as error:
+            if isinstance(error, ClientLeft):
+                self._metrics.cancelled.labels(self._pin.domain).inc()
+            self._queue.put(_Failed(index, error))
+        finally:
+            self._routes.unpin(self._pin.engine_id)
+
+    def _answer(self, index: int) -> _Whole:
+        deadline = time.monotonic() + ENGINE_PATIENCE_S
+        while True:
+            shown = False
+            try:
+                # Closing the stream closes the connection: the engine's slot is free at once.
+                with closing(self._stream(index)) as deltas:
+                    for delta in deltas:
+                        if self._closed.is_set():
+                            raise ClientLeft
+                        if delta.text:
+                            if index == 0 and not shown:
+                                self._metrics.first_token_s.labels(self._pin.domain).observe(self._elapsed_s())
+                            shown = True
+                            self._queue.put(Piece(index, delta.text))
+                        if delta.finish_reason is not None:
+                            return _Whole(
+                                index,
+                                delta.finish_reason,
+                                delta.prompt_tokens,
+                                delta.completion_tokens,
+                                self._elapsed_s(),
+                            )
+                raise Unavailable("the engine's answer has no end")
+            except Unavailable:
+                if shown and not self._may_restart:
+                    self._metrics.broken.labels(self._pin.domain).inc()
+                    raise
+                if time.monotonic() >= deadline or not self._await_engine(deadline):
+                    self._metrics.broken.labels(self._pin.domain).inc()
+                    raise
+                if shown:
+                    self._queue.put(_Again(index))
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started_at
+
+    def _stream(self, index: int) -> Generator[Delta, None, None]:
+        address = self._routes.address(self._pin.engine_id)
+        if address is None:
+            raise Unavailable("the engine is not ready")
+        return chat_stream(
+            address,
+            self._key,
+            self._pin.engine_id,
+            self._messages,
+            max_tokens=self._chat.max_tokens,
+            temperature=self._chat.temperature,
+            top_p=self._chat.top_p,
+            seed=(self._chat.seed + index) % 2**32,
+            stop=self._chat.stop,
+        )
+
+    def _await_engine(self, deadline: float) -> bool:
+        """Give the engine's keeper a moment; whether trying again makes sense."""
+        while time.monotonic() < deadline and not self._closed.is_set():
+            self._routes.wait(0.1)
+            if self._routes.address(self._pin.engine_id) is not None:
+                return True
+            if not self._routes.lives(self._pin.engine_id):
+                return False
+        return False

@@ -1,0 +1,228 @@
+"""The door as a web application, and the process that serves it: `python -m api.app`."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import waitress.channel
+import waitress.server
+import waitress.task
+from flask import Flask, Response, g, request
+from sqlalchemy import text
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from api import conversations, datasets, domains, door, events, people, rounds
+from api.access import authenticate
+from api.errors import ApiError, refusal_of
+from api.keys import ApiKeys
+from api.metrics import Metrics
+from api.recording import Recorder
+from api.routing import Routes
+from api.services import Services
+from api.wire import BODY_BYTES, DATASET_BODY_BYTES, parse_position, reply
+from streams.errors import Invalid, Unavailable
+from streams.log import KafkaLog
+from streams.sealing import Keyring, MasterKey
+from streams.settings import Settings, from_env
+from streams.store import open_engine, postgres_trouble
+
+logger = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+# Enough for two engines' full queues, feedback and followers beside them; a thread that waits costs little.
+THREADS = 64
+QUEUE_A_SLOT = 4
+FRESHNESS_TIMEOUT_S = 10.0
+
+
+def create_app(services: Services) -> Flask:
+    app = Flask("noria", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
+    app.url_map.strict_slashes = False
+
+    @app.before_request
+    def admit() -> None:
+        g.started = time.monotonic()
+        if request.path in OPEN_PATHS:
+            return
+        authenticate(services.keys)
+        length = request.content_length
+        if length is not None and length > (request.max_content_length or BODY_BYTES):
+            raise RequestEntityTooLarge
+        if request.method == "GET" and "after" in request.args and request.endpoint != "events.list_events":
+            wanted = parse_position(request.args["after"])
+            if not services.recorder.wait_for([wanted], FRESHNESS_TIMEOUT_S):
+                raise ApiError(504, f"the projections did not reach {wanted} in time", param="after")
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule is not None else "none"
+        services.metrics.requests.labels(route, str(response.status_code)).inc()
+        services.metrics.duration_s.labels(route).observe(time.monotonic() - g.get("started", time.monotonic()))
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        return reply({"status": "ok"})
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        missing = []
+        if not services.recorder.log.answers(0.5):
+            missing.append("kafka")
+        try:
+            with postgres_trouble(), services.engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        except Unavailable:
+            missing.append("postgres")
+        routes, _, _ = services.routes.table()
+        if not any(services.routes.address(route.engine_id) for route in routes.values()):
+            missing.append("engine")
+        if missing:
+            return reply({"status": "not ready", "missing": missing}, 503, {"Retry-After": "2"})
+        return reply({"status": "ready"})
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        if request.remote_addr not in ("127.0.0.1", "::1"):
+            raise ApiError(403, "metrics are for this machine only")
+        routes, _, in_flight = services.routes.table()
+        services.metrics.in_flight.clear()
+        for engine_id, drafts in in_flight.items():
+            services.metrics.in_flight.labels(engine_id).set(drafts)
+        for domain, route in routes.items():
+            services.metrics.live_release.labels(domain).set(route.release)
+        return Response(services.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    for module in (door, conversations, domains, rounds, datasets, events, people):
+        app.register_blueprint(module.blueprint(services))
+
+    app.register_error_handler(Exception, _to_client)
+    return app
+
+
+def _to_client(error: Exception) -> Response:
+    if isinstance(error, RequestEntityTooLarge):
+        limit = request.max_content_length or BODY_BYTES
+        refusal = ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
+    elif isinstance(error, HTTPException):
+        status = error.code or 500
+        if 300 <= status < 400:
+            return Response(status=status, headers=dict(error.get_headers()))
+        message = {404: "no such path", 405: "this path does not take that method"}.get(status, error.name)
+        refusal = ApiError(status, message)
+    else:
+        refusal = refusal_of(error)
+    return reply(refusal.body, refusal.status, refusal.headers)
+
+
+class _JsonErrorTask(waitress.task.ErrorTask):
+    """What the server itself refuses (a body far too large, a broken request line) has the same shape as all else."""
+
+    def execute(self) -> None:
+        error: Any = self.request.error  # type: ignore[attr-defined]
+        status = int(error.code)
+        message = {413: "the body is too large", 431: "the headers are too large"}.get(
+            status, "this is no HTTP request"
+        )
+        if status >= 500:
+            message = "something went wrong here"
+        body = msgspec.json.encode(ApiError(status, message).body)
+        self.status = f"{status} {error.reason}"
+        self.response_headers = [("Content-Type", "application/json")]
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(waitress.channel.HTTPChannel):
+    error_task_class = _JsonErrorTask
+
+
+def make_server(app: Flask, host: str, port: int) -> Any:
+    """A waitress server that streams, keeps bodies in memory only, and answers in JSON. `port` 0 picks a free one."""
+    server: Any = waitress.server.create_server(
+        app,
+        host=host,
+        port=port,
+        threads=THREADS,
+        ident="noria",
+        clear_untrusted_proxy_headers=True,
+        channel_timeout=180,
+        cleanup_interval=15,
+        connection_limit=512,
+        backlog=512,
+        # One request ahead is read, which is how a client that leaves is noticed while its answer is being made.
+        channel_request_lookahead=1,
+        max_request_body_size=DATASET_BODY_BYTES,
+        # Past these waitress writes to temporary files, and people's words must not lie on a disk in clear.
+        inbuf_overflow=2 * DATASET_BODY_BYTES,
+        outbuf_overflow=1 << 30,
+        expose_tracebacks=False,
+    )
+    server.channel_class = _Channel
+    return server
+
+
+def build(settings: Settings, client_id: str = "noria-door") -> Services:
+    """The services of a door on this machine, its routes not yet followed."""
+    engine = open_engine(settings.database_url, pool_size=16, max_overflow=48, pool_timeout=5)
+    master = MasterKey(settings.master_key)
+    return Services(
+        settings=settings,
+        engine=engine,
+        recorder=Recorder(KafkaLog(settings.kafka, client_id), engine),
+        keyring=Keyring(engine, master),
+        master=master,
+        keys=ApiKeys(engine),
+        routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT),
+        metrics=Metrics(),
+    )
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for chatty in ("kafka", "httpx", "httpcore", "waitress.queue"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    try:
+        settings = from_env(os.environ)
+        address = urlsplit(settings.door_url)
+        if address.hostname is None or address.port is None:
+            raise Invalid(f"NORIA_DOOR must be http://host:port; got {settings.door_url!r}")
+        services = build(settings)
+    except (Invalid, Unavailable) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    services.routes.start()
+    services.routes.wait_ready(5)
+    try:
+        server = make_server(create_app(services), address.hostname, address.port)
+    except OSError as error:
+        print(f"{settings.door_url}: {error.strerror}", file=sys.stderr)
+        services.routes.stop()
+        return 1
+    print(f"door: {settings.door_url}", flush=True)
+    try:
+        server.run()
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    finally:
+        services.routes.stop()
+        services.recorder.log.close()
+        services.engine.dispose()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,398 @@
+"""The door, as a client sees it: what the command line and the page use. Speaks HTTP only, and knows no table and no topic.
+
+A refusal is `Refused` (with the door's own words), a door that does not answer or cannot at present is `Unavailable`.
+"""
+
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+from urllib.parse import quote
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from streams.errors import Invalid, Unavailable
+from streams.settings import home_of
+
+Json = dict[str, Any]
+Rating = Literal["up", "down"] | int
+TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 180.0  # a long answer of a small machine's engine
+_ATTEMPTS = 3
+
+
+class Refused(Invalid):
+    """The door understood and said no. `param` is the field that it named, if it named one."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class Address(Struct, frozen=True):
+    """Where the door is, and the key that opens it (None: whatever needs a key is refused)."""
+
+    url: str
+    key: str | None
+
+
+class Piece(Struct, frozen=True):
+    """More text of the draft `index`."""
+
+    index: int
+    text: str
+
+
+class Answer(Struct, frozen=True):
+    """The end of an answer: who gave it, and where it stands on the log. `release` is `domain@number`."""
+
+    conversation_id: str
+    release: str
+    reply_ids: tuple[str, ...]
+    position: str
+
+
+class Given(Struct, frozen=True):
+    """Feedback that was recorded. `duplicate`: it had been recorded before, under the same idempotency key."""
+
+    event_id: str
+    position: str
+    duplicate: bool = False
+
+
+class _Error(Struct):
+    message: str = "the door said no, without a reason"
+    param: str | None = None
+    code: str | None = None
+
+
+class _ErrorBody(Struct):
+    error: _Error
+
+
+class _Delta(Struct):
+    content: str | None = None
+
+
+class _Choice(Struct):
+    index: int
+    delta: _Delta
+
+
+class _Chunk(Struct):
+    choices: list[_Choice] = []
+    metadata: Answer | None = None
+    error: _Error | None = None
+
+
+def address_of(environ: Mapping[str, str]) -> Address:
+    """The door's address and key: NORIA_DOOR and NORIA_KEY, else what `noria up` wrote under the home.
+
+    Raises Unavailable when neither says where the door is.
+    """
+    home = home_of(environ)
+    url = environ.get("NORIA_DOOR")
+    written = home / "run" / "noria.json"
+    if not url and written.exists():
+        try:
+            url = str(msgspec.json.decode(written.read_bytes(), type=dict[str, Any]).get("door") or "")
+        except (OSError, msgspec.DecodeError) as error:
+            raise Unavailable(f"{written.name} under the home cannot be read: {error}") from error
+    if not url:
+        raise Unavailable("noria is not running here (start it with `noria up`, or set NORIA_DOOR)")
+    key = environ.get("NORIA_KEY")
+    local = home / "keys" / "local.key"
+    if not key:
+        try:
+            key = local.read_text().strip() if local.exists() else None
+        except OSError as error:
+            raise Invalid(f"the key file {local.name} cannot be read: {error.strerror}") from error
+    return Address(url.rstrip("/"), key or None)
+
+
+class Door:
+    """One door. Safe to use from several threads; `close` it, or use it as a context manager."""
+
+    def __init__(self, address: Address, transport: httpx.BaseTransport | None = None) -> None:
+        headers = {"User-Agent": "noria"}
+        if address.key:
+            headers["Authorization"] = f"Bearer {address.key}"
+        self.url = address.url
+        # trust_env off: a proxy of the machine has no business between a person and a door on loopback.
+        self._http = httpx.Client(
+            base_url=address.url,
+            headers=headers,
+            timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
+            transport=transport,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> "Door":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # what everything below is made of
+
+    def get(self, path: str, **params: Any) -> Any:
+        """What the door answers to a reading. `params` that are None are left out."""
+        return self._send("GET", path, params={k: v for k, v in params.items() if v is not None})
+
+    def send(self, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
+        return self._send(method, path, content=msgspec.json.encode(body), headers=headers)
+
+    # people
+
+    def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        person: str | None = None,
+        conversation_id: str | None = None,
+        drafts: int = 1,
+        more: Mapping[str, Any] | None = None,
+    ) -> Generator[Piece | Answer]:
+        """Ask, and hand on the answer as it comes: pieces of text, then one `Answer`.
+
+        `more` holds further fields of OpenAI's protocol (`temperature`, `max_tokens`, …). An answer that breaks off
+        raises Unavailable; closing the generator closes the connection, which frees the engine.
+        """
+        body: Json = {"model": model, "messages": list(messages), "stream": True, "n": drafts, **(more or {})}
+        if person is not None:
+            body["user"] = person
+        if conversation_id is not None:
+            body["metadata"] = {"conversation_id": conversation_id}
+        request = self._http.build_request(
+            "POST",
+            "/v1/chat/completions",
+            content=msgspec.json.encode(body),
+            headers={"Content-Type": "application/json"},
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=5.0),
+        )
+        answer: Answer | None = None
+        with _reaching(self.url):
+            response = self._http.send(request, stream=True)
+            try:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refusal(response)
+                for data in sse(response.iter_lines()):
+                    if data == "[DONE]":
+                        break
+                    chunk = _decode(data, _Chunk)
+                    if chunk.error is not None:
+                        raise Unavailable(chunk.error.message)
+                    for choice in chunk.choices:
+                        if choice.delta.content:
+                            yield Piece(choice.index, choice.delta.content)
+                    answer = chunk.metadata or answer
+            finally:
+                response.close()
+        if answer is None:
+            raise Unavailable("the answer broke off before its end; it does not count")
+        yield answer
+
+    def feedback(
+        self,
+        reply_id: str,
+        *,
+        person: str | None = None,
+        rating: Rating | None = None,
+        pick: bool | None = None,
+        correction: str | None = None,
+        comment: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Given:
+        """Say what a person thinks of a reply of theirs. Raises Refused."""
+        said: Json = {
+            "reply_id": reply_id,
+            "user": person,
+            "rating": rating,
+            "pick": pick,
+            "correction": correction,
+            "comment": comment,
+        }
+        body = {name: value for name, value in said.items() if value is not None}
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        return msgspec.convert(self.send("POST", "/v1/feedback", body, headers), Given)
+
+    def corrections(self, person: str) -> list[Json]:
+        """What became of the corrections of a person, the newest first."""
+        return _data(self.get(f"/v1/people/{_part(person)}/corrections"))
+
+    def erase(self, person: str) -> Json:
+        return _object(self.send("POST", f"/v1/people/{_part(person)}/erase", {}))
+
+    # domains
+
+    def models(self) -> list[Json]:
+        return _data(self.get("/v1/models"))
+
+    def domains(self) -> list[Json]:
+        return _data(self.get("/v1/domains"))
+
+    def domain(self, domain: str) -> Json:
+        return _object(self.get(f"/v1/domains/{_part(domain)}"))
+
+    def create_domain(self, body: Json) -> Json:
+        return _object(self.send("POST", "/v1/domains", body))
+
+    def policy(self, domain: str) -> Json:
+        return _object(self.get(f"/v1/domains/{_part(domain)}/policy"))
+
+    def set_policy(self, domain: str, policy: Json) -> Json:
+        return _object(self.send("PUT", f"/v1/domains/{_part(domain)}/policy", policy))
+
+    def status(self, domain: str) -> Json:
+        return _object(self.get(f"/v1/domains/{_part(domain)}/status"))
+
+    def add_exam(self, domain: str, body: Json) -> Json:
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/exam", body))
+
+    def import_examples(self, domain: str, body: Json) -> Json:
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/examples", body))
+
+    def examples(self, domain: str) -> list[Json]:
+        return _data(self.get(f"/v1/domains/{_part(domain)}/examples"))
+
+    # rounds and releases
+
+    def start_round(self, domain: str) -> Json:
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/rounds", {}))
+
+    def rounds(self, domain: str | None = None, limit: int | None = None) -> list[Json]:
+        return _data(self.get("/v1/rounds", domain=domain, limit=limit))
+
+    def round(self, round_id: str) -> Json:
+        return _object(self.get(f"/v1/rounds/{_part(round_id)}"))
+
+    def cancel_round(self, round_id: str) -> Json:
+        return _object(self.send("POST", f"/v1/rounds/{_part(round_id)}/cancel", {}))
+
+    def releases(self, domain: str | None = None) -> list[Json]:
+        return _data(self.get("/v1/releases", domain=domain))
+
+    def roll_back(self, domain: str, to: int) -> Json:
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/rollback", {"to": to}))
+
+    # the log
+
+    def events(self, **params: Any) -> Json:
+        """A page of events: `domain`, `topic`, `after`, `limit`."""
+        return _object(self.get("/v1/events", **params))
+
+    def event(self, event_id: str) -> Json:
+        return _object(self.get(f"/v1/events/{_part(event_id)}"))
+
+    def follow(self, **params: Any) -> Generator[Json]:
+        """Events as they come, for ever. Raises Unavailable when the door goes away."""
+        asked = {k: v for k, v in params.items() if v is not None} | {"follow": 1}
+        # The door says something every few seconds, if only that nothing has come.
+        timeout = httpx.Timeout(60.0, connect=5.0)
+        with (
+            _reaching(self.url),
+            self._http.stream("GET", "/v1/events", params=asked, timeout=timeout) as response,
+        ):
+            if response.status_code >= 400:
+                response.read()
+                raise _refusal(response)
+            for data in sse(response.iter_lines()):
+                yield _decode(data, Json)
+
+    def _send(self, method: str, path: str, **more: Any) -> Any:
+        headers = dict(more.pop("headers", None) or {})
+        if "content" in more:
+            headers["Content-Type"] = "application/json"
+        # A reading may be asked again; what writes is not, unless its sender gave it an idempotency key.
+        attempts = _ATTEMPTS if method == "GET" or "Idempotency-Key" in headers else 1
+        while True:
+            attempts -= 1
+            try:
+                with _reaching(self.url):
+                    response = self._http.request(method, path, headers=headers, **more)
+                break
+            except Unavailable:
+                if not attempts:
+                    raise
+        if response.status_code >= 400:
+            raise _refusal(response)
+        return _decode(response.content, Any)
+
+
+def open_door(environ: Mapping[str, str] | None = None) -> Door:
+    """The door that the environment names. Raises Unavailable when it names none."""
+    return Door(address_of(os.environ if environ is None else environ))
+
+
+def sse(lines: Iterator[str]) -> Iterator[str]:
+    """The `data` of each server-sent event; comments and other fields are passed over."""
+    data: list[str] = []
+    for line in lines:
+        if not line:
+            if data:
+                yield "\n".join(data)
+            data = []
+        elif line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+    if data:
+        yield "\n".join(data)
+
+
+@contextmanager
+def _reaching(url: str) -> Generator[None]:
+    """A door that cannot be reached is Unavailable, whatever the library calls it."""
+    try:
+        yield
+    except httpx.InvalidURL as error:
+        raise Invalid(f"{url} is not an address: {error}") from error
+    except httpx.ConnectError as error:
+        raise Unavailable(f"the door at {url} does not answer; is `noria up` running?") from error
+    except httpx.TimeoutException as error:
+        raise Unavailable(f"the door at {url} took too long") from error
+    except httpx.HTTPError as error:
+        raise Unavailable(f"the connection to the door at {url} broke: {type(error).__name__}") from error
+
+
+def _refusal(response: httpx.Response) -> Refused | Unavailable:
+    try:
+        said = msgspec.json.decode(response.content, type=_ErrorBody).error
+    except msgspec.DecodeError:
+        said = _Error(f"the door answered {response.status_code} in words that are not its own")
+    if response.status_code in (502, 503, 504):
+        return Unavailable(said.message)
+    return Refused(response.status_code, said.message, said.param, said.code)
+
+
+def _decode(raw: str | bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError as error:
+        raise Unavailable(f"the door's answer cannot be read: {error}") from error
+
+
+def _data(body: Any) -> list[Json]:
+    found = body.get("data") if isinstance(body, dict) else body
+    if not isinstance(found, list):
+        raise Unavailable("the door's answer cannot be read: a list was expected")
+    return found
+
+
+def _object(body: Any) -> Json:
+    if not isinstance(body, dict):
+        raise Unavailable("the door's answer cannot be read: an object was expected")
+    return body
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path."""
+    return quote(name, safe="")

@@ -1,0 +1,270 @@
+"""Feedback: a rating, a pick, a correction or a comment, on a reply that its own person got."""
+
+import re
+import threading
+import unicodedata
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+
+import msgspec
+from flask import Blueprint, Response, request
+from msgspec import Struct
+from sqlalchemy import select
+
+from api.access import caller, needs
+from api.errors import ApiError
+from api.keys import Caller
+from api.services import SOURCE, Services, person_subject
+from api.wire import check_person, read_object, reply, typed
+from streams import schema, sealing
+from streams.codec import envelope_for
+from streams.errors import Erased
+from streams.events import (
+    CONVERSATIONS,
+    DraftPicked,
+    Envelope,
+    ReplyCommented,
+    ReplyCorrected,
+    ReplyRated,
+)
+from streams.log import Position
+from streams.sealed import Sealed
+from streams.store import postgres_trouble
+
+TEXT_BYTES = 32 * 1024
+CATCH_UP_S = 5.0
+REMEMBERED = 10_000
+_KEYS = uuid5(NAMESPACE_URL, "urn:noria:idempotency-key")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class _Body(Struct, forbid_unknown_fields=True):
+    reply_id: str
+    user: str | None = None
+    rating: Literal["up", "down"] | int | None = None
+    pick: bool | None = None
+    correction: str | None = None
+    comment: str | None = None
+
+
+class _Reply(Struct, frozen=True):
+    reply_id: str
+    prompt_id: str
+    conversation_id: str
+    domain: str
+    person: str
+    text: Sealed
+
+
+class _Given(Struct, frozen=True):
+    """What a request with that idempotency key said, and where it stands."""
+
+    digest: str
+    position: str
+
+
+class _Memory:
+    """The last requests with an Idempotency-Key: what the projections may not have taken in yet. Holds no words."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: OrderedDict[UUID, _Given] = OrderedDict()
+        self._turns = [threading.Lock() for _ in range(64)]
+
+    def turn(self, event_id: UUID) -> threading.Lock:
+        """Two requests with one key wait for each other."""
+        return self._turns[event_id.int % len(self._turns)]
+
+    def get(self, event_id: UUID) -> _Given | None:
+        with self._lock:
+            return self._found.get(event_id)
+
+    def put(self, event_id: UUID, given: _Given) -> None:
+        with self._lock:
+            self._found[event_id] = given
+            while len(self._found) > REMEMBERED:
+                self._found.popitem(last=False)
+
+
+def blueprint(services: Services) -> Blueprint:
+    views = Blueprint("conversations", __name__)
+    memory = _Memory()
+
+    @views.post("/v1/feedback")
+    @needs("chat")
+    def give_feedback() -> Response:
+        said, canonical = parse_feedback(read_object(), caller())
+        key = request.headers.get("Idempotency-Key")
+        if key is None:
+            return _record(services, memory, said, canonical, uuid4(), remembered=False)
+        if not _KEY.fullmatch(key):
+            message = "Idempotency-Key must be 1 to 255 visible ASCII characters"
+            raise ApiError(400, message, param="Idempotency-Key")
+        event_id = uuid5(_KEYS, f"{caller().key_id}\n{said.user}\n{key}")
+        with memory.turn(event_id):
+            return _record(services, memory, said, canonical, event_id, remembered=True)
+
+    return views
+
+
+def parse_feedback(body: dict[str, Any], who: Caller) -> tuple[_Body, bytes]:
+    """Check a body; it and its canonical bytes, which say whether two requests are the same."""
+    said = typed(body, _Body)
+    said.user = check_person(said.user) if said.user is not None else who.person
+    if not said.reply_id:
+        raise ApiError(400, "reply_id must not be empty", param="reply_id")
+    if isinstance(said.rating, int) and not 1 <= said.rating <= 5:
+        raise ApiError(400, "rating must be up, down or 1 to 5", param="rating")
+    if said.pick is False:
+        raise ApiError(400, "pick can only be true", param="pick")
+    for name in ("correction", "comment"):
+        words = getattr(said, name)
+        if words is None:
+            continue
+        if not words.strip():
+            raise ApiError(400, f"{name} must not be empty", param=name)
+        if len(words.encode()) > TEXT_BYTES:
+            raise ApiError(413, f"{name} is longer than {TEXT_BYTES} bytes", param=name, code="text_too_large")
+    kinds = [name for name in ("rating", "pick", "correction") if getattr(said, name) is not None]
+    if len(kinds) > 1:
+        raise ApiError(400, f"give one of rating, pick, correction; got {', '.join(kinds)}", param=kinds[1])
+    if not kinds and said.comment is None:
+        raise ApiError(400, "give a rating, a pick, a correction or a comment", param="rating")
+    return said, msgspec.json.encode(msgspec.to_builtins(said), order="deterministic")
+
+
+def _record(
+    services: Services, memory: _Memory, said: _Body, canonical: bytes, event_id: UUID, remembered: bool
+) -> Response:
+    with postgres_trouble():
+        digest = sealing.digest(canonical, services.keyring)
+    if remembered:
+        before = memory.get(event_id) or _from_projection(services, event_id)
+        if before is None and services.recorder.wait_for_ends(CONVERSATIONS, CATCH_UP_S):
+            # A door that died may have recorded it without having said so.
+            before = _from_projection(services, event_id)
+        if before is not None:
+            memory.put(event_id, before)
+            if before.digest != digest:
+                message = "this Idempotency-Key was used for something else"
+                raise ApiError(409, message, param="Idempotency-Key", code="idempotency_key_reused")
+            return _answer(event_id, before.position, duplicate=True)
+    reply_ = find_reply(services, said.reply_id)
+    if reply_.person != said.user:
+        raise ApiError(403, "that reply was given to another person", param="user")
+    if said.correction is not None:
+        _check_correction(services, reply_, said.correction)
+    envelopes = _envelopes(services, said, reply_, event_id, digest)
+    try:
+        with services.metrics.append_s.time():
+            found: list[Position] = services.recorder.append(envelopes)
+    except Exception:
+        services.metrics.append_failures.inc()
+        raise
+    if remembered:
+        memory.put(event_id, _Given(digest, str(found[-1])))
+    for kind in ("rating", "pick", "correction", "comment"):
+        if getattr(said, kind) is not None:
+            services.metrics.feedback.labels(kind).inc()
+    return _answer(event_id, str(found[-1]), duplicate=False)
+
+
+def _answer(event_id: UUID, position: str, duplicate: bool) -> Response:
+    return reply({"event_id": str(event_id), "position": position, "duplicate": duplicate})
+
+
+def _from_projection(services: Services, event_id: UUID) -> _Given | None:
+    events, feedback = schema.events.c, schema.feedback.c
+    # A comment given along with something else stands behind it, and is the last of the request.
+    ids = [str(event_id), str(uuid5(event_id, "comment"))]
+    with postgres_trouble(), services.engine.connect() as connection:
+        rows = connection.execute(
+            select(events.topic, events.partition, events.offset, feedback.request_digest)
+            .join_from(schema.events, schema.feedback, events.event_id == feedback.event_id)
+            .where(events.event_id.in_(ids))
+            .order_by(events.offset)
+        ).all()
+    if not rows:
+        return None
+    last = rows[-1]
+    return _Given(last.request_digest, str(Position(last.topic, last.partition, last.offset)))
+
+
+def find_reply(services: Services, reply_id: str) -> _Reply:
+    """The reply as the projections hold it, once they have reached where the log ended on arrival. Raises ApiError 404."""
+    found = _select_reply(services, reply_id)
+    if found is None:
+        services.recorder.wait_for_ends(CONVERSATIONS, CATCH_UP_S)
+        found = _select_reply(services, reply_id)
+    if found is None:
+        raise ApiError(404, "there is no such reply", param="reply_id", code="reply_not_found")
+    return found
+
+
+def _select_reply(services: Services, reply_id: str) -> _Reply | None:
+    replies = schema.replies.c
+    if "\x00" in reply_id:
+        return None
+    with postgres_trouble(), services.engine.connect() as connection:
+        row = connection.execute(
+            select(
+                replies.reply_id,
+                replies.prompt_id,
+                replies.conversation_id,
+                replies.domain,
+                replies.person,
+                replies.text,
+            ).where(replies.reply_id == reply_id)
+        ).one_or_none()
+    return msgspec.convert(dict(row._mapping), _Reply) if row is not None else None
+
+
+def _check_correction(services: Services, reply_: _Reply, correction: str) -> None:
+    try:
+        with postgres_trouble():
+            words = sealing.open_sealed(reply_.text, services.keyring)
+    except Erased:
+        raise ApiError(410, "what that reply said was erased", param="reply_id", code="erased") from None
+    if _plain(words) == _plain(correction):
+        raise ApiError(422, "the correction says the same as the reply", param="correction")
+
+
+def _plain(words: str) -> str:
+    return unicodedata.normalize("NFKC", words).strip()
+
+
+def _envelopes(services: Services, said: _Body, reply_: _Reply, event_id: UUID, digest: str) -> list[Envelope]:
+    person = reply_.person
+    with postgres_trouble():
+        key = services.keyring.key_for(person_subject(person))
+    place: dict[str, str] = {
+        "domain": reply_.domain,
+        "conversation_id": reply_.conversation_id,
+        "prompt_id": reply_.prompt_id,
+        "reply_id": reply_.reply_id,
+        "person": person,
+        "request_digest": digest,
+    }
+    found: list[tuple[UUID, DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented]] = []
+    if said.pick:
+        found.append((event_id, DraftPicked(**place)))
+    if said.rating is not None:
+        thumb = {"up": 1, "down": -1}
+        if isinstance(said.rating, str):
+            found.append((event_id, ReplyRated(rating=thumb[said.rating], scale="thumb", **place)))
+        else:
+            found.append((event_id, ReplyRated(rating=said.rating, scale="stars", **place)))
+    if said.correction is not None:
+        text = sealing.seal(said.correction, key, f"{event_id}#text")
+        found.append((event_id, ReplyCorrected(text=text, **place)))
+    if said.comment is not None:
+        comment_id = uuid5(event_id, "comment") if found else event_id
+        text = sealing.seal(said.comment, key, f"{comment_id}#text")
+        found.append((comment_id, ReplyCommented(text=text, **place)))
+    at = datetime.now(UTC)
+    return [
+        envelope_for(event, id=id_, source=SOURCE, time=at, correlation_id=reply_.conversation_id)
+        for id_, event in found
+    ]

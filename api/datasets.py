@@ -1,0 +1,243 @@
+"""What a data team brings and takes: exam items, and training examples in the Alpaca shape."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import msgspec
+from flask import Blueprint, Response, request
+from msgspec import Struct, field
+from sqlalchemy import Column, select
+
+from api.access import caller, needs
+from api.domains import domain_row
+from api.errors import ApiError
+from api.services import SOURCE, Services, domain_subject, person_subject
+from api.wire import DATASET_BODY_BYTES, check_person, read_json, reply, typed
+from streams import schema, sealing
+from streams.codec import envelope_for
+from streams.errors import Erased
+from streams.events import Envelope, ExamItemAdded, ExampleAccepted
+from streams.sealed import Sealed
+from streams.store import postgres_trouble
+
+ITEM_BYTES = 32 * 1024
+MOST_ITEMS = 5000
+_ITEMS = uuid5(NAMESPACE_URL, "urn:noria:dataset-item")
+
+
+class _ExamItem(Struct, forbid_unknown_fields=True):
+    question: str
+    answer: str
+    kind: Literal["held_out", "general"]
+    keys: list[str] = field(default_factory=list)
+
+
+class _Alpaca(Struct, forbid_unknown_fields=True):
+    instruction: str
+    output: str
+    input: str = ""
+    system: str = ""
+    history: list[tuple[str, str]] = field(default_factory=list)
+
+
+def blueprint(services: Services) -> Blueprint:
+    views = Blueprint("datasets", __name__)
+
+    @views.post("/v1/domains/<domain>/exam")
+    @needs("data")
+    def add_exam(domain: str) -> Response:
+        said = typed(_items(), list[_ExamItem])
+        domain_row(services, domain)
+        return reply(_add(services, schema.exam_items.c.item_id, _exam_events(services, domain, said)))
+
+    @views.get("/v1/domains/<domain>/exam")
+    @needs("data")
+    def show_exam(domain: str) -> Response:
+        domain_row(services, domain)
+        table = schema.exam_items
+        with postgres_trouble(), services.engine.connect() as connection:
+            rows = connection.execute(
+                select(table).where(table.c.domain == domain).order_by(table.c.added_offset)
+            ).all()
+        found = []
+        for row in rows:
+            opened = _open(services, row.item)
+            if opened is not None:
+                found.append({"item_id": row.item_id, "kind": row.kind, **msgspec.json.decode(opened)})
+        return reply({"data": found, "erased": len(rows) - len(found)})
+
+    @views.post("/v1/domains/<domain>/examples")
+    @needs("data")
+    def import_examples(domain: str) -> Response:
+        person = caller().person
+        if "user" in request.args:
+            person = check_person(request.args["user"])
+        said = typed(_items(), list[_Alpaca])
+        domain_row(services, domain)
+        return reply(_add(services, schema.examples.c.example_id, _example_events(services, domain, person, said)))
+
+    @views.get("/v1/domains/<domain>/examples")
+    @needs("data")
+    def export_examples(domain: str) -> Response:
+        if request.args.get("format", "alpaca") != "alpaca":
+            raise ApiError(400, "format must be alpaca", param="format")
+        domain_row(services, domain)
+        return reply(_export(services, domain))
+
+    return views
+
+
+def _items() -> list[Any]:
+    request.max_content_length = DATASET_BODY_BYTES
+    body = read_json()
+    if not isinstance(body, list) or not body:
+        raise ApiError(400, "the body must be a JSON list with at least one item")
+    if len(body) > MOST_ITEMS:
+        raise ApiError(413, f"at most {MOST_ITEMS} items at once", code="too_many_items")
+    return body
+
+
+def _check_size(words: Sequence[str], number: int) -> None:
+    if sum(len(text.encode()) for text in words) > ITEM_BYTES:
+        raise ApiError(
+            413,
+            f"item {number} is longer than {ITEM_BYTES} bytes",
+            param=f"[{number}]",
+            code="text_too_large",
+        )
+
+
+def _require(words: str, name: str, number: int) -> str:
+    if not words.strip():
+        raise ApiError(400, f"{name} must not be empty", param=f"[{number}].{name}")
+    return words
+
+
+def _identified(services: Services, *parts: str) -> UUID:
+    """The id of an item, from its content by keyed digest: adding the same again is the same event."""
+    with postgres_trouble():
+        return uuid5(_ITEMS, sealing.digest(msgspec.json.encode(parts), services.keyring))
+
+
+def _exam_events(services: Services, domain: str, items: list[_ExamItem]) -> dict[str, Envelope]:
+    at, by = datetime.now(UTC), caller().person
+    with postgres_trouble():
+        key = services.keyring.key_for(domain_subject(domain))
+    found = {}
+    for number, item in enumerate(items):
+        _require(item.question, "question", number)
+        _require(item.answer, "answer", number)
+        for place, accepted in enumerate(item.keys):
+            _require(accepted, f"keys[{place}]", number)
+        _check_size([item.question, item.answer, *item.keys], number)
+        content = {"question": item.question, "answer": item.answer, "keys": item.keys or [item.answer]}
+        words = msgspec.json.encode(content).decode()
+        id_ = _identified(services, "exam", domain, item.kind, words)
+        event = ExamItemAdded(
+            domain=domain,
+            item_id=id_.hex,
+            kind=item.kind,
+            item=sealing.seal(words, key, f"{id_}#item"),
+            by=by,
+        )
+        found[id_.hex] = envelope_for(event, id=id_, source=SOURCE, time=at, correlation_id=domain)
+    return found
+
+
+def _example_events(services: Services, domain: str, person: str, items: list[_Alpaca]) -> dict[str, Envelope]:
+    at = datetime.now(UTC)
+    with postgres_trouble():
+        key = services.keyring.key_for(person_subject(person))
+    found = {}
+    for number, item in enumerate(items):
+        _require(item.instruction, "instruction", number)
+        _require(item.output, "output", number)
+        turns = [words for pair in item.history for words in pair]
+        _check_size([item.instruction, item.input, item.output, item.system, *turns], number)
+        prompt = msgspec.json.encode(alpaca_messages(item)).decode()
+        # The key is part of the name: what comes again after an erasure is new.
+        id_ = _identified(services, "example", domain, key.kid, prompt, item.output)
+        event = ExampleAccepted(
+            domain=domain,
+            example_id=id_.hex,
+            kind="annotation",
+            person=person,
+            prompt=sealing.seal(prompt, key, f"{id_}#prompt"),
+            answer=sealing.seal(item.output, key, f"{id_}#answer"),
+            said_at=at,
+        )
+        found[id_.hex] = envelope_for(event, id=id_, source=SOURCE, time=at, correlation_id=domain)
+    return found
+
+
+def alpaca_messages(item: _Alpaca) -> list[dict[str, str]]:
+    """The messages up to and with the prompt. Instruction and input become one prompt, the input on its own line."""
+    found = [{"role": "system", "content": item.system}] if item.system.strip() else []
+    for asked, answered in item.history:
+        found += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    prompt = f"{item.instruction}\n{item.input}" if item.input.strip() else item.instruction
+    return [*found, {"role": "user", "content": prompt}]
+
+
+def to_alpaca(messages: list[dict[str, str]], answer: str) -> dict[str, Any]:
+    """The way back; what was instruction and input comes back as instruction."""
+    system = "\n".join(m["content"] for m in messages if m["role"] == "system")
+    history: list[list[str]] = []
+    for message in [m for m in messages[:-1] if m["role"] != "system"]:
+        if message["role"] == "user":
+            history.append([message["content"], ""])
+        elif history:
+            history[-1][1] = message["content"]
+    return {
+        "instruction": messages[-1]["content"],
+        "input": "",
+        "output": answer,
+        "system": system,
+        "history": history,
+    }
+
+
+def _add(services: Services, id_column: Column[str], events: dict[str, Envelope]) -> dict[str, Any]:
+    """Append what is not there yet."""
+    with postgres_trouble(), services.engine.connect() as connection:
+        there = set(connection.execute(select(id_column).where(id_column.in_(list(events)))).scalars())
+    new = [envelope for id_, envelope in events.items() if id_ not in there]
+    positions = []
+    for start in range(0, len(new), 200):
+        positions += services.recorder.append(new[start : start + 200], timeout_s=10)
+    return {
+        "added": len(new),
+        "known": len(there),
+        "ids": list(events),
+        "position": str(positions[-1]) if positions else None,
+    }
+
+
+def _open(services: Services, sealed: dict[str, Any]) -> str | None:
+    try:
+        with postgres_trouble():
+            return sealing.open_sealed(msgspec.convert(sealed, Sealed), services.keyring)
+    except Erased:
+        return None
+
+
+def _export(services: Services, domain: str) -> dict[str, Any]:
+    table = schema.examples
+    with postgres_trouble(), services.engine.connect() as connection:
+        rows = connection.execute(select(table).where(table.c.domain == domain).order_by(table.c.accepted_offset)).all()
+    found, erased, retired = [], 0, 0
+    for row in rows:
+        if row.retired_reason == "erased":
+            erased += 1
+            continue
+        if row.retired_offset is not None:
+            retired += 1
+            continue
+        prompt, answer = _open(services, row.prompt), _open(services, row.answer)
+        if prompt is None or answer is None:
+            erased += 1
+            continue
+        found.append(to_alpaca(msgspec.json.decode(prompt), answer))
+    return {"format": "alpaca", "data": found, "erased": erased, "retired": retired}

@@ -1,0 +1,221 @@
+"""Domains: made, shown, their policy set, and why the next round has not come yet."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from flask import Blueprint, Response
+from msgspec import Struct, field
+from sqlalchemy import Connection, func, select
+
+from api.access import caller, needs
+from api.errors import ApiError
+from api.rounds import release_rows, round_rows
+from api.services import SOURCE, Services
+from api.wire import check_domain, no_control_characters, read_json, read_object, reply, typed
+from streams import schema
+from streams.codec import envelope_for
+from streams.errors import Invalid
+from streams.events import DOMAINS, DomainCreated, DomainEvent, PolicySet
+from streams.policy import Policy, check_policy
+from streams.settings import Settings
+from streams.store import postgres_trouble
+
+DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
+ENGINES = ("llamacpp", "lightllm")
+CATCH_UP_S = 5.0
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+
+
+class _NewDomain(Struct, forbid_unknown_fields=True):
+    domain: str
+    title: str = ""
+    languages: list[str] = field(default_factory=lambda: ["en"])
+    system_prompt: str = ""
+    base_model: str = DEFAULT_BASE_MODEL
+    engine: str = "llamacpp"
+    replay_prompts: list[str] = field(default_factory=list)
+    policy: dict[str, Any] | None = None
+
+
+def blueprint(services: Services) -> Blueprint:
+    views = Blueprint("domains", __name__)
+
+    @views.get("/v1/domains")
+    @needs("data")
+    def list_domains() -> Response:
+        with postgres_trouble(), services.engine.connect() as connection:
+            rows = connection.execute(select(schema.domains).order_by(schema.domains.c.domain)).mappings()
+            return reply({"data": [shown(dict(row)) for row in rows]})
+
+    @views.post("/v1/domains")
+    @needs("operator")
+    def create_domain() -> Response:
+        said = typed(read_object(), _NewDomain)
+        created = check_new_domain(said, services.settings)
+        policy = check_new_policy(said.policy or {}, "policy")
+        services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S)
+        with postgres_trouble(), services.engine.connect() as connection:
+            if _row(connection, said.domain) is not None:
+                raise ApiError(409, "there is such a domain already", param="domain", code="domain_exists")
+        by = caller().person
+        position = append_domain_events(services, [created, PolicySet(domain=said.domain, policy=policy, by=by)])
+        return reply({"domain": said.domain, "base_model": created.base_model, "position": position}, 201)
+
+    @views.get("/v1/domains/<domain>")
+    @needs("data")
+    def show_domain(domain: str) -> Response:
+        return reply(shown(domain_row(services, domain)))
+
+    @views.get("/v1/domains/<domain>/policy")
+    @needs("data")
+    def show_policy(domain: str) -> Response:
+        return reply(domain_row(services, domain)["policy"])
+
+    @views.put("/v1/domains/<domain>/policy")
+    @needs("operator")
+    def set_policy(domain: str) -> Response:
+        policy = check_new_policy(read_json(), "")
+        domain_row(services, domain)
+        event = PolicySet(domain=domain, policy=policy, by=caller().person)
+        position = append_domain_events(services, [event])
+        return reply({"position": position, "policy": msgspec.to_builtins(policy)})
+
+    @views.get("/v1/domains/<domain>/status")
+    @needs("data")
+    def show_status(domain: str) -> Response:
+        return reply(status(services, domain_row(services, domain)))
+
+    return views
+
+
+def check_new_domain(said: _NewDomain, settings: Settings) -> DomainCreated:
+    """What a creation asks for, checked. Raises ApiError 400, or 422 for a model or engine that is not here."""
+    check_domain(said.domain)
+    for name in ("title", "system_prompt"):
+        no_control_characters(getattr(said, name), name)
+    if len(said.title) > 200:
+        raise ApiError(400, "title must be at most 200 characters", param="title")
+    if len(said.system_prompt.encode()) > 8192:
+        raise ApiError(400, "system_prompt must be at most 8192 bytes", param="system_prompt")
+    for number, language in enumerate(said.languages):
+        if not _LANGUAGE.fullmatch(language):
+            raise ApiError(400, "a language is a tag like en or zh-CN", param=f"languages[{number}]")
+    for number, prompt in enumerate(said.replay_prompts):
+        param = f"replay_prompts[{number}]"
+        no_control_characters(prompt, param)
+        if not 1 <= len(prompt.strip()) <= 2000:
+            raise ApiError(400, f"{param} must be 1 to 2000 characters", param=param)
+    if said.engine not in ENGINES:
+        raise ApiError(422, f"engine must be one of {', '.join(ENGINES)}", param="engine")
+    return DomainCreated(
+        domain=said.domain,
+        title=said.title or said.domain,
+        languages=tuple(said.languages),
+        system_prompt=said.system_prompt,
+        base_model=base_model_digest(said.base_model, settings),
+        engine=said.engine,
+        replay_prompts=tuple(said.replay_prompts),
+    )
+
+
+def base_model_digest(name: str, settings: Settings) -> str:
+    """A digest as it is, or the digest of the base model that was prepared here under that name."""
+    if _DIGEST.fullmatch(name):
+        return name
+    known: dict[str, str] = {}
+    if settings.models_index.exists():
+        known = msgspec.json.decode(settings.models_index.read_bytes(), type=dict[str, str])
+    if name not in known:
+        there = ", ".join(sorted(known)) or "none is prepared yet"
+        raise ApiError(422, f"base_model is not one of those prepared here ({there}) nor a digest", param="base_model")
+    return known[name]
+
+
+def check_new_policy(body: Any, within: str) -> Policy:
+    """A policy that could be acted upon. Raises ApiError: 400 for its shape, 422 for its values, naming the field."""
+    if not isinstance(body, dict):
+        raise ApiError(400, "a policy must be a JSON object", param=within or None)
+    policy = typed(body, Policy, within)
+    try:
+        check_policy(policy)
+    except Invalid as error:
+        named = str(error).split(" ", 1)[0].rstrip(":")
+        param = ".".join(part for part in (within, named) if part)
+        raise ApiError(422, f"policy: {error}", param=param) from None
+    return policy
+
+
+def append_domain_events(services: Services, events: list[DomainEvent], correlation_id: str | None = None) -> str:
+    """Append events of one domain in order; the position of the last."""
+    at = datetime.now(UTC)
+    envelopes = [
+        envelope_for(event, id=uuid4(), source=SOURCE, time=at, correlation_id=correlation_id or event.domain)
+        for event in events
+    ]
+    return str(services.recorder.append(envelopes)[-1])
+
+
+def domain_row(services: Services, domain: str) -> dict[str, Any]:
+    """Raises ApiError 404."""
+    with postgres_trouble(), services.engine.connect() as connection:
+        row = _row(connection, domain)
+    if row is None:
+        raise ApiError(404, "there is no such domain", param="domain", code="domain_not_found")
+    return row
+
+
+def _row(connection: Connection, domain: str) -> dict[str, Any] | None:
+    row = connection.execute(select(schema.domains).where(schema.domains.c.domain == domain)).mappings().one_or_none()
+    return dict(row) if row is not None else None
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A domain as clients see it."""
+    return row
+
+
+def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
+    """Where the domain stands: what answers, what is under way, and why the next round has not come yet."""
+    domain = row["domain"]
+    with postgres_trouble(), services.engine.connect() as connection:
+        recent = round_rows(connection, domain, limit=5)
+        releases = release_rows(connection, domain)
+        feedback = connection.execute(
+            select(schema.feedback.c.kind, func.count())
+            .where(schema.feedback.c.domain == domain)
+            .group_by(schema.feedback.c.kind)
+        ).all()
+        exam = connection.execute(
+            select(schema.exam_items.c.kind, func.count())
+            .where(schema.exam_items.c.domain == domain)
+            .group_by(schema.exam_items.c.kind)
+        ).all()
+    routes, engines, _ = services.routes.table()
+    route = routes.get(domain)
+    engine = engines.get(route.engine_id) if route is not None else None
+    return {
+        "domain": domain,
+        "title": row["title"],
+        "live_release": row["live_release"],
+        "serving": {
+            "release": route.release,
+            "engine": route.engine_id,
+            "state": engine.state if engine else None,
+        }
+        if route is not None
+        else None,
+        "due": row["due"],
+        "missing": row["missing"],
+        "wake_at": row["wake_at"],
+        "gathered": {name: row[name] for name in ("corrections", "preferences", "people")},
+        "thresholds": row["policy"].get("thresholds"),
+        "round": next((r for r in recent if r["round_id"] == row["round_id"]), None),
+        "rounds": recent,
+        "releases": releases[-5:],
+        "feedback": {kind: number for kind, number in feedback},
+        "exam": {kind: number for kind, number in exam},
+    }

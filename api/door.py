@@ -1,0 +1,372 @@
+"""The OpenAI endpoint. What was asked is on the log before the engine hears of it, and what was answered before the answer ends.
+
+A client that leaves in the middle frees the engine's slot. Its unfinished drafts are counted and not recorded: a reply
+that nobody has seen whole can be neither rated nor learned from, and the prompt stands on the log all the same.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4, uuid5
+
+import msgspec
+from flask import Blueprint, Response, request
+from msgspec import Struct
+from msgspec.structs import replace
+from sqlalchemy import select
+
+from api.access import caller, needs
+from api.answering import Answering, ClientLeft, Piece
+from api.chat_request import ChatRequest, parse_chat, parse_model
+from api.errors import ApiError, refusal_of
+from api.routing import NoEngine, NotServed, Pin, QueueFull
+from api.services import SOURCE, Services, person_subject
+from api.wire import read_object, reply
+from streams import schema, sealing
+from streams.codec import envelope_for
+from streams.errors import Invalid, Unavailable
+from streams.events import Envelope, PromptAsked, ReplyDrafted
+from streams.store import postgres_trouble
+
+DRAFTS_PATIENCE_S = 20.0  # for the log to take in an answer that is already there
+RETRY_AFTER_S = 2
+
+
+class Asked(Struct, frozen=True):
+    """A prompt on the log."""
+
+    chat: ChatRequest
+    pin: Pin
+    event_id: UUID
+    at: datetime
+    position: str
+
+    @property
+    def prompt_id(self) -> str:
+        return prompt_id_of(self.event_id)
+
+
+def prompt_id_of(event_id: UUID) -> str:
+    return f"prm_{event_id.hex}"
+
+
+def blueprint(services: Services) -> Blueprint:
+    views = Blueprint("door", __name__)
+
+    @views.post("/v1/chat/completions")
+    @needs("chat")
+    def chat_completions() -> Response:
+        chat = parse_chat(read_object(), caller().person)
+        chat = with_system_prompt(services, chat)
+        if not chat.new_conversation:
+            check_conversation_owner(services, chat)
+        pin = pin_for(services, chat)
+        try:
+            asked = record_prompt(services, chat, pin)
+            answering = Answering(
+                chat,
+                pin,
+                services.routes,
+                services.master.derive,
+                services.metrics,
+                may_restart=not chat.stream,
+            )
+        except BaseException:
+            for _ in range(chat.drafts):
+                services.routes.unpin(pin.engine_id)
+            raise
+        return answer(services, asked, answering)
+
+    @views.get("/v1/models")
+    @needs("chat")
+    def list_models() -> Response:
+        return reply({"object": "list", "data": models(services)})
+
+    @views.get("/v1/models/<name>")
+    @needs("chat")
+    def show_model(name: str) -> Response:
+        parse_model(name)
+        found = next((model for model in models(services) if model["id"] == name), None)
+        if found is None:
+            raise ApiError(404, "that model is not served", param="model", code="model_not_found")
+        return reply(found)
+
+    return views
+
+
+def models(services: Services) -> list[dict[str, Any]]:
+    routes, engines, _ = services.routes.table()
+    names = [domain for domain in sorted(routes)]
+    names += sorted({f"{e.domain}@{e.release}" for e in engines.values() if e.state == "ready"})
+    return [{"id": name, "object": "model", "created": 0, "owned_by": "noria"} for name in names]
+
+
+def with_system_prompt(services: Services, chat: ChatRequest) -> ChatRequest:
+    """The domain's system prompt first, unless the caller gives one. It is recorded too: it is what the model was asked."""
+    with postgres_trouble(), services.engine.connect() as connection:
+        said = connection.execute(
+            select(schema.domains.c.system_prompt).where(schema.domains.c.domain == chat.domain)
+        ).scalar_one_or_none()
+    if said is None:
+        raise ApiError(404, "there is no such domain", param="model", code="model_not_found")
+    if not said or any(message["role"] == "system" for message in chat.messages):
+        return chat
+    return replace(chat, messages=({"role": "system", "content": said}, *chat.messages))
+
+
+def check_conversation_owner(services: Services, chat: ChatRequest) -> None:
+    """A conversation belongs to one person and one domain."""
+    prompts = schema.prompts.c
+    with postgres_trouble(), services.engine.connect() as connection:
+        first = connection.execute(
+            select(prompts.person, prompts.domain).where(prompts.conversation_id == chat.conversation_id).limit(1)
+        ).one_or_none()
+    if first is None:
+        return
+    if first.person != chat.person:
+        raise ApiError(403, "that conversation is another person's", param="metadata.conversation_id")
+    if first.domain != chat.domain:
+        raise ApiError(422, "that conversation is in another domain", param="metadata.conversation_id")
+
+
+def pin_for(services: Services, chat: ChatRequest) -> Pin:
+    try:
+        return services.routes.pin(chat.domain, chat.release, chat.drafts)
+    except NotServed as error:
+        if chat.release is not None:
+            message = f"release {chat.release} of {chat.domain} is not served at present"
+            raise ApiError(404, message, param="model", code="release_not_served") from None
+        message = (
+            f"no engine answers for {chat.domain} yet" if not error.known else f"no engine answers for {chat.domain}"
+        )
+        raise ApiError(503, message, code="no_engine", retry_after_s=RETRY_AFTER_S) from None
+    except NoEngine:
+        message = f"no engine of {chat.domain} lives"
+        raise ApiError(503, message, code="no_engine", retry_after_s=RETRY_AFTER_S) from None
+    except QueueFull:
+        message = "the engine's queue is full"
+        raise ApiError(429, message, code="queue_full", retry_after_s=RETRY_AFTER_S) from None
+
+
+def record_prompt(services: Services, chat: ChatRequest, pin: Pin) -> Asked:
+    event_id, at = uuid4(), datetime.now(UTC)
+    with postgres_trouble():
+        key = services.keyring.key_for(person_subject(chat.person))
+    words = msgspec.json.encode(chat.messages).decode()
+    event = PromptAsked(
+        domain=chat.domain,
+        conversation_id=chat.conversation_id,
+        prompt_id=prompt_id_of(event_id),
+        person=chat.person,
+        messages=sealing.seal(words, key, f"{event_id}#messages"),
+        release=pin.release,
+        drafts=chat.drafts,
+    )
+    envelope = envelope_for(event, id=event_id, source=SOURCE, time=at, correlation_id=chat.conversation_id)
+    (position,) = append(services, [envelope])
+    return Asked(chat, pin, event_id, at, str(position))
+
+
+def append(services: Services, envelopes: list[Envelope], patience_s: float | None = None) -> list[Any]:
+    """Append and count how long it took."""
+    try:
+        with services.metrics.append_s.time():
+            if patience_s is None:
+                return list(services.recorder.append(envelopes))
+            return list(services.recorder.append_patiently(envelopes, patience_s))
+    except Unavailable:
+        services.metrics.append_failures.inc()
+        raise
+
+
+def answer(services: Services, asked: Asked, answering: Answering) -> Response:
+    """The whole answer, or its stream once the first piece is there: until then an error still has its own status."""
+    gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
+    pieces = answering.pieces(gone)
+    headers = {
+        "X-Noria-Release": asked.pin.name,
+        "X-Noria-Conversation": asked.chat.conversation_id,
+        "X-Noria-Prompt": asked.prompt_id,
+    }
+    try:
+        if not asked.chat.stream:
+            for _ in pieces:
+                pass
+            body = completion(asked, answering, record_drafts(services, asked, answering))
+            answering.close()
+            return reply(body, headers=headers)
+        first = next(pieces, None)
+    except BaseException as error:
+        answering.close()
+        raise _refusal(error) from None
+    stream = _Stream(services, asked, answering, first, pieces)
+    response = Response(stream, content_type="text/event-stream", headers=headers)
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+def record_drafts(services: Services, asked: Asked, answering: Answering) -> str:
+    """Every draft on the log, acknowledged; the position of the last."""
+    chat, at = asked.chat, datetime.now(UTC)
+    with postgres_trouble():
+        key = services.keyring.key_for(person_subject(chat.person))
+    envelopes = []
+    for index, draft in enumerate(answering.drafts):
+        event_id = uuid5(asked.event_id, f"draft {index}")
+        event = ReplyDrafted(
+            domain=chat.domain,
+            conversation_id=chat.conversation_id,
+            prompt_id=asked.prompt_id,
+            reply_id=reply_id_of(asked, index),
+            person=chat.person,
+            index=index,
+            release=asked.pin.release,
+            text=sealing.seal(draft.text, key, f"{event_id}#text"),
+            finish_reason=draft.finish_reason or "stop",
+            prompt_tokens=draft.prompt_tokens,
+            completion_tokens=draft.completion_tokens,
+            duration_s=round(draft.duration_s, 3),
+        )
+        envelopes.append(
+            envelope_for(
+                event,
+                id=event_id,
+                source=SOURCE,
+                time=at,
+                correlation_id=chat.conversation_id,
+                causation_id=asked.event_id,
+            )
+        )
+    found = append(services, envelopes, DRAFTS_PATIENCE_S)
+    services.metrics.drafts.labels(asked.pin.domain, str(asked.pin.release)).inc(len(envelopes))
+    return str(found[-1])
+
+
+def reply_id_of(asked: Asked, index: int) -> str:
+    return f"rpl_{uuid5(asked.event_id, f'draft {index}').hex}"
+
+
+def completion(asked: Asked, answering: Answering, position: str) -> dict[str, Any]:
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": draft.text, "refusal": None},
+            "finish_reason": draft.finish_reason,
+            "logprobs": None,
+            "reply_id": reply_id_of(asked, index),
+        }
+        for index, draft in enumerate(answering.drafts)
+    ]
+    return {
+        **_head(asked, "chat.completion"),
+        "choices": choices,
+        "usage": _usage(answering),
+        "metadata": _metadata(asked, position),
+    }
+
+
+class _Stream:
+    """The answer as server-sent events. Closing it, which the server does when the client leaves, frees the engine.
+
+    An object rather than a generator: a generator that was never begun does not run its `finally` when closed.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        asked: Asked,
+        answering: Answering,
+        first: Piece | None,
+        pieces: Iterator[Piece],
+    ) -> None:
+        self._answering = answering
+        self._events = _events(services, asked, answering, first, pieces)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._events
+
+    def close(self) -> None:
+        self._answering.close()
+
+
+def _events(
+    services: Services, asked: Asked, answering: Answering, first: Piece | None, pieces: Iterator[Piece]
+) -> Iterator[bytes]:
+    head = _head(asked, "chat.completion.chunk")
+
+    def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return b"data: " + msgspec.json.encode({**head, "choices": choices, **more}) + b"\n\n"
+
+    def piece_of(piece: Piece) -> bytes:
+        return chunk([{"index": piece.index, "delta": {"content": piece.text}, "finish_reason": None}])
+
+    try:
+        opening = {"role": "assistant", "content": ""}
+        for index in range(asked.chat.drafts):
+            yield chunk([{"index": index, "delta": opening, "finish_reason": None}])
+        if first is not None:
+            yield piece_of(first)
+        for piece in pieces:
+            yield piece_of(piece)
+        # No client may take the answer for whole before it is on the log.
+        metadata = _metadata(asked, record_drafts(services, asked, answering))
+    except ClientLeft:
+        return
+    except Exception as error:
+        # The status has been sent; what is left is to say that this is not the end of an answer. No [DONE] follows.
+        yield b"data: " + msgspec.json.encode(_refusal(error).body) + b"\n\n"
+        return
+    last = len(answering.drafts) - 1
+    for index, draft in enumerate(answering.drafts):
+        choice = {
+            "index": index,
+            "delta": {},
+            "finish_reason": draft.finish_reason,
+            "reply_id": reply_id_of(asked, index),
+        }
+        yield chunk([choice], **({"metadata": metadata} if index == last else {}))
+    if asked.chat.include_usage:
+        yield chunk([], usage=_usage(answering), metadata=metadata)
+    yield b"data: [DONE]\n\n"
+
+
+def _refusal(error: BaseException) -> ApiError:
+    match error:
+        case Invalid():
+            message = "the engine refused the messages: they are too long for it, or not what its model can read"
+            return ApiError(400, message, param="messages", code="engine_refused")
+        case Unavailable() if "engine" in str(error):
+            message = "the engine did not finish the answer"
+            return ApiError(503, message, code="engine_broke_off", retry_after_s=RETRY_AFTER_S)
+        case Unavailable():
+            message = "the answer could not be recorded; it does not count"
+            return ApiError(503, message, code="unavailable", retry_after_s=RETRY_AFTER_S)
+        case ClientLeft():
+            return ApiError(499, "the client left")
+        case _:
+            return refusal_of(error)
+
+
+def _head(asked: Asked, kind: str) -> dict[str, Any]:
+    return {
+        "id": asked.prompt_id,
+        "object": kind,
+        "created": int(asked.at.timestamp()),
+        "model": asked.pin.name,
+        "system_fingerprint": asked.pin.name,
+    }
+
+
+def _usage(answering: Answering) -> dict[str, int]:
+    asked = max(draft.prompt_tokens for draft in answering.drafts)
+    said = sum(draft.completion_tokens for draft in answering.drafts)
+    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+
+
+def _metadata(asked: Asked, position: str) -> dict[str, Any]:
+    return {
+        "conversation_id": asked.chat.conversation_id,
+        "release": asked.pin.name,
+        "reply_ids": [reply_id_of(asked, index) for index in range(asked.chat.drafts)],
+        "position": position,
+    }

@@ -1,0 +1,216 @@
+"""People: what became of their corrections, and their erasure."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from flask import Blueprint, Response
+from sqlalchemy import String, cast, select
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from api.access import caller, needs
+from api.errors import ApiError
+from api.rounds import UNDER_WAY
+from api.services import SOURCE, Services, person_subject
+from api.wire import check_person, reply
+from streams import schema
+from streams.codec import envelope_for
+from streams.errors import Unavailable
+from streams.events import CONVERSATIONS, DOMAINS, PersonErased
+from streams.store import postgres_trouble
+
+CATCH_UP_S = 5.0
+_ERASURES = uuid5(NAMESPACE_URL, "urn:noria:erasure")
+
+
+def blueprint(services: Services) -> Blueprint:
+    views = Blueprint("people", __name__)
+
+    @views.get("/v1/people/<person>/corrections")
+    @needs("chat")
+    def list_corrections(person: str) -> Response:
+        check_person(person, "person")
+        if person != caller().person and not caller().may("data"):
+            raise ApiError(403, "a chat key sees its own person's corrections only", code="role_missing")
+        return reply({"person": person, "data": corrections(services, person)})
+
+    @views.post("/v1/people/<person>/erase")
+    @needs("operator")
+    def erase_person(person: str) -> Response:
+        return reply(erase(services, check_person(person, "person"), caller().person))
+
+    @views.get("/v1/people/<person>/erase")
+    @needs("operator")
+    def show_erasure(person: str) -> Response:
+        check_person(person, "person")
+        table = schema.erasures
+        with postgres_trouble(), services.engine.connect() as connection:
+            rows = connection.execute(select(table).where(table.c.person == person)).mappings().all()
+        if not rows:
+            raise ApiError(404, "no erasure of that person is on the log", param="person", code="person_not_found")
+        kids = sorted({kid for row in rows for kid in row["kids"]})
+        domains = [{"domain": row["domain"], "erased_at": row["erased_at"]} for row in rows]
+        return reply({"person": person, "kids": kids, "domains": domains, "places": _places(services, kids)})
+
+    return views
+
+
+def corrections(services: Services, person: str) -> list[dict[str, Any]]:
+    """Each correction of a person, the newest first, with where it stands in the loop."""
+    feedback, examples = schema.feedback, schema.examples
+    with postgres_trouble(), services.engine.connect() as connection:
+        given = connection.execute(
+            select(feedback)
+            .where(feedback.c.person == person, feedback.c.kind == "correction")
+            .order_by(feedback.c.given_at.desc())
+        ).all()
+        by_id = {str(uuid5(UUID(row.event_id), "example")): row for row in given}
+        held = {
+            row.example_id: row
+            for row in connection.execute(
+                select(examples.c.example_id, examples.c.retired_reason).where(examples.c.example_id.in_(list(by_id)))
+            )
+        }
+        learned = _learned(services, list(by_id))
+    found = []
+    for example_id, row in by_id.items():
+        shown: dict[str, Any] = {
+            "event_id": row.event_id,
+            "example_id": example_id,
+            "domain": row.domain,
+            "reply_id": row.reply_id,
+            "given_at": row.given_at,
+            "state": "waiting",
+            "round_id": None,
+            "round": None,
+            "release": None,
+            "live_at": None,
+            "live_after_s": None,
+        }
+        example = held.get(example_id)
+        if example is not None and example.retired_reason is not None:
+            shown["state"] = "erased" if example.retired_reason == "erased" else "retired"
+        for step in learned.get(example_id, []):
+            live_at = step["finished_at"]
+            if live_at is not None:
+                shown |= {
+                    "state": "live",
+                    "round_id": step["round_id"],
+                    "round": step["number"],
+                    "release": step["release"],
+                    "live_at": live_at,
+                    "live_after_s": round((live_at - row.given_at).total_seconds(), 3),
+                }
+                break
+            if step["step"] in UNDER_WAY and shown["state"] == "waiting":
+                shown |= {"state": "in_round", "round_id": step["round_id"], "round": step["number"]}
+        found.append(shown)
+    return found
+
+
+def _learned(services: Services, example_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The rounds that each example was learned in, in order, with the release that came of each."""
+    learned, rounds, releases = schema.learned, schema.rounds, schema.releases
+    joined = learned.join(rounds, learned.c.round_id == rounds.c.round_id).outerjoin(
+        releases, (releases.c.domain == rounds.c.domain) & (releases.c.release == rounds.c.release)
+    )
+    with postgres_trouble(), services.engine.connect() as connection:
+        rows = connection.execute(
+            select(
+                learned.c.example_id,
+                rounds.c.round_id,
+                rounds.c.domain,
+                rounds.c.number,
+                rounds.c.step,
+                rounds.c.release,
+                releases.c.finished_at,
+            )
+            .select_from(joined)
+            .where(learned.c.example_id.in_(example_ids))
+            .order_by(rounds.c.number)
+        ).mappings()
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            found.setdefault(row["example_id"], []).append(dict(row))
+        return found
+
+
+def erase(services: Services, person: str, by: str) -> dict[str, Any]:
+    """Destroy a person's keys, say so in every domain they spoke in, and tell what learned from them.
+
+    The keys go first: from then on no process can open what they said, whatever happens to the rest of this. Doing it
+    again finishes what an earlier call did not. Raises ApiError 404 for somebody who never spoke.
+    """
+    with postgres_trouble():
+        kids = services.keyring.destroy(person_subject(person))
+    if not kids:
+        raise ApiError(404, "nobody of that name has spoken here", param="person", code="person_not_found")
+    for topic in (CONVERSATIONS, DOMAINS):
+        if not services.recorder.wait_for_ends(topic, CATCH_UP_S):
+            raise Unavailable(
+                "the keys are destroyed; the log is not followed at present, ask again to have it recorded"
+            )
+    events = schema.events.c
+    with postgres_trouble(), services.engine.connect() as connection:
+        domains = list(
+            connection.execute(
+                select(events.domain)
+                .where(events.person == person, events.type != "person_erased")
+                .distinct()
+                .order_by(events.domain)
+            ).scalars()
+        )
+        known = set(connection.execute(select(schema.domains.c.domain)).scalars())
+        mine = list(
+            connection.execute(select(schema.examples.c.example_id).where(schema.examples.c.person == person)).scalars()
+        )
+    domains = [domain for domain in domains if domain in known]
+    learned = _learned(services, mine)
+    at = datetime.now(UTC)
+    envelopes = [
+        envelope_for(
+            PersonErased(domain=domain, person=person, kids=kids, by=by),
+            # The same keys gone from the same domain are the same fact, however often it is said.
+            id=uuid5(_ERASURES, "\n".join((domain, person, *kids))),
+            source=SOURCE,
+            time=at,
+            correlation_id=domain,
+        )
+        for domain in domains
+    ]
+    positions = services.recorder.append_patiently(envelopes, 10.0) if envelopes else []
+    return {
+        "person": person,
+        "kids": list(kids),
+        "domains": domains,
+        "examples": len(mine),
+        "learned_by": _releases_of(learned),
+        "places": _places(services, list(kids)),
+        "position": str(positions[-1]) if positions else None,
+        "positions": [str(position) for position in positions],
+    }
+
+
+def _releases_of(learned: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Of what rounds, and what releases if any, the examples were part; with how many of them."""
+    found: dict[str, dict[str, Any]] = {}
+    for steps in learned.values():
+        for step in steps:
+            entry = found.setdefault(
+                step["round_id"],
+                {name: step[name] for name in ("domain", "release", "round_id", "number", "step")} | {"examples": 0},
+            )
+            entry["examples"] += 1
+    return sorted(found.values(), key=lambda entry: (entry["domain"], entry["number"]))
+
+
+def _places(services: Services, kids: list[str]) -> list[dict[str, Any]]:
+    """What still holds something under these keys, by the register; the workers purge it when they read the event."""
+    table = schema.places
+    with postgres_trouble(), services.engine.connect() as connection:
+        rows = connection.execute(
+            select(table.c.place, table.c.kind, table.c.owner)
+            .where(table.c.kids.overlap(cast(kids, ARRAY(String))))
+            .order_by(table.c.place)
+        ).mappings()
+        return [dict(row) for row in rows]

@@ -1,0 +1,102 @@
+"""What the door says on the log, and how fresh its reading is.
+
+The door never accepts what it cannot record. A log that does not answer is found out once, and then refused at once,
+with one request at a time trying whether it is back.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sqlalchemy import Engine
+
+from streams.codec import encode, topic_of
+from streams.errors import Unavailable
+from streams.events import Envelope
+from streams.log import Log, Message, Position
+from streams.schema import LIVE
+from streams.store import positions, postgres_trouble
+
+APPEND_TIMEOUT_S = 3.0
+REFUSE_FOR_S = 1.0
+POLL_S = 0.02
+
+
+class DoorLog(Log, Protocol):
+    def answers(self, timeout_s: float = 0.5) -> bool:
+        """The cheapest sign of life."""
+
+
+class Recorder:
+    """Appends events, and waits until the projections have taken them in."""
+
+    def __init__(
+        self,
+        log: DoorLog,
+        engine: Engine,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.log = log
+        self._engine = engine
+        self._clock = clock
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._broken_until: float | None = None
+        self._probing = False
+
+    def append(self, envelopes: Sequence[Envelope], timeout_s: float = APPEND_TIMEOUT_S) -> list[Position]:
+        """Append and return the positions, all acknowledged. Raises Unavailable, at once while the log is known to be down."""
+        self._admit()
+        messages = [Message(topic_of(e.event), e.key, encode(e)) for e in envelopes]
+        try:
+            if not self.log.answers(0.3):
+                raise Unavailable("the log does not answer")
+            found = self.log.append(messages, timeout_s)
+        except BaseException as error:
+            with self._lock:
+                self._probing = False
+                if isinstance(error, Unavailable):
+                    self._broken_until = self._clock() + REFUSE_FOR_S
+            raise
+        with self._lock:
+            self._probing = False
+            self._broken_until = None
+        return found
+
+    def append_patiently(self, envelopes: Sequence[Envelope], patience_s: float) -> list[Position]:
+        """Append again and again, under the same ids, until acknowledged. Raises Unavailable after `patience_s`."""
+        deadline = self._clock() + patience_s
+        while True:
+            try:
+                return self.append(envelopes)
+            except Unavailable:
+                if self._clock() >= deadline:
+                    raise
+            self._pause(0.1)
+
+    def wait_for(self, wanted: Sequence[Position], timeout_s: float) -> bool:
+        """Whether the projections took in every wanted position within the time."""
+        deadline = self._clock() + timeout_s
+        while True:
+            with postgres_trouble(), self._engine.connect() as connection:
+                there = positions(connection, LIVE)
+            if all(there.get((p.topic, p.partition), 0) > p.offset for p in wanted):
+                return True
+            if self._clock() >= deadline:
+                return False
+            self._pause(POLL_S)
+
+    def wait_for_ends(self, topic: str, timeout_s: float) -> bool:
+        """Whether the projections reached, within the time, where the topic ended when this was called."""
+        ends = self.log.ends(topic)
+        return self.wait_for([Position(topic, p, end - 1) for p, end in ends.items() if end > 0], timeout_s)
+
+    def _admit(self) -> None:
+        with self._lock:
+            if self._broken_until is None:
+                return
+            if self._probing or self._clock() < self._broken_until:
+                raise Unavailable("the log does not answer")
+            self._probing = True

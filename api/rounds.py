@@ -1,0 +1,136 @@
+"""Rounds and releases: asked for, shown, cancelled, rolled back."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from flask import Blueprint, Response, request
+from msgspec import Struct
+from sqlalchemy import Connection, select
+
+from api.access import caller, needs
+from api.errors import ApiError
+from api.services import SOURCE, Services
+from api.wire import check_domain, read_object, reply, typed, whole_argument
+from streams import schema
+from streams.codec import envelope_for
+from streams.events import DomainEvent, RollbackAsked, RoundAsked, RoundCancelled
+from streams.store import postgres_trouble
+
+UNDER_WAY = ("select", "train", "evaluate", "swap")
+CANCELLABLE = ("select", "train", "evaluate")
+
+
+class _Rollback(Struct, forbid_unknown_fields=True):
+    to: int
+
+
+def blueprint(services: Services) -> Blueprint:
+    views = Blueprint("rounds", __name__)
+
+    @views.post("/v1/domains/<domain>/rounds")
+    @needs("operator")
+    def ask_round(domain: str) -> Response:
+        row = _domain(services, domain)
+        if row.live_release is None:
+            message = "no release of the domain answers yet; a round starts from one"
+            raise ApiError(409, message, code="no_release")
+        if row.round_id is not None:
+            raise ApiError(409, f"round {row.round_id} is under way", code="round_under_way")
+        return _append(services, RoundAsked(domain=domain, by=caller().person), domain)
+
+    @views.get("/v1/rounds")
+    @needs("data")
+    def list_rounds() -> Response:
+        domain = _wanted_domain()
+        with postgres_trouble(), services.engine.connect() as connection:
+            return reply({"data": round_rows(connection, domain, whole_argument("limit", 50, 1, 1000))})
+
+    @views.get("/v1/rounds/<round_id>")
+    @needs("data")
+    def show_round(round_id: str) -> Response:
+        return reply(_round(services, round_id))
+
+    @views.post("/v1/rounds/<round_id>/cancel")
+    @needs("operator")
+    def cancel_round(round_id: str) -> Response:
+        found = _round(services, round_id)
+        if found["step"] not in CANCELLABLE:
+            what = "is being swapped in" if found["step"] == "swap" else f"has ended ({found['step']})"
+            raise ApiError(409, f"the round {what}; it cannot be cancelled", code="round_not_cancellable")
+        event = RoundCancelled(domain=found["domain"], round_id=round_id, by=caller().person)
+        return _append(services, event, round_id)
+
+    @views.get("/v1/releases")
+    @needs("data")
+    def list_releases() -> Response:
+        domain = _wanted_domain()
+        with postgres_trouble(), services.engine.connect() as connection:
+            return reply({"data": release_rows(connection, domain)})
+
+    @views.post("/v1/domains/<domain>/rollback")
+    @needs("operator")
+    def roll_back(domain: str) -> Response:
+        said = typed(read_object(), _Rollback)
+        row = _domain(services, domain)
+        with postgres_trouble(), services.engine.connect() as connection:
+            known = {r["release"]: r for r in release_rows(connection, domain)}
+        if said.to not in known or known[said.to]["finished_at"] is None:
+            raise ApiError(404, f"there is no release {said.to} to go to", param="to", code="release_not_found")
+        if row.live_release == said.to:
+            raise ApiError(422, f"release {said.to} is the one that answers", param="to")
+        return _append(services, RollbackAsked(domain=domain, to=said.to, by=caller().person), domain)
+
+    return views
+
+
+def _append(services: Services, event: DomainEvent, correlation_id: str) -> Response:
+    id_ = uuid4()
+    at = datetime.now(UTC)
+    envelope = envelope_for(event, id=id_, source=SOURCE, time=at, correlation_id=correlation_id)
+    (position,) = services.recorder.append([envelope])
+    return reply({"event_id": str(id_), "position": str(position)}, 202)
+
+
+def _wanted_domain() -> str | None:
+    said = request.args.get("domain")
+    return check_domain(said) if said is not None else None
+
+
+def _domain(services: Services, domain: str) -> Any:
+    table = schema.domains.c
+    with postgres_trouble(), services.engine.connect() as connection:
+        row = connection.execute(select(table.live_release, table.round_id).where(table.domain == domain)).one_or_none()
+    if row is None:
+        raise ApiError(404, "there is no such domain", param="domain", code="domain_not_found")
+    return row
+
+
+def _round(services: Services, round_id: str) -> dict[str, Any]:
+    with postgres_trouble(), services.engine.connect() as connection:
+        row = (
+            connection.execute(select(schema.rounds).where(schema.rounds.c.round_id == round_id))
+            .mappings()
+            .one_or_none()
+        )
+    if row is None:
+        raise ApiError(404, "there is no such round", param="round_id", code="round_not_found")
+    return dict(row)
+
+
+def round_rows(connection: Connection, domain: str | None, limit: int) -> list[dict[str, Any]]:
+    """Rounds, the newest first."""
+    table = schema.rounds
+    found = select(table).order_by(table.c.requested_at.desc(), table.c.number.desc()).limit(limit)
+    if domain is not None:
+        found = found.where(table.c.domain == domain)
+    return [dict(row) for row in connection.execute(found).mappings()]
+
+
+def release_rows(connection: Connection, domain: str | None) -> list[dict[str, Any]]:
+    """Releases of one domain, or of all, in order."""
+    table = schema.releases
+    found = select(table).order_by(table.c.domain, table.c.release)
+    if domain is not None:
+        found = found.where(table.c.domain == domain)
+    return [dict(row) for row in connection.execute(found).mappings()]

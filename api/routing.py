@@ -1,0 +1,238 @@
+"""Which engine answers, in the door's own memory: routes, what is in flight on each engine, and the door's heartbeat.
+
+The swapper flips a route in one UPDATE and notifies; the door takes new requests to the new engine from then on and says
+so, with its count of what is still in flight, in its row of `work.doors`. The old engine is stopped by these counts.
+"""
+
+import logging
+import os
+import secrets
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from msgspec import Struct
+from psycopg2.extras import Json
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+FORGET_DOORS_AFTER = "10 minutes"
+_COMING = frozenset({"asked", "starting"})
+
+
+class Route(Struct, frozen=True):
+    release: int
+    engine_id: str
+    generation: int
+
+
+class Served(Struct, frozen=True):
+    """An engine as the machinery's table shows it."""
+
+    engine_id: str
+    domain: str
+    release: int
+    state: str
+    base_url: str | None
+    model: str
+    wanted: bool
+
+
+class Pin(Struct, frozen=True):
+    """A request's promise: whatever happens, this release answers it."""
+
+    domain: str
+    release: int
+    engine_id: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.domain}@{self.release}"
+
+
+class NotServed(Exception):
+    """No route, or no ready engine, for what was asked. `known`: the domain has a route."""
+
+    def __init__(self, known: bool) -> None:
+        super().__init__("not served")
+        self.known = known
+
+
+class NoEngine(Exception):
+    """The release that should answer has no engine that lives."""
+
+
+class QueueFull(Exception):
+    """As much as the door lets wait for one engine is waiting."""
+
+
+class Routes:
+    """Thread-safe. `limit` is the number of drafts that may be in flight on one engine."""
+
+    def __init__(self, database_url: str, limit: int, door_id: str | None = None) -> None:
+        self._database_url = database_url
+        self._limit = limit
+        self.door_id = door_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._changed = threading.Condition()
+        self._routes: dict[str, Route] = {}
+        self._engines: dict[str, Served] = {}
+        self._in_flight: dict[str, int] = {}
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="routes", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave: the door's row goes, so that nobody waits for it."""
+        self._stopping.set()
+        self._wake()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=5)
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Whether the tables were read at least once within the time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._seen, timeout_s)
+
+    _seen = False
+
+    def pin(self, domain: str, release: int | None, drafts: int) -> Pin:
+        """Count `drafts` in on the engine that answers `domain` (or exactly `release` of it) and promise it.
+
+        Raises NotServed, NoEngine or QueueFull, having counted nothing.
+        """
+        with self._changed:
+            route = self._routes.get(domain)
+            if release is None:
+                if route is None:
+                    raise NotServed(known=False)
+                engine = self._engines.get(route.engine_id)
+                if engine is None or engine.state not in _COMING | {"ready"}:
+                    raise NoEngine
+            else:
+                ready = [
+                    e
+                    for e in self._engines.values()
+                    if (e.domain, e.release, e.state, e.wanted) == (domain, release, "ready", True)
+                ]
+                if not ready:
+                    raise NotServed(known=route is not None)
+                # The route's own engine, if it is among them.
+                engine = next((e for e in ready if route and e.engine_id == route.engine_id), ready[0])
+            if self._in_flight.get(engine.engine_id, 0) + drafts > self._limit:
+                raise QueueFull
+            self._in_flight[engine.engine_id] = self._in_flight.get(engine.engine_id, 0) + drafts
+            return Pin(domain, engine.release, engine.engine_id)
+
+    def unpin(self, engine_id: str) -> None:
+        """One draft less is in flight on that engine."""
+        with self._changed:
+            left = self._in_flight[engine_id] - 1
+            if left:
+                self._in_flight[engine_id] = left
+                return
+            del self._in_flight[engine_id]
+            routed = any(route.engine_id == engine_id for route in self._routes.values())
+        if not routed:
+            self._wake()  # somebody waits for this engine to drain
+
+    def address(self, engine_id: str) -> str | None:
+        """Where that engine listens; None while it is not ready."""
+        with self._changed:
+            engine = self._engines.get(engine_id)
+            return engine.base_url if engine is not None and engine.state == "ready" else None
+
+    def lives(self, engine_id: str) -> bool:
+        """Whether waiting for that engine makes sense."""
+        with self._changed:
+            engine = self._engines.get(engine_id)
+            return engine is not None and engine.state in _COMING | {"ready"}
+
+    def wait(self, timeout_s: float) -> None:
+        """Until something changed, or the time is over."""
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+    def table(self) -> tuple[dict[str, Route], dict[str, Served], dict[str, int]]:
+        with self._changed:
+            return dict(self._routes), dict(self._engines), dict(self._in_flight)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"!")
+        except BlockingIOError:
+            pass  # enough wake-ups are waiting already
+
+    def _follow(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                connection = psycopg2.connect(self._database_url, connect_timeout=5)
+            except psycopg2.OperationalError as error:
+                logger.warning("routes: PostgreSQL does not answer (%s)", type(error).__name__)
+                self._stopping.wait(0.5)
+                continue
+            try:
+                connection.autocommit = True
+                with connection.cursor() as cursor:
+                    cursor.execute("LISTEN noria_routes; LISTEN noria_engines")
+                    while not self._stopping.is_set():
+                        self._refresh(cursor)
+                        self._heartbeat(cursor)
+                        self._sleep(connection)
+                    cursor.execute("DELETE FROM work.doors WHERE door_id = %s", (self.door_id,))
+            except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+                # What is in memory still holds; the engines answer without PostgreSQL.
+                logger.warning("routes: PostgreSQL went away (%s)", type(error).__name__)
+                self._stopping.wait(0.2)
+            finally:
+                connection.close()
+
+    def _sleep(self, connection: "psycopg2.extensions.connection") -> None:
+        waited: list[Any] = [connection, self._wake_read]
+        readable, _, _ = select.select(waited, [], [], HEARTBEAT_S)
+        if connection in readable:
+            connection.poll()
+            connection.notifies.clear()
+        if self._wake_read in readable:
+            os.read(self._wake_read, 4096)
+
+    def _refresh(self, cursor: "psycopg2.extensions.cursor") -> None:
+        cursor.execute("SELECT domain, release, engine_id, generation FROM work.routes")
+        routes = {domain: Route(*row) for domain, *row in cursor.fetchall()}
+        cursor.execute(
+            "SELECT engine_id, domain, release, state, base_url, model, wanted FROM work.engines"
+            " WHERE wanted OR state = 'ready'"
+        )
+        engines = {row[0]: Served(*row) for row in cursor.fetchall()}
+        with self._changed:
+            different = (routes, engines) != (self._routes, self._engines) or not self._seen
+            self._routes, self._engines, self._seen = routes, engines, True
+            if different:
+                self._changed.notify_all()
+
+    def _heartbeat(self, cursor: "psycopg2.extensions.cursor") -> None:
+        with self._changed:
+            # One look under the lock: whoever reads that the new generation is in use reads the counts that go with it.
+            generations = {domain: route.generation for domain, route in self._routes.items()}
+            in_flight = dict(self._in_flight)
+        cursor.execute(
+            "INSERT INTO work.doors (door_id, generations, in_flight, seen_at) VALUES (%s, %s, %s, now())"
+            " ON CONFLICT (door_id) DO UPDATE SET generations = excluded.generations,"
+            " in_flight = excluded.in_flight, seen_at = excluded.seen_at",
+            (self.door_id, Json(generations), Json(in_flight)),
+        )
+        cursor.execute(f"DELETE FROM work.doors WHERE seen_at < now() - interval '{FORGET_DOORS_AFTER}'")
+
+
+def engine_key(derive: Callable[[str], str], engine_id: str) -> str:
+    """The key that the engine was started with; it is never stored."""
+    return derive(f"engine:{engine_id}")

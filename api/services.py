@@ -1,0 +1,33 @@
+"""What the door's views work with, put together once by `main` or by a test."""
+
+from msgspec import Struct
+from sqlalchemy import Engine
+
+from api.keys import ApiKeys
+from api.metrics import Metrics
+from api.recording import Recorder
+from api.routing import Routes
+from streams.sealing import Keyring, MasterKey
+from streams.settings import Settings
+
+SOURCE = "/noria/api"
+
+
+class Services(Struct, frozen=True):
+    settings: Settings
+    engine: Engine
+    recorder: Recorder
+    keyring: Keyring
+    master: MasterKey
+    keys: ApiKeys
+    routes: Routes
+    metrics: Metrics
+
+
+def person_subject(person: str) -> str:
+    """The keyring's name for a person: apart from the subjects of domains and of noria itself, whatever they call themselves."""
+    return f"person:{person}"
+
+
+def domain_subject(domain: str) -> str:
+    return f"domain:{domain}"
