@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
+from typing import Any
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import Row, text
 
 from streams.errors import Erased
 from streams.events import SnapshotSelected
@@ -14,7 +15,7 @@ from streams.sealing import open_sealed
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.selector.agreement import Candidate, settle, words_of
-from workers.selector.wordings import Asked, same_question
+from workers.selector.wordings import Asked, embed, same_question
 from workers.snapshot import Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
 
 IN_THE_EXAM = "its question stands in the exam"
@@ -22,7 +23,7 @@ ERASED = "erased"
 
 
 def run(order: SelectSnapshot, context: Context) -> None:
-    examples, exam, prompts = _read(order, context)
+    examples, exam, in_vain = _read(order, context)
     opened: dict[str, Opened] = {}
     candidates, dropped = [], []
     forbidden = {words_of(question) for question in exam}
@@ -53,7 +54,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
     decisions = settle(candidates)
     dropped += [Dropped(d.example_id, d.reason) for d in decisions if not d.kept]
     kept = {d.example_id for d in decisions if d.kept}
-    wordings = _wordings(context, {e: opened[e] for e in kept}, prompts, forbidden)
+    wordings = _wordings(context, {e: opened[e] for e in kept}, in_vain, forbidden)
     rows = tuple(
         SnapshotRow(
             example_id=row.example_id,
@@ -81,8 +82,8 @@ def run(order: SelectSnapshot, context: Context) -> None:
     context.publish(order, event, "snapshot_selected")
 
 
-def _read(order: SelectSnapshot, context: Context) -> tuple[list, list[str], list]:  # type: ignore[type-arg]
-    """The domain's examples and exam questions as of the pin, and every prompt that people asked."""
+def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list[str], list[Row[Any]]]:
+    """The domain's examples and exam questions as of the pin, and what was asked in vain before each correction."""
     at = {"domain": order.domain, "pin": order.pin}
     with postgres_trouble(), context.engine.connect() as connection:
         examples = connection.execute(
@@ -100,9 +101,18 @@ def _read(order: SelectSnapshot, context: Context) -> tuple[list, list[str], lis
             text("SELECT item FROM noria.exam_items WHERE domain = :domain AND added_offset < :pin"), at
         ).scalars()
         sealed_items = [msgspec.convert(item, Sealed) for item in items]
-        prompts = connection.execute(
-            text("SELECT prompt_id, messages FROM noria.prompts WHERE domain = :domain ORDER BY asked_at, prompt_id"),
-            {"domain": order.domain},
+        in_vain = connection.execute(
+            text(
+                "SELECT e.example_id, p.prompt_id, p.messages FROM noria.examples e"
+                " JOIN noria.prompts q ON q.prompt_id = e.prompt_id"
+                " JOIN noria.prompts p ON p.conversation_id = q.conversation_id AND p.person = q.person"
+                " AND p.asked_at < q.asked_at"
+                " WHERE e.domain = :domain AND e.accepted_offset < :pin AND EXISTS ("
+                " SELECT 1 FROM noria.feedback f WHERE f.prompt_id = p.prompt_id AND f.kind = 'rating'"
+                " AND f.rating <= CASE f.scale WHEN 'thumb' THEN -1 ELSE 2 END)"
+                " ORDER BY p.asked_at, p.prompt_id"
+            ),
+            at,
         ).all()
     questions = []
     for item in sealed_items:
@@ -110,29 +120,35 @@ def _read(order: SelectSnapshot, context: Context) -> tuple[list, list[str], lis
             questions.append(str(json.loads(open_sealed(item, context.keyring))["question"]))
         except Erased:
             continue  # an exam item of an erased domain key cannot be asked either
-    return list(examples), questions, list(prompts)
+    return list(examples), questions, list(in_vain)
 
 
 def _wordings(
-    context: Context,
-    kept: dict[str, Opened],
-    prompts: list,
-    forbidden: set[tuple[str, ...]],  # type: ignore[type-arg]
+    context: Context, kept: dict[str, Opened], in_vain: list[Row[Any]], forbidden: set[tuple[str, ...]]
 ) -> dict[str, tuple[Sealed, ...]]:
-    """Other people's prompts that ask what a kept example answers."""
-    asked, sealed = [], {}
-    for row in prompts:
+    """By example: the prompts that asked the same in other words."""
+    earlier: dict[str, list[Asked]] = {}
+    sealed: dict[str, Sealed] = {}
+    for row in in_vain:
+        if row.example_id not in kept:
+            continue
         messages = msgspec.convert(row.messages, Sealed)
         try:
-            found = open_prompt(messages, context.keyring)
+            question = open_prompt(messages, context.keyring).question
         except Erased:
             continue
-        if found.history or words_of(found.question) in forbidden:
-            continue
-        asked.append(Asked(row.prompt_id, found.question))
-        sealed[row.prompt_id] = messages
-    corrected = [Asked(example_id, found.question) for example_id, found in kept.items() if not found.history]
+        if words_of(question) not in forbidden:
+            sealed[row.prompt_id] = messages
+            earlier.setdefault(row.example_id, []).append(Asked(row.prompt_id, question))
+    asked = [*(prompt for prompts in earlier.values() for prompt in prompts)]
+    asked += [Asked(example_id, kept[example_id].question) for example_id in earlier]
+    if not asked:
+        return {}
+    vectors = dict(zip((a.id for a in asked), embed([a.question for a in asked]), strict=True))
     return {
-        example_id: tuple(sealed[prompt_id] for prompt_id in prompt_ids)
-        for example_id, prompt_ids in same_question(corrected, asked).items()
+        example_id: tuple(
+            sealed[prompt_id]
+            for prompt_id in same_question(Asked(example_id, kept[example_id].question), prompts, vectors)
+        )
+        for example_id, prompts in earlier.items()
     }

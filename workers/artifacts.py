@@ -1,0 +1,152 @@
+"""Files and folders kept by what is in them: "sha256:<hex>" names the same bytes for ever, on whatever machine.
+
+A file's digest is that of its bytes; a folder's is that of its manifest, one line "path sha256 size" a file, sorted by path.
+Things arrive under a temporary name and are renamed when they are whole and on disk, so what has a digest is complete.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from streams.errors import Invalid
+
+PREFIX = "sha256:"
+_BLOCK = 1 << 20
+
+
+class Artifacts:
+    """A store under `root`, for this user only (folders 0700, files 0600)."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._kept = root / "sha256"
+        self._arriving = root / "arriving"
+        for folder in (self._root, self._kept, self._arriving):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def put_bytes(self, content: bytes) -> str:
+        """Keep `content`; return its digest."""
+        return self._keep_file(content)
+
+    def put_file(self, path: Path) -> str:
+        """Keep a copy of the file at `path`; return its digest."""
+        return self._keep_file(path)
+
+    def put_dir(self, path: Path) -> str:
+        """Keep the folder at `path`; return its digest. Files are taken over (hard-linked) where the disk is the same, so
+        they must not be written to afterwards. Raises Invalid for anything but plain files in it."""
+        lines = []
+        for file in sorted(path.rglob("*")):
+            if file.is_symlink() or not (file.is_file() or file.is_dir()):
+                raise Invalid(f"{path.name}/{file.relative_to(path)} is no plain file")
+            if file.is_file():
+                name = file.relative_to(path).as_posix()
+                lines.append(f"{name} {_digest(file)} {file.stat().st_size}\n")
+        digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+        place = self._kept / digest
+        if not place.exists():
+            arriving = Path(tempfile.mkdtemp(dir=self._arriving))
+            for file in path.rglob("*"):
+                target = arriving / file.relative_to(path)
+                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if file.is_file():
+                    _link_or_copy(file, target)
+            self._settle(arriving, place)
+        return PREFIX + digest
+
+    def has(self, digest: str) -> bool:
+        return self._place(digest).exists()
+
+    def path(self, digest: str) -> Path:
+        """Where the artifact lies; it must not be written to. Raises Invalid if it is not here."""
+        place = self._place(digest)
+        if not place.exists():
+            raise Invalid(f"there is no artifact {digest}")
+        return place
+
+    def verify(self, digest: str) -> bool:
+        """Whether the bytes still are what the digest says."""
+        place = self.path(digest)
+        if place.is_file():
+            return PREFIX + _digest(place) == digest
+        lines = sorted(
+            f"{file.relative_to(place).as_posix()} {_digest(file)} {file.stat().st_size}\n"
+            for file in place.rglob("*")
+            if file.is_file()
+        )
+        return PREFIX + hashlib.sha256("".join(lines).encode()).hexdigest() == digest
+
+    def remove(self, digest: str) -> bool:
+        """Remove the artifact; False if it was not here."""
+        place = self._place(digest)
+        if place.is_dir():
+            going = Path(tempfile.mkdtemp(dir=self._arriving)) / "going"
+            os.rename(place, going)  # whoever looks finds it whole or not at all
+            shutil.rmtree(going.parent)
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            place.unlink()
+            return True
+        return False
+
+    def _place(self, digest: str) -> Path:
+        name = digest.removeprefix(PREFIX)
+        if not digest.startswith(PREFIX) or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+            raise Invalid(f"{digest!r} is not the digest of an artifact")
+        return self._kept / name
+
+    def _keep_file(self, source: bytes | Path) -> str:
+        handle, name = tempfile.mkstemp(dir=self._arriving)
+        arriving = Path(name)
+        try:
+            state = hashlib.sha256()
+            with os.fdopen(handle, "wb") as target:
+                if isinstance(source, bytes):
+                    state.update(source)
+                    target.write(source)
+                else:
+                    with source.open("rb") as file:
+                        while block := file.read(_BLOCK):
+                            state.update(block)
+                            target.write(block)
+            self._settle(arriving, self._kept / state.hexdigest())
+            return PREFIX + state.hexdigest()
+        finally:
+            arriving.unlink(missing_ok=True)
+
+    def _settle(self, arriving: Path, place: Path) -> None:
+        """Bring `arriving` to disk and to its name. Another process may have been first: then its copy stays."""
+        for file in [arriving, *arriving.rglob("*")]:
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if arriving.is_dir() and place.exists():
+            shutil.rmtree(arriving)
+            return
+        try:
+            os.rename(arriving, place)
+        except OSError:
+            if not place.exists():
+                raise
+            shutil.rmtree(arriving)
+        folder = os.open(self._kept, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    target.chmod(0o600)

@@ -1,0 +1,206 @@
+"""The host of engines: keeps the engines that are wanted running on this machine. `python -m workers.engines.host`
+
+What is wanted stands in `work.engines`; each wanted engine has a keeper thread that starts it, says that it is ready, and
+starts it again when it dies. Engines die with their host, and come back with it.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+
+from msgspec import Struct
+from sqlalchemy import Engine as Database
+from sqlalchemy import text
+
+from streams.errors import Invalid, Unavailable
+from streams.relay import Waiter
+from streams.sealing import MasterKey
+from streams.settings import Settings, from_env
+from streams.store import open_engine, postgres_trouble
+from workers.artifacts import Artifacts
+from workers.context import Cancelled, retry
+from workers.engines import make_engine
+from workers.engines.protocol import EngineSpec
+
+READY_DEADLINE_S = 120.0
+ATTEMPTS = 4
+HEALTHY_S = 30.0
+logger = logging.getLogger("noria.engines")
+
+
+class Wanted(Struct, frozen=True):
+    engine_id: str
+    kind: str
+    model: str
+
+
+class Keeper:
+    """Keeps one engine running until told to stop."""
+
+    def __init__(self, wanted: Wanted, settings: Settings, database: Database, key: str) -> None:
+        self.wanted = wanted
+        self._settings = settings
+        self._database = database
+        self._key = key
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=wanted.engine_id, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _keep(self) -> None:
+        attempt, wait_s = 0, 0.2
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._serve()
+                attempt, wait_s = (0, 0.2) if time.monotonic() - began > HEALTHY_S else (attempt, wait_s)
+            except Unavailable as error:
+                attempt += 1
+                logger.warning("engine %s: %s", self.wanted.engine_id, error)
+                if attempt >= ATTEMPTS:
+                    self._say("failed", error=str(error))
+            except Invalid as error:
+                logger.error("engine %s: %s", self.wanted.engine_id, error)
+                self._say("failed", error=str(error))
+                return
+            self._stopping.wait(wait_s)
+            wait_s = min(2 * wait_s, 10.0)
+        self._say("stopped")
+
+    def _serve(self) -> None:
+        """Start the engine, and return when it has died or is to stop. Raises Unavailable, Invalid."""
+        model_dir = Artifacts(self._settings.artifacts).path(self.wanted.model)
+        spec = EngineSpec(
+            kind=self.wanted.kind,
+            model_dir=model_dir,
+            model_name=self.wanted.engine_id,
+            slots=self._settings.engine_slots,
+            threads=self._settings.engine_threads,
+        )
+        engine = make_engine(spec, self._key)
+        self._say("starting")
+        engine.start()
+        try:
+            engine.ready(READY_DEADLINE_S)
+            self._say("ready", base_url=engine.base_url, pid=engine.pid)
+            while engine.alive() and not self._stopping.wait(0.1):
+                pass
+            if not self._stopping.is_set():
+                self._say("starting")
+                raise Unavailable("the process ended")
+        finally:
+            engine.stop()
+
+    def _say(self, state: str, base_url: str | None = None, pid: int | None = None, error: str | None = None) -> None:
+        def write() -> None:
+            with postgres_trouble(), self._database.begin() as connection:
+                connection.execute(
+                    text(
+                        "UPDATE work.engines SET state = :state, base_url = :base_url, pid = :pid, error = :error,"
+                        " changed_at = clock_timestamp() WHERE engine_id = :id"
+                    ),
+                    {
+                        "state": state,
+                        "base_url": base_url,
+                        "pid": pid,
+                        "error": error,
+                        "id": self.wanted.engine_id,
+                    },
+                )
+                connection.execute(text("NOTIFY noria_routes"))  # doors hold these addresses too
+
+        try:
+            retry(write, self._stopping)
+        except Cancelled:
+            logger.warning("engine %s: its state (%s) could not be written", self.wanted.engine_id, state)
+
+
+class Host:
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._master = MasterKey(settings.master_key)
+        self._keepers: dict[str, Keeper] = {}
+
+    def forget_the_past(self) -> None:
+        """No engine of a former host is alive: say so before anybody is sent to it."""
+        with postgres_trouble(), self._database.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE work.engines SET state = CASE WHEN wanted THEN 'asked' ELSE 'stopped' END, base_url = NULL"
+                )
+            )
+
+    def step(self) -> None:
+        """Bring what runs to what is wanted. Raises Unavailable."""
+        with postgres_trouble(), self._database.connect() as connection:
+            rows = connection.execute(
+                text("SELECT engine_id, kind, model FROM work.engines WHERE wanted ORDER BY changed_at, engine_id")
+            ).all()
+        wanted = {row.engine_id: Wanted(row.engine_id, row.kind, row.model) for row in rows}
+        for name, keeper in list(self._keepers.items()):
+            if keeper.over:
+                del self._keepers[name]
+            elif wanted.get(name) != keeper.wanted:
+                keeper.stop()
+        for name, found in wanted.items():
+            if name not in self._keepers and not self._failed(name):
+                self._keepers[name] = Keeper(
+                    found, self._settings, self._database, self._master.derive(f"engine:{name}")
+                )
+
+    def stop(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.stop()
+        for keeper in self._keepers.values():
+            keeper.join()
+
+    def _failed(self, name: str) -> bool:
+        """An engine that cannot start is left alone until it is asked for anew."""
+        with postgres_trouble(), self._database.connect() as connection:
+            state = connection.execute(text("SELECT state FROM work.engines WHERE engine_id = :id"), {"id": name})
+            return bool(state.scalar_one() == "failed")
+
+
+def main() -> int:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = from_env(os.environ)
+        host = Host(settings, open_engine(settings.database_url, pool_size=4, max_overflow=20))
+    except Invalid as error:
+        print(error, file=sys.stderr)
+        return 2
+    stopping = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
+    waiter = Waiter(open_engine(settings.database_url, pool_size=1), "noria_engines")
+    try:
+        retry(host.forget_the_past, stopping)
+        while not stopping.is_set():
+            try:
+                host.step()
+                waiter.wait(0.5)
+            except Unavailable as error:
+                logger.warning("%s", error)
+                stopping.wait(1.0)
+    except Cancelled:
+        pass  # told to stop before it began
+    finally:
+        host.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
