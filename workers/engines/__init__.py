@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 from streams.errors import Invalid
+from workers.engines.lightllm import LightLLMEngine
 from workers.engines.llamacpp import LlamaCppEngine
 from workers.engines.protocol import Engine, EngineSpec
 
 ENGINES: dict[str, Callable[[EngineSpec, str], Engine]] = {
     "llamacpp": LlamaCppEngine,
+    "lightllm": LightLLMEngine,
 }
 
 

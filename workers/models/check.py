@@ -77,9 +77,7 @@ def check_export(model_dir: Path, gguf: Path) -> ExportCheck:
 
     Raises Invalid saying what differs; Unavailable if the engine does not come up.
     """
-    spec = EngineSpec(
-        kind="llamacpp", model_dir=model_dir, model_name="check", slots=1, context_tokens=CONTEXT_TOKENS
-    )
+    spec = EngineSpec(kind="llamacpp", model_dir=model_dir, model_name="check", slots=1, context_tokens=CONTEXT_TOKENS)
     engine = LlamaCppEngine(spec, secrets.token_urlsafe(), model_file=gguf)
     engine.start()
     try:
@@ -101,11 +99,7 @@ def check_export(model_dir: Path, gguf: Path) -> ExportCheck:
     if not golden.prompt_tokens_equal:
         raise Invalid(f"{gguf.name}: the chat template gives other prompts than transformers")
     if not golden.within(LlamaCppEngine.golden_tolerance):
-        far = (
-            "more than any alternative"
-            if math.isinf(golden.max_difference)
-            else f"{golden.max_difference:.3f}"
-        )
+        far = "more than any alternative" if math.isinf(golden.max_difference) else f"{golden.max_difference:.3f}"
         raise Invalid(
             f"{gguf.name}: log-probabilities differ from transformers by {far}, allowed {LlamaCppEngine.golden_tolerance}"
         )
@@ -127,9 +121,7 @@ def engine_tokenizer(base_url: str, key: str) -> Cut:
     def cut(text: str) -> list[int]:
         body = {"content": text, "add_special": False, "parse_special": True}
         try:
-            answer = httpx.post(
-                f"{base_url}/tokenize", json=body, headers=headers, trust_env=False, verify=False
-            )
+            answer = httpx.post(f"{base_url}/tokenize", json=body, headers=headers, trust_env=False, verify=False)
             answer.raise_for_status()
         except httpx.HTTPError as error:
             raise Unavailable(f"the engine cuts no text: {type(error).__name__}") from error

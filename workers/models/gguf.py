@@ -138,9 +138,7 @@ def _copy_tokenizer(writer: GGUFWriter, model_dir: Path, template: Path) -> None
     for key, field in fields.items():
         if key.startswith("tokenizer."):
             kind = field.types[0]
-            writer.add_key_value(
-                key, field.contents(), kind, field.types[-1] if kind == GGUFValueType.ARRAY else None
-            )
+            writer.add_key_value(key, field.contents(), kind, field.types[-1] if kind == GGUFValueType.ARRAY else None)
 
 
 def read_keys(reader: GGUFReader) -> TokenizerKeys:
@@ -223,9 +221,7 @@ def read_tensors(reader: GGUFReader, config: LlamaConfig) -> list[Tensor]:
     sources = {tensor.name: tensor for tensor in reader.tensors}
     wanted = {gguf_name(name): name for name in config.tensor_names}
     if set(sources) != set(wanted):
-        raise Invalid(
-            f"the GGUF does not hold the tensors of its header: {sorted(set(sources) ^ set(wanted))[:5]}"
-        )
+        raise Invalid(f"the GGUF does not hold the tensors of its header: {sorted(set(sources) ^ set(wanted))[:5]}")
 
     def loader(source: Any, heads: int | None) -> Load:
         def load() -> Array:
@@ -237,8 +233,6 @@ def read_tensors(reader: GGUFReader, config: LlamaConfig) -> list[Tensor]:
     found = []
     for source_name, name in wanted.items():
         source = sources[source_name]
-        shape = tuple(
-            int(size) for size in reversed(source.shape)
-        )  # GGUF writes the innermost dimension first
+        shape = tuple(int(size) for size in reversed(source.shape))  # GGUF writes the innermost dimension first
         found.append(Tensor(name, shape, loader(source, permuted_heads(name, config))))
     return sorted(found, key=lambda tensor: tensor.name)

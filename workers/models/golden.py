@@ -54,6 +54,7 @@ class GoldenLine(Struct, frozen=True, kw_only=True):
     """One line of golden.jsonl: the reference's greedy answer, token by token."""
 
     prompt: str
+    text: str  # the prompt in the model's chat template, as transformers writes it
     prompt_tokens: int
     token_ids: list[int]
     logprobs: list[float]
@@ -86,6 +87,7 @@ def write_golden(model_dir: Path, model: Any = None) -> Path:
 def _plain(line: GoldenLine) -> dict[str, Any]:
     return {
         "prompt": line.prompt,
+        "text": line.text,
         "prompt_tokens": line.prompt_tokens,
         "token_ids": line.token_ids,
         "logprobs": [round(number, 6) for number in line.logprobs],
@@ -97,8 +99,10 @@ def _greedy(model: Any, tokenizer: Any, prompts: list[str]) -> list[GoldenLine]:
     import torch
     import transformers
 
+    conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
     encoded = tokenizer.apply_chat_template(
-        [[{"role": "user", "content": prompt}] for prompt in prompts],
+        conversations,
         add_generation_prompt=True,
         return_dict=True,
         return_tensors="pt",
@@ -108,12 +112,15 @@ def _greedy(model: Any, tokenizer: Any, prompts: list[str]) -> list[GoldenLine]:
     ends = ends if isinstance(ends, list) else [ends]
     make_settings: Any = transformers.GenerationConfig  # untyped
     settings = make_settings(
-        max_new_tokens=GOLDEN_TOKENS, do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+        max_new_tokens=GOLDEN_TOKENS,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+        output_logits=True,
+        return_dict_in_generate=True,
     )
     with torch.inference_mode():
-        out = model.generate(
-            **encoded, generation_config=settings, output_logits=True, return_dict_in_generate=True
-        )
+        out = model.generate(**encoded, generation_config=settings)
         scores = torch.stack(out.logits, dim=1).float().log_softmax(dim=-1)
     lines = []
     for row, prompt in enumerate(prompts):
@@ -121,9 +128,14 @@ def _greedy(model: Any, tokenizer: Any, prompts: list[str]) -> list[GoldenLine]:
         length = next((at + 1 for at, token in enumerate(answer) if token in ends), len(answer))
         logprobs = [float(scores[row, at, token]) for at, token in enumerate(answer[:length])]
         count = int(encoded["attention_mask"][row].sum())
-        lines.append(
-            GoldenLine(prompt=prompt, prompt_tokens=count, token_ids=answer[:length], logprobs=logprobs)
+        line = GoldenLine(
+            prompt=prompt,
+            text=texts[row],
+            prompt_tokens=count,
+            token_ids=answer[:length],
+            logprobs=logprobs,
         )
+        lines.append(line)
     return lines
 
 
@@ -139,25 +151,29 @@ def read_golden(path: Path) -> list[GoldenLine]:
 
 
 def compare_with_golden(base_url: str, key: str, golden_path: Path) -> GoldenResult:
-    """Ask the engine at `base_url` every golden prompt, greedily, through its chat endpoint, and compare token by token.
+    """Ask the engine at `base_url` every golden prompt, greedily, and compare token by token.
 
-    A prompt is followed up to the first token where the engine chose otherwise (afterwards its context is another); there the
-    reference's token is looked up among the engine's alternatives, and counts as infinitely far if it is not among them.
-    Raises Unavailable if the engine does not answer, Invalid if it refuses or its answer holds no log-probabilities.
+    A prompt is followed up to the first token where the engine chose otherwise (afterwards its context is another). There the
+    reference's token is looked up among the engine's alternatives, and counts as infinitely far if it is not among them; from
+    an engine that names no alternatives its own token's log-probability is taken, which is as near only in a near tie.
+    Raises Unavailable if the engine does not answer, Invalid if it refuses or its answers hold no log-probabilities.
     """
-    lines = read_golden(golden_path)
     differences: list[float] = []
     chosen = 0
     prompts_equal = True
-    with httpx.Client(timeout=TIMEOUT_S, trust_env=False, headers={"Connection": "close"}) as client:
-        for line in lines:
-            said, prompt_tokens = _ask(client, base_url, key, line)
+    with httpx.Client(
+        base_url=base_url,
+        timeout=TIMEOUT_S,
+        trust_env=False,
+        verify=False,
+        headers={"Connection": "close", "Authorization": f"Bearer {key}"},
+    ) as client:
+        for line in read_golden(golden_path):
+            steps, prompt_tokens = _ask(client, line)
             prompts_equal = prompts_equal and prompt_tokens == line.prompt_tokens
-            for token, expected, step in zip(line.token_ids, line.logprobs, said, strict=False):
-                alternatives = {step["id"]: step["logprob"]}
-                alternatives |= {other["id"]: other["logprob"] for other in step.get("top_logprobs", [])}
-                differences.append(abs(alternatives.get(token, -math.inf) - expected))
-                if step["id"] != token:
+            for token, expected, step in zip(line.token_ids, line.logprobs, steps, strict=False):
+                differences.append(abs(step.of(token) - expected))
+                if step.token != token:
                     break
                 chosen += 1
     return GoldenResult(
@@ -169,26 +185,61 @@ def compare_with_golden(base_url: str, key: str, golden_path: Path) -> GoldenRes
     )
 
 
-def _ask(client: httpx.Client, base_url: str, key: str, line: GoldenLine) -> tuple[list[dict[str, Any]], int]:
+class _Step(Struct, frozen=True):
+    """One token that an engine chose, its log-probability, and those of the alternatives if it names any."""
+
+    token: int
+    logprob: float
+    alternatives: dict[int, float] | None
+
+    def of(self, token: int) -> float:
+        if token == self.token or self.alternatives is None:
+            return self.logprob
+        return self.alternatives.get(token, -math.inf)
+
+
+def _ask(client: httpx.Client, line: GoldenLine) -> tuple[list[_Step], int]:
+    """The engine's steps, and how many tokens the prompt had in its chat template."""
     body = {
+        "model": "golden",  # LightLLM wants some name
         "messages": [{"role": "user", "content": line.prompt}],
         "max_tokens": len(line.token_ids),
         "temperature": 0,
         "logprobs": True,
         "top_logprobs": ALTERNATIVES,
     }
+    reply = _post(client, "/v1/chat/completions", body)
+    prompt_tokens = int(reply["usage"]["prompt_tokens"])
+    logprobs = reply["choices"][0].get("logprobs")
+    if logprobs and logprobs.get("content"):
+        return [_chat_step(step) for step in logprobs["content"]], prompt_tokens
+    # LightLLM's chat endpoint gives no log-probabilities; its own endpoint does, for a prompt that is written out already.
+    parameters = {
+        "max_new_tokens": len(line.token_ids),
+        "do_sample": False,
+        "add_special_tokens": False,
+        "return_details": True,
+    }
+    reply = _post(client, "/generate", {"inputs": line.text, "parameters": parameters})
+    tokens = reply.get("tokens")
+    if not tokens:
+        raise Invalid("the engine's answers hold no log-probabilities")
+    return [_Step(token["id"], token["logprob"], None) for token in tokens], prompt_tokens
+
+
+def _chat_step(step: dict[str, Any]) -> _Step:
+    alternatives = {other["id"]: other["logprob"] for other in step.get("top_logprobs", [])}
+    return _Step(step["id"], step["logprob"], alternatives)
+
+
+def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
     try:
-        answer = client.post(
-            f"{base_url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"}
-        )
+        answer = client.post(path, json=body)
     except httpx.HTTPError as error:
         raise Unavailable(f"the engine does not answer golden prompts: {type(error).__name__}") from error
-    if answer.status_code >= 500:
+    if answer.status_code >= 500 or answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
         raise Unavailable(f"the engine answers golden prompts with {answer.status_code}")
-    if answer.status_code != 200:
+    if answer.status_code != httpx.codes.OK:
         raise Invalid(f"the engine refuses golden prompts with {answer.status_code}")
-    reply = answer.json()
-    logprobs = reply["choices"][0].get("logprobs")
-    if not logprobs or not logprobs.get("content"):
-        raise Invalid("the engine's answer holds no log-probabilities")
-    return logprobs["content"], int(reply["usage"]["prompt_tokens"])
+    reply: dict[str, Any] = answer.json()
+    return reply

@@ -140,17 +140,13 @@ def interleave(weight: Array, heads: int) -> Array:
     """Rows of a query or key projection, shape (rows, ...), from transformers' order (first halves of all pairs, then second
     halves) to llama.cpp's (pairs side by side), in each of `heads`. Left out, the model stays fluent and is wrong."""
     rows = weight.shape[0]
-    return (
-        weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
-    )
+    return weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def separate(weight: Array, heads: int) -> Array:
     """The inverse of `interleave`."""
     rows = weight.shape[0]
-    return (
-        weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
-    )
+    return weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def permuted_heads(name: str, config: LlamaConfig) -> int | None:
@@ -173,9 +169,7 @@ def llama3_rope_factors(config: LlamaConfig) -> Array | None:
         raise Invalid(f"rope scaling {scaling['rope_type']!r} cannot be exported; only llama3 can")
     factor, low, high = (float(scaling[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     original = float(scaling["original_max_position_embeddings"])
-    frequencies = config.rope_theta ** -(
-        np.arange(0, config.head_size, 2, dtype=np.float64) / config.head_size
-    )
+    frequencies = config.rope_theta ** -(np.arange(0, config.head_size, 2, dtype=np.float64) / config.head_size)
     turns = original * frequencies / (2 * np.pi)  # rotations within the original context
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
     factors: Array = (1.0 / ((1.0 - smooth) / factor + smooth)).astype(np.float32)

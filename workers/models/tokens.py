@@ -106,9 +106,7 @@ def chat_template(model_dir: Path) -> str:
         return file.read_text()
     found = tokenizer_settings(model_dir).get("chat_template")
     if not isinstance(found, str) or not found:
-        raise Invalid(
-            f"{model_dir.name} has no chat template (chat_template.jinja): only chat models can be served"
-        )
+        raise Invalid(f"{model_dir.name} has no chat template (chat_template.jinja): only chat models can be served")
     return found
 
 
@@ -130,11 +128,7 @@ def _pre_tokenizer_name(tokenizer: dict[str, Any]) -> str:
     if last.get("type") == "ByteLevel" and not last.get("add_prefix_space"):
         if kinds == ["ByteLevel"] and last.get("use_regex", True):
             return "gpt-2"
-        if (
-            kinds == ["Digits", "ByteLevel"]
-            and steps[0].get("individual_digits")
-            and last.get("use_regex", True)
-        ):
+        if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and last.get("use_regex", True):
             return "smollm"
         if kinds == ["Split", "ByteLevel"] and steps[0].get("pattern") == {"Regex": LLAMA3_SPLIT}:
             return "llama-bpe"
