@@ -14,6 +14,8 @@ from msgspec import Struct
 from streams.errors import Unavailable
 from streams.topics import MAX_EVENT_BYTES, TOPICS
 
+IDLE_CONSUMERS = 2
+
 
 class Position(Struct, frozen=True):
     """Where one event stands on the log; as text `topic-partition@offset`."""
@@ -75,6 +77,8 @@ class KafkaLog:
         self._lock = threading.Lock()
         self._producer: KafkaProducer | None = None
         self._reader: KafkaConsumer | None = None
+        self._closed = False
+        self._idle: list[KafkaConsumer] = []  # a consumer's first poll takes 200 ms, its next ones 3
 
     def answers(self, timeout_s: float = 0.5) -> bool:
         """Whether a broker's port is open: the cheapest sign of life, for a door that must refuse at once."""
@@ -106,8 +110,12 @@ class KafkaLog:
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
         if start >= end:
             return
-        consumer = self._consumer(f"{self._client_id}-read")
+        with self._lock:
+            consumer = self._idle.pop() if self._idle else None
+        if consumer is None:
+            consumer = self._consumer(f"{self._client_id}-read")
         place = TopicPartition(topic, partition)
+        sound = True
         try:
             consumer.assign([place])
             consumer.seek(place, start)
@@ -123,11 +131,18 @@ class KafkaLog:
                 if batches:
                     quiet_since = time.monotonic()
                 elif time.monotonic() - quiet_since > 30:
+                    sound = False
                     raise Unavailable(f"nothing came of {topic}-{partition} from offset {consumer.position(place)}")
         except KafkaError as error:
+            sound = False
             raise Unavailable(f"the log could not be read: {type(error).__name__}") from error
         finally:
-            consumer.close(autocommit=False)
+            with self._lock:
+                keep = sound and not self._closed and len(self._idle) < IDLE_CONSUMERS
+                if keep:
+                    self._idle.append(consumer)
+            if not keep:
+                consumer.close(autocommit=False)
 
     def ends(self, topic: str) -> dict[int, int]:
         with self._lock:
@@ -146,6 +161,9 @@ class KafkaLog:
     def close(self) -> None:
         self._drop_producer()
         with self._lock:
+            self._closed = True
+            while self._idle:
+                self._idle.pop().close(autocommit=False)
             if self._reader is not None:
                 self._reader.close(autocommit=False)
                 self._reader = None
