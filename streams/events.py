@@ -1,6 +1,6 @@
 """The vocabulary of the log: facts, in the past tense, as small frozen structs in one union. Pure.
 
-Adding an event means: a struct here and in `Event`, its topic in `TOPIC_OF`, and a case wherever `assert_never` asks.
+Adding an event means: a struct here and in its union (which is its topic), and a case wherever `assert_never` asks.
 Free text typed by a person, and what the model answered them, is `Sealed`; nothing else in an event holds words of theirs.
 """
 
@@ -19,7 +19,8 @@ DOMAINS = "noria.domains"
 ORDERS = "noria.orders"
 QUARANTINE = "noria.quarantine"
 
-Step = Literal["select", "train", "evaluate", "swap"]
+RoundStep = Literal["select", "train", "evaluate", "swap"]
+Step = Literal["select", "train", "evaluate", "swap", "purge"]
 ExampleKind = Literal["correction", "annotation"]
 ExamKind = Literal["held_out", "general"]
 
@@ -179,6 +180,15 @@ class PersonErased(Struct, frozen=True, kw_only=True):
     by: str
 
 
+class PlacesPurged(Struct, frozen=True, kw_only=True):
+    """What workers kept that was computed from an erased person's words is gone; `places` names the kinds, with counts."""
+
+    domain: str
+    person: str
+    order_id: UUID
+    places: dict[str, int]
+
+
 class RoundAsked(Struct, frozen=True, kw_only=True):
     """Somebody asked for a round by hand; quiet hours and thresholds do not hold it up."""
 
@@ -323,6 +333,7 @@ DomainEvent = (
     | PreferenceAccepted
     | ExampleRetired
     | PersonErased
+    | PlacesPurged
     | RoundAsked
     | RoundRequested
     | OrderProgressed

@@ -55,4 +55,14 @@ class SwapRelease(Struct, frozen=True, kw_only=True, tag="swap_release", tag_fie
     rollback: bool = False
 
 
-Order = SelectSnapshot | TrainCandidate | EvaluateCandidate | SwapRelease
+class PurgePlaces(Struct, frozen=True, kw_only=True, tag="purge_places", tag_field="kind"):
+    """Remove what was computed from the words that were sealed with `kids`."""
+
+    order_id: UUID
+    domain: str
+    person: str
+    kids: tuple[str, ...]
+    round_id: str | None = None
+
+
+Order = SelectSnapshot | TrainCandidate | EvaluateCandidate | SwapRelease | PurgePlaces

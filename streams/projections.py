@@ -21,6 +21,7 @@ from streams.events import (
     GateRefused,
     OrderProgressed,
     PersonErased,
+    PlacesPurged,
     PolicySet,
     PreferenceAccepted,
     PromptAsked,
@@ -195,6 +196,7 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             ]
         case (
             ClockTicked()
+            | PlacesPurged()
             | RoundAsked()
             | RoundRequested()
             | GatePassed()

@@ -30,6 +30,7 @@ from streams.events import (
     GateRefused,
     OrderProgressed,
     PersonErased,
+    PlacesPurged,
     PolicySet,
     PreferenceAccepted,
     Recorded,
@@ -41,11 +42,11 @@ from streams.events import (
     RoundCancelled,
     RoundFailed,
     RoundRequested,
+    RoundStep,
     SnapshotSelected,
-    Step,
 )
 from streams.gate import Verdict, judge
-from streams.orders import EvaluateCandidate, Order, SelectSnapshot, SwapRelease, TrainCandidate
+from streams.orders import EvaluateCandidate, Order, PurgePlaces, SelectSnapshot, SwapRelease, TrainCandidate
 from streams.policy import Gathered, Outlook, Policy, local_day, outlook
 
 
@@ -54,7 +55,7 @@ class Round(Struct, frozen=True):
 
     id: str
     number: int
-    step: Step
+    step: RoundStep
     reason: str
     order_id: UUID
     pin: int
@@ -139,6 +140,9 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), 0, None))
     if isinstance(event, RollbackAsked) and event.to in before.releases and event.to != before.live:
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), event.to, None, rollback=True))
+    if isinstance(event, PersonErased):
+        order_id = uuid5(cause, "purge_places")
+        found.append(PurgePlaces(order_id=order_id, domain=event.domain, person=event.person, kids=event.kids))
 
     old, new = before.round, after.round
     if new is not None and (old is None or old.id != new.id):
@@ -240,6 +244,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
             | ExamItemAdded()
             | RoundAsked()
             | RoundRequested()
+            | PlacesPurged()
             | OrderProgressed()
             | GatePassed()
             | GateRefused()
@@ -279,7 +284,7 @@ def _start(state: Domain, recorded: Recorded, now: datetime, reason: str) -> Dom
 def _step(
     state: Domain,
     round_: Round,
-    step: Step,
+    step: RoundStep,
     order_id: UUID,
     *,
     snapshot: str | None = None,

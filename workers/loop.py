@@ -33,14 +33,15 @@ Step_ = Callable[[Any, Context], None]
 
 
 def steps() -> dict[Step, tuple[str, Step_]]:
-    """Every step of a round: its name, the kind of order, and the function that carries it out."""
-    from workers import evaluation, selection, swapper, training
+    """Every kind of work: its name, the kind of order, and the function that carries it out."""
+    from workers import evaluation, register, selection, swapper, training
 
     return {
         "select": ("select_snapshot", selection.run),
         "train": ("train_candidate", training.run),
         "evaluate": ("evaluate_candidate", evaluation.run),
         "swap": ("swap_release", swapper.run),
+        "purge": ("purge_places", register.run),
     }
 
 

@@ -1,0 +1,203 @@
+"""The gate: whether a candidate may go live, by paired tests on the same questions before and after. Pure.
+
+    fixes     must be learned:   exact McNemar test (McNemar 1947; exact binomial form, Fay 2010), two-sided p <= alpha
+    earlier   must be kept:      one-sided non-inferiority of the paired difference, by Tango's score interval
+    general   must be kept:      (Tango 1998, Statistics in Medicine 17:891) against a stated margin
+    held_out  is reported, and refuses only what is significantly worse
+
+All that must hold do so at level alpha each: an intersection-union test (Berger 1982), so the whole needs no correction.
+A verdict that is neither for nor against is *inconclusive*, and that does not ship.
+"""
+
+from math import comb, sqrt
+from statistics import NormalDist
+from typing import Literal
+
+from msgspec import Struct
+
+from streams.errors import Invalid
+
+FIXES, EARLIER, HELD_OUT, GENERAL = "fixes", "earlier", "held_out", "general"
+TITLES = {
+    FIXES: "fixes learned",
+    EARLIER: "earlier fixes kept",
+    HELD_OUT: "held-out rewordings",
+    GENERAL: "general ability",
+}
+
+
+class Paired(Struct, frozen=True):
+    """How many of `n` questions were answered right before and after, only before, only after, and neither time."""
+
+    n: int
+    both: int
+    only_before: int
+    only_after: int
+    neither: int
+
+    @property
+    def before(self) -> float:
+        return (self.both + self.only_before) / self.n if self.n else 0.0
+
+    @property
+    def after(self) -> float:
+        return (self.both + self.only_after) / self.n if self.n else 0.0
+
+
+class GateMargins(Struct, frozen=True, forbid_unknown_fields=True):
+    """`earlier_margin` and `general_margin`: by how much the share of right answers may fall at most, shown at level alpha."""
+
+    alpha: float = 0.05
+    earlier_margin: float = 0.10
+    general_margin: float = 0.05
+
+    def check(self) -> None:
+        """Raise Invalid naming the field, if no candidate could be judged by these."""
+        for name in ("alpha", "earlier_margin", "general_margin"):
+            value = getattr(self, name)
+            if not 0 < value < 0.5:
+                raise Invalid(f"gate.{name} must be above 0 and below 0.5; got {value}")
+
+
+class Check(Struct, frozen=True):
+    """One line of the gate's table. `lower`: one-sided lower bound of the change, at confidence 1 - alpha."""
+
+    name: str
+    n: int
+    before: float
+    after: float
+    p_value: float | None
+    lower: float | None
+    margin: float | None
+    verdict: Literal["pass", "fail", "inconclusive", "nothing to compare", "reported"]
+    words: str
+
+
+class Verdict(Struct, frozen=True):
+    outcome: Literal["ship", "refuse", "inconclusive"]
+    checks: tuple[Check, ...]
+    words: str
+
+
+def mcnemar(only_before: int, only_after: int) -> float:
+    """Two-sided exact p-value of McNemar's test: among the questions that changed, either change was equally likely."""
+    changed = only_before + only_after
+    if changed == 0:
+        return 1.0
+    tail = sum(comb(changed, k) for k in range(min(only_before, only_after) + 1))
+    return min(1.0, float(2 * tail / 2**changed))
+
+
+def tango_lower(paired: Paired, alpha: float) -> float:
+    """One-sided lower bound, at confidence 1 - alpha, of the change in the share of right answers (after less before).
+
+    The bound is the change at which Tango's score statistic equals the normal quantile; found by bisection.
+    """
+    if paired.n == 0:
+        return -1.0
+    wanted = NormalDist().inv_cdf(1 - alpha)
+    low, high = -1.0, (paired.only_after - paired.only_before) / paired.n
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _score(paired, middle) > wanted:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _score(paired: Paired, change: float) -> float:
+    """Tango's score statistic for the hypothesis that the true change is `change`."""
+    n, b, c = paired.n, paired.only_after, paired.only_before
+    # The maximum-likelihood share of "only before" under the hypothesis (Tango's q21), root of 2n q^2 + B q + C = 0.
+    linear = -b - c + (2 * n - b + c) * change
+    constant = -c * change * (1 - change)
+    share = (sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+    variance = n * (2 * share + change * (1 - change))
+    difference = b - c - n * change
+    if variance <= 0:
+        return float("inf") if difference > 0 else 0.0
+    return difference / sqrt(variance)
+
+
+def judge(paired: dict[str, Paired], margins: GateMargins) -> Verdict:
+    """The verdict on a candidate, from its paired counts by exam set. A set that is missing has nothing to compare."""
+    empty = Paired(0, 0, 0, 0, 0)
+    checks = (
+        _learning(FIXES, paired.get(FIXES, empty), margins.alpha),
+        _keeping(EARLIER, paired.get(EARLIER, empty), margins.alpha, margins.earlier_margin),
+        _reported(HELD_OUT, paired.get(HELD_OUT, empty), margins.alpha),
+        _keeping(GENERAL, paired.get(GENERAL, empty), margins.alpha, margins.general_margin),
+    )
+    failed = [check for check in checks if check.verdict == "fail"]
+    unsure = [check for check in checks if check.verdict == "inconclusive"]
+    if failed:
+        return Verdict("refuse", checks, "refused: " + "; ".join(check.words for check in failed))
+    if unsure:
+        return Verdict(
+            "inconclusive", checks, "not shipped, the evidence is not enough: " + "; ".join(c.words for c in unsure)
+        )
+    return Verdict("ship", checks, "shipped: the fixes are learned, and nothing that must be kept was lost")
+
+
+def _learning(name: str, paired: Paired, alpha: float) -> Check:
+    p = mcnemar(paired.only_before, paired.only_after)
+    said = f"{TITLES[name]}: {_right(paired)}; p = {_number(p)}"
+    verdict: Literal["pass", "fail", "inconclusive"]
+    if paired.n == 0:
+        return _check(name, paired, None, None, None, "inconclusive", f"{TITLES[name]}: no question to judge by")
+    if p <= alpha and paired.only_after > paired.only_before:
+        verdict, words = "pass", "learned"
+    elif p <= alpha:
+        verdict, words = "fail", "worse than before"
+    else:
+        verdict, words = "inconclusive", "could be chance"
+    return _check(name, paired, p, None, None, verdict, f"{said}: {words}")
+
+
+def _keeping(name: str, paired: Paired, alpha: float, margin: float) -> Check:
+    if paired.n == 0:
+        return _check(name, paired, None, None, margin, "nothing to compare", f"{TITLES[name]}: nothing to compare")
+    lower = tango_lower(paired, alpha)
+    swapped = Paired(paired.n, paired.both, paired.only_after, paired.only_before, paired.neither)
+    upper = -tango_lower(swapped, alpha)
+    said = f"{TITLES[name]}: {_right(paired)}; a fall of more than {margin:.0%}"
+    verdict: Literal["pass", "fail", "inconclusive"]
+    if lower > -margin:
+        verdict, words = "pass", "is ruled out"
+    elif upper < -margin:
+        verdict, words = "fail", "is certain"
+    else:
+        verdict, words = "inconclusive", "cannot be ruled out"
+    confidence = f"with {1 - alpha:.0%} confidence (lower bound {lower:+.3f})"
+    return _check(name, paired, None, lower, margin, verdict, f"{said} {words} {confidence}")
+
+
+def _reported(name: str, paired: Paired, alpha: float) -> Check:
+    if paired.n == 0:
+        return _check(name, paired, None, None, None, "nothing to compare", f"{TITLES[name]}: nothing to compare")
+    p = mcnemar(paired.only_before, paired.only_after)
+    worse = p <= alpha and paired.only_before > paired.only_after
+    words = f"{TITLES[name]}: {_right(paired)}; p = {_number(p)}: " + ("worse than before" if worse else "reported")
+    return _check(name, paired, p, None, None, "fail" if worse else "reported", words)
+
+
+def _check(
+    name: str,
+    paired: Paired,
+    p_value: float | None,
+    lower: float | None,
+    margin: float | None,
+    verdict: Literal["pass", "fail", "inconclusive", "nothing to compare", "reported"],
+    words: str,
+) -> Check:
+    return Check(name, paired.n, paired.before, paired.after, p_value, lower, margin, verdict, words)
+
+
+def _right(paired: Paired) -> str:
+    before, after = paired.both + paired.only_before, paired.both + paired.only_after
+    return f"{before} of {paired.n} before, {after} of {paired.n} after"
+
+
+def _number(p: float) -> str:
+    return "below 0.0001" if p < 0.0001 else f"{p:.4f}"

@@ -1,0 +1,98 @@
+"""The step `train`: from a snapshot to a candidate, merged, exported and checked."""
+
+import json
+import os
+from pathlib import Path
+
+from streams.errors import Erased
+from streams.events import CandidateTrained
+from streams.orders import TrainCandidate
+from streams.sealing import open_sealed
+from workers.context import Context
+from workers.models.finish import finish_in_child
+from workers.models.golden import GOLDEN_FILE
+from workers.register import register, strike
+from workers.snapshot import SnapshotRow, load, open_prompt
+from workers.trainer.parent import train_in_child
+from workers.trainer.spec import Progress, Row, TrainSpec
+
+REPLAY_FILE = Path(__file__).parent / "trainer" / "replay.jsonl"
+THREADS = 2
+
+
+def run(order: TrainCandidate, context: Context) -> None:
+    snapshot = load(order.snapshot, context.artifacts)
+    kids = sorted({row.prompt.kid for row in snapshot.rows} | {row.answer.kid for row in snapshot.rows})
+    # Named by the order, so that whoever takes it up again finds the checkpoint.
+    folder = context.settings.home / "training" / str(order.order_id)
+    checkpoints, out = folder / "checkpoint", folder / "out"
+    checkpoints.mkdir(parents=True, exist_ok=True, mode=0o700)
+    register(context.engine, "training folder", str(folder), order.round_id, kids)
+    spec = TrainSpec(
+        model_dir=str(context.artifacts.path(order.base_model)),
+        rows=_rows(snapshot.rows, "new", context),
+        earlier=_rows(snapshot.rows, "earlier", context),
+        replay_prompts=order.replay_prompts or general_prompts(),
+        recipe=order.recipe,
+        out_dir=str(out),
+        checkpoint_dir=str(checkpoints),
+        reference_dir=str(context.artifacts.path(order.reference_model)),
+        threads=min(THREADS, os.cpu_count() or 1),
+    )
+
+    def progress(seen: Progress) -> None:
+        values = {"loss": seen.loss, "replay_divergence": seen.replay_divergence, "tokens_per_s": seen.tokens_per_s}
+        told = {name: value for name, value in values.items() if value is not None}
+        context.progress(order, "train", seen.step, seen.steps, seen.seconds_left, **told)
+
+    trained = train_in_child(spec, progress)
+    context.check()
+    model_dir = Path(trained.model_dir)
+    finished = finish_in_child(model_dir)
+    context.check()
+    golden = context.artifacts.put_file(model_dir / GOLDEN_FILE)
+    event = CandidateTrained(
+        domain=order.domain,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        model=context.artifacts.put_dir(model_dir),
+        adapter=context.artifacts.put_dir(Path(trained.adapter_dir)),
+        golden=golden,
+        loss=trained.final_loss,
+        steps=trained.steps,
+        duration_s=round(trained.seconds, 1),
+        export_difference=finished.difference,
+    )
+    context.publish(order, event, "candidate_trained")
+    strike(context.engine, str(folder))
+
+
+def _rows(rows: tuple[SnapshotRow, ...], role: str, context: Context) -> tuple[Row, ...]:
+    """The rows of one role, opened: the question as it was corrected, and its other wordings, as one group."""
+    found = []
+    for row in rows:
+        if row.role != role:
+            continue
+        try:
+            answer = open_sealed(row.answer, context.keyring)
+            for messages in (row.prompt, *row.wordings):
+                prompt = open_prompt(messages, context.keyring)
+                # What was answered in vain before is not part of what is taught.
+                history = () if row.wordings else prompt.history
+                found.append(
+                    Row(
+                        prompt=prompt.question,
+                        answer=answer,
+                        system=prompt.system,
+                        history=history,
+                        group=row.example_id,
+                    )
+                )
+        except Erased:
+            continue  # erased since the snapshot was taken: it is not learned any more
+    return tuple(found)
+
+
+def general_prompts() -> tuple[str, ...]:
+    """The general prompts that guard against forgetting when a domain names none of its own."""
+    return tuple(json.loads(line)["prompt"] for line in REPLAY_FILE.read_text(encoding="utf-8").splitlines())
