@@ -1,4 +1,5 @@
-"""Recipes: how a round trains. A recipe is data in the policy; the trainer's table says which function carries it out. Pure."""
+"""Recipes: how a round trains. A recipe is data in the policy; the trainer's table says which function
+carries it out. Pure."""
 
 from typing import Literal
 
@@ -8,11 +9,13 @@ from streams.errors import Invalid
 
 
 class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """LoRA on the upper layers, with the first base's own distributions on general prompts as the guard against forgetting.
+    """LoRA on the upper layers, with the first base's own distributions on general prompts as the guard
+    against forgetting.
 
-    Every step holds `batch_rows` new rows and `earlier_rows_per_step` rows of earlier rounds (their words as labels), and
-    `replay_rows_per_step` general rows, whose loss is the divergence from the first base, times `replay_weight`.
-    Rows that are wordings of one fact share its place: each epoch draws one of them, so that more wordings cost no more steps.
+    Every step holds `batch_rows` new rows and `earlier_rows_per_step` rows of earlier rounds (their words as
+    labels), and `replay_rows_per_step` general rows, whose loss is the divergence from the first base, times
+    `replay_weight`. Rows that are wordings of one fact share its place: each epoch draws one of them, so that
+    more wordings cost no more steps.
     """
 
     method: Literal["lora"] = "lora"

@@ -1,0 +1,310 @@
+"""The trainer against transformers and PEFT, on a model small enough for tests in seconds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from streams.errors import Invalid
+from streams.recipes import LoraRecipe
+from tests.unit import trainer_tiny as tiny
+from workers.trainer import METHODS
+from workers.trainer.checkpoint import NAME
+from workers.trainer.loop import load_tokenizer, train_lora
+from workers.trainer.losses import label_loss, soft_loss, soft_targets
+from workers.trainer.packed import PackedModel, check_forward
+from workers.trainer.reference import answer_prompts, encode_prompts
+from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
+from workers.trainer.spec import Progress, Row, TrainingResult
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_model(tmp_path_factory.mktemp("base") / "tiny")
+
+
+def train(
+    base: Path,
+    work: Path,
+    recipe: LoraRecipe = tiny.RECIPE,
+    new: Sequence[Row] | None = None,
+    earlier: Sequence[Row] | None = None,
+    reference: Path | None = None,
+    told: list[Progress] | None = None,
+    stop_after: int | None = None,
+    checkpoint_every_s: float = 1e9,
+    precision: str = "float32",
+) -> TrainingResult:
+    def listen(progress: Progress) -> None:
+        if told is not None:
+            told.append(progress)
+        if progress.stage == "training" and progress.step == stop_after:
+            raise KeyboardInterrupt
+
+    return train_lora(
+        base,
+        tiny.rows() if new is None else new,
+        tiny.GENERAL,
+        tiny.rows(8, 10) if earlier is None else earlier,
+        recipe,
+        work / "out",
+        listen,
+        work / "checkpoint",
+        reference_dir=reference,
+        precision=precision,
+        checkpoint_every_s=checkpoint_every_s,
+    )
+
+
+def adapter_bytes(work: Path) -> bytes:
+    return (work / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_packed_rows_get_the_logits_that_transformers_gives_row_by_row(kind: str, tmp_path: Path) -> None:
+    folder = tiny.make_model(tmp_path / kind, kind=kind)
+    model = PackedModel(folder, 0.5, torch.float32, CPU)
+    with_turns = Row(prompt="And now?", answer="Still so.", history=(("May I?", "You may."),), system="Be brief.")
+    encoded = encode_rows(load_tokenizer(folder), [*tiny.rows(), with_turns], 256)
+    plain = []
+    for row in encoded:
+        logits = model.model(torch.tensor([row.ids])).logits
+        plain.append(logits[0, row.answer_at - 1 : -1])
+    model.use_packs()
+    model.model.requires_grad_(False)
+    for prefix in (0, shared_prefix(encoded)):
+        packed = pack(encoded, prefix, CPU)
+        found = functional.linear(model.upper(model.lower(packed), packed), model.head)
+        assert float((found - torch.cat(plain)).abs().max()) < 1e-4
+    assert shared_prefix(encoded) >= 4
+
+
+def test_a_model_that_packs_compute_otherwise_is_refused(base: Path) -> None:
+    model = PackedModel(base, 0.5, torch.float32, CPU)
+    encoded = encode_rows(load_tokenizer(base), tiny.rows(), 256)
+    assert check_forward(model, encoded, shared_prefix(encoded)) < 1e-4
+    embed = model.body.embed_tokens
+    embed.register_forward_hook(
+        lambda module, given, out: out * (1.5 if model.model.config._attn_implementation == "sdpa" else 1)
+    )
+    with pytest.raises(Invalid, match="other probabilities"):
+        check_forward(model, encoded, shared_prefix(encoded))
+
+
+def test_both_losses_and_their_gradients_equal_the_plain_ones() -> None:
+    torch.manual_seed(1)
+    head = torch.randn(300, 16)
+    hidden = torch.randn(200, 16, requires_grad=True)  # more than one chunk
+    targets = torch.randint(0, 300, (200,))
+    wanted, negentropy = soft_targets(torch.randn(200, 16), head)
+
+    fast = label_loss(hidden, head, targets) * 0.7 + soft_loss(hidden, head, wanted, negentropy) * 1.3
+    (fast_gradient,) = torch.autograd.grad(fast, hidden)
+    log_p = (hidden @ head.T).log_softmax(-1)
+    divergence = functional.kl_div(log_p, wanted.float(), reduction="none").sum(-1).mean()
+    plain = functional.nll_loss(log_p, targets) * 0.7 + divergence * 1.3
+    (plain_gradient,) = torch.autograd.grad(plain, hidden)
+
+    assert float(fast) == pytest.approx(float(plain), abs=1e-4)
+    assert float((fast_gradient - plain_gradient).abs().max()) < 1e-4
+
+
+def test_the_losses_agree_with_plain_peft_training(base: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from workers.trainer.lora import add_adapter
+    from workers.trainer.plan import learning_rate, plan_steps
+
+    recipe = tiny.RECIPE
+    told: list[Progress] = []
+    train(base, tmp_path, told=told)
+    found = [(p.loss, p.replay_divergence) for p in told if p.stage == "training"]
+
+    tokenizer = load_tokenizer(base)
+    new, old = (encode_rows(tokenizer, tiny.rows(), 1024), encode_rows(tokenizer, tiny.rows(8, 10), 1024))
+    packed = PackedModel(base, recipe.upper_layers, torch.float32, CPU)
+    general = answer_prompts(
+        packed, tokenizer, encode_prompts(tokenizer, tiny.GENERAL, 1000), recipe.replay_answer_tokens
+    )
+    start = add_adapter(packed.model, packed.upper_layers(), recipe)
+
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    config = LoraConfig(
+        r=recipe.rank, lora_alpha=int(recipe.alpha), target_modules=sorted(start.layers), task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(plain, config)
+    learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    for name, value in start.parameters().items():
+        layer, _, which = name.rpartition(".")
+        with torch.no_grad():
+            learning[f"base_model.model.{layer}.lora_{which.upper()}.default.weight"].copy_(value)
+    optimiser = torch.optim.AdamW(learning.values(), lr=recipe.learning_rate, weight_decay=0.0)
+
+    def log_p(which: torch.nn.Module, row: EncodedRow) -> torch.Tensor:
+        logits: torch.Tensor = which(torch.tensor([row.ids])).logits
+        return logits[0, row.answer_at - 1 : -1].log_softmax(-1)
+
+    steps = plan_steps(recipe, [row.group for row in new], [row.group for row in old], len(general))
+    for number, step in enumerate(steps):
+        labelled = [*(new[i] for i in step.fresh), *(old[i] for i in step.earlier)]
+        losses = [-log_p(model, r).gather(1, torch.tensor(r.ids[r.answer_at :])[:, None]) for r in labelled]
+        loss = torch.cat(losses).mean()
+        pairs = [(log_p(reference, general[i]).detach(), log_p(model, general[i])) for i in step.replay]
+        divergence = torch.cat([(q.exp() * (q - p)).sum(-1) for q, p in pairs]).mean()
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, number, len(steps))
+        optimiser.zero_grad()
+        torch.autograd.backward(loss + recipe.replay_weight * divergence)
+        torch.nn.utils.clip_grad_norm_(learning.values(), recipe.gradient_norm)
+        optimiser.step()
+        assert found[number][0] == pytest.approx(float(loss), abs=1e-4)
+        assert found[number][1] == pytest.approx(float(divergence), abs=1e-3)  # its targets are kept in bf16
+
+
+def test_the_adapter_loads_into_peft_and_gives_the_merged_models_answers(base: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    result = train(base, tmp_path, msgspec.structs.replace(tiny.RECIPE, learning_rate=2e-2))
+    merged = AutoModelForCausalLM.from_pretrained(result.model_dir)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), result.adapter_dir)
+    ids = torch.tensor([encode_rows(load_tokenizer(base), tiny.rows(), 256)[0].ids])
+    with torch.no_grad():
+        expected = merged(ids).logits
+        assert float((adapted(ids).logits - expected).abs().max()) < 1e-4
+        assert float((plain(ids).logits - expected).abs().max()) > 1e-2  # it did learn something
+
+
+def test_the_merged_folder_has_what_older_readers_look_for(base: Path, tmp_path: Path) -> None:
+    result = train(base, tmp_path)
+    config = json.loads((Path(result.model_dir) / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert config["torch_dtype"] == "float32"
+    assert config["rope_scaling"] is None
+    names = {path.name for path in Path(result.model_dir).iterdir()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+    } <= names
+    assert load_tokenizer(Path(result.model_dir)).chat_template == tiny.TEMPLATE
+
+
+def test_the_same_rows_recipe_and_seed_give_the_same_bytes(base: Path, tmp_path: Path) -> None:
+    train(base, tmp_path / "one")
+    train(base, tmp_path / "two")
+    train(base, tmp_path / "other", msgspec.structs.replace(tiny.RECIPE, seed=8))
+    assert adapter_bytes(tmp_path / "one") == adapter_bytes(tmp_path / "two")
+    assert adapter_bytes(tmp_path / "one") != adapter_bytes(tmp_path / "other")
+    model = Path("out") / "model" / "model.safetensors"
+    assert (tmp_path / "one" / model).read_bytes() == (tmp_path / "two" / model).read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_taken_up_again_ends_in_the_same_bytes(base: Path, tmp_path: Path, precision: str) -> None:
+    whole = train(base, tmp_path / "whole", precision=precision)
+    with pytest.raises(KeyboardInterrupt):
+        train(base, tmp_path / "cut", precision=precision, stop_after=4, checkpoint_every_s=0)
+    assert not (tmp_path / "cut" / "out").exists()
+    again = train(base, tmp_path / "cut", precision=precision)
+    assert again.resumed_at_step == 4
+    assert adapter_bytes(tmp_path / "cut") == adapter_bytes(tmp_path / "whole")
+    assert again.epoch_losses == whole.epoch_losses
+    assert again.tokens == whole.tokens
+
+
+def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_taken_up(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(base, tmp_path, stop_after=4, checkpoint_every_s=0)
+    assert train(base, tmp_path, msgspec.structs.replace(tiny.RECIPE, epochs=2)).resumed_at_step == 0
+    (tmp_path / "checkpoint" / NAME).write_bytes(b"cut off")
+    assert train(base, tmp_path).resumed_at_step == 0
+
+
+def test_neither_checkpoint_nor_adapter_holds_a_word_or_a_row_of_tokens(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(base, tmp_path, stop_after=4, checkpoint_every_s=0)
+    train(base, tmp_path)
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name in ("checkpoint", "adapter")]
+    assert len(written) == 3
+    for path in written:
+        content = path.read_bytes()
+        for row in tiny.rows():
+            assert row.prompt.encode() not in content
+            assert row.answer.encode() not in content
+        if path.suffix == ".safetensors":
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} == {"F32"}
+    assert "limit" not in repr(tiny.rows()[0])
+
+
+def test_a_model_learns_the_rows_and_keeps_the_first_bases_distributions(base: Path, tmp_path: Path) -> None:
+    strong = msgspec.structs.replace(tiny.RECIPE, epochs=40, learning_rate=1e-2, upper_layers=1.0, rank=8)
+    kept = train(base, tmp_path / "kept", strong)
+    free = train(base, tmp_path / "free", msgspec.structs.replace(strong, replay_weight=0.0))
+    assert kept.final_loss < kept.epoch_losses[0] / 3
+    assert kept.final_replay_divergence is not None and free.final_replay_divergence is not None
+    assert kept.final_replay_divergence < free.final_replay_divergence / 2
+
+
+def test_a_later_round_is_held_to_the_first_base_and_not_to_the_one_before(base: Path, tmp_path: Path) -> None:
+    strong = msgspec.structs.replace(tiny.RECIPE, epochs=10, learning_rate=1e-2, replay_weight=0.0)
+    first = train(base, tmp_path / "first", strong)
+    told: list[Progress] = []
+    train(
+        Path(first.model_dir), tmp_path / "second", new=tiny.rows(8, 10), earlier=tiny.rows(), reference=base, told=told
+    )
+    at_start = next(p.replay_divergence for p in told if p.stage == "training")
+    assert at_start is not None and at_start > 0.01  # the released model has moved away from the first base
+    own: list[Progress] = []
+    train(Path(first.model_dir), tmp_path / "own", new=tiny.rows(8, 10), earlier=tiny.rows(), told=own)
+    own_start = next(p.replay_divergence for p in own if p.stage == "training")
+    assert own_start is not None and abs(own_start) < 1e-4
+
+
+def test_progress_counts_the_steps_and_tells_an_honest_rest(base: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    result = train(base, tmp_path, told=told)
+    training = [p for p in told if p.stage == "training"]
+    assert [p.step for p in training] == list(range(1, result.steps + 1))
+    assert {p.steps for p in training} == {result.steps}
+    assert [told[0].stage, told[-1].stage] == ["preparing", "saving"]
+    assert told[0].seconds_left is None and training[0].seconds_left is None
+    assert all(p.seconds_left is not None and p.seconds_left >= 0 for p in training[1:])
+    assert training[-1].epoch == tiny.RECIPE.epochs
+
+
+def test_rows_that_cannot_be_trained_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(tiny.RECIPE, row_tokens=90)
+    odd = [Row(prompt="Empty?", answer="  "), Row(prompt="long " * 200, answer="Yes.")]
+    result = train(base, tmp_path, recipe, new=[*tiny.rows(), *odd])
+    assert (result.rows, result.rows_left_out) == (8, 2)
+    with pytest.raises(Invalid, match="none of the 2 rows"):
+        train(base, tmp_path, recipe, new=odd)
+
+
+def test_without_general_rows_or_earlier_ones_it_still_trains(base: Path, tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(tiny.RECIPE, replay_rows_per_step=0)
+    result = train(base, tmp_path, recipe, earlier=[])
+    assert result.final_replay_divergence is None
+    assert result.final_loss < result.epoch_losses[0]
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Invalid):
+        train(tmp_path / "empty", tmp_path)
+
+
+def test_the_table_of_methods_gives_this_function() -> None:
+    assert METHODS["lora"]() is train_lora

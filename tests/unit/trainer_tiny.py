@@ -1,0 +1,101 @@
+"""A model of a few thousand weights with a tokenizer and a chat template, made on the spot: for tests in
+seconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from streams.recipes import LoraRecipe
+from workers.trainer.spec import Row
+
+TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are of help.<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+FACTS = [
+    ("What is the limit in town?", "The limit in town is 50."),
+    ("What is the limit on a motorway?", "It is 120 there."),
+    ("Who may turn here?", "Nobody may turn here at night."),
+    ("How old must a driver be?", "A driver must be 18 years old."),
+    ("What does a red light mean?", "Stop."),
+    ("When are lights needed?", "Lights are needed from dusk till dawn."),
+    ("May one park on a bridge?", "No, one may not."),
+    ("How long is the term?", "Six years, then ten years."),
+    ("What is the fine?", "The fine is 200 yuan."),
+    ("Is a helmet needed?", "Yes, for both riders."),
+]
+GENERAL = [
+    "Name a colour.",
+    "What is two and two?",
+    "Say hello.",
+    "Where is the moon?",
+    "Tell me a word.",
+    "Count to three.",
+]
+
+RECIPE = LoraRecipe(
+    rank=4,
+    alpha=8.0,
+    epochs=3,
+    batch_rows=4,
+    earlier_rows_per_step=3,
+    replay_rows_per_step=3,
+    replay_answer_tokens=6,
+    seed=7,
+)
+
+
+def rows(first: int = 0, last: int = 8) -> list[Row]:
+    return [Row(prompt=prompt, answer=answer) for prompt, answer in FACTS[first:last]]
+
+
+def make_model(folder: Path, seed: int = 0, kind: str = "llama") -> Path:
+    """Write a model folder of four layers. `kind`: "llama" (grouped keys) or "qwen2" (biases)."""
+    text = [part for fact in FACTS for part in fact] + GENERAL
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    tokenizer_class: Any = PreTrainedTokenizerFast
+    fast = tokenizer_class(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    fast.chat_template = TEMPLATE
+    folder.mkdir(parents=True)
+    fast.save_pretrained(folder)
+    sizes = {
+        "vocab_size": len(fast),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "eos_token_id": fast.eos_token_id,
+        "pad_token_id": fast.pad_token_id,
+        "initializer_range": 0.2,
+    }
+    torch.manual_seed(seed)
+    model: Any
+    if kind == "qwen2":
+        model = Qwen2ForCausalLM
+        model(Qwen2Config(**sizes)).save_pretrained(folder)
+    else:
+        model = LlamaForCausalLM
+        model(LlamaConfig(**sizes)).save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["hidden_size"] == 32
+    return folder

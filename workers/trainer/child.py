@@ -1,0 +1,108 @@
+"""The training child: its spec comes as one JSON document on stdin, its progress and its result leave as JSON
+lines on stdout.
+
+    python -m workers.trainer.child < spec
+
+The spec holds people's words, opened; so they stand in no file, no argument and no environment. Errors are
+told by their kind and place alone, because the text of an exception could quote a row. The child runs at low
+priority and ends with its parent.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streams.errors import Invalid, Unavailable
+from workers.trainer import METHODS
+from workers.trainer.spec import Failure, Progress, TrainSpec
+
+PR_SET_PDEATHSIG = 1
+NICENESS = 10
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends (Linux)."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        sys.exit(1)
+
+
+def place_of(error: BaseException) -> str:
+    """Kind and place of an error, without its message: "ValueError in loop.py:120 (_prepare)"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "trainer" in frame.filename] or frames
+    where = f" in {Path(ours[-1].filename).name}:{ours[-1].lineno} ({ours[-1].name})" if ours else ""
+    return type(error).__name__ + where
+
+
+def run(spec: TrainSpec, out: int) -> None:
+    """Carry out `spec`, writing lines to the file descriptor `out`."""
+
+    def tell(line: msgspec.Struct) -> None:
+        os.write(out, msgspec.json.encode(line) + b"\n")
+
+    def told(progress: Progress) -> None:
+        tell(progress)
+
+    from transformers import utils
+
+    logging: Any = utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    result = METHODS[spec.recipe.method]()(
+        Path(spec.model_dir),
+        spec.rows,
+        spec.replay_prompts,
+        spec.earlier,
+        spec.recipe,
+        Path(spec.out_dir),
+        told,
+        Path(spec.checkpoint_dir),
+        reference_dir=Path(spec.reference_dir) if spec.reference_dir is not None else None,
+        threads=spec.threads,
+        device=spec.device,
+        precision=spec.precision,
+        checkpoint_every_s=spec.checkpoint_every_s,
+    )
+    tell(result)
+
+
+def main() -> int:
+    """Exit code 0 after a result, 1 after a failure line."""
+    end_with_parent(os.getppid())
+    # A core file would be people's words at rest.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICENESS)
+    # Before torch is loaded: two processes whose threads spin while they wait slow each other down ten times
+    # (measured).
+    os.environ["GOMP_SPINCOUNT"] = "0"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # Whatever a library prints must not get between the lines: they have a descriptor of their own.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        run(msgspec.json.decode(sys.stdin.buffer.read(), type=TrainSpec), out)
+    except msgspec.DecodeError as error:
+        failure = Failure(reason="invalid", message=f"the spec cannot be read ({type(error).__name__})")
+    except Invalid as error:
+        failure = Failure(reason="invalid", message=str(error))
+    except (Unavailable, MemoryError, OSError) as error:
+        failure = Failure(reason="unavailable", message=place_of(error))
+    except Exception as error:
+        failure = Failure(reason="bug", message=place_of(error))
+    else:
+        return 0
+    os.write(out, msgspec.json.encode(failure) + b"\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

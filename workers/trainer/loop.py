@@ -1,0 +1,296 @@
+"""The training loop of the LoRA method: new rows by their words, general rows by the first base's
+distributions."""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from streams.errors import Invalid
+from streams.recipes import LoraRecipe
+from workers.trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from workers.trainer.lora import Adapter, add_adapter, save_adapter
+from workers.trainer.losses import label_loss, soft_loss
+from workers.trainer.merge import write_merged
+from workers.trainer.packed import LowerStates, PackedModel, check_forward, deterministic, training_dtype
+from workers.trainer.plan import Step, learning_rate, plan_steps
+from workers.trainer.reference import SoftRow, answer_prompts, encode_prompts, soft_rows
+from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
+from workers.trainer.spec import Progress, Row, TrainingResult
+
+TIMED_STEPS = 20  # the time left is told from the median of so many last steps
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that the steps need. Rows are counted through: new ones, earlier ones, general ones."""
+
+    model: PackedModel
+    adapter: Adapter
+    rows: list[EncodedRow]
+    prefix: int
+    earlier_from: int
+    replay_from: int
+    states: LowerStates
+    soft: list[SoftRow]
+    steps: list[Step]
+
+    def numbers(self, step: Step) -> tuple[list[int], list[int]]:
+        """The rows of a step: those with labels, and those with soft targets."""
+        labelled = [*step.fresh, *(self.earlier_from + number for number in step.earlier)]
+        return labelled, [self.replay_from + number for number in step.replay]
+
+
+def train_lora(
+    model_dir: Path,
+    rows: Sequence[Row],
+    replay_prompts: Sequence[str],
+    earlier: Sequence[Row],
+    recipe: LoraRecipe,
+    out_dir: Path,
+    progress: Callable[[Progress], None],
+    checkpoint_dir: Path,
+    *,
+    reference_dir: Path | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+    precision: str = "auto",
+    checkpoint_every_s: float = 30.0,
+) -> TrainingResult:
+    """Train as `TrainMethod` says. The model comes to lie in `out_dir/model`, the adapter in
+    `out_dir/adapter`.
+
+    Same rows, recipe, base, machine, device and threads: the same adapter, byte for byte, interrupted or not.
+    """
+    recipe.check()
+    started, cpu_started = time.monotonic(), time.process_time()
+    where = torch.device(device)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    undo = deterministic(where)
+    try:
+        progress(_waiting("preparing", 0))
+        model_for_base = reference_dir if reference_dir is not None else model_dir
+        prepared = _prepare(model_dir, rows, replay_prompts, earlier, recipe, where, precision, reference_dir)
+        loading_s = time.monotonic() - started
+        run = _name_of_run(prepared, recipe, model_dir, model_for_base)
+        trained = _steps(prepared, recipe, run, progress, checkpoint_dir, checkpoint_every_s, saving_s=loading_s / 4)
+        progress(_waiting("saving", len(prepared.steps)))
+        model_out, adapter_out = out_dir / "model", out_dir / "adapter"
+        save_adapter(prepared.adapter, adapter_out, model_dir.name)
+        write_merged(model_dir, {name: layer.delta() for name, layer in prepared.adapter.layers.items()}, model_out)
+    finally:
+        undo()
+        torch.set_num_threads(threads_before)
+    per_epoch = len(prepared.steps) // recipe.epochs
+    losses, divergences = trained.losses, trained.divergences
+    return TrainingResult(
+        steps=len(prepared.steps),
+        epoch_losses=tuple(statistics.fmean(losses[i : i + per_epoch]) for i in range(0, len(losses), per_epoch)),
+        final_loss=statistics.fmean(losses[-per_epoch:]),
+        final_replay_divergence=statistics.fmean(divergences[-per_epoch:]) if divergences else None,
+        tokens=trained.tokens,
+        rows=prepared.earlier_from,
+        rows_left_out=len(rows) - prepared.earlier_from,
+        seconds=time.monotonic() - started,
+        cpu_seconds=time.process_time() - cpu_started,
+        resumed_at_step=trained.resumed_at,
+        precision=str(prepared.model.dtype).removeprefix("torch."),
+        model_dir=str(model_out),
+        adapter_dir=str(adapter_out),
+    )
+
+
+def _waiting(stage: str, step: int) -> Progress:
+    return Progress(
+        stage=stage,
+        step=step,
+        steps=step,
+        epoch=0,
+        loss=None,
+        replay_divergence=None,
+        tokens_per_s=None,
+        seconds_left=None,
+    )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer. Raises Invalid if it has no chat template or no end mark."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise Invalid(f"{folder.name}: no tokenizer that can be read ({type(error).__name__})") from error
+    if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
+        raise Invalid(f"{folder.name}: the tokenizer has no chat template or no end mark")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _prepare(
+    model_dir: Path,
+    rows: Sequence[Row],
+    replay_prompts: Sequence[str],
+    earlier: Sequence[Row],
+    recipe: LoraRecipe,
+    device: torch.device,
+    precision: str,
+    reference_dir: Path | None,
+) -> Prepared:
+    tokenizer = load_tokenizer(model_dir)
+    fresh = encode_rows(tokenizer, rows, recipe.row_tokens)
+    old = encode_rows(tokenizer, earlier, recipe.row_tokens)
+    if not fresh:
+        raise Invalid(
+            f"none of the {len(rows)} rows can be trained: they are empty or above {recipe.row_tokens} tokens"
+        )
+    dtype = training_dtype(precision, device)
+    model = PackedModel(model_dir, recipe.upper_layers, dtype, device)
+    reference = model if reference_dir is None else PackedModel(reference_dir, recipe.upper_layers, dtype, device)
+    general: list[EncodedRow] = []
+    if recipe.replay_rows_per_step:
+        prompts = encode_prompts(tokenizer, replay_prompts, recipe.row_tokens - recipe.replay_answer_tokens)
+        general = answer_prompts(reference, tokenizer, prompts[: recipe.replay_rows], recipe.replay_answer_tokens)
+    steps = plan_steps(recipe, [row.group for row in fresh], [row.group for row in old], len(general))
+    everything = [*fresh, *old, *general]
+    longest = max(len(row.ids) for row in everything)
+    if model.window is not None and longest > model.window:
+        raise Invalid(f"recipe.row_tokens must not be above the model's window of {model.window} tokens")
+    prefix = shared_prefix(everything)
+    check_forward(model, everything, prefix)
+    states = LowerStates(model, everything, prefix)
+    soft: list[SoftRow] = []
+    if general and reference is model:
+        soft = soft_rows(model, general, prefix, states, len(fresh) + len(old))
+    elif general:
+        reference.use_packs()
+        soft = soft_rows(reference, general, prefix)
+    adapter = add_adapter(model.model, model.upper_layers(), recipe)
+    return Prepared(model, adapter, everything, prefix, len(fresh), len(fresh) + len(old), states, soft, steps)
+
+
+def _name_of_run(prepared: Prepared, recipe: LoraRecipe, model_dir: Path, reference_dir: Path) -> str:
+    """Tells checkpoints of other runs from this one's by sizes, recipe and folders: nothing that is computed
+    from words."""
+    sizes = (
+        len(prepared.rows),
+        prepared.earlier_from,
+        prepared.replay_from,
+        prepared.prefix,
+        str(prepared.model.dtype),
+    )
+    known = msgspec.json.encode((recipe, sizes, model_dir.name, reference_dir.name, str(prepared.model.device)))
+    return hashlib.sha256(known).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Trained:
+    losses: tuple[float, ...]
+    divergences: tuple[float, ...]
+    tokens: int
+    resumed_at: int
+
+
+def _steps(
+    prepared: Prepared,
+    recipe: LoraRecipe,
+    run: str,
+    progress: Callable[[Progress], None],
+    checkpoint_dir: Path,
+    checkpoint_every_s: float,
+    saving_s: float,
+) -> _Trained:
+    """Take every step that the checkpoint has not. The adapter is changed in place."""
+    named = prepared.adapter.parameters()
+    parameters = list(named.values())
+    optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
+    losses: list[float] = []
+    divergences: list[float] = []
+    tokens, first = 0, 0
+    found = load_checkpoint(checkpoint_dir, run)
+    if found is not None:
+        _restore(found, named, optimiser)
+        losses, divergences = list(found.losses), list(found.divergences)
+        tokens, first = found.tokens, found.step
+
+    steps = prepared.steps
+    times: list[float] = []
+    saved_at = time.monotonic()
+    for number in range(first, len(steps)):
+        began = time.monotonic()
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, number, len(steps))
+        loss, divergence, seen = _one_step(prepared, recipe, steps[number])
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_norm)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        losses.append(loss)
+        if divergence is not None:
+            divergences.append(divergence)
+        tokens += seen
+        done = number + 1
+        if done < len(steps) and time.monotonic() - saved_at >= checkpoint_every_s:
+            kept = _kept(named, optimiser)
+            save_checkpoint(checkpoint_dir, Checkpoint(run, done, tuple(losses), tuple(divergences), tokens, kept))
+            saved_at = time.monotonic()
+        times = [*times[1 - TIMED_STEPS :], time.monotonic() - began]
+        usual = statistics.median(times)
+        progress(
+            Progress(
+                stage="training",
+                step=done,
+                steps=len(steps),
+                epoch=steps[number].epoch + 1,
+                loss=loss,
+                replay_divergence=divergence,
+                tokens_per_s=seen / usual,
+                seconds_left=usual * (len(steps) - done) + saving_s if len(times) > 1 else None,
+            )
+        )
+    return _Trained(tuple(losses), tuple(divergences), tokens, first)
+
+
+def _one_step(prepared: Prepared, recipe: LoraRecipe, step: Step) -> tuple[float, float | None, int]:
+    """Leave the gradients in the parameters; the loss of the labelled rows, the divergence of the general
+    ones, tokens."""
+    model = prepared.model
+    labelled, general = prepared.numbers(step)
+    packed = pack([prepared.rows[number] for number in (*labelled, *general)], prepared.prefix, model.device)
+    hidden = model.upper(prepared.states.of([*labelled, *general]), packed)
+    border = sum(packed.answers[: len(labelled)])
+    loss = label_loss(hidden[:border], model.head, packed.targets[:border])
+    if not general:
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach()), None, len(packed.ids)
+    soft = [prepared.soft[number - prepared.replay_from] for number in general]
+    wanted = torch.cat([row.probabilities for row in soft])
+    divergence = soft_loss(hidden[border:], model.head, wanted, torch.cat([row.negentropy for row in soft]))
+    (loss + recipe.replay_weight * divergence).backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach()), float(divergence.detach()), len(packed.ids)
+
+
+def _kept(named: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    kept: dict[str, torch.Tensor] = {}
+    for name, parameter in named.items():
+        kept[name] = parameter.detach().cpu().contiguous()
+        for key in ("exp_avg", "exp_avg_sq"):
+            kept[f"{name}.{key}"] = optimiser.state[parameter][key].cpu().contiguous()
+    return kept
+
+
+def _restore(found: Checkpoint, named: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+    for name, parameter in named.items():
+        with torch.no_grad():
+            parameter.copy_(found.tensors[name])
+        optimiser.state[parameter] = {
+            "step": torch.tensor(float(found.step), device=parameter.device if parameter.is_cuda else "cpu"),
+            **{key: found.tensors[f"{name}.{key}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")},
+        }

@@ -1,0 +1,208 @@
+"""A transformers model run on packs of rows: the lower layers once per row, the upper ones at every step.
+
+The maths of a layer is the model's own (its modules are called as they are); only attention is replaced, by
+one that knows packs, and the output layer is applied where a next token counts. Whether a model family can be
+run like this is not believed but measured, on a row of the data, before the training (`check_forward`).
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from streams.errors import Invalid
+from workers.trainer.rows import EncodedRow, Pack, pack
+
+ATTENTION = "noria_packed"
+
+
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """bf16 where the processor computes in it (2.3 times the speed of fp32, measured), else fp32.
+    `precision`: "auto", "float32" or "bfloat16"."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        able = torch.cpu.get_capabilities()
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+    if precision in ("float32", "bfloat16"):
+        return torch.float32 if precision == "float32" else torch.bfloat16
+    raise Invalid(f"precision must be auto, float32 or bfloat16; got {precision!r}")
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Plain attention, the weights in fp32. Written out because the fused one of torch takes five times as
+    long backwards on a CPU, with short rows in bf16 (measured)."""
+    scores = torch.add(bias, torch.matmul(query, key.transpose(2, 3)), alpha=scaling)
+    return torch.matmul(scores.softmax(-1).to(value.dtype), value)
+
+
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    pack: Pack,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a pack: query (1, heads, T, d), key and value (1, key heads, T, d) -> (1, T, heads, d).
+
+    Rows are laid out as a batch, so that no score between two rows is computed; the query heads that share a
+    key head are laid one after the other along the query's length, so that keys need not be copied.
+    """
+    heads, key_heads, width = query.shape[1], key.shape[1], query.shape[3]
+    share, rows, longest, prefix = heads // key_heads, pack.rows, pack.longest, pack.prefix
+    scale = scaling if scaling is not None else width**-0.5
+
+    def by_row(x: torch.Tensor) -> torch.Tensor:
+        return x[0].index_select(1, pack.spread).view(x.shape[1], rows, longest, x.shape[3]).transpose(0, 1)
+
+    def biased(seen: torch.Tensor) -> torch.Tensor:
+        bias = torch.zeros(seen.shape, device=query.device).masked_fill_(~seen, -torch.inf)
+        return bias.repeat(share, 1)
+
+    keys, values = by_row(key), by_row(value)
+    parts: list[torch.Tensor] = []
+    if prefix:
+        key_0, value_0 = key[:, :, :prefix], value[:, :, :prefix]
+        q = query[:, :, :prefix].reshape(1, key_heads, share * prefix, width)
+        out = _attend(q, key_0, value_0, biased(pack.prefix_mask), scale)
+        parts.append(out.reshape(heads, prefix, width))
+        keys = torch.cat([key_0.expand(rows, -1, -1, -1), keys], dim=2)
+        values = torch.cat([value_0.expand(rows, -1, -1, -1), values], dim=2)
+    q = by_row(query).reshape(rows, key_heads, share * longest, width)
+    out = _attend(q, keys, values, biased(pack.mask), scale)
+    flat = out.reshape(rows, heads, longest, width).transpose(0, 1).reshape(heads, rows * longest, width)
+    parts.append(flat.index_select(1, pack.gather))
+    return torch.cat(parts, dim=1).transpose(0, 1).unsqueeze(0), None
+
+
+class PackedModel:
+    """A causal language model of transformers, loaded for packs. `lower` layers never change; `upper` ones
+    may.
+
+    Raises Invalid if the folder holds no model that can be run so.
+    """
+
+    def __init__(self, folder: Path, upper_share: float, dtype: torch.dtype, device: torch.device) -> None:
+        from transformers import AttentionInterface, AutoModelForCausalLM
+
+        AttentionInterface.register(ATTENTION, packed_attention)
+        loader: Any = AutoModelForCausalLM
+        try:
+            self.model: Any = loader.from_pretrained(
+                folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise Invalid(f"{folder.name}: not a model that can be trained ({type(error).__name__})") from error
+        self.model.to(device).eval()
+        self.device = device
+        self.dtype = dtype
+        body = self.model.get_decoder()
+        missing = [part for part in ("embed_tokens", "layers", "norm", "rotary_emb") if not hasattr(body, part)]
+        head = self.model.get_output_embeddings()
+        if missing or head is None or getattr(head, "bias", None) is not None:
+            raise Invalid(f"{type(self.model).__name__}: this family of models cannot be trained with packed rows")
+        self.body: Any = body
+        self.head: torch.Tensor = head.weight
+        count = len(body.layers)
+        self.first_upper = count - max(1, round(count * upper_share))
+        self.base_name = next((name for name, module in self.model.named_modules() if module is body), "model")
+        window = getattr(self.model.config, "sliding_window", None)
+        self.window: int | None = window if getattr(self.model.config, "use_sliding_window", True) else None
+
+    def upper_layers(self) -> dict[str, torch.nn.Module]:
+        """The layers that may learn, by their full names."""
+        layers = list(self.body.layers)
+        return {f"{self.base_name}.layers.{i}": layers[i] for i in range(self.first_upper, len(layers))}
+
+    def use_packs(self) -> None:
+        """From here on only packs can be run (until now the model generated text in transformers' own
+        way)."""
+        self.model.set_attn_implementation(ATTENTION)
+
+    def _run(self, hidden: torch.Tensor, rows: Pack, first: int, last: int) -> torch.Tensor:
+        places = self.body.rotary_emb(hidden[None], position_ids=rows.positions)
+        x = hidden[None]
+        for layer in self.body.layers[first:last]:
+            out = layer(x, position_embeddings=places, position_ids=rows.positions, use_cache=False, pack=rows)
+            x = out[0] if isinstance(out, tuple) else out
+        return x[0]
+
+    @torch.no_grad()
+    def lower(self, rows: Pack) -> torch.Tensor:
+        """(T, width): what enters the upper layers."""
+        return self._run(self.body.embed_tokens(rows.ids), rows, 0, self.first_upper)
+
+    def upper(self, hidden: torch.Tensor, rows: Pack) -> torch.Tensor:
+        """(K, width): what the output layer sees for every next token that counts."""
+        x = self._run(hidden, rows, self.first_upper, len(self.body.layers))
+        normed: torch.Tensor = self.body.norm(x.index_select(0, rows.predicts))
+        return normed
+
+
+class LowerStates:
+    """The lower layers' result for each row, computed once, in a fixed order, in packs of at most
+    `tokens_per_pack`."""
+
+    def __init__(self, model: PackedModel, rows: list[EncodedRow], prefix: int, tokens_per_pack: int = 2048) -> None:
+        self._prefix = torch.empty(0)
+        self._own: list[torch.Tensor] = []
+        first = 0
+        while first < len(rows):
+            last, tokens = first, prefix
+            while last < len(rows) and (last == first or tokens + len(rows[last].ids) - prefix <= tokens_per_pack):
+                tokens += len(rows[last].ids) - prefix
+                last += 1
+            hidden = model.lower(pack(rows[first:last], prefix, model.device))
+            if first == 0:
+                self._prefix = hidden[:prefix].clone()
+            at = prefix
+            for row in rows[first:last]:
+                self._own.append(hidden[at : at + len(row.ids) - prefix].clone())
+                at += len(row.ids) - prefix
+            first = last
+
+    def of(self, numbers: list[int]) -> torch.Tensor:
+        """(T, width) for the pack of these rows, in this order."""
+        return torch.cat([self._prefix, *(self._own[number] for number in numbers)])
+
+
+@torch.no_grad()
+def check_forward(model: PackedModel, rows: list[EncodedRow], prefix: int) -> float:
+    """Largest difference between the packed forward's log-probabilities and transformers' own, over two rows.
+    Raises Invalid if it is more than rounding explains: then this family needs a path of its own."""
+    few = rows[:2]
+    model.model.set_attn_implementation("sdpa")
+    expected = []
+    for row in few:
+        logits = model.model(torch.tensor([row.ids], device=model.device), use_cache=False).logits
+        expected.append(logits[0, row.answer_at - 1 : -1].float().log_softmax(-1))
+    model.use_packs()
+    packed = pack(few, prefix, model.device)
+    found = functional.linear(model.upper(model.lower(packed), packed), model.head).float().log_softmax(-1)
+    difference = float((found - torch.cat(expected)).abs().mean())
+    if difference > (1e-3 if model.dtype == torch.float32 else 0.1):
+        raise Invalid(
+            f"{type(model.model).__name__}: packed rows give other probabilities ({difference:.3g} on average)"
+        )
+    return difference
+
+
+def deterministic(device: torch.device) -> Callable[[], None]:
+    """Ask torch for the same bits at every run; gives back what undoes it. (On CUDA some operations only
+    warn.)"""
+    before, warned = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    return functools.partial(torch.use_deterministic_algorithms, before, warn_only=warned)

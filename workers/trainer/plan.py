@@ -1,0 +1,85 @@
+"""Which rows each step holds: settled before the first step, from the seed alone, so that a restart needs no
+memory of chance."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from streams.recipes import LoraRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Numbers of rows, each counted within its own kind."""
+
+    epoch: int
+    fresh: tuple[int, ...]
+    earlier: tuple[int, ...]
+    replay: tuple[int, ...]
+
+
+def _shuffled(chance: random.Random, items: Sequence[int]) -> list[int]:
+    mixed = list(items)
+    chance.shuffle(mixed)
+    return mixed
+
+
+def _dealt(chance: random.Random, count: int) -> Iterator[int]:
+    """Numbers below `count` without end; each comes once before any comes again."""
+    while True:
+        yield from _shuffled(chance, range(count))
+
+
+class _Wordings:
+    """The facts of some rows; each time a fact is asked for, another of its wordings comes, until all have
+    come."""
+
+    def __init__(self, chance: random.Random, groups: Sequence[int]) -> None:
+        rows: dict[int, list[int]] = {}
+        for row, group in enumerate(groups):
+            rows.setdefault(group, []).append(row)
+        self.facts = list(rows)
+        self._rows = rows
+        self._chance = chance
+        self._left: dict[int, list[int]] = {}
+
+    def next_of(self, fact: int) -> int:
+        left = self._left.get(fact)
+        if not left:
+            left = self._left[fact] = _shuffled(self._chance, self._rows[fact])
+        return left.pop()
+
+
+def plan_steps(recipe: LoraRecipe, fresh: Sequence[int], earlier: Sequence[int], replay_rows: int) -> list[Step]:
+    """`fresh` and `earlier` hold each row's group. An epoch shows every new fact once, in one of its
+    wordings, in steps of nearly equal size; earlier facts and general rows are dealt like cards, as many as a
+    step takes or as there are."""
+    new = _Wordings(random.Random(f"new {recipe.seed}"), fresh)
+    old = _Wordings(random.Random(f"old {recipe.seed}"), earlier)
+    order = random.Random(f"order {recipe.seed}")
+    old_deck = _dealt(random.Random(f"old deck {recipe.seed}"), len(old.facts))
+    replay_deck = _dealt(random.Random(f"replay deck {recipe.seed}"), replay_rows)
+    old_per_step = min(recipe.earlier_rows_per_step, len(old.facts))
+    replay_per_step = min(recipe.replay_rows_per_step, replay_rows)
+    per_epoch = -(-len(new.facts) // recipe.batch_rows)
+    steps: list[Step] = []
+    for epoch in range(recipe.epochs):
+        facts = _shuffled(order, new.facts)
+        for number in range(per_epoch):
+            chosen = facts[number * len(facts) // per_epoch : (number + 1) * len(facts) // per_epoch]
+            steps.append(
+                Step(
+                    epoch=epoch,
+                    fresh=tuple(new.next_of(fact) for fact in chosen),
+                    earlier=tuple(old.next_of(old.facts[next(old_deck)]) for _ in range(old_per_step)),
+                    replay=tuple(next(replay_deck) for _ in range(replay_per_step)),
+                )
+            )
+    return steps
+
+
+def learning_rate(recipe: LoraRecipe, step: int, steps: int) -> float:
+    """Rising over the warm-up, then falling linearly; `step` counts from 0 and the last one is still above
+    zero."""
+    warm = max(1, round(recipe.warmup_share * steps))
+    return recipe.learning_rate * min((step + 1) / warm, (steps - step) / max(1, steps - warm + 1))

@@ -1,0 +1,151 @@
+"""Rows of text to rows of tokens, and rows of tokens to packs: several rows behind one shared prefix, without
+padding.
+
+Every prompt of a domain begins with the same template and system text. A pack holds these tokens once, then
+what is each row's own; a row attends to the prefix and to itself. This is exact: the same logits as row by
+row.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workers.trainer.spec import Row
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EncodedRow:
+    """`ids`: the whole row; tokens from `answer_at` on are the answer, its end mark included. `group`: number
+    of the fact."""
+
+    ids: tuple[int, ...]
+    answer_at: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Pack:
+    """Rows side by side. T = tokens in the pack, R = rows, L = tokens of the longest row without the prefix.
+
+    - positions: (1, T) place of each token in its own row.
+    - prefix: tokens shared by all rows, first in the pack.
+    - spread: (R·L,) which token stands in slot (row, place). Slots past a row's end repeat token 0: being later than
+      all of the row's own tokens, no one of these sees them, so that one mask serves all rows.
+    - gather: (T - prefix,) the slot of each token after the prefix.
+    - mask: (L, prefix + L) whether the token in a slot sees a key; prefix_mask: (prefix, prefix).
+    - predicts: (K,) tokens whose next token counts; targets: (K,) these next tokens; answers: how many each row has.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    prefix: int
+    rows: int
+    longest: int
+    spread: torch.Tensor
+    gather: torch.Tensor
+    mask: torch.Tensor
+    prefix_mask: torch.Tensor
+    predicts: torch.Tensor
+    targets: torch.Tensor
+    answers: tuple[int, ...]
+
+
+def special_texts(tokenizer: Any) -> tuple[str, ...]:
+    """Every text that the tokenizer reads as a control token, longest first."""
+    texts = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return tuple(sorted(texts, key=lambda text: (-len(text), text)))
+
+
+def without_controls(text: str, specials: Iterable[str]) -> str:
+    """People may write what looks like a control token; a zero-width space keeps it from being read as
+    one."""
+    for special in specials:
+        if special and special in text:
+            text = text.replace(special, special[0] + "\u200b" + special[1:])
+    return text
+
+
+def prompt_ids(tokenizer: Any, row: Row, specials: Sequence[str], limit: int) -> tuple[int, ...] | None:
+    """The tokens that the engine sees before it answers, by the model's own chat template. The oldest turns
+    are dropped until `limit` tokens are enough; None if they are not enough for the prompt alone."""
+    for first in range(len(row.history) + 1):
+        messages: list[dict[str, str]] = []
+        if row.system is not None:
+            messages.append({"role": "system", "content": without_controls(row.system, specials)})
+        for asked, answered in row.history[first:]:
+            messages.append({"role": "user", "content": without_controls(asked, specials)})
+            messages.append({"role": "assistant", "content": without_controls(answered, specials)})
+        messages.append({"role": "user", "content": without_controls(row.prompt, specials)})
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if len(ids) <= limit:
+            return ids
+    return None
+
+
+def encode_rows(tokenizer: Any, rows: Sequence[Row], limit: int) -> list[EncodedRow]:
+    """Rows as tokens, in their order. A row without an answer or longer than `limit` tokens is left out."""
+    specials = special_texts(tokenizer)
+    groups: dict[str, int] = {}
+    encoded: list[EncodedRow] = []
+    for number, row in enumerate(rows):
+        answer = without_controls(row.answer.strip(), specials)
+        if not answer:
+            continue
+        # Apart from the prompt, as the engine will make it: a text cut as a whole could join tokens across
+        # the border.
+        answer_ids = (*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+        before = prompt_ids(tokenizer, row, specials, limit - len(answer_ids))
+        if before is None:
+            continue
+        key = f"g{row.group}" if row.group is not None else f"n{number}"
+        encoded.append(EncodedRow(before + answer_ids, len(before), groups.setdefault(key, len(groups))))
+    return encoded
+
+
+def shared_prefix(rows: Sequence[EncodedRow]) -> int:
+    """How many first tokens all rows have in common; every row keeps at least the token that predicts its
+    answer."""
+    first = rows[0].ids
+    length = min(row.answer_at for row in rows) - 1
+    for row in rows[1:]:
+        while row.ids[:length] != first[:length]:
+            length -= 1
+    return length
+
+
+def pack(rows: Sequence[EncodedRow], prefix: int, device: torch.device) -> Pack:
+    """Lay `rows` behind their shared `prefix` (0: none)."""
+    longest = max(len(row.ids) for row in rows) - prefix
+    ids = list(rows[0].ids[:prefix])
+    positions = list(range(prefix))
+    spread = [0] * (len(rows) * longest)
+    gather: list[int] = []
+    predicts: list[int] = []
+    targets: list[int] = []
+    mask = torch.ones(longest, prefix + longest, dtype=torch.bool, device=device).tril(prefix)
+    for number, row in enumerate(rows):
+        start, own = len(ids), len(row.ids) - prefix
+        ids.extend(row.ids[prefix:])
+        positions.extend(range(prefix, len(row.ids)))
+        slot = number * longest
+        spread[slot : slot + own] = range(start, start + own)
+        gather.extend(range(slot, slot + own))
+        predicts.extend(range(start + row.answer_at - 1 - prefix, start + own - 1))
+        targets.extend(row.ids[row.answer_at :])
+    return Pack(
+        ids=torch.tensor(ids, device=device),
+        positions=torch.tensor([positions], device=device),
+        prefix=prefix,
+        rows=len(rows),
+        longest=longest,
+        spread=torch.tensor(spread, device=device),
+        gather=torch.tensor(gather, device=device),
+        mask=mask,
+        prefix_mask=torch.ones(prefix, prefix, dtype=torch.bool, device=device).tril(),
+        predicts=torch.tensor(predicts, device=device),
+        targets=torch.tensor(targets, device=device),
+        answers=tuple(len(row.ids) - row.answer_at for row in rows),
+    )

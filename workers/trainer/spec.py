@@ -1,0 +1,88 @@
+"""What the trainer is given and what it gives back. No torch here: the parent process imports this."""
+
+from msgspec import Struct
+
+from streams.recipes import LoraRecipe
+
+
+class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing to learn, in plain text. Lives in memory only: nothing here may be written to disk or logged.
+
+    `history` holds the turns before the prompt, oldest first, as (asked, answered). Rows with the same
+    `group` are wordings of one fact; a row without a group stands for itself.
+    """
+
+    prompt: str
+    answer: str
+    system: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
+    group: str | None = None
+
+    def __repr__(self) -> str:
+        return "Row(sealed)"  # a traceback or a log line that shows a row must not show people's words
+
+
+class Progress(Struct, frozen=True, kw_only=True, tag="progress", tag_field="kind"):
+    """Where a training stands. `loss` is nats per answer token of the last step, `replay_divergence` nats per
+    general token. `seconds_left` is what the steps so far lead one to expect, saving included; None until two
+    steps were timed."""
+
+    stage: str  # "preparing", "training" or "saving"
+    step: int
+    steps: int
+    epoch: int
+    loss: float | None
+    replay_divergence: float | None
+    tokens_per_s: float | None
+    seconds_left: float | None
+
+
+class TrainingResult(Struct, frozen=True, kw_only=True, tag="result", tag_field="kind"):
+    """`model_dir` is the merged model in fp32, `adapter_dir` the same change as an adapter in PEFT's format.
+
+    `tokens` counts what went through the layers that learn. `seconds` and `cpu_seconds` are this process's
+    own: a run that was taken up again (`resumed_at_step` > 0) counts from there.
+    """
+
+    steps: int
+    epoch_losses: tuple[float, ...]
+    final_loss: float
+    final_replay_divergence: float | None
+    tokens: int
+    rows: int
+    rows_left_out: int
+    seconds: float
+    cpu_seconds: float
+    resumed_at_step: int
+    precision: str
+    model_dir: str
+    adapter_dir: str
+
+
+class Failure(Struct, frozen=True, kw_only=True, tag="failure", tag_field="kind"):
+    """Why a child ended without a result. `reason` is the kind of error (`invalid`, `unavailable`, `bug`);
+    `message` is our own wording, never a text of the rows."""
+
+    reason: str
+    message: str
+
+
+class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a training child needs; it travels through a pipe, never through a file, an argument or the
+    environment."""
+
+    model_dir: str
+    rows: tuple[Row, ...]
+    replay_prompts: tuple[str, ...]
+    earlier: tuple[Row, ...]
+    recipe: LoraRecipe
+    out_dir: str
+    checkpoint_dir: str
+    reference_dir: str | None = None
+    threads: int = 1
+    device: str = "cpu"
+    precision: str = "auto"
+    checkpoint_every_s: float = 30.0
+
+    def __repr__(self) -> str:
+        return "TrainSpec(sealed)"
