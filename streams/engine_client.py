@@ -84,6 +84,8 @@ def chat_stream(
         "top_p": top_p,
         "top_k": 40,
         "min_p": 0.0,
+        "do_sample": temperature
+        > 0,  # LightLLM's own; left out, the model's folder decides, and then temperature may be ignored
         "seed": seed,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -124,6 +126,8 @@ def _deltas(lines: Iterator[str]) -> Iterator[Delta]:
         except msgspec.DecodeError as error:
             raise Unavailable(f"the engine sent what is no chunk: {type(error).__name__}") from None
         if chunk.error is not None:
+            if _type_of(chunk.error) == "invalid_request_error":  # LightLLM has answered 200 before it reads the prompt
+                raise Invalid("the engine refused the request: invalid_request_error")
             raise Unavailable("the engine broke off its answer with an error")
         if chunk.usage is not None:
             usage = chunk.usage
@@ -139,10 +143,13 @@ def _deltas(lines: Iterator[str]) -> Iterator[Delta]:
 def _refused(response: httpx.Response) -> None:
     status = response.status_code
     if status in (400, 413, 422):
-        kind = ""
         try:
-            kind = str(response.json()["error"]["type"])
+            kind = _type_of(response.json()["error"])
         except (ValueError, KeyError, TypeError):
-            pass  # the status says enough; engines differ in what they say beside it
+            kind = ""  # the status says enough; engines differ in what they say beside it
         raise Invalid(f"the engine refused the request: {status} {kind}".rstrip())
     raise Unavailable(f"the engine answered {status}")
+
+
+def _type_of(error: Any) -> str:
+    return str(error.get("type", "")) if isinstance(error, dict) else ""

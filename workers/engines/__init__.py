@@ -14,7 +14,7 @@ ENGINES: dict[str, Callable[[EngineSpec, str], Engine]] = {
 
 
 def make_engine(spec: EngineSpec, key: str) -> Engine:
-    """The engine that `spec.kind` names, not started yet; `key` is what its callers will send. Raises Invalid for an unknown kind."""
+    """The engine that `spec.kind` names, not started yet; `key` is what its callers send. Raises Invalid for an unknown kind."""
     if spec.kind not in ENGINES:
         raise Invalid(f"there is no engine {spec.kind!r}; there are {', '.join(ENGINES)}")
     return ENGINES[spec.kind](spec, key)

@@ -34,12 +34,9 @@ def tensors_of(model_dir: Path) -> list[Tensor]:
     Raises Invalid if there are no safetensors, a shard is missing, or a number format is unknown.
     """
     index = model_dir / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
+    shards = json.loads(index.read_text())["weight_map"].values() if index.exists() else ["model.safetensors"]
     found: list[Tensor] = []
-    for name in names:
+    for name in sorted(set(shards)):
         path = model_dir / name
         if not path.is_file():
             raise Invalid(f"{model_dir.name} has no {name}: the weights must be safetensors")
