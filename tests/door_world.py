@@ -1,0 +1,294 @@
+"""A whole door for tests: real HTTP, Kafka and PostgreSQL, the real store following the log, and engines that are stubs."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import httpx
+from alembic import command
+from kafka import KafkaConsumer, TopicPartition
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from api.app import build, create_app, make_server
+from api.keys import create_key, ensure_local
+from api.services import Services
+from migrations.__main__ import config_for
+from streams.codec import encode, envelope_for, topic_of
+from streams.errors import Unavailable
+from streams.events import CONVERSATIONS, DOMAINS, Event, ReleaseFinished, ReleaseStarted
+from streams.log import KafkaLog, Message, Position, Record
+from streams.relay import Relay
+from streams.settings import Settings
+from streams.store import Store, open_engine
+from streams.topics import TOPICS, create_topics
+from tests.engine_server import EngineServer
+
+MODEL = "sha256:" + "1" * 64
+
+
+def wait_until(holds: Callable[[], Any], timeout_s: float = 15.0, what: str = "the condition") -> Any:
+    """What `holds` gives, once it gives something true."""
+    deadline = monotonic() + timeout_s
+    pause = threading.Event()
+    while True:
+        found = holds()
+        if found:
+            return found
+        assert monotonic() < deadline, f"{what} did not come within {timeout_s} s"
+        pause.wait(0.02)
+
+
+class World:
+    """`door_url` answers; `engine` answers for every release; `key`, `data_key` and `chat_key` are bearer keys."""
+
+    def __init__(self, settings: Settings, kafka: str) -> None:
+        self.settings = settings
+        self.kafka = kafka
+        self.services: Services = build(settings, client_id=f"test-door-{uuid4().hex[:6]}")
+        ensure_local(self.services.engine, settings.local_key)
+        self.key = settings.local_key.read_text().strip()
+        self.data_key = create_key(self.services.engine, "curator", ["data"])
+        self.chat_key = create_key(self.services.engine, "app", ["chat"])
+        self.engine = EngineServer()
+        self.services.routes.start()
+        self.server = make_server(create_app(self.services), "127.0.0.1", 0)
+        self.door_url = f"http://127.0.0.1:{self.server.effective_port}"
+        self.following = threading.Event()  # clear it, and the projections stand still
+        self.following.set()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._serve, daemon=True),
+            threading.Thread(target=self._follow, daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.as_operator = self.client(self.key)
+        self.as_data = self.client(self.data_key)
+        self.as_chat = self.client(self.chat_key)
+
+    def client(self, key: str | None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.door_url, headers=headers, timeout=30, trust_env=False)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.following.set()
+        self.engine.stop()
+        self.server.close()
+        for client in (self.as_operator, self.as_data, self.as_chat):
+            client.close()
+        self.services.routes.stop()
+        for thread in self._threads:
+            thread.join(timeout=10)
+        self.services.recorder.log.close()
+        self.services.engine.dispose()
+
+    def domain(self, name: str | None = None, **more: Any) -> str:
+        """A new domain that answers with release 0."""
+        name = name or f"d-{uuid4().hex[:8]}"
+        body = {"domain": name, "base_model": MODEL, **more}
+        created = self.as_operator.post("/v1/domains", json=body)
+        assert created.status_code == 201, created.text
+        self.caught_up(created.json()["position"])
+        self.release(name, 0)
+        return name
+
+    def release(self, domain: str, release: int, engine: EngineServer | None = None) -> None:
+        """Let `release` answer, the way the swapper does."""
+        order_id = uuid4()
+        self.say(ReleaseStarted(domain=domain, release=release, order_id=str(order_id), model=MODEL))
+        self.route(domain, release, engine or self.engine)
+        finished = ReleaseFinished(
+            domain=domain,
+            release=release,
+            order_id=str(order_id),
+            model=MODEL,
+            golden_difference=0.0,
+            ready_s=0.1,
+            flip_ms=1.0,
+        )
+        self.caught_up(self.say(finished))
+
+    def route(self, domain: str, release: int, engine: EngineServer, state: str = "ready") -> None:
+        engine_id = f"{domain}@{release}"
+        with self.services.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, base_url,"
+                    " changed_at) VALUES (:id, :domain, :release, 'llamacpp', :model, true, :state, :url, now())"
+                    " ON CONFLICT (engine_id) DO UPDATE SET state = excluded.state, base_url = excluded.base_url"
+                ),
+                {
+                    "id": engine_id,
+                    "domain": domain,
+                    "release": release,
+                    "model": MODEL,
+                    "state": state,
+                    "url": engine.base_url,
+                },
+            )
+            generation = connection.execute(
+                text(
+                    "INSERT INTO work.routes (domain, release, engine_id, generation, flipped_at)"
+                    " VALUES (:domain, :release, :id, 1, now()) ON CONFLICT (domain) DO UPDATE SET"
+                    " release = excluded.release, engine_id = excluded.engine_id,"
+                    " generation = work.routes.generation + 1 RETURNING generation"
+                ),
+                {"id": engine_id, "domain": domain, "release": release},
+            ).scalar_one()
+            connection.execute(text("NOTIFY noria_routes"))
+        wait_until(lambda: self._known(domain) == (generation, state, engine.base_url), what="the route")
+
+    def engine_state(self, domain: str, release: int, state: str, base_url: str | None = None) -> None:
+        with self.services.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE work.engines SET state = :state, base_url = coalesce(:url, base_url) WHERE engine_id = :id"
+                ),
+                {"id": f"{domain}@{release}", "state": state, "url": base_url},
+            )
+            connection.execute(text("NOTIFY noria_routes"))
+
+        def known() -> bool:
+            served = self.services.routes.table()[1].get(f"{domain}@{release}")
+            return served is not None and served.state == state and base_url in (None, served.base_url)
+
+        wait_until(known, what=f"engine {state}")
+
+    def say(self, event: Event) -> str:
+        """Append an event as a worker would; its position."""
+        envelope = envelope_for(event, id=uuid4(), source="/test", time=datetime.now(UTC), correlation_id=event.domain)
+        message = Message(topic_of(event), envelope.key, encode(envelope))
+        (position,) = self.services.recorder.log.append([message], 10)
+        return str(position)
+
+    def caught_up(self, position: str) -> None:
+        """The projections took in `position`."""
+        topic, _, rest = position.rpartition("-")
+        partition, _, offset = rest.partition("@")
+        wanted = Position(topic, int(partition), int(offset))
+        assert self.services.recorder.wait_for([wanted], 15), f"{position} was not applied"
+
+    def events(self, domain: str, kind: str | None = None) -> list[dict[str, Any]]:
+        """The events of a domain on the log, as they stand there."""
+        found = self.as_data.get("/v1/events", params={"domain": domain, "limit": 500}).json()["data"]
+        return [e["event"] for e in found if kind is None or e["event"]["type"] == f"noria.{kind}"]
+
+    def chat(self, domain: str, words: str = "hello there", user: str = "ann", **more: Any) -> dict[str, Any]:
+        body = {"model": domain, "messages": [{"role": "user", "content": words}], "user": user, **more}
+        answered = self.as_chat.post("/v1/chat/completions", json=body)
+        assert answered.status_code == 200, answered.text
+        found: dict[str, Any] = answered.json()
+        return found
+
+    def in_flight(self) -> dict[str, int]:
+        return self.services.routes.table()[2]
+
+    def _known(self, domain: str) -> tuple[int, str, str | None] | None:
+        routes, engines, _ = self.services.routes.table()
+        route = routes.get(domain)
+        engine = engines.get(route.engine_id) if route else None
+        return (route.generation, engine.state, engine.base_url) if route and engine else None
+
+    def _serve(self) -> None:
+        try:
+            self.server.run()
+        except OSError:
+            assert self._stopping.is_set()  # its socket was closed under it
+
+    def _follow(self) -> None:
+        engine = open_engine(self.settings.database_url, pool_size=4)
+        store, relay = Store(engine), Relay(engine, KafkaLog(self.kafka, "test-relay"))
+        consumer: KafkaConsumer | None = None
+        while not self._stopping.is_set():
+            try:
+                if consumer is None:
+                    consumer = self._consumer(store)
+                self.following.wait()
+                batches = consumer.poll(timeout_ms=30, max_records=500)
+                records = [
+                    Record(r.topic, r.partition, r.offset, r.key, r.value) for batch in batches.values() for r in batch
+                ]
+                if records:
+                    store.apply(records)
+                relay.step(datetime.now(UTC))
+            except Unavailable:
+                self._stopping.wait(0.1)
+        if consumer is not None:
+            consumer.close(autocommit=False)
+        engine.dispose()
+
+    def _consumer(self, store: Store) -> KafkaConsumer:
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.kafka, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20
+        )
+        places = [
+            TopicPartition(topic.name, partition)
+            for topic in TOPICS
+            if topic.name in (CONVERSATIONS, DOMAINS)
+            for partition in range(topic.partitions)
+        ]
+        consumer.assign(places)
+        there = store.positions()
+        for place in places:
+            consumer.seek(place, there.get((place.topic, place.partition), 0))
+        return consumer
+
+
+def make_settings(home: Path, kafka: str, database_url: str) -> Settings:
+    return Settings(
+        home=home,
+        kafka=kafka,
+        database_url=database_url,
+        door_url="http://127.0.0.1:1",
+        page_url="",
+        master_key=home / "keys" / "master.key",
+        opencompass=home / "opencompass",
+    )
+
+
+@contextmanager
+def running(kafka: str, database_url: str, home: Path) -> Iterator[World]:
+    """A world on its own new database of that server, which begins where the log ends."""
+    name = f"door_{uuid4().hex[:10]}"
+    admin = open_engine(database_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = make_url(database_url).set(database=name)
+    own = url.render_as_string(hide_password=False)
+    try:
+        command.upgrade(config_for(own), "head")
+        create_topics(kafka)
+        _begin_at_the_end(kafka, own)
+        models = home / "models" / "index.json"
+        models.parent.mkdir(parents=True)
+        models.write_text(json.dumps({"smollm2-135m-instruct": MODEL}))
+        world = World(make_settings(home, kafka, own), kafka)
+        try:
+            yield world
+        finally:
+            world.stop()
+    finally:
+        with admin.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        admin.dispose()
+
+
+def _begin_at_the_end(kafka: str, database_url: str) -> None:
+    log, engine = KafkaLog(kafka, "test-ends"), open_engine(database_url)
+    with engine.begin() as connection:
+        for topic in (CONVERSATIONS, DOMAINS):
+            for partition, end in log.ends(topic).items():
+                connection.execute(
+                    text("INSERT INTO noria.positions (topic, partition, next_offset) VALUES (:t, :p, :o)"),
+                    {"t": topic, "p": partition, "o": end},
+                )
+    log.close()
+    engine.dispose()

@@ -1,0 +1,110 @@
+"""A small HTTP server that speaks an engine's chat protocol (streamed, as llama.cpp's server does), for tests of the door."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Messages = list[dict[str, str]]
+
+
+def echo(messages: Messages) -> list[str]:
+    return ["You said:", *(f" {word}" for word in messages[-1]["content"].split(" "))]
+
+
+class EngineServer:
+    """Answers with what `answer` makes of the messages. The rest can be changed while it runs.
+
+    `hold`: while clear, answers wait before their first piece. `break_after`: that many pieces, then the connection goes.
+    `refuse`: a status to answer with instead. `requests` and `left` record what was asked and whose client went away.
+    """
+
+    def __init__(self, answer: Callable[[Messages], list[str]] = echo, port: int = 0) -> None:
+        self.answer = answer
+        self.hold = threading.Event()
+        self.hold.set()
+        self.piece_s = 0.0
+        self.break_after: int | None = None
+        self.refuse: int | None = None
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.left = 0
+        self.busy = 0
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server.daemon_threads = True
+        self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def stop(self) -> None:
+        self.hold.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        engine = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with engine._lock:
+                    engine.requests.append(body)
+                    engine.keys.append(self.headers.get("Authorization", ""))
+                    engine.busy += 1
+                try:
+                    engine._answer(self, body)
+                except (BrokenPipeError, ConnectionResetError):
+                    with engine._lock:
+                        engine.left += 1
+                finally:
+                    self.close_connection = True
+                    with engine._lock:
+                        engine.busy -= 1
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing: tests read `requests`."""
+
+        return Handler
+
+    def _answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        if self.refuse is not None:
+            said = json.dumps({"error": {"code": self.refuse, "message": "no", "type": "exceed_context_size_error"}})
+            handler.send_response(self.refuse)
+            handler.send_header("Content-Length", str(len(said)))
+            handler.end_headers()
+            handler.wfile.write(said.encode())
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.flush()
+
+        def say(choices: list[dict[str, Any]], **more: Any) -> None:
+            chunk = {"object": "chat.completion.chunk", "model": body["model"], "choices": choices, **more}
+            handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+            handler.wfile.flush()
+
+        self.hold.wait(30)
+        say([{"index": 0, "delta": {"role": "assistant", "content": None}, "finish_reason": None}])
+        pieces = self.answer(body["messages"])
+        for number, piece in enumerate(pieces[: body["max_tokens"]]):
+            if self.break_after is not None and number >= self.break_after:
+                return
+            say([{"index": 0, "delta": {"content": piece}, "finish_reason": None}])
+            if self.piece_s:
+                time.sleep(self.piece_s)
+        finish = "stop" if len(pieces) <= body["max_tokens"] else "length"
+        say([{"index": 0, "delta": {}, "finish_reason": finish}])
+        usage = {"prompt_tokens": 7, "completion_tokens": len(pieces), "total_tokens": 7 + len(pieces)}
+        say([], usage=usage)
+        handler.wfile.write(b"data: [DONE]\n\n")
