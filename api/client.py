@@ -256,14 +256,18 @@ class Door:
     def status(self, domain: str) -> Json:
         return _object(self.get(f"/v1/domains/{_part(domain)}/status"))
 
-    def add_exam(self, domain: str, body: Json) -> Json:
-        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/exam", body))
+    def add_exam(self, domain: str, items: Sequence[Json]) -> Json:
+        """`items` hold question, answer, keys and kind. What is there already is not added again."""
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/exam", items))
 
-    def import_examples(self, domain: str, body: Json) -> Json:
-        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/examples", body))
+    def import_examples(self, domain: str, items: Sequence[Json], person: str | None = None) -> Json:
+        """Training examples in Alpaca's fields, as said by `person`. What is there already is not added again."""
+        path = f"/v1/domains/{_part(domain)}/examples"
+        return _object(self.send("POST", f"{path}?user={_part(person)}" if person else path, items))
 
-    def examples(self, domain: str) -> list[Json]:
-        return _data(self.get(f"/v1/domains/{_part(domain)}/examples"))
+    def examples(self, domain: str) -> Json:
+        """{"data": Alpaca items in force, "erased": n, "retired": n}"""
+        return _object(self.get(f"/v1/domains/{_part(domain)}/examples", format="alpaca"))
 
     # rounds and releases
 
@@ -288,7 +292,7 @@ class Door:
     # the log
 
     def events(self, **params: Any) -> Json:
-        """A page of events: `domain`, `topic`, `after`, `limit`."""
+        """{"data": [{"position", "event"}], "next"}: the last events, or those `after` a cursor (`beginning`, a `next`)."""
         return _object(self.get("/v1/events", **params))
 
     def event(self, event_id: str) -> Json:

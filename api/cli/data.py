@@ -1,0 +1,212 @@
+"""`noria exam` and `noria examples`: what data teams bring and take, checked line by line before anything is sent."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from msgspec import Struct, field
+
+from api.cli.context import domain_option, json_option, print_json, the_domain, the_door
+from api.client import Json, Refused
+from streams.errors import Invalid
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+ITEMS_A_REQUEST = 500
+BYTES_A_REQUEST = 2 * 1024 * 1024
+SHOWN_FAULTS = 10
+
+T = TypeVar("T")
+
+
+class ExamLine(Struct, forbid_unknown_fields=True):
+    """One line of an exam file. `keys`: what an answer must hold to be right (the answer itself, if left out)."""
+
+    question: str
+    answer: str
+    keys: list[str] = field(default_factory=list)
+
+
+class AlpacaLine(Struct, forbid_unknown_fields=True):
+    instruction: str
+    output: str
+    input: str = ""
+    system: str = ""
+    history: list[tuple[str, str]] = field(default_factory=list)
+
+
+@click.group("exam", short_help="Add the questions that candidates are examined on.")
+def exam_group() -> None:
+    """A domain's exam. Nothing is ever trained on these questions."""
+
+
+@exam_group.command("add")
+@click.argument("file", type=FILE, metavar="FILE.jsonl")
+@click.option("--kind", type=click.Choice(["held-out", "general"]), required=True, help="What the questions examine.")
+@domain_option
+@json_option
+def add(file: Path, kind: str, domain: str | None, as_json: bool) -> None:
+    """Add exam questions from a file: one JSON object a line, {"question", "answer", "keys": [...]}.
+
+    Every line is checked first; one that is wrong is named, and nothing is sent. Adding the same again changes nothing.
+
+    \b
+    Example: noria exam add quiz.jsonl --kind general --domain road-traffic
+    """
+    lines = read_items(file, ExamLine)
+    items = [msgspec.to_builtins(line) | {"kind": kind.replace("-", "_")} for _, line in lines]
+    with the_door() as door:
+        name = the_domain(door, domain)
+        said = _in_batches(items, [number for number, _ in lines], file, lambda batch: door.add_exam(name, batch))
+    if as_json:
+        print_json(said)
+    else:
+        click.echo(
+            f"{said['added']} questions added, {said['known']} were there already; recorded at {said['position']}"
+        )
+
+
+@click.group("examples", short_help="Import and export training examples (Alpaca).")
+def examples_group() -> None:
+    """Training examples in Alpaca's fields: instruction, input, output, system, history."""
+
+
+@examples_group.command("import")
+@click.argument("file", type=FILE)
+@click.option("-p", "--person", metavar="ID", help="Whose words they are; the key's own name if left out.")
+@domain_option
+@json_option
+def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -> None:
+    """Import examples from a JSON list or from JSON lines. Importing the same again changes nothing.
+
+    \b
+    Example: noria examples import alpaca.json --person team-a --domain road-traffic
+    """
+    lines = read_items(file, AlpacaLine)
+    items = [msgspec.to_builtins(line) for _, line in lines]
+    with the_door() as door:
+        name = the_domain(door, domain)
+        said = _in_batches(
+            items, [number for number, _ in lines], file, lambda batch: door.import_examples(name, batch, person)
+        )
+    if as_json:
+        print_json(said)
+    else:
+        click.echo(
+            f"{said['added']} examples imported, {said['known']} were there already; recorded at {said['position']}"
+        )
+
+
+@examples_group.command("export")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path), required=False)
+@click.option("--lines", "as_lines", is_flag=True, help="JSON lines instead of one JSON list.")
+@domain_option
+def export(out: Path | None, as_lines: bool, domain: str | None) -> None:
+    """Export the examples in force. OUT is standard output if left out. The file holds people's words in clear.
+
+    \b
+    Example: noria examples export alpaca.json --domain road-traffic
+    """
+    with the_door() as door:
+        said = door.examples(the_domain(door, domain))
+    rows = said["data"]
+    if as_lines:
+        body = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    else:
+        body = msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n"
+    if out is None:
+        click.get_binary_stream("stdout").write(body)
+        return
+    # People's words in clear: nobody else reads that file.
+    out.touch(mode=0o600)
+    out.write_bytes(body)
+    gone = f"; left out: {said.get('retired', 0)} retired, {said.get('erased', 0)} erased"
+    click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
+
+
+def read_items(file: Path, kind: type[T]) -> list[tuple[str, T]]:
+    """The items of a JSON list or of JSON lines, each with the words for its place. Raises Invalid naming every wrong line."""
+    found: list[tuple[str, T]] = []
+    faults: list[str] = []
+    for place, raw in _raw_items(file):
+        try:
+            item = msgspec.json.decode(raw, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            faults.append(f"{place}: {error}")
+            continue
+        empty = [
+            name for name in ("question", "answer", "instruction", "output") if not getattr(item, name, "x").strip()
+        ]
+        if empty:
+            faults.append(f"{place}: {empty[0]} must not be empty")
+        elif not all(key.strip() for key in getattr(item, "keys", [])):
+            faults.append(f"{place}: an accepted key must not be empty")
+        else:
+            found.append((place, item))
+    if faults:
+        for fault in faults[:SHOWN_FAULTS]:
+            click.echo(f"{file.name} {fault}", err=True)
+        raise Invalid(f"{len(faults)} of {len(faults) + len(found)} items of {file.name} are wrong; nothing was sent")
+    if not found:
+        raise Invalid(f"{file.name} holds nothing")
+    return found
+
+
+def _raw_items(file: Path) -> Iterator[tuple[str, bytes]]:
+    body = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = body.count(b"\n", 0, error.start) + 1
+        raise Invalid(f"{file.name} line {line}: not UTF-8") from error
+    if body.lstrip().startswith(b"["):
+        try:
+            raws = msgspec.json.decode(body, type=list[msgspec.Raw])
+        except msgspec.DecodeError as error:
+            raise Invalid(f"{file.name} is not a JSON list: {error}") from error
+        for number, raw in enumerate(raws, 1):
+            yield f"item {number}", bytes(raw)
+        return
+    for number, line_ in enumerate(body.split(b"\n"), 1):
+        if line_.strip():
+            yield f"line {number}", line_
+
+
+def _in_batches(items: Sequence[Json], places: Sequence[str], file: Path, send: Any) -> Json:
+    """Send in pieces that the door takes, and add up its answers. A refusal names the place in the file."""
+    total: Json = {"added": 0, "known": 0, "position": None}
+    for start, batch in _batches(items):
+        try:
+            said = send(batch)
+        except Refused as error:
+            place = _place(error.param, start, places)
+            raise Refused(error.status, f"{file.name}{place}: {error.message}", error.param, error.code) from error
+        total["added"] += said["added"]
+        total["known"] += said["known"]
+        total["position"] = said.get("position") or total["position"]
+    return total
+
+
+def _batches(items: Sequence[Json]) -> Iterator[tuple[int, list[Json]]]:
+    start, size = 0, 0
+    batch: list[Json] = []
+    for number, item in enumerate(items):
+        weight = len(msgspec.json.encode(item))
+        if batch and (len(batch) >= ITEMS_A_REQUEST or size + weight > BYTES_A_REQUEST):
+            yield start, batch
+            start, size, batch = number, 0, []
+        batch.append(item)
+        size += weight
+    yield start, batch
+
+
+def _place(param: str | None, start: int, places: Sequence[str]) -> str:
+    """`[3].answer` in a batch that began at 500 is the place of item 503."""
+    if not param or not param.startswith("["):
+        return ""
+    number = param[1:].partition("]")[0]
+    return f" {places[start + int(number)]}" if number.isdigit() and start + int(number) < len(places) else ""
+
+
+COMMANDS = [exam_group, examples_group]

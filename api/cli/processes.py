@@ -1,0 +1,198 @@
+"""What looks at this machine: processes up and down, how things stand, whether the tables equal the log, the demo."""
+
+import os
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from api.cli.context import NOT_RUNNING, json_option, print_json, print_table, shown, span
+from api.cli.rounds import progress_words
+from api.client import open_door
+from streams.errors import Invalid, Unavailable
+from streams.settings import from_env, home_of
+
+
+@click.command("up", short_help="Start everything on this machine.")
+@click.option("--detach", is_flag=True, help="Come back once everything is ready; `noria down` stops it.")
+@json_option
+def up(detach: bool, as_json: bool) -> None:
+    """Start what is not given from elsewhere: Kafka, PostgreSQL, streams, relay, workers, engines, door and page.
+
+    It stays in the foreground until Ctrl-C, restarts what dies, and stops everything when it is stopped.
+
+    \b
+    Examples:
+      noria up
+      noria up --detach --json
+      NORIA_KAFKA=broker:9092 NORIA_DATABASE_URL=postgresql://… noria up
+    """
+    from deploy import supervisor
+
+    sys.exit(supervisor.up(home_of(os.environ), detach=detach, as_json=as_json))
+
+
+@click.command("down", short_help="Stop everything that `noria up` started.")
+@json_option
+def down(as_json: bool) -> None:
+    """Stop everything that `noria up` started here. What was recorded stays.
+
+    \b
+    Example: noria down
+    """
+    from deploy import supervisor
+
+    sys.exit(supervisor.down(home_of(os.environ), as_json=as_json))
+
+
+@click.command("status", short_help="What runs, and why the next round has not come yet.")
+@json_option
+def status(as_json: bool) -> None:
+    """Show the processes, and for each domain the live release, the round under way, or what is still missing for one.
+
+    \b
+    Example: noria status
+    """
+    processes, domains, trouble = _processes(), [], None
+    try:
+        with open_door() as door:
+            domains = [door.status(str(row["domain"])) for row in door.domains()]
+    except Unavailable as error:
+        trouble = str(error)
+    if as_json:
+        print_json({"processes": processes, "domains": domains, "trouble": trouble})
+    else:
+        if processes:
+            print_table(["process", "state", "pid", "restarts", "since"], [_process_row(p) for p in processes])
+            click.echo()
+        for found in domains:
+            for line in domain_lines(found):
+                click.echo(line)
+            click.echo()
+        if not domains and trouble is None:
+            click.echo("no domain yet; make one with `noria domain create`")
+    if trouble is not None:
+        click.echo(f"noria: {trouble}", err=True)
+        sys.exit(NOT_RUNNING)
+
+
+def domain_lines(found: dict[str, Any]) -> list[str]:
+    """How one domain stands, in words."""
+    live = found.get("live_release")
+    serving = found.get("serving") or {}
+    state = f" ({serving['state']})" if serving.get("state") not in (None, "ready") else ""
+    answers = f"release {live} answers{state}" if live is not None else "no release answers yet"
+    lines = [f"{found['domain']}: {answers}"]
+    round_ = found.get("round")
+    if round_:
+        progress = progress_words(round_.get("progress"))
+        lines.append(
+            f"  round {round_['number']}: {round_['step']} {progress}".rstrip() + f"; because {round_['reason']}"
+        )
+    elif found.get("due"):
+        lines.append("  a round is due and starts now")
+    else:
+        lines.append(f"  why not yet: {why_not_yet(found)}")
+    ended = next((r for r in found.get("rounds") or [] if r.get("ended_at")), None)
+    if ended:
+        release = f" → release {ended['release']}" if ended["step"] == "released" else ""
+        failure = f": {ended['failure']}" if ended.get("failure") else ""
+        lines.append(f"  last round: {ended['number']}, {ended['step']}{release}{failure}")
+    return [shown(line) for line in lines]
+
+
+def why_not_yet(found: dict[str, Any]) -> str:
+    """`31 of 40 corrections; 9 more, or on Monday 02:00`."""
+    missing = [str(words) for words in found.get("missing") or []]
+    return ", ".join(missing) or "nothing is asked for: every threshold is off and there is no schedule"
+
+
+@click.command("verify", short_help="Rebuild the tables from the log and compare.")
+@json_option
+def verify(as_json: bool) -> None:
+    """Replay the log from its first event into a shadow schema and compare every table with the live one.
+
+    Exit code 0: equal. 1: they differ, and the first differing row of each table is named.
+
+    \b
+    Example: noria verify
+    """
+    from streams import replay
+    from streams.log import KafkaLog
+    from streams.store import open_engine
+
+    try:
+        settings = from_env(os.environ)
+    except Invalid as error:
+        raise Unavailable(str(error)) from error
+    engine = open_engine(settings.database_url)
+    log = KafkaLog(settings.kafka, "noria-verify")
+    progress = sys.stderr.isatty() and not as_json
+
+    def tell(done: int, total: int) -> None:
+        if progress:
+            click.echo(f"\r{done} of {total} events", nl=False, err=True)
+
+    try:
+        report = replay.verify(engine, log, tell)
+    finally:
+        log.close()
+        engine.dispose()
+        if progress:
+            click.echo(err=True)
+    if as_json:
+        print_json(msgspec.to_builtins(report))
+        sys.exit(0 if report.equal else 1)
+    print_table(
+        ["table", "rows", "live", "replayed", "equal"],
+        [[t.table, t.rows, t.live[:12], t.shadow[:12], t.equal] for t in report.tables],
+    )
+    click.echo(f"\n{report.records} events replayed, {report.records_per_s:,.0f} a second")
+    for difference in report.differences:
+        key = ", ".join(f"{name}={value}" for name, value in difference.key.items())
+        columns = f"; columns {', '.join(difference.columns)}" if difference.columns else ""
+        click.echo(f"noria: {difference.table} differs at {key} ({difference.where}{columns})", err=True)
+    for what, ids in (("implied and not said", report.unsaid), ("said and not implied", report.unexplained)):
+        if ids:
+            click.echo(f"noria: {len(ids)} messages {what}, the first is {ids[0]}", err=True)
+    if report.equal:
+        click.echo("equal: the tables are what the log says")
+    sys.exit(0 if report.equal else 1)
+
+
+@click.command("demo", short_help="Tell the whole story on a small domain.")
+@click.option("--once", is_flag=True, envvar="ONCE", help="Stop everything at the end instead of serving.")
+def demo(once: bool) -> None:
+    """Start everything, let six simulated people correct 48 answers, and show the round that follows, up to its release.
+
+    \b
+    Example: noria demo --once
+    """
+    try:
+        from deploy.demo import story
+    except ImportError as error:
+        raise Invalid(f"the demo is not part of this installation ({error})") from error
+    sys.exit(story.main(["--once"] if once else []))
+
+
+def _processes() -> list[dict[str, Any]]:
+    """The supervisor's table; none when no supervisor runs here (the door may still run elsewhere)."""
+    from deploy import supervisor
+
+    found: list[dict[str, Any]] = msgspec.to_builtins(supervisor.status(home_of(os.environ)))
+    return found
+
+
+def _process_row(process: dict[str, Any]) -> list[Any]:
+    up_s = process.get("up_s")
+    return [
+        process.get("name"),
+        process.get("state"),
+        process.get("pid"),
+        process.get("restarts"),
+        span(up_s) if isinstance(up_s, int | float) else "–",
+    ]
+
+
+COMMANDS = [up, down, status, verify, demo]

@@ -1,0 +1,240 @@
+"""`noria round` and `noria release`."""
+
+from typing import Any
+
+import click
+
+from api.cli.context import (
+    domain_option,
+    json_option,
+    moment,
+    print_json,
+    print_table,
+    seconds_between,
+    short,
+    shown,
+    span,
+    the_domain,
+    the_door,
+)
+from api.client import Door
+from streams.errors import Invalid
+
+
+@click.group("round", short_help="Start, list, show or cancel rounds.")
+def round_group() -> None:
+    """Rounds: attempts to make a better model."""
+
+
+@round_group.command("start")
+@domain_option
+@json_option
+def start(domain: str | None, as_json: bool) -> None:
+    """Start a round now, whatever the thresholds and quiet hours say.
+
+    \b
+    Example: noria round start --domain road-traffic
+    """
+    with the_door() as door:
+        said = door.start_round(the_domain(door, domain))
+    if as_json:
+        print_json(said)
+    else:
+        click.echo(f"asked for; recorded at {said.get('position')}")
+
+
+@round_group.command("list")
+@domain_option
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@json_option
+def list_(domain: str | None, limit: int, as_json: bool) -> None:
+    """List rounds, the newest first.
+
+    \b
+    Example: noria round list --limit 5
+    """
+    with the_door() as door:
+        rows = door.rounds(domain, limit)
+    if as_json:
+        print_json({"data": rows})
+        return
+    print_table(
+        ["domain", "round", "step", "because", "asked", "took", "id"],
+        [
+            [
+                row["domain"],
+                row["number"],
+                row["step"],
+                row["reason"],
+                moment(row["requested_at"]),
+                took(row),
+                row["round_id"],
+            ]
+            for row in rows
+        ],
+        empty="no round yet; `noria status` says what is still missing",
+    )
+
+
+@round_group.command("show")
+@click.argument("round_", metavar="ROUND")
+@domain_option
+@json_option
+def show(round_: str, domain: str | None, as_json: bool) -> None:
+    """Show one round: its snapshot, training, exam and the gate's table. ROUND is its id or its number.
+
+    \b
+    Example: noria round show 2
+    """
+    with the_door() as door:
+        row = find_round(door, round_, domain)
+    if as_json:
+        print_json(row)
+        return
+    for name, value in round_lines(row):
+        click.echo(f"{name:<12}{value}")
+    checks = (row.get("verdict") or {}).get("checks") or []
+    if checks:
+        click.echo()
+        print_gate(checks)
+
+
+@round_group.command("cancel")
+@click.argument("round_", metavar="ROUND")
+@domain_option
+@json_option
+def cancel(round_: str, domain: str | None, as_json: bool) -> None:
+    """Cancel the round under way, before its release is swapped in. ROUND is its id or its number.
+
+    \b
+    Example: noria round cancel 2
+    """
+    with the_door() as door:
+        said = door.cancel_round(str(find_round(door, round_, domain)["round_id"]))
+    if as_json:
+        print_json(said)
+    else:
+        click.echo(f"cancelled; recorded at {said.get('position')}")
+
+
+@click.group("release", short_help="List releases, or go back to one.")
+def release_group() -> None:
+    """Releases: model versions that passed the gate."""
+
+
+@release_group.command("list")
+@domain_option
+@json_option
+def list_releases(domain: str | None, as_json: bool) -> None:
+    """List releases; the live one answers.
+
+    \b
+    Example: noria release list --domain road-traffic
+    """
+    with the_door() as door:
+        rows = door.releases(domain)
+    if as_json:
+        print_json({"data": rows})
+        return
+    print_table(
+        ["release", "state", "since", "model", "golden difference", "switch (ms)", "round"],
+        [
+            [
+                f"{row['domain']}@{row['release']}",
+                row["state"],
+                moment(row.get("finished_at") or row.get("started_at")),
+                short(row.get("model")),
+                row.get("golden_difference"),
+                row.get("flip_ms"),
+                row.get("round_id"),
+            ]
+            for row in rows
+        ],
+        empty="no release yet",
+    )
+
+
+@release_group.command("rollback")
+@click.argument("to", type=click.IntRange(min=0))
+@domain_option
+@json_option
+def rollback(to: int, domain: str | None, as_json: bool) -> None:
+    """Let release TO answer again (back or forth). Running requests end where they began.
+
+    \b
+    Example: noria release rollback 1 --domain road-traffic
+    """
+    with the_door() as door:
+        name = the_domain(door, domain)
+        said = door.roll_back(name, to)
+    if as_json:
+        print_json(said)
+    else:
+        click.echo(f"asked to go to {name}@{to}; recorded at {said.get('position')}")
+
+
+def find_round(door: Door, given: str, domain: str | None) -> dict[str, Any]:
+    """A round by its id, or by its number in a domain. Raises Invalid when there is none."""
+    if not given.isdigit():
+        return door.round(given)
+    name = the_domain(door, domain)
+    for row in door.rounds(name, 1000):
+        if row["number"] == int(given):
+            return row
+    raise Invalid(f"{name} has no round {given}")
+
+
+def took(row: dict[str, Any]) -> str:
+    seconds = seconds_between(row["requested_at"], row.get("ended_at"))
+    return "–" if seconds is None else span(seconds)
+
+
+def round_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is known of a round, as (name, value)."""
+    lines = [
+        ("round", f"{row['number']} of {row['domain']} ({row['round_id']})"),
+        ("step", f"{row['step']} {progress_words(row.get('progress'))}".strip()),
+        ("because", shown(row["reason"])),
+        ("asked", f"{moment(row['requested_at'])}, {'took' if row.get('ended_at') else 'running for'} {took(row)}"),
+        ("from", f"{row['domain']}@{row['base_release']}"),
+    ]
+    if row.get("snapshot"):
+        dropped = shown(row.get("dropped") or {})
+        lines += [
+            ("snapshot", str(row["snapshot"])),
+            ("kept", f"{row['kept']} new, {row['wordings']} wordings, {row['earlier']} earlier; dropped: {dropped}"),
+        ]
+    if row.get("loss") is not None:
+        lines.append(("loss", shown(row["loss"])))
+    if row.get("model"):
+        lines.append(("model", str(row["model"])))
+    if row.get("failure"):
+        lines.append(("failed", shown(row["failure"])))
+    verdict = row.get("verdict")
+    if verdict:
+        lines.append(("gate", f"{verdict['outcome']}: {shown(verdict.get('words', ''))}"))
+    if row.get("release") is not None:
+        lines.append(("release", f"{row['domain']}@{row['release']}"))
+    return lines
+
+
+def progress_words(progress: dict[str, Any] | None) -> str:
+    """`(training 120 of 300, loss 0.21, 45 s left)`."""
+    if not progress:
+        return ""
+    said = [f"{progress['done']} of {progress['total']}"]
+    said += [f"{name} {shown(value)}" for name, value in (progress.get("values") or {}).items()]
+    if progress.get("seconds_left") is not None:
+        said.append(f"{span(progress['seconds_left'])} left")
+    return f"({', '.join(said)})"
+
+
+def print_gate(checks: list[dict[str, Any]]) -> None:
+    """The gate's table, a check a row, whatever columns the gate gives it."""
+    columns = list(dict.fromkeys(name for check in checks for name in check))
+    print_table(
+        [column.replace("_", " ") for column in columns], [[c.get(column) for column in columns] for c in checks]
+    )
+
+
+COMMANDS = [round_group, release_group]

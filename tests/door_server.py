@@ -1,0 +1,419 @@
+"""A small real HTTP server that speaks the door's contract from memory, for tests of its clients: the command line and the page.
+
+What the real door answers is tested elsewhere; here its shapes are kept, its refusals included.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import NAMESPACE_URL, uuid4, uuid5
+
+import msgspec
+from flask import Flask, Response, request
+from werkzeug.serving import make_server
+
+KEY = "noria-test-key"
+Json = dict[str, Any]
+POLICY: Json = {
+    "thresholds": {"corrections": 40, "preferences": None, "people": 3, "days": None},
+    "schedule": {"cron": "0 2 * * 1", "timezone": "Asia/Shanghai"},
+    "quiet_hours": None,
+    "rounds_per_day": 24,
+    "budget_timezone": "UTC",
+    "recipe": {"method": "lora", "epochs": 12},
+    "gate": {"alpha": 0.05},
+}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def refusal(status: int, message: str, param: str | None = None, code: str | None = None) -> Response:
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+    return said(body, status)
+
+
+def said(body: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, content_type="application/json")
+
+
+class FakeDoor:
+    """The state that a test may set, and what was asked of the door."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.url = ""
+        self.answers: dict[str, str] = {}
+        self.answer = "You may drive at 50 km/h there."
+        self.piece_delay_s = 0.0
+        self.break_off = False
+        self.down = False
+        self.domains: dict[str, Json] = {"road-traffic": new_domain("road-traffic", "Road traffic law")}
+        self.replies: dict[str, Json] = {}
+        self.corrections: dict[str, list[Json]] = {}
+        self.events: list[Json] = []
+        self.rounds: list[Json] = []
+        self.releases: list[Json] = []
+        self.exam: list[Json] = []
+        self.examples: list[Json] = []
+        self.by_key: dict[str, Json] = {}
+        self.chats: list[Json] = []
+        self.feedback: list[Json] = []
+        self.offset = 0
+
+    def record(self, kind: str, topic: str, data: Json, at: str | None = None) -> str:
+        with self.lock:
+            position = f"noria.{topic}-0@{self.offset}"
+            self.offset += 1
+            event = {
+                "specversion": "1.0",
+                "id": str(uuid5(NAMESPACE_URL, position)),
+                "source": "/noria/api",
+                "type": f"noria.{kind}",
+                "time": at or now(),
+                "subject": data.get("domain"),
+                "dataschema": f"urn:noria:{kind}:1",
+                "correlationid": "c",
+                "data": data,
+            }
+            self.events.append({"position": position, "event": event})
+            return position
+
+    def status_of(self, domain: str) -> Json:
+        row = self.domains[domain]
+        recent = [r for r in self.rounds if r["domain"] == domain][:5]
+        return {
+            "domain": domain,
+            "title": row["title"],
+            "live_release": row["live_release"],
+            "serving": {"release": row["live_release"], "engine": f"{domain}@{row['live_release']}", "state": "ready"},
+            "due": row["due"],
+            "missing": row["missing"],
+            "wake_at": row["wake_at"],
+            "gathered": {name: row[name] for name in ("corrections", "preferences", "people")},
+            "thresholds": row["policy"]["thresholds"],
+            "round": next((r for r in recent if r["round_id"] == row["round_id"]), None),
+            "rounds": recent,
+            "releases": [r for r in self.releases if r["domain"] == domain][-5:],
+            "feedback": {},
+            "exam": {},
+        }
+
+
+def new_domain(domain: str, title: str) -> Json:
+    return {
+        "domain": domain,
+        "title": title,
+        "languages": ["en", "zh"],
+        "system_prompt": "",
+        "base_model": "sha256:" + "0" * 64,
+        "engine": "llamacpp",
+        "policy": msgspec.json.decode(msgspec.json.encode(POLICY)),
+        "live_release": 0,
+        "round_id": None,
+        "corrections": 31,
+        "preferences": 4,
+        "people": 5,
+        "due": False,
+        "missing": ["31 of 40 corrections; 9 more", "or on Monday 02:00"],
+        "wake_at": None,
+        "created_at": ago(3600),
+    }
+
+
+def new_round(domain: str, number: int, step: str, **more: Any) -> Json:
+    names = ["snapshot", "kept", "earlier", "wordings", "dropped", "model", "adapter", "golden", "loss", "evaluation"]
+    empty = dict.fromkeys([*names, "verdict", "release", "progress", "failure", "ended_at"])
+    return {
+        "round_id": str(uuid5(NAMESPACE_URL, f"{domain} {number}")),
+        "domain": domain,
+        "number": number,
+        "step": step,
+        "reason": "40 corrections (the policy asks for 40)",
+        "pin": 120,
+        "base_release": number - 1,
+        "requested_at": ago(90),
+        **empty,
+        **more,
+    }
+
+
+def application(door: FakeDoor) -> Flask:
+    app = Flask("fake-door")
+
+    @app.before_request
+    def admit() -> Response | None:
+        if door.down:
+            return refusal(503, "the log does not answer; nothing was recorded", code="unavailable")
+        if request.headers.get("Authorization") != f"Bearer {KEY}":
+            return refusal(401, "the key is not known here", code="invalid_api_key")
+        for name in (request.view_args or {}).values():
+            if request.path.startswith("/v1/domains/") and name not in door.domains:
+                return refusal(404, "there is no such domain", "domain", "domain_not_found")
+        return None
+
+    @app.post("/v1/chat/completions")
+    def chat() -> Response:
+        body = request.get_json()
+        domain, _, release = body["model"].partition("@")
+        if domain not in door.domains:
+            return refusal(404, "there is no such domain", "model", "model_not_found")
+        door.chats.append(body)
+        drafts = body.get("n", 1)
+        question = body["messages"][-1]["content"]
+        person = body.get("user") or "key:local"
+        number = int(release) if release else door.domains[domain]["live_release"]
+        conversation_id = (body.get("metadata") or {}).get("conversation_id") or str(uuid4())
+        texts = [door.answers.get(question, door.answer)]
+        texts += [f"{texts[0]} (draft {index + 1})" for index in range(1, drafts)]
+        reply_ids = [f"rpl_{uuid4().hex}" for _ in range(drafts)]
+        place = {"domain": domain, "conversation_id": conversation_id, "person": person, "release": number}
+        door.record("prompt_asked", "conversations", place)
+
+        def events() -> Iterator[bytes]:
+            head = {"id": "prm_1", "object": "chat.completion.chunk", "model": f"{domain}@{number}"}
+
+            def chunk(**more: Any) -> bytes:
+                return b"data: " + msgspec.json.encode({**head, **more}) + b"\n\n"
+
+            for index in range(drafts):
+                yield chunk(choices=[{"index": index, "delta": {"role": "assistant", "content": ""}}])
+            words = [text.split(" ") for text in texts]
+            for step in range(max(len(found) for found in words)):
+                for index, found in enumerate(words):
+                    if step < len(found):
+                        piece = found[step] + (" " if step < len(found) - 1 else "")
+                        yield chunk(choices=[{"index": index, "delta": {"content": piece}}])
+                if door.piece_delay_s:
+                    time.sleep(door.piece_delay_s)
+                if door.break_off and step == 2:
+                    yield b"data: " + msgspec.json.encode(
+                        {"error": {"message": "the engine did not finish the answer"}}
+                    )
+                    return
+            position = ""
+            for reply_id, text in zip(reply_ids, texts, strict=True):
+                position = door.record("reply_drafted", "conversations", {**place, "reply_id": reply_id})
+                door.replies[reply_id] = {**place, "text": text, "question": question}
+            metadata = {
+                "conversation_id": conversation_id,
+                "release": f"{domain}@{number}",
+                "reply_ids": reply_ids,
+                "position": position,
+            }
+            for index in range(drafts):
+                last = {"metadata": metadata} if index == drafts - 1 else {}
+                yield chunk(choices=[{"index": index, "delta": {}, "finish_reason": "stop"}], **last)
+            yield b"data: [DONE]\n\n"
+
+        return Response(events(), content_type="text/event-stream", headers={"X-Noria-Release": f"{domain}@{number}"})
+
+    @app.get("/v1/models")
+    def models() -> Response:
+        return said({"object": "list", "data": [{"id": name, "object": "model"} for name in door.domains]})
+
+    @app.post("/v1/feedback")
+    def feedback() -> Response:
+        body = request.get_json()
+        key = request.headers.get("Idempotency-Key")
+        if key and key in door.by_key:
+            return said({**door.by_key[key], "duplicate": True})
+        found = door.replies.get(body["reply_id"])
+        if found is None:
+            return refusal(404, "there is no such reply", "reply_id", "reply_not_found")
+        person = body.get("user") or "key:local"
+        if found["person"] != person:
+            return refusal(403, "that reply was given to another person", "user")
+        if body.get("correction") is not None and body["correction"].strip() == found["text"].strip():
+            return refusal(422, "the correction says the same as the reply", "correction")
+        door.feedback.append(body)
+        kinds = {
+            "rating": "reply_rated",
+            "pick": "draft_picked",
+            "correction": "reply_corrected",
+            "comment": "reply_commented",
+        }
+        position = ""
+        for name, kind in kinds.items():
+            if body.get(name) is not None:
+                place = {"domain": found["domain"], "person": person, "reply_id": body["reply_id"]}
+                position = door.record(kind, "conversations", place)
+        answer = {"event_id": str(uuid5(NAMESPACE_URL, position)), "position": position, "duplicate": False}
+        if body.get("correction") is not None:
+            waiting = {"round_id": None, "round": None, "release": None, "live_at": None, "live_after_s": None}
+            row = {"event_id": answer["event_id"], "example_id": str(uuid4()), "domain": found["domain"]}
+            row |= {"reply_id": body["reply_id"], "given_at": now(), "state": "waiting", **waiting}
+            door.corrections.setdefault(person, []).insert(0, row)
+            door.domains[found["domain"]]["corrections"] += 1
+        if key:
+            door.by_key[key] = answer
+        return said(answer)
+
+    @app.get("/v1/people/<person>/corrections")
+    def corrections(person: str) -> Response:
+        return said({"person": person, "data": door.corrections.get(person, [])})
+
+    @app.post("/v1/people/<person>/erase")
+    def erase(person: str) -> Response:
+        if person not in {found["person"] for found in door.replies.values()}:
+            return refusal(404, "nobody of that name has spoken here", "person", "person_not_found")
+        position = door.record("person_erased", "domains", {"domain": "road-traffic", "person": person})
+        learned = [
+            {"domain": "road-traffic", "release": 1, "round_id": "r", "number": 1, "step": "released", "examples": 3}
+        ]
+        return said(
+            {
+                "person": person,
+                "kids": ["k1"],
+                "domains": ["road-traffic"],
+                "examples": 3,
+                "learned_by": learned,
+                "places": [{"place": "snapshots/1", "kind": "snapshot", "owner": "selector"}],
+                "position": position,
+                "positions": [position],
+            }
+        )
+
+    @app.get("/v1/domains")
+    def list_domains() -> Response:
+        return said({"data": list(door.domains.values())})
+
+    @app.post("/v1/domains")
+    def create_domain() -> Response:
+        body = request.get_json()
+        if body["domain"] in door.domains:
+            return refusal(409, "there is such a domain already", "domain", "domain_exists")
+        door.domains[body["domain"]] = new_domain(body["domain"], body.get("title") or body["domain"])
+        door.domains[body["domain"]].update({k: v for k, v in body.items() if k != "policy"})
+        position = door.record("domain_created", "domains", {"domain": body["domain"]})
+        return said({"domain": body["domain"], "position": position}, 201)
+
+    @app.get("/v1/domains/<domain>")
+    def show_domain(domain: str) -> Response:
+        return said(door.domains[domain])
+
+    @app.get("/v1/domains/<domain>/policy")
+    def policy(domain: str) -> Response:
+        return said(door.domains[domain]["policy"])
+
+    @app.put("/v1/domains/<domain>/policy")
+    def set_policy(domain: str) -> Response:
+        body = request.get_json()
+        if body.get("rounds_per_day", 1) < 1:
+            return refusal(422, "policy: rounds_per_day must be at least 1; got 0", "rounds_per_day")
+        door.domains[domain]["policy"] = body
+        return said({"position": door.record("policy_set", "domains", {"domain": domain}), "policy": body})
+
+    @app.get("/v1/domains/<domain>/status")
+    def status(domain: str) -> Response:
+        return said(door.status_of(domain))
+
+    @app.post("/v1/domains/<domain>/exam")
+    def exam(domain: str) -> Response:
+        items = request.get_json()
+        door.exam += items
+        position = door.record("exam_item_added", "domains", {"domain": domain})
+        return said({"added": len(items), "known": 0, "ids": [], "position": position})
+
+    @app.post("/v1/domains/<domain>/examples")
+    def import_examples(domain: str) -> Response:
+        items = request.get_json()
+        for number, item in enumerate(items):
+            if item["instruction"] == "refuse me":
+                return refusal(413, f"item {number} is longer than 32768 bytes", f"[{number}]", "text_too_large")
+        door.examples += items
+        position = door.record("example_accepted", "domains", {"domain": domain})
+        return said({"added": len(items), "known": 0, "ids": [], "position": position})
+
+    @app.get("/v1/domains/<domain>/examples")
+    def export_examples(domain: str) -> Response:
+        return said({"format": "alpaca", "data": door.examples, "erased": 0, "retired": 0})
+
+    @app.post("/v1/domains/<domain>/rounds")
+    def start_round(domain: str) -> Response:
+        if door.domains[domain]["round_id"] is not None:
+            return refusal(409, f"round {door.domains[domain]['round_id']} is under way", code="round_under_way")
+        return said({"event_id": "e", "position": door.record("round_asked", "domains", {"domain": domain})}, 202)
+
+    @app.get("/v1/rounds")
+    def rounds() -> Response:
+        domain = request.args.get("domain")
+        return said({"data": [row for row in door.rounds if domain in (None, row["domain"])]})
+
+    @app.get("/v1/rounds/<round_id>")
+    def show_round(round_id: str) -> Response:
+        for row in door.rounds:
+            if row["round_id"] == round_id:
+                return said(row)
+        return refusal(404, "there is no such round", "round_id", "round_not_found")
+
+    @app.post("/v1/rounds/<round_id>/cancel")
+    def cancel(round_id: str) -> Response:
+        return said(
+            {"event_id": "e", "position": door.record("round_cancelled", "domains", {"round_id": round_id})}, 202
+        )
+
+    @app.get("/v1/releases")
+    def releases() -> Response:
+        domain = request.args.get("domain")
+        return said({"data": [row for row in door.releases if domain in (None, row["domain"])]})
+
+    @app.post("/v1/domains/<domain>/rollback")
+    def rollback(domain: str) -> Response:
+        to = request.get_json()["to"]
+        if to not in {row["release"] for row in door.releases}:
+            return refusal(404, f"there is no release {to} to go to", "to", "release_not_found")
+        door.domains[domain]["live_release"] = to
+        for row in door.releases:
+            row["state"] = "live" if row["release"] == to else "retired"
+        return said(
+            {"event_id": "e", "position": door.record("rollback_asked", "domains", {"domain": domain, "to": to})}, 202
+        )
+
+    @app.get("/v1/events")
+    def events() -> Response:
+        domain, limit = request.args.get("domain"), int(request.args.get("limit", 100))
+        kept = [e for e in door.events if domain is None or e["event"]["data"].get("domain") == domain]
+        after = request.args.get("after")
+        if after is None:
+            kept = kept[-limit:]
+        else:
+            first = 0 if after == "beginning" else int(after)
+            kept = kept[first : first + limit]
+            return said({"data": kept, "next": str(first + len(kept)) if kept else after})
+        if request.args.get("follow") == "1":
+            lines = [b": the log follows\n\n", *(b"data: " + msgspec.json.encode(e) + b"\n\n" for e in kept)]
+            return Response(iter(lines), content_type="text/event-stream")
+        return said({"data": kept, "next": str(len(door.events))})
+
+    @app.get("/v1/events/<event_id>")
+    def event(event_id: str) -> Response:
+        for found in door.events:
+            if found["event"]["id"] == event_id:
+                return said(found)
+        return refusal(404, "there is no such event", "event_id", "event_not_found")
+
+    return app
+
+
+@contextmanager
+def serving(door: FakeDoor | None = None) -> Iterator[FakeDoor]:
+    """A door on a free port of loopback, until the end of the block."""
+    door = door or FakeDoor()
+    server = make_server("127.0.0.1", 0, application(door), threaded=True)
+    door.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="fake-door", daemon=True)
+    thread.start()
+    try:
+        yield door
+    finally:
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,263 @@
+"""The command line against a small real server that speaks the door's contract."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from api.cli import main
+from tests.door_server import KEY, FakeDoor, new_round, serving
+
+
+@pytest.fixture
+def door() -> Iterator[FakeDoor]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def run(door: FakeDoor, tmp_path: Path) -> Any:
+    environ = {"NORIA_DOOR": door.url, "NORIA_KEY": KEY, "NORIA_HOME": str(tmp_path)}
+
+    def runner(*arguments: str, input: str | None = None, **more: str) -> Result:
+        result = CliRunner().invoke(main, list(arguments), input=input, env=environ | more)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return runner
+
+
+def every_command(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(group, click.Group):
+        for name, command in group.commands.items():
+            yield from every_command(command, (*path, name))
+    else:
+        yield path
+
+
+@pytest.mark.parametrize("path", list(every_command(main)), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, [*path, "--help"])
+    assert result.exit_code == 0
+    assert re.search(rf"Examples?:\s+noria {' '.join(path)}", result.output), result.output
+
+
+def test_a_question_is_answered_as_it_comes_and_the_release_is_named(run: Any, door: FakeDoor) -> None:
+    result = run("chat", "How fast?", "--person", "ana")
+    assert result.exit_code == 0
+    assert result.stdout.strip() == door.answer
+    assert re.search(r"road-traffic@0, recorded at noria\.conversations-0@1, reply rpl_", result.stderr)
+    assert door.chats[0]["user"] == "ana"
+
+
+def test_a_question_answered_as_json_holds_drafts_and_reply_ids(run: Any, door: FakeDoor) -> None:
+    result = run("chat", "--json", "-n", "2", "--release", "3", "How fast?")
+    found = json.loads(result.stdout)
+    assert found["drafts"] == [door.answer, f"{door.answer} (draft 2)"]
+    assert len(found["reply_ids"]) == 2
+    assert found["release"] == "road-traffic@3"
+
+
+def test_an_answer_that_breaks_off_is_not_taken_for_one(run: Any, door: FakeDoor) -> None:
+    door.break_off = True
+    result = run("chat", "How fast?")
+    assert result.exit_code == 3
+    assert "did not finish" in result.stderr
+
+
+def test_feedback_says_where_it_was_recorded_and_that_a_repetition_was_one(run: Any) -> None:
+    reply = json.loads(run("chat", "--json", "-p", "ana", "How fast?").stdout)["reply_ids"][0]
+    first = run("feedback", "correct", reply, "30 km/h.", "-p", "ana", "--key", "k")
+    again = run("feedback", "correct", reply, "30 km/h.", "-p", "ana", "--key", "k")
+    assert first.output == "recorded at noria.conversations-0@2\n"
+    assert again.output == "had been recorded at noria.conversations-0@2\n"
+    assert "waiting" in run("feedback", "list", "ana").output
+
+
+def test_a_correction_is_read_from_standard_input(run: Any, door: FakeDoor) -> None:
+    reply = json.loads(run("chat", "--json", "-p", "ana", "How fast?").stdout)["reply_ids"][0]
+    assert run("feedback", "correct", reply, "-p", "ana", input="30 km/h.\nNo more.\n").exit_code == 0
+    assert door.feedback[-1]["correction"] == "30 km/h.\nNo more."
+
+
+def test_another_persons_reply_is_refused_with_the_doors_words_and_the_field(run: Any) -> None:
+    reply = json.loads(run("chat", "--json", "-p", "ana", "How fast?").stdout)["reply_ids"][0]
+    result = run("feedback", "rate", reply, "up", "-p", "ben")
+    assert result.exit_code == 1
+    assert result.stderr == "noria: refused: that reply was given to another person (field user)\n"
+
+
+def test_a_wrong_key_is_refused(run: Any) -> None:
+    result = run("domain", "list", NORIA_KEY="wrong")
+    assert (result.exit_code, result.stderr) == (1, "noria: refused: the key is not known here\n")
+
+
+def test_a_door_that_is_down_or_not_there_exits_3_with_one_line(run: Any, door: FakeDoor) -> None:
+    door.down = True
+    assert run("round", "start").exit_code == 3
+    nowhere = run("round", "start", NORIA_DOOR="http://127.0.0.1:9")
+    assert nowhere.exit_code == 3
+    assert nowhere.stderr.count("\n") == 1
+    assert "noria up" in nowhere.stderr
+
+
+def test_without_an_address_the_command_says_how_to_start(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["domain", "list"], env={"NORIA_HOME": str(tmp_path), "NORIA_DOOR": None})
+    assert result.exit_code == 3
+    assert "noria up" in result.stderr
+
+
+def test_the_address_and_key_are_found_under_the_home(door: FakeDoor, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "noria.json").write_text(json.dumps({"door": door.url, "pids": {"door": 1}}))
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "local.key").write_text(KEY + "\n")
+    environ = {"NORIA_HOME": str(tmp_path), "NORIA_DOOR": None, "NORIA_KEY": None}
+    assert "road-traffic" in CliRunner().invoke(main, ["domain", "list"], env=environ).output
+
+
+def test_the_domain_must_be_said_when_there_are_two(run: Any) -> None:
+    assert run("domain", "create", "devices", "--title", "Hospital devices", "--language", "en").exit_code == 0
+    result = run("policy", "show")
+    assert result.exit_code == 2
+    assert "devices, road-traffic" in result.stderr or "road-traffic, devices" in result.stderr
+    assert run("policy", "show", NORIA_DOMAIN="devices").exit_code == 0
+
+
+def test_an_exam_file_is_checked_line_by_line_before_anything_is_sent(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    file = tmp_path / "exam.jsonl"
+    file.write_text(
+        '{"question": "How fast?", "answer": "30", "keys": ["30"]}\n\n{"question": "Why?"}\nnonsense\n'
+        '{"question": " ", "answer": "30"}\n{"question": "Who?", "answer": "You", "key": []}\n'
+    )
+    result = run("exam", "add", str(file), "--kind", "held-out")
+    assert result.exit_code == 1
+    for line in ("line 3", "line 4", "line 5", "line 6"):
+        assert f"exam.jsonl {line}: " in result.stderr
+    assert "4 of 5 items of exam.jsonl are wrong; nothing was sent" in result.stderr
+    assert door.exam == []
+
+
+def test_exam_questions_are_sent_with_their_kind(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    file = tmp_path / "exam.jsonl"
+    file.write_text("".join(json.dumps({"question": f"Q{n}?", "answer": str(n)}) + "\n" for n in range(1201)))
+    said = json.loads(run("exam", "add", str(file), "--kind", "held-out", "--json").stdout)
+    assert said["added"] == len(door.exam) == 1201
+    assert {item["kind"] for item in door.exam} == {"held_out"}
+
+
+@pytest.mark.parametrize("form", ["list", "lines"])
+def test_examples_go_in_and_come_out(run: Any, door: FakeDoor, tmp_path: Path, form: str) -> None:
+    items = [{"instruction": "Ask", "output": "Answer", "history": [["a", "b"]]}, {"instruction": "问", "output": "答"}]
+    file = tmp_path / "alpaca.json"
+    text = json.dumps(items) if form == "list" else "\n".join(json.dumps(item) for item in items)
+    file.write_text(text)
+    assert "2 examples imported" in run("examples", "import", str(file)).output
+    out = tmp_path / "out.json"
+    assert run("examples", "export", str(out)).exit_code == 0
+    assert [item["instruction"] for item in json.loads(out.read_text())] == ["Ask", "问"]
+    assert out.stat().st_mode & 0o077 == 0
+
+
+def test_what_the_door_refuses_of_a_file_is_named_by_its_line(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "alpaca.jsonl"
+    items = [{"instruction": "fine", "output": "x"}, {"instruction": "refuse me", "output": "x"}]
+    file.write_text("\n".join(json.dumps(item) for item in items))
+    result = run("examples", "import", str(file))
+    assert result.exit_code == 1
+    assert "alpaca.jsonl line 2: item 1 is longer" in result.stderr
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "alpaca.jsonl"
+    file.write_bytes(b'{"instruction": "a", "output": "b"}\n{"instruction": "\xff", "output": "b"}\n')
+    assert "alpaca.jsonl line 2: not UTF-8" in run("examples", "import", str(file)).stderr
+
+
+def test_keys_of_the_policy_are_set_and_the_rest_stays(run: Any, door: FakeDoor) -> None:
+    result = run(
+        "policy", "set", "thresholds.corrections=20", "schedule.cron=0 3 * * *", 'quiet_hours={"start": "22:00"}'
+    )
+    assert result.exit_code == 0
+    policy = door.domains["road-traffic"]["policy"]
+    assert policy["thresholds"] == {"corrections": 20, "preferences": None, "people": 3, "days": None}
+    assert policy["schedule"] == {"cron": "0 3 * * *", "timezone": "Asia/Shanghai"}
+    assert policy["quiet_hours"] == {"start": "22:00"}
+
+
+def test_a_policy_file_goes_around(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    file = tmp_path / "policy.json"
+    file.write_text(run("policy", "show", "--json").stdout)
+    assert run("policy", "set", str(file)).exit_code == 0
+    file.write_text("[1]")
+    assert run("policy", "set", str(file)).exit_code == 1
+    assert run("policy", "set", "nowhere.json").exit_code == 2
+    assert run("policy", "set", "rounds_per_day=0").exit_code == 1
+
+
+def test_rounds_are_found_by_number_and_the_gates_table_is_shown(run: Any, door: FakeDoor) -> None:
+    checks = [{"name": "fixes", "n": 48, "before": 0.02, "after": 0.94, "p_value": 1e-9, "verdict": "ship"}]
+    verdict = {"outcome": "ship", "checks": checks, "words": "better, and nothing is lost"}
+    door.rounds.append(
+        new_round("road-traffic", 2, "released", verdict=verdict, release=2, ended_at="2026-11-24T02:00:00Z")
+    )
+    shown = run("round", "show", "2").output
+    assert "better, and nothing is lost" in shown
+    assert "1e-09" in shown
+    assert "released" in run("round", "list").output
+    assert run("round", "show", "7").stderr == "noria: road-traffic has no round 7\n"
+    assert run("round", "cancel", "2").exit_code == 0
+
+
+def test_a_release_that_does_not_exist_is_refused(run: Any) -> None:
+    result = run("release", "rollback", "9")
+    assert (result.exit_code, result.stderr) == (1, "noria: refused: there is no release 9 to go to (field to)\n")
+
+
+def test_erasing_asks_for_the_id_again_unless_told_not_to(run: Any) -> None:
+    run("chat", "--json", "-p", "ana", "How fast?")
+    wrong = run("erase", "ana", input="anna\n")
+    assert (wrong.exit_code, "nothing was erased" in wrong.stderr) == (1, True)
+    assert run("erase", "ana", input="").exit_code == 1
+    right = run("erase", "ana", input="ana\n")
+    assert right.exit_code == 0
+    assert "road-traffic@1" in right.output
+    assert run("erase", "ana", "--yes", "--json").exit_code == 0
+    assert (
+        run("erase", "nobody", "--yes").stderr == "noria: refused: nobody of that name has spoken here (field person)\n"
+    )
+
+
+def test_events_are_shown_exported_and_followed(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    run("chat", "--json", "-p", "ana", "How fast?")
+    lines = run("events", "tail").output.splitlines()
+    assert len(lines) == 2
+    assert re.search(r"reply_drafted +road-traffic +ana .* noria\.conversations-0@1$", lines[1])
+    for line in run("events", "tail", "--json").output.splitlines():
+        event = json.loads(line)["event"]
+        assert event["specversion"] == "1.0"
+    out = tmp_path / "events.jsonl"
+    assert run("events", "export", str(out)).exit_code == 0
+    assert len(out.read_text().splitlines()) == 2
+    assert json.loads(run("events", "show", event["id"], "--json").stdout)["event"] == event
+    assert run("events", "show", "x").exit_code == 1
+    followed = run("events", "tail", "-f")
+    assert followed.exit_code == 3
+    assert len(followed.stdout.splitlines()) == 2
+
+
+def test_words_from_elsewhere_cannot_steer_the_terminal(run: Any, door: FakeDoor) -> None:
+    door.answer = "red \x1b[31m bell \x07"
+    assert "\x1b" not in run("chat", "How fast?").stdout
+
+
+def test_schemas_are_exported_without_anything_running(run: Any, tmp_path: Path) -> None:
+    result = run("schemas", "export", str(tmp_path / "schemas"), NORIA_DOOR="")
+    assert result.exit_code == 0
+    found = {path.stem for path in (tmp_path / "schemas").iterdir()}
+    assert any("reply_corrected" in name for name in found)
