@@ -218,7 +218,10 @@ def _select_reply(services: Services, reply_id: str) -> _Reply | None:
                 replies.text,
             ).where(replies.reply_id == reply_id)
         ).one_or_none()
-    return msgspec.convert(dict(row._mapping), _Reply) if row is not None else None
+    if row is None:
+        return None
+    *names, sealed = row
+    return _Reply(*names, text=msgspec.convert(sealed, Sealed))
 
 
 def _check_correction(services: Services, reply_: _Reply, correction: str) -> None:

@@ -103,12 +103,12 @@ class World:
     def release(self, domain: str, release: int, engine: EngineServer | None = None) -> None:
         """Let `release` answer, the way the swapper does."""
         order_id = uuid4()
-        self.say(ReleaseStarted(domain=domain, release=release, order_id=str(order_id), model=MODEL))
+        self.say(ReleaseStarted(domain=domain, release=release, order_id=order_id, model=MODEL))
         self.route(domain, release, engine or self.engine)
         finished = ReleaseFinished(
             domain=domain,
             release=release,
-            order_id=str(order_id),
+            order_id=order_id,
             model=MODEL,
             golden_difference=0.0,
             ready_s=0.1,
