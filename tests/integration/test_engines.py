@@ -1,0 +1,361 @@
+"""The contract of an engine, held by llama.cpp itself and by servers that speak LightLLM's protocol in two versions."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from streams.engine_client import Delta, chat_stream
+from streams.errors import Invalid, Unavailable
+from tests import lightllm_protocol_server
+from tests.base_model import base_model
+from workers.engines import ENGINES, make_engine
+from workers.engines.lightllm import LightLLMEngine, flags
+from workers.engines.llamacpp import LlamaCppEngine
+from workers.engines.protocol import Engine, EngineSpec
+from workers.models.golden import compare_with_golden
+
+__all__ = ["base_model"]
+KEY = "a-key-of-this-test"
+NAME = "road-traffic@1"
+KINDS = ["llamacpp", "lightllm-1.2.0", "lightllm-1.0.1"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(kind: str, model_dir: Path, name: str = NAME) -> Engine:
+    spec = EngineSpec(kind=kind.partition("-")[0], model_dir=model_dir, model_name=name, slots=2, context_tokens=512)
+    if spec.kind == "llamacpp":
+        return LlamaCppEngine(spec, KEY)
+    script = str(Path(lightllm_protocol_server.__file__))
+    return LightLLMEngine(spec, KEY, command=(sys.executable, script, kind.partition("-")[2]))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def engine(request: pytest.FixtureRequest, base_model: Path) -> Iterator[Engine]:
+    made = make(request.param, base_model)
+    made.start()
+    try:
+        made.ready(60.0)
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def started(base_model: Path) -> Iterator[Callable[[str], Engine]]:
+    """Engines of one test, which may be killed."""
+    engines: list[Engine] = []
+
+    def start(kind: str) -> Engine:
+        engines.append(make(kind, base_model))
+        engines[-1].start()
+        return engines[-1]
+
+    yield start
+    for one in engines:
+        one.stop()
+
+
+def ask(
+    engine: Engine,
+    words: str,
+    max_tokens: int = 12,
+    temperature: float = 0.0,
+    seed: int = 1,
+    stop: tuple[str, ...] = (),
+) -> list[Delta]:
+    return list(
+        chat_stream(
+            engine.base_url,
+            engine.key,
+            engine.model_name,
+            [{"role": "user", "content": words}],
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=0.95,
+            seed=seed,
+            stop=stop,
+        )
+    )
+
+
+def text_of(deltas: list[Delta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+def eventually(condition: Callable[[], bool], deadline_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def processes_of(engine: Engine) -> list[psutil.Process]:
+    assert engine.pid is not None
+    root = psutil.Process(engine.pid)
+    return [root, *root.children(recursive=True)]
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return all(not process.is_running() or process.status() == psutil.STATUS_ZOMBIE for process in processes)
+
+
+def old_lightllm(engine: Engine) -> bool:
+    return isinstance(engine, LightLLMEngine) and engine._command[-1] == "1.0.1"
+
+
+def test_an_answer_comes_in_pieces_and_ends_with_its_reason(engine: Engine) -> None:
+    deltas = ask(engine, "Name three primary colours.")
+    assert len(deltas) > 3
+    assert text_of(deltas)
+    assert [delta.finish_reason for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
+    assert deltas[-1].finish_reason == "length"
+    if not old_lightllm(engine):  # the version of July 2025 counts nothing in a stream
+        assert deltas[-1].completion_tokens == 12
+        assert deltas[-1].prompt_tokens > 10
+
+
+def test_greedy_answers_are_the_same_each_time(engine: Engine) -> None:
+    assert text_of(ask(engine, "Hello")) == text_of(ask(engine, "Hello"))
+
+
+def test_the_temperature_is_honoured(engine: Engine) -> None:
+    drawn = {text_of(ask(engine, "Tell me a story.", temperature=1.5, seed=seed)) for seed in range(4)}
+    assert len(drawn) > 1
+
+
+def test_the_seed_decides_what_is_drawn(engine: Engine) -> None:
+    if old_lightllm(engine):
+        pytest.skip("the version of July 2025 takes no seed")
+    first = ask(engine, "Tell me a story.", temperature=1.5, seed=7)
+    assert text_of(first) == text_of(ask(engine, "Tell me a story.", temperature=1.5, seed=7))
+
+
+def test_a_stop_string_ends_the_answer(engine: Engine) -> None:
+    whole = text_of(ask(engine, "Name three primary colours."))
+    word = whole[4:6]
+    deltas = ask(engine, "Name three primary colours.", stop=(word,))
+    assert deltas[-1].finish_reason == "stop"
+    assert len(text_of(deltas)) < len(whole)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(engine: Engine) -> None:
+    # The version of July 2025 breaks the connection instead of saying why.
+    with pytest.raises(Unavailable if old_lightllm(engine) else Invalid):
+        ask(engine, "word " * 2000)
+
+
+def test_closing_an_answer_frees_its_place(engine: Engine) -> None:
+    for _ in range(6):  # three times as many as there are slots, each of them long
+        answer = chat_stream(
+            engine.base_url,
+            engine.key,
+            engine.model_name,
+            [{"role": "user", "content": "Write a long story about a river."}],
+            max_tokens=400,
+            temperature=0,
+            top_p=1,
+            seed=1,
+        )
+        next(answer)
+        answer.close()
+    began = time.monotonic()
+    assert text_of(ask(engine, "Hello", max_tokens=3))
+    assert time.monotonic() - began < 15
+
+
+def test_its_golden_answers_are_those_of_transformers(engine: Engine, base_model: Path) -> None:
+    result = compare_with_golden(engine.base_url, engine.key, base_model / "golden.jsonl")
+    assert result.within(engine.golden_tolerance)
+    assert result.tokens >= 100
+    assert result.argmax_equal >= result.tokens - 2
+
+
+def test_another_models_golden_answers_are_noticed(engine: Engine, base_model: Path, tmp_path: Path) -> None:
+    lines = (base_model / "golden.jsonl").read_text().splitlines()
+    other = tmp_path / "golden.jsonl"
+    other.write_text(lines[0].replace('"logprobs": [-1.', '"logprobs": [-3.', 1) + "\n")
+    result = compare_with_golden(engine.base_url, engine.key, other)
+    assert not result.within(engine.golden_tolerance)
+    assert result.max_difference > 1
+
+
+def test_it_listens_on_loopback_only(engine: Engine) -> None:
+    addresses = {
+        connection.laddr.ip
+        for process in processes_of(engine)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_its_key_stands_in_no_argument_list(engine: Engine) -> None:
+    assert all(KEY not in " ".join(process.cmdline()) for process in processes_of(engine))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopping_leaves_no_process_and_may_be_done_twice(kind: str, started: Callable[[str], Engine]) -> None:
+    engine = started(kind)
+    engine.ready(60.0)
+    processes = processes_of(engine)
+    engine.stop()
+    assert gone(processes)
+    assert not engine.alive()
+    engine.stop()
+    with pytest.raises(Unavailable):
+        ask(engine, "Hello")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_engine_that_is_killed_is_seen_to_be_dead_and_leaves_nothing(
+    kind: str, started: Callable[[str], Engine]
+) -> None:
+    engine = started(kind)
+    engine.ready(60.0)
+    processes = processes_of(engine)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    assert eventually(lambda: not engine.alive())
+    engine.stop()
+    assert eventually(lambda: gone(processes))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_engine_dies_with_its_host(kind: str, base_model: Path) -> None:
+    script = (
+        "import threading, sys\nfrom pathlib import Path\nfrom tests.integration.test_engines import make\n"
+        f"engine = make({kind!r}, Path({str(base_model)!r}))\n"
+        "starter = threading.Thread(target=engine.start)\nstarter.start()\nstarter.join()\n"  # whose end must not matter
+        "engine.ready(60.0)\nprint(engine.pid, flush=True)\nsys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    host = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert host.stdout is not None and host.stdin is not None
+    pid = int(host.stdout.readline())
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    assert not gone(processes)
+    host.kill()
+    host.wait()
+    assert eventually(lambda: gone(processes))
+    host.stdin.close()
+    host.stdout.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_break_in_mid_answer_is_never_taken_for_an_end(kind: str, started: Callable[[str], Engine]) -> None:
+    engine = started(kind)
+    engine.ready(60.0)
+    answer = chat_stream(
+        engine.base_url,
+        engine.key,
+        engine.model_name,
+        [{"role": "user", "content": "BREAK this long story about a river."}],
+        max_tokens=400,
+        temperature=0,
+        top_p=1,
+        seed=1,
+    )
+    assert next(answer).text
+    if kind == "llamacpp":
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(Unavailable):
+        for _ in answer:
+            pass
+
+
+@pytest.mark.parametrize("kind", ["lightllm-1.2.0", "lightllm-1.0.1"])
+def test_a_busy_lightllm_is_unavailable(kind: str, started: Callable[[str], Engine]) -> None:
+    engine = started(kind)
+    engine.ready(60.0)
+    with pytest.raises(Unavailable):
+        ask(engine, "BUSY")
+
+
+def test_a_model_that_cannot_be_loaded_is_reported_when_waiting(base_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model-f16.gguf").write_bytes(b"GGUF and then nothing of use")
+    engine = make("llamacpp", tmp_path)
+    engine.start()
+    with pytest.raises(Unavailable, match="ended"):
+        engine.ready(60.0)
+    engine.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_without_a_model_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="has no model"):
+        make(kind, tmp_path).start()
+
+
+def test_an_engine_not_ready_within_the_deadline_is_unavailable(started: Callable[[str], Engine]) -> None:
+    engine = started("llamacpp")
+    with pytest.raises(Unavailable, match="deadline"):
+        engine.ready(0.0)
+
+
+def test_a_stranger_on_the_port_is_found_out_by_name(started: Callable[[str], Engine], base_model: Path) -> None:
+    engine = started("lightllm-1.2.0")
+    engine.ready(60.0)
+    other = make("lightllm-1.2.0", base_model, name="road-traffic@2")
+    other.start()
+    assert isinstance(other, LightLLMEngine) and isinstance(engine, LightLLMEngine)
+    other._port = engine._port
+    try:
+        with pytest.raises(Unavailable, match="answers as"):
+            other.ready(60.0)
+    finally:
+        other.stop()
+
+
+def test_every_engine_of_the_table_is_made_by_its_name(base_model: Path) -> None:
+    for kind in ENGINES:
+        spec = EngineSpec(kind=kind, model_dir=base_model, model_name=NAME)
+        assert make_engine(spec, KEY).model_name == NAME
+    with pytest.raises(Invalid, match="no engine 'other'"):
+        make_engine(EngineSpec(kind="other", model_dir=base_model, model_name=NAME), KEY)
+
+
+def test_lightllm_is_refused_where_it_is_not_installed(base_model: Path) -> None:
+    spec = EngineSpec(kind="lightllm", model_dir=base_model, model_name=NAME)
+    with pytest.raises(Invalid, match="not installed"):
+        make_engine(spec, KEY).start()
+
+
+def test_lightllms_cache_holds_all_places_and_a_prefill_besides(base_model: Path) -> None:
+    spec = EngineSpec(kind="lightllm", model_dir=base_model, model_name=NAME, slots=8, context_tokens=16384)
+    _, given = lightllm_protocol_server.parse(["1.2.0", *flags(spec, 1, 2)])  # its asserts are LightLLM's own
+    assert given.max_total_token_num >= 8 * 16384 + given.batch_max_tokens
+
+
+def test_what_people_write_is_in_no_log_of_llamacpp(base_model: Path, tmp_path: Path) -> None:
+    script = tmp_path / "host.py"
+    script.write_text(
+        "import sys, httpx\nfrom pathlib import Path\nfrom tests.integration.test_engines import KEY, make\n"
+        f"engine = make('llamacpp', Path({str(base_model)!r}))\nengine.start()\nengine.ready(60.0)\n"
+        "url, keys = engine.base_url + '/v1/chat/completions', {'Authorization': 'Bearer ' + KEY}\n"
+        "words = 'canary-of-a-person'\n"
+        "good = {'messages': [{'role': 'user', 'content': words}], 'max_tokens': 4}\n"
+        "assert httpx.post(url, json=good, headers=keys).status_code == 200\n"
+        "bad = [{'messages': [{'content': words}]}, {'messages': words}, {**good, 'stop': 7}, {**good, 'grammar': words},\n"
+        "       {'messages': [{'role': 'user', 'content': words * 2000}]}, {**good, 'tools': [{'type': words}]}]\n"
+        "answers = [httpx.post(url, json=body, headers=keys).status_code for body in bad]\n"
+        'answers.append(httpx.post(url, content=b\'{"messages": ["\' + words.encode(), headers=keys).status_code)\n'
+        "assert sum(answer >= 400 for answer in answers) >= 4, answers\n"
+        "engine.stop()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "canary" not in done.stdout + done.stderr
