@@ -51,6 +51,8 @@ def create_app(services: Services) -> Flask:
         if request.path in OPEN_PATHS:
             return
         authenticate(services.keys)
+        if request.endpoint in datasets.LARGE_BODIES:
+            request.max_content_length = DATASET_BODY_BYTES
         length = request.content_length
         if length is not None and length > (request.max_content_length or BODY_BYTES):
             raise RequestEntityTooLarge

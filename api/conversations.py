@@ -221,7 +221,7 @@ def _select_reply(services: Services, reply_id: str) -> _Reply | None:
     if row is None:
         return None
     *names, sealed = row
-    return _Reply(*names, text=msgspec.convert(sealed, Sealed))
+    return _Reply(*names, msgspec.convert(sealed, Sealed))
 
 
 def _check_correction(services: Services, reply_: _Reply, correction: str) -> None:

@@ -14,7 +14,7 @@ from api.access import caller, needs
 from api.domains import domain_row
 from api.errors import ApiError
 from api.services import SOURCE, Services, domain_subject, person_subject
-from api.wire import DATASET_BODY_BYTES, check_person, read_json, reply, typed
+from api.wire import check_person, read_json, reply, typed
 from streams import schema, sealing
 from streams.codec import envelope_for
 from streams.errors import Erased
@@ -24,6 +24,7 @@ from streams.store import postgres_trouble
 
 ITEM_BYTES = 32 * 1024
 MOST_ITEMS = 5000
+LARGE_BODIES = frozenset({"datasets.add_exam", "datasets.import_examples"})
 _ITEMS = uuid5(NAMESPACE_URL, "urn:noria:dataset-item")
 
 
@@ -90,7 +91,6 @@ def blueprint(services: Services) -> Blueprint:
 
 
 def _items() -> list[Any]:
-    request.max_content_length = DATASET_BODY_BYTES
     body = read_json()
     if not isinstance(body, list) or not body:
         raise ApiError(400, "the body must be a JSON list with at least one item")

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from flask import Blueprint, Response
-from sqlalchemy import String, cast, select
+from sqlalchemy import Text, cast, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from api.access import caller, needs
@@ -210,7 +210,7 @@ def _places(services: Services, kids: list[str]) -> list[dict[str, Any]]:
     with postgres_trouble(), services.engine.connect() as connection:
         rows = connection.execute(
             select(table.c.place, table.c.kind, table.c.owner)
-            .where(table.c.kids.overlap(cast(kids, ARRAY(String))))
+            .where(table.c.kids.overlap(cast(kids, ARRAY(Text))))
             .order_by(table.c.place)
         ).mappings()
         return [dict(row) for row in rows]

@@ -11,15 +11,12 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
-from alembic import command
 from kafka import KafkaConsumer, TopicPartition
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 
 from api.app import build, create_app, make_server
 from api.keys import create_key, ensure_local
 from api.services import Services
-from migrations.__main__ import config_for
 from streams.codec import encode, envelope_for, topic_of
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, Event, ReleaseFinished, ReleaseStarted
@@ -27,7 +24,7 @@ from streams.log import KafkaLog, Message, Position, Record
 from streams.relay import Relay
 from streams.settings import Settings
 from streams.store import Store, open_engine
-from streams.topics import TOPICS, create_topics
+from streams.topics import TOPICS
 from tests.engine_server import EngineServer
 
 MODEL = "sha256:" + "1" * 64
@@ -256,39 +253,12 @@ def make_settings(home: Path, kafka: str, database_url: str) -> Settings:
 
 @contextmanager
 def running(kafka: str, database_url: str, home: Path) -> Iterator[World]:
-    """A world on its own new database of that server, which begins where the log ends."""
-    name = f"door_{uuid4().hex[:10]}"
-    admin = open_engine(database_url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    url = make_url(database_url).set(database=name)
-    own = url.render_as_string(hide_password=False)
+    """A world on an empty log and a fresh database."""
+    models = home / "models" / "index.json"
+    models.parent.mkdir(parents=True)
+    models.write_text(json.dumps({"smollm2-135m-instruct": MODEL}))
+    world = World(make_settings(home, kafka, database_url), kafka)
     try:
-        command.upgrade(config_for(own), "head")
-        create_topics(kafka)
-        _begin_at_the_end(kafka, own)
-        models = home / "models" / "index.json"
-        models.parent.mkdir(parents=True)
-        models.write_text(json.dumps({"smollm2-135m-instruct": MODEL}))
-        world = World(make_settings(home, kafka, own), kafka)
-        try:
-            yield world
-        finally:
-            world.stop()
+        yield world
     finally:
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        admin.dispose()
-
-
-def _begin_at_the_end(kafka: str, database_url: str) -> None:
-    log, engine = KafkaLog(kafka, "test-ends"), open_engine(database_url)
-    with engine.begin() as connection:
-        for topic in (CONVERSATIONS, DOMAINS):
-            for partition, end in log.ends(topic).items():
-                connection.execute(
-                    text("INSERT INTO noria.positions (topic, partition, next_offset) VALUES (:t, :p, :o)"),
-                    {"t": topic, "p": partition, "o": end},
-                )
-    log.close()
-    engine.dispose()
+        world.stop()

@@ -20,8 +20,8 @@ from tests.engine_server import EngineServer
 
 
 @pytest.fixture(scope="module")
-def world(kafka_bootstrap: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with door_world.running(kafka_bootstrap, database_url, tmp_path_factory.mktemp("door")) as running:
+def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
         yield running
 
 

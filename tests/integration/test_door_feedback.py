@@ -26,8 +26,8 @@ from tests.door_world import MODEL, World, wait_until
 
 
 @pytest.fixture(scope="module")
-def world(kafka_bootstrap: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with door_world.running(kafka_bootstrap, database_url, tmp_path_factory.mktemp("door")) as running:
+def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
         yield running
 
 

@@ -1,0 +1,371 @@
+"""Domains, policies, exams, examples, rounds, releases, events and people over HTTP."""
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from streams.events import ReleaseRolledBack
+from tests import door_world
+from tests.door_world import MODEL, World, wait_until
+from tests.engine_server import EngineServer
+
+
+@pytest.fixture(scope="module")
+def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
+        yield running
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str | None]:
+    return answer.status_code, answer.json()["error"]["param"]
+
+
+def correct(world: World, domain: str, words: str, correction: str, user: str = "ann") -> str:
+    """One correction; the position of its event."""
+    reply_id = world.chat(domain, words, user=user)["metadata"]["reply_ids"][0]
+    body = {"reply_id": reply_id, "user": user, "correction": correction}
+    answer = world.as_chat.post("/v1/feedback", json=body)
+    assert answer.status_code == 200, answer.text
+    position: str = answer.json()["position"]
+    return position
+
+
+def test_a_domain_is_created_with_its_policy_and_can_be_read_at_once(world: World) -> None:
+    body = {
+        "domain": "pumps-1",
+        "title": "Pumps 泵",
+        "languages": ["en", "zh-CN"],
+        "system_prompt": "Answer about pumps.",
+        "base_model": "smollm2-135m-instruct",
+        "replay_prompts": ["What is the capital of France?"],
+        "policy": {"thresholds": {"corrections": 20, "people": 4}},
+    }
+    created = world.as_operator.post("/v1/domains", json=body)
+    assert created.status_code == 201 and created.json()["base_model"] == MODEL
+    shown = world.as_data.get("/v1/domains/pumps-1", params={"after": created.json()["position"]}).json()
+    assert shown["title"] == "Pumps 泵" and shown["languages"] == ["en", "zh-CN"]
+    assert shown["policy"]["thresholds"] == {"corrections": 20, "preferences": None, "people": 4, "days": None}
+    assert "pumps-1" in [row["domain"] for row in world.as_data.get("/v1/domains").json()["data"]]
+    again = world.as_operator.post("/v1/domains", json=body)
+    assert error_of(again) == (409, "domain")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "param"),
+    [
+        ({"domain": "Bad Name"}, 400, "domain"),
+        ({"domain": "-x"}, 400, "domain"),
+        ({"domain": "x" * 64}, 400, "domain"),
+        ({"domain": 5}, 400, "domain"),
+        ({"domain": None}, 400, "domain"),
+        ({"title": "a\x00b"}, 400, "title"),
+        ({"languages": ["english!"]}, 400, "languages[0]"),
+        ({"base_model": "nobody"}, 422, "base_model"),
+        ({"engine": "abacus"}, 422, "engine"),
+        ({"replay_prompts": [""]}, 400, "replay_prompts[0]"),
+        ({"made_up": 1}, 400, "made_up"),
+        ({"policy": {"thresholds": {"corrections": 0}}}, 422, "policy.thresholds.corrections"),
+        ({"policy": {"thresholds": {"corrections": "many"}}}, 400, "policy.thresholds.corrections"),
+        ({"policy": {"made_up": 1}}, 400, "policy.made_up"),
+        ({"policy": {"schedule": {"cron": "never"}}}, 422, "policy.schedule.cron"),
+        ({"policy": {"budget_timezone": "Mars/Base"}}, 422, "policy.budget_timezone"),
+    ],
+)
+def test_a_domain_that_cannot_be_is_refused_by_field(
+    world: World, change: dict[str, Any], status: int, param: str
+) -> None:
+    answer = world.as_operator.post("/v1/domains", json={"domain": "fine", "base_model": MODEL, **change})
+    assert error_of(answer) == (status, param)
+
+
+def test_a_policy_is_set_and_shown(world: World) -> None:
+    domain = world.domain()
+    policy = {"thresholds": {"corrections": 7}, "quiet_hours": {"start": "22:00", "end": "06:00"}}
+    answer = world.as_operator.put(f"/v1/domains/{domain}/policy", json=policy)
+    assert answer.status_code == 200
+    shown = world.as_data.get(f"/v1/domains/{domain}/policy", params={"after": answer.json()["position"]}).json()
+    assert shown["thresholds"]["corrections"] == 7 and shown["quiet_hours"]["end"] == "06:00"
+    bad = world.as_operator.put(f"/v1/domains/{domain}/policy", json={"quiet_hours": {"start": "25:00", "end": "1"}})
+    assert error_of(bad) == (422, "quiet_hours.start")
+    assert world.as_operator.put("/v1/domains/nobody/policy", json={}).status_code == 404
+
+
+def test_the_status_says_why_not_yet(world: World) -> None:
+    domain = world.domain(policy={"thresholds": {"corrections": 3}})
+    before = world.as_data.get(f"/v1/domains/{domain}/status").json()
+    assert before["missing"][0] == "0 of 3 corrections; 3 more" and before["live_release"] == 0
+    correct(world, domain, "one", "eins")
+    status = wait_until(lambda: _status(world, domain, lambda s: s["gathered"]["corrections"] == 1))
+    assert status["missing"] == ["1 of 3 corrections; 2 more"]
+    assert status["feedback"] == {"correction": 1} and status["serving"]["state"] == "ready"
+    assert status["round"] is None and not status["due"]
+
+
+def _status(world: World, domain: str, holds: Any) -> Any:
+    status = world.as_data.get(f"/v1/domains/{domain}/status").json()
+    return status if holds(status) else None
+
+
+def test_exam_items_are_sealed_and_adding_twice_adds_once(world: World) -> None:
+    domain = world.domain()
+    items = [
+        {"question": "How secret?", "answer": "Very.", "keys": ["very", "utterly"], "kind": "held_out"},
+        {"question": "Capital of France?", "answer": "Paris", "kind": "general"},
+    ]
+    added = world.as_data.post(f"/v1/domains/{domain}/exam", json=items).json()
+    assert (added["added"], added["known"]) == (2, 0)
+    shown = world.as_data.get(f"/v1/domains/{domain}/exam", params={"after": added["position"]}).json()
+    assert shown["data"][0] | {"item_id": ""} == items[0] | {"item_id": ""}
+    assert shown["data"][1]["keys"] == ["Paris"]
+    again = world.as_data.post(f"/v1/domains/{domain}/exam", json=items).json()
+    assert (again["added"], again["known"], again["ids"]) == (0, 2, added["ids"])
+    assert "secret" not in json.dumps(world.events(domain))
+    assert _status(world, domain, lambda s: s["exam"] == {"held_out": 1, "general": 1})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, None),
+        ([], 400, None),
+        ([{"question": "x", "answer": "y", "kind": "odd"}], 400, "[0].kind"),
+        ([{"question": " ", "answer": "y", "kind": "general"}], 400, "[0].question"),
+        ([{"question": "x", "kind": "general"}], 400, "[0].answer"),
+        ([{"question": "x" * 40_000, "answer": "y", "kind": "general"}], 413, "[0]"),
+    ],
+)
+def test_a_bad_exam_is_refused_by_field(world: World, body: Any, status: int, param: str | None) -> None:
+    domain = world.domain("exam-refusals") if world.as_data.get("/v1/domains/exam-refusals").status_code == 404 else ""
+    domain = domain or "exam-refusals"
+    assert error_of(world.as_data.post(f"/v1/domains/{domain}/exam", json=body)) == (status, param)
+
+
+def test_examples_go_in_and_come_out_in_the_alpaca_shape(world: World) -> None:
+    domain = world.domain(policy={"thresholds": {"corrections": 40}})
+    items = [
+        {"instruction": "Name the law.", "input": "secret article 91", "output": "Road Traffic Safety Law"},
+        {"instruction": "And then?", "output": "A fine.", "system": "Be brief.", "history": [["Hi", "Hello"]]},
+    ]
+    added = world.as_data.post(f"/v1/domains/{domain}/examples", params={"user": "curie"}, json=items).json()
+    assert added["added"] == 2
+    out = world.as_data.get(f"/v1/domains/{domain}/examples?format=alpaca", params={"after": added["position"]}).json()
+    assert out["erased"] == out["retired"] == 0
+    assert out["data"] == [
+        {
+            "instruction": "Name the law.\nsecret article 91",
+            "input": "",
+            "output": "Road Traffic Safety Law",
+            "system": "",
+            "history": [],
+        },
+        items[1] | {"input": ""},
+    ]
+    again = world.as_data.post(f"/v1/domains/{domain}/examples", params={"user": "curie"}, json=items).json()
+    assert (again["added"], again["known"]) == (0, 2)
+    assert "secret" not in json.dumps(world.events(domain))
+    bad = world.as_data.post(f"/v1/domains/{domain}/examples", json=[{"instruction": "x", "output": ""}])
+    assert error_of(bad) == (400, "[0].output")
+
+
+def test_a_large_import_is_taken_where_a_large_chat_is_not(world: World) -> None:
+    domain = world.domain(policy={"thresholds": {"corrections": 400}})
+    items = [{"instruction": f"{n} " + "x" * 10_000, "output": "y"} for n in range(60)]
+    assert world.as_data.post(f"/v1/domains/{domain}/examples", json=items).json()["added"] == 60
+
+
+def test_a_round_is_asked_for_shown_and_cancelled(world: World) -> None:
+    domain = world.domain()
+    correct(world, domain, "one", "eins")
+    asked = world.as_operator.post(f"/v1/domains/{domain}/rounds")
+    assert asked.status_code == 202
+    params = {"domain": domain, "after": asked.json()["position"]}
+    (found,) = world.as_data.get("/v1/rounds", params=params).json()["data"]
+    assert found["step"] == "select" and found["reason"] == "asked for by key:local"
+    assert world.as_operator.post(f"/v1/domains/{domain}/rounds").status_code == 409
+    assert world.as_data.get(f"/v1/rounds/{found['round_id']}").json()["number"] == 1
+    cancelled = world.as_operator.post(f"/v1/rounds/{found['round_id']}/cancel")
+    assert cancelled.status_code == 202
+    shown = world.as_data.get(f"/v1/rounds/{found['round_id']}", params={"after": cancelled.json()["position"]})
+    assert shown.json()["step"] == "cancelled"
+    assert world.as_operator.post(f"/v1/rounds/{found['round_id']}/cancel").status_code == 409
+    assert world.as_data.get("/v1/rounds/nothing").status_code == 404
+    assert world.as_operator.post("/v1/domains/nobody/rounds").status_code == 404
+
+
+def test_a_rollback_goes_to_a_release_that_was_live(world: World) -> None:
+    domain = world.domain()
+    world.release(domain, 1)
+    listed = world.as_data.get("/v1/releases", params={"domain": domain}).json()["data"]
+    assert [(r["release"], r["state"]) for r in listed] == [(0, "retired"), (1, "live")]
+    asked = world.as_operator.post(f"/v1/domains/{domain}/rollback", json={"to": 0})
+    assert asked.status_code == 202
+    (event,) = world.events(domain, "rollback_asked")
+    assert event["data"] == {"domain": domain, "to": 0, "by": "key:local"}
+    rolled = ReleaseRolledBack(domain=domain, release=1, to=0, order_id=uuid4(), flip_ms=1.0, ready_s=0.0)
+    world.caught_up(world.say(rolled))
+    assert world.as_data.get(f"/v1/domains/{domain}").json()["live_release"] == 0
+    assert error_of(world.as_operator.post(f"/v1/domains/{domain}/rollback", json={"to": 0})) == (422, "to")
+    assert error_of(world.as_operator.post(f"/v1/domains/{domain}/rollback", json={"to": 9})) == (404, "to")
+    assert error_of(world.as_operator.post(f"/v1/domains/{domain}/rollback", json={})) == (400, "to")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "role"),
+    [
+        ("GET", "/v1/domains", "data"),
+        ("GET", "/v1/rounds", "data"),
+        ("GET", "/v1/releases", "data"),
+        ("GET", "/v1/events", "data"),
+        ("GET", "/v1/domains/x/status", "data"),
+        ("GET", "/v1/domains/x/examples", "data"),
+        ("POST", "/v1/domains/x/exam", "data"),
+        ("POST", "/v1/domains", "operator"),
+        ("PUT", "/v1/domains/x/policy", "operator"),
+        ("POST", "/v1/domains/x/rounds", "operator"),
+        ("POST", "/v1/domains/x/rollback", "operator"),
+        ("POST", "/v1/rounds/x/cancel", "operator"),
+        ("POST", "/v1/people/x/erase", "operator"),
+    ],
+)
+def test_a_key_without_the_role_is_403(world: World, method: str, path: str, role: str) -> None:
+    assert world.as_chat.request(method, path, json={}).status_code == 403
+    data = world.as_data.request(method, path, json={})
+    assert (data.status_code == 403) is (role == "operator")
+
+
+def test_a_read_that_asks_to_be_fresher_than_the_projections_can_be_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.app.FRESHNESS_TIMEOUT_S", 0.1)
+    answer = world.as_data.get("/v1/domains", params={"after": "noria.domains-0@99999999"})
+    assert error_of(answer) == (504, "after")
+    assert error_of(world.as_data.get("/v1/domains", params={"after": "yesterday"})) == (400, "after")
+
+
+def test_events_are_listed_shown_and_paged(world: World) -> None:
+    domain = world.domain()
+    for word in ("one", "two", "three"):
+        world.chat(domain, word)
+    last = world.as_data.get("/v1/events", params={"domain": domain, "limit": 2}).json()
+    assert [e["event"]["type"] for e in last["data"]] == ["noria.prompt_asked", "noria.reply_drafted"]
+    newest = last["data"][-1]
+    shown = wait_until(lambda: _ok(world.as_data.get(f"/v1/events/{newest['event']['id']}")))
+    assert shown == newest
+    assert world.as_data.get("/v1/events/nothing").status_code == 404
+
+    paged: list[str] = []
+    cursor = "beginning"
+    while True:
+        params = {"domain": domain, "after": cursor, "limit": 3}
+        page = world.as_data.get("/v1/events", params=params).json()
+        if not page["data"] and page["next"] == cursor:
+            break
+        paged += [e["event"]["id"] for e in page["data"]]
+        cursor = page["next"]
+    everything = world.as_data.get("/v1/events", params={"domain": domain, "limit": 500}).json()
+    assert sorted(paged) == sorted(e["event"]["id"] for e in everything["data"]) and len(set(paged)) == len(paged)
+    only = world.as_data.get("/v1/events", params={"domain": domain, "topic": "domains"}).json()
+    assert {e["position"].split("-")[0] for e in only["data"]} == {"noria.domains"}
+    assert error_of(world.as_data.get("/v1/events", params={"topic": "secrets"})) == (400, "topic")
+    assert error_of(world.as_data.get("/v1/events", params={"limit": "0"})) == (400, "limit")
+    assert error_of(world.as_data.get("/v1/events", params={"after": "x"})) == (400, "after")
+
+
+def _ok(answer: httpx.Response) -> Any:
+    return answer.json() if answer.status_code == 200 else None
+
+
+def test_events_can_be_followed_and_taken_up_again(world: World) -> None:
+    domain = world.domain()
+    seen: list[dict[str, Any]] = []
+    cursor = ""
+    params = {"domain": domain, "follow": "1", "after": "end"}
+    with world.as_data.stream("GET", "/v1/events", params=params) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith(":")
+        asking = threading.Thread(target=lambda: world.chat(domain))
+        asking.start()
+        for line in lines:
+            if line.startswith("id: "):
+                cursor = line.removeprefix("id: ")
+            if line.startswith("data: "):
+                seen.append(json.loads(line.removeprefix("data: ")))
+            if cursor and len(seen) >= 2:
+                break
+        asking.join(10)
+    assert [e["event"]["type"] for e in seen] == ["noria.prompt_asked", "noria.reply_drafted"]
+    world.chat(domain, "later")
+    later = world.as_data.get("/v1/events", params={"domain": domain, "after": cursor}).json()["data"]
+    assert [e["event"]["type"] for e in later] == ["noria.prompt_asked", "noria.reply_drafted"]
+
+
+def test_followers_that_leave_make_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(20):  # more than may follow at once
+        with world.as_data.stream("GET", "/v1/events", params={"follow": "1", "after": "end"}) as answer:
+            assert answer.status_code in (200, 429)
+            if answer.status_code == 200:
+                next(answer.iter_lines())
+    wait_until(lambda: _follows(world), timeout_s=5, what="room to follow")
+
+
+def _follows(world: World) -> bool:
+    with world.as_data.stream("GET", "/v1/events", params={"follow": "1", "after": "end"}) as answer:
+        return answer.status_code == 200
+
+
+def test_an_erased_person_is_gone_everywhere_and_what_learned_from_them_is_named(world: World) -> None:
+    first, second = world.domain(policy={"thresholds": {"corrections": 40}}), world.domain()
+    correct(world, first, "my canary", "canary sings", user="gone")
+    correct(world, first, "other", "stays", user="stays")
+    world.chat(second, "hello", user="gone")
+    wait_until(lambda: len(_examples(world, first)["data"]) == 2, what="two examples")
+    answer = world.as_operator.post("/v1/people/gone/erase").json()
+    assert answer["domains"] == sorted((first, second)) and len(answer["kids"]) == 1
+    assert answer["examples"] == 1 and answer["learned_by"] == []
+    for position in answer["positions"]:
+        world.caught_up(position)
+    out = _examples(world, first)
+    assert [e["output"] for e in out["data"]] == ["stays"] and out["erased"] == 1
+    (event,) = world.events(first, "person_erased")
+    assert event["data"]["person"] == "gone" and event["data"]["kids"] == answer["kids"]
+    again = world.as_operator.post("/v1/people/gone/erase").json()
+    assert again["kids"] == answer["kids"]
+    shown = world.as_operator.get("/v1/people/gone/erase", params={"after": again["position"]}).json()
+    assert {d["domain"] for d in shown["domains"]} == {first, second} and shown["places"] == []
+    assert world.as_operator.post("/v1/people/nobody-ever/erase").status_code == 404
+    assert world.as_operator.post("/v1/people/%0A/erase").status_code == 400
+
+
+def _examples(world: World, domain: str) -> Any:
+    return world.as_data.get(f"/v1/domains/{domain}/examples").json()
+
+
+def test_feedback_on_what_was_erased_is_410(world: World) -> None:
+    domain = world.domain()
+    answer = world.chat(domain, "hello", user="left")
+    world.caught_up(answer["metadata"]["position"])
+    assert world.as_operator.post("/v1/people/left/erase").status_code == 200
+    body = {"reply_id": answer["metadata"]["reply_ids"][0], "user": "left", "correction": "no"}
+    assert world.as_chat.post("/v1/feedback", json=body).status_code == 410
+
+
+def test_somebody_erased_may_speak_again_under_a_new_key(world: World) -> None:
+    domain = world.domain()
+    world.caught_up(world.chat(domain, user="back")["metadata"]["position"])
+    assert world.as_operator.post("/v1/people/back/erase").status_code == 200
+    second = world.chat(domain, "again", user="back")
+    kids = {event["data"]["messages"]["kid"] for event in world.events(domain, "prompt_asked")}
+    assert len(kids) == 2 and second["model"] == f"{domain}@0"
+
+
+def test_two_domains_are_two_lines_of_models(world: World) -> None:
+    one, two = world.domain(), world.domain()
+    other = EngineServer(lambda messages: ["two"])
+    world.release(two, 1, other)
+    assert world.chat(one)["model"] == f"{one}@0" and world.chat(two)["model"] == f"{two}@1"
+    other.stop()
