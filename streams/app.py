@@ -35,8 +35,8 @@ def build_app(settings: Settings, store: Store) -> faust.App:
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
-        broker_session_timeout=10.0,
-        broker_heartbeat_interval=2.0,
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.5,
         stream_wait_empty=False,
         consumer_auto_offset_reset="earliest",
     )

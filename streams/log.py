@@ -17,6 +17,10 @@ from streams.topics import MAX_EVENT_BYTES, TOPICS
 IDLE_CONSUMERS = 2
 
 
+# A broker that comes back is noticed within a second; the library's own waiting grows to half a minute.
+PATIENCE = {"bootstrap_timeout_ms": 3_000, "reconnect_backoff_ms": 50, "reconnect_backoff_max_ms": 500}
+
+
 class Position(Struct, frozen=True):
     """Where one event stands on the log; as text `topic-partition@offset`."""
 
@@ -181,8 +185,7 @@ class KafkaLog:
                     request_timeout_ms=5_000,
                     max_block_ms=2_000,
                     max_request_size=MAX_EVENT_BYTES + 48_000,
-                    reconnect_backoff_ms=50,
-                    reconnect_backoff_max_ms=500,
+                    **PATIENCE,
                 )
             return self._producer
 
@@ -202,6 +205,7 @@ class KafkaLog:
                 auto_offset_reset="none",  # lost history must be loud
                 max_partition_fetch_bytes=8_388_608,
                 fetch_max_wait_ms=100,
+                **PATIENCE,
             )
         except KafkaError as error:
             raise Unavailable(f"Kafka does not answer: {type(error).__name__}") from error

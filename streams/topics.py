@@ -35,7 +35,9 @@ MAX_EVENT_BYTES = 1_000_000
 def create_topics(bootstrap: str, replication_factor: int = 1) -> list[str]:
     """Create the topics that are missing; return their names. Raises Unavailable if Kafka does not answer."""
     try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), client_id="noria-topics")
+        admin = KafkaAdminClient(
+            bootstrap_servers=bootstrap.split(","), client_id="noria-topics", reconnect_backoff_max_ms=500
+        )
     except KafkaError as error:
         raise Unavailable(f"Kafka at {bootstrap} does not answer: {type(error).__name__}") from error
     try:

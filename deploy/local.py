@@ -1,0 +1,170 @@
+"""Noria on one machine: the process table, as data, and `up`."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from deploy import postgres
+from deploy.ports import LOOPBACK, free_port, is_free
+from deploy.supervisor import Process, Supervisor
+from streams.errors import Invalid, Unavailable
+
+PREFERRED = {"kafka": 19092, "postgres": 15432, "door": 8400, "page": 8401}
+
+
+class Addresses(Struct):
+    """Where everything answers; kept in run/noria.json, so that a restart finds its data under the same names."""
+
+    kafka: str
+    database_url: str
+    door: str
+    page: str
+    ports: dict[str, int]
+
+
+def addresses(home: Path, environ: Mapping[str, str]) -> Addresses:
+    """The addresses of last time where they are free, else others. NORIA_KAFKA and NORIA_DATABASE_URL name real clusters."""
+    written = home / "run" / "noria-ports.json"
+    before: dict[str, int] = msgspec.json.decode(written.read_bytes(), type=dict[str, int]) if written.exists() else {}
+    ports: dict[str, int] = {}
+    for name, port in PREFERRED.items():
+        choices = [p for p in (before.get(name, port), port) if is_free(p) and p not in ports.values()]
+        ports[name] = choices[0] if choices else free_port()
+    _write_private(written, msgspec.json.encode(ports))
+    return Addresses(
+        kafka=environ.get("NORIA_KAFKA") or f"{LOOPBACK}:{ports['kafka']}",
+        database_url=environ.get("NORIA_DATABASE_URL") or "",
+        door=f"http://{LOOPBACK}:{ports['door']}",
+        page=f"http://{LOOPBACK}:{ports['page']}",
+        ports=ports,
+    )
+
+
+def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> list[Process]:
+    """Every process of Noria on one machine, in the order in which they start."""
+    table = []
+    if not environ.get("NORIA_KAFKA"):
+        data, port = str(home / "kafka"), found.ports["kafka"]
+        argv = ("-m", "deploy.kafka", "--data", data, "--port", str(port))
+        table.append(_process("kafka", argv, lambda: _listens(port), 300.0, found.kafka))
+    if not environ.get("NORIA_DATABASE_URL"):
+        port_ = found.ports["postgres"]
+        argv = ("-m", "deploy.postgres", "--data", str(home / "postgres"), "--port", str(port_))
+        ready = _postgres_ready(home, port_)
+        table.append(_process("postgres", argv, ready, 120.0, f"{LOOPBACK}:{port_}", signal.SIGINT))
+    door = found.door
+    return [
+        *table,
+        _step("migrate", "-m", "migrations"),
+        _step("topics", "-m", "streams.topics"),
+        _step("keys", "-m", "api.keys", "--ensure-local"),
+        _step("base model", "-m", "workers.models.base", "--home", str(home), deadline_s=600.0),
+        _step("opencompass", "-m", "workers.evaluator.install", deadline_s=900.0),
+        _process("streams", ("-m", "streams.app")),
+        _process("relay", ("-m", "streams.relay")),
+        _process("engines", ("-m", "workers.engines.host")),
+        _process("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate")),
+        _process("swapper", ("-m", "workers.loop", "--kinds", "swap,purge")),
+        _process("door", ("-m", "api.app"), lambda: _answers(f"{door}/healthz"), 60.0, door),
+        _process("page", ("-m", "api.ui"), lambda: _answers(found.page), 60.0, found.page),
+    ]
+
+
+def environment(home: Path, found: Addresses, environ: Mapping[str, str]) -> dict[str, str]:
+    """What every process is given beside the caller's environment."""
+    return dict(environ) | {
+        "NORIA_HOME": str(home),
+        "NORIA_KAFKA": found.kafka,
+        "NORIA_DOOR": found.door,
+        "NORIA_PAGE": found.page,
+        "GOMP_SPINCOUNT": "0",  # waiting OpenMP threads that spin make everything ten times slower on few cores
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def up(home: Path, environ: Mapping[str, str] = os.environ, say: Callable[[str], None] = print) -> None:
+    """Run everything until SIGTERM or SIGINT. Raises Invalid or Unavailable, saying what did not come up."""
+    for folder in (home, home / "run", home / "keys"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = addresses(home, environ)
+    table = process_table(home, found, environ)
+    supervisor = Supervisor(home, table, environment(home, found, environ), say)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: supervisor.stop())
+    written = {"kafka": found.kafka, "door": found.door, "page": found.page}
+    if found.database_url:
+        written["database_url"] = found.database_url
+    _write_private(home / "run" / "noria.json", msgspec.json.encode(written))
+    supervisor.run(lambda: say(f"ready: page {found.page}  API {found.door}/v1"))
+
+
+def main() -> int:
+    """`python -m deploy.local`: what `noria up` runs."""
+    home = Path(os.environ.get("NORIA_HOME", ".noria")).absolute()
+    try:
+        up(home)
+    except (Invalid, Unavailable) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _process(
+    name: str,
+    argv: tuple[str, ...],
+    ready: Callable[[], bool] | None = None,
+    deadline_s: float = 60.0,
+    address: str = "",
+    stop_signal: int = signal.SIGTERM,
+) -> Process:
+    return Process(name, (sys.executable, *argv), ready, False, stop_signal, deadline_s, address)
+
+
+def _step(name: str, *argv: str, deadline_s: float = 120.0) -> Process:
+    return Process(name, (sys.executable, *argv), None, True, signal.SIGTERM, deadline_s)
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection((LOOPBACK, port), timeout=1.0):
+        return True
+
+
+def _postgres_ready(home: Path, port: int) -> Callable[[], bool]:
+    def ready() -> bool:
+        """Once it takes connections, its address (with the password that it made) is written for the others."""
+        data = home / "postgres"
+        if not (data / "made").exists() or not _listens(port):
+            return False
+        path = home / "run" / "noria.json"
+        written: dict[str, str] = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+        _write_private(path, msgspec.json.encode(written | {"database_url": postgres.url(data, port)}))
+        return True
+
+    return ready
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0, trust_env=False).status_code < 500
+    except httpx.HTTPError:
+        return False
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    fresh.replace(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,303 @@
+"""The supervisor: starts processes in order, starts again what dies, and stops them all when it is stopped.
+
+Every child ends with it, even if it is killed with -9. What runs is told in `run/supervisor.json` under the home.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import psutil
+from msgspec import Struct, field
+
+from streams.errors import Invalid, Unavailable
+
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MOST_S = 10.0
+HEALTHY_S = 30.0
+STOP_DEADLINE_S = 15.0
+LOG_BYTES = 5_000_000
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl
+
+
+class Process(Struct, frozen=True):
+    """One line of the process table. `once`: it must end with 0 before what stands below it starts; otherwise it serves,
+    and `ready` says when it does. `deadline_s`: how long either may take at start."""
+
+    name: str
+    argv: tuple[str, ...]
+    ready: Callable[[], bool] | None = None
+    once: bool = False
+    stop_signal: int = signal.SIGTERM
+    deadline_s: float = 60.0
+    address: str = ""
+
+
+class ProcessState(Struct):
+    """`state`: waiting, starting, ready, backoff, stopped, or failed (a one-shot step)."""
+
+    name: str
+    state: str = "waiting"
+    pid: int | None = None
+    restarts: int = 0
+    since: float = 0.0
+    address: str = ""
+
+
+class SupervisorState(Struct):
+    pid: int
+    started: float  # the process's own start time, so that a pid given anew is not taken for it
+    processes: list[ProcessState] = field(default_factory=list)
+
+
+class Status(Struct, frozen=True):
+    """`condition`: ready, degraded or stopped."""
+
+    condition: str
+    processes: list[ProcessState]
+
+
+class Supervisor:
+    """Runs a process table under `home`. `say` is told a line of progress for each process."""
+
+    def __init__(
+        self, home: Path, table: Sequence[Process], environment: Mapping[str, str], say: Callable[[str], None] = print
+    ) -> None:
+        self._home = home
+        self._table = table
+        self._environment = dict(environment)
+        self._say = say
+        self._stopping = threading.Event()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        me = psutil.Process()
+        self._state = SupervisorState(
+            me.pid, me.create_time(), [ProcessState(p.name, address=p.address) for p in table]
+        )
+        self._lock: IO[str] | None = None
+
+    def run(self, when_ready: Callable[[], None] = lambda: None) -> None:
+        """Start everything, then keep it running until `stop`. Raises Invalid if another supervisor runs here, Unavailable
+        if something does not come up; whatever was started is stopped then."""
+        (self._home / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self._home / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._take_lock()
+        try:
+            for process in self._table:
+                if self._stopping.is_set():
+                    return
+                self._bring_up(process)
+            when_ready()
+            self._keep()
+        finally:
+            self._stop_all()
+            self._drop_lock()
+
+    def stop(self) -> None:
+        """May be called from a signal handler or another thread."""
+        self._stopping.set()
+
+    def _bring_up(self, process: Process) -> None:
+        began = time.monotonic()
+        self._start(process)
+        state = self._of(process.name)
+        while not self._stopping.is_set():
+            child = self._children[process.name]
+            code = child.poll()
+            took = time.monotonic() - began
+            if process.once and code == 0:
+                self._tell(state, "stopped")
+                self._say(f"{process.name:<12} done in {took:.1f} s")
+                return
+            if code is not None:
+                self._tell(state, "failed")
+                raise Unavailable(f"{process.name} ended with code {code}: {self._last_line(process)}")
+            if not process.once and (process.ready is None or _holds(process.ready)):
+                self._tell(state, "ready")
+                self._say(
+                    f"{process.name:<12} ready in {took:.1f} s{'  ' + process.address if process.address else ''}"
+                )
+                return
+            if took > process.deadline_s:
+                self._tell(state, "failed")
+                raise Unavailable(f"{process.name} was not ready within {process.deadline_s:.0f} s")
+            time.sleep(0.05)
+
+    def _keep(self) -> None:
+        """Start again what dies, with growing waits; a process that held out for a while begins anew."""
+        serving = [process for process in self._table if not process.once]
+        due: dict[str, float] = {}
+        waits: dict[str, float] = {}
+        while not self._stopping.wait(0.1):
+            now = time.monotonic()
+            for process in serving:
+                state, child = self._of(process.name), self._children[process.name]
+                if process.name in due:
+                    if now >= due[process.name]:
+                        del due[process.name]
+                        state.restarts += 1
+                        self._start(process)
+                elif child.poll() is not None:
+                    held_out = time.time() - state.since > HEALTHY_S
+                    waits[process.name] = (
+                        BACKOFF_FIRST_S
+                        if held_out
+                        else min(BACKOFF_MOST_S, 2 * waits.get(process.name, BACKOFF_FIRST_S / 2))
+                    )
+                    due[process.name] = now + waits[process.name]
+                    self._tell(state, "backoff")
+                elif state.state == "starting" and (process.ready is None or _holds(process.ready)):
+                    self._tell(state, "ready")
+
+    def _start(self, process: Process) -> None:
+        state = self._of(process.name)
+        log = self._home / "logs" / f"{process.name}.log"
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+        parent = os.getpid()
+
+        def in_child() -> None:
+            _prctl(_PR_SET_PDEATHSIG, process.stop_signal)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
+            self._children[process.name] = subprocess.Popen(
+                process.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                start_new_session=True,
+                preexec_fn=in_child,
+            )
+        state.pid, state.since = self._children[process.name].pid, time.time()
+        self._tell(state, "starting")
+
+    def _stop_all(self) -> None:
+        for process in reversed(self._table):
+            child = self._children.get(process.name)
+            if child is None:
+                continue
+            if child.poll() is None:
+                child.send_signal(process.stop_signal)
+                try:
+                    child.wait(STOP_DEADLINE_S)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+            try:
+                os.killpg(child.pid, signal.SIGKILL)  # whatever it left behind in its group
+            except ProcessLookupError:
+                pass
+            self._of(process.name).pid = None
+            self._tell(self._of(process.name), "stopped")
+
+    def _of(self, name: str) -> ProcessState:
+        return next(state for state in self._state.processes if state.name == name)
+
+    def _tell(self, state: ProcessState, what: str) -> None:
+        state.state = what
+        target = self._home / "run" / "supervisor.json"
+        fresh = target.with_suffix(".new")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(self._state))
+        fresh.replace(target)
+
+    def _last_line(self, process: Process) -> str:
+        lines = (self._home / "logs" / f"{process.name}.log").read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'it said nothing'} (logs/{process.name}.log)"
+
+    def _take_lock(self) -> None:
+        lock = (self._home / "run" / "supervisor.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise Invalid("noria runs here already: see `noria status`, or stop it with `noria down`") from None
+        self._lock = lock
+
+    def _drop_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def status(home: Path) -> Status:
+    """What runs under `home`, as the supervisor last told it."""
+    state = _read(home)
+    if state is None or not _alive(state):
+        return Status("stopped", [])
+    serving = [process for process in state.processes if process.state != "stopped"]
+    fine = bool(serving) and all(process.state == "ready" for process in serving)
+    return Status("ready" if fine else "degraded", state.processes)
+
+
+def down(home: Path, deadline_s: float = 90.0) -> bool:
+    """Stop the supervisor of `home` and wait until everything is gone; False if none runs. Raises Unavailable."""
+    state = _read(home)
+    if state is None or not _alive(state):
+        return False
+    os.kill(state.pid, signal.SIGTERM)
+    until = time.monotonic() + deadline_s
+    while _alive(state):
+        if time.monotonic() > until:
+            raise Unavailable(f"the supervisor (pid {state.pid}) did not stop within {deadline_s:.0f} s")
+        time.sleep(0.05)
+    return True
+
+
+def detach(argv: Sequence[str], home: Path, say: Callable[[str], None] = print, deadline_s: float = 900.0) -> None:
+    """Start a supervisor in the background by `argv`, show its progress, and return when all is ready. Raises Unavailable."""
+    (home / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = home / "logs" / "supervisor.log"
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    shown, until = 0, time.monotonic() + deadline_s
+    while True:
+        ended = child.poll()
+        lines = log.read_text(errors="replace").splitlines()
+        for line in lines[shown:]:
+            say(line)
+        shown = len(lines)
+        if ended is not None:
+            raise Unavailable("noria did not come up; its last words are above")
+        if any(line.startswith("ready:") for line in lines):
+            return
+        if time.monotonic() > until:
+            child.terminate()
+            raise Unavailable(f"noria was not up within {deadline_s:.0f} s")
+        time.sleep(0.1)
+
+
+def _read(home: Path) -> SupervisorState | None:
+    path = home / "run" / "supervisor.json"
+    return msgspec.json.decode(path.read_bytes(), type=SupervisorState) if path.exists() else None
+
+
+def _alive(state: SupervisorState) -> bool:
+    try:
+        process = psutil.Process(state.pid)
+        return process.create_time() == state.started and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _holds(ready: Callable[[], bool]) -> bool:
+    try:
+        return ready()
+    except OSError:
+        return False  # not there yet
+
+
+if sys.platform != "linux":
+    raise ImportError("the supervisor ties its children to itself by a call that only Linux has")

@@ -1,0 +1,115 @@
+"""One real Kafka and one real PostgreSQL a session; each module gets a database of its own and an empty log."""
+
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from alembic import command
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
+from sqlalchemy import Engine
+
+from deploy import postgres
+from deploy.ports import LOOPBACK, free_port
+from migrations.__main__ import config_for
+from streams.log import KafkaLog
+from streams.sealing import Keyring, MasterKey
+from streams.store import open_engine
+from streams.topics import TOPICS, create_topics
+
+
+def eventually(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    """Wait for a condition; fail naming it."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if condition():
+                return
+        except (KafkaError, psycopg2.OperationalError, FileNotFoundError):
+            pass  # not up yet
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s:.0f} s in vain: {what}")
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    data, port = tmp_path_factory.mktemp("kafka"), free_port()
+    with _running([sys.executable, "-m", "deploy.kafka", "--data", str(data), "--port", str(port)]):
+        address = f"{LOOPBACK}:{port}"
+        eventually(KafkaLog(address, "test").answers, "Kafka answers", 120)
+        yield address
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the server's maintenance database."""
+    data, port = tmp_path_factory.mktemp("postgres"), free_port()
+    with _running([sys.executable, "-m", "deploy.postgres", "--data", str(data), "--port", str(port)]):
+        eventually(lambda: psycopg2.connect(postgres.url(data, port)).close() is None, "PostgreSQL answers", 60)
+        yield postgres.url(data, port)
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_server: str) -> Iterator[str]:
+    """A fresh database, migrated to the newest revision."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _execute(postgres_server, f"CREATE DATABASE {name}")
+    url = postgres_server.rpartition("/")[0] + f"/{name}"
+    command.upgrade(config_for(url), "head")
+    yield url
+    _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Engine]:
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def keyring(database: Engine, tmp_path: Path) -> Keyring:
+    return Keyring(database, MasterKey(tmp_path / "master.key"))
+
+
+@pytest.fixture(scope="module")
+def empty_log(kafka_bootstrap: str) -> str:
+    """The broker's address, its topics made anew."""
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    names = [topic.name for topic in TOPICS]
+    there = [name for name in admin.list_topics() if name in names]
+    if there:
+        admin.delete_topics(there)
+        eventually(lambda: not set(admin.list_topics()) & set(names), "the old topics are gone")
+    admin.close()
+    create_topics(kafka_bootstrap)
+    return kafka_bootstrap
+
+
+class _running:
+    def __init__(self, argv: list[str]) -> None:
+        self._argv = argv
+
+    def __enter__(self) -> None:
+        self._process = subprocess.Popen(self._argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _execute(url: str, statement: str) -> None:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    connection.cursor().execute(statement)
+    connection.close()

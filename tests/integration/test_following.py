@@ -1,0 +1,65 @@
+"""The Faust app on a real Kafka and a real PostgreSQL."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy import Engine, text
+
+from streams.codec import encode, envelope_for, key_of, topic_of
+from streams.events import DOMAINS, ClockTicked
+from streams.log import KafkaLog, Message
+from streams.store import Store
+from tests.integration.conftest import eventually
+
+
+def start_app(tmp_path: Path, kafka: str, database_url: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "NORIA_HOME": str(tmp_path),
+        "NORIA_KAFKA": kafka,
+        "NORIA_DATABASE_URL": database_url,
+        "NORIA_DOOR": "http://127.0.0.1:1",
+    }
+    return subprocess.Popen([sys.executable, "-m", "streams.app"], env=environment)
+
+
+def tick(domain: str) -> Message:
+    event = ClockTicked(domain=domain, at=datetime.now(UTC))
+    envelope = envelope_for(event, id=uuid4(), source="/test", time=event.at, correlation_id=domain)
+    return Message(topic_of(event), key_of(event), encode(envelope))
+
+
+def test_every_event_takes_effect_once_although_the_process_is_killed_again_and_again(
+    tmp_path: Path, empty_log: str, database_url: str, database: Engine
+) -> None:
+    log, store = KafkaLog(empty_log, "test"), Store(database)
+    domains = [f"d{number}" for number in range(8)]
+    total = 0
+
+    def count() -> int:
+        with database.connect() as connection:
+            return int(connection.execute(text("SELECT count(*) FROM noria.events")).scalar_one())
+
+    for round_number in range(3):  # noqa: B007
+        app = start_app(tmp_path, empty_log, database_url)
+        try:
+            messages = [tick(domain) for domain in domains for _ in range(50)]
+            log.append(messages, timeout_s=10)
+            total += len(messages)
+            eventually(lambda: count() >= total - 200, f"most of round {round_number} took effect")
+        finally:
+            app.send_signal(signal.SIGKILL)
+            app.wait()
+    app = start_app(tmp_path, empty_log, database_url)
+    try:
+        eventually(lambda: count() == total, "everything took effect")
+        ends = {(DOMAINS, partition): end for partition, end in log.ends(DOMAINS).items()}
+        assert {place: store.positions()[place] for place in ends} == ends
+    finally:
+        app.terminate()
+        assert app.wait(20) == 0
+        log.close()
