@@ -16,7 +16,7 @@ from workers.trainer.child import place_of
 from workers.trainer.parent import train_in_child
 from workers.trainer.spec import Progress, Row, TrainSpec
 
-WAIT_S = 60.0
+WAIT_S = 240.0  # a child imports torch at low priority: on a busy machine that takes its time
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,7 @@ def test_an_error_of_the_listener_ends_the_child_and_the_next_one_goes_on_from_t
 def test_the_child_ends_with_its_parent(base: Path, tmp_path: Path) -> None:
     program = (
         "import sys, msgspec\n"
-        "from workers.trainer.child import place_of
-from workers.trainer.parent import train_in_child\n"
+        "from workers.trainer.parent import train_in_child\n"
         "from workers.trainer.spec import TrainSpec\n"
         "spec = msgspec.json.decode(sys.stdin.buffer.read(), type=TrainSpec)\n"
         "train_in_child(spec, lambda progress: print(progress.step, flush=True))\n"

@@ -1,6 +1,7 @@
 """The trainer against transformers and PEFT, on a model small enough for tests in seconds."""
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -130,9 +131,9 @@ def test_the_losses_agree_with_plain_peft_training(base: Path, tmp_path: Path) -
     tokenizer = load_tokenizer(base)
     new, old = (encode_rows(tokenizer, tiny.rows(), 1024), encode_rows(tokenizer, tiny.rows(8, 10), 1024))
     packed = PackedModel(base, recipe.upper_layers, torch.float32, CPU)
-    general = answer_prompts(
-        packed, tokenizer, encode_prompts(tokenizer, tiny.GENERAL, 1000), recipe.replay_answer_tokens
-    )
+    prompts = encode_prompts(tokenizer, tiny.GENERAL, 1000)
+    chosen = random.Random(f"general {recipe.seed}").sample(prompts, len(prompts))
+    general = answer_prompts(packed, tokenizer, chosen, recipe.replay_answer_tokens)
     start = add_adapter(packed.model, packed.upper_layers(), recipe)
 
     reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)

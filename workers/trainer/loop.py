@@ -2,6 +2,7 @@
 distributions."""
 
 import hashlib
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -69,6 +70,8 @@ def train_lora(
     Same rows, recipe, base, machine, device and threads: the same adapter, byte for byte, interrupted or not.
     """
     recipe.check()
+    if reference_dir is not None and reference_dir.resolve() == model_dir.resolve():
+        reference_dir = None
     started, cpu_started = time.monotonic(), time.process_time()
     where = torch.device(device)
     threads_before = torch.get_num_threads()
@@ -158,7 +161,8 @@ def _prepare(
     general: list[EncodedRow] = []
     if recipe.replay_rows_per_step:
         prompts = encode_prompts(tokenizer, replay_prompts, recipe.row_tokens - recipe.replay_answer_tokens)
-        general = answer_prompts(reference, tokenizer, prompts[: recipe.replay_rows], recipe.replay_answer_tokens)
+        chosen = random.Random(f"general {recipe.seed}").sample(prompts, min(recipe.replay_rows, len(prompts)))
+        general = answer_prompts(reference, tokenizer, chosen, recipe.replay_answer_tokens)
     steps = plan_steps(recipe, [row.group for row in fresh], [row.group for row in old], len(general))
     everything = [*fresh, *old, *general]
     longest = max(len(row.ids) for row in everything)
