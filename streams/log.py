@@ -192,8 +192,14 @@ class KafkaLog:
     def _drop_producer(self) -> None:
         with self._lock:
             producer, self._producer = self._producer, None
-        if producer is not None:
+        if producer is None:
+            return
+        try:
             producer.close(timeout=0)
+        except KafkaError:
+            # It wants to send what it still holds before it closes. Whoever waited for that has been told otherwise.
+            producer._sender.force_close()
+            producer._closed = True
 
     def _consumer(self, client_id: str) -> KafkaConsumer:
         try:
