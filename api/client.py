@@ -6,6 +6,7 @@ A refusal is `Refused` (with the door's own words), a door that does not answer 
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ Rating = Literal["up", "down"] | int
 TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 180.0  # a long answer of a small machine's engine
 _ATTEMPTS = 3
+BROKE_OFF = "engine_broke_off"
 
 
 class Refused(Invalid):
@@ -31,6 +33,14 @@ class Refused(Invalid):
         self.status = status
         self.message = message
         self.param = param
+        self.code = code
+
+
+class NotNow(Unavailable):
+    """The door answered that it cannot at present. `code` says what is missing (`no_engine`, …), if it said so."""
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
         self.code = code
 
 
@@ -96,13 +106,7 @@ def address_of(environ: Mapping[str, str]) -> Address:
     Raises Unavailable when neither says where the door is.
     """
     home = home_of(environ)
-    url = environ.get("NORIA_DOOR")
-    written = home / "run" / "noria.json"
-    if not url and written.exists():
-        try:
-            url = str(msgspec.json.decode(written.read_bytes(), type=dict[str, Any]).get("door") or "")
-        except (OSError, msgspec.DecodeError) as error:
-            raise Unavailable(f"{written.name} under the home cannot be read: {error}") from error
+    url = environ.get("NORIA_DOOR") or _written(home, "door")
     if not url:
         raise Unavailable("noria is not running here (start it with `noria up`, or set NORIA_DOOR)")
     key = environ.get("NORIA_KEY")
@@ -113,6 +117,23 @@ def address_of(environ: Mapping[str, str]) -> Address:
         except OSError as error:
             raise Invalid(f"the key file {local.name} cannot be read: {error.strerror}") from error
     return Address(url.rstrip("/"), key or None)
+
+
+def page_url_of(environ: Mapping[str, str]) -> str:
+    """Where the page is to be served: NORIA_PAGE, else what `noria up` wrote, else port 7860 of loopback."""
+    return environ.get("NORIA_PAGE") or _written(home_of(environ), "page") or "http://127.0.0.1:7860"
+
+
+def _written(home: Path, name: str) -> str:
+    """An address that `noria up` wrote under the home; empty when there is none."""
+    written = home / "run" / "noria.json"
+    if not written.exists():
+        return ""
+    try:
+        found = msgspec.json.decode(written.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise Unavailable(f"{written.name} under the home cannot be read: {error}") from error
+    return str(found.get(name) or "")
 
 
 class Door:
@@ -191,7 +212,7 @@ class Door:
                         break
                     chunk = _decode(data, _Chunk)
                     if chunk.error is not None:
-                        raise Unavailable(chunk.error.message)
+                        raise NotNow(chunk.error.message, chunk.error.code or BROKE_OFF)
                     for choice in chunk.choices:
                         if choice.delta.content:
                             yield Piece(choice.index, choice.delta.content)
@@ -199,7 +220,7 @@ class Door:
             finally:
                 response.close()
         if answer is None:
-            raise Unavailable("the answer broke off before its end; it does not count")
+            raise NotNow("the answer broke off before its end; it does not count", BROKE_OFF)
         yield answer
 
     def feedback(
@@ -373,7 +394,7 @@ def _refusal(response: httpx.Response) -> Refused | Unavailable:
     except msgspec.DecodeError:
         said = _Error(f"the door answered {response.status_code} in words that are not its own")
     if response.status_code in (502, 503, 504):
-        return Unavailable(said.message)
+        return NotNow(said.message, said.code)
     return Refused(response.status_code, said.message, said.param, said.code)
 
 

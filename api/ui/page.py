@@ -1,0 +1,382 @@
+"""The page: two tabs, chat and the loop, over the door. Everything that a person says lives in their session's memory only."""
+
+import secrets
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import gradio as gr
+from msgspec import Struct, field
+
+from api.client import BROKE_OFF, Answer, Door, Json, NotNow, Piece, Refused
+from api.ui.board import draw_board, draw_mine
+from api.ui.icons import WHEEL
+from api.ui.style import BOARD_SCRIPT, FONTS, HEAD_SCRIPT, LIVE_SCRIPT, MONO, THREAD_SCRIPT
+from api.ui.thread import Thread, Turn, draw_live, draw_thread, safe
+from api.ui.words import Lang, language_of, say
+from streams.errors import Invalid, Unavailable
+
+REFRESH_S = 2.0
+DRAW_EVERY_S = 0.06  # how often a growing answer is drawn
+ROUNDS_READ = 20
+EVENTS_READ = 300
+EVENTS_KEPT = 120
+LONGEST_QUESTION = 8000
+# Nothing of the page is an interface for programs; the door is.
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+class Feed(Struct):
+    """The last events of a domain, and where to go on from."""
+
+    domain: str = ""
+    next: str | None = None
+    events: list[Json] = field(default_factory=list)
+
+
+class Seen(Struct):
+    """What the browser shows already: what has not changed is not sent again."""
+
+    drawn: dict[str, str] = field(default_factory=dict)
+    feed: Feed = field(default_factory=Feed)
+
+    def update(self, name: str, html: str) -> Any:
+        if self.drawn.get(name) == html:
+            return gr.skip()
+        self.drawn[name] = html
+        return html
+
+
+class Page:
+    """The handlers of one page process. What belongs to one browser comes in as arguments and goes out again."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    # chat
+
+    def ask(
+        self, question: str, thread: Thread, domain: str | None, person: str, two_drafts: bool, lang: Lang
+    ) -> Generator[tuple[Any, ...]]:
+        """Yields (thread drawn, growing answer drawn, question box, thread, trouble line)."""
+        question, person = question.strip()[:LONGEST_QUESTION], person.strip()
+        missing = "err_empty" if not question else "err_person" if not person else "err_domain" if not domain else None
+        if missing is not None or domain is None:
+            yield gr.skip(), "", gr.skip(), thread, _trouble(say(lang, missing or "err_domain"))
+            return
+        if (thread.domain, thread.person) != (domain, person):
+            thread = Thread(domain=domain, person=person)
+        thread.turns = [turn for turn in thread.turns if turn.trouble is None]
+        drafts = 2 if two_drafts else 1
+        texts = [""] * drafts
+        # The empty thread's words make room for the first question.
+        standing = draw_thread(thread, lang) if thread.turns else ""
+        yield standing, draw_live(question, texts, lang), "", thread, ""
+        drawn_at = time.monotonic()
+        try:
+            for said in self._door.chat(
+                domain,
+                thread.messages(question),
+                person=person,
+                conversation_id=thread.conversation_id,
+                drafts=drafts,
+            ):
+                match said:
+                    case Piece():
+                        texts[said.index] += said.text
+                        if time.monotonic() - drawn_at >= DRAW_EVERY_S:
+                            yield gr.skip(), draw_live(question, texts, lang), gr.skip(), thread, gr.skip()
+                            drawn_at = time.monotonic()
+                    case Answer():
+                        thread.answered(question, texts, said)
+        except (Invalid, Unavailable) as error:
+            thread.turns.append(Turn(question, [], trouble=trouble_of(error)))
+            yield draw_thread(thread, lang), "", question, thread, ""
+            return
+        yield draw_thread(thread, lang), "", gr.skip(), thread, ""
+
+    def react(self, thread: Thread, lang: Lang, seen: Seen, event: gr.EventData) -> tuple[Any, ...]:
+        """What a person thinks of an answer: (thread drawn, thread, their corrections drawn, trouble line)."""
+        said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
+        act, text = str(said.get("act")), str(said.get("text") or "")
+        found = thread.find(str(said.get("reply")))
+        if found is None:
+            return gr.skip(), thread, gr.skip(), gr.skip()
+        turn, draft = found
+        what: dict[str, Any]
+        match act:
+            case "up" | "down":
+                what, note = {"rating": act}, f"recorded_rating_{act}"
+            case "pick":
+                what, note = {"pick": True}, "recorded_pick"
+            case "correction" | "comment":
+                what, note = {act: text.strip()}, f"recorded_{act}"
+                if not text.strip():
+                    return gr.skip(), thread, gr.skip(), _trouble(say(lang, "err_empty"))
+                if act == "correction" and text.strip() == draft.text.strip():
+                    return gr.skip(), thread, gr.skip(), _trouble(say(lang, "err_same"))
+            case _:
+                return gr.skip(), thread, gr.skip(), gr.skip()
+        try:
+            given = self._door.feedback(
+                draft.reply_id, person=thread.person, idempotency_key=f"page-{secrets.token_hex(12)}", **what
+            )
+        except (Invalid, Unavailable) as error:
+            return gr.skip(), thread, gr.skip(), _trouble(words_of(error, lang))
+        match act:
+            case "up" | "down":
+                draft.rating = act
+            case "pick":
+                for other in turn.drafts:
+                    other.picked = other is draft
+            case "correction":
+                draft.correction = text.strip()
+            case "comment":
+                draft.comments.append(text.strip())
+        draft.notes.append((note, given.position))
+        mine = self._mine(thread, thread.person, lang, seen) if act == "correction" else gr.skip()
+        return draw_thread(thread, lang), thread, mine, ""
+
+    def begin_again(self, lang: Lang) -> tuple[Any, ...]:
+        thread = Thread()
+        return draw_thread(thread, lang), "", thread, ""
+
+    def begin_again_as(self, thread: Thread, person: str, lang: Lang) -> tuple[Any, ...]:
+        """Another person begins their own conversation."""
+        if not thread.turns or thread.person == person.strip():
+            return gr.skip(), gr.skip(), thread, gr.skip()
+        return self.begin_again(lang)
+
+    # the loop
+
+    def roll_back(self, domain: str | None, lang: Lang, event: gr.EventData) -> str:
+        said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
+        if said.get("act") != "rollback" or not isinstance(said.get("to"), int) or not domain:
+            return ""
+        try:
+            answer = self._door.roll_back(domain, said["to"])
+        except (Invalid, Unavailable) as error:
+            return _trouble(words_of(error, lang))
+        words = say(lang, "rolled", release=said["to"], position=answer.get("position"))
+        return f'<p class="n-note">{safe(words)}</p>'
+
+    # what goes on by itself
+
+    def refresh(
+        self, tab: str, domain: str | None, person: str, thread: Thread, lang: Lang, seen: Seen
+    ) -> tuple[Any, ...]:
+        """(head, domain choice, corrections, board, what is shown). A door that is away shows in the head; the rest stays."""
+        try:
+            choices = [(str(row["title"] or row["domain"]), str(row["domain"])) for row in self._door.domains()]
+            names = [name for _, name in choices]
+            chosen = domain if domain in names else (names[0] if names else None)
+            status = self._door.status(chosen) if chosen else None
+            picked: Any = gr.skip()
+            if seen.drawn.get("domains") != repr((choices, chosen)):
+                seen.drawn["domains"] = repr((choices, chosen))
+                picked = gr.update(choices=choices, value=chosen)
+            mine: Any = gr.skip()
+            board: Any = gr.skip()
+            if tab == "chat":
+                mine = self._mine(thread, person.strip(), lang, seen)
+            elif chosen and status is not None:
+                board = seen.update("board", self._board(chosen, status, lang, seen))
+            elif not chosen:
+                board = seen.update("board", _trouble(say(lang, "err_domain")))
+        except (Invalid, Unavailable) as error:
+            board = gr.skip() if seen.drawn.get("board") else seen.update("board", _trouble(words_of(error, lang)))
+            return seen.update("head", draw_head(lang, None, False)), gr.skip(), gr.skip(), board, seen
+        return seen.update("head", draw_head(lang, status, True)), picked, mine, board, seen
+
+    def _mine(self, thread: Thread, person: str, lang: Lang, seen: Seen) -> Any:
+        if not person:
+            return gr.skip()
+        questions = {draft.reply_id: turn.question for turn in thread.turns for draft in turn.drafts}
+        return seen.update("mine", draw_mine(self._door.corrections(person), questions, lang))
+
+    def _board(self, domain: str, status: Json, lang: Lang, seen: Seen) -> str:
+        rounds = self._door.rounds(domain, ROUNDS_READ)
+        releases = self._door.releases(domain)
+        feed = seen.feed
+        if feed.domain != domain or feed.next is None:
+            feed = seen.feed = Feed(domain)
+        page = self._door.events(domain=domain, after=feed.next, limit=EVENTS_READ)
+        kept = [shown for shown in page["data"] if shown["event"].get("type") != "noria.order_progressed"]
+        feed.events = (feed.events + kept)[-EVENTS_KEPT:]
+        feed.next = page["next"]
+        return draw_board(status, rounds, releases, feed.events, lang)
+
+
+def words_of(error: Invalid | Unavailable, lang: Lang) -> str:
+    """An error of the door as a friendly line."""
+    key, message = trouble_of(error)
+    return say(lang, key, message=message) if message else say(lang, key)
+
+
+def trouble_of(error: Invalid | Unavailable) -> tuple[str, str]:
+    """The key of the words for an error, and the door's own words where they say more."""
+    match error:
+        case NotNow(code="no_engine"):
+            return "err_engine", ""
+        case NotNow(code=code) if code == BROKE_OFF:
+            return "err_broke", ""
+        case Unavailable():
+            return "err_down", ""
+        case Refused(status=429):
+            return "err_queue", ""
+        case Refused(status=401) | Refused(code="role_missing"):
+            return "err_key", ""
+        case _:
+            return "err_said", str(error)
+
+
+def draw_head(lang: Lang, status: Json | None, connected: bool) -> str:
+    live = status.get("live_release") if status is not None else None
+    if not connected:
+        words, state = say(lang, "door_down"), "n-off"
+    elif live is None:
+        words, state = say(lang, "no_release"), ""
+    else:
+        words, state = say(lang, "live", release=live), "n-on"
+    turning = " n-turns" if status is not None and status.get("round") else ""
+    buttons = "".join(
+        f'<button type="button" data-lang="{tag}" aria-pressed="{"true" if tag == lang else "false"}">{name}</button>'
+        for tag, name in (("en", "English"), ("zh", "中文"))
+    )
+    return (
+        f'<div class="n-head{turning}">{WHEEL}<div><h1>{safe(say(lang, "title"))}</h1>'
+        f'<p>{safe(say(lang, "tagline"))}</p></div><div class="n-right"><span class="n-live {state}">{safe(words)}</span>'
+        f'<span class="n-lang" role="group" aria-label="language">{buttons}</span></div></div>'
+    )
+
+
+def _trouble(words: str) -> str:
+    return f'<p class="n-trouble" role="alert">{safe(words)}</p>'
+
+
+def theme() -> Any:
+    """A calm theme of the system's own fonts."""
+    return gr.themes.Base(
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=FONTS,
+        font_mono=MONO,
+    ).set(
+        body_background_fill="var(--n-ground)",
+        body_background_fill_dark="var(--n-ground)",
+        button_primary_background_fill="var(--n-accent)",
+        button_primary_background_fill_hover="var(--n-accent-ink)",
+        button_primary_background_fill_dark="var(--n-accent)",
+        button_primary_background_fill_hover_dark="var(--n-accent-ink)",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#062b28",
+        block_label_text_size="13px",
+        input_background_fill="var(--n-card)",
+        input_background_fill_dark="var(--n-ground)",
+    )
+
+
+def build(door: Door) -> Any:
+    """The page's blocks, not yet served."""
+    page = Page(door)
+    with gr.Blocks(title="Noria", analytics_enabled=False, fill_width=True) as blocks:
+        lang = gr.State("en")
+        tab = gr.State("chat")
+        thread = gr.State(Thread())
+        seen = gr.State(Seen())
+        remembered = gr.BrowserState("", storage_key="noria-person")
+        head = gr.HTML(js_on_load=HEAD_SCRIPT, elem_id="n-head")
+        with gr.Tabs(elem_id="n-tabs"):
+            with gr.Tab(say("en", "tab_chat"), id="chat") as chat_tab, gr.Row():
+                with gr.Column(scale=7, min_width=460):
+                    with gr.Column(elem_id="n-talk"):
+                        talk = gr.HTML(js_on_load=THREAD_SCRIPT, elem_id="n-thread")
+                        growing = gr.HTML(js_on_load=LIVE_SCRIPT, elem_id="n-growing")
+                    with gr.Row(elem_id="n-composer"):
+                        question = gr.Textbox(
+                            show_label=False, container=False, lines=1, max_lines=6, scale=8, elem_id="n-question"
+                        )
+                        send = gr.Button(variant="primary", scale=0, elem_id="n-send")
+                    trouble = gr.HTML(js_on_load="", elem_id="n-trouble")
+                with gr.Column(scale=3, min_width=280, elem_id="n-side"):
+                    with gr.Column(elem_id="n-who"):
+                        domain = gr.Dropdown(
+                            choices=[], label=say("en", "domain"), interactive=True, elem_id="n-domain"
+                        )
+                        person = gr.Textbox(label=say("en", "person"), max_lines=1, max_length=128, elem_id="n-person")
+                        two_drafts = gr.Checkbox(
+                            value=False, label=say("en", "two_drafts"), container=False, elem_id="n-two"
+                        )
+                        new = gr.Button(variant="secondary", size="sm", elem_id="n-new")
+                    mine = gr.HTML(js_on_load="", elem_id="n-mine")
+            with gr.Tab(say("en", "tab_loop"), id="loop") as loop_tab:
+                told = gr.HTML(js_on_load="", elem_id="n-told")
+                board = gr.HTML(js_on_load=BOARD_SCRIPT, elem_id="n-loop")
+
+        spoken = [chat_tab, loop_tab, domain, person, two_drafts, new, question, send, talk]
+
+        def speak(tongue: Lang, current: Thread) -> list[Any]:
+            """Everything that stands on the page in words, in `tongue`."""
+            return [
+                gr.update(label=say(tongue, "tab_chat")),
+                gr.update(label=say(tongue, "tab_loop")),
+                gr.update(label=say(tongue, "domain")),
+                gr.update(label=say(tongue, "person"), info=say(tongue, "person_info")),
+                gr.update(label=say(tongue, "two_drafts")),
+                gr.update(value=say(tongue, "new")),
+                gr.update(placeholder=say(tongue, "ask_placeholder")),
+                gr.update(value=say(tongue, "send")),
+                draw_thread(current, tongue),
+            ]
+
+        def arrive(known: str, current: Thread, request: gr.Request) -> list[Any]:
+            asked = dict(request.query_params)
+            tongue = language_of(asked.get("lang"), request.headers.get("accept-language"))
+            who = (asked.get("person") or known or f"guest-{secrets.token_hex(3)}")[:128]
+            words = speak(tongue, current)
+            words[spoken.index(person)] = gr.update(
+                value=who, label=say(tongue, "person"), info=say(tongue, "person_info")
+            )
+            return [tongue, draw_head(tongue, None, True), *words]
+
+        def switch(current: Thread, shown: Seen, event: gr.EventData) -> list[Any]:
+            said = event._data if isinstance(event._data, dict) else {}
+            tongue = language_of(str(said.get("lang") or ""), None)
+            shown.drawn = {"domains": shown.drawn.get("domains", "")}
+            return [tongue, shown, "", "", *speak(tongue, current)]
+
+        refreshed = {
+            "fn": page.refresh,
+            "inputs": [tab, domain, person, thread, lang, seen],
+            "outputs": [head, domain, mine, board, seen],
+            **HIDDEN,
+        }
+        listen: Callable[..., Any] = blocks.load
+        listen(arrive, [remembered, thread], [lang, head, *spoken], **HIDDEN).then(**refreshed)
+        head.said(switch, [thread, seen], [lang, seen, trouble, told, *spoken], **HIDDEN).then(**refreshed)
+        gr.Timer(REFRESH_S).tick(**refreshed, concurrency_limit=16)
+        chat_tab.select(lambda: "chat", None, tab, **HIDDEN).then(**refreshed)
+        loop_tab.select(lambda: "loop", None, tab, **HIDDEN).then(**refreshed)
+        domain.input(page.begin_again, [lang], [talk, growing, thread, trouble], **HIDDEN).then(**refreshed)
+        person.change(lambda who: who.strip(), person, remembered, **HIDDEN)
+        gr.on(
+            [person.submit, person.blur],
+            page.begin_again_as,
+            [thread, person, lang],
+            [talk, growing, thread, trouble],
+            **HIDDEN,
+        ).then(**refreshed)
+        gr.on(
+            [question.submit, send.click],
+            page.ask,
+            [question, thread, domain, person, two_drafts, lang],
+            [talk, growing, question, thread, trouble],
+            concurrency_limit=32,
+            **HIDDEN,
+        )
+        talk.said(page.react, [thread, lang, seen], [talk, thread, mine, trouble], concurrency_limit=32, **HIDDEN)
+        new.click(page.begin_again, [lang], [talk, growing, thread, trouble], **HIDDEN)
+        board.said(page.roll_back, [domain, lang], [told], **HIDDEN).then(**refreshed)
+    return blocks

@@ -1,0 +1,59 @@
+"""The page as a web application: the blocks behind headers that keep a browser from asking anybody else for anything."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from api.client import Door
+
+# Scripts and styles stand inside the page, and templates are compiled in the browser; all else comes from here alone.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:;"
+    " frame-ancestors 'none'; form-action 'self'; base-uri 'self'; object-src 'none'"
+)
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48" fill="none" stroke="#0f766e" stroke-width="4">'
+    '<circle cx="24" cy="24" r="17"/><path d="M24 7v34M7 24h34M12 12l24 24M36 12 12 36"/></svg>'
+)
+
+
+def create_app(door: Door) -> Any:
+    """An ASGI application with the page at `/` and its sign of life at `/healthz`."""
+    import gradio as gr
+    from fastapi import FastAPI, Request, Response
+
+    from api.ui.page import build, theme
+    from api.ui.style import STYLE
+
+    app = FastAPI(title="Noria", docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def icon() -> Response:
+        return Response(ICON, media_type="image/svg+xml")
+
+    async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await answer(request)
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    app.get("/healthz")(healthz)
+    app.get("/favicon.ico")(icon)
+    app.middleware("http")(guard)
+    return gr.mount_gradio_app(
+        app,
+        build(door),
+        path="/",
+        theme=theme(),
+        css_paths=[STYLE],
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        max_file_size=1,
+        pwa=False,
+    )

@@ -1,0 +1,285 @@
+"""What the page says, in English and Chinese."""
+
+import re
+from typing import Literal
+
+Lang = Literal["en", "zh"]
+LANGUAGES: tuple[Lang, ...] = ("en", "zh")
+
+_WORDS: dict[str, tuple[str, str]] = {
+    "title": ("Noria", "Noria"),
+    "tagline": ("corrections turn the wheel", "每一次纠正，都让水车转动"),
+    "tab_chat": ("Chat", "对话"),
+    "tab_loop": ("The loop", "学习循环"),
+    "live": ("release {release} answers", "版本 {release} 正在应答"),
+    "no_release": ("no release answers yet", "尚无版本应答"),
+    "door_down": ("not connected", "未连接"),
+    "domain": ("Domain", "领域"),
+    "person": ("Your id", "你的代号"),
+    "person_info": (
+        "Any name you like; your words are sealed with its own key.",
+        "任取一个名字；你说的话用它自己的密钥加密。",
+    ),
+    "two_drafts": ("Two drafts side by side", "并排给出两个草稿"),
+    "new": ("New conversation", "新对话"),
+    "ask_placeholder": ("Ask a question…", "请输入问题……"),
+    "send": ("Ask", "提问"),
+    "empty_title": ("Ask, and set right what is wrong", "提问，并纠正错误的回答"),
+    "empty_words": (
+        "Rate an answer, pick the better of two drafts, or write it better yourself. "
+        "Enough corrections start a round, and the next release has learned them.",
+        "给回答评分，从两个草稿中选出更好的，或者亲自改写。纠正积累到一定数量便开始一轮训练，下一个版本就学会了它们。",
+    ),
+    "you": ("You", "你"),
+    "draft": ("Draft {number}", "草稿 {number}"),
+    "thinking": ("thinking…", "思考中……"),
+    "up": ("Good answer", "回答得好"),
+    "down": ("Bad answer", "回答得不好"),
+    "better": ("Write it better", "改写得更好"),
+    "comment": ("Comment", "评论"),
+    "pick": ("Pick this one", "选这个"),
+    "picked": ("picked", "已选"),
+    "corrected": ("your version", "你的版本"),
+    "correct_placeholder": ("What the answer should have been", "回答应该是什么"),
+    "comment_placeholder": ("What do you want to say about this answer?", "你想对这个回答说什么？"),
+    "save_correction": ("Record the correction", "记录纠正"),
+    "save_comment": ("Record the comment", "记录评论"),
+    "cancel": ("Cancel", "取消"),
+    "recorded_rating_up": ("Good rating recorded at {position}", "好评已记录于 {position}"),
+    "recorded_rating_down": ("Bad rating recorded at {position}", "差评已记录于 {position}"),
+    "recorded_pick": ("Pick recorded at {position}", "选择已记录于 {position}"),
+    "recorded_correction": ("Correction recorded at {position}", "纠正已记录于 {position}"),
+    "recorded_comment": ("Comment recorded at {position}", "评论已记录于 {position}"),
+    "mine": ("Your corrections", "你的纠正"),
+    "mine_empty": (
+        "None yet. Write an answer better, and follow here how it goes live.",
+        "还没有。改写一个回答，然后在这里看它如何上线。",
+    ),
+    "state_waiting": ("waiting for the next round", "等待下一轮"),
+    "state_in_round": ("in round {round}", "在第 {round} 轮中"),
+    "state_live": ("live in release {release}", "已在版本 {release} 上线"),
+    "state_live_after": (
+        "live in release {release}, {after} after you made it",
+        "已在版本 {release} 上线，距你提交 {after}",
+    ),
+    "state_retired": ("retired", "已停用"),
+    "state_erased": ("erased", "已抹除"),
+    "correction_of": ("Correction of {time}", "{time} 的纠正"),
+    "next_round": ("The next round", "下一轮"),
+    "why_not_yet": ("Why not yet", "为什么还没开始"),
+    "due_now": ("A round is due and starts now.", "条件已满足，马上开始一轮。"),
+    "nothing_asked": ("Every threshold is off and there is no schedule.", "所有阈值均已关闭，也没有定时。"),
+    "corrections": ("corrections", "纠正"),
+    "preferences": ("preferences", "偏好"),
+    "people": ("people", "参与者"),
+    "of": ("{have} of {need}", "{have} / {need}"),
+    "current_round": ("Round {number}", "第 {number} 轮"),
+    "last_round": ("Last round: {number}", "上一轮：第 {number} 轮"),
+    "no_round": ("No round yet", "还没有任何一轮"),
+    "no_round_words": (
+        "When the policy is met, the steps of the round show here as they happen.",
+        "策略满足之后，这一轮的每一步会在这里实时显示。",
+    ),
+    "because": ("because", "原因："),
+    "step_select": ("Snapshot", "快照"),
+    "step_train": ("Training", "训练"),
+    "step_evaluate": ("Evaluation", "评测"),
+    "step_gate": ("Gate", "关卡"),
+    "step_swap": ("Swap", "切换"),
+    "end_released": ("released", "已发布"),
+    "end_refused": ("refused by the gate", "未通过关卡"),
+    "end_empty": ("nothing new to learn", "没有新内容"),
+    "end_failed": ("failed", "失败"),
+    "end_cancelled": ("cancelled", "已取消"),
+    "kept": ("{kept} kept, {wordings} wordings", "保留 {kept} 条，{wordings} 种问法"),
+    "earlier": ("{earlier} of earlier rounds", "往轮 {earlier} 条"),
+    "dropped": ("{dropped} dropped", "剔除 {dropped} 条"),
+    "loss": ("loss {loss}", "损失 {loss}"),
+    "left": ("{time} left", "还剩 {time}"),
+    "release_n": ("release {release}", "版本 {release}"),
+    "gate_table": ("The gate, round {number}", "关卡，第 {number} 轮"),
+    "gate_none": ("No candidate has stood before the gate yet.", "还没有候选模型接受过评测。"),
+    "col_set": ("set", "题集"),
+    "col_n": ("n", "题数"),
+    "col_before": ("before", "之前"),
+    "col_after": ("after", "之后"),
+    "col_measure": ("p-value or bound", "p 值或界"),
+    "col_verdict": ("verdict", "结论"),
+    "set_fixes": ("fixes learned", "新学的纠正"),
+    "set_earlier": ("earlier fixes", "以往的纠正"),
+    "set_held_out": ("held-out rewordings", "留出的问法"),
+    "set_general": ("general quiz", "通用测验"),
+    "p_value": ("p = {value}", "p = {value}"),
+    "bound": ("≥ {lower}, allowed {margin}", "≥ {lower}，容许 {margin}"),
+    "verdict_pass": ("pass", "通过"),
+    "verdict_fail": ("fail", "不通过"),
+    "verdict_inconclusive": ("inconclusive", "证据不足"),
+    "verdict_nothing_to_compare": ("nothing to compare", "无可比较"),
+    "verdict_reported": ("reported", "仅供参考"),
+    "outcome_ship": (
+        "shipped: the fixes are learned, and nothing that must be kept was lost",
+        "发布：新的纠正已学会，须保留的能力没有丢失",
+    ),
+    "outcome_refuse": ("refused", "拒绝发布"),
+    "outcome_inconclusive": ("not shipped: the evidence is not enough", "不发布：证据不足"),
+    "releases": ("Releases", "版本"),
+    "releases_none": ("No release yet.", "还没有版本。"),
+    "release": ("release", "版本"),
+    "state_of": ("state", "状态"),
+    "since": ("since", "时间"),
+    "golden": ("golden difference", "黄金差异"),
+    "switch": ("switch", "切换耗时"),
+    "rel_live": ("live", "在线"),
+    "rel_retired": ("earlier", "先前"),
+    "rel_started": ("starting", "启动中"),
+    "base_release": ("base model", "基础模型"),
+    "roll_back": ("Go back to it", "回滚到此版本"),
+    "roll_forth": ("Go forth to it", "前进到此版本"),
+    "roll_sure": ("Let release {release} answer from now on?", "从现在起由版本 {release} 应答？"),
+    "rolled": ("Asked for release {release}; recorded at {position}", "已请求切换到版本 {release}；记录于 {position}"),
+    "events": ("Last events", "最近事件"),
+    "events_none": ("Nothing has happened yet.", "尚无事件。"),
+    "err_down": (
+        "The door does not answer at present. Nothing was lost; try again in a moment.",
+        "服务暂时没有应答。没有丢失任何内容，请稍后再试。",
+    ),
+    "err_said": ("The door says: {message}", "服务答复：{message}"),
+    "err_same": ("Your version says the same as the answer; change something first.", "你的版本与回答相同，请先修改。"),
+    "err_empty": ("Write something first.", "请先写点什么。"),
+    "err_person": ("Give yourself an id first.", "请先填写你的代号。"),
+    "err_domain": (
+        "There is no domain yet. Make one with: noria domain create",
+        "还没有领域。请先执行：noria domain create",
+    ),
+    "err_queue": (
+        "Many people are asking at the moment; try again in a few seconds.",
+        "此刻提问的人很多，请几秒后再试。",
+    ),
+    "err_key": (
+        "The page has no key that the door takes; an operator can mend that.",
+        "页面没有可用的密钥，请联系运维人员。",
+    ),
+    "err_engine": (
+        "No engine answers at present; it is being started. Try again in a moment.",
+        "目前没有引擎应答，正在启动中，请稍后再试。",
+    ),
+    "err_fault": ("Something went wrong in the page itself; try again.", "页面自身出了问题，请重试。"),
+    "err_broke": ("The answer broke off and does not count. Ask again.", "回答中断，不作数。请重新提问。"),
+}
+
+_EVENTS: dict[str, tuple[str, str]] = {
+    "prompt_asked": ("asked", "提问"),
+    "reply_drafted": ("answered", "应答"),
+    "draft_picked": ("draft picked", "选定草稿"),
+    "reply_rated": ("rated", "评分"),
+    "reply_corrected": ("corrected", "纠正"),
+    "reply_commented": ("commented", "评论"),
+    "domain_created": ("domain created", "创建领域"),
+    "policy_set": ("policy set", "设定策略"),
+    "clock_ticked": ("clock ticked", "时钟"),
+    "exam_item_added": ("exam item added", "加入试题"),
+    "example_accepted": ("example accepted", "接受样例"),
+    "preference_accepted": ("preference accepted", "接受偏好"),
+    "example_retired": ("example retired", "停用样例"),
+    "person_erased": ("person erased", "抹除个人"),
+    "round_asked": ("round asked for", "手动开轮"),
+    "round_requested": ("round requested", "一轮开始"),
+    "order_progressed": ("progress", "进度"),
+    "snapshot_selected": ("snapshot selected", "选定快照"),
+    "candidate_trained": ("candidate trained", "训练完成"),
+    "candidate_evaluated": ("candidate evaluated", "评测完成"),
+    "gate_passed": ("gate passed", "通过关卡"),
+    "gate_refused": ("gate refused", "未过关卡"),
+    "release_started": ("release started", "版本启动"),
+    "release_finished": ("release live", "版本上线"),
+    "rollback_asked": ("roll-back asked", "请求回滚"),
+    "release_rolled_back": ("rolled back", "已回滚"),
+    "round_cancelled": ("round cancelled", "取消本轮"),
+    "round_failed": ("round failed", "本轮失败"),
+}
+
+_DAYS = dict(
+    Monday="星期一",
+    Tuesday="星期二",
+    Wednesday="星期三",
+    Thursday="星期四",
+    Friday="星期五",
+    Saturday="星期六",
+    Sunday="星期日",
+)
+# What the policy says of a round to come, sentence by sentence, in Chinese.
+_SENTENCES: tuple[tuple[str, str], ...] = (
+    (r"(\d+) of (\d+) corrections; (\d+) more", r"已有 \1 / \2 条纠正，还差 \3 条"),
+    (r"(\d+) of (\d+) preferences; (\d+) more", r"已有 \1 / \2 条偏好，还差 \3 条"),
+    (r"(\d+) of (\d+) people; (\d+) more", r"已有 \1 / \2 位参与者，还差 \3 位"),
+    (r"the release is (\S+) days old at (.+)", r"当前版本将于 \2 满 \1 天"),
+    (r"the release is more than (\S+) days old and (\d+) things are new", r"当前版本已超过 \1 天，且有 \2 条新内容"),
+    (r"the budget of (\d+) rounds a day is used until (.+)", r"每天 \1 轮的预算已用完，直到 \2"),
+    (r"quiet hours last until (.+)", r"静默时段持续到 \1"),
+    (r"the schedule \((.+)\) and (\d+) new things", r"到了定时（\1），且有 \2 条新内容"),
+    (r"(\d+) corrections \(the policy asks for (\d+)\)", r"已有 \1 条纠正（策略要求 \2 条）"),
+    (r"(\d+) preferences \(the policy asks for (\d+)\)", r"已有 \1 条偏好（策略要求 \2 条）"),
+    (r"round (\d+) is under way \((\w+)\)", r"第 \1 轮正在进行"),
+    (r"no release answers yet", r"尚无版本应答"),
+    (r"the domain has not been created", r"领域尚未创建"),
+    (r"asked for by (.+)", r"由 \1 手动发起"),
+)
+
+
+def say(lang: Lang, key: str, **values: object) -> str:
+    """The words for `key`, with `values` in their places."""
+    words = _WORDS[key][LANGUAGES.index(lang)]
+    return words.format(**values) if values else words
+
+
+def known(key: str) -> bool:
+    return key in _WORDS
+
+
+def event_name(lang: Lang, kind: str) -> str:
+    found = _EVENTS.get(kind)
+    return found[LANGUAGES.index(lang)] if found else kind.replace("_", " ")
+
+
+def event_kinds() -> frozenset[str]:
+    """The events that the page has words for."""
+    return frozenset(_EVENTS)
+
+
+def policy_words(lang: Lang, words: str) -> str:
+    """What the door says of the next round, in the page's language; sentences that it does not know stay as they are."""
+    if lang == "en":
+        return words
+    return "；".join(_sentence(part) for part in re.split(r"; (?!\d+ more)", words))
+
+
+def _sentence(words: str) -> str:
+    found = re.fullmatch(r"or on (\w+) (\d\d:\d\d)", words)
+    if found and found[1] in _DAYS:
+        return f"或者在{_DAYS[found[1]]} {found[2]}"
+    for pattern, chinese in _SENTENCES:
+        if re.fullmatch(pattern, words):
+            return re.sub(pattern, chinese, words)
+    return words
+
+
+def span(lang: Lang, seconds: float) -> str:
+    """A length of time: `3 min 41 s`, `3 分 41 秒`."""
+    whole = max(0, round(seconds))
+    hours, minutes, left = whole // 3600, whole % 3600 // 60, whole % 60
+    units = ("h", "min", "s") if lang == "en" else ("小时", "分", "秒")
+    pairs = [(hours, units[0]), (minutes, units[1]), (left, units[2])]
+    while len(pairs) > 1 and pairs[0][0] == 0:
+        pairs.pop(0)
+    return " ".join(f"{number} {unit}" for number, unit in pairs[:2])
+
+
+def language_of(said: str | None, accepted: str | None) -> Lang:
+    """The language that the address asks for (`?lang=zh`), else the one that the browser prefers, else English."""
+    for word in (said or "", (accepted or "").split(",")[0]):
+        tag = word.strip().lower()
+        if tag.startswith("zh"):
+            return "zh"
+        if tag.startswith("en"):
+            return "en"
+    return "en"
