@@ -220,8 +220,14 @@ def _select_reply(services: Services, reply_id: str) -> _Reply | None:
         ).one_or_none()
     if row is None:
         return None
-    *names, sealed = row
-    return _Reply(*names, msgspec.convert(sealed, Sealed))
+    return _Reply(
+        reply_id=row.reply_id,
+        prompt_id=row.prompt_id,
+        conversation_id=row.conversation_id,
+        domain=row.domain,
+        person=row.person,
+        text=msgspec.convert(row.text, Sealed),
+    )
 
 
 def _check_correction(services: Services, reply_: _Reply, correction: str) -> None:

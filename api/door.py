@@ -28,7 +28,7 @@ from streams.errors import Invalid, Unavailable
 from streams.events import Envelope, PromptAsked, ReplyDrafted
 from streams.store import postgres_trouble
 
-DRAFTS_PATIENCE_S = 20.0  # for the log to take in an answer that is already there
+DRAFTS_PATIENCE_S = 45.0  # for the log to take in an answer that is already there: a killed broker is back by then
 RETRY_AFTER_S = 2
 
 

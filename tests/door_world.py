@@ -20,7 +20,7 @@ from api.services import Services
 from streams.codec import encode, envelope_for, topic_of
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, Event, ReleaseFinished, ReleaseStarted
-from streams.log import KafkaLog, Message, Position, Record
+from streams.log import PATIENCE, KafkaLog, Message, Position, Record
 from streams.relay import Relay
 from streams.settings import Settings
 from streams.store import Store, open_engine
@@ -72,7 +72,7 @@ class World:
 
     def client(self, key: str | None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.door_url, headers=headers, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self.door_url, headers=headers, timeout=90, trust_env=False)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -224,7 +224,7 @@ class World:
 
     def _consumer(self, store: Store) -> KafkaConsumer:
         consumer = KafkaConsumer(
-            bootstrap_servers=self.kafka, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20
+            bootstrap_servers=self.kafka, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20, **PATIENCE
         )
         places = [
             TopicPartition(topic.name, partition)
