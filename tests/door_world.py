@@ -15,6 +15,7 @@ from kafka import KafkaConsumer, TopicPartition
 from sqlalchemy import text
 
 from api.app import build, create_app, make_server
+from api.domains import DEFAULT_BASE_MODEL
 from api.keys import create_key, ensure_local
 from api.services import Services
 from streams.codec import encode, envelope_for, topic_of
@@ -256,7 +257,7 @@ def running(kafka: str, database_url: str, home: Path) -> Iterator[World]:
     """A world on an empty log and a fresh database."""
     models = home / "models" / "index.json"
     models.parent.mkdir(parents=True)
-    models.write_text(json.dumps({"smollm2-135m-instruct": MODEL}))
+    models.write_text(json.dumps({DEFAULT_BASE_MODEL: MODEL}))
     world = World(make_settings(home, kafka, database_url), kafka)
     try:
         yield world

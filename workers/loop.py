@@ -10,8 +10,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any, get_args
 
 from streams.errors import Invalid, Unavailable
@@ -32,17 +33,19 @@ logger = logging.getLogger("noria.worker")
 Step_ = Callable[[Any, Context], None]
 
 
-def steps() -> dict[Step, tuple[str, Step_]]:
-    """Every kind of work: its name, the kind of order, and the function that carries it out."""
-    from workers import evaluation, register, selection, swapper, training
+# Every kind of work: the kind of order, and the module whose `run` carries it out (loaded when a worker asks for it).
+STEPS: Mapping[Step, tuple[str, str]] = {
+    "select": ("select_snapshot", "workers.selection"),
+    "train": ("train_candidate", "workers.training"),
+    "evaluate": ("evaluate_candidate", "workers.evaluation"),
+    "swap": ("swap_release", "workers.swapper"),
+    "purge": ("purge_places", "workers.register"),
+}
 
-    return {
-        "select": ("select_snapshot", selection.run),
-        "train": ("train_candidate", training.run),
-        "evaluate": ("evaluate_candidate", evaluation.run),
-        "swap": ("swap_release", swapper.run),
-        "purge": ("purge_places", register.run),
-    }
+
+def steps(names: Sequence[str]) -> dict[Step, tuple[str, Step_]]:
+    """The kinds of work that are named, with the functions that carry them out."""
+    return {name: (kind, import_module(module).run) for name, (kind, module) in STEPS.items() if name in names}
 
 
 def work_once(context: Context, table: Mapping[Step, tuple[str, Step_]], stopping: threading.Event) -> bool:
@@ -144,7 +147,7 @@ def main() -> int:
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
-    table = {name: found for name, found in steps().items() if name in kinds}
+    table = steps(kinds)
     while not stopping.is_set():
         try:
             if not work_once(context, table, stopping):

@@ -41,7 +41,6 @@ def test_a_domain_is_created_with_its_policy_and_can_be_read_at_once(world: Worl
         "title": "Pumps 泵",
         "languages": ["en", "zh-CN"],
         "system_prompt": "Answer about pumps.",
-        "base_model": "smollm2-135m-instruct",
         "replay_prompts": ["What is the capital of France?"],
         "policy": {"thresholds": {"corrections": 20, "people": 4}},
     }
@@ -49,7 +48,7 @@ def test_a_domain_is_created_with_its_policy_and_can_be_read_at_once(world: Worl
     assert created.status_code == 201 and created.json()["base_model"] == MODEL
     shown = world.as_data.get("/v1/domains/pumps-1", params={"after": created.json()["position"]}).json()
     assert shown["title"] == "Pumps 泵" and shown["languages"] == ["en", "zh-CN"]
-    assert shown["policy"]["thresholds"] == {"corrections": 20, "preferences": None, "people": 4, "days": None}
+    assert shown["policy"]["thresholds"]["corrections"] == 20 and shown["policy"]["thresholds"]["people"] == 4
     assert "pumps-1" in [row["domain"] for row in world.as_data.get("/v1/domains").json()["data"]]
     again = world.as_operator.post("/v1/domains", json=body)
     assert error_of(again) == (409, "domain")
