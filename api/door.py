@@ -95,10 +95,14 @@ def blueprint(services: Services) -> Blueprint:
 
 
 def models(services: Services) -> list[dict[str, Any]]:
+    """The domains, each with the release that answers now, and every release that is kept running."""
     routes, engines, _ = services.routes.table()
-    names = [domain for domain in sorted(routes)]
-    names += sorted({f"{e.domain}@{e.release}" for e in engines.values() if e.state == "ready"})
-    return [{"id": name, "object": "model", "created": 0, "owned_by": "noria"} for name in names]
+    names = [(domain, routes[domain].release) for domain in sorted(routes)]
+    names += sorted({(f"{e.domain}@{e.release}", e.release) for e in engines.values() if e.state == "ready"})
+    return [
+        {"id": name, "object": "model", "created": 0, "owned_by": "noria", "release": release}
+        for name, release in names
+    ]
 
 
 def with_system_prompt(services: Services, chat: ChatRequest) -> ChatRequest:

@@ -1,0 +1,78 @@
+"""A steady load of chat requests, and what it saw: requests, failures, and answers that mixed two versions."""
+
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+
+from msgspec import Struct, field
+
+from api.client import Door
+from deploy.demo.people import Said, ask
+from streams.errors import Invalid, Unavailable
+
+CLIENTS = 3
+PERSON = "load"
+
+
+class Answered(Struct, frozen=True):
+    question: str
+    release: str
+    text: str
+
+
+class Seen(Struct):
+    """What the load saw so far. `failures` are the door's own words."""
+
+    answers: list[Answered] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def requests(self) -> int:
+        return len(self.answers) + len(self.failures)
+
+
+class Load:
+    """Clients that ask one question after another, from `start` to `stop`."""
+
+    def __init__(self, url_and_key: Door, domain: str, questions: Sequence[str], pause_s: float = 0.2) -> None:
+        self._door = url_and_key
+        self._domain = domain
+        self._questions = list(questions)
+        self._pause_s = pause_s
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.seen = Seen()
+
+    def start(self) -> None:
+        self._stopping.clear()
+        self._threads = [threading.Thread(target=self._ask, args=(n,), daemon=True) for n in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def mixed(self, domain: str) -> int:
+        """How many answers are not what the release that they name says by itself to the same question (greedily)."""
+        alone: dict[tuple[str, str], str] = {}
+        found = 0
+        for answer in self.seen.answers:
+            place = (answer.release, answer.question)
+            if place not in alone:
+                alone[place] = ask(self._door, answer.release, answer.question, PERSON).texts[0]
+            found += alone[place] != answer.text
+        return found
+
+    def _ask(self, number: int) -> None:
+        for question in itertools.islice(itertools.cycle(self._questions), number, None):
+            if self._stopping.is_set():
+                return
+            try:
+                said: Said = ask(self._door, self._domain, question, PERSON)
+                self.seen.answers.append(Answered(question, said.release, said.texts[0]))
+            except (Invalid, Unavailable) as error:
+                self.seen.failures.append(str(error))
+            time.sleep(self._pause_s)

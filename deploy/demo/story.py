@@ -1,0 +1,365 @@
+"""The demo: one turn of the wheel, told so that a person can follow it. `noria demo`, `make demo`
+
+With ONCE=1, or without a terminal, everything is stopped at the end. Exit code 1: the gate refused, or something failed.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from api.client import Door, Json, Refused, open_door
+from deploy.demo.domain import Fact, load_facts, load_general
+from deploy.demo.load import Load
+from deploy.demo.people import PEOPLE, Acts, ask, correct_facts, holds
+from deploy.supervisor import detach, down, status
+from streams.errors import Invalid, Unavailable
+from streams.log import KafkaLog
+from streams.replay import VerifyReport, verify
+from streams.settings import from_env, home_of
+from streams.store import open_engine
+
+DOMAIN = "road-traffic"
+FACTS_A_ROUND = 48
+ROUNDS = 2
+SAMPLE = 6
+POLICY: Json = {
+    "thresholds": {"corrections": 40, "people": 3, "settle_s": 8},
+    "gate": {"general_margin": 0.05},
+}
+ROUND_DEADLINE_S = 1500.0
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Refusal(Exception):
+    """The round did not end in a release; the story says so and stops."""
+
+
+def main() -> int:
+    began = time.monotonic()
+    home = home_of(os.environ)
+    started = False
+    try:
+        if status(home).condition == "stopped":
+            chapter("Starting")
+            started = True
+            detach([sys.executable, "-m", "deploy.local"], home, lambda line: console.print(f"  {line}"))
+        with open_door() as door:
+            report = tell(door, home)
+        if report:
+            report["seconds_total"] = round(time.monotonic() - began, 1)
+            (home / "demo-report.json").write_text(json.dumps(report, indent=1) + "\n")
+            console.print(f"\nThe figures are in {home.name}/demo-report.json.")
+        serve_until_told(home)
+        return 0
+    except Refusal as error:
+        console.print(f"\n[bold]The round did not ship:[/bold] {error}")
+        return 1
+    except (Invalid, Unavailable) as error:
+        console.print(f"\n[bold]The story ends here:[/bold] {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if started or once():
+            down(home)
+
+
+def tell(door: Door, home: Path) -> Json:
+    """Tell the next chapter of the story; empty when it has been told."""
+    told = create_domain(door)
+    if told >= ROUNDS:
+        show_state(door)
+        return {}
+    facts = load_facts()[told * FACTS_A_ROUND : (told + 1) * FACTS_A_ROUND]
+    add_exam(door, facts, first=told == 0)
+    sample = facts[:: len(facts) // SAMPLE][:SAMPLE]
+
+    chapter("1  Questions put to the live release")
+    before = [ask(door, DOMAIN, fact.en.question, "visitor").texts[0] for fact in sample]
+    for fact, answer in zip(sample, before, strict=True):
+        console.print(f"  [bold]{fact.en.question}[/bold]\n    {mark(answer, fact)} {one_line(answer)}")
+
+    rounds_before = max((round_["number"] for round_ in door.rounds(DOMAIN)), default=0)
+    chapter(f"2  {len(PEOPLE)} people chat, rate, pick and correct (see `noria events tail` in another window)")
+    acts = correct_facts(door, DOMAIN, facts, show_acts)
+    last_correction_at = time.monotonic()
+    show_acts(acts, end=True)
+
+    chapter("3  The policy starts a round")
+    load = Load(door, DOMAIN, [fact.en.question for fact in sample])
+    try:
+        round_ = watch_round(door, load, rounds_before)
+        live_s = time.monotonic() - last_correction_at
+        chapter("4  The gate")
+        show_gate(round_)
+        if round_["step"] != "released":
+            raise Refusal(round_["failure"] or (round_["verdict"] or {}).get("words") or round_["step"])
+
+        chapter("5  The swap, under load")
+        time_passes(3.0)
+        release = int(round_["release"])
+        console.print(f"  release {release} answers since {live_s:.0f} s after the last correction")
+
+        chapter("6  The same questions again")
+        after = [ask(door, DOMAIN, fact.en.question, "visitor").texts[0] for fact in sample]
+        show_side_by_side(sample, before, after)
+        show_correction(door, PEOPLE[0])
+
+        chapter("7  Back, and forth again")
+        back_ms = roll(door, release - 1)
+        forth_ms = roll(door, release)
+    finally:
+        load.stop()
+    mixed = load.mixed(DOMAIN)
+    seen = load.seen
+    console.print(
+        f"  during the three swaps: {seen.requests} requests, {len(seen.failures)} failed, {mixed} answers of mixed versions"
+    )
+    for failure in seen.failures[:3]:
+        console.print(f"    {failure}")
+
+    chapter("8  The log, replayed from its first event")
+    replayed = replay(home)
+    checks = {check["name"]: check for check in round_["verdict"]["checks"]}
+    return {
+        "round": told + 1,
+        "release": release,
+        "events": sum(table.rows for table in replayed.tables if table.table == "events"),
+        "corrections": acts.corrections,
+        "people": len(PEOPLE),
+        "fixes_n": checks["fixes"]["n"],
+        "fixes_before": checks["fixes"]["before"],
+        "fixes_after": checks["fixes"]["after"],
+        "earlier_n": checks["earlier"]["n"],
+        "earlier_after": checks["earlier"]["after"],
+        "held_out_n": checks["held_out"]["n"],
+        "held_out_before": checks["held_out"]["before"],
+        "held_out_after": checks["held_out"]["after"],
+        "general_n": checks["general"]["n"],
+        "general_before": checks["general"]["before"],
+        "general_after": checks["general"]["after"],
+        "gate_verdict": round_["verdict"]["outcome"],
+        "gate_p_value": checks["fixes"]["p_value"],
+        "seconds_correction_to_live": round(live_s, 1),
+        "requests_during_swaps": seen.requests,
+        "failed_requests": len(seen.failures),
+        "mixed_answers": mixed,
+        "rollback_ms": round(back_ms, 1),
+        "forth_ms": round(forth_ms, 1),
+        "replay_equal": replayed.equal,
+        "replay_records_per_s": replayed.records_per_s,
+    }
+
+
+def create_domain(door: Door) -> int:
+    """Make the domain if it is not there, wait until it answers, and return how many rounds were released."""
+    with contextlib.suppress(Refused):
+        door.create_domain(
+            {
+                "domain": DOMAIN,
+                "title": "Road traffic law of China",
+                "languages": ["en", "zh"],
+                "policy": POLICY,
+            }
+        )
+    until = time.monotonic() + 180
+    while not any(model["id"] == DOMAIN for model in door.models()):
+        if time.monotonic() > until:
+            raise Unavailable("the first engine did not come up; see logs/engines.log and logs/swapper.log")
+        time.sleep(0.2)
+    return sum(round_["step"] == "released" for round_ in door.rounds(DOMAIN))
+
+
+def add_exam(door: Door, facts: Sequence[Fact], first: bool) -> None:
+    """What nobody trains on: the held-out wordings of these facts and, once, the general quiz."""
+    items = [
+        {"question": wording, "answer": fact.en.answer, "keys": list(fact.en.keys), "kind": "held_out"}
+        for fact in facts
+        for wording in fact.en.held_out
+    ]
+    if first:
+        items += [
+            {"question": item.question, "answer": item.answer, "keys": list(item.keys), "kind": "general"}
+            for item in load_general()
+        ]
+    for start in range(0, len(items), 100):
+        door.add_exam(DOMAIN, items[start : start + 100])
+
+
+def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
+    """Show the steps as they happen; start the load when the swap begins. Returns the round when it has ended."""
+    until = time.monotonic() + ROUND_DEADLINE_S
+    shown: tuple[Any, ...] = ()
+    while time.monotonic() < until:
+        newest = next(iter(door.rounds(DOMAIN, limit=1)), None)
+        if newest is None or newest["number"] <= rounds_before:
+            missing = door.status(DOMAIN)["missing"]
+            if ("waiting", *missing) != shown:
+                console.print(f"  waiting: {'; '.join(missing)}")
+                shown = ("waiting", *missing)
+            time.sleep(0.3)
+            continue
+        if newest["step"] == "swap" and not load.seen.requests:
+            load.start()
+        line = describe(newest)
+        if line != shown:
+            console.print(f"  {datetime.now(UTC):%H:%M:%S}  {line[0]}")
+            shown = line
+        if newest["ended_at"]:
+            return door.round(newest["round_id"])
+        time.sleep(0.3)
+    raise Unavailable(f"the round did not end within {ROUND_DEADLINE_S:.0f} s")
+
+
+def describe(round_: Json) -> tuple[str]:
+    """One line on where a round stands."""
+    step, seen = round_["step"], round_["progress"]
+    if seen is None:
+        extra = {
+            "select": f"round {round_['number']} begins: {round_['reason']}",
+            "train": f"snapshot {str(round_['snapshot'])[:19]}…: {round_['kept']} new, {round_['earlier']} earlier,"
+            f" {round_['wordings']} other wordings; dropped {round_['dropped'] or 'none'}",
+            "evaluate": f"trained, loss {round_['loss']}; OpenCompass examines both models",
+            "swap": "the gate passed; the new engine starts",
+        }
+        return (f"{step:<9} {extra.get(step, '')}".rstrip(),)
+    left = f", {seen['seconds_left']:.0f} s left" if seen["seconds_left"] is not None else ""
+    values = "".join(f", {name} {value:.3f}" for name, value in sorted(seen["values"].items()) if name == "loss")
+    return (f"{step:<9} {seen['done']} of {seen['total']}{values}{left}",)
+
+
+def show_gate(round_: Json) -> None:
+    table = Table("", "n", "before", "after", "p or lower bound", "verdict")
+    for check in (round_["verdict"] or {}).get("checks", []):
+        bound = check["p_value"] if check["p_value"] is not None else check["lower"]
+        shown = (
+            "" if bound is None else ("< 0.0001" if check["p_value"] is not None and bound < 1e-4 else f"{bound:.4f}")
+        )
+        before, after = (f"{check[name]:.3f}" if check["n"] else "" for name in ("before", "after"))
+        table.add_row(check["name"], str(check["n"]), before, after, shown, check["verdict"])
+    console.print(table)
+    if round_["verdict"]:
+        console.print(f"  {round_['verdict']['words']}")
+
+
+def show_side_by_side(sample: Sequence[Fact], before: Sequence[str], after: Sequence[str]) -> None:
+    table = Table("question", "before", "after")
+    for fact, old, new in zip(sample, before, after, strict=True):
+        table.add_row(fact.en.question, f"{mark(old, fact)} {one_line(old)}", f"{mark(new, fact)} {one_line(new)}")
+    console.print(table)
+
+
+def show_correction(door: Door, person: str) -> None:
+    for correction in door.corrections(person):
+        if correction["state"] == "live":
+            minutes, seconds = divmod(round(correction["live_after_s"]), 60)
+            console.print(
+                f"  to {person}: your correction is live in release {correction['release']},"
+                f" {minutes} min {seconds} s after you made it"
+            )
+            return
+
+
+def roll(door: Door, to: int) -> float:
+    """Roll to a release; milliseconds from the asking until an answer comes from it."""
+    began = time.monotonic()
+    door.roll_back(DOMAIN, to)
+    while not any(model["id"] == DOMAIN and model["release"] == to for model in door.models()):
+        if time.monotonic() - began > 60:
+            raise Unavailable(f"release {to} did not come back")
+        time.sleep(0.005)
+    took_ms = (time.monotonic() - began) * 1000
+    live = {release["release"]: release for release in door.releases(DOMAIN)}
+    console.print(f"  release {to} answers again after {took_ms:.0f} ms")
+    until = time.monotonic() + 30
+    while live[to]["state"] != "live" and time.monotonic() < until:
+        time.sleep(0.05)
+        live = {release["release"]: release for release in door.releases(DOMAIN)}
+    return took_ms
+
+
+def replay(home: Path) -> VerifyReport:
+    """Rebuild the tables beside the live ones and compare."""
+    settings = from_env(os.environ)
+    log = KafkaLog(settings.kafka, "noria-demo")
+    try:
+        report = verify(open_engine(settings.database_url), log)
+    finally:
+        log.close()
+    table = Table("table", "rows", "live", "replay")
+    for digest in report.tables:
+        table.add_row(digest.table, str(digest.rows), digest.live[:12], digest.shadow[:12])
+    console.print(table)
+    console.print(
+        f"  {report.records} records at {report.records_per_s:.0f}/s:"
+        f" {'every table equal' if report.equal else 'NOT EQUAL: ' + repr(report.differences)}"
+    )
+    return report
+
+
+def show_state(door: Door) -> None:
+    chapter("The story has been told")
+    for round_ in door.rounds(DOMAIN):
+        console.print(f"  round {round_['number']}: {round_['step']}; {round_['reason']}")
+        show_gate(round_)
+    for release in door.releases(DOMAIN):
+        console.print(f"  release {release['release']}: {release['state']}")
+    console.print("  `make clean` removes it all.")
+
+
+def show_acts(acts: Acts, end: bool = False) -> None:
+    if not end and acts.corrections % 8:
+        return
+    console.print(
+        f"  {acts.prompts} prompts, {acts.replies} replies, {acts.ratings} ratings, {acts.picks} picks,"
+        f" {acts.corrections} corrections"
+    )
+
+
+def serve_until_told(home: Path) -> None:
+    """Leave everything running until Ctrl-C, where there is somebody to press it."""
+    if once():
+        return
+    written = json.loads((home / "run" / "noria.json").read_text())
+    console.print(f"\nPage  {written['page']}\nAPI   {written['door']}/v1\nCtrl-C stops everything.")
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    with contextlib.suppress(KeyboardInterrupt):
+        stopping.wait()
+
+
+def once() -> bool:
+    return os.environ.get("ONCE") == "1" or not sys.stdout.isatty()
+
+
+def chapter(title: str) -> None:
+    console.print(f"\n[bold]{title}[/bold]")
+
+
+def mark(answer: str, fact: Fact) -> str:
+    return "[green]right[/green]" if holds(answer, fact.en.keys) else "[red]wrong[/red]"
+
+
+def one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 110 else line[:109] + "…"
+
+
+def time_passes(seconds: float) -> None:
+    """The load goes on for a while after the flip, so that the new release is seen under it."""
+    time.sleep(seconds)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
