@@ -2,6 +2,8 @@
 
 import os
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,9 +30,26 @@ def up(detach: bool, as_json: bool) -> None:
       noria up --detach --json
       NORIA_KAFKA=broker:9092 NORIA_DATABASE_URL=postgresql://… noria up
     """
-    from deploy import supervisor
+    from deploy import local, supervisor
 
-    sys.exit(supervisor.up(home_of(os.environ), detach=detach, as_json=as_json))
+    home = home_of(os.environ)
+    if supervisor.status(home).condition != "stopped":
+        raise Invalid("noria runs here already: see `noria status`, or stop it with `noria down`")
+
+    def say(line: str) -> None:
+        if not as_json:
+            click.echo(line)
+        elif line.startswith("ready:") and not detach:
+            print_json(_facts(home))
+        else:
+            click.echo(line, err=True)
+
+    if detach:
+        supervisor.detach([sys.executable, "-m", "deploy.local"], home, say)
+        if as_json:
+            print_json(_facts(home))
+    else:
+        local.up(home, say=say)
 
 
 @click.command("down", short_help="Stop everything that `noria up` started.")
@@ -43,7 +62,11 @@ def down(as_json: bool) -> None:
     """
     from deploy import supervisor
 
-    sys.exit(supervisor.down(home_of(os.environ), as_json=as_json))
+    stopped = supervisor.down(home_of(os.environ))
+    if as_json:
+        print_json({"stopped": stopped})
+    else:
+        click.echo("stopped" if stopped else "nothing runs here")
 
 
 @click.command("status", short_help="What runs, and why the next round has not come yet.")
@@ -54,22 +77,31 @@ def status(as_json: bool) -> None:
     \b
     Example: noria status
     """
-    processes, domains, trouble = _processes(), [], None
+    from deploy import supervisor
+
+    found = supervisor.status(home_of(os.environ))
+    domains: list[dict[str, Any]] = []
+    trouble: str | None = None
     try:
         with open_door() as door:
             domains = [door.status(str(row["domain"])) for row in door.domains()]
     except Unavailable as error:
         trouble = str(error)
     if as_json:
-        print_json({"processes": processes, "domains": domains, "trouble": trouble})
+        processes = msgspec.to_builtins(found.processes)
+        print_json({"condition": found.condition, "processes": processes, "domains": domains, "trouble": trouble})
     else:
-        if processes:
-            print_table(["process", "state", "pid", "restarts", "since"], [_process_row(p) for p in processes])
+        if found.processes:
+            print_table(
+                ["process", "state", "pid", "restarts", "for", "address"],
+                [
+                    [p.name, p.state, p.pid, p.restarts, _since(p.since) if p.pid else None, p.address or None]
+                    for p in found.processes
+                ],
+            )
             click.echo()
-        for found in domains:
-            for line in domain_lines(found):
-                click.echo(line)
-            click.echo()
+        for line in [line for one in domains for line in domain_lines(one)]:
+            click.echo(line)
         if not domains and trouble is None:
             click.echo("no domain yet; make one with `noria domain create`")
     if trouble is not None:
@@ -176,23 +208,18 @@ def demo(once: bool) -> None:
     sys.exit(story.main(["--once"] if once else []))
 
 
-def _processes() -> list[dict[str, Any]]:
-    """The supervisor's table; none when no supervisor runs here (the door may still run elsewhere)."""
+def _facts(home: Path) -> dict[str, Any]:
+    """What a script wants to know of what runs: addresses (without the database's password) and processes."""
     from deploy import supervisor
 
-    found: list[dict[str, Any]] = msgspec.to_builtins(supervisor.status(home_of(os.environ)))
-    return found
+    found = supervisor.status(home)
+    written: dict[str, Any] = msgspec.json.decode((home / "run" / "noria.json").read_bytes())
+    addresses = {name: address for name, address in written.items() if name != "database_url"}
+    return {"condition": found.condition, **addresses, "processes": msgspec.to_builtins(found.processes)}
 
 
-def _process_row(process: dict[str, Any]) -> list[Any]:
-    up_s = process.get("up_s")
-    return [
-        process.get("name"),
-        process.get("state"),
-        process.get("pid"),
-        process.get("restarts"),
-        span(up_s) if isinstance(up_s, int | float) else "–",
-    ]
+def _since(at: float) -> str:
+    return span(time.time() - at)
 
 
 COMMANDS = [up, down, status, verify, demo]

@@ -304,7 +304,7 @@ def _correction(row: Json, questions: dict[str, str], lang: Lang) -> str:
 
 
 def state_words(row: Json, lang: Lang) -> str:
-    """`live in release 2, 3 min 41 s after you made it`."""
+    """`live in release 2 after 3 min 41 s`."""
     state = str(row["state"])
     if state == "live" and row.get("live_after_s") is not None:
         after = span(lang, float(row["live_after_s"]))
@@ -318,7 +318,7 @@ def clock(text: Any, with_day: bool = False) -> str:
     at = _moment(text)
     if at is None:
         return "–"
-    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S" if with_day else "%H:%M:%S")
+    return at.astimezone().strftime("%Y-%m-%d %H:%M" if with_day else "%H:%M:%S")
 
 
 def _moment(text: Any) -> datetime | None:

@@ -104,11 +104,17 @@ def _question(question: str) -> str:
     return f'<div class="n-question"><div class="n-bubble">{safe(question)}</div></div>'
 
 
-def _heading(number: int, total: int, lang: Lang, picked: bool = False) -> str:
+def _heading(number: int, total: int, lang: Lang, turn: Turn | None = None, picked: bool = False) -> str:
+    """Which of several drafts this is, whether it was picked, and who gave it."""
     if total == 1:
         return ""
     chip = f' <span class="n-chip n-good">{CHECK} {safe(say(lang, "picked"))}</span>' if picked else ""
-    return f'<div class="n-label">{safe(say(lang, "draft", number=number))}{chip}</div>'
+    release = _release(turn) if turn is not None else ""
+    return f'<div class="n-label">{safe(say(lang, "draft", number=number))}{chip}{release}</div>'
+
+
+def _release(turn: Turn) -> str:
+    return f'<span class="n-release" title="{safe(turn.position)}">{safe(turn.release)}</span>'
 
 
 def _turn(turn: Turn, lang: Lang) -> str:
@@ -127,7 +133,7 @@ def _draft(turn: Turn, draft: Draft, number: int, someone_picked: bool, lang: La
     classes = "n-answer" + (" n-picked" if draft.picked else " n-passed" if someone_picked else "")
     parts = [
         f'<div class="{classes}" data-reply="{safe(draft.reply_id)}">',
-        _heading(number, len(turn.drafts), lang, draft.picked),
+        _heading(number, len(turn.drafts), lang, turn, draft.picked),
     ]
     parts.append(f'<div class="n-text">{safe(draft.text.strip())}</div>')
     if draft.correction is not None:
@@ -139,7 +145,7 @@ def _draft(turn: Turn, draft: Draft, number: int, someone_picked: bool, lang: La
         f'<div class="n-own n-quiet"><div class="n-text">{BUBBLE} {safe(words)}</div></div>' for words in draft.comments
     ]
     parts.append(f'<div class="n-acts">{_acts(draft, several, someone_picked, lang)}')
-    parts.append(f'<span class="n-release" title="{safe(turn.position)}">{safe(turn.release)}</span></div>')
+    parts.append(f"{'' if several else _release(turn)}</div>")
     parts.append(_form(draft, "correction", draft.correction or draft.text.strip(), lang))
     parts.append(_form(draft, "comment", "", lang))
     parts += [
