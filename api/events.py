@@ -16,6 +16,7 @@ from api.errors import ApiError
 from api.services import Services
 from api.wire import check_domain, reply, whole_argument
 from streams import schema
+from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import Record
 from streams.store import postgres_trouble
@@ -90,7 +91,7 @@ def last_events(
     found: list[tuple[str, dict[str, Any]]] = []
     cursor: Cursor = {}
     for topic in topics:
-        for partition, end in services.recorder.log.ends(topic).items():
+        for partition, end in services.recorder.ends(topic).items():
             cursor[topic, partition] = end
             kept: list[tuple[str, dict[str, Any]]] = []
             upper, step = end, max(limit, 200)
@@ -109,7 +110,7 @@ def events_after(
     """At most `limit` events from `cursor` on, and where to go on from. Order holds within a partition."""
     found: list[tuple[str, dict[str, Any]]] = []
     reached = dict(cursor)
-    ends = {topic: services.recorder.log.ends(topic) for topic in {topic for topic, _ in cursor}}
+    ends = {topic: services.recorder.ends(topic) for topic in {topic for topic, _ in cursor}}
     for (topic, partition), start in cursor.items():
         for record in services.recorder.log.read(topic, partition, start, ends[topic].get(partition, 0)):
             if len(found) >= limit:
@@ -128,7 +129,7 @@ def _cursor(services: Services, topics: tuple[str, ...], text: str) -> Cursor:
     """`beginning`, `end`, or the `next` of an earlier answer; partitions it does not name are read from their beginning."""
     start: Cursor = {}
     for topic in topics:
-        for partition, end in services.recorder.log.ends(topic).items():
+        for partition, end in services.recorder.ends(topic).items():
             start[topic, partition] = end if text == "end" else 0
     if text in ("beginning", "end"):
         return start
@@ -213,7 +214,11 @@ class _Follow:
         yield from self._sent(self._first)
         quiet_since = time.monotonic()
         while not self._left.is_set() and not self._gone():
-            found, self._cursor = events_after(self._services, self._cursor, self._domain, MOST)
+            try:
+                found, self._cursor = events_after(self._services, self._cursor, self._domain, MOST)
+            except Unavailable:
+                yield b": the log does not answer\n\n"  # the client comes back with the last id that it was given
+                return
             if found:
                 yield from self._sent(found)
                 quiet_since = time.monotonic()

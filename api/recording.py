@@ -90,8 +90,17 @@ class Recorder:
 
     def wait_for_ends(self, topic: str, timeout_s: float) -> bool:
         """Whether the projections reached, within the time, where the topic ended when this was called."""
-        ends = self.log.ends(topic)
+        ends = self.ends(topic)
         return self.wait_for([Position(topic, p, end - 1) for p, end in ends.items() if end > 0], timeout_s)
+
+    def ends(self, topic: str) -> dict[int, int]:
+        """The next offset of each partition. Raises Unavailable, at once while the log is known to be down."""
+        with self._lock:
+            if self._broken_until is not None and self._clock() < self._broken_until:
+                raise Unavailable("the log does not answer")
+        if not self.log.answers(0.3):
+            raise Unavailable("the log does not answer")
+        return self.log.ends(topic)
 
     def _admit(self) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from streams.errors import Unavailable
 from streams.topics import MAX_EVENT_BYTES, TOPICS
 
 IDLE_CONSUMERS = 2
+ENDS_TIMEOUT_MS = 5_000
 
 
 # A broker that comes back is noticed within a second; the library's own waiting grows to half a minute.
@@ -156,7 +157,8 @@ class KafkaLog:
                 partitions = self._reader.partitions_for_topic(topic) or set()
                 if not partitions:
                     raise Unavailable(f"topic {topic} does not exist")
-                ends = self._reader.end_offsets([TopicPartition(topic, p) for p in sorted(partitions)])
+                places = [TopicPartition(topic, p) for p in sorted(partitions)]
+                ends = self._reader.end_offsets(places, timeout_ms=ENDS_TIMEOUT_MS)
             except KafkaError as error:
                 self._reader = None
                 raise Unavailable(f"the log did not answer: {type(error).__name__}") from error

@@ -93,6 +93,12 @@ def test_while_kafka_is_down_writes_are_refused_at_once_and_it_recovers_by_itsel
         feedback = world.as_chat.post("/v1/feedback", json={"reply_id": reply_id, "user": "ann", "rating": "up"})
         assert refused_at_once(feedback, began)
         began = monotonic()
+        unknown = {"reply_id": "rpl_unknown", "user": "ann", "rating": "up"}
+        keyed = world.as_chat.post("/v1/feedback", json=unknown, headers={"Idempotency-Key": "k"})
+        assert refused_at_once(keyed, began)
+        began = monotonic()
+        assert refused_at_once(world.as_data.get("/v1/events"), began)
+        began = monotonic()
         assert refused_at_once(world.as_operator.post(f"/v1/domains/{domain}/rounds"), began)
     assert len(world.engine.requests) == asked_before + 1  # nothing went to the engine that was not recorded
     ready = httpx.get(f"{world.door_url}/readyz")

@@ -1,0 +1,131 @@
+"""The door's way of refusing at once while the log is down, on a clock of the test's own."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import cast
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine
+
+from api.recording import REFUSE_FOR_S, Recorder
+from streams.codec import envelope_for
+from streams.errors import Unavailable
+from streams.events import Envelope, RoundAsked
+from streams.log import MemoryLog, Message, Position
+
+
+class Log(MemoryLog):
+    """A log that can be taken down in two ways: the port closed, or open with nobody behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = True
+        self.acknowledges = True
+        self.tries = 0
+
+    def answers(self, timeout_s: float = 0.5) -> bool:
+        return self.open
+
+    def append(self, messages: Sequence[Message], timeout_s: float) -> list[Position]:
+        self.tries += 1
+        if not self.acknowledges:
+            raise Unavailable("the log did not acknowledge")
+        return super().append(messages, timeout_s)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def recorder(log: Log, clock: Clock) -> Recorder:
+    return Recorder(log, cast(Engine, None), clock, clock.pause)
+
+
+def envelope() -> Envelope:
+    event = RoundAsked(domain="d", by="key:test")
+    return envelope_for(event, id=uuid4(), source="/test", time=datetime.now(UTC), correlation_id="d")
+
+
+def test_what_is_appended_has_its_position(recorder: Recorder) -> None:
+    first, second = recorder.append([envelope(), envelope()])
+    assert second.offset == first.offset + 1
+
+
+def test_a_closed_port_is_found_out_before_anything_is_sent(recorder: Recorder, log: Log) -> None:
+    log.open = False
+    with pytest.raises(Unavailable):
+        recorder.append([envelope()])
+    assert log.tries == 0
+
+
+def test_a_log_that_does_not_acknowledge_is_left_alone_for_a_while_and_then_tried(
+    recorder: Recorder, log: Log, clock: Clock
+) -> None:
+    log.acknowledges = False
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            recorder.append([envelope()])
+    assert log.tries == 1
+    with pytest.raises(Unavailable):
+        recorder.ends("noria.domains")
+    clock.now += REFUSE_FOR_S
+    log.acknowledges = True
+    assert recorder.append([envelope()]) and log.tries == 2
+    assert recorder.append([envelope()]) and recorder.ends("noria.domains")
+
+
+def test_one_at_a_time_tries_whether_the_log_is_back(recorder: Recorder, log: Log, clock: Clock) -> None:
+    log.acknowledges = False
+    with pytest.raises(Unavailable):
+        recorder.append([envelope()])
+    clock.now += REFUSE_FOR_S
+    refused: list[bool] = []
+
+    def while_one_tries(timeout_s: float = 0.5) -> bool:
+        with pytest.raises(Unavailable):
+            recorder.append([envelope()])
+        refused.append(True)
+        return True
+
+    log.acknowledges = True
+    log.answers = while_one_tries  # type: ignore[method-assign]
+    assert recorder.append([envelope()]) and refused == [True] and log.tries == 2
+
+
+def test_an_answer_that_is_there_waits_for_the_log_under_the_same_id(
+    recorder: Recorder, log: Log, clock: Clock
+) -> None:
+    log.open = False
+    opens_at = 5.0
+    log.answers = lambda timeout_s=0.5: clock.now >= opens_at  # type: ignore[method-assign]
+    assert recorder.append_patiently([envelope()], 20.0)
+    assert opens_at <= clock.now < opens_at + REFUSE_FOR_S + 1
+
+    log.answers = lambda timeout_s=0.5: False  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        recorder.append_patiently([envelope()], 3.0)
+
+
+def test_an_error_that_is_a_bug_does_not_close_the_door(recorder: Recorder, log: Log) -> None:
+    with pytest.raises(AttributeError):
+        recorder.append([cast(Envelope, None)])
+    assert recorder.append([envelope()])
