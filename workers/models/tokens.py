@@ -200,3 +200,34 @@ def tokenizer_config(keys: TokenizerKeys, context_tokens: int) -> dict[str, Any]
         "pad_token": text(keys.padding),
         "unk_token": text(keys.unknown),
     }
+
+
+def token_bytes(model_dir: Path) -> dict[int, bytes]:
+    """The bytes that each ordinary token stands for in an answer; control tokens, which show nothing, are left out."""
+    tokenizer: dict[str, Any] = json.loads((model_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    byte_level = "ByteLevel" in json.dumps(tokenizer.get("decoder"))
+    of_letter = {letter: byte for byte, letter in enumerate(_byte_letters())}
+    found: dict[int, bytes] = {}
+    for token, index in dict(tokenizer["model"]["vocab"]).items():
+        if byte_level:
+            found[index] = bytes(of_letter[letter] for letter in token if letter in of_letter)
+        elif len(token) == 6 and token.startswith("<0x"):
+            found[index] = bytes.fromhex(token[3:5])
+        else:
+            found[index] = token.encode()
+    for added in tokenizer["added_tokens"]:
+        if added["special"]:
+            found.pop(added["id"], None)
+        else:
+            found[added["id"]] = added["content"].encode()
+    return found
+
+
+def _byte_letters() -> list[str]:
+    """The letter that byte-level BPE writes for each byte: printable Latin-1 as itself, the others from U+0100 on, in order."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    letters, further = [], 0x100
+    for byte in range(256):
+        letters.append(chr(byte if byte in printable else further))
+        further += byte not in printable
+    return letters
