@@ -1,0 +1,161 @@
+"""A whole Noria on this machine, as `noria up` starts it, for tests and benchmarks that need every real process.
+
+What takes minutes to make (the base model, OpenCompass) is made once in pytest's cache and shared by all homes. NORIA_OPENCOMPASS
+names an installed one; that of this checkout's own home is used if it is there.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from api.client import Address, Door
+from deploy.supervisor import ProcessState, SupervisorState
+from streams.settings import Settings, from_env
+from workers.evaluator.install import REQUIREMENTS
+from workers.models.base import prepare_base
+
+ROOT = Path(__file__).parents[1]
+CACHE = ROOT / ".pytest_cache" / "d"
+UP_WITHIN_S = 900.0  # the first time, OpenCompass is installed
+DOWN_WITHIN_S = 90.0
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl
+
+
+def until(condition: Callable[[], Any], what: str, within_s: float = 60.0) -> Any:
+    """What `condition` gives, once it gives something true."""
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {within_s:.0f} s in vain: {what}"
+        time.sleep(0.05)
+    return found
+
+
+class LocalNoria:
+    """A running Noria: where it answers, and which processes it is made of."""
+
+    def __init__(self, home: Path, supervisor: int) -> None:
+        self.home = home
+        self.supervisor = supervisor
+        written = msgspec.json.decode((home / "run" / "noria.json").read_bytes(), type=dict[str, str])
+        self.kafka = written["kafka"]
+        self.database_url = written["database_url"]
+        self.door_url = written["door"]
+        self.page_url = written["page"]
+        self.key = (home / "keys" / "local.key").read_text().strip()
+
+    def door(self, url: str | None = None) -> Door:
+        """A client with the operator's key; close it."""
+        return Door(Address(url or self.door_url, self.key))
+
+    def settings(self) -> Settings:
+        return from_env({"NORIA_HOME": str(self.home)})
+
+    def processes(self) -> dict[str, ProcessState]:
+        """The processes that serve, as the supervisor told last, by name."""
+        raw = (self.home / "run" / "supervisor.json").read_bytes()
+        told = msgspec.json.decode(raw, type=SupervisorState).processes
+        return {process.name: process for process in told if process.state != "stopped"}
+
+    def engine_pids(self) -> list[int]:
+        """The engines themselves: children of the process that hosts them."""
+        host = self.processes()["engines"].pid
+        try:
+            return sorted(child.pid for child in psutil.Process(host).children())
+        except psutil.NoSuchProcess:
+            return []
+
+    def log_tail(self, name: str, lines: int = 20) -> str:
+        return "\n".join((self.home / "logs" / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def running(home: Path, environ: Mapping[str, str] | None = None, cache: Path = CACHE) -> Iterator[LocalNoria]:
+    """Everything of `python -m deploy.local` with `home` (made if need be), ready; all stopped at the end.
+
+    `environ` is added to this process's own environment, of which nothing called NORIA_… is handed on.
+    """
+    home = home.absolute()
+    give_base_model(home, cache)
+    handed_on = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_")}
+    given = {"NORIA_OPENCOMPASS": str(opencompass_folder(cache)), **(environ or {}), "NORIA_HOME": str(home)}
+    log = home / "supervisor.out"
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "deploy.local"],
+            cwd=ROOT,
+            env=handed_on | given,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=_end_with(os.getpid()),  # a test session that is killed leaves nothing running
+        )
+    try:
+
+        def ready() -> bool:
+            said = log.read_text(errors="replace")
+            assert child.poll() is None, f"noria did not come up:\n{said}"
+            return any(line.startswith("ready:") for line in said.splitlines())
+
+        until(ready, "noria is ready", UP_WITHIN_S)
+        yield LocalNoria(home, child.pid)
+    finally:
+        child.terminate()
+        try:
+            child.wait(DOWN_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            child.kill()  # what it started is tied to it
+            child.wait()
+
+
+def give_base_model(home: Path, cache: Path = CACHE) -> str:
+    """The base model in the artifact store of `home`, hard-linked from the cache; its digest."""
+    kept = prepare_base(cache / "base-model")
+    place = home / "artifacts" / "sha256" / kept.name
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copytree(kept, place, copy_function=_link_or_copy)
+        (home / "models").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(cache / "base-model" / "models" / "index.json", home / "models" / "index.json")
+    return f"sha256:{kept.name}"
+
+
+def opencompass_folder(cache: Path = CACHE) -> Path:
+    """Where OpenCompass is installed, or will be by the first Noria that needs it."""
+    named = os.environ.get("NORIA_OPENCOMPASS")
+    if named:
+        return Path(named).absolute()
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    stamp = ROOT / ".noria" / "opencompass" / "noria-requirements.sha256"
+    if stamp.exists() and stamp.read_text().strip() == wanted:
+        return stamp.parent
+    return cache / "opencompass"
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)  # another disk
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    def in_child() -> None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return in_child
