@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ import msgspec
 import psutil
 
 from api.client import Address, Door
-from deploy.supervisor import ProcessState, SupervisorState
+from deploy import local
+from deploy.supervisor import ProcessState, Supervisor, SupervisorState
 from streams.settings import Settings, from_env
 from workers.evaluator.install import REQUIREMENTS
 from workers.models.base import prepare_base
@@ -119,6 +121,30 @@ def running(home: Path, environ: Mapping[str, str] | None = None, cache: Path = 
         except subprocess.TimeoutExpired:
             child.kill()  # what it started is tied to it
             child.wait()
+
+
+@contextmanager
+def log_and_database(home: Path) -> Iterator[Settings]:
+    """Kafka with its topics and PostgreSQL with its tables, and nothing that reads or writes them."""
+    for folder in (home, home / "run", home / "keys"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = local.addresses(home, {})
+    written = {"kafka": found.kafka, "door": found.door, "page": found.page}
+    (home / "run" / "noria.json").write_bytes(msgspec.json.encode(written))
+    wanted = ("kafka", "postgres", "migrate", "topics")
+    table = [process for process in local.process_table(home, found, {}) if process.name in wanted]
+    handed_on = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_")}
+    ready, said = threading.Event(), list[str]()
+    supervisor = Supervisor(home, table, local.environment(home, found, handed_on), said.append)
+    thread = threading.Thread(target=supervisor.run, args=(ready.set,), name="supervisor")
+    thread.start()
+    try:
+        until(lambda: ready.is_set() or not thread.is_alive(), "Kafka and PostgreSQL", UP_WITHIN_S)
+        assert ready.is_set(), said
+        yield from_env({"NORIA_HOME": str(home)})
+    finally:
+        supervisor.stop()
+        thread.join()
 
 
 def give_base_model(home: Path, cache: Path = CACHE) -> str:

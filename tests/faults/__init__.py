@@ -1,0 +1,1 @@
+"""Processes are killed while people go on talking; afterwards everything must add up exactly."""

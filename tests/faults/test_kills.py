@@ -1,0 +1,110 @@
+"""Every process of Noria is killed, again and again, while people talk. What was acknowledged is there, once, with its effect."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from uuid import UUID, uuid5
+
+import pytest
+
+from tests.faults.crowd import PEOPLE, Acknowledged, Crowd
+from tests.faults.killer import Killer
+from tests.faults.tally import Tally, tally_of
+from tests.local_noria import running, until
+
+DOMAIN = "school-zones"
+EVENTS = 2000
+KILLS = 32
+CORRECTIONS_A_ROUND = 40
+POLICY = {"thresholds": {"corrections": CORRECTIONS_A_ROUND, "people": 3, "settle_s": 0}, "rounds_per_day": 1000}
+# One chat is 29 acknowledged events: two drafts, a pick, eleven ratings with a comment each, four corrections.
+CHATS, RATINGS, CORRECTIONS = 11, 11, 4
+EXAM_REQUESTS, EXAM_ITEMS = 5, 40
+SEED = 20261124
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_after_32_kills_of_all_kinds_of_process_2000_events_have_had_their_effect_once(tmp_path: Path) -> None:
+    with running(tmp_path / "noria") as noria, noria.door() as door:
+        door.create_domain({"domain": DOMAIN, "policy": POLICY})
+        until(lambda: any(model["id"] == DOMAIN for model in door.models()), "the first release answers", 120)
+        crowd, killer = Crowd(door, DOMAIN), Killer(noria, SEED)
+        talk_while_killing(crowd, killer)
+        assert crowd.said.events >= EVENTS
+        assert killer.killed.total() == KILLS and set(killer.killed) == killer.kinds
+        with tally_of(noria) as tally:
+            tally.settle()
+            check_effects(tally, crowd.said)
+            check_orders_and_rounds(tally, crowd.said)
+            report = tally.replayed()
+            assert report.equal, (report.differences, report.unsaid, report.unexplained)
+        until(lambda: all(p.state == "ready" for p in noria.processes().values()), "all processes are ready")
+        print(f"kills {dict(killer.killed)}; {crowd.said.events} events; asked again {crowd.said.refusals} times")
+
+
+def talk_while_killing(crowd: Crowd, killer: Killer) -> None:
+    """A kill after every so many acknowledged events, and no more than twice as many events until the next."""
+    step = EVENTS // (KILLS + 1)
+    with ThreadPoolExecutor(len(PEOPLE) + 1) as pool:
+        lives = [pool.submit(crowd.live, person, CHATS, RATINGS, CORRECTIONS) for person in PEOPLE]
+        lives += [pool.submit(crowd.add_exam, number, EXAM_ITEMS) for number in range(EXAM_REQUESTS)]
+        try:
+            for kill in range(KILLS):
+                crowd.allow((kill + 2) * step)
+                assert crowd.reached((kill + 1) * step, 150), f"no more than {crowd.said.events} events in 150 s"
+                killer.kill_next()
+            crowd.allow(10 * EVENTS)
+            for life in lives:
+                life.result()
+        except BaseException:
+            crowd.disperse()
+            raise
+
+
+def check_effects(tally: Tally, said: Acknowledged) -> None:
+    """Each acknowledged event stands where the door said, and in the tables once; and nothing else has an effect."""
+    on_log = tally.events_on_log()
+    ids = {event_id for _, event_id in on_log}
+    places = dict(on_log)
+    misplaced = {event_id: place for event_id, place in said.at.items() if places.get(place) != event_id}
+    assert not misplaced
+    assert sorted(tally.column("SELECT event_id FROM noria.events")) == sorted(ids)
+    assert tally.quarantined() == 0
+
+    assert set(tally.column("SELECT event_id FROM noria.feedback")) == said.feedback
+    assert tally.number("SELECT count(*) FROM noria.feedback WHERE kind = 'correction'") == len(said.corrections)
+    examples = sorted(str(uuid5(UUID(event_id), "example")) for event_id in said.corrections)
+    assert sorted(tally.column("SELECT example_id FROM noria.examples")) == examples
+    preferences = sorted(str(uuid5(UUID(event_id), "preference")) for event_id in said.picks)
+    assert sorted(tally.column("SELECT preference_id FROM noria.preferences")) == preferences
+    assert sorted(tally.column("SELECT item_id FROM noria.exam_items")) == sorted(said.exam_items)
+
+    # A chat that broke off may stand on the log too: its client asked again, and neither is half recorded.
+    replies = {str(UUID(hex=reply_id[4:])) for reply_id in tally.column("SELECT reply_id FROM noria.replies")}
+    assert said.replies <= replies <= ids
+    without_prompt = (
+        "SELECT count(*) FROM noria.replies r WHERE r.prompt_id NOT IN (SELECT prompt_id FROM noria.prompts)"
+    )
+    assert tally.number(without_prompt) == 0
+
+
+def check_orders_and_rounds(tally: Tally, said: Acknowledged) -> None:
+    """Whatever was asked was asked once and done; a round for each time that the threshold was reached, and no more."""
+    orders = tally.orders_on_log()  # a relay that died before it marked a row sends it again, under the same id
+    claims = tally.rows("SELECT order_id, kind, state FROM work.claims")
+    assert {str(order.order_id) for order in orders} == {order_id for order_id, _, _ in claims}
+    assert {state for _, _, state in claims} == {"done"}
+    assert sum(kind == "swap_release" for _, kind, _ in claims) == 1
+    assert tally.number("SELECT count(*) FROM noria.releases WHERE state = 'live'") == 1
+
+    rounds = tally.rows("SELECT number, step, pin FROM noria.rounds ORDER BY number")
+    assert [number for number, _, _ in rounds] == list(range(1, len(rounds) + 1))
+    assert 1 <= len(rounds) <= len(said.corrections) // CORRECTIONS_A_ROUND
+    assert {step for _, step, _ in rounds} == {"empty"}
+    for table in ("round_requested", "snapshot_selected"):
+        assert tally.number(f"SELECT count(*) FROM noria.events WHERE type = '{table}'") == len(rounds)
+    assert sum(kind == "select_snapshot" for _, kind, _ in claims) == len(rounds)
+    accepted = tally.column("SELECT accepted_offset FROM noria.examples")
+    for before, pin in pairwise([0, *(pin for _, _, pin in rounds)]):
+        assert sum(before <= offset < pin for offset in accepted) >= CORRECTIONS_A_ROUND
