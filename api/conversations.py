@@ -35,6 +35,7 @@ from streams.store import postgres_trouble
 
 TEXT_BYTES = 32 * 1024
 CATCH_UP_S = 5.0
+RETRY_AFTER_S = 2
 REMEMBERED = 10_000
 _KEYS = uuid5(NAMESPACE_URL, "urn:noria:idempotency-key")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -193,11 +194,15 @@ def _from_projection(services: Services, event_id: UUID) -> _Given | None:
 
 
 def find_reply(services: Services, reply_id: str) -> _Reply:
-    """The reply as the projections hold it, once they have reached where the log ended on arrival. Raises ApiError 404."""
+    """The reply as the projections hold it, once they have reached where the log ended on arrival. Raises ApiError 404, and
+    503 when they do not reach it: nobody can say then that there is no such reply."""
     found = _select_reply(services, reply_id)
     if found is None:
-        services.recorder.wait_for_ends(CONVERSATIONS, CATCH_UP_S)
+        caught_up = services.recorder.wait_for_ends(CONVERSATIONS, CATCH_UP_S)
         found = _select_reply(services, reply_id)
+        if found is None and not caught_up:
+            message = "that reply is not known yet: the log is not followed at present"
+            raise ApiError(503, message, param="reply_id", code="not_caught_up", retry_after_s=RETRY_AFTER_S)
     if found is None:
         raise ApiError(404, "there is no such reply", param="reply_id", code="reply_not_found")
     return found

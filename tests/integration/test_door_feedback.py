@@ -117,6 +117,21 @@ def test_feedback_given_at_once_waits_for_the_reply_to_be_known(world: World, do
     assert answers[0].status_code == 200
 
 
+def test_a_reply_that_cannot_be_known_yet_is_503_and_not_404(
+    world: World, domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.conversations.CATCH_UP_S", 0.3)
+    world.following.clear()
+    try:
+        reply_id = world.chat(domain)["metadata"]["reply_ids"][0]
+        answer = give(world, reply_id, rating="up")
+    finally:
+        world.following.set()
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_caught_up"
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert give(world, reply_id, rating="up").status_code == 200
+
+
 def test_an_unknown_reply_is_404(world: World) -> None:
     answer = give(world, "rpl_nothing", rating="up")
     assert answer.status_code == 404 and answer.json()["error"]["param"] == "reply_id"
