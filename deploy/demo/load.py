@@ -16,9 +16,13 @@ PERSON = "load"
 
 
 class Answered(Struct, frozen=True):
+    """`asked_at` on the monotonic clock, in seconds."""
+
     question: str
     release: str
     text: str
+    asked_at: float
+    took_s: float
 
 
 class Seen(Struct):
@@ -70,9 +74,11 @@ class Load:
         for question in itertools.islice(itertools.cycle(self._questions), number, None):
             if self._stopping.is_set():
                 return
+            asked_at = time.monotonic()
             try:
                 said: Said = ask(self._door, self._domain, question, PERSON)
-                self.seen.answers.append(Answered(question, said.release, said.texts[0]))
+                took_s = time.monotonic() - asked_at
+                self.seen.answers.append(Answered(question, said.release, said.texts[0], asked_at, took_s))
             except (Invalid, Unavailable) as error:
                 self.seen.failures.append(str(error))
             time.sleep(self._pause_s)

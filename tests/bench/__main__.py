@@ -1,0 +1,45 @@
+"""`python -m tests.bench` lists the benchmarks; `python -m tests.bench NAME` runs one and writes bench/NAME.json under the home.
+
+NORIA_BENCH_RUNS, …_EVENTS, …_SECONDS and …_FACTS make one smaller or larger than it is by itself.
+"""
+
+import os
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+from streams.settings import home_of
+from tests.bench.report import Report, Row, commit, machine, write
+
+NAMES = ("capture", "replay", "loop", "swap")
+
+
+def describe(name: str) -> str:
+    """The first line of what the benchmark says of itself."""
+    return (import_module(f"tests.bench.{name}").__doc__ or "").strip().splitlines()[0]
+
+
+def run(name: str, folder: Path) -> Path:
+    """Run one benchmark in a home of its own, and write its report into `folder`."""
+    on = machine()
+    with tempfile.TemporaryDirectory(prefix=f"noria-bench-{name}-") as scratch:
+        rows: list[Row] = import_module(f"tests.bench.{name}").measure(Path(scratch))
+    return write(Report(name, commit(), on, tuple(rows)), folder)
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        for name in NAMES:
+            print(f"{name:<10} {describe(name)}")
+        return 0
+    if len(arguments) > 1 or arguments[0] not in NAMES:
+        print(f"no such benchmark: {' '.join(arguments)}; there are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    path = run(arguments[0], home_of(os.environ) / "bench")
+    print(path.read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
