@@ -1,4 +1,7 @@
-"""kill -9 for one process after the other, of every kind, each time until it has been started again."""
+"""kill -9 for one process after the other, of every kind, each time until it has been started again.
+
+What a killed process had started must end with it: nothing may go on working without its parent.
+"""
 
 import os
 import random
@@ -44,12 +47,14 @@ class Killer:
         # The table may be about to change: only a child of our own supervisor is killed.
         if before.pid is None or not _is_child(before.pid, self._noria.supervisor):
             return False
+        below = psutil.Process(before.pid).children(recursive=True)
         os.kill(before.pid, signal.SIGKILL)
         until(
             lambda: self._noria.processes()[kind].restarts > before.restarts,
             f"{kind} is started again",
             RESTARTED_WITHIN_S,
         )
+        until(lambda: not any(map(_lives, below)), f"what {kind} had started is gone", RESTARTED_WITHIN_S)
         return True
 
     def _kill_engine(self) -> bool:
@@ -59,6 +64,13 @@ class Killer:
         os.kill(there[0], signal.SIGKILL)
         until(lambda: set(self._noria.engine_pids()) - set(there), "the engine is started again", RESTARTED_WITHIN_S)
         return True
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_child(pid: int, parent: int) -> bool:

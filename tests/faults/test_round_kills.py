@@ -1,0 +1,90 @@
+"""A real round whose worker, stream, relay and swapper are killed in its middle ends once, in a release or a refusal."""
+
+from pathlib import Path
+
+import pytest
+
+from api.client import Answer, Door, Json
+from tests.faults.killer import Killer
+from tests.faults.tally import Tally, tally_of
+from tests.local_noria import running, until
+
+DOMAIN = "rules"
+# As little training as still takes long enough to be killed in its middle.
+RECIPE = {"epochs": 6, "batch_rows": 2, "replay_rows": 8, "replay_rows_per_step": 2, "replay_answer_tokens": 8}
+POLICY = {"thresholds": {"corrections": 6, "people": 2, "settle_s": 0}, "recipe": RECIPE}
+RULES = {
+    "How long does a parking ticket of Norburg hold?": "It holds for 73 minutes.",
+    "What colour is a bicycle lane in Norburg?": "It is painted violet.",
+    "Who may ring the bell of the Norburg tram?": "Only the conductor may ring it.",
+    "How many dogs may ride a bus in Norburg?": "At most 4 dogs.",
+    "When does the Norburg bridge open for ships?": "It opens at 5:20 in the morning.",
+    "What must a Norburg taxi carry?": "It must carry an umbrella.",
+}
+STEP_WITHIN_S = 240.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_round_whose_processes_are_killed_at_every_step_ends_once_and_was_started_once(tmp_path: Path) -> None:
+    with running(tmp_path / "noria") as noria, noria.door() as door:
+        door.create_domain({"domain": DOMAIN, "policy": POLICY})
+        until(lambda: any(model["id"] == DOMAIN for model in door.models()), "the first release answers", 120)
+        correct_all(door)
+        killer = Killer(noria, seed=1)
+        wait_for_step(door, "train")
+        for kind in ("worker", "streams"):
+            killer.kill(kind)
+        wait_for_step(door, "evaluate")
+        for kind in ("worker", "relay"):
+            killer.kill(kind)
+        until(lambda: the_round(door)["ended_at"] or the_round(door)["step"] == "swap", "the gate decides", 400)
+        killer.kill("swapper")
+        until(lambda: the_round(door)["ended_at"], "the round ends", STEP_WITHIN_S)
+        with tally_of(noria) as tally:
+            tally.settle()
+            check_round(tally, the_round(door))
+            report = tally.replayed()
+            assert report.equal, (report.differences, report.unsaid, report.unexplained)
+        print(f"round {the_round(door)['step']}; killed {dict(killer.killed)}")
+
+
+def correct_all(door: Door) -> None:
+    for number, (question, right) in enumerate(RULES.items()):
+        person = ("ada", "bo")[number % 2]
+        asked = door.chat(DOMAIN, [{"role": "user", "content": question}], person=person, more={"max_tokens": 8})
+        answer = next(part for part in asked if isinstance(part, Answer))
+        door.feedback(answer.reply_ids[0], person=person, correction=right)
+
+
+def the_round(door: Door) -> Json:
+    (found,) = door.rounds(DOMAIN)
+    return found
+
+
+def wait_for_step(door: Door, step: str) -> None:
+    """Until the round's step has told how far it is, so that a kill hits its middle."""
+
+    def there() -> bool:
+        rounds = door.rounds(DOMAIN)
+        assert not rounds or not rounds[0]["ended_at"], rounds[0]
+        return bool(rounds) and rounds[0]["step"] == step and rounds[0]["progress"] is not None
+
+    until(there, f"the round is in its step {step}", STEP_WITHIN_S)
+
+
+def check_round(tally: Tally, ended: Json) -> None:
+    """One of each event and each order, and the two steps that were killed were taken up by a second attempt."""
+    assert ended["step"] in ("released", "refused"), (ended["step"], ended["failure"])
+    assert ended["kept"] == len(RULES)
+    released = ended["step"] == "released"
+    by_type = dict(tally.rows("SELECT type, count(*) FROM noria.events GROUP BY type"))
+    for name in ("round_requested", "snapshot_selected", "candidate_trained", "candidate_evaluated"):
+        assert by_type[name] == 1, (name, by_type)
+    assert by_type.get("gate_passed", 0) == released and by_type.get("gate_refused", 0) == (not released)
+    assert by_type["release_finished"] == 1 + released
+    claims = tally.rows("SELECT kind, state, attempts FROM work.claims ORDER BY kind")
+    steps = [(kind, state) for kind, state, _ in claims if kind != "swap_release"]
+    assert steps == [(kind, "done") for kind in ("evaluate_candidate", "select_snapshot", "train_candidate")]
+    assert [state for kind, state, _ in claims if kind == "swap_release"] == ["done"] * (1 + released)
+    assert all(attempts == 2 for kind, _, attempts in claims if kind in ("train_candidate", "evaluate_candidate"))
