@@ -16,6 +16,7 @@ from streams.topics import MAX_EVENT_BYTES, TOPICS
 
 IDLE_CONSUMERS = 2
 ENDS_TIMEOUT_MS = 5_000
+QUIET_S = 30.0  # how long a read waits for the next record
 
 
 # A broker that comes back is noticed within a second; the library's own waiting grows to half a minute.
@@ -135,7 +136,7 @@ class KafkaLog:
                     return
                 if batches:
                     quiet_since = time.monotonic()
-                elif time.monotonic() - quiet_since > 30:
+                elif time.monotonic() - quiet_since > QUIET_S:
                     sound = False
                     raise Unavailable(f"nothing came of {topic}-{partition} from offset {consumer.position(place)}")
         except KafkaError as error:
@@ -244,8 +245,10 @@ class MemoryLog:
         return positions
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
+        if (topic, partition) not in self._records:
+            raise Unavailable(f"{topic}-{partition} does not exist")
         with self._lock:
-            records = self._records.get((topic, partition), [])[start:end]
+            records = self._records[topic, partition][start:end]
         yield from records
 
     def ends(self, topic: str) -> dict[int, int]:

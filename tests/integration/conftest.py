@@ -38,18 +38,30 @@ def eventually(condition: Callable[[], object], what: str, timeout_s: float = 60
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    data, port = tmp_path_factory.mktemp("kafka"), free_port()
-    with _running([sys.executable, "-m", "deploy.kafka", "--data", str(data), "--port", str(port)]):
+def kafka_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of everything that the broker writes."""
+    return tmp_path_factory.mktemp("kafka")
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(kafka_data: Path) -> Iterator[str]:
+    port = free_port()
+    with _running([sys.executable, "-m", "deploy.kafka", "--data", str(kafka_data), "--port", str(port)]):
         address = f"{LOOPBACK}:{port}"
         eventually(KafkaLog(address, "test").answers, "Kafka answers", 120)
         yield address
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of everything that PostgreSQL writes."""
+    return tmp_path_factory.mktemp("postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_data: Path) -> Iterator[str]:
     """The URL of the server's maintenance database."""
-    data, port = tmp_path_factory.mktemp("postgres"), free_port()
+    data, port = postgres_data, free_port()
     with _running([sys.executable, "-m", "deploy.postgres", "--data", str(data), "--port", str(port)]):
         eventually(lambda: psycopg2.connect(postgres.url(data, port)).close() is None, "PostgreSQL answers", 60)
         yield postgres.url(data, port)
