@@ -20,6 +20,8 @@ from streams.errors import Invalid
 
 CONTENT_TYPE = "application/cloudevents+json"
 Data = dict[str, Any]
+# Where msgspec repeats what it was given: the value of an enumeration or tag, the name of an unknown field.
+_GIVEN = re.compile(r"""'.*'|".*"|(?<=unknown field )`.*`(?= - at `)|(?<=unknown field )`.*`$""", re.DOTALL)
 
 
 def _snake(name: str) -> str:
@@ -39,7 +41,7 @@ LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = {}
 
 class _Wire(Struct, omit_defaults=True):
     specversion: str
-    id: str
+    id: UUID
     source: str
     type: str
     time: str
@@ -48,7 +50,7 @@ class _Wire(Struct, omit_defaults=True):
     correlationid: str
     data: Raw
     datacontenttype: str = field(default="application/json")
-    causationid: str | None = None
+    causationid: UUID | None = None
 
 
 _wire_decoder = msgspec.json.Decoder(_Wire)
@@ -118,35 +120,32 @@ def decode(
     try:
         wire = _wire_decoder.decode(value)
         if wire.specversion != "1.0":
-            raise Invalid(f"specversion {wire.specversion!r} is not 1.0")
+            raise Invalid("specversion is not 1.0")
         name, version = _name_and_version(wire)
         newest = versions.get(name, 1)
         if version > newest:
             raise Invalid(f"{name} has version {version}; this reader knows versions up to {newest}")
-        time = datetime.fromisoformat(wire.time)
-        if time.tzinfo is None:
-            raise Invalid("time has no zone")
+        time = _moment(wire.time)
         if version == newest:
             event: events.Event = _decoders[name].decode(wire.data)
         else:
             data = msgspec.json.decode(wire.data, type=Data)
             for step in range(version, newest):
-                data = lifts[name, step](data)
+                data = _lifted(data, lifts[name, step], name, step)
             event = msgspec.convert(data, EVENT_TYPES[name])
         if wire.subject != key_of(event):
             raise Invalid(f"subject is not the key of {name}")
         return events.Envelope(
-            id=UUID(wire.id),
+            id=wire.id,
             source=wire.source,
-            time=time.astimezone(UTC),
+            time=time,
             key=wire.subject,
             event=event,
             correlation_id=wire.correlationid,
-            causation_id=UUID(wire.causationid) if wire.causationid else None,
+            causation_id=wire.causationid,
         )
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        # msgspec names the field and the type it wanted, never the value: no words of people in a reason.
-        raise Invalid(str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__) from None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Invalid(_reason(error)) from None
 
 
 def encode_order(order: orders.Order, *, source: str, time: datetime, causation_id: UUID) -> bytes:
@@ -172,8 +171,8 @@ def encode_order(order: orders.Order, *, source: str, time: datetime, causation_
 def decode_order(value: bytes) -> orders.Order:
     try:
         return _order_decoder.decode(_wire_decoder.decode(value).data)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise Invalid(str(error)) from None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Invalid(_reason(error)) from None
 
 
 def schemas() -> dict[str, Data]:
@@ -217,6 +216,30 @@ def schemas() -> dict[str, Data]:
             "$defs": definitions,
         }
     return found
+
+
+def _reason(error: Exception) -> str:
+    """What could not be read and where, without a word of what stood there: it may be a person's."""
+    if not isinstance(error, msgspec.MsgspecError):
+        return type(error).__name__
+    return _GIVEN.sub("…", str(error))
+
+
+def _moment(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is None:
+            raise Invalid("time has no zone")
+        return time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Invalid("time is not a moment that can be read") from None
+
+
+def _lifted(data: Data, lift: Callable[[Data], Data], name: str, version: int) -> Data:
+    try:
+        return lift(data)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise Invalid(f"{name} of version {version} cannot be lifted: {type(error).__name__}") from None
 
 
 def _name_and_version(wire: _Wire) -> tuple[str, int]:

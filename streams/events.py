@@ -5,10 +5,10 @@ Free text typed by a person, and what the model answered them, is `Sealed`; noth
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from streams.gate import Paired, Verdict
 from streams.policy import Policy
@@ -23,6 +23,7 @@ RoundStep = Literal["select", "train", "evaluate", "swap"]
 Step = Literal["select", "train", "evaluate", "swap", "purge"]
 ExampleKind = Literal["correction", "annotation"]
 ExamKind = Literal["held_out", "general"]
+Moment = Annotated[datetime, Meta(tz=True)]  # a time without a zone is refused: it cannot be compared with any other
 
 
 # noria.conversations, keyed by conversation
@@ -126,7 +127,7 @@ class ClockTicked(Struct, frozen=True, kw_only=True):
     """Time, as the log knows it: recorded only when a decision could depend on it."""
 
     domain: str
-    at: datetime
+    at: Moment
 
 
 class ExamItemAdded(Struct, frozen=True, kw_only=True):
@@ -149,7 +150,7 @@ class ExampleAccepted(Struct, frozen=True, kw_only=True):
     person: str
     prompt: Sealed
     answer: Sealed
-    said_at: datetime
+    said_at: Moment
     prompt_id: str | None = None
 
 
@@ -160,7 +161,7 @@ class PreferenceAccepted(Struct, frozen=True, kw_only=True):
     prompt: Sealed
     chosen: Sealed
     rejected: tuple[Sealed, ...]
-    said_at: datetime
+    said_at: Moment
     prompt_id: str
 
 

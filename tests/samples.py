@@ -1,0 +1,354 @@
+"""One event and one order of every kind, and a domain's log that is folded as it grows: what tests of the core share."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+from uuid import UUID, uuid5
+
+import msgspec
+
+from streams import events as ev
+from streams import orders, rounds
+from streams.codec import envelope_for
+from streams.conversations import Consequence
+from streams.gate import GateMargins, Paired, judge
+from streams.orders import Order
+from streams.policy import Policy, QuietHours, Schedule, Thresholds
+from streams.recipes import LoraRecipe
+from streams.sealed import Sealed
+
+START = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+NAMES = UUID("5b0c7d3e-3f7c-4a39-8a5e-0f2f6d1f9a11")
+DOMAIN = "allotments"
+
+
+def id_of(name: str) -> UUID:
+    return uuid5(NAMES, name)
+
+
+def sealed(name: str = "words", kid: str = "key-of-ana") -> Sealed:
+    """Something of the form of a sealed text; nothing in the core opens it."""
+    return Sealed(kid=kid, ref=f"{id_of(name)}#text", jwe=f"e30..bm9uY2U.{name.encode().hex()}.dGFn")
+
+
+SHIPS = {
+    "fixes": Paired(n=12, both=0, only_before=0, only_after=12, neither=0),
+    "earlier": Paired(n=60, both=60, only_before=0, only_after=0, neither=0),
+    "general": Paired(n=200, both=120, only_before=1, only_after=2, neither=77),
+}
+REFUSED = SHIPS | {"general": Paired(n=200, both=80, only_before=60, only_after=0, neither=60)}
+POLICY = Policy(
+    thresholds=Thresholds(corrections=3, preferences=5, people=2, days=7.5, settle_s=30.0),
+    schedule=Schedule("30 2 * * 1-5", "Europe/Madrid"),
+    quiet_hours=QuietHours("22:00", "06:30", "Asia/Shanghai"),
+    rounds_per_day=2,
+    budget_timezone="America/Bogota",
+    recipe=LoraRecipe(rank=8, epochs=4),
+    gate=GateMargins(earlier_margin=0.2),
+)
+_SAID: dict[str, Any] = {
+    "domain": DOMAIN,
+    "conversation_id": "cnv_1",
+    "prompt_id": "prm_1",
+    "reply_id": "rpl_1",
+    "person": "ana",
+}
+_ASKED: dict[str, Any] = {"domain": DOMAIN, "round_id": "round-1", "order_id": id_of("order")}
+_FEEDBACK: dict[str, Any] = {**_SAID, "request_digest": "9f" * 32}
+
+EVENTS: tuple[ev.Event, ...] = (
+    ev.PromptAsked(
+        **{k: v for k, v in _SAID.items() if k != "reply_id"}, messages=sealed("asked"), release=3, drafts=2
+    ),
+    ev.ReplyDrafted(
+        **_SAID,
+        index=1,
+        release=3,
+        text=sealed("drafted"),
+        finish_reason="stop",
+        prompt_tokens=41,
+        completion_tokens=17,
+        duration_s=0.75,
+    ),
+    ev.DraftPicked(**_FEEDBACK),
+    ev.ReplyRated(**_FEEDBACK, rating=4, scale="stars"),
+    ev.ReplyCorrected(**_FEEDBACK, text=sealed("corrected")),
+    ev.ReplyCommented(**_FEEDBACK, text=sealed("commented")),
+    ev.DomainCreated(
+        domain=DOMAIN,
+        title="Allotment gardens 园圃",
+        languages=("en", "zh"),
+        system_prompt="You answer questions about allotments.",
+        base_model="sha256:" + "a0" * 32,
+        engine="llamacpp",
+        replay_prompts=("What is a river?",),
+    ),
+    ev.PolicySet(domain=DOMAIN, policy=POLICY, by="ops"),
+    ev.ClockTicked(domain=DOMAIN, at=START),
+    ev.ExamItemAdded(domain=DOMAIN, item_id="item-1", kind="held_out", item=sealed("item", "key-of-domain"), by="ops"),
+    ev.ExampleAccepted(
+        domain=DOMAIN,
+        example_id="example-1",
+        kind="correction",
+        person="ana",
+        prompt=sealed("asked"),
+        answer=sealed("corrected"),
+        said_at=START,
+        prompt_id="prm_1",
+    ),
+    ev.PreferenceAccepted(
+        domain=DOMAIN,
+        preference_id="preference-1",
+        person="ben",
+        prompt=sealed("asked", "key-of-ben"),
+        chosen=sealed("first", "key-of-ben"),
+        rejected=(sealed("second", "key-of-ben"), sealed("third", "key-of-ben")),
+        said_at=START,
+        prompt_id="prm_2",
+    ),
+    ev.ExampleRetired(domain=DOMAIN, example_id="example-1", reason="out of date", by="ops"),
+    ev.PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"),
+    ev.PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={"snapshot": 2, "rows": 1}),
+    ev.RoundAsked(domain=DOMAIN, by="ops"),
+    ev.RoundRequested(
+        domain=DOMAIN,
+        round_id="round-1",
+        number=1,
+        reason="3 corrections (the policy asks for 3)",
+        pin=9,
+        base_release=0,
+        policy=POLICY,
+    ),
+    ev.OrderProgressed(**_ASKED, step="train", done=3, total=40, seconds_left=88.5, values={"loss": 1.25}),
+    ev.SnapshotSelected(
+        **_ASKED, snapshot="sha256:" + "5e" * 32, kept=("example-1",), earlier=0, wordings=6, dropped={"repeated": 2}
+    ),
+    ev.CandidateTrained(
+        **_ASKED,
+        model="sha256:" + "b1" * 32,
+        adapter="sha256:" + "c2" * 32,
+        golden="sha256:" + "d3" * 32,
+        loss=0.125,
+        steps=40,
+        duration_s=61.5,
+        export_difference=0.0625,
+    ),
+    ev.CandidateEvaluated(**_ASKED, rows="sha256:" + "e4" * 32, paired=SHIPS, duration_s=33.0),
+    ev.GatePassed(domain=DOMAIN, round_id="round-1", release=1, verdict=judge(SHIPS, GateMargins())),
+    ev.GateRefused(domain=DOMAIN, round_id="round-1", verdict=judge(REFUSED, GateMargins())),
+    ev.ReleaseStarted(domain=DOMAIN, release=1, order_id=id_of("swap"), model="sha256:" + "b1" * 32),
+    ev.ReleaseFinished(
+        domain=DOMAIN,
+        release=1,
+        order_id=id_of("swap"),
+        model="sha256:" + "b1" * 32,
+        golden_difference=0.03125,
+        ready_s=2.5,
+        flip_ms=1.5,
+    ),
+    ev.RollbackAsked(domain=DOMAIN, to=0, by="ops"),
+    ev.ReleaseRolledBack(domain=DOMAIN, release=1, to=0, order_id=id_of("rollback"), flip_ms=1.25, ready_s=0.0),
+    ev.RoundCancelled(domain=DOMAIN, round_id="round-1", by="ops"),
+    ev.RoundFailed(
+        domain=DOMAIN,
+        round_id=None,
+        order_id=id_of("purge"),
+        step="purge",
+        reason="the disk is full",
+        will_retry=True,
+        attempt=1,
+    ),
+)
+ORDERS: tuple[Order, ...] = (
+    orders.SelectSnapshot(order_id=id_of("select"), domain=DOMAIN, round_id="round-1", pin=9),
+    orders.TrainCandidate(
+        order_id=id_of("train"),
+        domain=DOMAIN,
+        round_id="round-1",
+        snapshot="sha256:" + "5e" * 32,
+        base_model="sha256:" + "a0" * 32,
+        reference_model="sha256:" + "a0" * 32,
+        recipe=LoraRecipe(rank=8),
+        replay_prompts=("What is a river?",),
+    ),
+    orders.EvaluateCandidate(
+        order_id=id_of("evaluate"),
+        domain=DOMAIN,
+        round_id="round-1",
+        snapshot="sha256:" + "5e" * 32,
+        base_model="sha256:" + "a0" * 32,
+        candidate_model="sha256:" + "b1" * 32,
+        pin=9,
+        engine="llamacpp",
+    ),
+    orders.SwapRelease(
+        order_id=id_of("swap"),
+        domain=DOMAIN,
+        release=1,
+        model="sha256:" + "b1" * 32,
+        engine="llamacpp",
+        current=0,
+        round_id="round-1",
+    ),
+    orders.PurgePlaces(order_id=id_of("purge"), domain=DOMAIN, person="ana", kids=("key-of-ana",)),
+)
+assert {type(event) for event in EVENTS} == set(get_args(ev.Event)), "one sample of every event"
+assert {type(order) for order in ORDERS} == set(get_args(Order)), "one sample of every order"
+
+
+def enveloped(event: ev.Event, name: str = "event", at: datetime = START, cause: UUID | None = None) -> ev.Envelope:
+    return envelope_for(
+        event, id=id_of(name), source="/noria/api", time=at, correlation_id="correlation", causation_id=cause
+    )
+
+
+class DomainLog:
+    """The log of one domain. What is told takes effect as in the store: folded, reacted to, and kept as bytes."""
+
+    def __init__(self) -> None:
+        self.state = rounds.Domain()
+        self.told: list[ev.Recorded] = []
+        self.said: list[Consequence | Order] = []
+
+    def tell(
+        self, event: ev.DomainEvent, *, at: datetime = START, id: UUID | None = None
+    ) -> tuple[Consequence | Order, ...]:
+        """Fold one event; return what it makes us say and ask."""
+        envelope = envelope_for(
+            event, id=id or id_of(f"told {len(self.told)}"), source="/test", time=at, correlation_id=event.domain
+        )
+        recorded = ev.Recorded(envelope, ev.DOMAINS, 0, len(self.told))
+        after = rounds.fold(self.state, recorded, event)
+        said = rounds.react(self.state, after, recorded, event)
+        self.told.append(recorded)
+        self.said.extend(said)
+        self.state = msgspec.msgpack.decode(msgspec.msgpack.encode(after), type=rounds.Domain)
+        assert self.state == after, "a state must survive being kept"
+        return said
+
+
+def created(**policy: Any) -> DomainLog:
+    """A domain whose first model answers already; `policy` as in `Policy`, by default a round every two corrections."""
+    log = DomainLog()
+    founding = ev.DomainCreated(
+        domain=DOMAIN,
+        title="Allotments",
+        languages=("en",),
+        system_prompt="",
+        base_model="model-0",
+        engine="llamacpp",
+        replay_prompts=("What is a river?",),
+    )
+    (swap,) = log.tell(founding, at=START - timedelta(hours=1))
+    assert isinstance(swap, orders.SwapRelease)
+    in_force = Policy(**{"thresholds": Thresholds(corrections=2)} | policy)
+    log.tell(ev.PolicySet(domain=DOMAIN, policy=in_force, by="ops"), at=START - timedelta(hours=1))
+    log.tell(finished(swap), at=START - timedelta(hours=1))
+    return log
+
+
+def correction(example_id: str, person: str = "ana", kid: str | None = None) -> ev.ExampleAccepted:
+    kid = kid or f"key-of-{person}"
+    return ev.ExampleAccepted(
+        domain=DOMAIN,
+        example_id=example_id,
+        kind="correction",
+        person=person,
+        prompt=sealed(f"asked {example_id}", kid),
+        answer=sealed(f"answered {example_id}", kid),
+        said_at=START,
+    )
+
+
+def preference(preference_id: str, person: str = "ana") -> ev.PreferenceAccepted:
+    kid = f"key-of-{person}"
+    return ev.PreferenceAccepted(
+        domain=DOMAIN,
+        preference_id=preference_id,
+        person=person,
+        prompt=sealed(f"asked {preference_id}", kid),
+        chosen=sealed(f"chosen {preference_id}", kid),
+        rejected=(sealed(f"rejected {preference_id}", kid),),
+        said_at=START,
+        prompt_id=f"prompt of {preference_id}",
+    )
+
+
+def selected(order: orders.SelectSnapshot, kept: tuple[str, ...] = ("one", "two")) -> ev.SnapshotSelected:
+    return ev.SnapshotSelected(
+        domain=DOMAIN,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        snapshot=f"snapshot of {order.round_id}",
+        kept=kept,
+        earlier=0,
+        wordings=len(kept),
+        dropped={},
+    )
+
+
+def trained(order: orders.TrainCandidate) -> ev.CandidateTrained:
+    return ev.CandidateTrained(
+        domain=DOMAIN,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        model=f"model of {order.round_id}",
+        adapter="adapter",
+        golden="golden",
+        loss=0.5,
+        steps=10,
+        duration_s=1.0,
+        export_difference=0.0,
+    )
+
+
+def evaluated(order: orders.EvaluateCandidate, paired: dict[str, Paired] | None = None) -> ev.CandidateEvaluated:
+    return ev.CandidateEvaluated(
+        domain=DOMAIN,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        rows="rows",
+        paired=SHIPS if paired is None else paired,
+        duration_s=1.0,
+    )
+
+
+def finished(order: orders.SwapRelease) -> ev.ReleaseFinished:
+    return ev.ReleaseFinished(
+        domain=order.domain,
+        release=order.release,
+        order_id=order.order_id,
+        model=order.model,
+        golden_difference=0.0,
+        ready_s=1.0,
+        flip_ms=1.0,
+    )
+
+
+def rolled_back(order: orders.SwapRelease) -> ev.ReleaseRolledBack:
+    return ev.ReleaseRolledBack(
+        domain=order.domain,
+        release=order.current or 0,
+        to=order.release,
+        order_id=order.order_id,
+        flip_ms=1.0,
+        ready_s=0.0,
+    )
+
+
+def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memory") -> ev.RoundFailed:
+    steps: dict[type[Order], ev.Step] = {
+        orders.SelectSnapshot: "select",
+        orders.TrainCandidate: "train",
+        orders.EvaluateCandidate: "evaluate",
+        orders.SwapRelease: "swap",
+        orders.PurgePlaces: "purge",
+    }
+    return ev.RoundFailed(
+        domain=order.domain,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        step=steps[type(order)],
+        reason=reason,
+        will_retry=will_retry,
+        attempt=1,
+    )
