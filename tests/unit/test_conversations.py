@@ -1,0 +1,145 @@
+"""Conversations: which replies become examples and preferences of their domain, and under which ids."""
+
+from typing import Any
+from uuid import uuid5
+
+import msgspec
+import pytest
+
+from streams import events as ev
+from streams.conversations import Consequence, Conversation, Draft, fold, react
+from tests.samples import DOMAIN, START, enveloped, sealed
+
+SAID: dict[str, Any] = {"domain": DOMAIN, "conversation_id": "cnv_1", "person": "ana"}
+FEEDBACK: dict[str, Any] = SAID | {"request_digest": "9f" * 32}
+
+
+def asked(prompt_id: str = "p1") -> ev.PromptAsked:
+    return ev.PromptAsked(**SAID, prompt_id=prompt_id, messages=sealed(f"asked {prompt_id}"), release=0)
+
+
+def drafted(reply_id: str, prompt_id: str = "p1") -> ev.ReplyDrafted:
+    return ev.ReplyDrafted(
+        **SAID,
+        prompt_id=prompt_id,
+        reply_id=reply_id,
+        index=0,
+        release=0,
+        text=sealed(f"drafted {reply_id}"),
+        finish_reason="stop",
+        prompt_tokens=3,
+        completion_tokens=4,
+        duration_s=0.1,
+    )
+
+
+def picked(reply_id: str, prompt_id: str = "p1") -> ev.DraftPicked:
+    return ev.DraftPicked(**FEEDBACK, prompt_id=prompt_id, reply_id=reply_id)
+
+
+def corrected(reply_id: str = "r1", prompt_id: str = "p1", person: str = "ana") -> ev.ReplyCorrected:
+    text = sealed(f"corrected {reply_id}", f"key-of-{person}")
+    return ev.ReplyCorrected(**FEEDBACK | {"person": person}, prompt_id=prompt_id, reply_id=reply_id, text=text)
+
+
+def rated() -> ev.ReplyRated:
+    return ev.ReplyRated(**FEEDBACK, prompt_id="p1", reply_id="r1", rating=-1, scale="thumb")
+
+
+def commented() -> ev.ReplyCommented:
+    return ev.ReplyCommented(**FEEDBACK, prompt_id="p1", reply_id="r1", text=sealed("comment"))
+
+
+def told(*events: ev.ConversationEvent) -> tuple[Conversation, list[Consequence]]:
+    """The conversation after `events`, and what they implied."""
+    state = Conversation()
+    said: list[Consequence] = []
+    for number, event in enumerate(events):
+        envelope = enveloped(event, f"told {number}")
+        state = fold(state, event)
+        implied = react(state, envelope, event)
+        assert react(state, envelope, event) == implied, "the same event twice is one consequence"
+        said.extend(implied)
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=Conversation) == state
+    return state, said
+
+
+def test_prompts_and_drafts_are_remembered_for_the_feedback_on_them() -> None:
+    state, said = told(asked("p1"), drafted("r1"), asked("p2"), drafted("r2", "p2"))
+    assert state.prompts == {"p1": sealed("asked p1"), "p2": sealed("asked p2")}
+    assert state.drafts == {"r1": Draft("p1", sealed("drafted r1")), "r2": Draft("p2", sealed("drafted r2"))}
+    assert said == [], "what was only said teaches nothing"
+
+
+def test_a_correction_becomes_an_example_of_the_prompt_with_the_persons_own_words() -> None:
+    _, (found,) = told(asked(), drafted("r1"), corrected(person="ben"))
+    cause = enveloped(corrected(), "told 2").id
+    assert found.id == uuid5(cause, "example_accepted"), "the same correction twice is one example"
+    assert found.event == ev.ExampleAccepted(
+        domain=DOMAIN,
+        example_id=str(uuid5(cause, "example")),
+        kind="correction",
+        person="ben",
+        prompt=sealed("asked p1"),
+        answer=sealed("corrected r1", "key-of-ben"),
+        said_at=START,
+        prompt_id="p1",
+    )
+
+
+def test_a_reply_corrected_twice_gives_two_examples_for_the_selector_to_settle() -> None:
+    _, said = told(asked(), drafted("r1"), corrected(), corrected())
+    assert len({found.id for found in said}) == 2
+
+
+def test_a_picked_draft_becomes_a_preference_over_all_others_of_its_prompt() -> None:
+    _, (found,) = told(asked(), drafted("r3"), drafted("r1"), drafted("r2"), picked("r2"))
+    cause = enveloped(picked("r2"), "told 4").id
+    assert found.id == uuid5(cause, "preference_accepted")
+    assert found.event == ev.PreferenceAccepted(
+        domain=DOMAIN,
+        preference_id=str(uuid5(cause, "preference")),
+        person="ana",
+        prompt=sealed("asked p1"),
+        chosen=sealed("drafted r2"),
+        rejected=(sealed("drafted r1"), sealed("drafted r3")),
+        said_at=START,
+        prompt_id="p1",
+    )
+
+
+def test_drafts_of_other_prompts_are_not_what_a_pick_rejected() -> None:
+    _, said = told(asked("p1"), drafted("r1", "p1"), asked("p2"), drafted("r2", "p2"), picked("r1", "p1"))
+    assert said == [], "and a pick among one is no preference"
+
+
+@pytest.mark.parametrize("feedback", [rated(), commented()], ids=lambda event: type(event).__name__)
+def test_a_rating_and_a_comment_teach_nothing_and_change_nothing(feedback: ev.ConversationEvent) -> None:
+    before, _ = told(asked(), drafted("r1"))
+    after, said = told(asked(), drafted("r1"), feedback)
+    assert after == before and said == []
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (corrected(),),
+        (asked(), corrected()),
+        (drafted("r1"), corrected()),
+        (asked("p2"), drafted("r1"), corrected()),
+        (picked("r1"),),
+        (asked(), picked("r1")),
+        (drafted("r1"), drafted("r2"), picked("r1")),
+        (asked(), drafted("r2"), drafted("r3"), picked("r1")),
+    ],
+)
+def test_feedback_on_what_was_never_said_stays_without_effect(events: tuple[ev.ConversationEvent, ...]) -> None:
+    _, said = told(*events)
+    assert said == []
+
+
+def test_the_state_holds_sealed_words_only_and_folding_never_changes_what_was_before() -> None:
+    before = Conversation()
+    after = fold(fold(before, asked()), drafted("r1"))
+    assert before == Conversation() and after != before
+    assert all(text.jwe for text in after.prompts.values())

@@ -1,0 +1,226 @@
+"""The gate: McNemar's exact test and Tango's bound against published numbers and against brute force; what ships, what is
+refused, and what is neither."""
+
+from itertools import product
+from math import log, sqrt
+from statistics import NormalDist
+
+import pytest
+
+from streams.errors import Invalid
+from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Check, GateMargins, Paired, judge, mcnemar, tango_lower
+
+MARGINS = GateMargins()
+
+
+def paired(n: int, only_before: int = 0, only_after: int = 0, both: int | None = None) -> Paired:
+    both = n - only_before - only_after if both is None else both
+    return Paired(n, both, only_before, only_after, n - both - only_before - only_after)
+
+
+LEARNED = paired(10, only_after=10)
+KEPT = paired(100)
+
+
+def check(found: dict[str, Paired], name: str, margins: GateMargins = MARGINS) -> Check:
+    return next(check for check in judge(found, margins).checks if check.name == name)
+
+
+# McNemar
+
+
+@pytest.mark.parametrize(
+    ("only_before", "only_after", "expected"),
+    [
+        (0, 0, 1.0),
+        (0, 5, 0.0625),
+        (0, 6, 0.03125),
+        (1, 7, 0.0703125),  # Bentur et al. 2009 (airway hyper-responsiveness), in Fagerland et al. 2013: 0.0703
+        (9, 3, 0.14599609375),
+        (10, 10, 1.0),
+        (1, 1, 1.0),
+        (0, 2000, 0.0),
+    ],
+)
+def test_mcnemars_exact_p_value_is_the_published_one(only_before: int, only_after: int, expected: float) -> None:
+    assert mcnemar(only_before, only_after) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("changed", range(11))
+def test_mcnemars_exact_p_value_is_what_counting_every_outcome_gives(changed: int) -> None:
+    outcomes = [sum(coins) for coins in product((0, 1), repeat=changed)]
+    for only_before in range(changed + 1):
+        distance = abs(2 * only_before - changed)
+        as_far = sum(abs(2 * outcome - changed) >= distance for outcome in outcomes)
+        assert mcnemar(only_before, changed - only_before) == pytest.approx(as_far / len(outcomes))
+
+
+# Tango
+
+
+def two_sided(found: Paired, alpha: float = 0.05) -> tuple[float, float]:
+    swapped = Paired(found.n, found.both, found.only_after, found.only_before, found.neither)
+    return tango_lower(found, alpha / 2), -tango_lower(swapped, alpha / 2)
+
+
+def test_tangos_interval_is_the_published_one() -> None:
+    """Fagerland, Lydersen and Laake (2013), table of intervals for Bentur et al. 2009: (-0.517, -0.026)."""
+    lower, upper = two_sided(Paired(n=21, both=1, only_before=7, only_after=1, neither=12))
+    assert (round(lower, 3), round(upper, 3)) == (-0.517, -0.026)
+
+
+def likelihood(before: int, after: int, rest: int, share: float, change: float) -> float:
+    """Of a share of "only before", when the share of "only after" is `change` more."""
+    parts = ((before, share), (after, share + change), (rest, 1 - 2 * share - change))
+    return sum(count * log(p) if count else 0.0 for count, p in parts)
+
+
+def brute_score(found: Paired, change: float) -> float:
+    """The score statistic with the likelihood maximised by search, not by the closed form."""
+    low, high = max(0.0, -change) + 1e-12, (1 - change) / 2 - 1e-12
+    rest = found.both + found.neither
+    for _ in range(200):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        if likelihood(found.only_before, found.only_after, rest, left, change) < likelihood(
+            found.only_before, found.only_after, rest, right, change
+        ):
+            low = left
+        else:
+            high = right
+    share = (low + high) / 2
+    variance = found.n * (2 * share + change - change * change)
+    return (found.only_after - found.only_before - found.n * change) / sqrt(variance)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        paired(21, 7, 1),
+        paired(44, 1, 0),
+        paired(160, 20, 40),
+        paired(30),
+        paired(30, 0, 12),
+        paired(12, 5, 5),
+        paired(9, 4, 4),
+        paired(400, 11, 3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_tangos_bound_is_where_the_score_test_found_by_search_turns(found: Paired, alpha: float) -> None:
+    lower, wanted = tango_lower(found, alpha), NormalDist().inv_cdf(1 - alpha)
+    assert brute_score(found, lower) == pytest.approx(wanted, abs=1e-3)
+    assert brute_score(found, lower - 0.005) > wanted > brute_score(found, lower + 0.005)
+
+
+def test_with_nothing_changed_the_bound_has_a_closed_form() -> None:
+    """All kept of n: the bound is -z²/(n + z²), so that 25 questions can show a fall of less than ten in a hundred."""
+    z2 = NormalDist().inv_cdf(0.95) ** 2
+    for n in (1, 10, 24, 25, 300):
+        assert tango_lower(paired(n), 0.05) == pytest.approx(-z2 / (n + z2), abs=1e-9)
+    assert check({EARLIER: paired(24)}, EARLIER).verdict == "inconclusive"
+    assert check({EARLIER: paired(25)}, EARLIER).verdict == "pass"
+
+
+@pytest.mark.parametrize("found", [paired(0), paired(5, only_before=5), paired(1, only_before=1)], ids=str)
+def test_where_everything_is_lost_or_nothing_was_asked_the_bound_is_the_whole_loss(found: Paired) -> None:
+    assert tango_lower(found, 0.05) == pytest.approx(-1.0)
+
+
+def test_what_was_right_neither_time_counts_as_unchanged_like_what_was_right_both_times() -> None:
+    assert tango_lower(paired(40, 3, 2, both=0), 0.05) == tango_lower(paired(40, 3, 2), 0.05)
+
+
+# Verdicts
+
+
+def test_a_candidate_that_learned_the_fixes_and_kept_the_rest_ships() -> None:
+    verdict = judge({FIXES: LEARNED, EARLIER: KEPT, HELD_OUT: paired(20, 1, 6), GENERAL: KEPT}, MARGINS)
+    assert verdict.outcome == "ship" and verdict.words.startswith("shipped")
+    assert [(c.name, c.verdict) for c in verdict.checks] == [
+        (FIXES, "pass"),
+        (EARLIER, "pass"),
+        (HELD_OUT, "reported"),
+        (GENERAL, "pass"),
+    ]
+
+
+def test_fixes_that_could_be_chance_are_inconclusive_and_do_not_ship() -> None:
+    verdict = judge({FIXES: paired(5, only_after=5), EARLIER: KEPT, GENERAL: KEPT}, MARGINS)
+    assert verdict.outcome == "inconclusive" and verdict.words.startswith("not shipped")
+    assert "0 of 5 before, 5 of 5 after; p = 0.0625: could be chance" in verdict.words
+
+
+def test_fixes_that_got_worse_are_refused_however_significant() -> None:
+    verdict = judge({FIXES: paired(10, only_before=10), EARLIER: KEPT, GENERAL: KEPT}, MARGINS)
+    assert verdict.outcome == "refuse" and "fixes learned: 10 of 10 before, 0 of 10 after" in verdict.words
+    assert "worse than before" in verdict.words
+
+
+@pytest.mark.parametrize("name", [EARLIER, GENERAL])
+def test_what_must_be_kept_and_is_certainly_lost_is_refused(name: str) -> None:
+    found = {FIXES: LEARNED, EARLIER: KEPT, GENERAL: KEPT} | {name: paired(100, only_before=40)}
+    verdict = judge(found, MARGINS)
+    assert verdict.outcome == "refuse" and "is certain with 95% confidence" in verdict.words
+    assert check(found, name).verdict == "fail"
+
+
+@pytest.mark.parametrize("name", [EARLIER, GENERAL])
+def test_what_must_be_kept_and_may_be_lost_is_inconclusive_for_too_few_were_asked(name: str) -> None:
+    found = {FIXES: LEARNED, EARLIER: KEPT, GENERAL: KEPT} | {name: paired(8)}
+    verdict = judge(found, MARGINS)
+    assert verdict.outcome == "inconclusive" and "cannot be ruled out" in verdict.words
+
+
+def test_the_margin_of_the_policy_decides_what_counts_as_lost() -> None:
+    found = {FIXES: LEARNED, EARLIER: paired(100, only_before=4), GENERAL: KEPT}
+    lower = check(found, EARLIER).lower
+    assert lower is not None
+    outcomes = [judge(found, GateMargins(earlier_margin=-lower + step)).outcome for step in (-0.001, 0.001)]
+    assert outcomes == ["inconclusive", "ship"]
+
+
+def test_held_out_questions_refuse_only_what_is_significantly_worse() -> None:
+    kept = {FIXES: LEARNED, EARLIER: KEPT, GENERAL: KEPT}
+    assert judge(kept | {HELD_OUT: paired(30, 5, 0)}, MARGINS).outcome == "ship"
+    verdict = judge(kept | {HELD_OUT: paired(30, 6, 0)}, MARGINS)
+    assert verdict.outcome == "refuse" and "held-out rewordings" in verdict.words
+
+
+def test_a_failure_outweighs_what_is_inconclusive_and_the_words_name_every_failure() -> None:
+    verdict = judge({FIXES: paired(3, only_after=3), EARLIER: paired(99, 50), GENERAL: paired(99, 50)}, MARGINS)
+    assert verdict.outcome == "refuse"
+    assert "earlier fixes kept" in verdict.words and "general ability" in verdict.words
+    assert "fixes learned" not in verdict.words
+
+
+def test_a_set_that_is_missing_has_nothing_to_compare_and_holds_nothing_up() -> None:
+    verdict = judge({FIXES: LEARNED}, MARGINS)
+    assert verdict.outcome == "ship"
+    assert [c.verdict for c in verdict.checks] == ["pass", *["nothing to compare"] * 3]
+    assert all(c.n == 0 and c.lower is None and c.p_value is None for c in verdict.checks[1:])
+    assert judge({FIXES: LEARNED, EARLIER: paired(0)}, MARGINS) == verdict, "nor does one of no questions"
+
+
+def test_without_a_question_on_the_fixes_nothing_ships() -> None:
+    verdict = judge({EARLIER: KEPT, GENERAL: KEPT}, MARGINS)
+    assert verdict.outcome == "inconclusive" and "no question to judge by" in verdict.words
+
+
+def test_the_alpha_of_the_policy_decides_how_sure_one_must_be() -> None:
+    found = {FIXES: paired(6, only_after=6), EARLIER: paired(300), GENERAL: paired(300)}
+    assert judge(found, GateMargins(alpha=0.05)).outcome == "ship"
+    assert judge(found, GateMargins(alpha=0.03)).outcome == "inconclusive"
+
+
+def test_the_shares_of_the_table_are_those_of_right_answers() -> None:
+    line = check({FIXES: Paired(n=20, both=4, only_before=1, only_after=11, neither=4)}, FIXES)
+    assert (line.n, line.before, line.after) == (20, 0.25, 0.75)
+
+
+@pytest.mark.parametrize("name", ["alpha", "earlier_margin", "general_margin"])
+@pytest.mark.parametrize("value", [0.0, -0.1, 0.5, float("nan")])
+def test_margins_by_which_nothing_could_be_judged_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(Invalid, match=rf"gate\.{name}"):
+        GateMargins(**{name: value}).check()
+    GateMargins(**{name: 0.01}).check()
