@@ -22,10 +22,10 @@ def describe(name: str) -> str:
 
 def run(name: str, folder: Path) -> Path:
     """Run one benchmark in a home of its own, and write its report into `folder`."""
-    on = machine()
+    at, on = commit(), machine()
     with tempfile.TemporaryDirectory(prefix=f"noria-bench-{name}-") as scratch:
         rows: list[Row] = import_module(f"tests.bench.{name}").measure(Path(scratch))
-    return write(Report(name, commit(), on, tuple(rows)), folder)
+    return write(Report(name, at, on, tuple(rows)), folder)
 
 
 def main(arguments: list[str]) -> int:
