@@ -77,8 +77,8 @@ def check_policy(policy: Policy) -> None:
     for name, value in (("corrections", t.corrections), ("preferences", t.preferences), ("people", t.people)):
         if value is not None and value < 1:
             raise Invalid(f"thresholds.{name} must be at least 1, or null to switch it off; got {value}")
-    if t.days is not None and not t.days > 0:
-        raise Invalid(f"thresholds.days must be above 0; got {t.days}")
+    if t.days is not None and not 0 < t.days <= 3650:
+        raise Invalid(f"thresholds.days must be above 0 and at most 3650; got {t.days}")
     if not 0 <= t.settle_s <= 3600:
         raise Invalid(f"thresholds.settle_s must be from 0 to 3600; got {t.settle_s}")
     if policy.rounds_per_day < 1:
@@ -135,6 +135,8 @@ def outlook(policy: Policy, gathered: Gathered, now: datetime) -> Outlook:
             missing.append(f"the release is {t.days:g} days old at {old_at:%Y-%m-%d %H:%M} UTC")
         elif fresh:
             reasons.append(f"the release is more than {t.days:g} days old and {fresh} things are new")
+        else:
+            missing.append(f"the release is more than {t.days:g} days old, but nothing is new")
     if policy.schedule is not None:
         since = gathered.last_asked_at or gathered.last_release_at
         if since is not None and fresh and next_time(policy.schedule, since) <= now:
@@ -186,7 +188,11 @@ def quiet_until(hours: QuietHours, now: datetime) -> datetime | None:
         inside, day = start <= clock < end, here.date()
     else:
         inside, day = clock >= start or clock < end, here.date() + timedelta(days=int(clock >= start))
-    return datetime.combine(day, end, here.tzinfo).astimezone(UTC) if inside else None
+    if not inside:
+        return None
+    until = datetime.combine(day, end, here.tzinfo)
+    # When clocks go back, an end within the repeated hour comes twice.
+    return max(until.astimezone(UTC), until.replace(fold=here.fold).astimezone(UTC))
 
 
 def _plenty(gathered: Gathered, thresholds: Thresholds) -> bool:

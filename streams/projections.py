@@ -116,7 +116,7 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             row = _columns(event, "item_id", "domain", "kind", "item")
             return [Insert("exam_items", row | {"added_offset": recorded.offset})]
         case ExampleAccepted():
-            gone = not before.erased.isdisjoint((event.prompt.kid, event.answer.kid))
+            gone = event.prompt.kid in before.erased or event.answer.kid in before.erased
             row = _columns(event, "example_id", "domain", "kind", "person", "prompt", "answer", "prompt_id")
             more = {
                 "said_at": event.said_at,

@@ -95,7 +95,7 @@ class Domain(Struct, frozen=True):
     releases: dict[int, str] = field(default_factory=dict)  # release -> model
     live: int | None = None
     highest: int = 0
-    erased: frozenset[str] = frozenset()
+    erased: tuple[str, ...] = ()  # sorted, so that equal states are equal bytes in every process
 
 
 def gathered(state: Domain, now: datetime) -> Gathered:
@@ -147,6 +147,12 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(PurgePlaces(order_id=order_id, domain=event.domain, person=event.person, kids=event.kids))
 
     old, new = before.round, after.round
+    ended = after.ended
+    if old is not None and ended is not None and ended.id == old.id and ended.step == "refused":
+        # Said first: what came in during the round may have made the next one due on this very event.
+        assert ended.verdict is not None
+        refused = GateRefused(domain=event.domain, round_id=old.id, verdict=ended.verdict)
+        found.append(Consequence(uuid5(cause, "gate_refused"), refused))
     if new is not None and (old is None or old.id != new.id):
         requested = RoundRequested(
             domain=event.domain,
@@ -161,10 +167,6 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(SelectSnapshot(order_id=new.order_id, domain=event.domain, round_id=new.id, pin=new.pin))
     elif new is not None and old is not None and new.step != old.step:
         found.extend(_next_order(event.domain, after, new, cause))
-    elif old is not None and new is None and after.ended is not None and after.ended.step == "refused":
-        assert after.ended.verdict is not None
-        refused = GateRefused(domain=event.domain, round_id=old.id, verdict=after.ended.verdict)
-        found.append(Consequence(uuid5(cause, "gate_refused"), refused))
     return tuple(found)
 
 
@@ -185,7 +187,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         case PolicySet():
             return replace(state, policy=event.policy)
         case ExampleAccepted():
-            if not state.erased.isdisjoint((event.prompt.kid, event.answer.kid)):
+            if event.prompt.kid in state.erased or event.answer.kid in state.erased:
                 return state
             return replace(state, corrections=state.corrections | {event.example_id: event.person}, last_new_at=now)
         case PreferenceAccepted():
@@ -197,7 +199,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         case PersonErased():
             return replace(
                 state,
-                erased=state.erased | set(event.kids),
+                erased=tuple(sorted({*state.erased, *event.kids})),
                 corrections={k: v for k, v in state.corrections.items() if v != event.person},
                 preferences={k: v for k, v in state.preferences.items() if v != event.person},
             )

@@ -1,0 +1,597 @@
+"""A domain's rounds: each step of the state machine, one round at a time, old news ignored, and every way it can end."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import uuid5
+
+import pytest
+
+from streams import events as ev
+from streams import orders
+from streams.conversations import Consequence
+from streams.gate import GateMargins, Paired, judge
+from streams.orders import Order
+from streams.policy import Policy, QuietHours, Thresholds
+from streams.recipes import LoraRecipe
+from streams.rounds import Domain, gathered, prospect
+from tests.samples import (
+    DOMAIN,
+    REFUSED,
+    SHIPS,
+    START,
+    DomainLog,
+    correction,
+    created,
+    evaluated,
+    failed,
+    finished,
+    id_of,
+    preference,
+    rolled_back,
+    selected,
+    trained,
+)
+
+Said = tuple[Consequence | Order, ...]
+MINUTE = timedelta(minutes=1)
+
+
+def begun(log: DomainLog) -> orders.SelectSnapshot:
+    """Give the two corrections that make a round due; return its first order."""
+    start = len(log.told)
+    log.tell(correction(f"c{start}"))
+    said = log.tell(correction(f"c{start + 1}"))
+    (select,) = (order for order in said if isinstance(order, orders.SelectSnapshot))
+    return select
+
+
+def upto_train(log: DomainLog) -> orders.TrainCandidate:
+    (order,) = log.tell(selected(begun(log)))
+    assert isinstance(order, orders.TrainCandidate)
+    return order
+
+
+def upto_evaluate(log: DomainLog) -> orders.EvaluateCandidate:
+    (order,) = log.tell(trained(upto_train(log)))
+    assert isinstance(order, orders.EvaluateCandidate)
+    return order
+
+
+def upto_swap(log: DomainLog) -> orders.SwapRelease:
+    _, order = log.tell(evaluated(upto_evaluate(log)))
+    assert isinstance(order, orders.SwapRelease)
+    return order
+
+
+def requests(said: Said | list[Consequence | Order]) -> list[ev.RoundRequested]:
+    found = [one.event for one in said if isinstance(one, Consequence)]
+    return [event for event in found if isinstance(event, ev.RoundRequested)]
+
+
+def words(log: DomainLog) -> tuple[str, ...]:
+    return prospect(log.state, START).missing
+
+
+# A domain is made
+
+
+def test_a_new_domain_asks_for_its_first_engine_and_no_round_begins_before_it_answers() -> None:
+    log = DomainLog()
+    assert words(log) == ("the domain has not been created",)
+    founding = ev.DomainCreated(
+        domain=DOMAIN,
+        title="Allotments",
+        languages=("en",),
+        system_prompt="",
+        base_model="model-0",
+        engine="llamacpp",
+        replay_prompts=(),
+    )
+    (swap,) = log.tell(founding)
+    assert swap == orders.SwapRelease(
+        order_id=uuid5(log.told[0].envelope.id, "swap_release"),
+        domain=DOMAIN,
+        release=0,
+        model="model-0",
+        engine="llamacpp",
+        current=None,
+        round_id=None,
+    )
+    assert words(log) == ("no release answers yet",)
+    assert log.tell(founding) == (), "made twice, it is the same domain"
+    log.tell(ev.PolicySet(domain=DOMAIN, policy=Policy(Thresholds(corrections=1)), by="ops"))
+    assert log.tell(correction("early")) == () and log.tell(ev.RoundAsked(domain=DOMAIN, by="ops")) == ()
+    said = log.tell(finished(swap))
+    assert len(requests(said)) == 1, "what came before the engine answered counts as soon as it does"
+    assert log.state.live == 0 and log.state.releases == {0: "model-0"}
+
+
+def test_a_domain_made_again_under_another_model_stays_what_it_was() -> None:
+    log = created()
+    before = log.state
+    again = ev.DomainCreated(
+        domain=DOMAIN,
+        title="Other",
+        languages=(),
+        system_prompt="",
+        base_model="other",
+        engine="other",
+        replay_prompts=(),
+    )
+    assert log.tell(again) == () and log.state == before
+
+
+# A round, step by step
+
+
+def test_the_last_correction_that_was_asked_for_begins_a_round_pinned_to_where_it_stands() -> None:
+    log = created()
+    assert log.tell(correction("one")) == () and log.state.round is None
+    said = log.tell(correction("two", "ben"))
+    cause, offset = log.told[-1].envelope.id, log.told[-1].offset
+    requested, select = said
+    round_id = str(uuid5(cause, "round"))
+    assert requested == Consequence(
+        uuid5(cause, "round_requested"),
+        ev.RoundRequested(
+            domain=DOMAIN,
+            round_id=round_id,
+            number=1,
+            reason="2 corrections (the policy asks for 2)",
+            pin=offset + 1,
+            base_release=0,
+            policy=log.state.policy,
+        ),
+    )
+    assert select == orders.SelectSnapshot(
+        order_id=uuid5(cause, "select_snapshot"), domain=DOMAIN, round_id=round_id, pin=offset + 1
+    )
+    assert words(log) == ("round 1 is under way (select)",)
+
+
+def test_a_snapshot_is_trained_on_with_the_recipe_that_was_in_force_when_the_round_began() -> None:
+    log = created(recipe=LoraRecipe(rank=4))
+    select = begun(log)
+    log.tell(ev.PolicySet(domain=DOMAIN, policy=Policy(recipe=LoraRecipe(rank=64)), by="ops"))
+    (train,) = log.tell(selected(select))
+    assert train == orders.TrainCandidate(
+        order_id=uuid5(log.told[-1].envelope.id, "train_candidate"),
+        domain=DOMAIN,
+        round_id=select.round_id,
+        snapshot=f"snapshot of {select.round_id}",
+        base_model="model-0",
+        reference_model="model-0",
+        recipe=LoraRecipe(rank=4),
+        replay_prompts=("What is a river?",),
+    )
+
+
+def test_a_trained_candidate_is_examined_beside_the_release_that_it_came_from() -> None:
+    log = created()
+    train = upto_train(log)
+    (evaluate,) = log.tell(trained(train))
+    assert log.state.round is not None
+    assert evaluate == orders.EvaluateCandidate(
+        order_id=uuid5(log.told[-1].envelope.id, "evaluate_candidate"),
+        domain=DOMAIN,
+        round_id=train.round_id,
+        snapshot=train.snapshot,
+        base_model="model-0",
+        candidate_model=f"model of {train.round_id}",
+        pin=log.state.round.pin,
+        engine="llamacpp",
+    )
+
+
+def test_a_candidate_that_passes_the_gate_is_swapped_in_and_the_verdict_is_said() -> None:
+    log = created()
+    evaluate = upto_evaluate(log)
+    passed, swap = log.tell(evaluated(evaluate))
+    cause = log.told[-1].envelope.id
+    verdict = judge(SHIPS, GateMargins())
+    assert passed == Consequence(
+        uuid5(cause, "gate_passed"),
+        ev.GatePassed(domain=DOMAIN, round_id=evaluate.round_id, release=1, verdict=verdict),
+    )
+    assert swap == orders.SwapRelease(
+        order_id=uuid5(cause, "swap_release"),
+        domain=DOMAIN,
+        release=1,
+        model=evaluate.candidate_model,
+        engine="llamacpp",
+        current=0,
+        round_id=evaluate.round_id,
+    )
+
+
+def test_a_finished_release_answers_and_ends_the_round() -> None:
+    log = created()
+    swap = upto_swap(log)
+    assert log.tell(finished(swap), at=START + MINUTE) == ()
+    state = log.state
+    assert (state.live, state.highest, state.releases) == (1, 1, {0: "model-0", 1: swap.model})
+    assert state.round is None and state.last_release_at == START + MINUTE
+    assert state.ended is not None and (state.ended.id, state.ended.step) == (swap.round_id, "released")
+    assert state.ended.verdict is not None and state.ended.verdict.outcome == "ship"
+
+
+def test_the_next_round_trains_on_from_the_release_with_the_first_model_as_reference() -> None:
+    log = created()
+    first = upto_swap(log)
+    log.tell(finished(first))
+    train = upto_train(log)
+    assert (train.base_model, train.reference_model) == (first.model, "model-0")
+    assert requests(log.said)[-1].number == 2 and requests(log.said)[-1].base_release == 1
+
+
+# One at a time
+
+
+def test_a_round_that_is_under_way_is_not_asked_for_again() -> None:
+    log = created()
+    begun(log)
+    for number in range(10):
+        assert log.tell(correction(f"later {number}", f"person {number}")) == ()
+    assert log.tell(ev.RoundAsked(domain=DOMAIN, by="ops")) == ()
+    assert log.tell(ev.ClockTicked(domain=DOMAIN, at=START + timedelta(days=40))) == ()
+    assert len(requests(log.said)) == 1
+
+
+def test_the_rounds_own_request_coming_back_from_the_log_changes_nothing() -> None:
+    log = created()
+    begun(log)
+    (requested,) = requests(log.said)
+    before = log.state
+    assert log.tell(requested) == () and log.state == before
+
+
+def test_what_came_in_during_a_round_counts_for_the_next_which_begins_as_soon_as_this_one_ends() -> None:
+    log = created()
+    swap = upto_swap(log)
+    log.tell(correction("during one"))
+    log.tell(correction("during two"))
+    (requested, select) = log.tell(finished(swap))
+    assert isinstance(requested, Consequence) and isinstance(requested.event, ev.RoundRequested)
+    assert isinstance(select, orders.SelectSnapshot)
+    assert requested.event.number == 2 and requested.event.base_release == 1
+    assert requested.event.pin == log.told[-1].offset + 1
+    assert log.state.ended is not None and log.state.ended.step == "released"
+
+
+@pytest.mark.parametrize("during", [0, 2])
+def test_a_refusal_is_said_also_when_the_next_round_begins_on_the_very_same_event(during: int) -> None:
+    log = created()
+    evaluate = upto_evaluate(log)
+    for number in range(during):
+        log.tell(correction(f"during {number}"))
+    refused, *more = log.tell(evaluated(evaluate, REFUSED))
+    cause = log.told[-1].envelope.id
+    verdict = judge(REFUSED, GateMargins())
+    assert refused == Consequence(
+        uuid5(cause, "gate_refused"), ev.GateRefused(domain=DOMAIN, round_id=evaluate.round_id, verdict=verdict)
+    )
+    assert len(requests(tuple(more))) == during // 2
+    assert log.state.ended is not None and log.state.ended.id == evaluate.round_id
+    assert log.state.ended.step == "refused" and log.state.ended.verdict == verdict
+
+
+def test_a_refusal_is_said_once_and_not_again_by_what_follows_it() -> None:
+    log = created()
+    log.tell(evaluated(upto_evaluate(log), REFUSED))
+    start = len(log.said)
+    begun(log)
+    later = log.said[start:]
+    assert not [one for one in later if isinstance(one, Consequence) and isinstance(one.event, ev.GateRefused)]
+
+
+# Asked for by hand, and by time
+
+
+def test_a_round_asked_for_by_hand_waits_for_no_threshold_and_no_quiet_hours() -> None:
+    log = created(quiet_hours=QuietHours("00:00", "23:59"), rounds_per_day=1)
+    for number in (1, 2):
+        (requested,) = requests(log.tell(ev.RoundAsked(domain=DOMAIN, by="carla")))
+        assert requested.reason == "asked for by carla" and requested.number == number
+        log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"))
+
+
+def test_a_round_held_up_by_quiet_hours_begins_with_the_tick_after_their_end_and_is_pinned_there() -> None:
+    log = created(quiet_hours=QuietHours("08:00", "10:00"))
+    log.tell(correction("one"))
+    assert log.tell(correction("two")) == ()
+    outlook = prospect(log.state, START)
+    assert outlook.wake_at == START + timedelta(hours=1)
+    assert log.tell(ev.ClockTicked(domain=DOMAIN, at=outlook.wake_at - MINUTE)) == ()
+    said = log.tell(ev.ClockTicked(domain=DOMAIN, at=outlook.wake_at))
+    assert requests(said)[0].pin == log.told[-1].offset + 1
+    assert log.state.last_asked_at == outlook.wake_at, "the time of a tick is what it says"
+
+
+def test_a_burst_is_taken_whole_by_the_tick_after_it() -> None:
+    log = created(thresholds=Thresholds(corrections=2, settle_s=60))
+    for number in range(3):
+        assert log.tell(correction(f"c{number}"), at=START + number * MINUTE / 2) == ()
+    said = log.tell(ev.ClockTicked(domain=DOMAIN, at=START + 2 * MINUTE))
+    assert requests(said)[0].reason == "3 corrections (the policy asks for 2)"
+
+
+def test_a_new_policy_takes_effect_at_once() -> None:
+    log = created(thresholds=Thresholds(corrections=50))
+    log.tell(correction("one"))
+    said = log.tell(ev.PolicySet(domain=DOMAIN, policy=Policy(Thresholds(corrections=1)), by="ops"))
+    assert len(requests(said)) == 1
+
+
+def test_the_budget_of_a_day_counts_rounds_asked_for_that_day_and_is_new_the_next() -> None:
+    log = created(rounds_per_day=2)
+    for _ in range(2):
+        select = begun(log)
+        log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"))
+    log.tell(correction("third one"))
+    assert log.tell(correction("third two")) == ()
+    assert gathered(log.state, START).asked_today == 2
+    midnight = prospect(log.state, START).wake_at
+    assert midnight is not None and gathered(log.state, midnight).asked_today == 0
+    assert len(requests(log.tell(ev.ClockTicked(domain=DOMAIN, at=midnight)))) == 1
+    assert log.state.asked == (midnight,), "yesterday's are forgotten"
+
+
+def test_preferences_and_corrections_are_counted_apart_and_people_together() -> None:
+    log = created(thresholds=Thresholds(corrections=9, preferences=2, people=2))
+    log.tell(preference("p1", "ana"))
+    assert log.tell(preference("p2", "ana")) == ()
+    found = gathered(log.state, START)
+    assert (found.corrections, found.preferences, found.people) == (0, 2, 1)
+    assert len(requests(log.tell(correction("c1", "ben")))) == 1
+    assert gathered(log.state, START).people == 0
+
+
+# Every other way to end
+
+
+def test_a_snapshot_that_keeps_nothing_ends_the_round_empty() -> None:
+    log = created()
+    assert log.tell(selected(begun(log), kept=())) == ()
+    assert log.state.round is None and log.state.ended is not None and log.state.ended.step == "empty"
+
+
+@pytest.mark.parametrize("reach", [begun, upto_train, upto_evaluate, upto_swap])
+def test_a_step_that_fails_for_good_ends_the_round_and_says_why(reach: Callable[[DomainLog], Any]) -> None:
+    log = created()
+    order = reach(log)
+    before = log.state
+    assert log.tell(failed(order, will_retry=True)) == () and log.state == before, "what is retried goes on"
+    assert log.tell(failed(order)) == ()
+    step = failed(order).step
+    assert log.state.round is None and log.state.live == 0
+    assert log.state.ended is not None
+    assert (log.state.ended.step, log.state.ended.failure) == ("failed", f"{step}: out of memory")
+    assert begun(log), "and the next round can begin"
+
+
+@pytest.mark.parametrize("reach", [begun, upto_train, upto_evaluate])
+def test_a_round_can_be_cancelled_until_its_gate_and_what_its_workers_still_say_is_old_news(
+    reach: Callable[[DomainLog], Any],
+) -> None:
+    log = created()
+    order = reach(log)
+    assert log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=order.round_id, by="ops")) == ()
+    assert log.state.round is None and log.state.ended is not None and log.state.ended.step == "cancelled"
+    before = log.state
+    results: dict[type, Callable[[Any], ev.DomainEvent]] = {
+        orders.SelectSnapshot: selected,
+        orders.TrainCandidate: trained,
+        orders.EvaluateCandidate: evaluated,
+    }
+    late = results[type(order)](order)
+    assert log.tell(late) == () and log.tell(failed(order)) == () and log.state == before
+
+
+def test_a_round_that_is_being_swapped_in_can_no_longer_be_cancelled() -> None:
+    log = created()
+    swap = upto_swap(log)
+    assert swap.round_id is not None
+    before = log.state
+    assert log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=swap.round_id, by="ops")) == ()
+    assert log.state == before
+    log.tell(finished(swap))
+    assert log.state.live == 1
+
+
+def test_cancelling_another_round_leaves_this_one_alone() -> None:
+    log = created()
+    begun(log)
+    before = log.state
+    assert log.tell(ev.RoundCancelled(domain=DOMAIN, round_id="another", by="ops")) == () and log.state == before
+
+
+@pytest.mark.parametrize(
+    "paired",
+    [REFUSED, SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}, {}],
+    ids=["refused", "inconclusive", "nothing examined"],
+)
+def test_only_a_candidate_that_the_gate_passes_goes_live(paired: dict[str, Paired]) -> None:
+    log = created()
+    (refused,) = log.tell(evaluated(upto_evaluate(log), paired))
+    assert isinstance(refused, Consequence) and isinstance(refused.event, ev.GateRefused)
+    assert refused.event.verdict.outcome != "ship"
+    assert (log.state.live, log.state.highest, log.state.round) == (0, 0, None)
+
+
+def test_the_gate_judges_by_the_margins_in_force_when_the_round_began() -> None:
+    lost = SHIPS | {"general": Paired(n=200, both=120, only_before=20, only_after=0, neither=60)}
+    log = created(gate=GateMargins(general_margin=0.3))
+    evaluate = upto_evaluate(log)
+    log.tell(ev.PolicySet(domain=DOMAIN, policy=Policy(gate=GateMargins()), by="ops"))
+    assert [type(one) for one in log.tell(evaluated(evaluate, lost))] == [Consequence, orders.SwapRelease]
+    assert judge(lost, GateMargins()).outcome != "ship"
+
+
+# Old news
+
+
+def test_results_of_an_order_of_an_earlier_round_are_ignored() -> None:
+    log = created()
+    select = begun(log)
+    (train,) = log.tell(selected(select))
+    assert isinstance(train, orders.TrainCandidate)
+    (evaluate,) = log.tell(trained(train))
+    assert isinstance(evaluate, orders.EvaluateCandidate)
+    log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"))
+    begun(log)
+    before = log.state
+    for late in (selected(select), trained(train), evaluated(evaluate), failed(train)):
+        assert log.tell(late) == () and log.state == before
+
+
+def test_a_result_that_comes_twice_under_two_ids_takes_effect_once() -> None:
+    log = created()
+    select = begun(log)
+    assert len(log.tell(selected(select))) == 1
+    before = log.state
+    assert log.tell(selected(select)) == () and log.state == before
+
+
+def test_progress_and_what_we_said_ourselves_change_nothing() -> None:
+    log = created()
+    train = upto_train(log)
+    before = log.state
+    progressed = ev.OrderProgressed(
+        domain=DOMAIN, round_id=train.round_id, order_id=train.order_id, step="train", done=1, total=9
+    )
+    purged = ev.PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={})
+    started = ev.ReleaseStarted(domain=DOMAIN, release=7, order_id=id_of("swap"), model="model")
+    verdict = judge(SHIPS, GateMargins())
+    passed = ev.GatePassed(domain=DOMAIN, round_id=train.round_id, release=7, verdict=verdict)
+    refused = ev.GateRefused(domain=DOMAIN, round_id=train.round_id, verdict=verdict)
+    for event in (progressed, purged, started, passed, refused):
+        assert log.tell(event) == () and log.state == before
+
+
+# Rolling back
+
+
+def test_a_rollback_asks_for_the_earlier_release_which_answers_once_it_is_there() -> None:
+    log = created()
+    log.tell(finished(upto_swap(log)))
+    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=0, by="ops"))
+    assert back == orders.SwapRelease(
+        order_id=uuid5(log.told[-1].envelope.id, "swap_release"),
+        domain=DOMAIN,
+        release=0,
+        model="model-0",
+        engine="llamacpp",
+        current=1,
+        round_id=None,
+        rollback=True,
+    )
+    assert log.state.live == 1, "asking is not doing"
+    log.tell(rolled_back(back))
+    assert log.state.live == 0
+    train = upto_train(log)
+    assert train.base_model == "model-0" and requests(log.said)[-1].base_release == 0
+
+
+def test_after_a_rollback_a_new_release_takes_a_number_that_was_never_used() -> None:
+    log = created()
+    log.tell(finished(upto_swap(log)))
+    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=0, by="ops"))
+    assert isinstance(back, orders.SwapRelease)
+    log.tell(rolled_back(back))
+    swap = upto_swap(log)
+    assert (swap.release, swap.current) == (2, 0)
+
+
+def test_a_number_whose_release_never_went_live_is_not_used_again() -> None:
+    log = created()
+    swap = upto_swap(log)
+    log.tell(failed(swap))
+    assert upto_swap(log).release == swap.release + 1
+
+
+@pytest.mark.parametrize("to", [0, 5, -1])
+def test_a_rollback_to_what_answers_already_or_never_did_asks_for_nothing(to: int) -> None:
+    assert created().tell(ev.RollbackAsked(domain=DOMAIN, to=to, by="ops")) == ()
+
+
+def test_a_rollback_during_a_round_leaves_the_round_on_the_release_that_it_began_with() -> None:
+    log = created()
+    log.tell(finished(upto_swap(log)))
+    select = begun(log)
+    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=0, by="ops"))
+    assert isinstance(back, orders.SwapRelease)
+    log.tell(rolled_back(back))
+    (train,) = log.tell(selected(select))
+    assert isinstance(train, orders.TrainCandidate) and train.base_model == log.state.releases[1]
+
+
+# Erasure
+
+
+def test_erasing_a_person_takes_what_they_said_out_of_the_count_and_orders_a_purge() -> None:
+    log = created(thresholds=Thresholds(corrections=3, preferences=3))
+    log.tell(correction("one", "ana"))
+    log.tell(correction("two", "ben"))
+    log.tell(preference("three", "ana"))
+    (purge,) = log.tell(ev.PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"))
+    assert purge == orders.PurgePlaces(
+        order_id=uuid5(log.told[-1].envelope.id, "purge_places"), domain=DOMAIN, person="ana", kids=("key-of-ana",)
+    )
+    found = gathered(log.state, START)
+    assert (found.corrections, found.preferences, found.people) == (1, 0, 1)
+    assert log.state.corrections == {"two": "ben"}
+
+
+def test_words_sealed_with_a_destroyed_key_that_arrive_late_do_not_count() -> None:
+    log = created(thresholds=Thresholds(corrections=1, preferences=1))
+    log.tell(ev.PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"))
+    assert log.tell(correction("late", "ana")) == () and log.tell(preference("late", "ana")) == ()
+    assert gathered(log.state, START).people == 0
+    assert len(requests(log.tell(correction("anew", "ana", kid="newer-key-of-ana")))) == 1
+
+
+def test_erasing_during_a_round_leaves_the_round_to_its_selector() -> None:
+    log = created()
+    select = begun(log)
+    log.tell(ev.PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"))
+    assert log.state.round is not None and log.state.round.id == select.round_id
+
+
+def test_the_keys_that_were_destroyed_stand_in_one_order_however_they_were_told() -> None:
+    """The kept states of a live store and of a replay are compared byte by byte, across processes."""
+    kids = [f"key-{number}" for number in (7, 1, 9, 4, 2)]
+    log = created()
+    for number, kid in enumerate(kids):
+        log.tell(ev.PersonErased(domain=DOMAIN, person=f"p{number}", kids=(kid, kids[0]), by="ops"))
+    assert log.state.erased == tuple(sorted(kids))
+
+
+def test_a_retired_example_no_longer_counts() -> None:
+    log = created()
+    log.tell(correction("one"))
+    log.tell(ev.ExampleRetired(domain=DOMAIN, example_id="one", reason="wrong", by="ops"))
+    log.tell(ev.ExampleRetired(domain=DOMAIN, example_id="unknown", reason="wrong", by="ops"))
+    assert log.tell(correction("two")) == () and set(log.state.corrections) == {"two"}
+
+
+# Ids
+
+
+def test_the_same_log_gives_the_same_ids_and_another_cause_gives_others() -> None:
+    def told(salt: str) -> list[Consequence | Order]:
+        log = created()
+        for number in range(2):
+            log.tell(correction(f"c{number}"), id=id_of(f"{salt} {number}"))
+        return log.said[1:]
+
+    assert told("a") == told("a")
+    ids = [{one.id if isinstance(one, Consequence) else one.order_id for one in told(salt)} for salt in "ab"]
+    assert ids[0].isdisjoint(ids[1])
+
+
+def test_folding_never_changes_the_state_that_was_before() -> None:
+    log = created()
+    before, copy = log.state, Domain(**{name: getattr(log.state, name) for name in log.state.__struct_fields__})
+    upto_swap(log)
+    assert before == copy and log.state != before
