@@ -33,6 +33,8 @@ _REGISTRY = jwe.JWERegistry(
     header_registry={"ref": HeaderParameter("Where the text was first said", "str")},
     algorithms=["dir", "A256GCM"],
 )
+# The library would seal any length and then open no more than 64 KB; a long conversation has more, an event never this.
+_REGISTRY.max_ciphertext_length = 1_000_000
 KEY_CACHE_S = 1.0  # how long another process may still open what has just been erased
 
 

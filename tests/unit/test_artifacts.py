@@ -1,0 +1,186 @@
+"""The artifact store: the same bytes under the same name, whole or not at all, and only for this user."""
+
+import hashlib
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from streams.errors import Invalid
+from workers.artifacts import Artifacts
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Artifacts:
+    return Artifacts(tmp_path / "artifacts")
+
+
+def folder(path: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def arriving(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "artifacts" / "arriving").iterdir())
+
+
+MODEL = {"config.json": b"{}", "weights/one.bin": b"\x00" * 5000, "weights/two.bin": "naïve 权重".encode()}
+
+
+def test_a_files_name_is_the_digest_of_its_bytes(kept: Artifacts, tmp_path: Path) -> None:
+    content = b"potting soil" * 200_000
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    expected = "sha256:" + hashlib.sha256(content).hexdigest()
+    assert kept.put_bytes(content) == kept.put_file(source) == expected
+    assert kept.has(expected) and kept.path(expected).read_bytes() == content and kept.verify(expected)
+    assert arriving(tmp_path) == []
+
+
+def test_a_copy_is_kept_of_a_file_so_that_the_original_may_change(kept: Artifacts, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"before")
+    digest = kept.put_file(source)
+    source.write_bytes(b"after!")
+    assert kept.path(digest).read_bytes() == b"before" and kept.verify(digest)
+
+
+def test_a_folders_name_is_the_digest_of_its_manifest(kept: Artifacts, tmp_path: Path) -> None:
+    digest = kept.put_dir(folder(tmp_path / "model", MODEL))
+    manifest = "".join(f"{n} {hashlib.sha256(c).hexdigest()} {len(c)}\n" for n, c in sorted(MODEL.items()))
+    assert digest == "sha256:" + hashlib.sha256(manifest.encode()).hexdigest()
+    place = kept.path(digest)
+    assert {f.relative_to(place).as_posix(): f.read_bytes() for f in place.rglob("*") if f.is_file()} == MODEL
+    assert kept.verify(digest) and arriving(tmp_path) == []
+
+
+def test_the_same_folder_has_the_same_name_wherever_it_lay_and_whenever_it_was_written(tmp_path: Path) -> None:
+    one, other = Artifacts(tmp_path / "artifacts"), Artifacts(tmp_path / "others")
+    first = folder(tmp_path / "a", MODEL)
+    second = folder(tmp_path / "b" / "deeper", dict(reversed(MODEL.items())))
+    os.utime(second / "config.json", (1, 1))
+    assert one.put_dir(first) == other.put_dir(second) == one.put_dir(second)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        MODEL | {"config.json": b"{ }"},
+        MODEL | {"extra": b""},
+        {"config.json": MODEL["config.json"]},
+        {"settings.json" if n == "config.json" else n: c for n, c in MODEL.items()},
+        MODEL | {"weights/one.bin": MODEL["weights/two.bin"], "weights/two.bin": MODEL["weights/one.bin"]},
+    ],
+    ids=["bytes", "one more", "fewer", "renamed", "exchanged"],
+)
+def test_a_folder_that_differs_in_anything_has_another_name(
+    kept: Artifacts, tmp_path: Path, changed: dict[str, bytes]
+) -> None:
+    assert kept.put_dir(folder(tmp_path / "a", MODEL)) != kept.put_dir(folder(tmp_path / "b", changed))
+
+
+def test_what_is_put_twice_is_kept_once(kept: Artifacts, tmp_path: Path) -> None:
+    source = folder(tmp_path / "model", MODEL)
+    for _ in range(2):
+        kept.put_dir(source)
+        kept.put_bytes(b"words")
+    assert len(list((tmp_path / "artifacts" / "sha256").iterdir())) == 2 and arriving(tmp_path) == []
+
+
+def test_a_folder_with_anything_but_plain_files_is_refused_and_nothing_of_it_stays(
+    kept: Artifacts, tmp_path: Path
+) -> None:
+    source = folder(tmp_path / "model", MODEL)
+    (source / "link").symlink_to("/etc/hostname")
+    with pytest.raises(Invalid, match="model/link is no plain file"):
+        kept.put_dir(source)
+    (source / "link").unlink()
+    os.mkfifo(source / "pipe")
+    with pytest.raises(Invalid, match="model/pipe is no plain file"):
+        kept.put_dir(source)
+    assert list((tmp_path / "artifacts" / "sha256").iterdir()) == [] and arriving(tmp_path) == []
+
+
+def test_everything_kept_is_for_this_user_only(kept: Artifacts, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Artifacts(tmp_path / "artifacts").put_dir(folder(tmp_path / "model", MODEL))
+        kept.put_bytes(b"words")
+    finally:
+        os.umask(before)
+    root = tmp_path / "artifacts"
+    for place in [root, *root.rglob("*")]:
+        mode = stat.S_IMODE(place.stat().st_mode)
+        assert mode == (0o700 if place.is_dir() else 0o600), f"{place.relative_to(root)} has {mode:o}"
+
+
+def test_bytes_that_rotted_no_longer_verify(kept: Artifacts, tmp_path: Path) -> None:
+    file, model = kept.put_bytes(b"words"), kept.put_dir(folder(tmp_path / "model", MODEL))
+    kept.path(file).write_bytes(b"worms")
+    (kept.path(model) / "config.json").write_bytes(b"[]")
+    assert not kept.verify(file) and not kept.verify(model)
+
+
+def test_a_file_that_is_missing_from_a_kept_folder_is_noticed(kept: Artifacts, tmp_path: Path) -> None:
+    digest = kept.put_dir(folder(tmp_path / "model", MODEL))
+    (kept.path(digest) / "config.json").unlink()
+    assert not kept.verify(digest)
+
+
+def test_what_is_removed_is_gone_and_can_be_put_again(kept: Artifacts, tmp_path: Path) -> None:
+    source = folder(tmp_path / "model", MODEL)
+    for digest in (kept.put_bytes(b"words"), kept.put_dir(source)):
+        assert kept.remove(digest) is True and not kept.has(digest)
+        assert kept.remove(digest) is False
+        with pytest.raises(Invalid, match="there is no artifact"):
+            kept.path(digest)
+    assert arriving(tmp_path) == [] and (source / "config.json").exists(), "the folder that it came from stays"
+    assert kept.verify(kept.put_dir(source))
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        "",
+        "sha256:",
+        "sha256:" + "a" * 63,
+        "sha256:" + "A" * 64,
+        "a" * 64,
+        "md5:" + "a" * 64,
+        "sha256:../../../etc/passwd",
+    ],
+)
+def test_what_is_no_digest_reaches_no_file(kept: Artifacts, digest: str) -> None:
+    for act in (kept.has, kept.path, kept.verify, kept.remove):
+        with pytest.raises(Invalid, match="is not the digest of an artifact"):
+            act(digest)
+
+
+def test_what_was_not_finished_is_not_there_for_anybody(kept: Artifacts, tmp_path: Path) -> None:
+    missing = tmp_path / "no such file"
+    with pytest.raises(FileNotFoundError):
+        kept.put_file(missing)
+    assert arriving(tmp_path) == [] and list((tmp_path / "artifacts" / "sha256").iterdir()) == []
+
+
+def test_many_who_put_the_same_at_once_all_get_it(tmp_path: Path) -> None:
+    sources = [folder(tmp_path / f"model {number}", MODEL) for number in range(8)]
+    start = threading.Barrier(len(sources))
+    found: list[str] = []
+
+    def put(source: Path) -> None:
+        mine = Artifacts(tmp_path / "artifacts")
+        start.wait()
+        found.extend([mine.put_dir(source), mine.put_bytes(b"words")])
+
+    threads = [threading.Thread(target=put, args=(source,)) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16 and len(set(found)) == 2 and arriving(tmp_path) == []
+    assert all(Artifacts(tmp_path / "artifacts").verify(digest) for digest in set(found))
