@@ -1,0 +1,138 @@
+"""The rules of the house hold because tools enforce them: an event that nobody handles fails the type checker where it is
+not handled, and a core that reaches for the outside fails the import rules."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[2]
+PACKAGES = ("streams", "workers", "api", "deploy", "migrations")
+NIGHT = '''class NightFell(Struct, frozen=True, kw_only=True):
+    """It grew dark over the allotments."""
+
+    domain: str
+    conversation_id: str
+
+
+'''
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the packages and of the rules for them, as they are."""
+    copy = tmp_path_factory.mktemp("house")
+    for package in PACKAGES:
+        shutil.copytree(HOUSE / package, copy / package, ignore=shutil.ignore_patterns("__pycache__", "*.jsonl"))
+    shutil.copy(HOUSE / "pyproject.toml", copy)
+    return copy
+
+
+@pytest.fixture
+def streams(house: Path, tmp_path: Path) -> Path:
+    """A copy of the log's package alone, to be changed; what the type checker knows of the original is at hand."""
+    shutil.copytree(house / "streams", tmp_path / "streams")
+    shutil.copy(house / "pyproject.toml", tmp_path)
+    return tmp_path / "streams"
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path.name}"
+    path.write_text(text.replace(old, new))
+
+
+def run(program: str, arguments: Sequence[str], where: Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [Path(sys.executable).parent / program, *arguments], cwd=where, capture_output=True, text=True, timeout=240
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def types(streams: Path, cache: Path) -> tuple[int, str]:
+    checked = ["streams/rounds.py", "streams/projections.py", "streams/conversations.py"]
+    return run("mypy", ["--no-error-summary", "--cache-dir", str(cache), *checked], streams.parent)
+
+
+def imports(where: Path) -> tuple[int, str]:
+    return run("lint-imports", ["--no-cache"], where)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("types")
+
+
+def test_the_core_as_it_is_passes_the_type_checker(streams: Path, cache: Path) -> None:
+    code, said = types(streams, cache)
+    assert code == 0, said
+
+
+def test_a_domain_event_that_nobody_handles_fails_the_type_checker_where_it_is_not_handled(
+    streams: Path, cache: Path
+) -> None:
+    replaced(streams / "events.py", "ConversationEvent = PromptAsked", NIGHT + "ConversationEvent = PromptAsked")
+    replaced(streams / "events.py", "    | RoundFailed\n)", "    | RoundFailed\n    | NightFell\n)")
+    code, said = types(streams, cache)
+    assert code == 1
+    for module in ("rounds", "projections"):
+        (line,) = (line for line in said.splitlines() if line.startswith(f"streams/{module}.py"))
+        assert '"assert_never" has incompatible type "NightFell"' in line
+    assert "streams/conversations.py" not in said
+
+
+def test_a_conversation_event_that_nobody_handles_fails_the_type_checker_where_it_is_not_handled(
+    streams: Path, cache: Path
+) -> None:
+    replaced(
+        streams / "events.py", "ConversationEvent = PromptAsked", NIGHT + "ConversationEvent = NightFell | PromptAsked"
+    )
+    code, said = types(streams, cache)
+    assert code == 1
+    found = [line for line in said.splitlines() if '"assert_never" has incompatible type "NightFell"' in line]
+    assert sum(line.startswith("streams/conversations.py") for line in found) == 2, "folded, and reacted to"
+    assert sum(line.startswith("streams/projections.py") for line in found) == 1
+    assert "streams/rounds.py" not in said
+
+
+def test_a_step_of_a_round_without_an_order_fails_the_type_checker(streams: Path, cache: Path) -> None:
+    replaced(streams / "events.py", 'RoundStep = Literal["select", ', 'RoundStep = Literal["ponder", "select", ')
+    code, said = types(streams, cache)
+    assert code == 1 and "streams/rounds.py" in said and "assert_never" in said and "ponder" in said
+
+
+def test_the_house_as_it_is_keeps_its_import_rules(house: Path) -> None:
+    code, said = imports(house)
+    assert code == 0 and "3 kept, 0 broken" in said, said
+
+
+@pytest.mark.parametrize(
+    ("module", "reach", "words"),
+    [
+        ("streams/rounds.py", "import faust", "streams.rounds -> faust"),
+        ("streams/gate.py", "import torch", "streams.gate -> torch"),
+        ("streams/policy.py", "import sqlalchemy.orm", "streams.policy -> sqlalchemy"),
+        ("streams/conversations.py", "from streams.log import Message", "streams.conversations -> streams.log"),
+        ("streams/log.py", "import api.app", "streams.log -> api.app"),
+        ("workers/artifacts.py", "import api.client", "workers.artifacts -> api.client"),
+        ("api/wire.py", "import workers.loop", "api.wire -> workers.loop"),
+    ],
+    ids=lambda value: value if "->" in str(value) else "",
+)
+def test_an_import_that_the_house_forbids_fails_the_import_rules_naming_the_module(
+    house: Path, module: str, reach: str, words: str
+) -> None:
+    path = house / module
+    text = path.read_text()
+    path.write_text(f"{text}\n\n{reach}\n")
+    try:
+        code, said = imports(house)
+    finally:
+        path.write_text(text)
+    assert code == 1 and "BROKEN" in said
+    assert words in " ".join(said.split()), said
