@@ -21,7 +21,10 @@ with engine.connect() as connection:
     connection.execute(text("SET lock_timeout = '10s'"))
     connection.execute(text("SET statement_timeout = '10min'"))
     connection.execute(text("SELECT pg_advisory_lock(hashtext('noria.migrations'))"))
+    # The user is called as one of the schemas is, which would make that one the default.
+    connection.execute(text("SET search_path TO public"))
     connection.commit()
+    connection.dialect.default_schema_name = "public"
     try:
         context.configure(
             connection=connection,

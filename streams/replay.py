@@ -19,7 +19,7 @@ from streams.store import Store, positions, postgres_trouble
 
 BATCH_RECORDS = 2000
 # The outbox is a queue with marks of its own sending, not a projection; its contents are compared by id.
-COMPARED = tuple(table.name for table in projections.sorted_tables if table.name != "outbox")
+COMPARED = tuple(str(table.name) for table in projections.sorted_tables if table.name != "outbox")
 
 
 class Rebuilt(Struct, frozen=True):
@@ -133,11 +133,11 @@ def _records(log: Log, upto: dict[tuple[str, int], int]) -> Iterator[Record]:
 
 
 def _key(name: str) -> list[str]:
-    return [column.name for column in projections.tables[f"{LIVE}.{name}"].primary_key]
+    return [str(column.name) for column in projections.tables[f"{LIVE}.{name}"].primary_key]
 
 
 def _columns(name: str) -> list[str]:
-    return [column.name for column in projections.tables[f"{LIVE}.{name}"].columns]
+    return [str(column.name) for column in projections.tables[f"{LIVE}.{name}"].columns]
 
 
 def _digest(connection: Connection, schema: str, name: str) -> tuple[int, str]:

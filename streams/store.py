@@ -18,7 +18,7 @@ from msgspec import Struct
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, execute_values
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from streams import conversations, projections, rounds
 from streams.codec import decode, encode, encode_order, envelope_for, is_of_domain, name_of, topic_of
@@ -79,7 +79,7 @@ def postgres_trouble() -> Iterator[None]:
     """Turn a server that does not answer into Unavailable."""
     try:
         yield
-    except (OperationalError, psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+    except (OperationalError, InterfaceError, psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
 
 

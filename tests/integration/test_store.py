@@ -1,0 +1,357 @@
+"""The one transaction: however often a record comes, it has its effect once, and what is unreadable stops nothing."""
+
+import base64
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from uuid import UUID, uuid4, uuid5
+
+import msgspec
+import psycopg2
+import pytest
+from sqlalchemy import Engine
+
+from deploy.ports import LOOPBACK, free_port
+from streams.codec import decode, decode_order
+from streams.errors import Unavailable
+from streams.events import (
+    CONVERSATIONS,
+    DOMAINS,
+    ORDERS,
+    QUARANTINE,
+    ClockTicked,
+    ExampleAccepted,
+    PreferenceAccepted,
+    PromptAsked,
+    ReplyCorrected,
+)
+from streams.log import MemoryLog, Message, Record
+from streams.orders import SwapRelease
+from streams.schema import LIVE, projections
+from streams.store import LostHistory, Store, TooManyInvalid, open_engine
+from tests.integration.by_hand import AT, ByHand, created, empty, message, rows, sealed, talk
+from tests.integration.conftest import eventually
+
+
+@pytest.fixture
+def world(database: Engine) -> Iterator[ByHand]:
+    empty(database)
+    yield ByHand(database, MemoryLog())
+
+
+def contents(engine: Engine) -> dict[str, str]:
+    """A digest of every table, marks of sending and times of making included."""
+    found = {}
+    for table in projections.sorted_tables:
+        order = ", ".join(f'"{column.name}"' for column in table.primary_key)
+        lines = repr(rows(engine, f"SELECT t::text FROM {LIVE}.{table.name} t ORDER BY {order}"))
+        found[table.name] = hashlib.sha256(lines.encode()).hexdigest()
+    return found
+
+
+def count(engine: Engine, table: str) -> int:
+    ((number,),) = rows(engine, f"SELECT count(*) FROM noria.{table}")
+    assert isinstance(number, int)
+    return number
+
+
+def outbox(engine: Engine, topic: str) -> list[tuple[str, bytes]]:
+    found = rows(engine, "SELECT message_id, value FROM noria.outbox WHERE topic = :topic ORDER BY id", topic=topic)
+    return [(str(message_id), bytes(value)) for message_id, value in found]  # type: ignore[call-overload]
+
+
+def put(world: ByHand, key: str, value: bytes, topic: str = CONVERSATIONS) -> None:
+    world.log.append([Message(topic, key, value)], 10)
+
+
+def test_a_batch_that_is_delivered_again_changes_nothing(world: ByHand) -> None:
+    world.say(created("roads"), *talk("roads", "ann"), *talk("roads", "bob"))
+    batch = world.records()
+    assert world.store.apply(batch).events == 15
+    before = contents(world.engine)
+    again = world.store.apply(batch)
+    assert (again.records, again.events, again.quarantined) == (0, 0, 0)
+    assert contents(world.engine) == before
+
+
+def test_a_whole_partition_that_is_delivered_again_from_its_beginning_changes_nothing(world: ByHand) -> None:
+    for number in range(12):
+        world.say(*talk("roads", f"person-{number % 3}"))
+        world.follow()
+    put(world, "c", b"not an event")
+    world.follow()
+    before = contents(world.engine)
+    for topic, partition in sorted(world.store.positions()):
+        end = world.log.ends(topic)[partition]
+        assert end > 0
+        assert world.store.apply(list(world.log.read(topic, partition, 0, end))).records == 0
+    assert contents(world.engine) == before
+
+
+def test_of_a_delivery_that_overlaps_only_what_is_new_takes_effect(world: ByHand) -> None:
+    world.say(*talk("roads", "ann", "c-1"))
+    batch = world.records()
+    world.store.apply(batch[:4])
+    assert world.store.apply(batch[2:]).events == 3
+    assert count(world.engine, "events") == 7
+    assert count(world.engine, "feedback") == 4
+
+
+def test_the_same_event_id_twice_on_the_log_takes_effect_once(world: ByHand) -> None:
+    events = talk("roads", "ann", "c-1")
+    sent = [message(event) for event in events]
+    world.log.append(sent, 10)
+    world.follow()
+    before = {table: digest for table, digest in contents(world.engine).items() if table != "positions"}
+    world.log.append(sent, 10)
+    applied = world.store.apply(world.records(since=world.store.positions()))
+    assert (applied.records, applied.events) == (7, 0)
+    assert {table: digest for table, digest in contents(world.engine).items() if table != "positions"} == before
+
+
+def test_the_same_event_id_twice_in_one_batch_takes_effect_once(world: ByHand) -> None:
+    sent = [message(event) for event in talk("roads", "ann", "c-1")]
+    world.log.append([twin for one in sent for twin in (one, one)], 10)
+    applied = world.store.apply(world.records())
+    assert (applied.records, applied.events) == (14, 7)
+    assert count(world.engine, "feedback") == 4
+    assert len(outbox(world.engine, DOMAINS)) == 2
+
+
+def test_a_gap_is_lost_history_and_nothing_is_written(world: ByHand) -> None:
+    world.say(*talk("roads", "ann", "c-1"))
+    batch = world.records()
+    before = contents(world.engine)
+    for broken in (batch[1:], [*batch[:3], *batch[4:]]):
+        with pytest.raises(LostHistory, match=r"expected offset \d, got \d"):
+            world.store.apply(broken)
+        assert contents(world.engine) == before
+    assert world.store.apply(batch).events == 7
+
+
+def test_records_out_of_order_are_lost_history(world: ByHand) -> None:
+    world.say(*talk("roads", "ann", "c-1"))
+    with pytest.raises(LostHistory):
+        world.store.apply(world.records()[::-1])
+    assert world.store.positions() == {}
+
+
+def unreadable() -> Sequence[tuple[str, bytes, str]]:
+    """A name, bytes under the key `c`, and what the reason says."""
+    rated = message(talk("roads", "ann", "c")[4]).value
+    document = msgspec.json.decode(rated)
+
+    def changed(**more: object) -> bytes:
+        return msgspec.json.encode(document | more)
+
+    return [
+        ("nothing", b"", "input data was truncated"),
+        ("not json", b"words of nobody", "malformed"),
+        ("not utf-8", b'{"specversion": "\xff"}', "unicode"),
+        ("another spec", changed(specversion="0.3"), "specversion"),
+        ("a foreign type", changed(type="org.example.thing"), "type is not one of noria's"),
+        ("a later version", changed(dataschema="urn:noria:reply_rated:99"), "version 99"),
+        ("a field of another kind", changed(data=document["data"] | {"rating": "five"}), "rating"),
+        ("a field missing", changed(data={}), "missing required field"),
+        ("a time without a zone", changed(time="2026-11-24T09:00:00"), "zone"),
+        ("a time past all calendars", changed(time="0001-01-01T00:00:00+14:00"), ""),
+        ("an id that is none", changed(id="1"), "uuid"),
+        ("another's key", changed(subject="d"), "subject"),
+        ("the character NUL", changed(data=document["data"] | {"reply_id": "a\0b"}), "NUL"),
+    ]
+
+
+@pytest.mark.parametrize(("value", "reason"), [case[1:] for case in unreadable()], ids=[c[0] for c in unreadable()])
+def test_what_cannot_be_read_is_quarantined_with_its_place_and_the_rest_goes_on(
+    world: ByHand, value: bytes, reason: str
+) -> None:
+    events = talk("roads", "ann", "c")
+    world.say(*events[:3])
+    put(world, "c", value)
+    world.say(*events[3:])
+    batch = world.records()
+    applied = world.store.apply(batch)
+    assert (applied.records, applied.events, applied.quarantined) == (8, 7, 1)
+    assert count(world.engine, "feedback") == 4
+    ((_, said),) = outbox(world.engine, QUARANTINE)
+    told = msgspec.json.decode(said)
+    assert told["place"] == f"{CONVERSATIONS}-{batch[3].partition}@3"
+    assert reason.lower() in told["reason"].lower()
+    assert base64.b64decode(told["value_base64"]) == value
+    assert told["bytes"] == len(value)
+    assert world.store.positions() == {(CONVERSATIONS, batch[3].partition): 8}
+
+
+def test_an_event_on_the_wrong_topic_or_under_a_foreign_key_is_quarantined(world: ByHand) -> None:
+    tick = ClockTicked(domain="roads", at=AT)
+    put(world, "roads", message(tick).value, CONVERSATIONS)
+    put(world, "fields", message(tick).value, DOMAINS)
+    assert world.store.apply(world.records()).quarantined == 2
+    assert count(world.engine, "events") == 0
+    reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.engine, QUARANTINE)]
+    assert reasons == ["clock_ticked does not belong on this topic", "the record's key is not the event's"]
+
+
+def test_the_words_in_an_unreadable_record_are_not_in_the_reason(world: ByHand) -> None:
+    secret = "Der Hund heißt Waldemar"
+    document = msgspec.json.decode(message(talk("roads", "ann", "c")[4]).value)
+    document["data"]["rating"] = secret
+    put(world, "c", msgspec.json.encode(document))
+    world.follow()
+    ((_, said),) = outbox(world.engine, QUARANTINE)
+    assert secret not in msgspec.json.decode(said)["reason"]
+
+
+def test_what_is_too_large_to_be_repeated_is_named_by_its_place_only(world: ByHand) -> None:
+    put(world, "c", b"x" * 400_001)
+    world.follow()
+    ((_, said),) = outbox(world.engine, QUARANTINE)
+    told = msgspec.json.decode(said)
+    assert (told["bytes"], told["value_base64"]) == (400_001, None)
+
+
+def test_more_unreadable_records_than_the_limit_stop_the_reader_and_nothing_is_written(world: ByHand) -> None:
+    store = Store(world.engine, invalid_per_minute=5)
+    for number in range(6):
+        put(world, "c", f"{number}".encode())
+    batch = world.records()
+    before = contents(world.engine)
+    with pytest.raises(TooManyInvalid, match="limit 5"):
+        store.apply(batch)
+    assert contents(world.engine) == before
+    assert store.apply(batch[:5]).quarantined == 5
+    with pytest.raises(TooManyInvalid):  # those of the last minute count, whatever batch they came in
+        store.apply(batch[5:])
+    assert Store(world.engine, invalid_per_minute=None).apply(batch[5:]).quarantined == 1
+
+
+def test_a_value_that_no_column_holds_is_quarantined_and_the_rest_of_its_batch_goes_on(world: ByHand) -> None:
+    events = talk("roads", "ann", "c")
+    asked = msgspec.structs.replace(events[0], prompt_id="too-late", release=2**40)  # type: ignore[arg-type]
+    far = msgspec.json.decode(message(events[5], at=AT).value)
+    far["time"] = "9999-12-31T23:59:59Z"
+    world.say(*events[:3], asked)
+    put(world, "c", msgspec.json.encode(far))
+    world.say(*events[3:5])
+    applied = world.store.apply(world.records())
+    assert (applied.records, applied.quarantined) == (7, 1)
+    assert applied.events == 6
+    ((_, said),) = outbox(world.engine, QUARANTINE)
+    told = msgspec.json.decode(said)
+    assert told["place"].endswith("@3")
+    assert told["reason"] == "the store cannot hold it: NumericValueOutOfRange"
+
+
+def test_two_writers_at_once_give_each_record_once(world: ByHand) -> None:
+    for number in range(30):
+        world.say(*talk("roads", f"person-{number % 5}"))
+    batches: list[list[Record]] = []
+    for record in world.records():
+        if not batches or len(batches[-1]) == 12 or batches[-1][-1].partition != record.partition:
+            batches.append([])
+        batches[-1].append(record)
+    applied: list[int] = []
+    start = threading.Barrier(2)
+
+    def write() -> None:
+        store = Store(world.engine)
+        start.wait()
+        for batch in batches:
+            applied.append(store.apply(batch).records)
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(applied) == 2 * len(batches)
+    assert sum(applied) == 30 * 7
+    assert count(world.engine, "events") == 30 * 7
+    assert count(world.engine, "feedback") == 30 * 4
+    assert len(outbox(world.engine, DOMAINS)) == 30 * 2
+
+
+def test_postgresql_away_is_unavailable(world: ByHand) -> None:
+    world.say(*talk("roads", "ann"))
+    away = Store(open_engine(f"postgresql://noria:secret@{LOOPBACK}:{free_port()}/noria"))
+    with pytest.raises(Unavailable) as told:
+        away.apply(world.records())
+    assert "secret" not in str(told.value)
+    with pytest.raises(Unavailable):
+        away.positions()
+
+
+def test_a_connection_that_is_cut_in_the_middle_is_unavailable_and_the_batch_can_be_given_again(
+    world: ByHand, database_url: str
+) -> None:
+    world.say(*talk("roads", "ann"))
+    batch = world.records()
+    engine = open_engine(database_url, pool_size=1)
+    holder = psycopg2.connect(database_url)
+    with holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE noria.outbox")  # the writer's last table: it waits here with all else written
+    raised: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            Store(engine).apply(batch)
+        except Unavailable as error:
+            raised.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    waiting = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND relation = 'noria.outbox'::regclass"
+    eventually(lambda: rows(world.engine, waiting) or not writer.is_alive(), "the writer's connection is cut", 30)
+    writer.join()
+    holder.close()
+    assert len(raised) == 1
+    assert count(world.engine, "events") == 0 and world.store.positions() == {}
+    assert Store(engine).apply(batch).events == 7
+    engine.dispose()
+
+
+def test_what_an_event_implies_is_written_in_the_transaction_of_its_cause(world: ByHand) -> None:
+    events = talk("roads", "ann", "c-1")
+    cause, pick = uuid4(), uuid4()
+    sent = [message(event) for event in events]
+    sent[5], sent[3] = message(events[5], id=cause), message(events[3], id=pick)
+    world.log.append(sent, 10)
+    world.follow()
+    implied = [decode(value) for _, value in outbox(world.engine, DOMAINS)]
+    preference, example = implied
+    assert isinstance(preference.event, PreferenceAccepted) and preference.causation_id == pick
+    assert isinstance(example.event, ExampleAccepted) and example.causation_id == cause
+    assert example.id == uuid5(cause, "example_accepted")
+    assert isinstance(events[5], ReplyCorrected) and isinstance(events[0], PromptAsked)
+    assert (example.event.answer, example.event.prompt) == (events[5].text, events[0].messages)
+    made = rows(world.engine, "SELECT DISTINCT o.xmin::text FROM noria.outbox o")
+    effect = rows(world.engine, "SELECT DISTINCT f.xmin::text FROM noria.feedback f")
+    moved = rows(world.engine, "SELECT DISTINCT p.xmin::text FROM noria.positions p")
+    assert made == effect == moved and len(made) == 1
+
+
+def test_an_order_is_implied_by_a_new_domain(world: ByHand) -> None:
+    world.say(created("roads"))
+    world.follow()
+    ((message_id, value),) = outbox(world.engine, ORDERS)
+    order = decode_order(value)
+    assert isinstance(order, SwapRelease)
+    assert (order.domain, order.release, str(order.order_id)) == ("roads", 0, message_id)
+    ((event_id,),) = rows(world.engine, "SELECT event_id FROM noria.events")
+    assert order.order_id == uuid5(UUID(str(event_id)), "swap_release")
+
+
+def test_a_correction_of_what_was_never_said_stays_without_effect(world: ByHand) -> None:
+    lost = ReplyCorrected(
+        domain="roads",
+        conversation_id="c-9",
+        prompt_id="p",
+        reply_id="r",
+        person="ann",
+        request_digest="d",
+        text=sealed("ann"),
+    )
+    world.say(lost)
+    world.follow()
+    assert count(world.engine, "feedback") == 1
+    assert outbox(world.engine, DOMAINS) == []
