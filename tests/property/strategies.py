@@ -1,0 +1,185 @@
+"""Strategies: any value of the vocabulary's types, and any course of a domain."""
+
+from datetime import UTC, datetime, timedelta
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from streams import events as ev
+from streams import orders
+from streams.conversations import Consequence
+from streams.gate import Paired
+from streams.orders import Order
+from streams.policy import Policy, QuietHours, Schedule, Thresholds
+from tests.samples import (
+    DOMAIN,
+    REFUSED,
+    SHIPS,
+    START,
+    DomainLog,
+    correction,
+    created,
+    evaluated,
+    failed,
+    finished,
+    preference,
+    rolled_back,
+    selected,
+    trained,
+)
+
+MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(2999, 1, 1), timezones=st.just(UTC))
+_PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    str: st.text(max_size=20),
+    int: st.integers(-(2**63), 2**63 - 1),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    bool: st.booleans(),
+    UUID: st.uuids(),
+    datetime: MOMENTS,
+    NoneType: st.none(),
+}
+
+
+def anything(kind: Any) -> st.SearchStrategy[Any]:
+    """Any value that the type allows, however odd."""
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return st.sampled_from(arguments)
+    if origin is Annotated:
+        return anything(arguments[0])
+    if origin in (Union, UnionType):
+        return st.one_of(*map(anything, arguments))
+    if origin is tuple:
+        return st.lists(anything(arguments[0]), max_size=3).map(tuple)
+    if origin is dict:
+        return st.dictionaries(anything(arguments[0]), anything(arguments[1]), max_size=3)
+    assert isinstance(kind, type) and issubclass(kind, Struct), f"no strategy for {kind}"
+    return st.builds(kind, **{name: anything(hint) for name, hint in get_type_hints(kind).items()})
+
+
+EVENTS: st.SearchStrategy[ev.Event] = st.one_of(*map(anything, get_args(ev.Event)))
+ORDERS: st.SearchStrategy[Order] = st.one_of(*map(anything, get_args(Order)))
+POLICIES = st.builds(
+    Policy,
+    thresholds=st.builds(
+        Thresholds,
+        corrections=st.none() | st.integers(1, 4),
+        preferences=st.none() | st.integers(1, 3),
+        people=st.integers(1, 2),
+        days=st.none() | st.sampled_from([0.1, 2.0]),
+        settle_s=st.sampled_from([0.0, 120.0]),
+    ),
+    schedule=st.none() | st.builds(Schedule, st.sampled_from(["0 * * * *", "30 2 * * *"]), st.just("Europe/Madrid")),
+    quiet_hours=st.none() | st.just(QuietHours("22:00", "06:30", "Asia/Shanghai")),
+    rounds_per_day=st.integers(1, 3),
+)
+ACTS = (
+    *("correct",) * 6,
+    *("do",) * 8,
+    "prefer",
+    "retire",
+    "erase",
+    "tick",
+    "tick",
+    "ask",
+    "cancel",
+    "fail",
+    "retry",
+    "again",
+    "roll back",
+    "policy",
+    "return",
+)
+UNSURE = SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}
+Course = list[tuple[str, int, Policy]]
+COURSES: st.SearchStrategy[Course] = st.lists(
+    st.tuples(st.sampled_from(ACTS), st.integers(0, 11), POLICIES), min_size=5, max_size=60
+)
+
+
+class Happening(DomainLog):
+    """A domain to which anything happens, in any order: people, operators, time, and workers with the orders they hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        begun = created()
+        self.state, self.told, self.said = begun.state, begun.told, begun.said
+        self.open: list[Order] = []
+        self.done: list[Order] = []
+        self.now = START
+
+    def act(self, what: str, pick: int, policy: Policy) -> tuple[Consequence | Order, ...]:
+        """Let one thing happen; return what it makes us say and ask. Nothing happens if there is nothing to pick from."""
+        self.now += timedelta(seconds=20 * (pick + 1))
+        event = self._event(what, pick, policy)
+        if event is None:
+            return ()
+        said = self.tell(event, at=self.now)
+        self.open.extend(one for one in said if not isinstance(one, Consequence))
+        return said
+
+    def _event(self, what: str, pick: int, policy: Policy) -> ev.DomainEvent | None:
+        person = ("ana", "ben", "eva")[pick % 3]
+        match what:
+            case "correct":
+                return correction(f"example {len(self.told)}", person)
+            case "prefer":
+                return preference(f"preference {len(self.told)}", person)
+            case "retire":
+                known = [r.envelope.event for r in self.told if isinstance(r.envelope.event, ev.ExampleAccepted)]
+                example_id = known[pick % len(known)].example_id if known else "unknown"
+                return ev.ExampleRetired(domain=DOMAIN, example_id=example_id, reason="wrong", by="ops")
+            case "erase":
+                return ev.PersonErased(domain=DOMAIN, person=person, kids=(f"key-of-{person}",), by="ops")
+            case "tick":
+                self.now += timedelta(hours=pick)
+                return ev.ClockTicked(domain=DOMAIN, at=self.now)
+            case "ask":
+                return ev.RoundAsked(domain=DOMAIN, by="ops")
+            case "roll back":
+                return ev.RollbackAsked(domain=DOMAIN, to=pick % (self.state.highest + 2), by="ops")
+            case "policy":
+                return ev.PolicySet(domain=DOMAIN, policy=policy, by="ops")
+            case "cancel":
+                round_id = self.state.round.id if self.state.round is not None and pick else "another"
+                return ev.RoundCancelled(domain=DOMAIN, round_id=round_id, by="ops")
+            case "return":
+                ours = [one.event for one in self.said if isinstance(one, Consequence)]
+                found = ours[pick % len(ours)] if ours else None
+                assert found is None or isinstance(found, ev.RoundRequested | ev.GatePassed | ev.GateRefused)
+                return found
+            case "fail" | "retry" if self.open:
+                order = self.open[pick % len(self.open)]
+                if what == "fail":
+                    self._finish(order)
+                return failed(order, will_retry=what == "retry")
+            case "do" if self.open:
+                order = self.open[-1] if pick else self.open[0]
+                self._finish(order)
+                return self._result(order, pick)
+            case "again" if self.done:
+                return self._result(self.done[pick % len(self.done)], pick)
+            case _:
+                return None
+
+    def _finish(self, order: Order) -> None:
+        self.open.remove(order)
+        self.done.append(order)
+
+    def _result(self, order: Order, pick: int) -> ev.DomainEvent:
+        match order:
+            case orders.SelectSnapshot():
+                return selected(order, kept=() if pick == 7 else ("one",))
+            case orders.TrainCandidate():
+                return trained(order)
+            case orders.EvaluateCandidate():
+                return evaluated(order, {5: UNSURE, 6: REFUSED, 7: REFUSED}.get(pick))
+            case orders.SwapRelease():
+                return rolled_back(order) if order.rollback else finished(order)
+            case orders.PurgePlaces():
+                return ev.PlacesPurged(domain=DOMAIN, person=order.person, order_id=order.order_id, places={})
