@@ -1,0 +1,403 @@
+"""Orders: taken in once, held by one worker at a time, carried on by another when it dies, and what came of them is told."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4, uuid5
+
+import pytest
+from sqlalchemy import Engine
+
+from streams.codec import decode
+from streams.errors import Invalid, Unavailable
+from streams.events import DOMAINS, ORDERS, Envelope, OrderProgressed, RoundFailed, SnapshotSelected, Step
+from streams.log import KafkaLog, Message
+from streams.orders import Order, PurgePlaces, SelectSnapshot
+from streams.sealing import Keyring
+from tests.door_world import make_settings
+from tests.integration.by_hand import change, empty, order_message, rows
+from tests.integration.conftest import eventually
+from workers import loop, orders
+from workers.context import Context
+from workers.loop import ATTEMPTS, Step_, work_once
+from workers.orders import Claim
+
+KINDS = ["select_snapshot", "purge_places"]
+
+
+@pytest.fixture(scope="module")
+def log(empty_log: str) -> Iterator[KafkaLog]:
+    log = KafkaLog(empty_log, "test-orders")
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def engine(database: Engine, log: KafkaLog) -> Engine:
+    """No claims, and the orders of earlier tests are behind us."""
+    empty(database)
+    orders.take_in(database, log)
+    change(database, "DELETE FROM work.claims")
+    return database
+
+
+@pytest.fixture
+def context(engine: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: str) -> Context:
+    return Context(make_settings(tmp_path, empty_log, "unused"), engine, log, keyring, "worker-1")
+
+
+def ask(log: KafkaLog, *wanted: Order) -> None:
+    log.append([order_message(order) for order in wanted], 10)
+
+
+def select(domain: str = "roads") -> SelectSnapshot:
+    return SelectSnapshot(order_id=uuid4(), domain=domain, round_id=str(uuid4()), pin=7)
+
+
+def purge() -> PurgePlaces:
+    return PurgePlaces(order_id=uuid4(), domain="roads", person="ann", kids=("k1",))
+
+
+def claims(engine: Engine) -> list[tuple[object, ...]]:
+    return rows(engine, "SELECT order_id, state, attempts, worker FROM work.claims ORDER BY received_at")
+
+
+def lease_runs_out(engine: Engine) -> None:
+    change(engine, "UPDATE work.claims SET lease_until = now() - interval '1 second' WHERE lease_until IS NOT NULL")
+
+
+def wait_is_over(engine: Engine) -> None:
+    change(engine, "UPDATE work.claims SET not_before = now() - interval '1 second'")
+
+
+def told(log: KafkaLog, order: Order) -> list[Envelope]:
+    """What the log says of an order."""
+    found = []
+    for partition, end in log.ends(DOMAINS).items():
+        for record in log.read(DOMAINS, partition, 0, end):
+            envelope = decode(record.value)
+            if getattr(envelope.event, "order_id", None) == order.order_id:
+                found.append(envelope)
+    return found
+
+
+def failures_of(log: KafkaLog, order: Order) -> list[RoundFailed]:
+    events = [envelope.event for envelope in told(log, order)]
+    failures = [event for event in events if isinstance(event, RoundFailed)]
+    assert len(failures) == len(events)
+    return failures
+
+
+def table(run: Step_) -> dict[Step, tuple[str, Step_]]:
+    return {"select": ("select_snapshot", run)}
+
+
+def begin_round(engine: Engine, order: SelectSnapshot) -> None:
+    change(
+        engine,
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at)"
+        " VALUES (:id, 'roads', 1, 'select', 'asked', 7, 0, now())",
+        id=order.round_id,
+    )
+
+
+def end_round(engine: Engine, order: SelectSnapshot) -> None:
+    change(engine, "UPDATE noria.rounds SET ended_at = now() WHERE round_id = :id", id=order.round_id)
+
+
+def test_an_order_is_taken_in_once_however_often_it_stands_on_the_log(engine: Engine, log: KafkaLog) -> None:
+    one, other = select(), purge()
+    ask(log, one, one, other)
+    assert orders.take_in(engine, log) == 3
+    assert orders.take_in(engine, log) == 0
+    ask(log, one)
+    orders.take_in(engine, log)
+    assert claims(engine) == [(str(one.order_id), "open", 0, None), (str(other.order_id), "open", 0, None)]
+
+
+def test_an_order_that_is_done_is_not_opened_again_by_its_repetition(engine: Engine, log: KafkaLog) -> None:
+    order = select()
+    ask(log, order)
+    orders.take_in(engine, log)
+    held = orders.claim(engine, KINDS, "worker-1")
+    assert held is not None
+    orders.finish(engine, held, "done")
+    ask(log, order)
+    orders.take_in(engine, log)
+    assert orders.claim(engine, KINDS, "worker-2") is None
+
+
+def test_an_order_that_cannot_be_read_is_kept_by_its_place_and_the_rest_goes_on(engine: Engine, log: KafkaLog) -> None:
+    order = select()
+    log.append([Message(ORDERS, "x", b"no order"), order_message(order)], 10)
+    orders.take_in(engine, log)
+    end = log.ends(ORDERS)[0]
+    assert [row[:2] for row in claims(engine)] == [
+        (f"{ORDERS}-0@{end - 2}", "unreadable"),
+        (str(order.order_id), "open"),
+    ]
+    held = orders.claim(engine, KINDS, "worker-1")
+    assert held is not None and held.order == order
+
+
+def test_workers_that_ask_at_once_get_each_order_once(engine: Engine, log: KafkaLog) -> None:
+    wanted = [select() for _ in range(20)]
+    ask(log, *wanted)
+    taken: list[Claim] = []
+    start = threading.Barrier(4)
+
+    def work(name: str) -> None:
+        start.wait()
+        orders.take_in(engine, log)
+        while (held := orders.claim(engine, KINDS, name)) is not None:
+            taken.append(held)
+
+    workers = [threading.Thread(target=work, args=(f"worker-{number}",)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(str(held.order.order_id) for held in taken) == sorted(str(order.order_id) for order in wanted)
+    assert {held.attempt for held in taken} == {1}
+
+
+def test_the_oldest_order_comes_first_and_only_of_the_kinds_asked_for(engine: Engine, log: KafkaLog) -> None:
+    first, second, third = select(), purge(), select()
+    ask(log, first, second, third)
+    orders.take_in(engine, log)
+    names = [["purge_places"], KINDS, KINDS, KINDS]
+    held = [orders.claim(engine, kinds, "worker-1") for kinds in names]
+    assert [one.order if one else None for one in held] == [second, first, third, None]
+
+
+def test_when_the_lease_runs_out_another_worker_takes_over_and_the_first_has_lost_it(
+    engine: Engine, log: KafkaLog
+) -> None:
+    ask(log, select())
+    orders.take_in(engine, log)
+    first = orders.claim(engine, KINDS, "worker-1")
+    assert first is not None and orders.renew(engine, first)
+    assert orders.claim(engine, KINDS, "worker-2") is None
+    lease_runs_out(engine)
+    second = orders.claim(engine, KINDS, "worker-2")
+    assert second is not None and (second.order, second.attempt) == (first.order, 2)
+    assert not orders.renew(engine, first)
+    orders.finish(engine, first, "failed")  # says nothing about what is no longer its own
+    assert claims(engine) == [(str(first.order.order_id), "open", 2, "worker-2")]
+    assert orders.renew(engine, second)
+
+
+def test_a_worker_that_lost_an_order_and_got_it_back_does_not_hold_it_by_its_old_claim(
+    engine: Engine, log: KafkaLog
+) -> None:
+    ask(log, select())
+    orders.take_in(engine, log)
+    first = orders.claim(engine, KINDS, "worker-1")
+    lease_runs_out(engine)
+    second = orders.claim(engine, KINDS, "worker-1")
+    assert first is not None and second is not None
+    assert not orders.renew(engine, first) and orders.renew(engine, second)
+
+
+def test_a_lease_is_not_renewed_once_the_round_has_ended(engine: Engine, log: KafkaLog) -> None:
+    order = select()
+    ask(log, order)
+    orders.take_in(engine, log)
+    held = orders.claim(engine, KINDS, "worker-1")
+    assert held is not None and orders.renew(engine, held)  # the projections may not know the round yet
+    begin_round(engine, order)
+    assert orders.renew(engine, held)
+    end_round(engine, order)
+    assert not orders.renew(engine, held)
+
+
+def test_an_order_without_a_round_is_renewed_whatever_rounds_do(engine: Engine, log: KafkaLog) -> None:
+    ask(log, purge())
+    orders.take_in(engine, log)
+    held = orders.claim(engine, KINDS, "worker-1")
+    assert held is not None and orders.renew(engine, held)
+
+
+def test_an_order_is_carried_out_once_and_what_came_of_it_is_told_under_a_fixed_id(context: Context) -> None:
+    log, order = context.log, select()
+    assert isinstance(log, KafkaLog)
+    ask(log, order, order)
+    carried: list[Order] = []
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        carried.append(order)
+        event = SnapshotSelected(
+            domain=order.domain,
+            round_id=order.round_id,
+            order_id=order.order_id,
+            snapshot="sha256:" + "3" * 64,
+            kept=(),
+            earlier=0,
+            wordings=0,
+            dropped={},
+        )
+        context.publish(order, event, "snapshot_selected")
+        context.publish(order, event, "snapshot_selected")
+
+    stopping = threading.Event()
+    assert work_once(context, table(run), stopping) is True
+    assert work_once(context, table(run), stopping) is False
+    assert carried == [order]
+    assert [state for _, state, _, _ in claims(context.engine)] == ["done"]
+    first, second = told(log, order)
+    assert first.id == second.id == uuid5(order.order_id, "snapshot_selected")
+    assert (first.source, first.causation_id) == ("/noria/workers/worker-1", order.order_id)
+
+
+def test_what_can_never_work_is_told_and_not_tried_again(context: Context) -> None:
+    log, order = context.log, select()
+    assert isinstance(log, KafkaLog)
+    ask(log, order)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        raise Invalid("there is no artifact " + "x" * 600)
+
+    assert work_once(context, table(run), threading.Event())
+    (failed,) = failures_of(log, order)
+    assert (failed.step, failed.will_retry, failed.attempt, failed.round_id) == ("select", False, 1, order.round_id)
+    assert failed.reason.startswith("there is no artifact") and len(failed.reason) == 500
+    assert [row[1] for row in claims(context.engine)] == ["failed"]
+    assert not work_once(context, table(run), threading.Event())
+
+
+def test_what_is_not_there_at_present_is_tried_again_later_and_not_for_ever(context: Context) -> None:
+    log, order = context.log, select()
+    assert isinstance(log, KafkaLog)
+    ask(log, order)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        raise Unavailable("the teacher does not answer")
+
+    for attempt in range(1, ATTEMPTS + 1):
+        assert work_once(context, table(run), threading.Event())
+        last = attempt == ATTEMPTS
+        assert not work_once(context, table(run), threading.Event()), "it waits before it is tried again"
+        assert [row[1:3] for row in claims(context.engine)] == [("failed" if last else "open", attempt)]
+        wait_is_over(context.engine)
+    failures = failures_of(log, order)
+    assert [failed.will_retry for failed in failures] == [True] * (ATTEMPTS - 1) + [False]
+    assert [failed.attempt for failed in failures] == list(range(1, ATTEMPTS + 1))
+    assert not work_once(context, table(run), threading.Event())
+
+
+def test_an_order_that_kills_its_workers_is_given_up(context: Context) -> None:
+    log, order = context.log, select()
+    assert isinstance(log, KafkaLog)
+    ask(log, order)
+    orders.take_in(context.engine, log)
+    for number in range(ATTEMPTS):
+        assert orders.claim(context.engine, KINDS, f"dead-{number}") is not None
+        lease_runs_out(context.engine)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        raise AssertionError("it must not be tried once more")
+
+    assert work_once(context, table(run), threading.Event())
+    (failed,) = failures_of(log, order)
+    assert failed.reason == f"{ATTEMPTS} attempts ended without a word" and not failed.will_retry
+    assert [row[1] for row in claims(context.engine)] == ["failed"]
+
+
+def test_a_bug_is_told_by_its_kind_and_stops_the_worker(context: Context) -> None:
+    log, order = context.log, select()
+    assert isinstance(log, KafkaLog)
+    ask(log, order)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        raise KeyError("Ann's own words")
+
+    for _ in range(3):
+        with pytest.raises(KeyError):
+            work_once(context, table(run), threading.Event())
+        wait_is_over(context.engine)
+    failures = failures_of(log, order)
+    assert [failed.will_retry for failed in failures] == [True, True, False]
+    assert {failed.reason for failed in failures} == {"a bug: KeyError"}
+    assert not work_once(context, table(run), threading.Event())
+
+
+def test_an_order_whose_round_was_cancelled_is_dropped_in_the_middle(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "RENEW_EVERY_S", 0.05)
+    log, order = context.log, select()
+    assert isinstance(log, KafkaLog)
+    ask(log, order)
+    begin_round(context.engine, order)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        end_round(context.engine, order)
+        assert context.cancelled.wait(10)
+        context.check()
+
+    assert work_once(context, table(run), threading.Event())
+    assert [row[1] for row in claims(context.engine)] == ["cancelled"]
+    assert told(log, order) == []
+    assert not work_once(context, table(run), threading.Event())
+
+
+def test_a_worker_that_is_stopped_leaves_its_order_to_the_next(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "RENEW_EVERY_S", 0.05)
+    log, order, stopping = context.log, select(), threading.Event()
+    assert isinstance(log, KafkaLog)
+    ask(log, order)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        stopping.set()
+        assert context.cancelled.wait(10)
+        context.check()
+
+    assert work_once(context, table(run), stopping)
+    assert [row[1:3] for row in claims(context.engine)] == [("open", 1)]
+    assert work_once(context, table(lambda order, context: None), threading.Event())
+    assert [row[1:3] for row in claims(context.engine)] == [("done", 2)]
+
+
+def test_a_long_step_keeps_its_lease(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "RENEW_EVERY_S", 0.05)
+    order = select()
+    assert isinstance(context.log, KafkaLog)
+    ask(context.log, order)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        query = "SELECT lease_until FROM work.claims"
+        first = rows(context.engine, query)
+        eventually(lambda: rows(context.engine, query) > first, "the lease is renewed", 10)
+        assert orders.claim(context.engine, KINDS, "worker-2") is None
+
+    assert work_once(context, table(run), threading.Event())
+    assert [row[1] for row in claims(context.engine)] == ["done"]
+
+
+def test_a_step_whose_order_another_worker_took_is_dropped(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "RENEW_EVERY_S", 0.05)
+    order = select()
+    assert isinstance(context.log, KafkaLog)
+    ask(context.log, order)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        change(context.engine, "UPDATE work.claims SET worker = 'worker-2', attempts = attempts + 1")
+        assert context.cancelled.wait(10)
+        context.check()
+
+    assert work_once(context, table(run), threading.Event())
+    assert [row[1:] for row in claims(context.engine)] == [("open", 2, "worker-2")]
+
+
+def test_progress_is_told_at_most_every_two_seconds_and_always_at_the_end(context: Context) -> None:
+    order = select()
+    for done in range(101):
+        context.progress(order, "select", done, 100, loss=1.5)
+    assert isinstance(context.log, KafkaLog)
+    events = [envelope.event for envelope in told(context.log, order)]
+    said = [event for event in events if isinstance(event, OrderProgressed)]
+    assert len(said) == len(events)
+    assert [event.done for event in said] == [0, 100]
+    assert said[0].values == {"loss": 1.5}

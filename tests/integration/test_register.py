@@ -1,0 +1,140 @@
+"""The register of places: what workers computed from a person's words goes when that person is erased, and it is told."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import Engine
+
+from deploy.ports import LOOPBACK, free_port
+from streams.codec import decode
+from streams.errors import Unavailable
+from streams.events import DOMAINS, PersonErased, PlacesPurged
+from streams.log import KafkaLog, MemoryLog
+from streams.orders import PurgePlaces
+from streams.sealing import Keyring
+from streams.store import open_engine
+from tests.door_world import make_settings
+from tests.integration.by_hand import ByHand, empty, order_message, rows
+from workers.context import Context
+from workers.loop import STEPS, steps, work_once
+from workers.register import purge, register, strike
+
+
+@pytest.fixture(scope="module")
+def log(empty_log: str) -> Iterator[KafkaLog]:
+    log = KafkaLog(empty_log, "test-register")
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def engine(database: Engine) -> Engine:
+    empty(database)
+    return database
+
+
+def folder(engine: Engine, root: Path, name: str, *kids: str, kind: str = "training") -> Path:
+    """A place with something in it."""
+    place = root / name
+    register(engine, kind, str(place), f"order-{name}", kids)
+    (place / "checkpoint").mkdir(parents=True)
+    (place / "checkpoint" / "adapter.safetensors").write_bytes(b"computed from words")
+    return place
+
+
+def registered(engine: Engine) -> list[str]:
+    return [Path(str(row[0])).name for row in rows(engine, "SELECT place FROM work.places ORDER BY place")]
+
+
+def purged(log: KafkaLog, order_id: UUID) -> list[PlacesPurged]:
+    found = []
+    for partition, end in log.ends(DOMAINS).items():
+        for record in log.read(DOMAINS, partition, 0, end):
+            event = decode(record.value).event
+            if isinstance(event, PlacesPurged) and event.order_id == order_id:
+                found.append(event)
+    return found
+
+
+def test_a_place_is_on_the_register_with_its_keys_until_it_is_struck(engine: Engine, tmp_path: Path) -> None:
+    place = folder(engine, tmp_path, "one", "k1", "k2")
+    assert rows(engine, "SELECT place, kind, owner, kids FROM work.places") == [
+        (str(place), "training", "order-one", ["k1", "k2"])
+    ]
+    strike(engine, str(place))
+    assert not place.exists() and registered(engine) == []
+    strike(engine, str(place))  # a repeated order strikes again
+
+
+def test_a_place_that_is_registered_again_holds_what_was_said_last(engine: Engine, tmp_path: Path) -> None:
+    register(engine, "training", str(tmp_path / "one"), "first", ["k1"])
+    register(engine, "training", str(tmp_path / "one"), "second", ["k2", "k3"])
+    assert rows(engine, "SELECT owner, kids FROM work.places") == [("second", ["k2", "k3"])]
+
+
+def test_of_an_erased_person_every_place_goes_and_of_others_none(engine: Engine, tmp_path: Path) -> None:
+    theirs = [
+        folder(engine, tmp_path, "a", "ann-1", "bob-1"),
+        folder(engine, tmp_path, "b", "ann-2"),
+        folder(engine, tmp_path, "c", "bob-1", "ann-1", kind="exam"),
+    ]
+    others = [folder(engine, tmp_path, "d", "bob-1"), folder(engine, tmp_path, "e")]
+    assert purge(engine, ["ann-1", "ann-2"]) == {"training": 2, "exam": 1}
+    assert not any(place.exists() for place in theirs)
+    assert all((place / "checkpoint" / "adapter.safetensors").exists() for place in others)
+    assert registered(engine) == ["d", "e"]
+    assert purge(engine, ["ann-1", "ann-2"]) == {}
+
+
+def test_a_place_that_was_registered_and_never_made_goes_from_the_register(engine: Engine, tmp_path: Path) -> None:
+    register(engine, "training", str(tmp_path / "never"), "order", ["k1"])
+    assert purge(engine, ["k1"]) == {"training": 1}
+    assert registered(engine) == []
+
+
+def test_a_person_without_keys_touches_nothing(engine: Engine, tmp_path: Path) -> None:
+    place = folder(engine, tmp_path, "one", "k1")
+    assert purge(engine, []) == purge(engine, ["k2"]) == {}
+    assert place.exists()
+
+
+def test_the_step_purges_and_tells_how_many_of_each_kind(
+    engine: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: str
+) -> None:
+    context = Context(make_settings(tmp_path, empty_log, "unused"), engine, log, keyring, "worker-1")
+    gone = [folder(engine, tmp_path, name, "k1") for name in ("a", "b")]
+    stays = folder(engine, tmp_path, "c", "k2")
+    order = PurgePlaces(order_id=uuid4(), domain="roads", person="ann", kids=("k1",))
+    log.append([order_message(order)], 10)
+    assert work_once(context, steps(["purge"]), threading.Event())
+    assert not any(place.exists() for place in gone) and stays.exists()
+    expected = PlacesPurged(domain="roads", person="ann", order_id=order.order_id, places={"training": 2})
+    assert purged(log, order.order_id) == [expected]
+    assert rows(engine, "SELECT state FROM work.claims") == [("done",)]
+
+
+def test_an_erasure_on_the_log_leads_to_the_purge(
+    engine: Engine, keyring: Keyring, tmp_path: Path, empty_log: str
+) -> None:
+    world = ByHand(engine, MemoryLog())
+    place = folder(engine, tmp_path, "one", "k1")
+    world.say(PersonErased(domain="roads", person="ann", kids=("k1", "k0"), by="operator"))
+    world.settle()
+    context = Context(make_settings(tmp_path, empty_log, "unused"), engine, world.log, keyring, "worker-1")
+    assert STEPS["purge"][0] == "purge_places"
+    assert work_once(context, steps(["purge"]), threading.Event())
+    assert not place.exists()
+    world.settle()
+    assert rows(engine, "SELECT type FROM noria.events ORDER BY type") == [("person_erased",), ("places_purged",)]
+    assert not work_once(context, steps(["purge"]), threading.Event())
+
+
+def test_without_postgresql_nothing_is_written_where_nobody_would_find_it(tmp_path: Path) -> None:
+    away = open_engine(f"postgresql://noria:x@{LOOPBACK}:{free_port()}/noria")
+    with pytest.raises(Unavailable):
+        register(away, "training", str(tmp_path / "one"), "order", ["k1"])
+    with pytest.raises(Unavailable):
+        purge(away, ["k1"])

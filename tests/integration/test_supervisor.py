@@ -1,0 +1,303 @@
+"""The supervisor: order of start, what fails is named, what dies comes back, and nothing outlives it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy import supervisor
+from deploy.supervisor import Process, Supervisor, down, status
+from streams.errors import Invalid, Unavailable
+from tests.integration.conftest import eventually
+
+ROOT = Path(__file__).parents[2]
+# Says that it began, and serves until it is stopped. What it is called and where it writes come from its arguments.
+SERVE = "import os, sys, time; open(sys.argv[1], 'a').write(sys.argv[2] + '\\n'); print('at work', flush=True); time.sleep(600)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+)
+# A supervisor in a process of its own: the name of the home, then what is to be run.
+ALONE = """
+import os, signal, sys
+from pathlib import Path
+from deploy.supervisor import Process, Supervisor
+table = [Process(f"p{n}", (sys.executable, "-c", code)) for n, code in enumerate(sys.argv[2:])]
+running = Supervisor(Path(sys.argv[1]), table, dict(os.environ))
+signal.signal(signal.SIGTERM, lambda *_: running.stop())
+running.run(lambda: print("ready: all", flush=True))
+"""
+
+
+def python(code: str, *arguments: object) -> tuple[str, ...]:
+    return (sys.executable, "-S", "-c", code, *map(str, arguments))
+
+
+def serving(name: str, home: Path, ready: Callable[[], bool] | None = None, **more: object) -> Process:
+    return Process(name, python(SERVE, home / "began", name), ready=ready or (lambda: name in began(home)), **more)  # type: ignore[arg-type]
+
+
+def began(home: Path) -> list[str]:
+    file = home / "began"
+    return file.read_text().split() if file.exists() else []
+
+
+def pids(home: Path) -> dict[str, int]:
+    return {process.name: process.pid for process in status(home).processes if process.pid is not None}
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextmanager
+def running(home: Path, *table: Process) -> Iterator[list[str]]:
+    """A supervisor that has everything ready; what it said."""
+    said: list[str] = []
+    ready = threading.Event()
+    made = Supervisor(home, table, os.environ, said.append)
+    thread = threading.Thread(target=made.run, args=(ready.set,))
+    thread.start()
+    try:
+        eventually(lambda: ready.is_set() or not thread.is_alive(), "everything is ready", 20)
+        yield said
+    finally:
+        made.stop()
+        thread.join()
+
+
+@contextmanager
+def alone(home: Path, *codes: str) -> Iterator[subprocess.Popen[str]]:
+    """A supervisor in a process of its own, with everything ready."""
+    home.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", ALONE, str(home), *codes]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) and not line.startswith("ready:"):
+            pass
+        assert line
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_processes_start_in_order_each_when_the_one_before_is_ready(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    seen: list[list[str]] = []
+
+    def slow() -> bool:
+        if "first" in began(tmp_path):
+            seen.append(began(tmp_path))
+            if len(seen) == 3:
+                gate.touch()
+        return gate.exists()
+
+    step = Process("step", python("import sys; open(sys.argv[1], 'a').write('step\\n')", tmp_path / "began"), once=True)
+    table = [serving("first", tmp_path, slow), step, serving("last", tmp_path, address="http://somewhere")]
+    with running(tmp_path, *table) as said:
+        assert began(tmp_path) == ["first", "step", "last"]
+        assert seen == [["first"]] * 3
+        assert [line.split()[0] for line in said] == ["first", "step", "last"]
+        assert "ready in" in said[0] and "done in" in said[1] and said[2].endswith("http://somewhere")
+
+
+def test_a_step_that_fails_is_named_with_its_last_line_and_what_runs_is_stopped(tmp_path: Path) -> None:
+    fail = "import sys; print('looked everywhere'); sys.exit('there is no Java')"
+    table = [serving("first", tmp_path), Process("topics", python(fail), once=True), serving("last", tmp_path)]
+    pid: list[int] = []
+    made = Supervisor(tmp_path, table, os.environ, lambda line: pid.append(pids(tmp_path)["first"]))
+    with pytest.raises(Unavailable, match=r"topics ended with code 1: there is no Java \(logs/topics\.log\)"):
+        made.run()
+    assert began(tmp_path) == ["first"]
+    assert not lives(pid[0])
+
+
+def test_a_process_that_ends_before_it_is_ready_is_named(tmp_path: Path) -> None:
+    made = Supervisor(tmp_path, [Process("door", python("raise SystemExit(3)"), ready=lambda: False)], os.environ)
+    with pytest.raises(Unavailable, match="door ended with code 3: it said nothing"):
+        made.run()
+
+
+def test_a_process_that_is_never_ready_is_named_and_stopped(tmp_path: Path) -> None:
+    table = [serving("door", tmp_path, lambda: False, deadline_s=0.5)]
+    with pytest.raises(Unavailable, match=r"door was not ready within 0 s|door was not ready within 1 s"):
+        Supervisor(tmp_path, table, os.environ).run()
+    assert status(tmp_path).condition == "stopped" or not pids(tmp_path)
+
+
+def test_a_question_whether_it_is_ready_that_cannot_be_asked_yet_is_a_no(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def ready() -> bool:
+        asked.append(1)
+        if len(asked) < 3:
+            raise ConnectionRefusedError
+        return True
+
+    with running(tmp_path, serving("door", tmp_path, ready)):
+        assert len(asked) == 3
+
+
+def test_what_is_killed_is_started_again_with_growing_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_FIRST_S", 0.1)
+    with running(tmp_path, serving("door", tmp_path), serving("other", tmp_path)):
+        other = pids(tmp_path)["other"]
+        waits = []
+        for restart in range(1, 4):
+            pid = pids(tmp_path)["door"]
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: _state(tmp_path, "door") == "backoff", "the death is noticed", 10)
+            noticed = time.time()
+            assert status(tmp_path).condition == "degraded"
+            eventually(
+                lambda restart=restart: (
+                    _state(tmp_path, "door") == "ready" and status(tmp_path).processes[0].restarts == restart
+                ),
+                "it is ready again",
+                10,
+            )
+            waits.append(status(tmp_path).processes[0].since - noticed)
+            assert pids(tmp_path)["door"] != pid and lives(pids(tmp_path)["door"])
+        assert waits[2] > 0.25  # 0.1, 0.2, 0.4
+        assert waits[0] < waits[2]
+        assert pids(tmp_path)["other"] == other
+        assert began(tmp_path).count("door") == 4
+        assert status(tmp_path).condition == "ready"
+
+
+def _state(home: Path, name: str) -> str:
+    return next(process.state for process in status(home).processes if process.name == name)
+
+
+def test_a_process_that_always_dies_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_FIRST_S", 0.05)
+    dying = Process("dying", python("import time; time.sleep(0.05)"))
+    with running(tmp_path, serving("door", tmp_path), dying):
+        eventually(lambda: status(tmp_path).processes[1].restarts >= 3, "it is tried again and again", 20)
+        assert _state(tmp_path, "door") == "ready"
+        assert status(tmp_path).processes[0].restarts == 0
+
+
+def test_everything_is_stopped_in_reverse_order_with_its_own_signal(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "def end(number, frame):\n"
+        "    open(sys.argv[1], 'a').write(f'{sys.argv[2]}-{number} ')\n"
+        "    sys.exit()\n"
+        "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, end)\n"
+        "open(sys.argv[1] + '.' + sys.argv[2], 'w').close()\n"
+        "time.sleep(600)\n"
+    )
+    ended = tmp_path / "ended"
+
+    def process(name: str, stop_signal: int) -> Process:
+        ready = (tmp_path / f"ended.{name}").exists
+        return Process(name, python(code, ended, name), ready=ready, stop_signal=stop_signal)
+
+    with running(tmp_path, process("kafka", signal.SIGTERM), process("postgres", signal.SIGINT)):
+        before = pids(tmp_path)
+        assert set(before) == {"kafka", "postgres"}
+    assert ended.read_text().split() == [f"postgres-{signal.SIGINT:d}", f"kafka-{signal.SIGTERM:d}"]
+    assert not any(lives(pid) for pid in before.values())
+
+
+def test_what_does_not_want_to_stop_is_killed_and_so_is_what_a_process_leaves_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STOP_DEADLINE_S", 0.3)
+    parent = (
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}]); time.sleep(600)"
+    )
+    log = tmp_path / "logs" / "parent.log"
+    table = [
+        Process("deaf", python(STUBBORN), ready=lambda: "deaf" in (tmp_path / "logs" / "deaf.log").read_text()),
+        Process("parent", python(parent), ready=lambda: "deaf" in log.read_text()),
+    ]
+    with running(tmp_path, *table):
+        all_of_them = [pid for pid in pids(tmp_path).values()]
+        all_of_them += [child.pid for pid in all_of_them for child in psutil.Process(pid).children(recursive=True)]
+        assert len(all_of_them) == 3 and all(lives(pid) for pid in all_of_them)
+    eventually(lambda: not any(lives(pid) for pid in all_of_them), "all are gone", 10)
+
+
+def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    with alone(tmp_path, "import time; time.sleep(600)", "import time; time.sleep(600)") as process:
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        assert len(children) == 2
+        assert status(tmp_path).condition == "ready"
+        process.kill()
+        eventually(lambda: not any(lives(child) for child in children), "the children are gone", 10)
+        process.wait()
+        assert status(tmp_path).condition == "stopped"
+        assert down(tmp_path) is False
+        with running(tmp_path, serving("door", tmp_path)):  # and the next one may start
+            assert status(tmp_path).condition == "ready"
+
+
+def test_a_second_supervisor_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with running(tmp_path, serving("door", tmp_path)):
+        with pytest.raises(Invalid, match="noria runs here already"):
+            Supervisor(tmp_path, [serving("door", tmp_path)], os.environ).run()
+        assert began(tmp_path) == ["door"]
+        assert status(tmp_path).condition == "ready"
+
+
+def test_down_stops_a_supervisor_and_waits_until_all_is_gone(tmp_path: Path) -> None:
+    assert down(tmp_path) is False
+    assert status(tmp_path) == supervisor.Status("stopped", [])
+    with alone(tmp_path, "import time; time.sleep(600)") as process:
+        children = [child.pid for child in psutil.Process(process.pid).children()]
+        waiter = threading.Thread(target=process.wait)
+        waiter.start()
+        assert down(tmp_path) is True
+        assert not any(lives(child) for child in children)
+        assert status(tmp_path) == supervisor.Status("stopped", [])
+        assert down(tmp_path) is False
+        waiter.join()
+        assert process.returncode == 0
+
+
+def test_a_process_that_got_the_supervisors_number_by_chance_is_not_taken_for_it(tmp_path: Path) -> None:
+    with running(tmp_path, serving("door", tmp_path)):
+        told = tmp_path / "run" / "supervisor.json"
+        raw = told.read_bytes()
+        forged = raw.replace(f'"started":{psutil.Process().create_time()}'.encode(), b'"started":1.0')
+        assert forged != raw
+    told.write_bytes(forged)
+    assert status(tmp_path).condition == "stopped"
+    assert down(tmp_path) is False
+
+
+def test_what_a_process_says_is_in_its_log_for_this_user_only(tmp_path: Path) -> None:
+    with running(tmp_path, serving("door", tmp_path)):
+        log = tmp_path / "logs" / "door.log"
+        eventually(lambda: log.read_text() == "at work\n", "it has spoken", 10)
+        for path in (log, tmp_path / "run" / "supervisor.json"):
+            assert path.stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+def test_detach_shows_the_progress_and_returns_when_all_is_ready(tmp_path: Path) -> None:
+    said: list[str] = []
+    command = [sys.executable, "-c", ALONE, str(tmp_path), "import time; time.sleep(600)"]
+    supervisor.detach([*command], tmp_path, said.append, 60)
+    try:
+        assert said[0].startswith("p0") and said[-1] == "ready: all"
+        assert status(tmp_path).condition == "ready"
+    finally:
+        assert down(tmp_path)
+    with pytest.raises(Unavailable, match="did not come up"):
+        supervisor.detach([sys.executable, "-c", "print('no'); raise SystemExit(1)"], tmp_path, said.append, 60)
+    assert said[-1] == "no"
