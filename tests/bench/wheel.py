@@ -16,6 +16,7 @@ from deploy.demo.people import correct_facts
 from tests.bench.size import size
 from tests.local_noria import running
 
+UNGUARDED: Json = {"replay_rows": 8, "replay_rows_per_step": 1, "replay_answer_tokens": 8}
 LEAST_FACTS = 8  # fewer could not pass the gate's test even if all were learned
 
 
@@ -40,14 +41,17 @@ def facts_of_size(usual: int) -> Sequence[Fact]:
     return load_facts()[: max(LEAST_FACTS, size("FACTS", usual))]
 
 
-def turn(door: Door, facts: Sequence[Fact], load: Load) -> Turn:
+def turn(door: Door, facts: Sequence[Fact], load: Load, guarded: bool = True) -> Turn:
     """Let people correct the facts and wait until the round has ended, which must be in a release.
 
-    `load` starts when the swap does, and goes on.
+    `load` starts when the swap does, and goes on. Without `guarded` the model is neither kept from forgetting nor examined
+    on it: for when any other release will do.
     """
     thresholds = story.POLICY["thresholds"] | {"corrections": len(facts) * 3 // 4}
-    door.set_policy(story.DOMAIN, story.POLICY | {"thresholds": thresholds})
-    story.add_exam(door, facts, first=True)
+    recipe = {} if guarded else UNGUARDED
+    door.set_policy(story.DOMAIN, story.POLICY | {"thresholds": thresholds, "recipe": recipe})
+    if guarded:
+        story.add_exam(door, facts, first=True)
     acts = correct_facts(door, story.DOMAIN, facts, story.show_acts)
     corrected_at = monotonic()
     ended = story.watch_round(door, load, 0)
