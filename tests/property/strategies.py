@@ -64,41 +64,26 @@ def anything(kind: Any) -> st.SearchStrategy[Any]:
 
 EVENTS: st.SearchStrategy[ev.Event] = st.one_of(*map(anything, get_args(ev.Event)))
 ORDERS: st.SearchStrategy[Order] = st.one_of(*map(anything, get_args(Order)))
-POLICIES = st.builds(
-    Policy,
-    thresholds=st.builds(
-        Thresholds,
-        corrections=st.none() | st.integers(1, 4),
-        preferences=st.none() | st.integers(1, 3),
-        people=st.integers(1, 2),
-        days=st.none() | st.sampled_from([0.1, 2.0]),
-        settle_s=st.sampled_from([0.0, 120.0]),
-    ),
-    schedule=st.none() | st.builds(Schedule, st.sampled_from(["0 * * * *", "30 2 * * *"]), st.just("Europe/Madrid")),
-    quiet_hours=st.none() | st.just(QuietHours("22:00", "06:30", "Asia/Shanghai")),
-    rounds_per_day=st.integers(1, 3),
+POLICIES = (
+    Policy(Thresholds(corrections=2)),
+    Policy(Thresholds(corrections=1), rounds_per_day=2),
+    Policy(Thresholds(corrections=3, preferences=1, people=2)),
+    Policy(Thresholds(corrections=2, settle_s=120)),
+    Policy(Thresholds(corrections=None, days=0.1)),
+    Policy(Thresholds(corrections=None), Schedule("0 * * * *", "Europe/Madrid")),
+    Policy(Thresholds(corrections=2), quiet_hours=QuietHours("17:30", "06:30", "Asia/Shanghai")),
+    Policy(Thresholds(corrections=None)),
 )
-ACTS = (
-    *("correct",) * 6,
-    *("do",) * 8,
-    "prefer",
-    "retire",
-    "erase",
-    "tick",
-    "tick",
-    "ask",
-    "cancel",
-    "fail",
-    "retry",
-    "again",
-    "roll back",
-    "policy",
-    "return",
+ACTS = (  # as often as they are named
+    *("correct",) * 8,
+    *("do",) * 12,
+    *("prefer", "retire", "tick", "again", "return", "policy") * 2,
+    *("erase", "ask", "cancel", "fail", "retry", "roll back"),
 )
 UNSURE = SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}
 Course = list[tuple[str, int, Policy]]
 COURSES: st.SearchStrategy[Course] = st.lists(
-    st.tuples(st.sampled_from(ACTS), st.integers(0, 11), POLICIES), min_size=5, max_size=60
+    st.tuples(st.sampled_from(ACTS), st.integers(0, 11), st.sampled_from(POLICIES)), min_size=40, max_size=90
 )
 
 
@@ -159,7 +144,7 @@ class Happening(DomainLog):
                     self._finish(order)
                 return failed(order, will_retry=what == "retry")
             case "do" if self.open:
-                order = self.open[-1] if pick else self.open[0]
+                order = self.open[-1] if pick > 2 else self.open[0]
                 self._finish(order)
                 return self._result(order, pick)
             case "again" if self.done:

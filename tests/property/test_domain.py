@@ -3,7 +3,7 @@
 from collections import Counter
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streams import events as ev
@@ -133,7 +133,6 @@ def test_reacting_is_deterministic_and_changes_nothing(course: Course) -> None:
 
 
 @given(COURSES, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), max_size=12), st.integers(1, 5))
-@settings(max_examples=60)
 def test_a_log_on_which_events_stand_twice_comes_to_the_same_as_one_on_which_they_stand_once(
     course: Course, repeats: list[tuple[int, int]], batch: int
 ) -> None:

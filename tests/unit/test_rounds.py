@@ -280,8 +280,9 @@ def test_a_refusal_is_said_once_and_not_again_by_what_follows_it() -> None:
     log = created()
     log.tell(evaluated(upto_evaluate(log), REFUSED))
     start = len(log.said)
-    begun(log)
+    upto_evaluate(log)
     later = log.said[start:]
+    assert len(later) == 4, "the next round's request and its first three orders"
     assert not [one for one in later if isinstance(one, Consequence) and isinstance(one.event, ev.GateRefused)]
 
 
@@ -508,6 +509,15 @@ def test_a_number_whose_release_never_went_live_is_not_used_again() -> None:
     swap = upto_swap(log)
     log.tell(failed(swap))
     assert upto_swap(log).release == swap.release + 1
+
+
+def test_an_engine_that_was_given_up_and_answers_late_does_not_turn_the_numbers_back() -> None:
+    log = created()
+    given_up = upto_swap(log)
+    log.tell(failed(given_up))
+    log.tell(failed(upto_swap(log)))
+    log.tell(finished(given_up))
+    assert log.state.live == 1 and upto_swap(log).release == 3
 
 
 @pytest.mark.parametrize("to", [0, 5, -1])
