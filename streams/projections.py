@@ -190,6 +190,8 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             }
             return [*_retire(event.domain, before.live, event.release), _release(event.domain, event.release, finished)]
         case ReleaseRolledBack():
+            if event.to not in before.releases:
+                return []
             return [
                 *_retire(event.domain, before.live, event.to),
                 _release(event.domain, event.to, {"state": "live", "flip_ms": event.flip_ms}),

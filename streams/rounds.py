@@ -182,7 +182,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
                 base_model=event.base_model,
                 engine=event.engine,
                 replay_prompts=event.replay_prompts,
-                releases={0: event.base_model},
+                releases=state.releases | {0: event.base_model},
             )
         case PolicySet():
             return replace(state, policy=event.policy)
@@ -234,7 +234,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
                 after = _end(after, "released")
             return after
         case ReleaseRolledBack():
-            return replace(state, live=event.to)
+            return replace(state, live=event.to) if event.to in state.releases else state  # a foreign writer's
         case RoundCancelled():
             if round_ is None or round_.id != event.round_id or round_.step == "swap":
                 return state

@@ -24,9 +24,10 @@ from streams import conversations, projections, rounds
 from streams.codec import decode, encode, encode_order, envelope_for, is_of_domain, name_of, topic_of
 from streams.conversations import Consequence, Conversation
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, ORDERS, QUARANTINE, Envelope, Recorded
+from streams.events import DOMAINS, ORDERS, QUARANTINE, Envelope, PolicySet, Recorded
 from streams.log import Record
 from streams.orders import Order
+from streams.policy import check_policy
 from streams.projections import Insert, RetireExamplesOf, Row, Update, Write
 from streams.rounds import Domain
 from streams.schema import LIVE
@@ -34,8 +35,9 @@ from streams.schema import projections as tables
 
 SOURCE = "/noria/streams"
 QUARANTINE_VALUE_BYTES = 400_000
-# Well-formed values that no column holds. Other data errors are bugs of ours, and quarantine is not for these.
+# Well-formed values that no column or state holds. Other data errors are bugs of ours, and quarantine is not for these.
 CANNOT_HOLD = (
+    OverflowError,
     psycopg2.errors.NumericValueOutOfRange,
     psycopg2.errors.DatetimeFieldOverflow,
     psycopg2.errors.UntranslatableCharacter,
@@ -323,6 +325,8 @@ def _read(record: Record) -> Envelope:
         raise Invalid(f"{name_of(envelope.event)} does not belong on this topic")
     if record.key is not None and record.key != envelope.key.encode():
         raise Invalid("the record's key is not the event's")
+    if isinstance(envelope.event, PolicySet):
+        check_policy(envelope.event.policy)  # one that passed the door by would stop every decision after it
     return envelope
 
 

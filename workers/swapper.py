@@ -17,12 +17,12 @@ from streams.orders import SwapRelease
 from streams.sealing import MasterKey
 from streams.store import postgres_trouble
 from workers.context import Context
+from workers.engines import golden_tolerance
 from workers.models.golden import compare_with_golden
 
 READY_DEADLINE_S = 180.0
 DRAIN_DEADLINE_S = 120.0
 DOOR_SILENT_S = 5.0  # a door that has not been heard of for so long is gone
-GOLDEN_DIFFERENCE = 0.05  # in log-probability, engine against transformers
 
 
 class Flip(Struct, frozen=True):
@@ -46,11 +46,13 @@ def run(order: SwapRelease, context: Context) -> None:
     key = MasterKey(context.settings.master_key).derive(f"engine:{name}")
     golden = context.artifacts.path(order.model) / "golden.jsonl"
     compared = compare_with_golden(base_url, key, golden)
-    if compared.max_difference > GOLDEN_DIFFERENCE:
+    allowed = golden_tolerance(order.engine)
+    if not compared.within(allowed):
         _unwant(context, name)
         raise Invalid(
             f"the engine of {name} differs from its trainer by {compared.max_difference:.3f} in log-probability"
-            f" (at most {GOLDEN_DIFFERENCE} is allowed)"
+            f" (at most {allowed} is allowed)"
+            f"{'' if compared.prompt_tokens_equal else ' and cuts prompts into other tokens'}"
         )
     live = _live(context, order.domain)
     flip = _flip(context, order.domain, order.release, name)

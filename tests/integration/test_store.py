@@ -4,6 +4,7 @@ import base64
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from uuid import UUID, uuid4, uuid5
 
 import msgspec
@@ -21,15 +22,19 @@ from streams.events import (
     QUARANTINE,
     ClockTicked,
     ExampleAccepted,
+    PolicySet,
     PreferenceAccepted,
     PromptAsked,
+    ReleaseFinished,
+    ReleaseRolledBack,
     ReplyCorrected,
 )
 from streams.log import MemoryLog, Message, Record
 from streams.orders import SwapRelease
+from streams.policy import Policy, Schedule, Thresholds
 from streams.schema import LIVE, projections
 from streams.store import LostHistory, Store, TooManyInvalid, open_engine
-from tests.integration.by_hand import AT, ByHand, created, empty, message, rows, sealed, talk
+from tests.integration.by_hand import AT, ByHand, created, empty, live_domain, message, policy, rows, sealed, talk
 from tests.integration.conftest import eventually
 
 
@@ -355,3 +360,61 @@ def test_a_correction_of_what_was_never_said_stays_without_effect(world: ByHand)
     world.follow()
     assert count(world.engine, "feedback") == 1
     assert outbox(world.engine, DOMAINS) == []
+
+
+def test_a_rollback_to_what_was_never_released_has_no_effect_and_stops_nothing(world: ByHand) -> None:
+    live_domain(world, "roads", corrections=1)
+    rolled = ReleaseRolledBack(domain="roads", release=0, to=4, order_id=uuid4(), flip_ms=1.0, ready_s=0.1)
+    world.say(rolled, *talk("roads", "ann"))
+    world.settle()
+    world.work()
+    assert rows(world.engine, "SELECT live_release FROM noria.domains") == [(1,)]
+    assert rows(world.engine, "SELECT release, state FROM noria.releases ORDER BY release") == [
+        (0, "retired"),
+        (1, "live"),
+    ]
+
+
+def test_a_release_that_came_before_its_domain_stops_nothing(world: ByHand) -> None:
+    early = ReleaseFinished(
+        domain="roads", release=3, order_id=uuid4(), model="m", golden_difference=0.0, ready_s=0.1, flip_ms=1.0
+    )
+    world.say(early, created("roads"), policy("roads", corrections=1))
+    world.say(*talk("roads", "ann"))
+    world.settle()
+    world.work()
+    assert rows(world.engine, "SELECT step FROM noria.rounds ORDER BY number") == [("released",)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Policy(thresholds=Thresholds(days=1e12)),
+        Policy(schedule=Schedule("never", "UTC")),
+        Policy(budget_timezone="Atlantis/Poseidonis"),
+    ],
+    ids=["days past all calendars", "a schedule that is none", "a zone that is none"],
+)
+def test_a_policy_that_passed_the_door_by_and_could_not_be_acted_upon_is_quarantined(
+    world: ByHand, broken: Policy
+) -> None:
+    live_domain(world, "roads", corrections=2)
+    world.say(PolicySet(domain="roads", policy=broken, by="nobody"), *talk("roads", "ann"), *talk("roads", "bob"))
+    world.settle()
+    assert len(outbox(world.engine, QUARANTINE)) == 1
+    assert rows(world.engine, "SELECT number FROM noria.rounds") == [(1,)]
+
+
+def test_a_time_or_number_that_no_state_holds_is_quarantined(world: ByHand) -> None:
+    live_domain(world, "roads", corrections=2)
+    here = Policy(budget_timezone="America/Bogota", thresholds=Thresholds(corrections=2))
+    finished = ReleaseFinished(
+        domain="roads", release=2**70, order_id=uuid4(), model="m", golden_difference=0.0, ready_s=0.1, flip_ms=1.0
+    )
+    first_day = datetime(1, 1, 1, tzinfo=UTC)
+    world.say(PolicySet(domain="roads", policy=here, by="curator"), ClockTicked(domain="roads", at=first_day), finished)
+    world.say(*talk("roads", "ann"), *talk("roads", "bob"))
+    world.settle()
+    reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.engine, QUARANTINE)]
+    assert reasons == [f"the store cannot hold it: {kind}" for kind in ("OverflowError", "NumericValueOutOfRange")]
+    assert rows(world.engine, "SELECT number FROM noria.rounds") == [(1,)]

@@ -1,0 +1,207 @@
+"""Whoever reads the log needs nothing of ours; and nothing of what people said can be read from any disk."""
+
+import base64
+import json
+import mmap
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import jsonschema
+import psycopg2
+import pytest
+from cloudevents.core.base import BaseCloudEvent
+from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka
+from cloudevents.core.formats.json import JSONFormat
+from kafka import KafkaConsumer, TopicPartition
+
+from streams.codec import EVENT_TYPES, decode, schemas, topic_of
+from streams.events import CONVERSATIONS, DOMAINS
+from streams.log import KafkaLog, Message
+from tests import door_world
+from tests.door_world import World
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "events"
+SENTENCES = [
+    f"{beginning} {ending}"
+    for beginning in (
+        "my grandmother Wilhelmine keeps the key behind brick nineteen",
+        "the pension office still owes me four hundred and twelve crowns",
+        "Dr Okonkwo says that the left kidney is the one to watch",
+        "我把备用钥匙藏在蓝色信箱后面第三块砖下",
+        "la clave del portal es el cumpleaños de mi hermana menor",
+    )
+    for ending in ("on Mondays", "since the flood", "which nobody knows", "以后再说")
+]
+
+
+@pytest.fixture(scope="module")
+def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
+        yield running
+
+
+def every_example() -> list[bytes]:
+    found = []
+    for file in sorted(EXAMPLES.glob("*.json")):
+        value = file.read_bytes()
+        if json.loads(value)["type"].removeprefix("noria.") in EVENT_TYPES:
+            found.append(value)
+    return found
+
+
+def read_as_anybody(bootstrap: str, topic: str) -> list[tuple[bytes, BaseCloudEvent]]:
+    """Every event of a topic, by kafka-python and the CloudEvents SDK alone: the record's key, and the event."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest")
+    places = [TopicPartition(topic, partition) for partition in sorted(consumer.partitions_for_topic(topic))]
+    consumer.assign(places)
+    ends = consumer.end_offsets(places)
+    found: list[tuple[bytes, BaseCloudEvent]] = []
+    while any(consumer.position(place) < ends[place] for place in places):
+        for records in consumer.poll(timeout_ms=500).values():
+            for record in records:
+                message = KafkaMessage(headers=dict(record.headers), key=None, value=record.value)
+                found.append((record.key, from_kafka(message, JSONFormat())))
+    consumer.close()
+    return found
+
+
+def document_of(event: BaseCloudEvent) -> dict[str, Any]:
+    """The event as the SDK writes it in structured JSON."""
+    written: dict[str, Any] = json.loads(JSONFormat().write(event))
+    return written
+
+
+def test_there_is_an_example_of_every_type_of_event() -> None:
+    assert {json.loads(value)["type"].removeprefix("noria.") for value in every_example()} == set(EVENT_TYPES)
+
+
+def test_any_cloudevents_reader_reads_every_event_and_our_schemas_hold(world: World, empty_log: str) -> None:
+    domain = world.domain()
+    said = world.chat(domain, user="ann")
+    log = KafkaLog(empty_log, "test-wire")
+    for value in every_example():
+        envelope = decode(value)
+        log.append([Message(topic_of(envelope.event), envelope.key, value)], 10)
+    log.close()
+    published = {f"urn:noria:{name.replace('.v', ':')}": schema for name, schema in schemas().items()}
+    for schema in published.values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    types: set[str] = set()
+    replies: list[str] = []
+    for topic in (CONVERSATIONS, DOMAINS):
+        for key, event in read_as_anybody(empty_log, topic):
+            assert event.get_specversion() == "1.0"
+            assert UUID(event.get_id())
+            assert event.get_source().startswith("/")
+            assert event.get_datacontenttype() == "application/json"
+            time = event.get_time()
+            assert isinstance(time, datetime) and time.utcoffset() is not None
+            assert str(event.get_subject()).encode() == key
+            assert event.get_extension("correlationid")
+            schema = published[str(event.get_dataschema())]
+            checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+            jsonschema.Draft202012Validator(schema, format_checker=checker).validate(document_of(event))
+            types.add(event.get_type())
+            data = event.get_data()
+            assert isinstance(data, dict)
+            if event.get_type() == "noria.reply_drafted" and data["domain"] == domain:
+                replies.append(data["reply_id"])
+    assert types == {f"noria.{name}" for name in EVENT_TYPES}
+    assert len(replies) == 1 and said["model"] == f"{domain}@0"
+
+
+def test_a_schema_refuses_what_is_not_its_event() -> None:
+    (rated,) = [json.loads(value) for value in every_example() if b'"noria.reply_rated"' in value]
+    validator = jsonschema.Draft202012Validator(schemas()["reply_rated.v1"])
+    validator.validate(rated)
+    without = {name: value for name, value in rated.items() if name != "correlationid"}
+    for broken in (
+        without,
+        rated | {"specversion": "0.3"},
+        rated | {"type": "noria.reply_corrected"},
+        rated | {"data": rated["data"] | {"rating": "five"}},
+        rated | {"data": rated["data"] | {"scale": "miles"}},
+        rated | {"data": {}},
+    ):
+        assert not validator.is_valid(broken)
+
+
+def test_every_order_is_a_cloudevent_too(world: World, empty_log: str) -> None:
+    domain = world.domain()
+    events = [event for _, event in read_as_anybody(empty_log, "noria.orders")]
+    ours = [event for event in events if isinstance(d := event.get_data(), dict) and d["domain"] == domain]
+    assert [event.get_type() for event in ours] == ["noria.swap_release"]
+    for event in events:
+        name = event.get_type().removeprefix("noria.")
+        jsonschema.Draft202012Validator(schemas()[f"{name}.v1"]).validate(document_of(event))
+
+
+def forms(sentence: str) -> list[bytes]:
+    """What a sentence may look like on a disk: as it is, escaped in JSON, in hex, and in base64 from each of three beginnings."""
+    raw = sentence.encode()
+    found = [raw, json.dumps(sentence)[1:-1].encode(), raw.hex().encode(), sentence.encode("utf-16-le")]
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + raw)
+        found.append(encoded[4 : len(encoded) - 4])
+    return found
+
+
+def files_holding(folders: list[Path], words: list[bytes]) -> set[str]:
+    found = set()
+    for folder in folders:
+        for file in folder.rglob("*"):
+            if not file.is_file() or not file.stat().st_size:
+                continue
+            try:
+                with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    if any(content.find(word) >= 0 for word in words):
+                        found.add(file.relative_to(folder).as_posix())
+            except FileNotFoundError:
+                continue  # a file of the server's that came and went
+    return found
+
+
+def checkpoint(postgres_server: str) -> None:
+    connection = psycopg2.connect(postgres_server)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("CHECKPOINT")
+    connection.close()
+
+
+def test_what_twenty_people_say_through_the_door_is_found_on_no_disk(
+    world: World, postgres_server: str, database_url: str, kafka_data: Path, postgres_data: Path
+) -> None:
+    domain = world.domain()
+    assert len(set(SENTENCES)) == 20
+    for number, sentence in enumerate(SENTENCES):
+        person = f"person-{number}"
+        reply = world.chat(domain, sentence, user=person)
+        reply_id = reply["metadata"]["reply_ids"][0]
+        assert sentence in reply["choices"][0]["message"]["content"]
+        for body in ({"correction": f"no: {sentence}"}, {"comment": f"because {sentence}"}):
+            given = world.as_chat.post("/v1/feedback", json={"reply_id": reply_id, "user": person, **body})
+            assert given.status_code == 200, given.text
+        world.caught_up(given.json()["position"])
+    folders = [kafka_data, postgres_data, world.settings.home]
+
+    # The search finds what is there: the same ways to both disks, with words that nobody said.
+    control = "a sentence that is written in clear on purpose"
+    log = KafkaLog(world.kafka, "test-wire")
+    log.append([Message("noria.quarantine", "control", f'{{"words": "{control}"}}'.encode())], 10)
+    log.close()
+    connection = psycopg2.connect(database_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE public.control AS SELECT jsonb_build_object('words', %s) AS words", (control,))
+    connection.close()
+    checkpoint(postgres_server)
+    found = files_holding(folders, forms(control))
+    assert any(name.startswith("log/noria.quarantine-0/") for name in found), found
+    assert any(name.startswith("server/base/") for name in found), found
+    assert any(name.startswith("server/pg_wal/") for name in found), found
+
+    words = [form for sentence in SENTENCES for form in forms(sentence)]
+    assert files_holding(folders, words) == set()
