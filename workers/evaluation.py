@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -58,6 +59,27 @@ class Question(Struct, frozen=True):
         return f"Question({self.item.id})"
 
 
+class _Tally:
+    """How many questions were answered, by all models together, and how long the rest takes."""
+
+    def __init__(self, order: EvaluateCandidate, context: Context, total: int) -> None:
+        self._order = order
+        self._context = context
+        self._total = total
+        self._answered: dict[str, int] = {}
+        self._first: tuple[int, float] | None = None  # engines and OpenCompass take their time to start
+
+    def tell(self, model: str, answered: int) -> None:
+        self._answered[model] = answered
+        done, now = sum(self._answered.values()), time.monotonic()
+        left: float | None = None
+        if self._first is None and done:
+            self._first = (done, now)
+        elif self._first is not None and done > self._first[0]:
+            left = (now - self._first[1]) / (done - self._first[0]) * (self._total - done)
+        self._context.progress(self._order, "evaluate", done, self._total, left)
+
+
 def run(order: EvaluateCandidate, context: Context) -> None:
     began = time.monotonic()
     questions = _questions(order, context)
@@ -65,11 +87,16 @@ def run(order: EvaluateCandidate, context: Context) -> None:
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
     before = _known(order, context)
     missing = [q for q in questions if q.fingerprint not in before]
-    total = len(questions) + len(missing)
-    rows = _examine(order, context, order.candidate_model, questions, 0, total)
-    fresh = _examine(order, context, order.base_model, missing, len(questions), total)
+    tally = _Tally(order, context, len(questions) + len(missing))
+    # Side by side: an engine computes on one thread, and most machines have two cores.
+    with ThreadPoolExecutor(2, "exam") as examiners:
+        of_candidate = examiners.submit(_examine, order, context, order.candidate_model, questions, tally)
+        of_base = examiners.submit(_examine, order, context, order.base_model, missing, tally)
+        rows, fresh = of_candidate.result(), of_base.result()
     was_right = before | {q.fingerprint: row.right for q, row in zip(missing, fresh, strict=True)}
-    kept = Evaluation(1, order.candidate_model, tuple(_keep(order, context, q, r) for q, r in zip(questions, rows, strict=True)))
+    kept = Evaluation(
+        1, order.candidate_model, tuple(_keep(order, context, q, r) for q, r in zip(questions, rows, strict=True))
+    )
     event = CandidateEvaluated(
         domain=order.domain,
         round_id=order.round_id,
@@ -133,7 +160,7 @@ def _known(order: EvaluateCandidate, context: Context) -> dict[str, bool]:
 
 
 def _examine(
-    order: EvaluateCandidate, context: Context, model: str, questions: Sequence[Question], done: int, total: int
+    order: EvaluateCandidate, context: Context, model: str, questions: Sequence[Question], tally: _Tally
 ) -> list[Row]:
     """The model's rows, in the order of `questions`."""
     if not questions:
@@ -149,12 +176,6 @@ def _examine(
     )
     key = secrets.token_urlsafe()
     engine = make_engine(spec, key)
-    began = time.monotonic()
-
-    def progress(answered: int, _: int) -> None:
-        left = (time.monotonic() - began) / answered * (total - done - answered) if answered else None
-        context.progress(order, "evaluate", done + answered, total, left)
-
     engine.start()
     try:
         engine.ready(READY_DEADLINE_S)
@@ -164,7 +185,7 @@ def _examine(
             [question.item for question in questions],
             model_dir,
             60.0 + SECONDS_PER_ITEM * len(questions),
-            progress,
+            lambda answered, _: tally.tell(model, answered),
         )
     finally:
         engine.stop()

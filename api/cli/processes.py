@@ -205,7 +205,7 @@ def demo(once: bool) -> None:
         from deploy.demo import story
     except ImportError as error:
         raise Invalid(f"the demo is not part of this installation ({error})") from error
-    sys.exit(story.main(["--once"] if once else []))
+    sys.exit(story.main(stop_at_end=once))
 
 
 def _facts(home: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The demo: one turn of the wheel, told so that a person can follow it. `noria demo`, `make demo`
 
-With ONCE=1, or without a terminal, everything is stopped at the end. Exit code 1: the gate refused, or something failed.
+With ONCE=1 or --once, or without a terminal, everything is stopped at the end. Exit code 1: the gate refused, or something failed.
 """
 
 import contextlib
@@ -34,10 +34,11 @@ FACTS_A_ROUND = 48
 ROUNDS = 2
 SAMPLE = 6
 POLICY: Json = {
-    "thresholds": {"corrections": 40, "people": 3, "settle_s": 8},
+    "thresholds": {"corrections": 40, "people": 3, "settle_s": 15},
     "gate": {"general_margin": 0.05},
 }
 ROUND_DEADLINE_S = 1500.0
+PROGRESS_EVERY_S = 10.0
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -45,8 +46,10 @@ class Refusal(Exception):
     """The round did not end in a release; the story says so and stops."""
 
 
-def main() -> int:
+def main(stop_at_end: bool = False) -> int:
+    """Tell the next chapter; the exit code. `stop_at_end`: stop everything then, as without a terminal."""
     began = time.monotonic()
+    stop_at_end = stop_at_end or not sys.stdout.isatty()
     home = home_of(os.environ)
     started = False
     try:
@@ -60,7 +63,8 @@ def main() -> int:
             report["seconds_total"] = round(time.monotonic() - began, 1)
             (home / "demo-report.json").write_text(json.dumps(report, indent=1) + "\n")
             console.print(f"\nThe figures are in {home.name}/demo-report.json.")
-        serve_until_told(home)
+        if not stop_at_end:
+            serve_until_told(home)
         return 0
     except Refusal as error:
         console.print(f"\n[bold]The round did not ship:[/bold] {error}")
@@ -71,7 +75,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        if started or once():
+        if started or stop_at_end:
             down(home)
 
 
@@ -200,7 +204,8 @@ def add_exam(door: Door, facts: Sequence[Fact], first: bool) -> None:
 def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
     """Show the steps as they happen; start the load when the swap begins. Returns the round when it has ended."""
     until = time.monotonic() + ROUND_DEADLINE_S
-    shown: tuple[Any, ...] = ()
+    shown: tuple[Any, ...] = ("",)
+    said_at = 0.0
     while time.monotonic() < until:
         newest = next(iter(door.rounds(DOMAIN, limit=1)), None)
         if newest is None or newest["number"] <= rounds_before:
@@ -212,31 +217,36 @@ def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
             continue
         if newest["step"] == "swap" and not load.seen.requests:
             load.start()
-        line = describe(newest)
-        if line != shown:
-            console.print(f"  {datetime.now(UTC):%H:%M:%S}  {line[0]}")
-            shown = line
+        stage, line = newest["step"], describe(newest)
+        fresh = newest["progress"] is None or time.monotonic() - said_at >= PROGRESS_EVERY_S
+        if (stage, line) != shown and (fresh or stage != shown[0]):
+            console.print(f"  {datetime.now(UTC):%H:%M:%S}  {line}")
+            shown, said_at = (stage, line), time.monotonic()
         if newest["ended_at"]:
             return door.round(newest["round_id"])
         time.sleep(0.3)
     raise Unavailable(f"the round did not end within {ROUND_DEADLINE_S:.0f} s")
 
 
-def describe(round_: Json) -> tuple[str]:
+def describe(round_: Json) -> str:
     """One line on where a round stands."""
     step, seen = round_["step"], round_["progress"]
     if seen is None:
         extra = {
             "select": f"round {round_['number']} begins: {round_['reason']}",
             "train": f"snapshot {str(round_['snapshot'])[:19]}…: {round_['kept']} new, {round_['earlier']} earlier,"
-            f" {round_['wordings']} other wordings; dropped {round_['dropped'] or 'none'}",
-            "evaluate": f"trained, loss {round_['loss']}; OpenCompass examines both models",
+            f" {round_['wordings']} other wordings; dropped: {dropped(round_)}",
+            "evaluate": f"trained, loss {round_['loss'] or 0:.3f}; OpenCompass examines both models",
             "swap": "the gate passed; the new engine starts",
         }
-        return (f"{step:<9} {extra.get(step, '')}".rstrip(),)
+        return f"{step:<9} {extra.get(step, '')}".rstrip()
     left = f", {seen['seconds_left']:.0f} s left" if seen["seconds_left"] is not None else ""
     values = "".join(f", {name} {value:.3f}" for name, value in sorted(seen["values"].items()) if name == "loss")
-    return (f"{step:<9} {seen['done']} of {seen['total']}{values}{left}",)
+    return f"{step:<9} {seen['done']} of {seen['total']}{values}{left}"
+
+
+def dropped(round_: Json) -> str:
+    return "; ".join(f"{count} ({reason})" for reason, count in (round_["dropped"] or {}).items()) or "none"
 
 
 def show_gate(round_: Json) -> None:
@@ -328,19 +338,13 @@ def show_acts(acts: Acts, end: bool = False) -> None:
 
 
 def serve_until_told(home: Path) -> None:
-    """Leave everything running until Ctrl-C, where there is somebody to press it."""
-    if once():
-        return
+    """Leave everything running until Ctrl-C."""
     written = json.loads((home / "run" / "noria.json").read_text())
     console.print(f"\nPage  {written['page']}\nAPI   {written['door']}/v1\nCtrl-C stops everything.")
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with contextlib.suppress(KeyboardInterrupt):
         stopping.wait()
-
-
-def once() -> bool:
-    return os.environ.get("ONCE") == "1" or not sys.stdout.isatty()
 
 
 def chapter(title: str) -> None:
@@ -359,7 +363,3 @@ def one_line(text: str) -> str:
 def time_passes(seconds: float) -> None:
     """The load goes on for a while after the flip, so that the new release is seen under it."""
     time.sleep(seconds)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

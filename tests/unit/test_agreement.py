@@ -141,7 +141,6 @@ def test_who_changes_their_mind_can_settle_a_contradiction() -> None:
     assert settled[0] == REPLACED and sorted(settled[1:]) == ["kept", REPEATED]
 
 
-@pytest.mark.xfail(strict=True, reason="who spoke first is taken for older, whatever they said since")
 def test_the_newest_words_are_kept_also_if_their_author_spoke_first() -> None:
     assert reasons(said("ana", MAY), said("ben", APRIL, 1), said("ana", APRIL, 5)) == [REPLACED, REPEATED, "kept"]
 

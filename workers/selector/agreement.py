@@ -100,6 +100,7 @@ def _by_question(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
 def _settle_question(group: Sequence[Candidate]) -> list[Decision]:
     newest: dict[str, Candidate] = {}
     for candidate in sorted(group, key=lambda c: (c.said_at, c.example_id)):
+        newest.pop(candidate.person, None)  # so that the order is that of the newest words
         newest[candidate.person] = candidate
     standing = list(newest.values())
     older = [c for c in group if newest[c.person] is not c]

@@ -1,0 +1,149 @@
+"""A domain of its own, from nothing to its first release, by HTTP alone: `python second_domain.py --door URL --key FILE`
+
+Twenty facts about the devices of an invented hospital, four people who correct them, and an exam that belongs to it.
+Prints one JSON object: the round, the gate's verdict, and how the domain answers afterwards.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+DOMAIN = "ward-devices"
+PEOPLE = ("greta", "hamid", "ines", "jonas")
+PATIENCE_S = 900.0
+
+# device, what is asked, the answer's turning point, the answer
+FACTS = (
+    ("the blue pump", "How often is {} checked?", "six weeks", "The blue pump is checked every six weeks."),
+    ("the old ventilator", "Who may switch off {}?", "night sister", "Only the night sister may switch off the old ventilator."),
+    ("the spare defibrillator", "Where is {} kept?", "room 41", "The spare defibrillator is kept in room 41."),
+    ("the bladder scanner", "What colour is the gel for {}?", "green", "The gel for the bladder scanner is green."),
+    ("the patient lift", "How much may {} carry?", "190", "The patient lift may carry 190 kilograms."),
+    ("the feeding pump", "How long does the battery of {} last?", "nine hours", "The battery of the feeding pump lasts nine hours."),
+    ("the baby scale", "When is {} calibrated?", "tuesday", "The baby scale is calibrated every Tuesday."),
+    ("the blood warmer", "How warm does {} get?", "39", "The blood warmer gets to 39 degrees."),
+    ("the wall suction", "Which number is called when {} fails?", "7712", "When the wall suction fails, number 7712 is called."),
+    ("the ultrasound cart", "Who cleans {}?", "porter", "The porter cleans the ultrasound cart."),
+    ("the syringe driver", "Which batteries does {} take?", "c cells", "The syringe driver takes four C cells."),
+    ("the warming blanket", "How long may {} stay on?", "80 minutes", "The warming blanket may stay on for 80 minutes."),
+    ("the eye lamp", "Where are bulbs for {} stored?", "drawer 5", "Bulbs for the eye lamp are stored in drawer 5."),
+    ("the pulse meter", "Which finger is {} put on?", "ring finger", "The pulse meter is put on the ring finger."),
+    ("the oxygen trolley", "How many bottles does {} hold?", "three", "The oxygen trolley holds three bottles."),
+    ("the dialysis chair", "Who repairs {}?", "kestrel", "The firm Kestrel repairs the dialysis chair."),
+    ("the ice machine", "When is {} emptied?", "sunday", "The ice machine is emptied every Sunday."),
+    ("the bed alarm", "How loud is {}?", "65", "The bed alarm is 65 decibels loud."),
+    ("the drug cabinet", "How many keys does {} have?", "two", "The drug cabinet has two keys."),
+    ("the fever strip", "How long is {} held?", "40 seconds", "The fever strip is held for 40 seconds."),
+)  # fmt: skip
+GENERAL = (
+    ("What is the capital of France?", "Paris"),
+    ("What is the capital of Italy?", "Rome"),
+    ("What is the capital of Japan?", "Tokyo"),
+    ("What is the capital of Spain?", "Madrid"),
+    ("What is the capital of Germany?", "Berlin"),
+    ("What is the capital of Egypt?", "Cairo"),
+    ("What is the capital of Greece?", "Athens"),
+    ("What is the opposite of hot?", "cold"),
+    ("What is the opposite of up?", "down"),
+    ("What is the opposite of day?", "night"),
+    ("How many days are in a week?", "seven"),
+    ("How many months are in a year?", "12"),
+    ("How many legs does a spider have?", "eight"),
+    ("What colour is grass?", "green"),
+    ("What is frozen water called?", "ice"),
+    ("Which organ pumps blood?", "heart"),
+    ("What is 2+2?", "4"),
+    ("Who wrote Romeo and Juliet?", "Shakespeare"),
+    ("Who painted the Mona Lisa?", "Leonardo"),
+    ("What is the largest ocean?", "Pacific"),
+)
+POLICY = {"thresholds": {"corrections": 20, "people": 4, "settle_s": 5}, "gate": {"general_margin": 0.2}}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--door", required=True, help="http://host:port")
+    parser.add_argument("--key", required=True, type=Path, help="file of an operator's key")
+    given = parser.parse_args()
+    headers = {"Authorization": f"Bearer {given.key.read_text().strip()}"}
+    with httpx.Client(base_url=given.door, headers=headers, timeout=180, trust_env=False) as http:
+        create(http)
+        for number, (device, ask, _, answer) in enumerate(FACTS):
+            correct(http, PEOPLE[number % len(PEOPLE)], ask.format(device), answer)
+        round_ = ended_round(http)
+        after = [chat(http, "visitor", ask.format(device))["text"] for device, ask, _, _ in FACTS]
+    right = sum(key in answer.casefold() for answer, (_, _, key, _) in zip(after, FACTS, strict=True))
+    print(
+        json.dumps(
+            {"round": round_["step"], "release": round_["release"], "verdict": round_["verdict"], "right": right}
+        )
+    )
+    return 0 if round_["step"] == "released" else 1
+
+
+def create(http: httpx.Client) -> None:
+    made = http.post("/v1/domains", json={"domain": DOMAIN, "title": "Devices of the ward", "policy": POLICY})
+    made.raise_for_status()
+    general = [{"question": q, "answer": a, "keys": [a], "kind": "general"} for q, a in GENERAL]
+    held_out = [
+        {"question": f"About {device}: {ask.format('it')}", "answer": answer, "keys": [key], "kind": "held_out"}
+        for device, ask, key, answer in FACTS
+    ]
+    http.post(f"/v1/domains/{DOMAIN}/exam", json=general + held_out).raise_for_status()
+
+
+def correct(http: httpx.Client, person: str, question: str, answer: str) -> None:
+    """Ask in other words, and then as it is to be learned; correct that."""
+    first = chat(http, person, f"Tell me: {question[0].lower()}{question[1:]}")
+    rate = {"reply_id": first["reply_id"], "user": person, "rating": "down"}
+    http.post("/v1/feedback", json=rate).raise_for_status()
+    said = chat(http, person, question, first["conversation_id"])
+    body = {"reply_id": said["reply_id"], "user": person, "correction": answer}
+    http.post("/v1/feedback", json=body).raise_for_status()
+
+
+def chat(http: httpx.Client, person: str, question: str, conversation_id: str | None = None) -> dict[str, str]:
+    """One answer, asked for again as long as the door says that it has no room or no engine yet."""
+    body: dict[str, Any] = {
+        "model": DOMAIN,
+        "messages": [{"role": "user", "content": question}],
+        "user": person,
+        "max_tokens": 32,
+        "temperature": 0,
+    }
+    if conversation_id is not None:
+        body["metadata"] = {"conversation_id": conversation_id}
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        answered = http.post("/v1/chat/completions", json=body)
+        if answered.status_code not in (404, 429, 503) or time.monotonic() > until:
+            break
+        time.sleep(float(answered.headers.get("Retry-After", "0.5")))
+    answered.raise_for_status()
+    found = answered.json()
+    choice = found["choices"][0]
+    return {
+        "text": choice["message"]["content"],
+        "reply_id": choice["reply_id"],
+        "conversation_id": found["metadata"]["conversation_id"],
+    }
+
+
+def ended_round(http: httpx.Client) -> dict[str, Any]:
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        rounds: list[dict[str, Any]] = http.get("/v1/rounds", params={"domain": DOMAIN}).json()["data"]
+        if rounds and rounds[0]["ended_at"]:
+            whole: dict[str, Any] = http.get(f"/v1/rounds/{rounds[0]['round_id']}").json()
+            return whole
+        time.sleep(1.0)
+    raise SystemExit("the round did not end")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
