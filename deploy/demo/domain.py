@@ -9,6 +9,8 @@ from typing import Literal, TypeVar, assert_never
 import msgspec
 from msgspec import Struct
 
+from workers.training import REPLAY_FILE
+
 ROAD_TRAFFIC = Path(__file__).parent / "road_traffic"
 
 Language = Literal["en", "zh"]
@@ -68,7 +70,7 @@ class GeneralQuestion(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReplayPrompt(Struct, frozen=True, forbid_unknown_fields=True):
-    """A prompt on which training keeps the model near what it said before."""
+    """A prompt on which training keeps the model near what it said before; the trainer's own, which the demo uses too."""
 
     prompt: str
 
@@ -81,7 +83,7 @@ def load_general(path: Path = ROAD_TRAFFIC / "general.jsonl") -> tuple[GeneralQu
     return _load(path, GeneralQuestion, _general_fault, lambda question: question.id)
 
 
-def load_replay(path: Path = ROAD_TRAFFIC / "replay.jsonl") -> tuple[ReplayPrompt, ...]:
+def load_replay(path: Path = REPLAY_FILE) -> tuple[ReplayPrompt, ...]:
     return _load(path, ReplayPrompt, _replay_fault, lambda row: row.prompt)
 
 

@@ -24,7 +24,7 @@ FACTS = (
     ("the spare defibrillator", "Where is {} kept?", "room 41", "The spare defibrillator is kept in room 41."),
     ("the bladder scanner", "What colour is the gel for {}?", "green", "The gel for the bladder scanner is green."),
     ("the patient lift", "How much may {} carry?", "190", "The patient lift may carry 190 kilograms."),
-    ("the feeding pump", "How long does the battery of {} last?", "nine hours", "The battery of the feeding pump lasts nine hours."),
+    ("the feeding pump", "How long does the battery of {} last?", "nine hours", "Its battery lasts nine hours."),
     ("the baby scale", "When is {} calibrated?", "tuesday", "The baby scale is calibrated every Tuesday."),
     ("the blood warmer", "How warm does {} get?", "39", "The blood warmer gets to 39 degrees."),
     ("the wall suction", "Which number is called when {} fails?", "7712", "When the wall suction fails, number 7712 is called."),

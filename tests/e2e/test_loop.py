@@ -1,10 +1,8 @@
 """The whole loop as a newcomer turns it: the demo told to its end; then a second domain, an erasure and replays."""
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +13,12 @@ from api.client import Door
 from deploy.demo.domain import load_facts
 from deploy.demo.load import Load
 from deploy.demo.story import DOMAIN, FACTS_A_ROUND
-from tests.local_noria import LocalNoria, give_base_model, opencompass_folder, running, until
+from tests.e2e.conftest import ROOT, Command
+from tests.local_noria import LocalNoria
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-ROOT = Path(__file__).parents[2]
-CANARIES = tuple(f"the {animal} keeps its umbrella under stone {n}{n * 7}" for n, animal in enumerate(
-    "adder badger civet dingo ermine ferret gecko heron ibis jackal kudu lemur marten newt otter puffin quail raven stoat tapir".split(), 11
-))  # fmt: skip
+CANARIES = tuple(f"the heron of house {number} keeps umbrella {number * 7919}" for number in range(101, 121))
 SHARE_KEYS = ("fixes_before", "fixes_after", "held_out_before", "held_out_after", "general_before", "general_after")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("loop") / "noria"
-    home.mkdir()
-    give_base_model(home)
-    return home
-
-
-@pytest.fixture(scope="module")
-def report(home: Path) -> dict[str, Any]:
-    """What `noria demo` wrote, having started everything and stopped it again."""
-    done = subprocess.run(
-        [sys.executable, "-m", "api.cli", "demo", "--once"],
-        cwd=ROOT,
-        env=os.environ | {"NORIA_HOME": str(home), "NORIA_OPENCOMPASS": str(opencompass_folder())},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    found: dict[str, Any] = json.loads((home / "demo-report.json").read_text())
-    return found
-
-
-@pytest.fixture(scope="module")
-def noria(home: Path, report: dict[str, Any]) -> Iterator[LocalNoria]:
-    """Started again on what the demo left."""
-    with running(home) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def door(noria: LocalNoria) -> Iterator[Door]:
-    with noria.door() as door:
-        until(lambda: any(m["id"] == DOMAIN for m in door.models()), "the release of the demo answers again", 120)
-        yield door
 
 
 def test_the_demo_ships_a_release_that_has_learned_and_forgotten_little(report: dict[str, Any]) -> None:
@@ -111,7 +69,7 @@ def test_a_second_domain_gets_its_release_by_http_alone_while_the_first_one_serv
 
 
 def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_rest_in_clear(
-    noria: LocalNoria, door: Door
+    noria: LocalNoria, door: Door, command: Command
 ) -> None:
     said = 0
     for canary in CANARIES:
@@ -124,33 +82,26 @@ def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_res
     words = [*CANARIES, *(fact.en.answer for fact in load_facts()[:FACTS_A_ROUND])]
     assert found_at_rest(noria.home, words) == []
 
-    erased = noria_command(noria, "erase", "canary", "--yes", "--json")
+    erased = command("erase", "canary", "--yes", "--json")
     assert erased.returncode == 0, erased.stdout + erased.stderr
     checkpoint(noria)
     assert found_at_rest(noria.home, words) == []
-    assert noria_command(noria, "verify").returncode == 0
+    assert command("verify").returncode == 0
 
 
-def test_verify_names_the_table_and_the_row_that_was_changed_by_hand(noria: LocalNoria, door: Door) -> None:
+def test_verify_names_the_table_and_the_row_that_was_changed_by_hand(noria: LocalNoria, command: Command) -> None:
     with psycopg2.connect(noria.database_url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT event_id, rating FROM noria.feedback WHERE kind = 'rating' ORDER BY event_id LIMIT 1")
         event_id, rating = cursor.fetchall()[0]
         cursor.execute("UPDATE noria.feedback SET rating = %s WHERE event_id = %s", (7, event_id))
     connection.close()
-    told = noria_command(noria, "verify")
+    told = command("verify")
     assert told.returncode == 1
     assert "feedback" in told.stderr and event_id in told.stderr and "rating" in told.stderr
     with psycopg2.connect(noria.database_url) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE noria.feedback SET rating = %s WHERE event_id = %s", (rating, event_id))
     connection.close()
-    assert noria_command(noria, "verify").returncode == 0
-
-
-def noria_command(noria: LocalNoria, *argv: str) -> subprocess.CompletedProcess[str]:
-    environ = os.environ | {"NORIA_HOME": str(noria.home)}
-    return subprocess.run(
-        [sys.executable, "-m", "api.cli", *argv], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
-    )
+    assert command("verify").returncode == 0
 
 
 def checkpoint(noria: LocalNoria) -> None:

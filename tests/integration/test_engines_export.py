@@ -187,7 +187,7 @@ def test_what_a_users_folder_lacks_is_named(tmp_path: Path, missing: str, compla
 def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
     source = tiny_llama.write(tmp_path / "broken")
     edit(source, "tokenizer.json", model={"type": "no such model"})
-    with pytest.raises(Invalid, match="tokenizer.json cannot be read"):
+    with pytest.raises(Invalid, match=r"tokenizer\.json cannot be read"):
         prepare_base(tmp_path / "home", str(source))
 
 

@@ -38,25 +38,26 @@ def test_every_event_takes_effect_once_although_the_process_is_killed_again_and_
 ) -> None:
     log, store = KafkaLog(empty_log, "test"), Store(database)
     domains = [f"d{number}" for number in range(8)]
-    total = 0
+    appended = 0
 
     def count() -> int:
         with database.connect() as connection:
             return int(connection.execute(text("SELECT count(*) FROM noria.events")).scalar_one())
 
-    for round_number in range(3):  # noqa: B007
+    for _ in range(3):
         app = start_app(tmp_path, empty_log, database_url)
         try:
             messages = [tick(domain) for domain in domains for _ in range(50)]
             log.append(messages, timeout_s=10)
-            total += len(messages)
-            eventually(lambda: count() >= total - 200, f"most of round {round_number} took effect")
+            appended += len(messages)
+            most = appended - 200
+            eventually(lambda most=most: count() >= most, f"{most} events took effect")
         finally:
             app.send_signal(signal.SIGKILL)
             app.wait()
     app = start_app(tmp_path, empty_log, database_url)
     try:
-        eventually(lambda: count() == total, "everything took effect")
+        eventually(lambda: count() == appended, "everything took effect")
         ends = {(DOMAINS, partition): end for partition, end in log.ends(DOMAINS).items()}
         assert {place: store.positions()[place] for place in ends} == ends
     finally:
