@@ -23,6 +23,7 @@ import psutil
 
 from api.client import Address, Door
 from deploy import local
+from deploy.ports import free_port
 from deploy.supervisor import ProcessState, Supervisor, SupervisorState
 from streams.settings import Settings, from_env
 from workers.evaluator.install import REQUIREMENTS
@@ -90,6 +91,7 @@ def running(home: Path, environ: Mapping[str, str] | None = None, cache: Path = 
     `environ` is added to this process's own environment, of which nothing called NORIA_… is handed on.
     """
     home = home.absolute()
+    take_ports(home)
     give_base_model(home, cache)
     handed_on = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_")}
     given = {"NORIA_OPENCOMPASS": str(opencompass_folder(cache)), **(environ or {}), "NORIA_HOME": str(home)}
@@ -128,6 +130,7 @@ def log_and_database(home: Path) -> Iterator[Settings]:
     """Kafka with its topics and PostgreSQL with its tables, and nothing that reads or writes them."""
     for folder in (home, home / "run", home / "keys"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    take_ports(home)
     found = local.addresses(home, {})
     written = {"kafka": found.kafka, "door": found.door, "page": found.page}
     (home / "run" / "noria.json").write_bytes(msgspec.json.encode(written))
@@ -145,6 +148,14 @@ def log_and_database(home: Path) -> Iterator[Settings]:
     finally:
         supervisor.stop()
         thread.join()
+
+
+def take_ports(home: Path) -> None:
+    """Ports of this home's own. The usual ones, while a killed process is away, would look free to the next Noria."""
+    written = home / "run" / "noria-ports.json"
+    if not written.exists():
+        written.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        written.write_bytes(msgspec.json.encode({name: free_port() for name in local.PREFERRED}))
 
 
 def give_base_model(home: Path, cache: Path = CACHE) -> str:
