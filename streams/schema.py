@@ -344,6 +344,16 @@ doors = Table(
     _time("seen_at"),
     schema="work",
 )
+examined = Table(
+    "examined",
+    machinery,
+    _text("evaluation", primary_key=True),  # digest of the sealed rows
+    _text("domain"),
+    _text("model"),
+    _time("made_at"),
+    Index(None, "domain", "model"),
+    schema="work",
+)
 places = Table(
     "places",
     machinery,

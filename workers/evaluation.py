@@ -6,8 +6,9 @@ The rows are kept as an artifact, sealed, and serve again: what a model has answ
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from streams.orders import EvaluateCandidate
 from streams.sealed import Sealed
 from streams.sealing import digest, open_sealed, seal
 from streams.store import postgres_trouble
-from workers.context import Context
+from workers.context import Cancelled, Context
 from workers.engines import make_engine
 from workers.engines.protocol import EngineSpec
 from workers.evaluator.opencompass import Endpoint, ExamItem, Row, evaluate
@@ -29,6 +30,8 @@ from workers.snapshot import load, open_prompt
 
 READY_DEADLINE_S = 120.0
 SECONDS_PER_ITEM = 10.0
+EXAMINERS = 2
+AHEAD_AT_ONCE = 110  # a started exam is lost when an order comes
 
 
 class KeptRow(Struct, frozen=True):
@@ -60,17 +63,17 @@ class Question(Struct, frozen=True):
 
 
 class _Tally:
-    """How many questions were answered, by all models together, and how long the rest takes."""
+    """How many questions were answered, by all examiners together, and how long the rest takes."""
 
     def __init__(self, order: EvaluateCandidate, context: Context, total: int) -> None:
         self._order = order
         self._context = context
         self._total = total
-        self._answered: dict[str, int] = {}
+        self._answered: dict[int, int] = {}
         self._first: tuple[int, float] | None = None  # engines and OpenCompass take their time to start
 
-    def tell(self, model: str, answered: int) -> None:
-        self._answered[model] = answered
+    def tell(self, examiner: int, answered: int) -> None:
+        self._answered[examiner] = answered
         done, now = sum(self._answered.values()), time.monotonic()
         left: float | None = None
         if self._first is None and done:
@@ -82,34 +85,73 @@ class _Tally:
 
 def run(order: EvaluateCandidate, context: Context) -> None:
     began = time.monotonic()
-    questions = _questions(order, context)
+    questions = _of_snapshot(order, context) + _of_exam(order.domain, order.pin, context)
     if not any(question.item.set == FIXES for question in questions):
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
-    before = _known(order, context)
+    before = _known(order.domain, order.base_model, context)
     missing = [q for q in questions if q.fingerprint not in before]
     tally = _Tally(order, context, len(questions) + len(missing))
-    # Side by side: an engine computes on one thread, and most machines have two cores.
-    with ThreadPoolExecutor(2, "exam") as examiners:
-        of_candidate = examiners.submit(_examine, order, context, order.candidate_model, questions, tally)
-        of_base = examiners.submit(_examine, order, context, order.base_model, missing, tally)
-        rows, fresh = of_candidate.result(), of_base.result()
+    wanted = [(order.candidate_model, q) for q in questions] + [(order.base_model, q) for q in missing]
+    answered = _examine_all(order.engine, context, wanted, tally.tell)
+    rows, fresh = answered[: len(questions)], answered[len(questions) :]
     was_right = before | {q.fingerprint: row.right for q, row in zip(missing, fresh, strict=True)}
-    kept = Evaluation(
-        1, order.candidate_model, tuple(_keep(order, context, q, r) for q, r in zip(questions, rows, strict=True))
-    )
     event = CandidateEvaluated(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
-        rows=context.artifacts.put_bytes(msgspec.json.encode(kept)),
+        rows=_keep(order.candidate_model, questions, rows, context),
         paired=_paired([(q.item.set, was_right[q.fingerprint], r.right) for q, r in zip(questions, rows, strict=True)]),
         duration_s=round(time.monotonic() - began, 1),
     )
     context.publish(order, event, "candidate_evaluated")
 
 
-def _questions(order: EvaluateCandidate, context: Context) -> list[Question]:
-    """New and earlier fixes from the snapshot, held-out and general questions from the exam as of the pin."""
+def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
+    """Let a release in force answer those questions of its exam that it has not answered yet, while nothing else is to be
+    done: a round needs these answers, and is live so much sooner. Gives up when `stop` says that there is an order.
+
+    True if it has examined anything. Raises Unavailable.
+    """
+    with postgres_trouble(), context.engine.connect() as connection:
+        live = connection.execute(
+            text(
+                "SELECT d.domain, d.engine, r.model FROM noria.domains d"
+                " JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release ORDER BY d.domain"
+            )
+        ).all()
+    for release in live:
+        known = _known(release.domain, release.model, context)
+        questions = [q for q in _of_exam(release.domain, None, context) if q.fingerprint not in known]
+        if not questions:
+            continue
+        questions = questions[:AHEAD_AT_ONCE]
+
+        def tell(_: int) -> None:
+            if stop():
+                raise Cancelled
+
+        try:
+            rows = _examine(release.engine, release.model, questions, context, tell)
+        except Cancelled:
+            return False
+        with postgres_trouble(), context.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO work.examined (evaluation, domain, model, made_at) VALUES (:rows, :domain, :model, now())"
+                    " ON CONFLICT DO NOTHING"
+                ),
+                {
+                    "rows": _keep(release.model, questions, rows, context),
+                    "domain": release.domain,
+                    "model": release.model,
+                },
+            )
+        return True
+    return False
+
+
+def _of_snapshot(order: EvaluateCandidate, context: Context) -> list[Question]:
+    """New and earlier fixes."""
     found = []
     for row in load(order.snapshot, context.artifacts).rows:
         try:
@@ -119,21 +161,27 @@ def _questions(order: EvaluateCandidate, context: Context) -> list[Question]:
             continue
         name = FIXES if row.role == "new" else EARLIER
         found.append(_question(context, f"person:{row.person}", row.example_id, name, question, answer, ()))
+    return found
+
+
+def _of_exam(domain: str, pin: int | None, context: Context) -> list[Question]:
+    """Held-out and general questions, as of the pin if there is one."""
     with postgres_trouble(), context.engine.connect() as connection:
         items = connection.execute(
             text(
-                "SELECT item_id, kind, item FROM noria.exam_items WHERE domain = :domain AND added_offset < :pin"
-                " ORDER BY added_offset"
+                "SELECT item_id, kind, item FROM noria.exam_items WHERE domain = :domain"
+                " AND (cast(:pin AS bigint) IS NULL OR added_offset < :pin) ORDER BY added_offset"
             ),
-            {"domain": order.domain, "pin": order.pin},
+            {"domain": domain, "pin": pin},
         ).all()
+    found = []
     for item in items:
         try:
             opened = json.loads(open_sealed(msgspec.convert(item.item, Sealed), context.keyring))
         except Erased:
             continue
         asked, answer, keys = str(opened["question"]), str(opened["answer"]), tuple(map(str, opened["keys"]))
-        found.append(_question(context, f"domain:{order.domain}", item.item_id, item.kind, asked, answer, keys))
+        found.append(_question(context, f"domain:{domain}", item.item_id, item.kind, asked, answer, keys))
     return found
 
 
@@ -144,12 +192,15 @@ def _question(
     return Question(ExamItem(id=id, set=name, question=question, answer=answer, keys=keys), fingerprint, subject)
 
 
-def _known(order: EvaluateCandidate, context: Context) -> dict[str, bool]:
-    """What the release in force answered when it was a candidate itself, by fingerprint."""
+def _known(domain: str, model: str, context: Context) -> dict[str, bool]:
+    """What the model has answered before, as a candidate or ahead of a round, by fingerprint."""
     with postgres_trouble(), context.engine.connect() as connection:
         digests = connection.execute(
-            text("SELECT evaluation FROM noria.rounds WHERE domain = :d AND model = :m AND evaluation IS NOT NULL"),
-            {"d": order.domain, "m": order.base_model},
+            text(
+                "SELECT evaluation FROM noria.rounds WHERE domain = :domain AND model = :model AND evaluation IS NOT NULL"
+                " UNION SELECT evaluation FROM work.examined WHERE domain = :domain AND model = :model"
+            ),
+            {"domain": domain, "model": model},
         ).scalars()
         kept = [d for d in digests if context.artifacts.has(d)]
     found: dict[str, bool] = {}
@@ -159,16 +210,37 @@ def _known(order: EvaluateCandidate, context: Context) -> dict[str, bool]:
     return found
 
 
+def _examine_all(
+    engine: str, context: Context, wanted: Sequence[tuple[str, Question]], tell: Callable[[int, int], None]
+) -> list[Row]:
+    """A row for each (model, question), in their order. `tell(examiner, answered)` reports.
+
+    Side by side: an engine computes on one thread, so two of them keep a machine of two cores busy, each with its half of
+    every model's questions.
+    """
+    parts: list[tuple[str, list[int]]] = []
+    for model in dict.fromkeys(model for model, _ in wanted):
+        places = [place for place, (named, _) in enumerate(wanted) if named == model]
+        parts += [(model, half) for half in (places[0::2], places[1::2]) if half]
+    rows: dict[int, Row] = {}
+    with ThreadPoolExecutor(EXAMINERS, "examiner") as examiners:
+        asked = [
+            examiners.submit(_examine, engine, model, [wanted[p][1] for p in places], context, partial(tell, number))
+            for number, (model, places) in enumerate(parts)
+        ]
+        for (_, places), answered in zip(parts, asked, strict=True):
+            rows |= zip(places, answered.result(), strict=True)
+    return [rows[place] for place in range(len(wanted))]
+
+
 def _examine(
-    order: EvaluateCandidate, context: Context, model: str, questions: Sequence[Question], tally: _Tally
+    engine_kind: str, model: str, questions: Sequence[Question], context: Context, tell: Callable[[int], None]
 ) -> list[Row]:
     """The model's rows, in the order of `questions`."""
-    if not questions:
-        return []
     model_dir: Path = context.artifacts.path(model)
     name = f"exam-{model[-12:]}"
     spec = EngineSpec(
-        kind=order.engine,
+        kind=engine_kind,
         model_dir=model_dir,
         model_name=name,
         slots=context.settings.engine_slots,
@@ -185,7 +257,7 @@ def _examine(
             [question.item for question in questions],
             model_dir,
             60.0 + SECONDS_PER_ITEM * len(questions),
-            lambda answered, _: tally.tell(model, answered),
+            lambda answered, _: tell(answered),
         )
     finally:
         engine.stop()
@@ -193,10 +265,14 @@ def _examine(
     return [by_id[question.item.set, question.item.id] for question in questions]
 
 
-def _keep(order: EvaluateCandidate, context: Context, question: Question, row: Row) -> KeptRow:
-    ref = f"{order.order_id}#{row.set}/{row.id}"
-    sealed = seal(row.prediction, context.keyring.key_for(question.subject), ref)
-    return KeptRow(row.id, row.set, question.fingerprint, row.right, sealed)
+def _keep(model: str, questions: Sequence[Question], rows: Sequence[Row], context: Context) -> str:
+    """Seal and keep the rows; the digest."""
+    kept = []
+    for question, row in zip(questions, rows, strict=True):
+        key = context.keyring.key_for(question.subject)
+        sealed = seal(row.prediction, key, f"{model}#{row.set}/{row.id}")
+        kept.append(KeptRow(row.id, row.set, question.fingerprint, row.right, sealed))
+    return context.artifacts.put_bytes(msgspec.json.encode(Evaluation(1, model, tuple(kept))))
 
 
 def _paired(results: Sequence[tuple[str, bool, bool]]) -> dict[str, Paired]:

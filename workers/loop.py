@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -27,6 +28,7 @@ from workers.orders import Claim
 
 RENEW_EVERY_S = 4.0
 ATTEMPTS = 5
+IDLE_RETRY_S = 60.0
 logger = logging.getLogger("noria.worker")
 
 # A step carries out one order and publishes its result.
@@ -122,6 +124,34 @@ def _keep(context: Context, held: Claim, finished: threading.Event, stopping: th
             continue  # PostgreSQL is away: the lease may run out, and then the result is repeated, not doubled
 
 
+class _Idle:
+    """What is worth doing while no order waits: examining ahead. A failure of it harms nobody, and waits before the next try."""
+
+    def __init__(self, context: Context, table: Mapping[Step, tuple[str, Step_]], stopping: threading.Event) -> None:
+        from workers.evaluation import look_ahead
+
+        self._look_ahead = look_ahead
+        self._context = context
+        self._kinds = [kind for kind, _ in table.values()]
+        self._stopping = stopping
+        self._not_before = 0.0
+
+    def work(self) -> bool:
+        """Whether anything was done."""
+        if time.monotonic() < self._not_before:
+            return False
+        try:
+            return self._look_ahead(self._context, self._called_away)
+        except (Invalid, Unavailable) as error:
+            logger.warning("examining ahead: %s", error)
+            self._not_before = time.monotonic() + IDLE_RETRY_S
+            return False
+
+    def _called_away(self) -> bool:
+        orders.take_in(self._context.engine, self._context.log)
+        return self._stopping.is_set() or orders.waiting(self._context.engine, self._kinds)
+
+
 def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     every: tuple[Step, ...] = get_args(Step)
@@ -148,9 +178,10 @@ def main() -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
     table = steps(kinds)
+    idle = _Idle(context, table, stopping) if "evaluate" in table else None
     while not stopping.is_set():
         try:
-            if not work_once(context, table, stopping):
+            if not work_once(context, table, stopping) and not (idle and idle.work()):
                 stopping.wait(0.25)
         except Unavailable as error:
             logger.warning("%s", error)

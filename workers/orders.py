@@ -14,6 +14,10 @@ from streams.orders import Order
 from streams.store import postgres_trouble
 
 LEASE_S = 15.0
+_CLAIMABLE = (
+    "state = 'open' AND kind = ANY(:kinds) AND (lease_until IS NULL OR lease_until < now())"
+    " AND (not_before IS NULL OR not_before <= now())"
+)
 
 
 class Claim(Struct, frozen=True):
@@ -80,6 +84,15 @@ def take_in(engine: Engine, log: Log) -> int:
     return taken
 
 
+def waiting(engine: Engine, kinds: Sequence[str]) -> bool:
+    """Whether an order of these kinds could be claimed. Raises Unavailable."""
+    with postgres_trouble(), engine.connect() as connection:
+        found = connection.execute(
+            text(f"SELECT EXISTS (SELECT FROM work.claims WHERE {_CLAIMABLE})"), {"kinds": list(kinds)}
+        )
+        return bool(found.scalar_one())
+
+
 def claim(engine: Engine, kinds: Sequence[str], worker: str) -> Claim | None:
     """The oldest open order of these kinds that nobody holds, now held by `worker`. Raises Unavailable."""
     with postgres_trouble(), engine.begin() as connection:
@@ -87,8 +100,7 @@ def claim(engine: Engine, kinds: Sequence[str], worker: str) -> Claim | None:
             text(
                 "UPDATE work.claims SET worker = :worker, attempts = attempts + 1,"
                 " lease_until = now() + make_interval(secs => :lease) WHERE order_id = ("
-                " SELECT order_id FROM work.claims WHERE state = 'open' AND kind = ANY(:kinds)"
-                " AND (lease_until IS NULL OR lease_until < now()) AND (not_before IS NULL OR not_before <= now())"
+                f" SELECT order_id FROM work.claims WHERE {_CLAIMABLE}"
                 " ORDER BY received_at, order_id FOR UPDATE SKIP LOCKED LIMIT 1) RETURNING body, attempts"
             ),
             {"worker": worker, "lease": LEASE_S, "kinds": list(kinds)},

@@ -366,6 +366,16 @@ def upgrade() -> None:
         schema="work",
     )
     op.create_table(
+        "examined",
+        sa.Column("evaluation", sa.Text(), nullable=False),
+        sa.Column("domain", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("evaluation", name=op.f("pk_examined")),
+        schema="work",
+    )
+    op.create_index(op.f("ix_examined_domain_model"), "examined", ["domain", "model"], unique=False, schema="work")
+    op.create_table(
         "places",
         sa.Column("place", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
@@ -392,6 +402,8 @@ def downgrade() -> None:
     op.drop_table("routes", schema="work")
     op.drop_table("places", schema="work")
     op.drop_table("intake", schema="work")
+    op.drop_index(op.f("ix_examined_domain_model"), table_name="examined", schema="work")
+    op.drop_table("examined", schema="work")
     op.drop_table("engines", schema="work")
     op.drop_table("doors", schema="work")
     op.drop_index("ix_claims_open", table_name="claims", schema="work", postgresql_where=sa.text("state = 'open'"))
