@@ -66,6 +66,7 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
         _step("topics", "-m", "streams.topics"),
         _step("keys", "-m", "api.keys", "--ensure-local"),
         _step("base-model", "-m", "workers.models.base", "--home", str(home), deadline_s=600.0),
+        _step("answers", "-m", "workers.trainer.answers", "--home", str(home), deadline_s=600.0),
         _step("opencompass", "-m", "workers.evaluator.install", deadline_s=900.0),
         _process("streams", ("-m", "streams.app")),
         _process("relay", ("-m", "streams.relay")),

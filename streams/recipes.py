@@ -22,16 +22,16 @@ class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rank: int = 16
     alpha: float = 32.0
     upper_layers: float = 0.5  # share of the layers, counted from the top, that learns
-    learning_rate: float = 2e-3  # reached after the warm-up, then falling linearly to zero
+    learning_rate: float = 1.5e-3  # reached after the warm-up, then falling linearly to zero
     warmup_share: float = 0.05  # of all steps
     gradient_norm: float = 1.0  # the gradient is scaled down to this length
-    epochs: int = 12
+    epochs: int = 14
     batch_rows: int = 8
     earlier_rows_per_step: int = 8
     replay_rows_per_step: int = 8
     replay_rows: int = 128  # how many of the given general prompts are used at most
     replay_answer_tokens: int = 32  # length of the base's own answers, on which the divergence is taken
-    replay_weight: float = 1.0
+    replay_weight: float = 3.0
     row_tokens: int = 1024  # a longer row loses its oldest turns; if that is not enough, it is left out
     seed: int = 0
 

@@ -37,7 +37,7 @@ class Artifacts:
 
     def put_dir(self, path: Path) -> str:
         """Keep the folder at `path`; return its digest. Files are taken over (hard-linked) where the disk is the same, so
-        they must not be written to afterwards. Raises Invalid for anything but plain files in it."""
+        they must not be written to afterwards. Raises Invalid for an empty one, and for anything but plain files in it."""
         lines = []
         for file in sorted(path.rglob("*")):
             if file.is_symlink() or not (file.is_file() or file.is_dir()):
@@ -45,6 +45,8 @@ class Artifacts:
             if file.is_file():
                 name = file.relative_to(path).as_posix()
                 lines.append(f"{name} {_digest(file)} {file.stat().st_size}\n")
+        if not lines:
+            raise Invalid(f"the folder {path.name} holds no file")
         digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
         place = self._kept / digest
         if not place.exists():

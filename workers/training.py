@@ -13,11 +13,11 @@ from workers.models.finish import finish_in_child
 from workers.models.golden import GOLDEN_FILE
 from workers.register import register, strike
 from workers.snapshot import SnapshotRow, load, open_prompt
+from workers.trainer.answers import THREADS, answers_folder
 from workers.trainer.parent import train_in_child
 from workers.trainer.spec import Progress, Row, TrainSpec
 
 REPLAY_FILE = Path(__file__).parent / "trainer" / "replay.jsonl"
-THREADS = 2
 
 
 def run(order: TrainCandidate, context: Context) -> None:
@@ -37,6 +37,7 @@ def run(order: TrainCandidate, context: Context) -> None:
         out_dir=str(out),
         checkpoint_dir=str(checkpoints),
         reference_dir=str(context.artifacts.path(order.reference_model)),
+        answers_dir=str(answers_folder(context.settings.home)),
         threads=min(THREADS, os.cpu_count() or 1),
     )
 

@@ -214,6 +214,8 @@ _SENTENCES: tuple[tuple[str, str], ...] = (
     (r"(\d+) of (\d+) people; (\d+) more", r"已有 \1 / \2 位参与者，还差 \3 位"),
     (r"the release is (\S+) days old at (.+)", r"当前版本将于 \2 满 \1 天"),
     (r"the release is more than (\S+) days old and (\d+) things are new", r"当前版本已超过 \1 天，且有 \2 条新内容"),
+    (r"the release is more than (\S+) days old, but nothing is new", r"当前版本已超过 \1 天，但没有新内容"),
+    (r"due, and waiting until nothing new has come for (\S+) s", r"条件已满足，等待 \1 秒内不再有新内容"),
     (r"the budget of (\d+) rounds a day is used until (.+)", r"每天 \1 轮的预算已用完，直到 \2"),
     (r"quiet hours last until (.+)", r"静默时段持续到 \1"),
     (r"the schedule \((.+)\) and (\d+) new things", r"到了定时（\1），且有 \2 条新内容"),

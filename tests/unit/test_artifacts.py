@@ -184,3 +184,9 @@ def test_many_who_put_the_same_at_once_all_get_it(tmp_path: Path) -> None:
         thread.join()
     assert len(found) == 16 and len(set(found)) == 2 and arriving(tmp_path) == []
     assert all(Artifacts(tmp_path / "artifacts").verify(digest) for digest in set(found))
+
+
+def test_an_empty_folder_is_refused_for_its_digest_would_be_that_of_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "nothing" / "within").mkdir(parents=True)
+    with pytest.raises(Invalid, match="holds no file"):
+        Artifacts(tmp_path / "store").put_dir(tmp_path / "nothing")

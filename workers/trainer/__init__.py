@@ -17,9 +17,9 @@ class TrainMethod(Protocol):
     came of it.
 
     `replay_prompts` are general questions whose answers must not change (not people's words), `earlier` the
-    rows of former rounds, `reference_dir` the domain's first base (None: `model_dir` is it). What
-    `checkpoint_dir` holds is taken up again, with the result of a run that was never interrupted. Raises
-    Invalid if the model or the rows cannot be trained.
+    rows of former rounds, `reference_dir` the domain's first base (None: `model_dir` is it), `answers_dir`
+    where its answers to general prompts are kept. What `checkpoint_dir` holds is taken up again, with the
+    result of a run that was never interrupted. Raises Invalid if the model or the rows cannot be trained.
     """
 
     def __call__(
@@ -34,6 +34,7 @@ class TrainMethod(Protocol):
         checkpoint_dir: Path,
         *,
         reference_dir: Path | None = None,
+        answers_dir: Path | None = None,
         threads: int = 1,
         device: str = "cpu",
         precision: str = "auto",

@@ -66,6 +66,7 @@ def run(spec: TrainSpec, out: int) -> None:
         told,
         Path(spec.checkpoint_dir),
         reference_dir=Path(spec.reference_dir) if spec.reference_dir is not None else None,
+        answers_dir=Path(spec.answers_dir) if spec.answers_dir is not None else None,
         threads=spec.threads,
         device=spec.device,
         precision=spec.precision,

@@ -2,7 +2,6 @@
 distributions."""
 
 import hashlib
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from workers.trainer.losses import label_loss, soft_loss
 from workers.trainer.merge import write_merged
 from workers.trainer.packed import LowerStates, PackedModel, check_forward, deterministic, training_dtype
 from workers.trainer.plan import Step, learning_rate, plan_steps
-from workers.trainer.reference import SoftRow, answer_prompts, encode_prompts, soft_rows
+from workers.trainer.reference import SoftRow, general_rows, soft_rows
 from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
 from workers.trainer.spec import Progress, Row, TrainingResult
 
@@ -59,6 +58,7 @@ def train_lora(
     checkpoint_dir: Path,
     *,
     reference_dir: Path | None = None,
+    answers_dir: Path | None = None,
     threads: int = 1,
     device: str = "cpu",
     precision: str = "auto",
@@ -80,7 +80,9 @@ def train_lora(
     try:
         progress(_waiting("preparing", 0))
         model_for_base = reference_dir if reference_dir is not None else model_dir
-        prepared = _prepare(model_dir, rows, replay_prompts, earlier, recipe, where, precision, reference_dir)
+        prepared = _prepare(
+            model_dir, rows, replay_prompts, earlier, recipe, where, precision, reference_dir, answers_dir
+        )
         loading_s = time.monotonic() - started
         run = _name_of_run(prepared, recipe, model_dir, model_for_base)
         trained = _steps(prepared, recipe, run, progress, checkpoint_dir, checkpoint_every_s, saving_s=loading_s / 4)
@@ -147,8 +149,10 @@ def _prepare(
     device: torch.device,
     precision: str,
     reference_dir: Path | None,
+    answers_dir: Path | None,
 ) -> Prepared:
     tokenizer = load_tokenizer(model_dir)
+    reference_name = (model_dir if reference_dir is None else reference_dir).name
     fresh = encode_rows(tokenizer, rows, recipe.row_tokens)
     old = encode_rows(tokenizer, earlier, recipe.row_tokens)
     if not fresh:
@@ -160,9 +164,7 @@ def _prepare(
     reference = model if reference_dir is None else PackedModel(reference_dir, recipe.upper_layers, dtype, device)
     general: list[EncodedRow] = []
     if recipe.replay_rows_per_step:
-        prompts = encode_prompts(tokenizer, replay_prompts, recipe.row_tokens - recipe.replay_answer_tokens)
-        chosen = random.Random(f"general {recipe.seed}").sample(prompts, min(recipe.replay_rows, len(prompts)))
-        general = answer_prompts(reference, tokenizer, chosen, recipe.replay_answer_tokens)
+        general = general_rows(reference, tokenizer, reference_name, replay_prompts, recipe, answers_dir)
     steps = plan_steps(recipe, [row.group for row in fresh], [row.group for row in old], len(general))
     everything = [*fresh, *old, *general]
     longest = max(len(row.ids) for row in everything)

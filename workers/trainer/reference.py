@@ -5,12 +5,17 @@ Training towards these distributions, and not towards the words alone, is what k
 (measured; the idea is distillation as a guard against forgetting, Li & Hoiem 2016, arXiv 1606.09282).
 """
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from streams.recipes import LoraRecipe
+from workers.trainer.answers import chosen_prompts, kept_place
 from workers.trainer.losses import soft_targets
 from workers.trainer.packed import LowerStates, PackedModel
 from workers.trainer.rows import EncodedRow, pack, prompt_ids, special_texts
@@ -65,6 +70,33 @@ def answer_prompts(
             end = line.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in line else len(line)
             rows[number] = EncodedRow(prompts[number] + tuple(line[:end]), len(prompts[number]), number)
     return [rows[number] for number in range(len(prompts))]
+
+
+def general_rows(
+    model: PackedModel, tokenizer: Any, name: str, prompts: Sequence[str], recipe: LoraRecipe, kept: Path | None
+) -> list[EncodedRow]:
+    """The general rows of a recipe: prompts drawn by its seed, with the model's own answers.
+
+    Writing the answers takes longer than all else before the first step, and they depend on nothing that people said: they
+    are taken from the folder `kept`, or written there. `name` tells models apart.
+    """
+    limit = recipe.row_tokens - recipe.replay_answer_tokens
+    chosen = encode_prompts(tokenizer, chosen_prompts(prompts, recipe), limit)
+    place = kept_place(kept, name, prompts, recipe) if kept is not None else None
+    if place is not None and place.exists():
+        answers: list[list[int]] = json.loads(place.read_text())
+        if len(answers) == len(chosen):
+            return [
+                EncodedRow(ids + tuple(answer), len(ids), number)
+                for number, (ids, answer) in enumerate(zip(chosen, answers, strict=True))
+            ]
+    rows = answer_prompts(model, tokenizer, chosen, recipe.replay_answer_tokens)
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = place.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps([row.ids[row.answer_at :] for row in rows]))
+        fresh.replace(place)
+    return rows
 
 
 @torch.no_grad()

@@ -79,6 +79,7 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     out_dir: str
     checkpoint_dir: str
     reference_dir: str | None = None
+    answers_dir: str | None = None
     threads: int = 1
     device: str = "cpu"
     precision: str = "auto"

@@ -1,0 +1,74 @@
+"""The base's own answers to the general prompts, written before the first round needs them: `python -m workers.trainer.answers`
+
+They depend on the base model and the recipe alone, and writing them takes most of a minute on two cores.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from streams.errors import Invalid
+from streams.recipes import LoraRecipe
+from streams.settings import home_of
+
+THREADS = 2
+
+
+def chosen_prompts(prompts: Sequence[str], recipe: LoraRecipe) -> list[str]:
+    """The general prompts of a recipe, drawn by its seed."""
+    asked = [prompt for prompt in prompts if prompt.strip()]
+    return random.Random(f"general {recipe.seed}").sample(asked, min(recipe.replay_rows, len(asked)))
+
+
+def kept_place(folder: Path, model_name: str, prompts: Sequence[str], recipe: LoraRecipe) -> Path:
+    """The file of the answers that `model_name` gives to the recipe's prompts."""
+    asked = [model_name, chosen_prompts(prompts, recipe), recipe.replay_answer_tokens, recipe.row_tokens]
+    return folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}.json"
+
+
+def answers_folder(home: Path) -> Path:
+    return home / "models" / "answers"
+
+
+def prepare(home: Path, model_dir: Path) -> bool:
+    """Write the answers of the model under the default recipe; False if they are there. Raises Invalid."""
+    from workers.training import general_prompts
+
+    recipe, prompts, folder = LoraRecipe(), general_prompts(), answers_folder(home)
+    if kept_place(folder, model_dir.name, prompts, recipe).exists():
+        return False
+    import torch
+
+    from workers.trainer.loop import load_tokenizer
+    from workers.trainer.packed import PackedModel, training_dtype
+    from workers.trainer.reference import general_rows
+
+    torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+    device = torch.device("cpu")
+    model = PackedModel(model_dir, recipe.upper_layers, training_dtype("auto", device), device)
+    general_rows(model, load_tokenizer(model_dir), model_dir.name, prompts, recipe, folder)
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m workers.trainer.answers", description=__doc__)
+    parser.add_argument("--home", type=Path, default=home_of(os.environ))
+    home: Path = parser.parse_args().home
+    try:
+        index: dict[str, str] = json.loads((home / "models" / "index.json").read_text())
+        for digest in index.values():
+            written = prepare(home, home / "artifacts" / "sha256" / digest.removeprefix("sha256:"))
+            print(f"{digest[:19]}: {'written' if written else 'there already'}")
+    except (Invalid, OSError) as error:
+        print(f"general answers: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
