@@ -69,29 +69,36 @@ def run(order: TrainCandidate, context: Context) -> None:
 
 
 def _rows(rows: tuple[SnapshotRow, ...], role: str, context: Context) -> tuple[Row, ...]:
-    """The rows of one role, opened: the question as it was corrected, and its other wordings, as one group."""
-    found = []
+    """The rows of one role, opened: the question as it was corrected, and its other wordings, as one group.
+
+    In the order of their words, so that the same corrections make the same model in whatever order they came.
+    """
+    groups: list[list[Row]] = []
     for row in rows:
         if row.role != role:
             continue
         try:
             answer = open_sealed(row.answer, context.keyring)
-            for messages in (row.prompt, *row.wordings):
-                prompt = open_prompt(messages, context.keyring)
-                # What was answered in vain before is not part of what is taught.
-                history = () if row.wordings else prompt.history
-                found.append(
-                    Row(
-                        prompt=prompt.question,
-                        answer=answer,
-                        system=prompt.system,
-                        history=history,
-                        group=row.example_id,
-                    )
-                )
+            prompts = [open_prompt(messages, context.keyring) for messages in (row.prompt, *row.wordings)]
         except Erased:
             continue  # erased since the snapshot was taken: it is not learned any more
-    return tuple(found)
+        wordings = [
+            Row(
+                prompt=prompt.question,
+                answer=answer,
+                system=prompt.system,
+                # What was answered in vain before is not part of what is taught.
+                history=() if row.wordings else prompt.history,
+                group=row.example_id,
+            )
+            for prompt in prompts
+        ]
+        groups.append(sorted(wordings, key=_words))
+    return tuple(row for group in sorted(groups, key=lambda group: _words(group[0])) for row in group)
+
+
+def _words(row: Row) -> tuple[str, str]:
+    return row.prompt, row.answer
 
 
 def general_prompts() -> tuple[str, ...]:

@@ -48,6 +48,10 @@ class Load:
         self._threads: list[threading.Thread] = []
         self.seen = Seen()
 
+    @property
+    def started(self) -> bool:
+        return bool(self._threads)
+
     def start(self) -> None:
         self._stopping.clear()
         self._threads = [threading.Thread(target=self._ask, args=(n,), daemon=True) for n in range(CLIENTS)]
@@ -76,7 +80,7 @@ class Load:
                 return
             asked_at = time.monotonic()
             try:
-                said: Said = ask(self._door, self._domain, question, PERSON)
+                said: Said = ask(self._door, self._domain, question, PERSON, patience_s=0)
                 took_s = time.monotonic() - asked_at
                 self.seen.answers.append(Answered(question, said.release, said.texts[0], asked_at, took_s))
             except (Invalid, Unavailable) as error:

@@ -5,6 +5,7 @@ All of it goes through the public API, as a page or a phone would.
 
 import random
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,8 +46,22 @@ def ask(
     conversation_id: str | None = None,
     drafts: int = 1,
     temperature: float = 0.0,
+    patience_s: float = 60.0,
 ) -> Said:
-    """One question, one answer (or several drafts); asked again while the door has no room."""
+    """One question, one answer (or several drafts); asked again for `patience_s` while the engine's queue is full."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return _ask_once(door, model, question, person, conversation_id, drafts, temperature)
+        except NotNow as error:
+            if error.code != "queue_full" or time.monotonic() > until:
+                raise
+            time.sleep(1.0)
+
+
+def _ask_once(
+    door: Door, model: str, question: str, person: str, conversation_id: str | None, drafts: int, temperature: float
+) -> Said:
     pieces: dict[int, list[str]] = {index: [] for index in range(drafts)}
     more = {"temperature": temperature, "max_tokens": ANSWER_TOKENS}
     for got in door.chat(

@@ -34,7 +34,7 @@ FACTS_A_ROUND = 48
 ROUNDS = 2
 SAMPLE = 6
 POLICY: Json = {
-    "thresholds": {"corrections": 40, "people": 3, "settle_s": 15},
+    "thresholds": {"corrections": 40, "people": 3, "settle_s": 30},
     "gate": {"general_margin": 0.05},
 }
 ROUND_DEADLINE_S = 1500.0
@@ -215,7 +215,7 @@ def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
                 shown = ("waiting", *missing)
             time.sleep(0.3)
             continue
-        if newest["step"] == "swap" and not load.seen.requests:
+        if newest["step"] == "swap" and not load.started:
             load.start()
         stage, line = newest["step"], describe(newest)
         fresh = newest["progress"] is None or time.monotonic() - said_at >= PROGRESS_EVERY_S

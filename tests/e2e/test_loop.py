@@ -12,6 +12,7 @@ import pytest
 from api.client import Door
 from deploy.demo.domain import load_facts
 from deploy.demo.load import Load
+from deploy.demo.people import PEOPLE
 from deploy.demo.story import DOMAIN, FACTS_A_ROUND
 from tests.e2e.conftest import ROOT, Command
 from tests.local_noria import LocalNoria
@@ -71,19 +72,18 @@ def test_a_second_domain_gets_its_release_by_http_alone_while_the_first_one_serv
 def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_rest_in_clear(
     noria: LocalNoria, door: Door, command: Command
 ) -> None:
-    said = 0
     for canary in CANARIES:
-        pieces = [*door.chat(DOMAIN, [{"role": "user", "content": canary}], person="canary", more={"max_tokens": 1})]
+        pieces = [*door.chat(DOMAIN, [{"role": "user", "content": canary}], person=PEOPLE[0], more={"max_tokens": 1})]
         reply_id = pieces[-1].reply_ids[0]  # type: ignore[union-attr]
-        door.feedback(reply_id, person="canary", correction=f"Because {canary}.")
-        said += 1
-    assert said == 20
+        door.feedback(reply_id, person=PEOPLE[0], correction=f"Because {canary}.")
     checkpoint(noria)
     words = [*CANARIES, *(fact.en.answer for fact in load_facts()[:FACTS_A_ROUND])]
     assert found_at_rest(noria.home, words) == []
 
-    erased = command("erase", "canary", "--yes", "--json")
+    erased = command("erase", PEOPLE[0], "--yes", "--json")
     assert erased.returncode == 0, erased.stdout + erased.stderr
+    learned = json.loads(erased.stdout)["learned_by"]
+    assert [(entry["domain"], entry["release"]) for entry in learned] == [(DOMAIN, 1)]
     checkpoint(noria)
     assert found_at_rest(noria.home, words) == []
     assert command("verify").returncode == 0
