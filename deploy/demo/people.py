@@ -17,6 +17,7 @@ from deploy.demo.domain import Fact
 
 PEOPLE = ("ada", "bo", "chen", "dalia", "emeka", "fumiko")
 ANSWER_TOKENS = 40
+APART_S = 4.0  # people do not come all at once, nor write their corrections in step
 
 
 class Said(Struct, frozen=True):
@@ -91,14 +92,15 @@ def correct_facts(door: Door, domain: str, facts: Sequence[Fact], seen: Callable
     shares = [(person, facts[number :: len(PEOPLE)]) for number, person in enumerate(PEOPLE)]
     total = Acts()
 
-    def live(person: str, share: Sequence[Fact]) -> None:
+    def live(place: int, person: str, share: Sequence[Fact]) -> None:
         chance = random.Random(person)  # no secret: the same life every time
+        time.sleep(place * APART_S)
         for number, fact in enumerate(share):
             _correct(door, domain, person, fact, total, pick=number < 2, chance=chance)
             seen(total)
 
     with ThreadPoolExecutor(len(PEOPLE), "person") as crowd:
-        for done in [crowd.submit(live, person, share) for person, share in shares]:
+        for done in [crowd.submit(live, place, *who) for place, who in enumerate(shares)]:
             done.result()
     return total
 

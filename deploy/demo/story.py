@@ -34,7 +34,7 @@ FACTS_A_ROUND = 48
 ROUNDS = 2
 SAMPLE = 6
 POLICY: Json = {
-    "thresholds": {"corrections": 40, "people": 3, "settle_s": 30},
+    "thresholds": {"corrections": 40, "people": 3, "settle_s": 20},
     "gate": {"general_margin": 0.05},
 }
 ROUND_DEADLINE_S = 1500.0
