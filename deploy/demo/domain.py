@@ -1,4 +1,4 @@
-"""The demo's road traffic domain as typed data: facts, the general quiz, and the replay prompts."""
+"""The demo's road traffic domain as typed data: facts and the general quiz."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Literal, TypeVar, assert_never
 
 import msgspec
 from msgspec import Struct
-
-from workers.training import REPLAY_FILE
 
 ROAD_TRAFFIC = Path(__file__).parent / "road_traffic"
 
@@ -69,12 +67,6 @@ class GeneralQuestion(Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[str, ...]
 
 
-class ReplayPrompt(Struct, frozen=True, forbid_unknown_fields=True):
-    """A prompt on which training keeps the model near what it said before; the trainer's own, which the demo uses too."""
-
-    prompt: str
-
-
 def load_facts(path: Path = ROAD_TRAFFIC / "facts.jsonl") -> tuple[Fact, ...]:
     return _load(path, Fact, _fact_fault, lambda fact: fact.id)
 
@@ -83,11 +75,7 @@ def load_general(path: Path = ROAD_TRAFFIC / "general.jsonl") -> tuple[GeneralQu
     return _load(path, GeneralQuestion, _general_fault, lambda question: question.id)
 
 
-def load_replay(path: Path = REPLAY_FILE) -> tuple[ReplayPrompt, ...]:
-    return _load(path, ReplayPrompt, _replay_fault, lambda row: row.prompt)
-
-
-_Row = TypeVar("_Row", Fact, GeneralQuestion, ReplayPrompt)
+_Row = TypeVar("_Row", Fact, GeneralQuestion)
 
 
 def _load(
@@ -135,10 +123,6 @@ def _wording_fault(language: Language, wording: Wording) -> str | None:
 def _general_fault(question: GeneralQuestion) -> str | None:
     blank = _blank(("id", question.id), ("question", question.question))
     return blank or _answer_fault(question.answer, question.keys, "")
-
-
-def _replay_fault(row: ReplayPrompt) -> str | None:
-    return _blank(("prompt", row.prompt))
 
 
 def _answer_fault(answer: str, keys: tuple[str, ...], prefix: str) -> str | None:

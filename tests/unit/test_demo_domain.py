@@ -19,12 +19,12 @@ from deploy.demo.domain import (
     Wording,
     load_facts,
     load_general,
-    load_replay,
 )
+from workers.training import general_prompts
 
 FACTS = load_facts()
 GENERAL = load_general()
-REPLAY = load_replay()
+REPLAY = general_prompts()
 
 LANGUAGES = ("en", "zh")
 NUMERALS = "零一二两三四五六七八九十百千万"
@@ -159,20 +159,20 @@ def test_no_answer_is_shared_by_many_facts() -> None:
 def test_no_general_question_is_among_the_replay_prompts_or_the_facts() -> None:
     asked = {normalised(question.question) for question in GENERAL}
     assert len(asked) == len(GENERAL)
-    assert asked.isdisjoint(normalised(row.prompt) for row in REPLAY)
+    assert asked.isdisjoint(normalised(prompt) for prompt in REPLAY)
     assert asked.isdisjoint(normalised(text) for _, _, wording in wordings() for text in wording.all_questions)
 
 
 def test_no_replay_prompt_asks_nearly_the_same_as_a_general_question() -> None:
     questions = [(question.question, content(question.question)) for question in GENERAL]
-    for row in REPLAY:
-        words = content(row.prompt)
+    for prompt in REPLAY:
+        words = content(prompt)
         near = [text for text, other in questions if overlap(words, other) >= 0.6]
-        assert not near, f"{row.prompt!r} is near {near}"
+        assert not near, f"{prompt!r} is near {near}"
 
 
 def test_replay_prompts_are_all_different() -> None:
-    assert len({normalised(row.prompt) for row in REPLAY}) == len(REPLAY)
+    assert len({normalised(prompt) for prompt in REPLAY}) == len(REPLAY)
 
 
 def _fact_line(**changes: object) -> bytes:
@@ -220,7 +220,7 @@ def test_a_bad_line_is_refused_with_its_file_and_line(tmp_path: Path, second_lin
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("load", [load_facts, load_general, load_replay])
+@pytest.mark.parametrize("load", [load_facts, load_general])
 def test_an_empty_file_is_refused_by_name(tmp_path: Path, load: Callable[[Path], object]) -> None:
     path = tmp_path / "nothing.jsonl"
     path.write_bytes(b"")
@@ -233,10 +233,3 @@ def test_a_general_question_whose_answer_lacks_its_key_is_refused(tmp_path: Path
     path.write_text('{"id": "sum", "question": "What is 2+2?", "answer": "It is five.", "keys": ["4"]}\n')
     with pytest.raises(DemoDataError, match=r"general\.jsonl, line 1: answer holds none of its keys"):
         load_general(path)
-
-
-def test_a_blank_replay_prompt_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "replay.jsonl"
-    path.write_text('{"prompt": ""}\n')
-    with pytest.raises(DemoDataError, match=r"replay\.jsonl, line 1: prompt is blank"):
-        load_replay(path)
