@@ -94,6 +94,8 @@ def run(order: EvaluateCandidate, context: Context) -> None:
     wanted = [(order.candidate_model, q) for q in questions] + [(order.base_model, q) for q in missing]
     answered = _examine_all(order.engine, context, wanted, tally.tell)
     rows, fresh = answered[: len(questions)], answered[len(questions) :]
+    if missing:
+        _remember(order.domain, order.base_model, missing, fresh, context)
     was_right = before | {q.fingerprint: row.right for q, row in zip(missing, fresh, strict=True)}
     event = CandidateEvaluated(
         domain=order.domain,
@@ -134,18 +136,7 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
             rows = _examine(release.engine, release.model, questions, context, tell)
         except Cancelled:
             return False
-        with postgres_trouble(), context.engine.begin() as connection:
-            connection.execute(
-                text(
-                    "INSERT INTO work.examined (evaluation, domain, model, made_at) VALUES (:rows, :domain, :model, now())"
-                    " ON CONFLICT DO NOTHING"
-                ),
-                {
-                    "rows": _keep(release.model, questions, rows, context),
-                    "domain": release.domain,
-                    "model": release.model,
-                },
-            )
+        _remember(release.domain, release.model, questions, rows, context)
         return True
     return False
 
@@ -273,6 +264,19 @@ def _keep(model: str, questions: Sequence[Question], rows: Sequence[Row], contex
         sealed = seal(row.prediction, key, f"{model}#{row.set}/{row.id}")
         kept.append(KeptRow(row.id, row.set, question.fingerprint, row.right, sealed))
     return context.artifacts.put_bytes(msgspec.json.encode(Evaluation(1, model, tuple(kept))))
+
+
+def _remember(domain: str, model: str, questions: Sequence[Question], rows: Sequence[Row], context: Context) -> None:
+    """Keep what a release in force has answered, so that no round asks it again."""
+    kept = _keep(model, questions, rows, context)
+    with postgres_trouble(), context.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO work.examined (evaluation, domain, model, made_at) VALUES (:rows, :domain, :model, now())"
+                " ON CONFLICT DO NOTHING"
+            ),
+            {"rows": kept, "domain": domain, "model": model},
+        )
 
 
 def _paired(results: Sequence[tuple[str, bool, bool]]) -> dict[str, Paired]:

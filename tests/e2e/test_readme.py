@@ -12,6 +12,7 @@ import pytest
 
 from api.client import Door
 from deploy.demo.domain import load_facts
+from deploy.demo.story import DOMAIN
 from tests.e2e.conftest import ROOT, Command
 from tests.local_noria import LocalNoria, until
 
@@ -55,11 +56,15 @@ def test_every_make_target_of_the_readme_is_one() -> None:
         assert done.returncode == 0, done.stderr
 
 
+def release_of(door: Door, domain: str) -> int:
+    return next(release["release"] for release in door.releases(domain) if release["state"] == "live")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_every_noria_command_of_the_readme_does_what_it_says(door: Door, command: Command, tmp_path: Path) -> None:
     fact = load_facts()[0].en
-    exam = {"question": "How often is the pump checked?", "answer": "Every week.", "keys": ["week"], "kind": "held_out"}
+    exam = {"question": "How often is the pump checked?", "answer": "Every week.", "keys": ["week"]}
     (tmp_path / "exam.jsonl").write_text(json.dumps(exam) + "\n")
     (tmp_path / "examples.jsonl").write_text(json.dumps({"instruction": fact.question, "output": fact.answer}) + "\n")
     (tmp_path / "policy.json").write_text(json.dumps({"thresholds": {"corrections": 50}}))
@@ -67,9 +72,12 @@ def test_every_noria_command_of_the_readme_does_what_it_says(door: Door, command
     assert len(typed) >= 10
     for words in typed:
         if words[1] == "chat":
-            until(lambda: any(model["id"] == words[2] for model in door.models()), "the engine of the new domain", 120)  # noqa: B023
+            until(lambda: any(model["id"] == "devices" for model in door.models()), "the engine of the new domain", 120)
         done = command(*words[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
+        if words[1:3] == ["release", "rollback"]:
+            to = int(words[3])
+            until(lambda to=to: release_of(door, DOMAIN) == to, f"release {to} answers", 60)
 
 
 @pytest.mark.slow
