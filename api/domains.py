@@ -160,9 +160,12 @@ def append_domain_events(services: Services, events: list[DomainEvent], correlat
 
 
 def domain_row(services: Services, domain: str) -> dict[str, Any]:
-    """Raises ApiError 404."""
+    """Raises ApiError 404. A domain that has just been created is waited for: its creator may go on at once."""
     with postgres_trouble(), services.engine.connect() as connection:
         row = _row(connection, domain)
+    if row is None and services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
+        with postgres_trouble(), services.engine.connect() as connection:
+            row = _row(connection, domain)
     if row is None:
         raise ApiError(404, "there is no such domain", param="domain", code="domain_not_found")
     return row

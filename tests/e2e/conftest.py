@@ -1,4 +1,4 @@
-"""One demo, told once a session, and a Noria started again on what it left."""
+"""One demo, told once for all tests here, and a Noria started again on what it left."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("loop") / "noria"
     home.mkdir()
@@ -26,7 +26,7 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def report(demo_home: Path) -> dict[str, Any]:
     """What `noria demo` wrote, having started everything and stopped it again."""
     done = subprocess.run(
@@ -42,21 +42,21 @@ def report(demo_home: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def noria(demo_home: Path, report: dict[str, Any]) -> Iterator[LocalNoria]:
     """Started again on what the demo left."""
     with running(demo_home) as found:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def door(noria: LocalNoria) -> Iterator[Door]:
     with noria.door() as door:
         until(lambda: any(m["id"] == DOMAIN for m in door.models()), "the release of the demo answers again", 120)
         yield door
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def command(noria: LocalNoria, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """Runs `noria …` against it, in a folder of its own."""
     folder = tmp_path_factory.mktemp("commands")

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -86,29 +87,38 @@ def main() -> int:
     return 0 if round_["step"] == "released" else 1
 
 
+def post(http: httpx.Client, path: str, body: Any, not_yet: tuple[int, ...] = (429, 503)) -> Any:
+    """The answer, asked for again as long as the door says that it cannot at present; nothing takes effect twice."""
+    until, headers = time.monotonic() + PATIENCE_S, {"Idempotency-Key": uuid4().hex}
+    while True:
+        answered = http.post(path, json=body, headers=headers)
+        if answered.status_code not in not_yet or time.monotonic() > until:
+            break
+        time.sleep(float(answered.headers.get("Retry-After", "0.5")))
+    answered.raise_for_status()
+    return answered.json()
+
+
 def create(http: httpx.Client) -> None:
-    made = http.post("/v1/domains", json={"domain": DOMAIN, "title": "Devices of the ward", "policy": POLICY})
-    made.raise_for_status()
+    post(http, "/v1/domains", {"domain": DOMAIN, "title": "Devices of the ward", "policy": POLICY})
     general = [{"question": q, "answer": a, "keys": [a], "kind": "general"} for q, a in GENERAL]
     held_out = [
         {"question": f"About {device}: {ask.format('it')}", "answer": answer, "keys": [key], "kind": "held_out"}
         for device, ask, key, answer in FACTS
     ]
-    http.post(f"/v1/domains/{DOMAIN}/exam", json=general + held_out).raise_for_status()
+    post(http, f"/v1/domains/{DOMAIN}/exam", general + held_out)
 
 
 def correct(http: httpx.Client, person: str, question: str, answer: str) -> None:
     """Ask in other words, and then as it is to be learned; correct that."""
     first = chat(http, person, f"Tell me: {question[0].lower()}{question[1:]}")
-    rate = {"reply_id": first["reply_id"], "user": person, "rating": "down"}
-    http.post("/v1/feedback", json=rate).raise_for_status()
+    post(http, "/v1/feedback", {"reply_id": first["reply_id"], "user": person, "rating": "down"})
     said = chat(http, person, question, first["conversation_id"])
-    body = {"reply_id": said["reply_id"], "user": person, "correction": answer}
-    http.post("/v1/feedback", json=body).raise_for_status()
+    post(http, "/v1/feedback", {"reply_id": said["reply_id"], "user": person, "correction": answer})
 
 
 def chat(http: httpx.Client, person: str, question: str, conversation_id: str | None = None) -> dict[str, str]:
-    """One answer, asked for again as long as the door says that it has no room or no engine yet."""
+    """One answer; a domain that has no engine yet is waited for."""
     body: dict[str, Any] = {
         "model": DOMAIN,
         "messages": [{"role": "user", "content": question}],
@@ -118,14 +128,7 @@ def chat(http: httpx.Client, person: str, question: str, conversation_id: str | 
     }
     if conversation_id is not None:
         body["metadata"] = {"conversation_id": conversation_id}
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        answered = http.post("/v1/chat/completions", json=body)
-        if answered.status_code not in (404, 429, 503) or time.monotonic() > until:
-            break
-        time.sleep(float(answered.headers.get("Retry-After", "0.5")))
-    answered.raise_for_status()
-    found = answered.json()
+    found = post(http, "/v1/chat/completions", body, not_yet=(404, 429, 503))
     choice = found["choices"][0]
     return {
         "text": choice["message"]["content"],

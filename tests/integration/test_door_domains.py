@@ -54,6 +54,23 @@ def test_a_domain_is_created_with_its_policy_and_can_be_read_at_once(world: Worl
     assert error_of(again) == (409, "domain")
 
 
+def test_whoever_creates_a_domain_may_go_on_at_once_although_the_projections_lag(world: World) -> None:
+    item = {"question": "How often?", "answer": "Weekly.", "keys": ["weekly"], "kind": "held_out"}
+    world.following.clear()
+    try:
+        created = world.as_operator.post("/v1/domains", json={"domain": "in-a-hurry"})
+        assert created.status_code == 201, created.text
+        answers: list[httpx.Response] = []
+        asking = threading.Thread(
+            target=lambda: answers.append(world.as_data.post("/v1/domains/in-a-hurry/exam", json=[item]))
+        )
+        asking.start()
+    finally:
+        world.following.set()
+    asking.join(20)
+    assert [answer.status_code for answer in answers] == [200], answers[0].text
+
+
 @pytest.mark.parametrize(
     ("change", "status", "param"),
     [
