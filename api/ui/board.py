@@ -304,7 +304,7 @@ def _correction(row: Json, questions: dict[str, str], lang: Lang) -> str:
 
 
 def state_words(row: Json, lang: Lang) -> str:
-    """`live in release 2 after 3 min 41 s`."""
+    """`live in release 2, 3 min 41 s after you made it`."""
     state = str(row["state"])
     if state == "live" and row.get("live_after_s") is not None:
         after = span(lang, float(row["live_after_s"]))

@@ -92,7 +92,7 @@ def test_an_answer_is_seen_to_grow_is_corrected_and_the_correction_is_listed(pag
 
     row = door.corrections["ana"][0]
     row |= {"state": "live", "release": 1, "round": 1, "live_at": ago(0), "live_after_s": 221.0}
-    page.get_by_text("live in release 1 after 3 min 41 s").wait_for()
+    page.get_by_text("live in release 1, 3 min 41 s after you made it").wait_for()
 
 
 def test_the_language_is_switched_on_the_page_and_the_conversation_stays(page: Any, door: FakeDoor) -> None:
