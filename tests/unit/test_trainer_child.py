@@ -24,6 +24,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
+def trainers() -> list[psutil.Process]:
+    """The training children of this process, which may have other children too."""
+    return [child for child in psutil.Process().children() if "workers.trainer.child" in child.cmdline()]
+
+
 def spec_for(base: Path, work: Path, epochs: int = 2) -> TrainSpec:
     return TrainSpec(
         model_dir=str(base),
@@ -44,7 +49,7 @@ def test_a_child_trains_at_low_priority_and_says_how_far_it_is(base: Path, tmp_p
 
     def listen(progress: Progress) -> None:
         told.append(progress)
-        niceness.update(child.nice() for child in psutil.Process().children())
+        niceness.update(child.nice() for child in trainers())
 
     result = train_in_child(spec_for(base, tmp_path), listen)
     assert result.steps == 4
@@ -60,7 +65,7 @@ def test_an_error_of_the_listener_ends_the_child_and_the_next_one_goes_on_from_t
 
     def lose(progress: Progress) -> None:
         if progress.step >= 5:
-            children.extend(psutil.Process().children())
+            children.extend(trainers())
             raise Unavailable("the lease is lost")
 
     with pytest.raises(Unavailable, match="lease"):
@@ -125,7 +130,7 @@ def test_an_error_is_told_by_its_kind_and_place_and_not_by_its_text() -> None:
 
 def test_a_child_that_is_killed_is_a_matter_of_the_machine(base: Path, tmp_path: Path) -> None:
     def kill(progress: Progress) -> None:
-        for child in psutil.Process().children():
+        for child in trainers():
             child.send_signal(signal.SIGKILL)
 
     with pytest.raises(Unavailable, match="code -9"):
