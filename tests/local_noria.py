@@ -28,6 +28,7 @@ from deploy.supervisor import ProcessState, Supervisor, SupervisorState
 from streams.settings import Settings, from_env
 from workers.evaluator.install import REQUIREMENTS
 from workers.models.base import prepare_base
+from workers.trainer.answers import answers_folder
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache" / "d"
@@ -159,14 +160,17 @@ def take_ports(home: Path) -> None:
 
 
 def give_base_model(home: Path, cache: Path = CACHE) -> str:
-    """The base model in the artifact store of `home`, hard-linked from the cache; its digest."""
+    """The base model in the artifact store of `home`, hard-linked from the cache, with its answers; its digest."""
     kept = prepare_base(cache / "base-model")
+    answers = [sys.executable, "-m", "workers.trainer.answers", "--home", str(cache / "base-model")]
+    subprocess.run(answers, cwd=ROOT, check=True, capture_output=True)
     place = home / "artifacts" / "sha256" / kept.name
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copytree(kept, place, copy_function=_link_or_copy)
         (home / "models").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(cache / "base-model" / "models" / "index.json", home / "models" / "index.json")
+        shutil.copytree(answers_folder(cache / "base-model"), answers_folder(home), dirs_exist_ok=True)
     return f"sha256:{kept.name}"
 
 
