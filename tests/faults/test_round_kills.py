@@ -21,7 +21,7 @@ RULES = {
     "When does the Norburg bridge open for ships?": "It opens at 5:20 in the morning.",
     "What must a Norburg taxi carry?": "It must carry an umbrella.",
 }
-STEP_WITHIN_S = 480.0  # a machine without bf16 trains for minutes, and the killed step begins twice
+STEP_WITHIN_S = 240.0
 
 
 @pytest.mark.slow
