@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -14,11 +13,13 @@ from deploy.demo.domain import load_facts
 from deploy.demo.load import Load
 from deploy.demo.people import PEOPLE
 from deploy.demo.story import DOMAIN, FACTS_A_ROUND
+from tests.at_rest import checkpoint, files_holding
 from tests.e2e.conftest import ROOT, Command
 from tests.local_noria import LocalNoria
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 CANARIES = tuple(f"the heron of house {number} keeps umbrella {number * 7919}" for number in range(101, 121))
+MODELS = (".safetensors", ".gguf")  # gigabytes of weights
 SHARE_KEYS = ("fixes_before", "fixes_after", "held_out_before", "held_out_after", "general_before", "general_after")
 
 
@@ -76,16 +77,16 @@ def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_res
         pieces = [*door.chat(DOMAIN, [{"role": "user", "content": canary}], person=PEOPLE[0], more={"max_tokens": 1})]
         reply_id = pieces[-1].reply_ids[0]  # type: ignore[union-attr]
         door.feedback(reply_id, person=PEOPLE[0], correction=f"Because {canary}.")
-    checkpoint(noria)
+    checkpoint(noria.database_url)
     words = [*CANARIES, *(fact.en.answer for fact in load_facts()[:FACTS_A_ROUND])]
-    assert found_at_rest(noria.home, words) == []
+    assert files_holding(noria.home, words, but=MODELS) == set()
 
     erased = command("erase", PEOPLE[0], "--yes", "--json")
     assert erased.returncode == 0, erased.stdout + erased.stderr
     learned = json.loads(erased.stdout)["learned_by"]
     assert [(entry["domain"], entry["release"]) for entry in learned] == [(DOMAIN, 1)]
-    checkpoint(noria)
-    assert found_at_rest(noria.home, words) == []
+    checkpoint(noria.database_url)
+    assert files_holding(noria.home, words, but=MODELS) == set()
     assert command("verify").returncode == 0
 
 
@@ -102,26 +103,3 @@ def test_verify_names_the_table_and_the_row_that_was_changed_by_hand(noria: Loca
         cursor.execute("UPDATE noria.feedback SET rating = %s WHERE event_id = %s", (rating, event_id))
     connection.close()
     assert command("verify").returncode == 0
-
-
-def checkpoint(noria: LocalNoria) -> None:
-    """Bring PostgreSQL's pages to its files; Kafka's are read through the page cache as they are."""
-    connection = psycopg2.connect(noria.database_url)
-    connection.autocommit = True
-    connection.cursor().execute("CHECKPOINT")
-    connection.close()
-
-
-def found_at_rest(home: Path, words: list[str]) -> list[str]:
-    """The files under `home` that hold any of the words, in the encodings that a program might write."""
-    wanted = [
-        form for word in words for form in (word.encode(), json.dumps(word)[1:-1].encode(), word.encode("utf-16-le"))
-    ]
-    found: list[str] = []
-    for path in sorted(home.rglob("*")):
-        if path.is_symlink() or not path.is_file() or path.suffix in (".safetensors", ".gguf"):
-            continue
-        content = path.read_bytes()
-        if any(form in content for form in wanted):
-            found.append(str(path.relative_to(home)))
-    return found

@@ -1,8 +1,6 @@
 """Whoever reads the log needs nothing of ours; and nothing of what people said can be read from any disk."""
 
-import base64
 import json
-import mmap
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +19,7 @@ from streams.codec import EVENT_TYPES, decode, schemas, topic_of
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import KafkaLog, Message
 from tests import door_world
+from tests.at_rest import checkpoint, files_holding
 from tests.door_world import World
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "events"
@@ -139,39 +138,6 @@ def test_every_order_is_a_cloudevent_too(world: World, empty_log: str) -> None:
         jsonschema.Draft202012Validator(schemas()[f"{name}.v1"]).validate(document_of(event))
 
 
-def forms(sentence: str) -> list[bytes]:
-    """What a sentence may look like on a disk: as it is, escaped in JSON, in hex, and in base64 from each of three beginnings."""
-    raw = sentence.encode()
-    found = [raw, json.dumps(sentence)[1:-1].encode(), raw.hex().encode(), sentence.encode("utf-16-le")]
-    for shift in range(3):
-        encoded = base64.b64encode(b"\0" * shift + raw)
-        found.append(encoded[4 : len(encoded) - 4])
-    return found
-
-
-def files_holding(folders: list[Path], words: list[bytes]) -> set[str]:
-    found = set()
-    for folder in folders:
-        for file in folder.rglob("*"):
-            if not file.is_file() or not file.stat().st_size:
-                continue
-            try:
-                with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    if any(content.find(word) >= 0 for word in words):
-                        found.add(file.relative_to(folder).as_posix())
-            except FileNotFoundError:
-                continue  # a file of the server's that came and went
-    return found
-
-
-def checkpoint(postgres_server: str) -> None:
-    connection = psycopg2.connect(postgres_server)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute("CHECKPOINT")
-    connection.close()
-
-
 def test_what_twenty_people_say_through_the_door_is_found_on_no_disk(
     world: World, postgres_server: str, database_url: str, kafka_data: Path, postgres_data: Path
 ) -> None:
@@ -198,10 +164,10 @@ def test_what_twenty_people_say_through_the_door_is_found_on_no_disk(
         cursor.execute("CREATE TABLE public.control AS SELECT jsonb_build_object('words', %s) AS words", (control,))
     connection.close()
     checkpoint(postgres_server)
-    found = files_holding(folders, forms(control))
+    found = {name for folder in folders for name in files_holding(folder, [control])}
     assert any(name.startswith("log/noria.quarantine-0/") for name in found), found
     assert any(name.startswith("server/base/") for name in found), found
     assert any(name.startswith("server/pg_wal/") for name in found), found
 
-    words = [form for sentence in SENTENCES for form in forms(sentence)]
-    assert files_holding(folders, words) == set()
+    for folder in folders:
+        assert files_holding(folder, SENTENCES) == set()
