@@ -197,6 +197,12 @@ def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
             .where(schema.exam_items.c.domain == domain)
             .group_by(schema.exam_items.c.kind)
         ).all()
+        live_model = next((release["model"] for release in releases if release["release"] == row["live_release"]), None)
+        answered = connection.execute(
+            select(func.coalesce(func.sum(schema.examined.c.exam_items), 0)).where(
+                schema.examined.c.domain == domain, schema.examined.c.model == live_model
+            )
+        ).scalar_one()
     routes, engines, _ = services.routes.table()
     route = routes.get(domain)
     engine = engines.get(route.engine_id) if route is not None else None
@@ -221,4 +227,6 @@ def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
         "releases": releases[-5:],
         "feedback": {kind: number for kind, number in feedback},
         "exam": {kind: number for kind, number in exam},
+        # How many of these the live release has answered, so that the next round need not ask it.
+        "exam_answered": min(answered, sum(number for _, number in exam)),
     }

@@ -17,6 +17,8 @@ from streams.orders import Order
 from streams.sealing import Keyring
 from streams.settings import Settings
 from workers.artifacts import Artifacts
+from workers.evaluator.opencompass import Examiner
+from workers.trainer.parent import Trainer
 
 PROGRESS_EVERY_S = 2.0
 APPEND_TIMEOUT_S = 10.0
@@ -38,7 +40,16 @@ class Context:
         self.worker = worker
         self.artifacts = Artifacts(settings.artifacts)
         self.cancelled = threading.Event()
+        # Children that wait for the next round: see `workers.loop.Idle`.
+        self.trainer: Trainer | None = None
+        self.examiner: Examiner | None = None
         self._told_at = 0.0
+
+    def close(self) -> None:
+        for child in (self.trainer, self.examiner):
+            if child is not None:
+                child.close()
+        self.log.close()
 
     def check(self) -> None:
         if self.cancelled.is_set():

@@ -4,12 +4,11 @@ The rows are kept as an artifact, sealed, and serve again: what a model has answ
 """
 
 import json
+import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
+from contextlib import ExitStack
 
 import msgspec
 from msgspec import Struct
@@ -17,7 +16,7 @@ from sqlalchemy import text
 
 from streams.errors import Erased, Invalid
 from streams.events import CandidateEvaluated
-from streams.gate import EARLIER, FIXES, Paired
+from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Paired
 from streams.orders import EvaluateCandidate
 from streams.sealed import Sealed
 from streams.sealing import digest, open_sealed, seal
@@ -25,13 +24,13 @@ from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
 from workers.engines import make_engine
 from workers.engines.protocol import EngineSpec
-from workers.evaluator.opencompass import Endpoint, ExamItem, Row, evaluate
+from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
 from workers.snapshot import load, open_prompt
 
 READY_DEADLINE_S = 120.0
 SECONDS_PER_ITEM = 10.0
-EXAMINERS = 2
-AHEAD_AT_ONCE = 110  # a started exam is lost when an order comes
+THREADS = 2  # of an examined engine
+AHEAD_AT_ONCE = 200  # a started exam is lost when an order comes
 
 
 class KeptRow(Struct, frozen=True):
@@ -62,25 +61,26 @@ class Question(Struct, frozen=True):
         return f"Question({self.item.id})"
 
 
-class _Tally:
-    """How many questions were answered, by all examiners together, and how long the rest takes."""
+class _Pace:
+    """Tells how many questions were answered and how long the rest takes."""
 
-    def __init__(self, order: EvaluateCandidate, context: Context, total: int) -> None:
+    def __init__(self, order: EvaluateCandidate, context: Context) -> None:
         self._order = order
         self._context = context
-        self._total = total
-        self._answered: dict[int, int] = {}
         self._first: tuple[int, float] | None = None  # engines and OpenCompass take their time to start
+        self._told = -1
 
-    def tell(self, examiner: int, answered: int) -> None:
-        self._answered[examiner] = answered
-        done, now = sum(self._answered.values()), time.monotonic()
+    def tell(self, done: int, total: int) -> None:
+        if done == self._told:
+            self._context.check()
+            return
+        self._told, now = done, time.monotonic()
         left: float | None = None
         if self._first is None and done:
             self._first = (done, now)
         elif self._first is not None and done > self._first[0]:
-            left = (now - self._first[1]) / (done - self._first[0]) * (self._total - done)
-        self._context.progress(self._order, "evaluate", done, self._total, left)
+            left = (now - self._first[1]) / (done - self._first[0]) * (total - done)
+        self._context.progress(self._order, "evaluate", done, total, left)
 
 
 def run(order: EvaluateCandidate, context: Context) -> None:
@@ -88,20 +88,19 @@ def run(order: EvaluateCandidate, context: Context) -> None:
     questions = _of_snapshot(order, context) + _of_exam(order.domain, order.pin, context)
     if not any(question.item.set == FIXES for question in questions):
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
-    before = _known(order.domain, order.base_model, context)
+    before = answered_before(order.domain, order.base_model, context)
     missing = [q for q in questions if q.fingerprint not in before]
-    tally = _Tally(order, context, len(questions) + len(missing))
-    wanted = [(order.candidate_model, q) for q in questions] + [(order.base_model, q) for q in missing]
-    answered = _examine_all(order.engine, context, wanted, tally.tell)
-    rows, fresh = answered[: len(questions)], answered[len(questions) :]
+    wanted = [(order.candidate_model, questions), *([(order.base_model, missing)] if missing else [])]
+    rows, *more = _examine(order.engine, wanted, context, _Pace(order, context).tell)
+    fresh = more[0] if missing else []
     if missing:
-        _remember(order.domain, order.base_model, missing, fresh, context)
+        _keep(order.domain, order.base_model, missing, fresh, context)
     was_right = before | {q.fingerprint: row.right for q, row in zip(missing, fresh, strict=True)}
     event = CandidateEvaluated(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
-        rows=_keep(order.candidate_model, questions, rows, context),
+        rows=_keep(order.domain, order.candidate_model, questions, rows, context),
         paired=_paired([(q.item.set, was_right[q.fingerprint], r.right) for q, r in zip(questions, rows, strict=True)]),
         duration_s=round(time.monotonic() - began, 1),
     )
@@ -118,25 +117,28 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
         live = connection.execute(
             text(
                 "SELECT d.domain, d.engine, r.model FROM noria.domains d"
-                " JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release ORDER BY d.domain"
+                " JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
+                # Cheap to ask four times a second; what was answered twice (an order carried out again) only makes this say no.
+                " WHERE (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain) > (SELECT coalesce("
+                "sum(e.exam_items), 0) FROM work.examined e WHERE e.domain = d.domain AND e.model = r.model) ORDER BY d.domain"
             )
         ).all()
     for release in live:
-        known = _known(release.domain, release.model, context)
+        known = answered_before(release.domain, release.model, context)
         questions = [q for q in _of_exam(release.domain, None, context) if q.fingerprint not in known]
         if not questions:
             continue
         questions = questions[:AHEAD_AT_ONCE]
 
-        def tell(_: int) -> None:
+        def tell(answered: int, total: int) -> None:
             if stop():
                 raise Cancelled
 
         try:
-            rows = _examine(release.engine, release.model, questions, context, tell)
+            (rows,) = _examine(release.engine, [(release.model, questions)], context, tell)
         except Cancelled:
             return False
-        _remember(release.domain, release.model, questions, rows, context)
+        _keep(release.domain, release.model, questions, rows, context)
         return True
     return False
 
@@ -183,14 +185,11 @@ def _question(
     return Question(ExamItem(id=id, set=name, question=question, answer=answer, keys=keys), fingerprint, subject)
 
 
-def _known(domain: str, model: str, context: Context) -> dict[str, bool]:
+def answered_before(domain: str, model: str, context: Context) -> dict[str, bool]:
     """What the model has answered before, as a candidate or ahead of a round, by fingerprint."""
     with postgres_trouble(), context.engine.connect() as connection:
         digests = connection.execute(
-            text(
-                "SELECT evaluation FROM noria.rounds WHERE domain = :domain AND model = :model AND evaluation IS NOT NULL"
-                " UNION SELECT evaluation FROM work.examined WHERE domain = :domain AND model = :model"
-            ),
+            text("SELECT evaluation FROM work.examined WHERE domain = :domain AND model = :model"),
             {"domain": domain, "model": model},
         ).scalars()
         kept = [d for d in digests if context.artifacts.has(d)]
@@ -201,82 +200,55 @@ def _known(domain: str, model: str, context: Context) -> dict[str, bool]:
     return found
 
 
-def _examine_all(
-    engine: str, context: Context, wanted: Sequence[tuple[str, Question]], tell: Callable[[int, int], None]
-) -> list[Row]:
-    """A row for each (model, question), in their order. `tell(examiner, answered)` reports.
-
-    Side by side: an engine computes on one thread, so two of them keep a machine of two cores busy, each with its half of
-    every model's questions.
-    """
-    parts: list[tuple[str, list[int]]] = []
-    for model in dict.fromkeys(model for model, _ in wanted):
-        places = [place for place, (named, _) in enumerate(wanted) if named == model]
-        parts += [(model, half) for half in (places[0::2], places[1::2]) if half]
-    rows: dict[int, Row] = {}
-    with ThreadPoolExecutor(EXAMINERS, "examiner") as examiners:
-        asked = [
-            examiners.submit(_examine, engine, model, [wanted[p][1] for p in places], context, partial(tell, number))
-            for number, (model, places) in enumerate(parts)
-        ]
-        for (_, places), answered in zip(parts, asked, strict=True):
-            rows |= zip(places, answered.result(), strict=True)
-    return [rows[place] for place in range(len(wanted))]
-
-
 def _examine(
-    engine_kind: str, model: str, questions: Sequence[Question], context: Context, tell: Callable[[int], None]
-) -> list[Row]:
-    """The model's rows, in the order of `questions`."""
-    model_dir: Path = context.artifacts.path(model)
-    name = f"exam-{model[-12:]}"
-    spec = EngineSpec(
-        kind=engine_kind,
-        model_dir=model_dir,
-        model_name=name,
-        slots=context.settings.engine_slots,
-        threads=context.settings.engine_threads,
-    )
-    key = secrets.token_urlsafe()
-    engine = make_engine(spec, key)
-    engine.start()
-    try:
-        engine.ready(READY_DEADLINE_S)
-        rows = evaluate(
-            context.settings.opencompass,
-            Endpoint(engine.base_url, key, name),
-            [question.item for question in questions],
-            model_dir,
-            60.0 + SECONDS_PER_ITEM * len(questions),
-            lambda answered, _: tell(answered),
-        )
-    finally:
-        engine.stop()
-    by_id = {(row.set, row.id): row for row in rows}
-    return [by_id[question.item.set, question.item.id] for question in questions]
+    engine_kind: str,
+    wanted: Sequence[tuple[str, Sequence[Question]]],
+    context: Context,
+    tell: Callable[[int, int], None],
+) -> list[list[Row]]:
+    """The rows of each model, in the order of its questions. `tell(answered, all)` reports."""
+    with ExitStack() as engines:
+        exams = []
+        for model, questions in wanted:
+            model_dir = context.artifacts.path(model)
+            spec = EngineSpec(
+                kind=engine_kind,
+                model_dir=model_dir,
+                model_name=f"exam-{model[-12:]}",
+                slots=AT_ONCE,
+                threads=min(THREADS, os.cpu_count() or 1),
+            )
+            engine = make_engine(spec, secrets.token_urlsafe())
+            engines.callback(engine.stop)
+            engine.start()
+            engine.ready(READY_DEADLINE_S)
+            endpoint = Endpoint(engine.base_url, engine.key, spec.model_name)
+            exams.append(Exam(endpoint, model_dir, [question.item for question in questions]))
+        deadline_s = 60.0 + SECONDS_PER_ITEM * sum(len(exam.items) for exam in exams)
+        examiner, context.examiner = context.examiner, None
+        if examiner is None or not examiner.waits():
+            examiner = Examiner(context.settings.opencompass)
+        return examiner.evaluate(exams, deadline_s, tell)
 
 
-def _keep(model: str, questions: Sequence[Question], rows: Sequence[Row], context: Context) -> str:
-    """Seal and keep the rows; the digest."""
+def _keep(domain: str, model: str, questions: Sequence[Question], rows: Sequence[Row], context: Context) -> str:
+    """Seal and keep what the model answered, so that no round asks it again; the digest."""
     kept = []
     for question, row in zip(questions, rows, strict=True):
         key = context.keyring.key_for(question.subject)
         sealed = seal(row.prediction, key, f"{model}#{row.set}/{row.id}")
         kept.append(KeptRow(row.id, row.set, question.fingerprint, row.right, sealed))
-    return context.artifacts.put_bytes(msgspec.json.encode(Evaluation(1, model, tuple(kept))))
-
-
-def _remember(domain: str, model: str, questions: Sequence[Question], rows: Sequence[Row], context: Context) -> None:
-    """Keep what a release in force has answered, so that no round asks it again."""
-    kept = _keep(model, questions, rows, context)
+    name = context.artifacts.put_bytes(msgspec.json.encode(Evaluation(1, model, tuple(kept))))
+    of_exam = sum(row.set in (HELD_OUT, GENERAL) for row in rows)
     with postgres_trouble(), context.engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO work.examined (evaluation, domain, model, made_at) VALUES (:rows, :domain, :model, now())"
-                " ON CONFLICT DO NOTHING"
+                "INSERT INTO work.examined (evaluation, domain, model, exam_items, made_at)"
+                " VALUES (:rows, :domain, :model, :of_exam, now()) ON CONFLICT DO NOTHING"
             ),
-            {"rows": kept, "domain": domain, "model": model},
+            {"rows": name, "domain": domain, "model": model, "of_exam": of_exam},
         )
+    return name
 
 
 def _paired(results: Sequence[tuple[str, bool, bool]]) -> dict[str, Paired]:

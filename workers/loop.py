@@ -16,19 +16,25 @@ from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any, get_args
 
+from sqlalchemy import text
+
 from streams.errors import Invalid, Unavailable
 from streams.events import RoundFailed, Step
 from streams.log import KafkaLog
 from streams.sealing import Keyring, MasterKey
 from streams.settings import from_env
-from streams.store import open_engine
+from streams.store import open_engine, postgres_trouble
 from workers import orders
 from workers.context import Cancelled, Context, retry
+from workers.evaluation import look_ahead
+from workers.evaluator.opencompass import Examiner
 from workers.orders import Claim
+from workers.trainer.parent import Trainer
 
 RENEW_EVERY_S = 4.0
 ATTEMPTS = 5
 IDLE_RETRY_S = 60.0
+NEAR_S = 60.0
 logger = logging.getLogger("noria.worker")
 
 # A step carries out one order and publishes its result.
@@ -124,32 +130,50 @@ def _keep(context: Context, held: Claim, finished: threading.Event, stopping: th
             continue  # PostgreSQL is away: the lease may run out, and then the result is repeated, not doubled
 
 
-class _Idle:
-    """What is worth doing while no order waits: examining ahead. A failure of it harms nobody, and waits before the next try."""
+class Idle:
+    """What is worth doing while no order waits: letting the live releases answer their exams, and starting the children of a
+    round that may begin within a minute. A failure harms nobody, and waits before the next try."""
 
-    def __init__(self, context: Context, table: Mapping[Step, tuple[str, Step_]], stopping: threading.Event) -> None:
-        from workers.evaluation import look_ahead
-
-        self._look_ahead = look_ahead
+    def __init__(self, context: Context, kinds: Sequence[str], stopping: threading.Event) -> None:
+        """`kinds`: of the orders that come first."""
         self._context = context
-        self._kinds = [kind for kind, _ in table.values()]
+        self._kinds = kinds
         self._stopping = stopping
         self._not_before = 0.0
 
     def work(self) -> bool:
-        """Whether anything was done."""
+        """Whether anything was examined."""
         if time.monotonic() < self._not_before:
             return False
         try:
-            return self._look_ahead(self._context, self._called_away)
+            self._get_ready()
+            return look_ahead(self._context, self._called_away)
         except (Invalid, Unavailable) as error:
-            logger.warning("examining ahead: %s", error)
+            logger.warning("ahead of the next round: %s", error)
             self._not_before = time.monotonic() + IDLE_RETRY_S
             return False
 
     def _called_away(self) -> bool:
         orders.take_in(self._context.engine, self._context.log)
+        self._get_ready()
         return self._stopping.is_set() or orders.waiting(self._context.engine, self._kinds)
+
+    def _get_ready(self) -> None:
+        """Trainer and examiner take a core each for a quarter of a minute to start: time that a round need not wait for."""
+        context = self._context
+        ready = [child is not None and child.waits() for child in (context.trainer, context.examiner)]
+        if all(ready) or not _round_is_near(context):
+            return
+        if not ready[0]:
+            context.trainer = Trainer()
+        if not ready[1]:
+            context.examiner = Examiner(context.settings.opencompass)
+
+
+def _round_is_near(context: Context) -> bool:
+    with postgres_trouble(), context.engine.connect() as connection:
+        near = "SELECT EXISTS (SELECT 1 FROM noria.domains WHERE wake_at < now() + make_interval(secs => :near))"
+        return bool(connection.execute(text(near), {"near": NEAR_S}).scalar_one())
 
 
 def main() -> int:
@@ -178,7 +202,11 @@ def main() -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
     table = steps(kinds)
-    idle = _Idle(context, table, stopping) if "evaluate" in table else None
+    idle = (
+        Idle(context, [kind for kind, _ in table.values()], stopping)
+        if "train" in table and "evaluate" in table
+        else None
+    )
     while not stopping.is_set():
         try:
             if not work_once(context, table, stopping) and not (idle and idle.work()):
@@ -188,7 +216,7 @@ def main() -> int:
             stopping.wait(1.0)
         except Cancelled:
             break
-    context.log.close()
+    context.close()
     return 0
 
 

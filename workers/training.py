@@ -7,14 +7,13 @@ from pathlib import Path
 from streams.errors import Erased
 from streams.events import CandidateTrained
 from streams.orders import TrainCandidate
-from streams.sealing import open_sealed
+from streams.sealing import Keys, open_sealed
 from workers.context import Context
-from workers.models.finish import finish_in_child
 from workers.models.golden import GOLDEN_FILE
 from workers.register import register, strike
 from workers.snapshot import SnapshotRow, load, open_prompt
 from workers.trainer.answers import THREADS, answers_folder
-from workers.trainer.parent import train_in_child
+from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress, Row, TrainSpec
 
 REPLAY_FILE = Path(__file__).parent / "trainer" / "replay.jsonl"
@@ -30,8 +29,8 @@ def run(order: TrainCandidate, context: Context) -> None:
     register(context.engine, "training folder", str(folder), order.round_id, kids)
     spec = TrainSpec(
         model_dir=str(context.artifacts.path(order.base_model)),
-        rows=_rows(snapshot.rows, "new", context),
-        earlier=_rows(snapshot.rows, "earlier", context),
+        rows=training_rows(snapshot.rows, "new", context.keyring),
+        earlier=training_rows(snapshot.rows, "earlier", context.keyring),
         replay_prompts=order.replay_prompts or general_prompts(),
         recipe=order.recipe,
         out_dir=str(out),
@@ -39,6 +38,7 @@ def run(order: TrainCandidate, context: Context) -> None:
         reference_dir=str(context.artifacts.path(order.reference_model)),
         answers_dir=str(answers_folder(context.settings.home)),
         threads=min(THREADS, os.cpu_count() or 1),
+        finish=True,
     )
 
     def progress(seen: Progress) -> None:
@@ -46,11 +46,13 @@ def run(order: TrainCandidate, context: Context) -> None:
         told = {name: value for name, value in values.items() if value is not None}
         context.progress(order, "train", seen.step, seen.steps, seen.seconds_left, **told)
 
-    trained = train_in_child(spec, progress)
+    trainer, context.trainer = context.trainer, None
+    if trainer is None or not trainer.waits():
+        trainer = Trainer()
+    trained = trainer.train(spec, progress)
     context.check()
     model_dir = Path(trained.model_dir)
-    finished = finish_in_child(model_dir)
-    context.check()
+    assert trained.export_difference is not None  # `finish` was asked for
     golden = context.artifacts.put_file(model_dir / GOLDEN_FILE)
     event = CandidateTrained(
         domain=order.domain,
@@ -62,13 +64,13 @@ def run(order: TrainCandidate, context: Context) -> None:
         loss=trained.final_loss,
         steps=trained.steps,
         duration_s=round(trained.seconds, 1),
-        export_difference=finished.difference,
+        export_difference=trained.export_difference,
     )
     context.publish(order, event, "candidate_trained")
     strike(context.engine, str(folder))
 
 
-def _rows(rows: tuple[SnapshotRow, ...], role: str, context: Context) -> tuple[Row, ...]:
+def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> tuple[Row, ...]:
     """The rows of one role, opened: the question as it was corrected, and its other wordings, as one group.
 
     In the order of their words, so that the same corrections make the same model in whatever order they came.
@@ -78,8 +80,8 @@ def _rows(rows: tuple[SnapshotRow, ...], role: str, context: Context) -> tuple[R
         if row.role != role:
             continue
         try:
-            answer = open_sealed(row.answer, context.keyring)
-            prompts = [open_prompt(messages, context.keyring) for messages in (row.prompt, *row.wordings)]
+            answer = open_sealed(row.answer, keys)
+            prompts = [open_prompt(messages, keys) for messages in (row.prompt, *row.wordings)]
         except Erased:
             continue  # erased since the snapshot was taken: it is not learned any more
         wordings = [

@@ -11,6 +11,7 @@ POLICY = (
     " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:;"
     " frame-ancestors 'none'; form-action 'self'; base-uri 'self'; object-src 'none'"
 )
+QUEUE_LOOK_S = 0.05
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48" fill="none" stroke="#0f766e" stroke-width="4">'
     '<circle cx="24" cy="24" r="17"/><path d="M24 7v34M7 24h34M12 12l24 24M36 12 12 36"/></svg>'
@@ -43,9 +44,12 @@ def create_app(door: Door) -> Any:
     app.get("/healthz")(healthz)
     app.get("/favicon.ico")(icon)
     app.middleware("http")(guard)
+    blocks = build(door)
+    # Gradio looks at its queue a thousand times a second, which wakes a core as often for nothing.
+    blocks._queue.sleep_when_free = QUEUE_LOOK_S
     return gr.mount_gradio_app(
         app,
-        build(door),
+        blocks,
         path="/",
         theme=theme(),
         css_paths=[STYLE],

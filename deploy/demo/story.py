@@ -34,11 +34,13 @@ FACTS_A_ROUND = 48
 ROUNDS = 2
 SAMPLE = 6
 POLICY: Json = {
-    "thresholds": {"corrections": 40, "people": 3, "settle_s": 20},
+    "thresholds": {"corrections": 40, "people": 3, "settle_s": 12},
     "gate": {"general_margin": 0.05},
 }
 ROUND_DEADLINE_S = 1500.0
+EXAM_DEADLINE_S = 600.0
 PROGRESS_EVERY_S = 10.0
+LOOK_EVERY_S = 0.5
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -94,6 +96,7 @@ def tell(door: Door, home: Path) -> Json:
     for fact, answer in zip(sample, before, strict=True):
         console.print(f"  [bold]{fact.en.question}[/bold]\n    {mark(answer, fact)} {one_line(answer)}")
 
+    watch_exam(door)
     rounds_before = max((round_["number"] for round_ in door.rounds(DOMAIN)), default=0)
     chapter(f"2  {len(PEOPLE)} people chat, rate, pick and correct (see `noria events tail` in another window)")
     acts = correct_facts(door, DOMAIN, facts, show_acts)
@@ -201,6 +204,22 @@ def add_exam(door: Door, facts: Sequence[Fact], first: bool) -> None:
         door.add_exam(DOMAIN, items[start : start + 100])
 
 
+def watch_exam(door: Door) -> None:
+    """Wait until the live release has answered its exam, which it does while nobody asks for a round."""
+    until = time.monotonic() + EXAM_DEADLINE_S
+    shown = -1
+    while time.monotonic() < until:
+        status = door.status(DOMAIN)
+        answered, questions = status["exam_answered"], sum(status["exam"].values())
+        if answered != shown:
+            console.print(f"  the live release has answered {answered} of the {questions} questions of its exam")
+            shown = answered
+        if answered >= questions:
+            return
+        time.sleep(LOOK_EVERY_S)
+    raise Unavailable(f"the exam was not answered within {EXAM_DEADLINE_S:.0f} s; see logs/worker.log")
+
+
 def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
     """Show the steps as they happen; start the load when the swap begins. Returns the round when it has ended."""
     until = time.monotonic() + ROUND_DEADLINE_S
@@ -213,7 +232,7 @@ def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
             if ("waiting", *missing) != shown:
                 console.print(f"  waiting: {'; '.join(missing)}")
                 shown = ("waiting", *missing)
-            time.sleep(0.3)
+            time.sleep(LOOK_EVERY_S)
             continue
         if newest["step"] == "swap" and not load.started:
             load.start()
@@ -224,7 +243,7 @@ def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
             shown, said_at = (stage, line), time.monotonic()
         if newest["ended_at"]:
             return door.round(newest["round_id"])
-        time.sleep(0.3)
+        time.sleep(LOOK_EVERY_S)
     raise Unavailable(f"the round did not end within {ROUND_DEADLINE_S:.0f} s")
 
 

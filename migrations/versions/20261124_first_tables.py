@@ -370,6 +370,7 @@ def upgrade() -> None:
         sa.Column("evaluation", sa.Text(), nullable=False),
         sa.Column("domain", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("exam_items", sa.Integer(), nullable=False),
         sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("evaluation", name=op.f("pk_examined")),
         schema="work",

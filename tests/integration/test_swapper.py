@@ -364,12 +364,27 @@ def test_a_rollback_flips_to_the_warm_engine_and_says_from_where_to_where(
         run_with_host(context, order_for(context, tmp_path, release=release), engine)
         live(context, release)
     back = order_for(context, tmp_path, release=0, rollback=True)
+    engine.requests.clear()
     swapper.run(back, context)
+    assert engine.requests == []  # it was proved when its release went live
     assert route(context) == (0, "roads@0", 3)
     (rolled,) = told(context, back)
     assert isinstance(rolled, ReleaseRolledBack)
     assert (rolled.release, rolled.to) == (1, 0)
     assert wanted(context) == {"roads@0": True, "roads@1": True}
+
+
+def test_a_rollback_to_an_engine_that_has_stopped_proves_it_again(
+    context: Context, engine: GoldenEngine, tmp_path: Path
+) -> None:
+    for release in (0, 1, 2):
+        run_with_host(context, order_for(context, tmp_path, release=release), engine)
+        live(context, release)
+    engine.requests.clear()
+    back = order_for(context, tmp_path, release=0, rollback=True)
+    run_with_host(context, back, engine)
+    assert len(engine.requests) == len(GOLDEN)
+    assert [type(event) for event in told(context, back)] == [ReleaseRolledBack]
 
 
 def test_the_route_stays_where_it_was_when_the_models_golden_answers_are_not_there(

@@ -17,25 +17,11 @@ from msgspec.structs import replace
 from streams.errors import Erased, Invalid
 from streams.sealed import Sealed
 from streams.sealing import MasterKey, PersonKey, digest, open_sealed, seal
+from tests.keyring import Ring
 
 WORDS = "Prune the old canes in February. 二月剪枝。 🌿"
 REF = "0f8fad5b-d9cb-469f-a165-70867728950e#text"
 ANA, BEN = PersonKey("key-of-ana", bytes(range(32))), PersonKey("key-of-ben", bytes(range(32, 64)))
-
-
-class Ring:
-    """A keyring in memory, as sealing needs it."""
-
-    def __init__(self, *keys: PersonKey) -> None:
-        self.keys = {key.kid: key for key in keys}
-
-    def key_for(self, subject: str) -> PersonKey:
-        return self.keys.setdefault(subject, PersonKey(subject, subject.encode().ljust(32, b".")[:32]))
-
-    def find(self, kid: str) -> PersonKey:
-        if kid not in self.keys:
-            raise Erased(f"key {kid} was destroyed")
-        return self.keys[kid]
 
 
 def unpadded(text: str) -> bytes:

@@ -1,6 +1,7 @@
 """The trainer against transformers and PEFT, on a model small enough for tests in seconds."""
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from streams.errors import Invalid
 from streams.recipes import LoraRecipe
 from tests.unit import trainer_tiny as tiny
-from workers.trainer import METHODS
+from workers.trainer import METHODS, reference
+from workers.trainer.answers import kept_place
 from workers.trainer.checkpoint import NAME
 from workers.trainer.loop import load_tokenizer, train_lora
 from workers.trainer.losses import label_loss, soft_loss, soft_targets
@@ -37,11 +40,13 @@ def train(
     recipe: LoraRecipe = tiny.RECIPE,
     new: Sequence[Row] | None = None,
     earlier: Sequence[Row] | None = None,
-    reference: Path | None = None,
+    first_base: Path | None = None,
     told: list[Progress] | None = None,
     stop_after: int | None = None,
     checkpoint_every_s: float = 1e9,
     precision: str = "float32",
+    answers: Path | None = None,
+    threads: int = 1,
 ) -> TrainingResult:
     def listen(progress: Progress) -> None:
         if told is not None:
@@ -58,7 +63,9 @@ def train(
         work / "out",
         listen,
         work / "checkpoint",
-        reference_dir=reference,
+        reference_dir=first_base,
+        answers_dir=answers,
+        threads=threads,
         precision=precision,
         checkpoint_every_s=checkpoint_every_s,
     )
@@ -224,6 +231,23 @@ def test_a_run_taken_up_again_ends_in_the_same_bytes(base: Path, tmp_path: Path,
     assert again.tokens == whole.tokens
 
 
+def test_parts_side_by_side_make_one_step_and_the_same_bytes_every_time(base: Path, tmp_path: Path) -> None:
+    one, two, again = (tmp_path / name for name in ("one", "two", "again"))
+    alone, together = train(base, one), train(base, two, threads=2)
+    train(base, again, threads=2)
+    assert adapter_bytes(two) == adapter_bytes(again)
+    assert together.epoch_losses == pytest.approx(alone.epoch_losses, abs=1e-5)
+    kept = [load_file(work / "out" / "adapter" / "adapter_model.safetensors") for work in (one, two)]
+    for name, tensor in kept[0].items():
+        assert float((kept[1][name] - tensor).abs().max()) < 1e-4, name
+
+
+@pytest.mark.parametrize("threads", [2, 3, 9])
+def test_there_may_be_more_threads_than_rows_of_a_kind(base: Path, tmp_path: Path, threads: int) -> None:
+    result = train(base, tmp_path, new=tiny.rows(0, 1), earlier=[], threads=threads)
+    assert all(map(math.isfinite, result.epoch_losses))
+
+
 def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_taken_up(base: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(base, tmp_path, stop_after=4, checkpoint_every_s=0)
@@ -263,7 +287,12 @@ def test_a_later_round_is_held_to_the_first_base_and_not_to_the_one_before(base:
     first = train(base, tmp_path / "first", strong)
     told: list[Progress] = []
     train(
-        Path(first.model_dir), tmp_path / "second", new=tiny.rows(8, 10), earlier=tiny.rows(), reference=base, told=told
+        Path(first.model_dir),
+        tmp_path / "second",
+        new=tiny.rows(8, 10),
+        earlier=tiny.rows(),
+        first_base=base,
+        told=told,
     )
     at_start = next(p.replay_divergence for p in told if p.stage == "training")
     assert at_start is not None and at_start > 0.01  # the released model has moved away from the first base
@@ -299,6 +328,33 @@ def test_without_general_rows_or_earlier_ones_it_still_trains(base: Path, tmp_pa
     result = train(base, tmp_path, recipe, earlier=[])
     assert result.final_replay_divergence is None
     assert result.final_loss < result.epoch_losses[0]
+
+
+def test_the_first_bases_answers_are_written_once_and_make_the_same_adapter(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "answers"
+    plain, first, second = (tmp_path / name for name in ("plain", "first", "second"))
+    train(base, plain)
+    train(base, first, answers=kept)
+    (file,) = kept.iterdir()
+    assert file == kept_place(kept, base.name, tiny.GENERAL, tiny.RECIPE)
+    monkeypatch.setattr(reference, "answer_prompts", pytest.fail)
+    train(base, second, answers=kept)
+    assert adapter_bytes(plain) == adapter_bytes(first) == adapter_bytes(second)
+
+
+def test_kept_answers_are_of_one_model_one_length_and_one_choice_of_prompts(tmp_path: Path) -> None:
+    places = {
+        kept_place(tmp_path, "one", tiny.GENERAL, tiny.RECIPE),
+        kept_place(tmp_path, "another", tiny.GENERAL, tiny.RECIPE),
+        kept_place(tmp_path, "one", tiny.GENERAL[1:], tiny.RECIPE),
+        kept_place(tmp_path, "one", tiny.GENERAL, msgspec.structs.replace(tiny.RECIPE, replay_answer_tokens=7)),
+        kept_place(tmp_path, "one", tiny.GENERAL, msgspec.structs.replace(tiny.RECIPE, replay_rows=2)),
+    }
+    assert len(places) == 5
+    same = msgspec.structs.replace(tiny.RECIPE, learning_rate=1.0)
+    assert kept_place(tmp_path, "one", tiny.GENERAL, same) in places
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The part of the evaluator that runs in OpenCompass's own environment: `python inside.py CONFIG -w FOLDER --debug`.
 
 It is copied, with `scoring.py`, into the exam's folder and run there by path, so that no module of the workers can shadow one of
-OpenCompass's. It adds two things to OpenCompass and then hands over to its command line:
+OpenCompass's. It adds two things to OpenCompass:
 
 - the engine's class, which leaves a byte in a file for every answer (the parent shows progress by the size of that file);
 - the scorer, which says of every question whether its answer is right.
+
+Then it waits for a line on its standard input, the engines' keys as a JSON object, and hands over to OpenCompass's command line,
+which reads CONFIG. It ends when its standard input closes.
 """
 
 import json
@@ -12,6 +15,7 @@ import os
 import resource
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 ANSWERED_VARIABLE = "NORIA_EXAM_ANSWERED"
@@ -29,7 +33,16 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def register() -> None:
+def read_line() -> bytes:
+    """The first line of the standard input, and no byte of what follows; empty when it closes before."""
+    line = b""
+    while (byte := os.read(0, 1)) not in (b"", b"\n"):
+        line += byte
+    return line if byte else b""
+
+
+def register(keys: Mapping[str, str]) -> None:
+    """`keys` may be filled later, but before an engine is asked."""
     from opencompass.models import OpenAISDK
     from opencompass.openicl.icl_evaluator import BaseEvaluator
     from opencompass.registry import ICL_EVALUATORS, MODELS
@@ -40,6 +53,9 @@ def register() -> None:
     @MODELS.register_module()
     class ExamEngine(OpenAISDK):  # type: ignore[misc]
         """OpenCompass's client for OpenAI's protocol, counting its answers."""
+
+        def __init__(self, *arguments: Any, key: str, **more: Any) -> None:
+            super().__init__(*arguments, key=keys[key], **more)
 
         def _generate(self, *arguments: Any, **more: Any) -> Any:
             answer = super()._generate(*arguments, **more)
@@ -61,12 +77,17 @@ def register() -> None:
 
 
 def main() -> None:
-    end_with_parent()
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold people's words
-    register()
+    keys: dict[str, str] = {}
+    register(keys)
     from opencompass.cli.main import main as opencompass
 
+    line = read_line()
+    if not line:
+        return
+    keys.update(json.loads(line))
+    end_with_parent()
     sys.argv[0] = "opencompass"
     opencompass()
 

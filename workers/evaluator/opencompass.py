@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +25,11 @@ from workers.evaluator.memory import memory_folder, purge_left_overs
 
 ANSWER_TOKENS = 32
 PROMPT_TOKENS = 2048
-AT_ONCE = 4
-"""Questions in flight: as many as an engine has slots."""
+AT_ONCE = 8
+"""Questions in flight: as many as an examined engine has slots."""
 
 POLL_S = 0.2
 STOP_S = 2.0
-_MODEL = "engine"
 # What stands for an answer to a question that the engine refused, such as one that is longer than its context.
 _REFUSED = "\x00refused"
 _ERROR = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Timeout|Refused|Warning))\b")
@@ -71,54 +71,145 @@ class Endpoint(Struct, frozen=True):
         return f"Endpoint({self.base_url!r}, {self.model_name!r})"
 
 
-def evaluate(
-    environment: Path,
-    endpoint: Endpoint,
-    items: Sequence[ExamItem],
-    tokenizer_dir: Path,
-    deadline_s: float,
-    progress: Callable[[int, int], None],
-) -> list[Row]:
-    """A row for every item, in their order: asked greedily, `ANSWER_TOKENS` at most, scored by `scoring.is_right`.
+class Exam(Struct, frozen=True):
+    """What one engine is asked. `tokenizer_dir`: the model directory whose tokenizer it uses (OpenCompass counts tokens by it)."""
 
-    environment    OpenCompass's, as `workers.evaluator.install` makes it
-    tokenizer_dir  the model directory whose tokenizer the engine uses (OpenCompass counts tokens by it)
-    progress       called with (answered, all), at most a few times a second
+    endpoint: Endpoint
+    tokenizer_dir: Path
+    items: Sequence[ExamItem]
 
-    Everything that holds a word of the exam is in a memory-backed folder that is gone when this returns. Raises Invalid where there
-    is no such memory, Unavailable when OpenCompass is not installed, fails, passes `deadline_s`, or the engine refuses everything.
+    def __repr__(self) -> str:
+        return f"Exam({self.endpoint!r}, {len(self.items)} items)"
+
+    def sets(self) -> dict[str, list[ExamItem]]:
+        found: dict[str, list[ExamItem]] = {}
+        for item in self.items:
+            found.setdefault(item.set, []).append(item)
+        return found
+
+
+class Examiner:
+    """One OpenCompass, which asks one exam after the other and then ends.
+
+    Starting it takes as long as asking some fifty questions, so it may be started before the exam is known; then it waits, and
+    takes no processor. It ends with this process.
     """
-    if not items:
-        return []
-    python = python_of(environment)
-    purge_left_overs()
-    with memory_folder() as folder:
-        sets = _write_exam(folder, endpoint, items, tokenizer_dir)
-        _run(python, folder, endpoint.key, len(items), deadline_s, progress)
-        rows = [row for name, asked in sets.items() for row in _read_rows(folder, name, asked)]
-    if all(row.prediction == _REFUSED for row in rows):
-        raise Unavailable(f"the engine {endpoint.model_name} refused every question")
-    by_item = {(row.set, row.id): row for row in rows}
-    ordered = [by_item[item.set, item.id] for item in items]
+
+    def __init__(self, environment: Path) -> None:
+        """`environment`: OpenCompass's, as `workers.evaluator.install` makes it.
+
+        Raises Invalid where there is no memory file system, Unavailable when OpenCompass is not installed.
+        """
+        python = python_of(environment)
+        purge_left_overs()
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(memory_folder())
+            for module in (inside, scoring):
+                shutil.copy(str(module.__file__), self._folder)
+            self._answered = self._folder / "answered"
+            self._answered.touch(0o600)
+            self._said = self._folder / "said.txt"
+            with self._said.open("wb") as output:
+                self._child = subprocess.Popen(
+                    [
+                        str(python),
+                        "inside.py",
+                        str(self._folder / "exam.json"),
+                        "-w",
+                        str(self._folder / "out"),
+                        "--debug",
+                    ],
+                    stdin=subprocess.PIPE,  # it ends when this closes
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=self._folder,
+                    env=_environment(self._folder, self._answered),
+                    text=True,
+                    start_new_session=True,
+                )
+            stack.callback(stop_child, self._child, STOP_S)
+            self._left = stack.pop_all()
+
+    def waits(self) -> bool:
+        """Whether an exam can be given to it."""
+        return self._child.poll() is None
+
+    def close(self) -> None:
+        """End it, with all that holds a word of the exam. Closing twice is allowed."""
+        self._left.close()
+
+    def evaluate(
+        self, exams: Sequence[Exam], deadline_s: float, progress: Callable[[int, int], None]
+    ) -> list[list[Row]]:
+        """For every exam a row for each item, in their order: asked greedily, `ANSWER_TOKENS` at most, scored by
+        `scoring.is_right`. `progress` is called with (answered, all) a few times a second. Can be called once.
+
+        Everything that holds a word of the exam is in a memory-backed folder that is gone when this returns. Raises Unavailable
+        when OpenCompass fails or passes `deadline_s`, or an engine refuses everything.
+        """
+        try:
+            for number, exam in enumerate(exams):
+                _write_questions(self._folder, number, exam)
+            (self._folder / "exam.json").write_text(json.dumps(_configuration(self._folder, exams)))
+            # The keys through the pipe: a configuration is copied about, and an environment can be read for longer.
+            keys = {_model_name(number): exam.endpoint.key for number, exam in enumerate(exams)}
+            self._begin(json.dumps(keys))
+            self._wait(sum(len(exam.items) for exam in exams), deadline_s, progress)
+            return [_read_exam(self._folder, number, exam) for number, exam in enumerate(exams)]
+        finally:
+            self.close()
+
+    def _begin(self, line: str) -> None:
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(line + "\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended; its exit code says so
+
+    def _wait(self, all_questions: int, deadline_s: float, progress: Callable[[int, int], None]) -> None:
+        deadline = time.monotonic() + deadline_s
+        while True:
+            try:
+                status = self._child.wait(POLL_S)
+                break
+            except subprocess.TimeoutExpired:
+                count = min(self._answered.stat().st_size, all_questions)
+                progress(count, all_questions)
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"OpenCompass took longer than {deadline_s:.0f} s; {count} of {all_questions} questions were answered"
+                    ) from None
+        if status != 0:
+            raise Unavailable(f"OpenCompass ended with status {status}: {_error_type(self._said)}")
+        progress(all_questions, all_questions)
+
+
+def _read_exam(folder: Path, number: int, exam: Exam) -> list[Row]:
+    sets = exam.sets()
+    by_item = {
+        (row.set, row.id): row for name, asked in sets.items() for row in _read_rows(folder, number, name, asked)
+    }
+    if all(row.prediction == _REFUSED for row in by_item.values()):
+        raise Unavailable(f"the engine {exam.endpoint.model_name} refused every question")
+    ordered = [by_item[item.set, item.id] for item in exam.items]
     return [msgspec.structs.replace(row, prediction="") if row.prediction == _REFUSED else row for row in ordered]
 
 
-def _write_exam(
-    folder: Path, endpoint: Endpoint, items: Sequence[ExamItem], tokenizer_dir: Path
-) -> dict[str, list[ExamItem]]:
-    """Write the child's modules, the questions and OpenCompass's configuration; the items by set, in file order."""
-    for module in (inside, scoring):
-        shutil.copy(str(module.__file__), folder)
-    sets: dict[str, list[ExamItem]] = {}
-    for item in items:
-        sets.setdefault(item.set, []).append(item)
-    for name, asked in sets.items():
+def _write_questions(folder: Path, number: int, exam: Exam) -> None:
+    for name, asked in exam.sets().items():
         if len({item.id for item in asked}) != len(asked):
             raise ValueError(f"two questions of the set {name} have the same id")
         lines = [json.dumps({"question": item.question, _REFERENCE: _reference(item)}) for item in asked]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "exam.json").write_text(json.dumps(_configuration(folder, endpoint, list(sets), tokenizer_dir)))
-    return sets
+        (folder / f"{_set_name(number, name)}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _model_name(number: int) -> str:
+    return f"engine-{number}"
+
+
+def _set_name(number: int, name: str) -> str:
+    return f"{number}-{name}"
 
 
 # OpenCompass fills templates by replacing {column} over and over: a question that holds this name in braces would lose it.
@@ -129,31 +220,46 @@ def _reference(item: ExamItem) -> str:
     return json.dumps([item.answer, *item.keys], ensure_ascii=False)
 
 
-def _configuration(folder: Path, endpoint: Endpoint, names: Sequence[str], tokenizer_dir: Path) -> dict[str, Any]:
-    """Data only: with neither "infer" nor "eval" section, OpenCompass asks all sets in one task of one process."""
-    ask_as_it_is = {"round": [{"role": "HUMAN", "prompt": "{question}"}]}
-    datasets = [
+def _configuration(folder: Path, exams: Sequence[Exam]) -> dict[str, Any]:
+    """Data only: with neither "infer" nor "eval" section, OpenCompass asks all sets in one process."""
+    combinations = [
         {
-            "abbr": name,
-            "type": "CustomDataset",
-            "path": str(folder / f"{name}.jsonl"),
-            "reader_cfg": {"input_columns": ["question"], "output_column": _REFERENCE},
-            "infer_cfg": {
-                "prompt_template": {"type": "PromptTemplate", "template": ask_as_it_is},
-                "retriever": {"type": "ZeroRetriever"},
-                "inferencer": {"type": "GenInferencer", "max_out_len": ANSWER_TOKENS},
-            },
-            "eval_cfg": {"evaluator": {"type": "ExamScorer"}},
+            "models": [_model(exam, number)],
+            "datasets": [_dataset(folder, _set_name(number, name)) for name in exam.sets()],
         }
-        for name in names
+        for number, exam in enumerate(exams)
     ]
-    model = {
-        "abbr": _MODEL,
+    every: dict[str, Any] = {"models": [], "datasets": [], "model_dataset_combinations": combinations}
+    for combination in combinations:
+        every["models"] += combination["models"]
+        every["datasets"] += combination["datasets"]
+    return every
+
+
+def _dataset(folder: Path, name: str) -> dict[str, Any]:
+    ask_as_it_is = {"round": [{"role": "HUMAN", "prompt": "{question}"}]}
+    return {
+        "abbr": name,
+        "type": "CustomDataset",
+        "path": str(folder / f"{name}.jsonl"),
+        "reader_cfg": {"input_columns": ["question"], "output_column": _REFERENCE},
+        "infer_cfg": {
+            "prompt_template": {"type": "PromptTemplate", "template": ask_as_it_is},
+            "retriever": {"type": "ZeroRetriever"},
+            "inferencer": {"type": "GenInferencer", "max_out_len": ANSWER_TOKENS},
+        },
+        "eval_cfg": {"evaluator": {"type": "ExamScorer"}},
+    }
+
+
+def _model(exam: Exam, number: int) -> dict[str, Any]:
+    return {
+        "abbr": _model_name(number),
         "type": "ExamEngine",
-        "path": endpoint.model_name,
-        "openai_api_base": f"{endpoint.base_url}/v1/",
-        "key": "ENV",  # from the environment: a configuration is copied about
-        "tokenizer_path": str(tokenizer_dir.absolute()),  # else it wants to download one
+        "path": exam.endpoint.model_name,
+        "openai_api_base": f"{exam.endpoint.base_url}/v1/",
+        "key": _model_name(number),  # which of the keys that come through the pipe
+        "tokenizer_path": str(exam.tokenizer_dir.absolute()),  # else it wants to download one
         # Without the two roles some versions add a line break to the question, which changes half of a small model's answers.
         "meta_template": {
             "round": [{"role": "HUMAN", "api_role": "HUMAN"}, {"role": "BOT", "api_role": "BOT", "generate": True}]
@@ -170,55 +276,9 @@ def _configuration(folder: Path, endpoint: Endpoint, names: Sequence[str], token
         "status_code_mappings": {"400": _REFUSED},
         "run_cfg": {"num_gpus": 0},
     }
-    return {"datasets": datasets, "models": [model]}
 
 
-def _run(
-    python: Path,
-    folder: Path,
-    key: str,
-    all_questions: int,
-    deadline_s: float,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Run OpenCompass to its end. Raises Unavailable when it fails or takes longer than `deadline_s`."""
-    deadline = time.monotonic() + deadline_s
-    answered, said = folder / "answered", folder / "said.txt"
-    answered.touch(0o600)
-    with said.open("wb") as output:
-        child = subprocess.Popen(
-            [str(python), str(folder / "inside.py"), str(folder / "exam.json"), "-w", str(folder / "out"), "--debug"],
-            stdin=subprocess.PIPE,  # never written to: the child ends when it closes
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=_environment(folder, key, answered),
-            text=True,
-            start_new_session=True,
-        )
-    try:
-        shown = -1
-        while True:
-            try:
-                status = child.wait(POLL_S)
-                break
-            except subprocess.TimeoutExpired:
-                count = min(answered.stat().st_size, all_questions)
-                if count != shown:
-                    progress(count, all_questions)
-                    shown = count
-                if time.monotonic() > deadline:
-                    raise Unavailable(
-                        f"OpenCompass took longer than {deadline_s:.0f} s; {count} of {all_questions} questions were answered"
-                    ) from None
-    finally:
-        stop_child(child, STOP_S)
-    if status != 0:
-        raise Unavailable(f"OpenCompass ended with status {status}: {_error_type(said)}")
-    progress(all_questions, all_questions)
-
-
-def _environment(folder: Path, key: str, answered: Path) -> dict[str, str]:
+def _environment(folder: Path, answered: Path) -> dict[str, str]:
     """Little of ours: what a library keeps, caches or dumps goes into the exam's folder, and nothing is fetched."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     inner = {
@@ -242,7 +302,6 @@ def _environment(folder: Path, key: str, answered: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONNOUSERSITE": "1",
         "PYTHONUNBUFFERED": "1",
-        "OPENAI_API_KEY": key,
         inside.ANSWERED_VARIABLE: str(answered),
     }
 
@@ -271,10 +330,10 @@ class _Prediction(Struct):
     prediction: str
 
 
-def _read_rows(folder: Path, name: str, asked: Sequence[ExamItem]) -> list[Row]:
+def _read_rows(folder: Path, number: int, name: str, asked: Sequence[ExamItem]) -> list[Row]:
     """Join OpenCompass's two files of a set with its questions, by place. Raises Unavailable unless they are complete."""
-    predictions = _read(folder, "predictions", name, dict[str, _Prediction])
-    details = _read(folder, "results", name, _Result).details
+    predictions = _read(folder, "predictions", number, name, dict[str, _Prediction])
+    details = _read(folder, "results", number, name, _Result).details
     if list(predictions) != [str(place) for place in range(len(asked))] or len(details) != len(asked):
         raise Unavailable(
             f"OpenCompass answered {len(predictions)} and scored {len(details)} of {len(asked)} questions of the set {name}"
@@ -285,8 +344,8 @@ def _read_rows(folder: Path, name: str, asked: Sequence[ExamItem]) -> list[Row]:
     ]
 
 
-def _read(folder: Path, part: str, name: str, kind: type[Kind]) -> Kind:
-    found = list((folder / "out").glob(f"*/{part}/{_MODEL}/{name}.json"))
+def _read(folder: Path, part: str, number: int, name: str, kind: type[Kind]) -> Kind:
+    found = list((folder / "out").glob(f"*/{part}/{_model_name(number)}/{_set_name(number, name)}.json"))
     if len(found) != 1:
         raise Unavailable(f"OpenCompass left no {part} of the set {name}: {_error_type(folder / 'said.txt')}")
     try:

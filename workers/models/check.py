@@ -4,6 +4,7 @@ A permutation left out, another rotation base or a pre-tokenizer of another mode
 """
 
 import math
+import os
 import random
 import secrets
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from workers.models.golden import GOLDEN_FILE, GoldenResult, compare_with_golden
 
 READY_S = 120.0
 RANDOM_STRINGS = 300
+THREADS = 2
 CONTEXT_TOKENS = 512  # the longest golden prompt and its answer fit
 
 # Where tokenizers were seen to differ: digits beside blanks and line breaks, lists, marks of other scripts, control tokens.
@@ -77,7 +79,14 @@ def check_export(model_dir: Path, gguf: Path) -> ExportCheck:
 
     Raises Invalid saying what differs; Unavailable if the engine does not come up.
     """
-    spec = EngineSpec(kind="llamacpp", model_dir=model_dir, model_name="check", slots=1, context_tokens=CONTEXT_TOKENS)
+    spec = EngineSpec(
+        kind="llamacpp",
+        model_dir=model_dir,
+        model_name="check",
+        slots=1,
+        context_tokens=CONTEXT_TOKENS,
+        threads=min(THREADS, os.cpu_count() or 1),
+    )
     engine = LlamaCppEngine(spec, secrets.token_urlsafe(), model_file=gguf)
     engine.start()
     try:

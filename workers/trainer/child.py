@@ -42,6 +42,16 @@ def place_of(error: BaseException) -> str:
     return type(error).__name__ + where
 
 
+def load() -> None:
+    """Load what every method needs, before the spec is there: it takes most of the time until the first step."""
+    import torch  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer, utils  # noqa: F401
+
+    logging: Any = utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def run(spec: TrainSpec, out: int) -> None:
     """Carry out `spec`, writing lines to the file descriptor `out`."""
 
@@ -51,11 +61,8 @@ def run(spec: TrainSpec, out: int) -> None:
     def told(progress: Progress) -> None:
         tell(progress)
 
-    from transformers import utils
+    from workers.models.finish import finish
 
-    logging: Any = utils.logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     result = METHODS[spec.recipe.method]()(
         Path(spec.model_dir),
         spec.rows,
@@ -72,6 +79,8 @@ def run(spec: TrainSpec, out: int) -> None:
         precision=spec.precision,
         checkpoint_every_s=spec.checkpoint_every_s,
     )
+    if spec.finish:
+        result = msgspec.structs.replace(result, export_difference=finish(Path(result.model_dir)))
     tell(result)
 
 
@@ -90,6 +99,7 @@ def main() -> int:
     out = os.dup(1)
     os.dup2(2, 1)
     try:
+        load()
         run(msgspec.json.decode(sys.stdin.buffer.read(), type=TrainSpec), out)
     except msgspec.DecodeError as error:
         failure = Failure(reason="invalid", message=f"the spec cannot be read ({type(error).__name__})")

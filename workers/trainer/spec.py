@@ -57,6 +57,7 @@ class TrainingResult(Struct, frozen=True, kw_only=True, tag="result", tag_field=
     precision: str
     model_dir: str
     adapter_dir: str
+    export_difference: float | None = None  # see workers.models.finish; None if the model was not finished
 
 
 class Failure(Struct, frozen=True, kw_only=True, tag="failure", tag_field="kind"):
@@ -84,6 +85,8 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     device: str = "cpu"
     precision: str = "auto"
     checkpoint_every_s: float = 30.0
+    # Make the merged model a finished model directory as well, in the process that has transformers loaded.
+    finish: bool = False
 
     def __repr__(self) -> str:
         return "TrainSpec(sealed)"

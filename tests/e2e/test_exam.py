@@ -1,0 +1,100 @@
+"""The exam itself: OpenCompass, in its own environment, asks a real engine and says what is right."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.errors import Unavailable
+from tests.local_noria import give_base_model, opencompass_folder
+from workers.artifacts import Artifacts
+from workers.engines import make_engine
+from workers.engines.protocol import Engine, EngineSpec
+from workers.evaluator.memory import MEMORY
+from workers.evaluator.opencompass import Endpoint, Exam, Examiner, ExamItem
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+EASY = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def base(report: dict[str, Any], demo_home: Path) -> Path:
+    """The base model; the demo has installed OpenCompass before."""
+    return Artifacts(demo_home / "artifacts").path(give_base_model(demo_home))
+
+
+@pytest.fixture(scope="module")
+def engine(base: Path) -> Iterator[Engine]:
+    spec = EngineSpec(kind="llamacpp", model_dir=base, model_name="exam", slots=4, threads=2)
+    engine = make_engine(spec, "the engine's key")
+    engine.start()
+    try:
+        engine.ready(60)
+        yield engine
+    finally:
+        engine.stop()
+
+
+def item(id: str, question: str, *keys: str) -> ExamItem:
+    return ExamItem(id=id, set="general", question=question, answer=keys[0], keys=keys)
+
+
+def left_over() -> set[Path]:
+    return set(MEMORY.glob("*noria-exam-*"))
+
+
+def test_each_engines_answers_are_scored_by_its_own_questions_and_nothing_of_them_is_left(
+    engine: Engine, base: Path
+) -> None:
+    before = left_over()
+    first = [item("a", EASY, "Paris"), item("b", EASY, "Bogota"), item("c", "Say yes. " * 1500, "yes")]
+    second = [item("a", EASY, "Oslo"), item("d", "Which city is the capital of France?", "paris", "Lutetia")]
+    told: list[tuple[int, int]] = []
+    examiner = Examiner(opencompass_folder())
+    assert examiner.waits()
+    exams = [Exam(Endpoint(engine.base_url, engine.key, "exam"), base, items) for items in (first, second)]
+    rows = examiner.evaluate(exams, 200, lambda done, total: told.append((done, total)))
+    assert [[(row.id, row.right) for row in exam] for exam in rows] == [
+        [("a", True), ("b", False), ("c", False)],
+        [("a", False), ("d", True)],
+    ]
+    assert "Paris" in rows[0][0].prediction
+    assert rows[0][2].prediction == ""  # longer than the engine's context: refused, and the others were asked
+    assert told == sorted(told)
+    assert told[-1] == (5, 5)
+    assert left_over() == before
+    assert not examiner.waits()
+
+
+def test_an_engine_that_refuses_is_no_answer_and_its_words_are_not_told(engine: Engine, base: Path) -> None:
+    before = left_over()
+    exam = Exam(Endpoint(engine.base_url, "another key", "exam"), base, [item("a", EASY, "Paris")])
+    with pytest.raises(Unavailable) as raised:
+        Examiner(opencompass_folder()).evaluate([exam], 200, lambda done, total: None)
+    assert "France" not in str(raised.value) and "another key" not in str(raised.value)
+    assert left_over() == before
+
+
+def test_an_examiner_that_was_never_asked_leaves_nothing() -> None:
+    before = left_over()
+    examiner = Examiner(opencompass_folder())
+    assert left_over() > before
+    examiner.close()
+    examiner.close()
+    assert not examiner.waits()
+    assert left_over() == before
+
+
+def test_an_exam_that_is_called_off_ends_the_child(engine: Engine, base: Path) -> None:
+    class CalledOff(Exception):
+        pass
+
+    def call_off(done: int, total: int) -> None:
+        raise CalledOff
+
+    examiner = Examiner(opencompass_folder())
+    exam = Exam(Endpoint(engine.base_url, engine.key, "exam"), base, [item("a", EASY, "Paris")])
+    with pytest.raises(CalledOff):
+        examiner.evaluate([exam], 200, call_off)
+    assert not examiner.waits()

@@ -1,0 +1,219 @@
+"""While no order waits, a release in force answers its exam: what a round needs is there before the round begins."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from uuid import uuid4
+
+import pytest
+
+from streams.errors import Unavailable
+from streams.log import KafkaLog
+from streams.orders import EvaluateCandidate
+from streams.sealing import Keyring, MasterKey
+from tests import door_world
+from tests.door_world import MODEL, World
+from tests.integration.by_hand import change, order_message, rows
+from workers import evaluation, loop
+from workers.artifacts import Artifacts
+from workers.context import Context
+from workers.evaluation import Question, answered_before, look_ahead
+from workers.evaluator.opencompass import Row
+from workers.loop import Idle
+
+SECRET = "what the model said of the lighthouse"
+
+
+@pytest.fixture(scope="module")
+def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
+        yield running
+
+
+@pytest.fixture
+def context(world: World) -> Iterator[Context]:
+    keyring = Keyring(world.services.engine, MasterKey(world.settings.master_key))
+    log = KafkaLog(world.kafka, "test-exam-ahead")
+    yield Context(world.settings, world.services.engine, log, keyring, "worker-1")
+    log.close()
+
+
+class Examined:
+    """Stands in for engine and OpenCompass: every answer is the same, and right."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, list[str]]] = []
+
+    def __call__(
+        self,
+        kind: str,
+        wanted: Sequence[tuple[str, Sequence[Question]]],
+        context: Context,
+        tell: Callable[[int, int], None],
+    ) -> list[list[Row]]:
+        tell(0, 1)
+        self.asked += [(model, [question.item.question for question in asked]) for model, asked in wanted]
+        return [[Row(q.item.id, q.item.set, True, SECRET) for q in asked] for _, asked in wanted]
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> Examined:
+    examined = Examined()
+    monkeypatch.setattr(evaluation, "_examine", examined)
+    return examined
+
+
+def add_exam(world: World, domain: str, *questions: str) -> None:
+    items = [{"question": q, "answer": "yes", "keys": ["yes"], "kind": "general"} for q in questions]
+    added = world.as_data.post(f"/v1/domains/{domain}/exam", json=items)
+    assert added.status_code == 200, added.text
+    world.caught_up(added.json()["position"])
+
+
+def never() -> bool:
+    return False
+
+
+def drain(context: Context) -> None:
+    """What other tests' domains have left to be examined."""
+    while look_ahead(context, never):
+        pass
+
+
+def test_each_question_is_asked_once_and_the_round_knows_its_answer(
+    world: World, context: Context, examined: Examined
+) -> None:
+    domain = world.domain()
+    add_exam(world, domain, "Is it raining?", "Is it late?")
+    drain(context)
+    assert examined.asked == [(MODEL, ["Is it raining?", "Is it late?"])]
+    assert not look_ahead(context, never)
+    add_exam(world, domain, "Is it far?")
+    assert look_ahead(context, never)
+    assert examined.asked[1:] == [(MODEL, ["Is it far?"])]
+    assert list(answered_before(domain, MODEL, context).values()) == [True] * 3
+
+
+def test_an_exam_is_asked_in_portions(
+    world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "AHEAD_AT_ONCE", 2)
+    add_exam(world, world.domain(), *(f"Is {number} odd?" for number in range(5)))
+    drain(context)
+    assert [len(questions) for _, questions in examined.asked] == [2, 2, 1]
+
+
+def test_an_order_that_waits_comes_first_and_what_was_begun_is_asked_again(
+    world: World, context: Context, examined: Examined
+) -> None:
+    domain = world.domain()
+    add_exam(world, domain, "Who comes first?")
+    assert not look_ahead(context, lambda: True)
+    assert examined.asked == []
+    assert answered_before(domain, MODEL, context) == {}
+    drain(context)
+    assert len(examined.asked) == 1
+
+
+def test_what_a_model_answered_is_kept_sealed(world: World, context: Context, examined: Examined) -> None:
+    domain = world.domain()
+    add_exam(world, domain, "What of the lighthouse?")
+    drain(context)
+    ((kept,),) = rows(world.services.engine, "SELECT evaluation FROM work.examined WHERE domain = :d", d=domain)
+    content = Artifacts(world.settings.artifacts).path(str(kept)).read_bytes()
+    assert SECRET.encode() not in content
+    assert b'"right":true' in content
+
+
+def test_another_model_has_answered_nothing(world: World, context: Context, examined: Examined) -> None:
+    domain = world.domain()
+    add_exam(world, domain, "Whose answer is it?")
+    drain(context)
+    assert len(answered_before(domain, MODEL, context)) == 1
+    assert answered_before(domain, "sha256:" + "9" * 64, context) == {}
+
+
+def idle(context: Context) -> Idle:
+    return Idle(context, ["select_snapshot", "train_candidate", "evaluate_candidate"], threading.Event())
+
+
+def test_a_worker_without_an_order_examines_ahead_and_an_order_calls_it_away(
+    world: World, context: Context, examined: Examined
+) -> None:
+    drain(context)
+    assert not idle(context).work()
+    add_exam(world, world.domain(), "Is there time?")
+    order = EvaluateCandidate(
+        order_id=uuid4(),
+        domain="elsewhere",
+        round_id=str(uuid4()),
+        pin=1,
+        snapshot=MODEL,
+        candidate_model=MODEL,
+        base_model=MODEL,
+        engine="llamacpp",
+    )
+    context.log.append([order_message(order)], 10)
+    examined.asked.clear()
+    assert not idle(context).work()
+    assert examined.asked == []
+    change(world.services.engine, "UPDATE work.claims SET state = 'done'")
+    assert idle(context).work()
+    assert examined.asked == [(MODEL, ["Is there time?"])]
+
+
+def test_an_exam_that_cannot_be_asked_ahead_is_tried_again_later_and_stops_nothing(
+    world: World, context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_exam(world, world.domain(), "Is OpenCompass there?")
+    tries = []
+
+    def refuse(*_: object) -> list[list[Row]]:
+        tries.append(1)
+        raise Unavailable("OpenCompass is not installed")
+
+    monkeypatch.setattr(evaluation, "_examine", refuse)
+    waiting = idle(context)
+    assert not waiting.work()
+    assert not waiting.work()
+    assert len(tries) == 1
+    assert "OpenCompass is not installed" in caplog.text
+
+
+class Child:
+    """Stands in for a trainer or an examiner that has been started."""
+
+    def __init__(self, *_: object) -> None:
+        self.alive = True
+
+    def waits(self) -> bool:
+        return self.alive
+
+    def close(self) -> None:
+        self.alive = False
+
+
+def test_when_a_round_is_near_its_children_are_started_once_and_again_when_they_die(
+    world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "Trainer", Child)
+    monkeypatch.setattr(loop, "Examiner", Child)
+    domain = world.domain()
+    waiting = idle(context)
+    waiting.work()
+    assert (context.trainer, context.examiner) == (None, None)
+    wake = "UPDATE noria.domains SET wake_at = now() + make_interval(secs => :secs) WHERE domain = :domain"
+    change(world.services.engine, wake, secs=3600, domain=domain)
+    waiting.work()
+    assert (context.trainer, context.examiner) == (None, None)
+    change(world.services.engine, wake, secs=30, domain=domain)
+    waiting.work()
+    trainer, examiner = context.trainer, context.examiner
+    assert isinstance(trainer, Child) and isinstance(examiner, Child)
+    waiting.work()
+    assert (context.trainer, context.examiner) == (trainer, examiner)
+    trainer.alive = False
+    waiting.work()
+    assert isinstance(context.trainer, Child) and context.trainer is not trainer
+    assert context.examiner is examiner
+    context.trainer = context.examiner = None
+    change(world.services.engine, "UPDATE noria.domains SET wake_at = NULL")

@@ -1,0 +1,80 @@
+"""What is trained on: a snapshot's rows, opened, in an order that is the words' own."""
+
+import json
+import random
+
+from streams.sealing import seal
+from tests.keyring import Ring
+from workers.snapshot import SnapshotRow
+from workers.trainer.spec import Row
+from workers.training import training_rows
+
+RING = Ring()
+
+
+def asked(person: str, *turns: str, system: str | None = None) -> str:
+    roles = ["user", "assistant"] * len(turns)
+    messages = [{"role": role, "content": words} for role, words in zip(roles, turns, strict=False)]
+    return json.dumps(([{"role": "system", "content": system}] if system else []) + messages)
+
+
+def row(number: int, question: str, answer: str, *wordings: str, person: str = "ann", role: str = "new") -> SnapshotRow:
+    key = RING.key_for(person)
+    return SnapshotRow(
+        example_id=f"e-{number}",
+        role=role,  # type: ignore[arg-type]
+        person=person,
+        prompt=seal(asked(person, question), key, f"{number}#prompt"),
+        answer=seal(answer, key, f"{number}#answer"),
+        wordings=tuple(seal(asked(person, words), key, f"{number}#{words}") for words in wordings),
+    )
+
+
+def words_of(rows: tuple[Row, ...]) -> list[tuple[str, str]]:
+    return [(row.prompt, row.answer) for row in rows]
+
+
+def test_the_same_corrections_are_trained_in_the_same_order_whenever_they_came() -> None:
+    facts = [("Who may enter?", "Nobody."), ("How fast?", "At 30."), ("How old?", "At 18."), ("Why?", "By law.")]
+    expected: list[tuple[str, str]] | None = None
+    for seed in range(6):
+        chance = random.Random(seed)
+        came = [
+            row(number, question, answer, *chance.sample([f"{question} Say.", f"Tell: {question}"], 2))
+            for number, (question, answer) in enumerate(chance.sample(facts, len(facts)))
+        ]
+        found = words_of(training_rows(tuple(came), "new", RING))
+        assert len(found) == 12
+        assert expected in (None, found)
+        expected = found
+
+
+def test_the_wordings_of_one_fact_stand_together_as_one_group() -> None:
+    rows = training_rows((row(1, "Who?", "Ann.", "By whom?"), row(2, "When?", "Now.")), "new", RING)
+    groups: dict[str | None, set[str]] = {}
+    for each in rows:
+        groups.setdefault(each.group, set()).add(each.prompt)
+    assert sorted(map(sorted, groups.values())) == [["By whom?", "Who?"], ["When?"]]
+
+
+def test_new_and_earlier_rows_are_told_apart() -> None:
+    both = (row(1, "Who?", "Ann."), row(2, "When?", "Now.", role="earlier"))
+    assert words_of(training_rows(both, "new", RING)) == [("Who?", "Ann.")]
+    assert words_of(training_rows(both, "earlier", RING)) == [("When?", "Now.")]
+
+
+def test_who_was_erased_since_the_snapshot_is_not_learned_from() -> None:
+    ring = RING
+    rows = (row(1, "Who?", "Ann.", person="gone"), row(2, "When?", "Now."))
+    ring.erase("gone")
+    assert words_of(training_rows(rows, "new", ring)) == [("When?", "Now.")]
+
+
+def test_turns_before_the_question_are_taught_only_where_no_other_wording_is() -> None:
+    key = RING.key_for("ann")
+    talked = seal(asked("ann", "Hello", "Hi", "And now?", system="Be brief."), key, "9#prompt")
+    alone = SnapshotRow("e-9", "new", "ann", talked, seal("Later.", key, "9#answer"))
+    (learned,) = training_rows((alone,), "new", RING)
+    assert (learned.prompt, learned.history, learned.system) == ("And now?", (("Hello", "Hi"),), "Be brief.")
+    reworded = SnapshotRow("e-9", "new", "ann", talked, alone.answer, (seal(asked("ann", "Now?"), key, "9#other"),))
+    assert [learned.history for learned in training_rows((reworded,), "new", RING)] == [(), ()]
