@@ -52,6 +52,7 @@ def turn(door: Door, facts: Sequence[Fact], load: Load, guarded: bool = True) ->
     door.set_policy(story.DOMAIN, story.POLICY | {"thresholds": thresholds, "recipe": recipe})
     if guarded:
         story.add_exam(door, facts, first=True)
+        story.watch_exam(door)
     acts = correct_facts(door, story.DOMAIN, facts, story.show_acts)
     corrected_at = monotonic()
     ended = story.watch_round(door, load, 0)

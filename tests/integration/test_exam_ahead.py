@@ -93,6 +93,23 @@ def test_each_question_is_asked_once_and_the_round_knows_its_answer(
     assert list(answered_before(domain, MODEL, context).values()) == [True] * 3
 
 
+def test_the_status_says_how_much_of_the_exam_the_live_release_has_answered(
+    world: World, context: Context, examined: Examined
+) -> None:
+    domain = world.domain()
+
+    def answered() -> tuple[int, int]:
+        status = world.as_data.get(f"/v1/domains/{domain}/status").json()
+        return status["exam_answered"], sum(status["exam"].values())
+
+    add_exam(world, domain, "Is it one?", "Is it two?")
+    assert answered() == (0, 2)
+    drain(context)
+    assert answered() == (2, 2)
+    add_exam(world, domain, "Is it three?")
+    assert answered() == (2, 3)
+
+
 def test_an_exam_is_asked_in_portions(
     world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
