@@ -12,6 +12,7 @@ import pytest
 
 from api.client import Door
 from deploy.demo.story import DOMAIN
+from deploy.supervisor import down
 from tests.local_noria import LocalNoria, give_base_model, opencompass_folder, running, until
 
 ROOT = Path(__file__).parents[2]
@@ -29,14 +30,17 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def report(demo_home: Path) -> dict[str, Any]:
     """What `noria demo` wrote, having started everything and stopped it again."""
-    done = subprocess.run(
-        [sys.executable, "-m", "api.cli", "demo", "--once"],
-        cwd=ROOT,
-        env=os.environ | {"NORIA_HOME": str(demo_home), "NORIA_OPENCOMPASS": str(opencompass_folder())},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "api.cli", "demo", "--once"],
+            cwd=ROOT,
+            env=os.environ | {"NORIA_HOME": str(demo_home), "NORIA_OPENCOMPASS": str(opencompass_folder())},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        down(demo_home)  # it has done so itself, unless it was killed
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     found: dict[str, Any] = json.loads((demo_home / "demo-report.json").read_text())
     return found

@@ -113,6 +113,8 @@ def test_the_status_says_how_much_of_the_exam_the_live_release_has_answered(
 def test_an_exam_is_asked_in_portions(
     world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    drain(context)
+    examined.asked.clear()
     monkeypatch.setattr(evaluation, "AHEAD_AT_ONCE", 2)
     add_exam(world, world.domain(), *(f"Is {number} odd?" for number in range(5)))
     drain(context)
