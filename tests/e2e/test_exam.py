@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,17 +10,29 @@ from tests.local_noria import give_base_model, opencompass_folder
 from workers.artifacts import Artifacts
 from workers.engines import make_engine
 from workers.engines.protocol import Engine, EngineSpec
+from workers.evaluator.install import install
 from workers.evaluator.memory import MEMORY
 from workers.evaluator.opencompass import Endpoint, Exam, Examiner, ExamItem
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # the first test here may wait for the demo
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]  # the first one may make the base model and install OpenCompass
 EASY = "What is the capital of France?"
 
 
 @pytest.fixture(scope="module")
-def base(report: dict[str, Any], demo_home: Path) -> Path:
-    """The base model; the demo has installed OpenCompass before."""
-    return Artifacts(demo_home / "artifacts").path(give_base_model(demo_home))
+def environment() -> Path:
+    """OpenCompass, installed if no other test has."""
+    folder = opencompass_folder()
+    install(folder, print)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("exam")
+    return Artifacts(home / "artifacts").path(give_base_model(home))
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +56,13 @@ def left_over() -> set[Path]:
 
 
 def test_each_engines_answers_are_scored_by_its_own_questions_and_nothing_of_them_is_left(
-    engine: Engine, base: Path
+    engine: Engine, base: Path, environment: Path
 ) -> None:
     before = left_over()
     first = [item("a", EASY, "Paris"), item("b", EASY, "Bogota"), item("c", "Say yes. " * 1500, "yes")]
     second = [item("a", EASY, "Oslo"), item("d", "Which city is the capital of France?", "paris", "Lutetia")]
     told: list[tuple[int, int]] = []
-    examiner = Examiner(opencompass_folder())
+    examiner = Examiner(environment)
     assert examiner.waits()
     exams = [Exam(Endpoint(engine.base_url, engine.key, "exam"), base, items) for items in (first, second)]
     rows = examiner.evaluate(exams, 200, lambda done, total: told.append((done, total)))
@@ -67,18 +78,20 @@ def test_each_engines_answers_are_scored_by_its_own_questions_and_nothing_of_the
     assert not examiner.waits()
 
 
-def test_an_engine_that_refuses_is_no_answer_and_its_words_are_not_told(engine: Engine, base: Path) -> None:
+def test_an_engine_that_refuses_is_no_answer_and_its_words_are_not_told(
+    engine: Engine, base: Path, environment: Path
+) -> None:
     before = left_over()
     exam = Exam(Endpoint(engine.base_url, "another key", "exam"), base, [item("a", EASY, "Paris")])
     with pytest.raises(Unavailable) as raised:
-        Examiner(opencompass_folder()).evaluate([exam], 200, lambda done, total: None)
+        Examiner(environment).evaluate([exam], 200, lambda done, total: None)
     assert "France" not in str(raised.value) and "another key" not in str(raised.value)
     assert left_over() == before
 
 
-def test_an_examiner_that_was_never_asked_leaves_nothing() -> None:
+def test_an_examiner_that_was_never_asked_leaves_nothing(environment: Path) -> None:
     before = left_over()
-    examiner = Examiner(opencompass_folder())
+    examiner = Examiner(environment)
     assert left_over() > before
     examiner.close()
     examiner.close()
@@ -86,14 +99,14 @@ def test_an_examiner_that_was_never_asked_leaves_nothing() -> None:
     assert left_over() == before
 
 
-def test_an_exam_that_is_called_off_ends_the_child(engine: Engine, base: Path) -> None:
+def test_an_exam_that_is_called_off_ends_the_child(engine: Engine, base: Path, environment: Path) -> None:
     class CalledOff(Exception):
         pass
 
     def call_off(done: int, total: int) -> None:
         raise CalledOff
 
-    examiner = Examiner(opencompass_folder())
+    examiner = Examiner(environment)
     exam = Exam(Endpoint(engine.base_url, engine.key, "exam"), base, [item("a", EASY, "Paris")])
     with pytest.raises(CalledOff):
         examiner.evaluate([exam], 200, call_off)

@@ -54,8 +54,9 @@ def register(keys: Mapping[str, str]) -> None:
     class ExamEngine(OpenAISDK):  # type: ignore[misc]
         """OpenCompass's client for OpenAI's protocol, counting its answers."""
 
-        def __init__(self, *arguments: Any, key: str, **more: Any) -> None:
-            super().__init__(*arguments, key=keys[key], **more)
+        def __init__(self, *arguments: Any, key: str, status_code_mappings: Mapping[str, str], **more: Any) -> None:
+            by_number = {int(code): answer for code, answer in status_code_mappings.items()}  # JSON knows no other keys
+            super().__init__(*arguments, key=keys[key], status_code_mappings=by_number, **more)
 
         def _generate(self, *arguments: Any, **more: Any) -> Any:
             answer = super()._generate(*arguments, **more)

@@ -24,7 +24,7 @@ from workers.evaluator.install import python_of
 from workers.evaluator.memory import memory_folder, purge_left_overs
 
 ANSWER_TOKENS = 32
-PROMPT_TOKENS = 2048
+NO_LIMIT = 10_000_000  # of a prompt's tokens: what is too long the engine refuses, where OpenCompass would give up the whole exam
 AT_ONCE = 8
 """Questions in flight: as many as an examined engine has slots."""
 
@@ -271,7 +271,7 @@ def _model(exam: Exam, number: int) -> dict[str, Any]:
         "timeout": 60,
         "temperature": 0,
         "max_out_len": ANSWER_TOKENS,
-        "max_seq_len": PROMPT_TOKENS,
+        "max_seq_len": NO_LIMIT,
         # One refused question would fail its whole set.
         "status_code_mappings": {"400": _REFUSED},
         "run_cfg": {"num_gpus": 0},
