@@ -350,9 +350,8 @@ examined = Table(
     _text("evaluation", primary_key=True),  # digest of the sealed rows
     _text("domain"),
     _text("model"),
-    Column(
-        "exam_items", Integer, nullable=False
-    ),  # how many of the rows are the domain's own exam, and not a snapshot's
+    # How many of its rows are of the domain's own exam, and not of a snapshot.
+    Column("exam_items", Integer, nullable=False),
     _time("made_at"),
     Index(None, "domain", "model"),
     schema="work",

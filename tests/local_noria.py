@@ -28,7 +28,7 @@ from deploy.supervisor import ProcessState, Supervisor, SupervisorState
 from streams.settings import Settings, from_env
 from workers.evaluator.install import REQUIREMENTS
 from workers.models.base import prepare_base
-from workers.trainer.answers import answers_folder
+from workers.trainer.general import answers_folder
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache" / "d"

@@ -4,7 +4,6 @@ The rows are kept as an artifact, sealed, and serve again: what a model has answ
 """
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from streams.sealed import Sealed
 from streams.sealing import digest, open_sealed, seal
 from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
+from workers.cores import HEAVY_THREADS
 from workers.engines import make_engine
 from workers.engines.protocol import EngineSpec
 from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
@@ -29,7 +29,6 @@ from workers.snapshot import load, open_prompt
 
 READY_DEADLINE_S = 120.0
 SECONDS_PER_ITEM = 10.0
-THREADS = 2  # of an examined engine
 AHEAD_AT_ONCE = 200  # a started exam is lost when an order comes
 
 
@@ -216,7 +215,7 @@ def _examine(
                 model_dir=model_dir,
                 model_name=f"exam-{model[-12:]}",
                 slots=AT_ONCE,
-                threads=min(THREADS, os.cpu_count() or 1),
+                threads=HEAVY_THREADS,
             )
             engine = make_engine(spec, secrets.token_urlsafe())
             engines.callback(engine.stop)

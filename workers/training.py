@@ -1,7 +1,5 @@
 """The step `train`: from a snapshot to a candidate, merged, exported and checked."""
 
-import json
-import os
 from pathlib import Path
 
 from streams.errors import Erased
@@ -9,14 +7,13 @@ from streams.events import CandidateTrained
 from streams.orders import TrainCandidate
 from streams.sealing import Keys, open_sealed
 from workers.context import Context
+from workers.cores import HEAVY_THREADS
 from workers.models.golden import GOLDEN_FILE
 from workers.register import register, strike
 from workers.snapshot import SnapshotRow, load, open_prompt
-from workers.trainer.answers import THREADS, answers_folder
+from workers.trainer.general import answers_folder, general_prompts
 from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress, Row, TrainSpec
-
-REPLAY_FILE = Path(__file__).parent / "trainer" / "replay.jsonl"
 
 
 def run(order: TrainCandidate, context: Context) -> None:
@@ -37,7 +34,7 @@ def run(order: TrainCandidate, context: Context) -> None:
         checkpoint_dir=str(checkpoints),
         reference_dir=str(context.artifacts.path(order.reference_model)),
         answers_dir=str(answers_folder(context.settings.home)),
-        threads=min(THREADS, os.cpu_count() or 1),
+        threads=HEAVY_THREADS,
         finish=True,
     )
 
@@ -101,8 +98,3 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> tuple
 
 def _words(row: Row) -> tuple[str, str]:
     return row.prompt, row.answer
-
-
-def general_prompts() -> tuple[str, ...]:
-    """The general prompts that guard against forgetting when a domain names none of its own."""
-    return tuple(json.loads(line)["prompt"] for line in REPLAY_FILE.read_text(encoding="utf-8").splitlines())

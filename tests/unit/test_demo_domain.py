@@ -20,7 +20,7 @@ from deploy.demo.domain import (
     load_facts,
     load_general,
 )
-from workers.training import general_prompts
+from workers.trainer.general import general_prompts
 
 FACTS = load_facts()
 GENERAL = load_general()

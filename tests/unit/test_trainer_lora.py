@@ -17,8 +17,8 @@ from streams.errors import Invalid
 from streams.recipes import LoraRecipe
 from tests.unit import trainer_tiny as tiny
 from workers.trainer import METHODS, reference
-from workers.trainer.answers import kept_place
 from workers.trainer.checkpoint import NAME
+from workers.trainer.general import kept_place
 from workers.trainer.loop import load_tokenizer, train_lora
 from workers.trainer.losses import label_loss, soft_loss, soft_targets
 from workers.trainer.packed import PackedModel, check_forward

@@ -4,7 +4,6 @@ A permutation left out, another rotation base or a pre-tokenizer of another mode
 """
 
 import math
-import os
 import random
 import secrets
 from collections.abc import Callable, Iterable
@@ -15,13 +14,13 @@ from msgspec import Struct
 from tokenizers import Tokenizer
 
 from streams.errors import Invalid, Unavailable
+from workers.cores import HEAVY_THREADS
 from workers.engines.llamacpp import LlamaCppEngine
 from workers.engines.protocol import EngineSpec
 from workers.models.golden import GOLDEN_FILE, GoldenResult, compare_with_golden
 
 READY_S = 120.0
 RANDOM_STRINGS = 300
-THREADS = 2
 CONTEXT_TOKENS = 512  # the longest golden prompt and its answer fit
 
 # Where tokenizers were seen to differ: digits beside blanks and line breaks, lists, marks of other scripts, control tokens.
@@ -85,7 +84,7 @@ def check_export(model_dir: Path, gguf: Path) -> ExportCheck:
         model_name="check",
         slots=1,
         context_tokens=CONTEXT_TOKENS,
-        threads=min(THREADS, os.cpu_count() or 1),
+        threads=HEAVY_THREADS,
     )
     engine = LlamaCppEngine(spec, secrets.token_urlsafe(), model_file=gguf)
     engine.start()

@@ -4,41 +4,20 @@ They depend on the base model and the recipe alone, and writing them takes most 
 """
 
 import argparse
-import hashlib
 import json
 import os
-import random
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from streams.errors import Invalid
 from streams.recipes import LoraRecipe
 from streams.settings import home_of
-
-THREADS = 2
-
-
-def chosen_prompts(prompts: Sequence[str], recipe: LoraRecipe) -> list[str]:
-    """The general prompts of a recipe, drawn by its seed."""
-    asked = [prompt for prompt in prompts if prompt.strip()]
-    return random.Random(f"general {recipe.seed}").sample(asked, min(recipe.replay_rows, len(asked)))
-
-
-def kept_place(folder: Path, model_name: str, prompts: Sequence[str], recipe: LoraRecipe) -> Path:
-    """The file of the answers that `model_name` gives to the recipe's prompts."""
-    asked = [model_name, chosen_prompts(prompts, recipe), recipe.replay_answer_tokens, recipe.row_tokens]
-    return folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}.json"
-
-
-def answers_folder(home: Path) -> Path:
-    return home / "models" / "answers"
+from workers.cores import HEAVY_THREADS
+from workers.trainer.general import answers_folder, general_prompts, kept_place
 
 
 def prepare(home: Path, model_dir: Path) -> bool:
     """Write the answers of the model under the default recipe; False if they are there. Raises Invalid."""
-    from workers.training import general_prompts
-
     recipe, prompts, folder = LoraRecipe(), general_prompts(), answers_folder(home)
     if kept_place(folder, model_dir.name, prompts, recipe).exists():
         return False
@@ -48,7 +27,7 @@ def prepare(home: Path, model_dir: Path) -> bool:
     from workers.trainer.packed import PackedModel, training_dtype
     from workers.trainer.reference import general_rows
 
-    torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+    torch.set_num_threads(HEAVY_THREADS)
     device = torch.device("cpu")
     model = PackedModel(model_dir, recipe.upper_layers, training_dtype("auto", device), device)
     general_rows(model, load_tokenizer(model_dir), model_dir.name, prompts, recipe, folder)

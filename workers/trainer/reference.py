@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from streams.recipes import LoraRecipe
-from workers.trainer.answers import chosen_prompts, kept_place
+from workers.trainer.general import chosen_prompts, kept_place
 from workers.trainer.losses import soft_targets
 from workers.trainer.packed import LowerStates, PackedModel
 from workers.trainer.rows import EncodedRow, pack, prompt_ids, special_texts

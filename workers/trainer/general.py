@@ -1,0 +1,32 @@
+"""The general prompts that guard against forgetting, and where a base's own answers to them are kept."""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from streams.recipes import LoraRecipe
+
+REPLAY_FILE = Path(__file__).parent / "replay.jsonl"
+
+
+def general_prompts() -> tuple[str, ...]:
+    """The prompts for a domain that names none of its own."""
+    return tuple(json.loads(line)["prompt"] for line in REPLAY_FILE.read_text(encoding="utf-8").splitlines())
+
+
+def chosen_prompts(prompts: Sequence[str], recipe: LoraRecipe) -> list[str]:
+    """The general prompts of a recipe, drawn by its seed."""
+    asked = [prompt for prompt in prompts if prompt.strip()]
+    return random.Random(f"general {recipe.seed}").sample(asked, min(recipe.replay_rows, len(asked)))
+
+
+def kept_place(folder: Path, model_name: str, prompts: Sequence[str], recipe: LoraRecipe) -> Path:
+    """The file of the answers that `model_name` gives to the recipe's prompts."""
+    asked = [model_name, chosen_prompts(prompts, recipe), recipe.replay_answer_tokens, recipe.row_tokens]
+    return folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}.json"
+
+
+def answers_folder(home: Path) -> Path:
+    return home / "models" / "answers"
