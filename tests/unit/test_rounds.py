@@ -1,8 +1,6 @@
-"""A domain's rounds: each step of the state machine, one round at a time, old news ignored, and every way it can end."""
+"""A domain's rounds: each step of the state machine, one round at a time."""
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 from uuid import uuid5
 
 import pytest
@@ -10,11 +8,10 @@ import pytest
 from streams import events as ev
 from streams import orders
 from streams.conversations import Consequence
-from streams.gate import GateMargins, Paired, judge
-from streams.orders import Order
+from streams.gate import GateMargins, judge
 from streams.policy import Policy, QuietHours, Thresholds
 from streams.recipes import LoraRecipe
-from streams.rounds import Domain, gathered, prospect
+from streams.rounds import gathered, prospect
 from tests.samples import (
     DOMAIN,
     REFUSED,
@@ -24,54 +21,12 @@ from tests.samples import (
     correction,
     created,
     evaluated,
-    failed,
     finished,
-    id_of,
     preference,
-    rolled_back,
     selected,
     trained,
 )
-
-Said = tuple[Consequence | Order, ...]
-MINUTE = timedelta(minutes=1)
-
-
-def begun(log: DomainLog) -> orders.SelectSnapshot:
-    """Give the two corrections that make a round due; return its first order."""
-    start = len(log.told)
-    log.tell(correction(f"c{start}"))
-    said = log.tell(correction(f"c{start + 1}"))
-    (select,) = (order for order in said if isinstance(order, orders.SelectSnapshot))
-    return select
-
-
-def upto_train(log: DomainLog) -> orders.TrainCandidate:
-    (order,) = log.tell(selected(begun(log)))
-    assert isinstance(order, orders.TrainCandidate)
-    return order
-
-
-def upto_evaluate(log: DomainLog) -> orders.EvaluateCandidate:
-    (order,) = log.tell(trained(upto_train(log)))
-    assert isinstance(order, orders.EvaluateCandidate)
-    return order
-
-
-def upto_swap(log: DomainLog) -> orders.SwapRelease:
-    _, order = log.tell(evaluated(upto_evaluate(log)))
-    assert isinstance(order, orders.SwapRelease)
-    return order
-
-
-def requests(said: Said | list[Consequence | Order]) -> list[ev.RoundRequested]:
-    found = [one.event for one in said if isinstance(one, Consequence)]
-    return [event for event in found if isinstance(event, ev.RoundRequested)]
-
-
-def words(log: DomainLog) -> tuple[str, ...]:
-    return prospect(log.state, START).missing
-
+from tests.unit.round_steps import MINUTE, begun, requests, upto_evaluate, upto_swap, upto_train, words
 
 # A domain is made
 
@@ -346,262 +301,3 @@ def test_preferences_and_corrections_are_counted_apart_and_people_together() -> 
     assert (found.corrections, found.preferences, found.people) == (0, 2, 1)
     assert len(requests(log.tell(correction("c1", "ben")))) == 1
     assert gathered(log.state, START).people == 0
-
-
-# Every other way to end
-
-
-def test_a_snapshot_that_keeps_nothing_ends_the_round_empty() -> None:
-    log = created()
-    assert log.tell(selected(begun(log), kept=())) == ()
-    assert log.state.round is None and log.state.ended is not None and log.state.ended.step == "empty"
-
-
-@pytest.mark.parametrize("reach", [begun, upto_train, upto_evaluate, upto_swap])
-def test_a_step_that_fails_for_good_ends_the_round_and_says_why(reach: Callable[[DomainLog], Any]) -> None:
-    log = created()
-    order = reach(log)
-    before = log.state
-    assert log.tell(failed(order, will_retry=True)) == () and log.state == before, "what is retried goes on"
-    assert log.tell(failed(order)) == ()
-    step = failed(order).step
-    assert log.state.round is None and log.state.live == 0
-    assert log.state.ended is not None
-    assert (log.state.ended.step, log.state.ended.failure) == ("failed", f"{step}: out of memory")
-    assert begun(log), "and the next round can begin"
-
-
-@pytest.mark.parametrize("reach", [begun, upto_train, upto_evaluate])
-def test_a_round_can_be_cancelled_until_its_gate_and_what_its_workers_still_say_is_old_news(
-    reach: Callable[[DomainLog], Any],
-) -> None:
-    log = created()
-    order = reach(log)
-    assert log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=order.round_id, by="ops")) == ()
-    assert log.state.round is None and log.state.ended is not None and log.state.ended.step == "cancelled"
-    before = log.state
-    results: dict[type, Callable[[Any], ev.DomainEvent]] = {
-        orders.SelectSnapshot: selected,
-        orders.TrainCandidate: trained,
-        orders.EvaluateCandidate: evaluated,
-    }
-    late = results[type(order)](order)
-    assert log.tell(late) == () and log.tell(failed(order)) == () and log.state == before
-
-
-def test_a_round_that_is_being_swapped_in_can_no_longer_be_cancelled() -> None:
-    log = created()
-    swap = upto_swap(log)
-    assert swap.round_id is not None
-    before = log.state
-    assert log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=swap.round_id, by="ops")) == ()
-    assert log.state == before
-    log.tell(finished(swap))
-    assert log.state.live == 1
-
-
-def test_cancelling_another_round_leaves_this_one_alone() -> None:
-    log = created()
-    begun(log)
-    before = log.state
-    assert log.tell(ev.RoundCancelled(domain=DOMAIN, round_id="another", by="ops")) == () and log.state == before
-
-
-@pytest.mark.parametrize(
-    "paired",
-    [REFUSED, SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}, {}],
-    ids=["refused", "inconclusive", "nothing examined"],
-)
-def test_only_a_candidate_that_the_gate_passes_goes_live(paired: dict[str, Paired]) -> None:
-    log = created()
-    (refused,) = log.tell(evaluated(upto_evaluate(log), paired))
-    assert isinstance(refused, Consequence) and isinstance(refused.event, ev.GateRefused)
-    assert refused.event.verdict.outcome != "ship"
-    assert (log.state.live, log.state.highest, log.state.round) == (0, 0, None)
-
-
-def test_the_gate_judges_by_the_margins_in_force_when_the_round_began() -> None:
-    lost = SHIPS | {"general": Paired(n=200, both=120, only_before=20, only_after=0, neither=60)}
-    log = created(gate=GateMargins(general_margin=0.3))
-    evaluate = upto_evaluate(log)
-    log.tell(ev.PolicySet(domain=DOMAIN, policy=Policy(gate=GateMargins()), by="ops"))
-    assert [type(one) for one in log.tell(evaluated(evaluate, lost))] == [Consequence, orders.SwapRelease]
-    assert judge(lost, GateMargins()).outcome != "ship"
-
-
-# Old news
-
-
-def test_results_of_an_order_of_an_earlier_round_are_ignored() -> None:
-    log = created()
-    select = begun(log)
-    (train,) = log.tell(selected(select))
-    assert isinstance(train, orders.TrainCandidate)
-    (evaluate,) = log.tell(trained(train))
-    assert isinstance(evaluate, orders.EvaluateCandidate)
-    log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"))
-    begun(log)
-    before = log.state
-    for late in (selected(select), trained(train), evaluated(evaluate), failed(train)):
-        assert log.tell(late) == () and log.state == before
-
-
-def test_a_result_that_comes_twice_under_two_ids_takes_effect_once() -> None:
-    log = created()
-    select = begun(log)
-    assert len(log.tell(selected(select))) == 1
-    before = log.state
-    assert log.tell(selected(select)) == () and log.state == before
-
-
-def test_progress_and_what_we_said_ourselves_change_nothing() -> None:
-    log = created()
-    train = upto_train(log)
-    before = log.state
-    progressed = ev.OrderProgressed(
-        domain=DOMAIN, round_id=train.round_id, order_id=train.order_id, step="train", done=1, total=9
-    )
-    purged = ev.PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={})
-    started = ev.ReleaseStarted(domain=DOMAIN, release=7, order_id=id_of("swap"), model="model")
-    verdict = judge(SHIPS, GateMargins())
-    passed = ev.GatePassed(domain=DOMAIN, round_id=train.round_id, release=7, verdict=verdict)
-    refused = ev.GateRefused(domain=DOMAIN, round_id=train.round_id, verdict=verdict)
-    for event in (progressed, purged, started, passed, refused):
-        assert log.tell(event) == () and log.state == before
-
-
-# Rolling back
-
-
-def test_a_rollback_asks_for_the_earlier_release_which_answers_once_it_is_there() -> None:
-    log = created()
-    log.tell(finished(upto_swap(log)))
-    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=0, by="ops"))
-    assert back == orders.SwapRelease(
-        order_id=uuid5(log.told[-1].envelope.id, "swap_release"),
-        domain=DOMAIN,
-        release=0,
-        model="model-0",
-        engine="llamacpp",
-        current=1,
-        round_id=None,
-        rollback=True,
-    )
-    assert log.state.live == 1, "asking is not doing"
-    log.tell(rolled_back(back))
-    assert log.state.live == 0
-    train = upto_train(log)
-    assert train.base_model == "model-0" and requests(log.said)[-1].base_release == 0
-
-
-def test_after_a_rollback_a_new_release_takes_a_number_that_was_never_used() -> None:
-    log = created()
-    log.tell(finished(upto_swap(log)))
-    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=0, by="ops"))
-    assert isinstance(back, orders.SwapRelease)
-    log.tell(rolled_back(back))
-    swap = upto_swap(log)
-    assert (swap.release, swap.current) == (2, 0)
-
-
-def test_a_number_whose_release_never_went_live_is_not_used_again() -> None:
-    log = created()
-    swap = upto_swap(log)
-    log.tell(failed(swap))
-    assert upto_swap(log).release == swap.release + 1
-
-
-def test_an_engine_that_was_given_up_and_answers_late_does_not_turn_the_numbers_back() -> None:
-    log = created()
-    given_up = upto_swap(log)
-    log.tell(failed(given_up))
-    log.tell(failed(upto_swap(log)))
-    log.tell(finished(given_up))
-    assert log.state.live == 1 and upto_swap(log).release == 3
-
-
-@pytest.mark.parametrize("to", [0, 5, -1])
-def test_a_rollback_to_what_answers_already_or_never_did_asks_for_nothing(to: int) -> None:
-    assert created().tell(ev.RollbackAsked(domain=DOMAIN, to=to, by="ops")) == ()
-
-
-def test_a_rollback_during_a_round_leaves_the_round_on_the_release_that_it_began_with() -> None:
-    log = created()
-    log.tell(finished(upto_swap(log)))
-    select = begun(log)
-    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=0, by="ops"))
-    assert isinstance(back, orders.SwapRelease)
-    log.tell(rolled_back(back))
-    (train,) = log.tell(selected(select))
-    assert isinstance(train, orders.TrainCandidate) and train.base_model == log.state.releases[1]
-
-
-# Erasure
-
-
-def test_erasing_a_person_takes_what_they_said_out_of_the_count_and_orders_a_purge() -> None:
-    log = created(thresholds=Thresholds(corrections=3, preferences=3))
-    log.tell(correction("one", "ana"))
-    log.tell(correction("two", "ben"))
-    log.tell(preference("three", "ana"))
-    (purge,) = log.tell(ev.PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"))
-    assert purge == orders.PurgePlaces(
-        order_id=uuid5(log.told[-1].envelope.id, "purge_places"), domain=DOMAIN, person="ana", kids=("key-of-ana",)
-    )
-    found = gathered(log.state, START)
-    assert (found.corrections, found.preferences, found.people) == (1, 0, 1)
-    assert log.state.corrections == {"two": "ben"}
-
-
-def test_words_sealed_with_a_destroyed_key_that_arrive_late_do_not_count() -> None:
-    log = created(thresholds=Thresholds(corrections=1, preferences=1))
-    log.tell(ev.PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"))
-    assert log.tell(correction("late", "ana")) == () and log.tell(preference("late", "ana")) == ()
-    assert gathered(log.state, START).people == 0
-    assert len(requests(log.tell(correction("anew", "ana", kid="newer-key-of-ana")))) == 1
-
-
-def test_erasing_during_a_round_leaves_the_round_to_its_selector() -> None:
-    log = created()
-    select = begun(log)
-    log.tell(ev.PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"))
-    assert log.state.round is not None and log.state.round.id == select.round_id
-
-
-def test_the_keys_that_were_destroyed_stand_in_one_order_however_they_were_told() -> None:
-    """The kept states of a live store and of a replay are compared byte by byte, across processes."""
-    kids = [f"key-{number}" for number in (7, 1, 9, 4, 2)]
-    log = created()
-    for number, kid in enumerate(kids):
-        log.tell(ev.PersonErased(domain=DOMAIN, person=f"p{number}", kids=(kid, kids[0]), by="ops"))
-    assert log.state.erased == tuple(sorted(kids))
-
-
-def test_a_retired_example_no_longer_counts() -> None:
-    log = created()
-    log.tell(correction("one"))
-    log.tell(ev.ExampleRetired(domain=DOMAIN, example_id="one", reason="wrong", by="ops"))
-    log.tell(ev.ExampleRetired(domain=DOMAIN, example_id="unknown", reason="wrong", by="ops"))
-    assert log.tell(correction("two")) == () and set(log.state.corrections) == {"two"}
-
-
-# Ids
-
-
-def test_the_same_log_gives_the_same_ids_and_another_cause_gives_others() -> None:
-    def told(salt: str) -> list[Consequence | Order]:
-        log = created()
-        for number in range(2):
-            log.tell(correction(f"c{number}"), id=id_of(f"{salt} {number}"))
-        return log.said[1:]
-
-    assert told("a") == told("a")
-    ids = [{one.id if isinstance(one, Consequence) else one.order_id for one in told(salt)} for salt in "ab"]
-    assert ids[0].isdisjoint(ids[1])
-
-
-def test_folding_never_changes_the_state_that_was_before() -> None:
-    log = created()
-    before, copy = log.state, Domain(**{name: getattr(log.state, name) for name in log.state.__struct_fields__})
-    upto_swap(log)
-    assert before == copy and log.state != before

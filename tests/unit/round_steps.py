@@ -1,0 +1,56 @@
+"""How far a round is taken: each gives the order that the next step waits for."""
+
+from datetime import timedelta
+
+from streams import events as ev
+from streams import orders
+from streams.conversations import Consequence
+from streams.orders import Order
+from streams.rounds import prospect
+from tests.samples import (
+    START,
+    DomainLog,
+    correction,
+    evaluated,
+    selected,
+    trained,
+)
+
+Said = tuple[Consequence | Order, ...]
+MINUTE = timedelta(minutes=1)
+
+
+def begun(log: DomainLog) -> orders.SelectSnapshot:
+    """Give the two corrections that make a round due; return its first order."""
+    start = len(log.told)
+    log.tell(correction(f"c{start}"))
+    said = log.tell(correction(f"c{start + 1}"))
+    (select,) = (order for order in said if isinstance(order, orders.SelectSnapshot))
+    return select
+
+
+def upto_train(log: DomainLog) -> orders.TrainCandidate:
+    (order,) = log.tell(selected(begun(log)))
+    assert isinstance(order, orders.TrainCandidate)
+    return order
+
+
+def upto_evaluate(log: DomainLog) -> orders.EvaluateCandidate:
+    (order,) = log.tell(trained(upto_train(log)))
+    assert isinstance(order, orders.EvaluateCandidate)
+    return order
+
+
+def upto_swap(log: DomainLog) -> orders.SwapRelease:
+    _, order = log.tell(evaluated(upto_evaluate(log)))
+    assert isinstance(order, orders.SwapRelease)
+    return order
+
+
+def requests(said: Said | list[Consequence | Order]) -> list[ev.RoundRequested]:
+    found = [one.event for one in said if isinstance(one, Consequence)]
+    return [event for event in found if isinstance(event, ev.RoundRequested)]
+
+
+def words(log: DomainLog) -> tuple[str, ...]:
+    return prospect(log.state, START).missing
