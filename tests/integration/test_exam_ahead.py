@@ -110,6 +110,16 @@ def test_the_status_says_how_much_of_the_exam_the_live_release_has_answered(
     assert answered() == (2, 3)
 
 
+def test_an_exam_that_is_answered_is_not_opened_again(
+    world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain(context)
+    add_exam(world, world.domain(), "Is it asked once?", "Is it opened once?")
+    drain(context)
+    monkeypatch.setattr(evaluation, "_of_exam", pytest.fail)
+    assert not look_ahead(context, never)
+
+
 def test_an_exam_is_asked_in_portions(
     world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
