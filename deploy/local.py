@@ -48,33 +48,39 @@ def addresses(home: Path, environ: Mapping[str, str]) -> Addresses:
 
 
 def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> list[Process]:
-    """Every process of Noria on one machine, in the order in which they start."""
-    table = []
+    """Every process of Noria on one machine. They are stopped from the last to the first."""
+    table: list[Process] = []
+    log: tuple[str, ...] = ()
+    database: tuple[str, ...] = ()
     if not environ.get("NORIA_KAFKA"):
         data, port = str(home / "kafka"), found.ports["kafka"]
         argv = ("-m", "deploy.kafka", "--data", data, "--port", str(port))
-        table.append(_process("kafka", argv, lambda: _listens(port), 300.0, found.kafka))
+        table.append(_process("kafka", argv, (), lambda: _listens(port), 300.0, found.kafka))
+        log = ("kafka",)
     if not environ.get("NORIA_DATABASE_URL"):
         port_ = found.ports["postgres"]
         argv = ("-m", "deploy.postgres", "--data", str(home / "postgres"), "--port", str(port_))
         ready = _postgres_ready(home, port_)
-        table.append(_process("postgres", argv, ready, 120.0, f"{LOOPBACK}:{port_}", signal.SIGINT))
+        table.append(_process("postgres", argv, (), ready, 120.0, f"{LOOPBACK}:{port_}", signal.SIGINT))
+        database = ("postgres",)
+    made = ("topics", "keys")
+    models = ("answers", "opencompass")
     door = found.door
     return [
         *table,
-        _step("migrate", "-m", "migrations"),
-        _step("topics", "-m", "streams.topics"),
-        _step("keys", "-m", "api.keys", "--ensure-local"),
-        _step("base-model", "-m", "workers.models.base", "--home", str(home), deadline_s=600.0),
-        _step("answers", "-m", "workers.trainer.answers", "--home", str(home), deadline_s=600.0),
-        _step("opencompass", "-m", "workers.evaluator.install", deadline_s=900.0),
-        _process("streams", ("-m", "streams.app")),
-        _process("relay", ("-m", "streams.relay")),
-        _process("engines", ("-m", "workers.engines.host")),
-        _process("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate")),
-        _process("swapper", ("-m", "workers.loop", "--kinds", "swap,purge")),
-        _process("door", ("-m", "api.app"), lambda: _answers(f"{door}/healthz"), 60.0, door),
-        _process("page", ("-m", "api.ui"), lambda: _answers(found.page), 60.0, found.page),
+        _step("migrate", ("-m", "migrations"), database),
+        _step("topics", ("-m", "streams.topics"), log + database),
+        _step("keys", ("-m", "api.keys", "--ensure-local"), ("migrate",)),
+        _step("base-model", ("-m", "workers.models.base", "--home", str(home)), deadline_s=600.0),
+        _step("answers", ("-m", "workers.trainer.answers", "--home", str(home)), ("base-model",), deadline_s=600.0),
+        _step("opencompass", ("-m", "workers.evaluator.install"), deadline_s=900.0),
+        _process("streams", ("-m", "streams.app"), made),
+        _process("relay", ("-m", "streams.relay"), made),
+        _process("engines", ("-m", "workers.engines.host"), made),
+        _process("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate"), made + models),
+        _process("swapper", ("-m", "workers.loop", "--kinds", "swap,purge"), (*made, "base-model")),
+        _process("door", ("-m", "api.app"), made, lambda: _answers(f"{door}/healthz"), 60.0, door),
+        _process("page", ("-m", "api.ui"), made, lambda: _answers(found.page), 60.0, found.page),
     ]
 
 
@@ -122,16 +128,17 @@ def main() -> int:
 def _process(
     name: str,
     argv: tuple[str, ...],
+    after: tuple[str, ...],
     ready: Callable[[], bool] | None = None,
     deadline_s: float = 60.0,
     address: str = "",
     stop_signal: int = signal.SIGTERM,
 ) -> Process:
-    return Process(name, (sys.executable, *argv), ready, False, stop_signal, deadline_s, address)
+    return Process(name, (sys.executable, *argv), after, ready, False, stop_signal, deadline_s, address)
 
 
-def _step(name: str, *argv: str, deadline_s: float = 120.0) -> Process:
-    return Process(name, (sys.executable, *argv), None, True, signal.SIGTERM, deadline_s)
+def _step(name: str, argv: tuple[str, ...], after: tuple[str, ...] = (), deadline_s: float = 120.0) -> Process:
+    return Process(name, (sys.executable, *argv), after, None, True, signal.SIGTERM, deadline_s)
 
 
 def _listens(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""The supervisor: starts processes in order, starts again what dies, and stops them all when it is stopped.
+"""The supervisor: starts processes, each when those it needs are up, starts again what dies, and stops all when it is stopped.
 
 Every child ends with it, even if it is killed with -9. What runs is told in `run/supervisor.json` under the home.
 """
@@ -31,11 +31,12 @@ _prctl = ctypes.CDLL(None).prctl
 
 
 class Process(Struct, frozen=True):
-    """One line of the process table. `once`: it must end with 0 before what stands below it starts; otherwise it serves,
-    and `ready` says when it does. `deadline_s`: how long either may take at start."""
+    """One line of the process table. It starts when those named in `after`, which stand above it, are up: a process that
+    serves when `ready` says so, one that runs `once` when it has ended with 0. `deadline_s`: how long either may take."""
 
     name: str
     argv: tuple[str, ...]
+    after: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     once: bool = False
     stop_signal: int = signal.SIGTERM
@@ -73,6 +74,12 @@ class Supervisor:
     def __init__(
         self, home: Path, table: Sequence[Process], environment: Mapping[str, str], say: Callable[[str], None] = print
     ) -> None:
+        """Raises ValueError for a process that is to start after one that does not stand above it."""
+        for number, process in enumerate(table):
+            if missing := set(process.after) - {above.name for above in table[:number]}:
+                raise ValueError(
+                    f"{process.name} is to start after {', '.join(sorted(missing))}, which does not stand above it"
+                )
         self._home = home
         self._table = table
         self._environment = dict(environment)
@@ -92,12 +99,10 @@ class Supervisor:
         (self._home / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._take_lock()
         try:
-            for process in self._table:
-                if self._stopping.is_set():
-                    return
-                self._bring_up(process)
-            when_ready()
-            self._keep()
+            self._bring_up()
+            if not self._stopping.is_set():
+                when_ready()
+                self._keep()
         finally:
             self._stop_all()
             self._drop_lock()
@@ -106,31 +111,40 @@ class Supervisor:
         """May be called from a signal handler or another thread."""
         self._stopping.set()
 
-    def _bring_up(self, process: Process) -> None:
-        began = time.monotonic()
-        self._start(process)
-        state = self._of(process.name)
-        while not self._stopping.is_set():
-            child = self._children[process.name]
-            code = child.poll()
-            took = time.monotonic() - began
-            if process.once and code == 0:
-                self._tell(state, "stopped")
-                self._say(f"{process.name:<12} done in {took:.1f} s")
-                return
-            if code is not None:
-                self._tell(state, "failed")
-                raise Unavailable(f"{process.name} ended with code {code}: {self._last_line(process)}")
-            if not process.once and (process.ready is None or _holds(process.ready)):
-                self._tell(state, "ready")
-                self._say(
-                    f"{process.name:<12} ready in {took:.1f} s{'  ' + process.address if process.address else ''}"
-                )
-                return
-            if took > process.deadline_s:
-                self._tell(state, "failed")
-                raise Unavailable(f"{process.name} was not ready within {process.deadline_s:.0f} s")
+    def _bring_up(self) -> None:
+        """Return when everything is up, or when told to stop."""
+        began: dict[str, float] = {}
+        up: set[str] = set()
+        while len(up) < len(self._table) and not self._stopping.is_set():
+            for process in self._table:
+                if process.name in up:
+                    continue
+                if process.name in began:
+                    if self._is_up(process, time.monotonic() - began[process.name]):
+                        up.add(process.name)
+                elif up.issuperset(process.after):
+                    began[process.name] = time.monotonic()
+                    self._start(process)
             time.sleep(0.05)
+
+    def _is_up(self, process: Process, took_s: float) -> bool:
+        state = self._of(process.name)
+        code = self._children[process.name].poll()
+        if process.once and code == 0:
+            self._tell(state, "stopped")
+            self._say(f"{process.name:<12} done in {took_s:.1f} s")
+            return True
+        if code is not None:
+            self._tell(state, "failed")
+            raise Unavailable(f"{process.name} ended with code {code}: {self._last_line(process)}")
+        if not process.once and (process.ready is None or _holds(process.ready)):
+            self._tell(state, "ready")
+            self._say(f"{process.name:<12} ready in {took_s:.1f} s{'  ' + process.address if process.address else ''}")
+            return True
+        if took_s > process.deadline_s:
+            self._tell(state, "failed")
+            raise Unavailable(f"{process.name} was not ready within {process.deadline_s:.0f} s")
+        return False
 
     def _keep(self) -> None:
         """Start again what dies, with growing waits; a process that held out for a while begins anew."""

@@ -1,4 +1,4 @@
-"""The supervisor: order of start, what fails is named, what dies comes back, and nothing outlives it."""
+"""The supervisor: what starts after what, what fails is named, what dies comes back, and nothing outlives it."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -93,29 +94,47 @@ def alone(home: Path, *codes: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def test_processes_start_in_order_each_when_the_one_before_is_ready(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    seen: list[list[str]] = []
+def test_a_process_starts_when_all_that_it_needs_are_up_and_what_needs_nothing_at_once(tmp_path: Path) -> None:
+    def first_is_ready() -> bool:
+        return "free" in began(tmp_path)  # which did not wait for it
 
-    def slow() -> bool:
-        if "first" in began(tmp_path):
-            seen.append(began(tmp_path))
-            if len(seen) == 3:
-                gate.touch()
-        return gate.exists()
-
+    last = SERVE.replace("time.sleep(600)", "open(sys.argv[1], 'a').write('end\\n'); time.sleep(600)")
     step = Process("step", python("import sys; open(sys.argv[1], 'a').write('step\\n')", tmp_path / "began"), once=True)
-    table = [serving("first", tmp_path, slow), step, serving("last", tmp_path, address="http://somewhere")]
+    table = [
+        serving("first", tmp_path, first_is_ready),
+        msgspec.structs.replace(step, after=("first",)),
+        serving("free", tmp_path),
+        Process(
+            "last",
+            python(last, tmp_path / "began", "last"),
+            ("step", "free"),
+            lambda: "end" in began(tmp_path),
+            address="http://somewhere",
+        ),
+    ]
     with running(tmp_path, *table) as said:
-        assert began(tmp_path) == ["first", "step", "last"]
-        assert seen == [["first"]] * 3
-        assert [line.split()[0] for line in said] == ["first", "step", "last"]
-        assert "ready in" in said[0] and "done in" in said[1] and said[2].endswith("http://somewhere")
+        assert sorted(began(tmp_path)[:2]) == ["first", "free"]
+        assert began(tmp_path)[2:] == ["step", "last", "end"]
+        told = {line.split()[0]: line for line in said}
+        assert set(told) == {"first", "step", "free", "last"}
+        assert "ready in" in told["first"] and "done in" in told["step"]
+        assert said[-1] == told["last"] and told["last"].endswith("http://somewhere")
+
+
+def test_a_process_that_needs_one_that_does_not_stand_above_it_is_refused(tmp_path: Path) -> None:
+    table = [serving("door", tmp_path, after=("topics", "keys")), serving("keys", tmp_path)]
+    with pytest.raises(ValueError, match="door is to start after keys, topics"):
+        Supervisor(tmp_path, table, os.environ)
+    assert began(tmp_path) == []
 
 
 def test_a_step_that_fails_is_named_with_its_last_line_and_what_runs_is_stopped(tmp_path: Path) -> None:
     fail = "import sys; print('looked everywhere'); sys.exit('there is no Java')"
-    table = [serving("first", tmp_path), Process("topics", python(fail), once=True), serving("last", tmp_path)]
+    table = [
+        serving("first", tmp_path),
+        Process("topics", python(fail), ("first",), once=True),
+        serving("last", tmp_path, after=("topics",)),
+    ]
     pid: list[int] = []
     made = Supervisor(tmp_path, table, os.environ, lambda line: pid.append(pids(tmp_path)["first"]))
     with pytest.raises(Unavailable, match=r"topics ended with code 1: there is no Java \(logs/topics\.log\)"):
