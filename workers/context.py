@@ -45,10 +45,15 @@ class Context:
         self.examiner: Examiner | None = None
         self._told_at = 0.0
 
-    def close(self) -> None:
+    def dismiss(self) -> None:
+        """End the children that wait; each holds half a gigabyte."""
         for child in (self.trainer, self.examiner):
             if child is not None:
                 child.close()
+        self.trainer = self.examiner = None
+
+    def close(self) -> None:
+        self.dismiss()
         self.log.close()
 
     def check(self) -> None:

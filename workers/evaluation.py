@@ -91,6 +91,7 @@ def run(order: EvaluateCandidate, context: Context) -> None:
     missing = [q for q in questions if q.fingerprint not in before]
     wanted = [(order.candidate_model, questions), *([(order.base_model, missing)] if missing else [])]
     rows, *more = _examine(order.engine, wanted, context, _Pace(order, context).tell)
+    context.dismiss()
     fresh = more[0] if missing else []
     if missing:
         _keep(order.domain, order.base_model, missing, fresh, context)
@@ -224,10 +225,9 @@ def _examine(
             endpoint = Endpoint(engine.base_url, engine.key, spec.model_name)
             exams.append(Exam(endpoint, model_dir, [question.item for question in questions]))
         deadline_s = 60.0 + SECONDS_PER_ITEM * sum(len(exam.items) for exam in exams)
-        examiner, context.examiner = context.examiner, None
-        if examiner is None or not examiner.waits():
-            examiner = Examiner(context.settings.opencompass)
-        return examiner.evaluate(exams, deadline_s, tell)
+        if context.examiner is None or not context.examiner.waits():
+            context.examiner = Examiner(context.settings.opencompass)
+        return context.examiner.evaluate(exams, deadline_s, tell)
 
 
 def _keep(domain: str, model: str, questions: Sequence[Question], rows: Sequence[Row], context: Context) -> str:

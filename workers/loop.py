@@ -146,8 +146,11 @@ class Idle:
         if time.monotonic() < self._not_before:
             return False
         try:
-            self._get_ready()
-            return look_ahead(self._context, self._called_away)
+            wanted = self._get_ready()
+            examined = look_ahead(self._context, self._called_away)
+            if not (wanted or examined):
+                self._context.dismiss()
+            return examined
         except (Invalid, Unavailable) as error:
             logger.warning("ahead of the next round: %s", error)
             self._not_before = time.monotonic() + IDLE_RETRY_S
@@ -158,22 +161,29 @@ class Idle:
         self._get_ready()
         return self._stopping.is_set() or orders.waiting(self._context.engine, self._kinds)
 
-    def _get_ready(self) -> None:
-        """Trainer and examiner take a core each for a quarter of a minute to start: time that a round need not wait for."""
+    def _get_ready(self) -> bool:
+        """Trainer and examiner take a core each for a quarter of a minute to start: time that a round need not wait for.
+        Whether a round needs them, or will."""
         context = self._context
-        ready = [child is not None and child.waits() for child in (context.trainer, context.examiner)]
-        if all(ready) or not _round_is_near(context):
-            return
-        if not ready[0]:
+        near, running = _rounds(context)
+        if near and not (context.trainer and context.trainer.waits()):
             context.trainer = Trainer()
-        if not ready[1]:
+        if near and not (context.examiner and context.examiner.waits()):
             context.examiner = Examiner(context.settings.opencompass)
+        return near or running
 
 
-def _round_is_near(context: Context) -> bool:
+def _rounds(context: Context) -> tuple[bool, bool]:
+    """Whether a round is near, and whether one runs."""
     with postgres_trouble(), context.engine.connect() as connection:
-        near = "SELECT EXISTS (SELECT 1 FROM noria.domains WHERE wake_at < now() + make_interval(secs => :near))"
-        return bool(connection.execute(text(near), {"near": NEAR_S}).scalar_one())
+        found = connection.execute(
+            text(
+                "SELECT EXISTS (SELECT 1 FROM noria.domains WHERE wake_at < now() + make_interval(secs => :near)),"
+                " EXISTS (SELECT 1 FROM noria.rounds WHERE ended_at IS NULL)"
+            ),
+            {"near": NEAR_S},
+        ).one()
+        return bool(found[0]), bool(found[1])
 
 
 def main() -> int:

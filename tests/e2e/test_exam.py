@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from streams.errors import Unavailable
@@ -55,6 +56,10 @@ def left_over() -> set[Path]:
     return set(MEMORY.glob("*noria-exam-*"))
 
 
+def files_of(folders: set[Path]) -> list[Path]:
+    return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
 def test_each_engines_answers_are_scored_by_its_own_questions_and_nothing_of_them_is_left(
     engine: Engine, base: Path, environment: Path
 ) -> None:
@@ -74,6 +79,12 @@ def test_each_engines_answers_are_scored_by_its_own_questions_and_nothing_of_the
     assert rows[0][2].prediction == ""  # longer than the engine's context: refused, and the others were asked
     assert told == sorted(told)
     assert told[-1] == (5, 5)
+    # It is asked again, and knows nothing of what it asked before.
+    assert examiner.waits()
+    assert not [path for path in files_of(left_over() - before) if b"France" in path.read_bytes()]
+    (again,) = examiner.evaluate([msgspec.structs.replace(exams[1], items=second[:1])], 200, lambda done, total: None)
+    assert [(row.id, row.right) for row in again] == [("a", False)]
+    examiner.close()
     assert left_over() == before
     assert not examiner.waits()
 

@@ -244,5 +244,30 @@ def test_when_a_round_is_near_its_children_are_started_once_and_again_when_they_
     waiting.work()
     assert isinstance(context.trainer, Child) and context.trainer is not trainer
     assert context.examiner is examiner
-    context.trainer = context.examiner = None
     change(world.services.engine, "UPDATE noria.domains SET wake_at = NULL")
+
+
+ROUND = (
+    "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at)"
+    " VALUES ('round-1', :domain, 1, 'train', 'asked for', 1, 0, now())"
+)
+
+
+def test_its_children_stay_while_a_round_runs_or_is_examined_for_and_are_ended_when_nothing_needs_them(
+    world: World, context: Context, examined: Examined
+) -> None:
+    drain(context)
+    domain = world.domain()
+    trainer, examiner = context.trainer, context.examiner = Child(), Child()  # type: ignore[assignment]
+    add_exam(world, domain, "Is it still here?")
+    waiting = idle(context)
+    assert waiting.work()
+    assert context.examiner is examiner
+    change(world.services.engine, ROUND, domain=domain)
+    assert not waiting.work()
+    assert (context.trainer, context.examiner) == (trainer, examiner)
+    change(world.services.engine, "UPDATE noria.rounds SET ended_at = now() WHERE round_id = 'round-1'")
+    assert not waiting.work()
+    assert (context.trainer, context.examiner) == (None, None)
+    assert not trainer.waits() and not examiner.waits()
+    change(world.services.engine, "DELETE FROM noria.rounds WHERE round_id = 'round-1'")

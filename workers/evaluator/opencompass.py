@@ -6,6 +6,7 @@ OpenCompass can fail with exit code 0, so nothing but complete result files coun
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import time
@@ -30,6 +31,7 @@ AT_ONCE = 8
 
 POLL_S = 0.2
 STOP_S = 2.0
+_LIBRARIES = "kept"  # where libraries may write
 # What stands for an answer to a question that the engine refused, such as one that is longer than its context.
 _REFUSED = "\x00refused"
 _ERROR = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Timeout|Refused|Warning))\b")
@@ -89,10 +91,10 @@ class Exam(Struct, frozen=True):
 
 
 class Examiner:
-    """One OpenCompass, which asks one exam after the other and then ends.
+    """One OpenCompass, asked as often as one likes.
 
     Starting it takes as long as asking some fifty questions, so it may be started before the exam is known; then it waits, and
-    takes no processor. It ends with this process.
+    takes no processor. It ends with this process, and when an exam fails.
     """
 
     def __init__(self, environment: Path) -> None:
@@ -109,7 +111,9 @@ class Examiner:
             self._answered = self._folder / "answered"
             self._answered.touch(0o600)
             self._said = self._folder / "said.txt"
-            with self._said.open("wb") as output:
+            (self._folder / _LIBRARIES).mkdir(mode=0o700)
+            self._stays = {path.name for path in self._folder.iterdir()} | {self._said.name}
+            with self._said.open("ab") as output:
                 self._child = subprocess.Popen(
                     [
                         str(python),
@@ -120,8 +124,8 @@ class Examiner:
                         "--debug",
                     ],
                     stdin=subprocess.PIPE,  # it ends when this closes
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
+                    stdout=subprocess.PIPE,
+                    stderr=output,
                     cwd=self._folder,
                     env=_environment(self._folder, self._answered),
                     text=True,
@@ -142,10 +146,10 @@ class Examiner:
         self, exams: Sequence[Exam], deadline_s: float, progress: Callable[[int, int], None]
     ) -> list[list[Row]]:
         """For every exam a row for each item, in their order: asked greedily, `ANSWER_TOKENS` at most, scored by
-        `scoring.is_right`. `progress` is called with (answered, all) a few times a second. Can be called once.
+        `scoring.is_right`. `progress` is called with (answered, all) a few times a second.
 
-        Everything that holds a word of the exam is in a memory-backed folder that is gone when this returns. Raises Unavailable
-        when OpenCompass fails or passes `deadline_s`, or an engine refuses everything.
+        Everything that holds a word of the exam is in a memory-backed folder, and gone when this returns. Raises Unavailable when
+        OpenCompass fails or passes `deadline_s`, or an engine refuses everything; then, and when `progress` raises, this is closed.
         """
         try:
             for number, exam in enumerate(exams):
@@ -155,9 +159,21 @@ class Examiner:
             keys = {_model_name(number): exam.endpoint.key for number, exam in enumerate(exams)}
             self._begin(json.dumps(keys))
             self._wait(sum(len(exam.items) for exam in exams), deadline_s, progress)
-            return [_read_exam(self._folder, number, exam) for number, exam in enumerate(exams)]
-        finally:
+            rows = [_read_exam(self._folder, number, exam) for number, exam in enumerate(exams)]
+            self._forget()
+        except BaseException:
             self.close()
+            raise
+        return rows
+
+    def _forget(self) -> None:
+        """Remove what the last exam left in the folder."""
+        for path in self._folder.iterdir():
+            if path.name not in self._stays or path.name == _LIBRARIES:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (self._folder / _LIBRARIES).mkdir(mode=0o700)
+        for written in (self._answered, self._said):
+            os.truncate(written, 0)  # they are open, to be appended to
 
     def _begin(self, line: str) -> None:
         assert self._child.stdin is not None
@@ -169,17 +185,16 @@ class Examiner:
 
     def _wait(self, all_questions: int, deadline_s: float, progress: Callable[[int, int], None]) -> None:
         deadline = time.monotonic() + deadline_s
-        while True:
-            try:
-                status = self._child.wait(POLL_S)
-                break
-            except subprocess.TimeoutExpired:
-                count = min(self._answered.stat().st_size, all_questions)
-                progress(count, all_questions)
-                if time.monotonic() > deadline:
-                    raise Unavailable(
-                        f"OpenCompass took longer than {deadline_s:.0f} s; {count} of {all_questions} questions were answered"
-                    ) from None
+        assert self._child.stdout is not None
+        while not select.select([self._child.stdout], [], [], POLL_S)[0]:
+            count = min(self._answered.stat().st_size, all_questions)
+            progress(count, all_questions)
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"OpenCompass took longer than {deadline_s:.0f} s; {count} of {all_questions} questions were answered"
+                )
+        line = self._child.stdout.readline()
+        status = int(line) if line else self._child.wait()
         if status != 0:
             raise Unavailable(f"OpenCompass ended with status {status}: {_error_type(self._said)}")
         progress(all_questions, all_questions)
@@ -282,14 +297,13 @@ def _environment(folder: Path, answered: Path) -> dict[str, str]:
     """Little of ours: what a library keeps, caches or dumps goes into the exam's folder, and nothing is fetched."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     inner = {
-        name: str(folder / "kept")
+        name: str(folder / _LIBRARIES)
         for name in ("HOME", "HF_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "NLTK_DATA", "TORCH_HOME")
     }
-    (folder / "kept").mkdir(mode=0o700)
     return {
         **kept,
         **inner,
-        "TMPDIR": str(folder / "kept"),
+        "TMPDIR": str(folder / _LIBRARIES),
         "LANG": "C.UTF-8",
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
