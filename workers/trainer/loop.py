@@ -5,7 +5,6 @@ import hashlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from workers.trainer.packed import LowerStates, PackedModel, check_forward, dete
 from workers.trainer.plan import Step, learning_rate, plan_steps
 from workers.trainer.reference import SoftRow, general_rows, soft_rows
 from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
+from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Progress, Row, TrainingResult
 
 TIMED_STEPS = 20  # the time left is told from the median of so many last steps
@@ -86,12 +86,12 @@ def train_lora(
     try:
         progress(_waiting("preparing", 0))
         model_for_base = reference_dir if reference_dir is not None else model_dir
-        prepared = _prepare(
-            model_dir, rows, replay_prompts, earlier, recipe, where, precision, reference_dir, answers_dir
-        )
-        loading_s = time.monotonic() - started
-        run = _name_of_run(prepared, recipe, model_dir, model_for_base)
-        with _SideBySide(threads if where.type == "cpu" else 1) as parts:
+        with SideBySide(threads if where.type == "cpu" else 1) as parts:
+            prepared = _prepare(
+                model_dir, rows, replay_prompts, earlier, recipe, where, precision, reference_dir, answers_dir, parts
+            )
+            loading_s = time.monotonic() - started
+            run = _name_of_run(prepared, recipe, model_dir, model_for_base)
             trained = _steps(prepared, recipe, run, progress, checkpoint_dir, checkpoint_every_s, loading_s / 4, parts)
         progress(_waiting("saving", len(prepared.steps)))
         model_out, adapter_out = out_dir / "model", out_dir / "adapter"
@@ -157,6 +157,7 @@ def _prepare(
     precision: str,
     reference_dir: Path | None,
     answers_dir: Path | None,
+    parts: SideBySide,
 ) -> Prepared:
     tokenizer = load_tokenizer(model_dir)
     reference_name = (model_dir if reference_dir is None else reference_dir).name
@@ -179,13 +180,13 @@ def _prepare(
         raise Invalid(f"recipe.row_tokens must not be above the model's window of {model.window} tokens")
     prefix = shared_prefix(everything)
     check_forward(model, everything, prefix)
-    states = LowerStates(model, everything, prefix)
+    states = LowerStates(model, everything, prefix, parts)
     soft: list[SoftRow] = []
     if general and reference is model:
-        soft = soft_rows(model, general, prefix, states, len(fresh) + len(old))
+        soft = soft_rows(model, general, prefix, parts, states, len(fresh) + len(old))
     elif general:
         reference.use_packs()
-        soft = soft_rows(reference, general, prefix)
+        soft = soft_rows(reference, general, prefix, parts)
     adapter = add_adapter(model.model, model.upper_layers(), recipe)
     return Prepared(model, adapter, everything, prefix, len(fresh), len(fresh) + len(old), states, soft, steps)
 
@@ -220,7 +221,7 @@ def _steps(
     checkpoint_dir: Path,
     checkpoint_every_s: float,
     saving_s: float,
-    parts: "_SideBySide",
+    parts: SideBySide,
 ) -> _Trained:
     """Take every step that the checkpoint has not. The adapter is changed in place."""
     named = prepared.adapter.parameters()
@@ -272,32 +273,6 @@ def _steps(
     return _Trained(tuple(losses), tuple(divergences), tokens, first)
 
 
-class _SideBySide:
-    """Computes the parts of a step at once, each on one thread.
-
-    Two threads that share every matrix product wait for each other a thousand times a step, and on few cores for whatever else
-    runs there; with a part of their own they wait once (22 % less time beside the processes of a Noria, measured).
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._pool = (
-            ThreadPoolExecutor(count, "part", initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
-        )
-
-    def __enter__(self) -> "_SideBySide":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def run(self, tasks: Sequence[Callable[[], "_Part"]]) -> list["_Part"]:
-        if self._pool is None:
-            return [task() for task in tasks]
-        return list(self._pool.map(lambda task: task(), tasks))
-
-
 @dataclass(frozen=True)
 class _Part:
     """A part's share of the step's losses, its gradients in the order of the parameters, and its tokens."""
@@ -309,7 +284,7 @@ class _Part:
 
 
 def _one_step(
-    prepared: Prepared, recipe: LoraRecipe, step: Step, parameters: Sequence[torch.nn.Parameter], parts: _SideBySide
+    prepared: Prepared, recipe: LoraRecipe, step: Step, parameters: Sequence[torch.nn.Parameter], parts: SideBySide
 ) -> tuple[float, float | None, int]:
     """Leave the gradients in the parameters; the loss of the labelled rows, the divergence of the general
     ones, tokens."""

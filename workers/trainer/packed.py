@@ -5,8 +5,8 @@ one that knows packs, and the output layer is applied where a next token counts.
 run like this is not believed but measured, on a row of the data, before the training (`check_forward`).
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from streams.errors import Invalid
 from workers.trainer.rows import EncodedRow, Pack, pack
+from workers.trainer.side_by_side import SideBySide
 
 ATTENTION = "noria_packed"
 
@@ -150,30 +151,33 @@ class PackedModel:
 
 
 class LowerStates:
-    """The lower layers' result for each row, computed once, in a fixed order, in packs of at most
-    `tokens_per_pack`."""
+    """The lower layers' result for each row, computed once, in packs of at most `tokens_per_pack`."""
 
-    def __init__(self, model: PackedModel, rows: list[EncodedRow], prefix: int, tokens_per_pack: int = 2048) -> None:
-        self._prefix = torch.empty(0)
+    def __init__(
+        self, model: PackedModel, rows: list[EncodedRow], prefix: int, parts: SideBySide, tokens_per_pack: int = 1024
+    ) -> None:
+        packs: list[list[EncodedRow]] = []
+        tokens = tokens_per_pack
+        for row in rows:
+            own = len(row.ids) - prefix
+            if tokens + own > tokens_per_pack:
+                packs.append([])
+                tokens = prefix
+            packs[-1].append(row)
+            tokens += own
+        states = parts.run([partial(_lower, model, few, prefix) for few in packs])
+        self._prefix = states[0][:prefix].clone()
         self._own: list[torch.Tensor] = []
-        first = 0
-        while first < len(rows):
-            last, tokens = first, prefix
-            while last < len(rows) and (last == first or tokens + len(rows[last].ids) - prefix <= tokens_per_pack):
-                tokens += len(rows[last].ids) - prefix
-                last += 1
-            hidden = model.lower(pack(rows[first:last], prefix, model.device))
-            if first == 0:
-                self._prefix = hidden[:prefix].clone()
-            at = prefix
-            for row in rows[first:last]:
-                self._own.append(hidden[at : at + len(row.ids) - prefix].clone())
-                at += len(row.ids) - prefix
-            first = last
+        for few, hidden in zip(packs, states, strict=True):
+            self._own += torch.split(hidden[prefix:], [len(row.ids) - prefix for row in few])
 
     def of(self, numbers: list[int]) -> torch.Tensor:
         """(T, width) for the pack of these rows, in this order."""
         return torch.cat([self._prefix, *(self._own[number] for number in numbers)])
+
+
+def _lower(model: PackedModel, rows: list[EncodedRow], prefix: int) -> torch.Tensor:
+    return model.lower(pack(rows, prefix, model.device))
 
 
 @torch.no_grad()
@@ -205,4 +209,4 @@ def deterministic(device: torch.device) -> Callable[[], None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    return functools.partial(torch.use_deterministic_algorithms, before, warn_only=warned)
+    return partial(torch.use_deterministic_algorithms, before, warn_only=warned)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from workers.trainer.general import chosen_prompts, kept_place
 from workers.trainer.losses import soft_targets
 from workers.trainer.packed import LowerStates, PackedModel
 from workers.trainer.rows import EncodedRow, pack, prompt_ids, special_texts
+from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Row
+
+ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +103,27 @@ def general_rows(
     return rows
 
 
-@torch.no_grad()
 def soft_rows(
-    model: PackedModel, rows: list[EncodedRow], prefix: int, states: LowerStates | None = None, states_from: int = 0
+    model: PackedModel,
+    rows: list[EncodedRow],
+    prefix: int,
+    parts: SideBySide,
+    states: LowerStates | None = None,
+    states_from: int = 0,
 ) -> list[SoftRow]:
     """Each row's target distributions under `model` as it stands, before any adapter is put in. `states`: the
     lower layers' results, when they are at hand; `rows` begin in it at `states_from`."""
-    found: list[SoftRow] = []
-    for first in range(0, len(rows), 16):
-        numbers = list(range(first, min(first + 16, len(rows))))
+
+    @torch.no_grad()
+    def targets(numbers: range) -> list[SoftRow]:
         packed = pack([rows[number] for number in numbers], prefix, model.device)
         hidden = model.lower(packed) if states is None else states.of([states_from + number for number in numbers])
         probabilities, negentropy = soft_targets(model.upper(hidden, packed), model.head)
-        at = 0
-        for count in packed.answers:
-            found.append(SoftRow(probabilities[at : at + count].clone(), negentropy[at : at + count].clone()))
-            at += count
-    return found
+        counts = list(packed.answers)
+        return [
+            SoftRow(*row)
+            for row in zip(torch.split(probabilities, counts), torch.split(negentropy, counts), strict=True)
+        ]
+
+    packs = [range(first, min(first + ROWS_AT_ONCE, len(rows))) for first in range(0, len(rows), ROWS_AT_ONCE)]
+    return [row for found in parts.run([partial(targets, numbers) for numbers in packs]) for row in found]
