@@ -106,7 +106,7 @@ def running(home: Path, environ: Mapping[str, str] | None = None, cache: Path = 
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=_end_with(os.getpid()),  # a test session that is killed leaves nothing running
+            preexec_fn=end_with(os.getpid()),  # a test session that is killed leaves nothing running
         )
     try:
 
@@ -193,7 +193,9 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copyfile(source, target)  # another disk
 
 
-def _end_with(parent: int) -> Callable[[], None]:
+def end_with(parent: int) -> Callable[[], None]:
+    """To be called in a child before it runs: it is told to stop when the thread that started it ends, in whatever way."""
+
     def in_child() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:

@@ -54,6 +54,7 @@ def main(stop_at_end: bool = False) -> int:
     stop_at_end = stop_at_end or not sys.stdout.isatty()
     home = home_of(os.environ)
     started = False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what it started is stopped
     try:
         if status(home).condition == "stopped":
             chapter("Starting")
@@ -360,10 +361,8 @@ def serve_until_told(home: Path) -> None:
     """Leave everything running until Ctrl-C."""
     written = json.loads((home / "run" / "noria.json").read_text())
     console.print(f"\nPage  {written['page']}\nAPI   {written['door']}/v1\nCtrl-C stops everything.")
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with contextlib.suppress(KeyboardInterrupt):
-        stopping.wait()
+        threading.Event().wait()
 
 
 def chapter(title: str) -> None:

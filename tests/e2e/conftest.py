@@ -1,4 +1,4 @@
-"""One demo, told once for all tests here, and a Noria started again on what it left."""
+"""What the demo told, and a Noria started again on what it left."""
 
 import json
 import os
@@ -12,44 +12,25 @@ import pytest
 
 from api.client import Door
 from deploy.demo.story import DOMAIN
-from deploy.supervisor import down
-from tests.local_noria import LocalNoria, give_base_model, opencompass_folder, running, until
+from tests.conftest import ROOT, Demo
+from tests.local_noria import LocalNoria, running, until
 
-ROOT = Path(__file__).parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="package")
-def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("loop") / "noria"
-    home.mkdir()
-    give_base_model(home)
-    return home
-
-
-@pytest.fixture(scope="package")
-def report(demo_home: Path) -> dict[str, Any]:
+def report(demo: Demo) -> dict[str, Any]:
     """What `noria demo` wrote, having started everything and stopped it again."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "api.cli", "demo", "--once"],
-            cwd=ROOT,
-            env=os.environ | {"NORIA_HOME": str(demo_home), "NORIA_OPENCOMPASS": str(opencompass_folder())},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    finally:
-        down(demo_home)  # it has done so itself, unless it was killed
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    found: dict[str, Any] = json.loads((demo_home / "demo-report.json").read_text())
+    done = demo.told()
+    assert done.returncode == 0, done.stdout[-8000:]
+    found: dict[str, Any] = json.loads((demo.home / "demo-report.json").read_text())
     return found
 
 
 @pytest.fixture(scope="package")
-def noria(demo_home: Path, report: dict[str, Any]) -> Iterator[LocalNoria]:
+def noria(demo: Demo, report: dict[str, Any]) -> Iterator[LocalNoria]:
     """Started again on what the demo left."""
-    with running(demo_home) as found:
+    with running(demo.home) as found:
         yield found
 
 
