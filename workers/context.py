@@ -43,6 +43,8 @@ class Context:
         # Children that wait for the next round: see `workers.loop.Idle`.
         self.trainer: Trainer | None = None
         self.examiner: Examiner | None = None
+        # By domain and model: up to where on the log corrections were put to it ahead of their round.
+        self.looked_at: dict[tuple[str, str], int] = {}
         self._told_at = 0.0
 
     def dismiss(self) -> None:

@@ -29,7 +29,10 @@ from workers.snapshot import load, open_prompt
 
 READY_DEADLINE_S = 120.0
 SECONDS_PER_ITEM = 10.0
+NEAR_S = 60.0  # a round that time alone may start within this is near
 AHEAD_AT_ONCE = 200  # a started exam is lost when an order comes
+CORRECTED_AT_ONCE = 16  # an order may be about to come
+CORRECTED_AT_LEAST = 8  # an engine is started for them
 
 
 class KeptRow(Struct, frozen=True):
@@ -108,53 +111,106 @@ def run(order: EvaluateCandidate, context: Context) -> None:
 
 
 def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
-    """Let a release in force answer those questions of its exam that it has not answered yet, while nothing else is to be
-    done: a round needs these answers, and is live so much sooner. Gives up when `stop` says that there is an order.
+    """Let a release in force answer, while nothing else is to be done, what the next round will ask it: the questions of its exam
+    and those that people have corrected. The round is live so much sooner. Gives up when `stop` says that there is an order.
 
     True if it has examined anything. Raises Unavailable.
     """
     with postgres_trouble(), context.engine.connect() as connection:
         live = connection.execute(
             text(
-                "SELECT d.domain, d.engine, r.model FROM noria.domains d"
-                " JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
+                "SELECT d.domain, d.engine, r.model, d.wake_at < now() + make_interval(secs => :near) AS near,"
                 # Cheap to ask four times a second; what was answered twice (an order carried out again) only makes this say no.
-                " WHERE (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain) > (SELECT coalesce("
-                "sum(e.exam_items), 0) FROM work.examined e WHERE e.domain = d.domain AND e.model = r.model) ORDER BY d.domain"
-            )
+                " (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain) > (SELECT coalesce("
+                "sum(e.exam_items), 0) FROM work.examined e WHERE e.domain = d.domain AND e.model = r.model) AS exam"
+                " FROM noria.domains d JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
+                " ORDER BY d.domain"
+            ),
+            {"near": NEAR_S},
         ).all()
     for release in live:
-        known = answered_before(release.domain, release.model, context)
-        questions = [q for q in _of_exam(release.domain, None, context) if q.fingerprint not in known]
+        questions: list[Question] = []
+        if release.exam:
+            known = answered_before(release.domain, release.model, context)
+            exam = _of_exam(release.domain, None, context)
+            questions = [q for q in exam if q.fingerprint not in known][:AHEAD_AT_ONCE]
+        looked_at = None
         if not questions:
-            continue
-        questions = questions[:AHEAD_AT_ONCE]
-
-        def tell(answered: int, total: int) -> None:
-            if stop():
-                raise Cancelled
-
-        try:
-            (rows,) = _examine(release.engine, [(release.model, questions)], context, tell)
-        except Cancelled:
+            least = 1 if release.near else CORRECTED_AT_LEAST
+            questions, looked_at = _corrected(release.domain, release.model, least, context)
+        if questions and not _answer_ahead(release.domain, release.engine, release.model, questions, context, stop):
             return False
-        _keep(release.domain, release.model, questions, rows, context)
-        return True
+        if looked_at is not None:
+            context.looked_at[release.domain, release.model] = looked_at
+        if questions:
+            return True
     return False
+
+
+def _answer_ahead(
+    domain: str, engine: str, model: str, questions: list[Question], context: Context, stop: Callable[[], bool]
+) -> bool:
+    """Whether it came to its end."""
+
+    def tell(answered: int, total: int) -> None:
+        if stop():
+            raise Cancelled
+
+    try:
+        (rows,) = _examine(engine, [(model, questions)], context, tell)
+    except Cancelled:
+        return False
+    _keep(domain, model, questions, rows, context)
+    return True
+
+
+def _corrected(domain: str, model: str, least: int, context: Context) -> tuple[list[Question], int | None]:
+    """The next few corrections that no release has learned and `model` was not asked, and up to where they go on the log; nothing
+    while there are not `least`."""
+    with postgres_trouble(), context.engine.connect() as connection:
+        new = connection.execute(
+            text(
+                "SELECT e.example_id, e.person, e.prompt, e.answer, e.accepted_offset FROM noria.examples e"
+                " WHERE e.domain = :domain AND e.retired_offset IS NULL AND e.accepted_offset > :after AND NOT EXISTS ("
+                " SELECT 1 FROM noria.learned l JOIN noria.rounds r USING (round_id)"
+                " WHERE l.example_id = e.example_id AND r.step = 'released')"
+                " ORDER BY e.accepted_offset LIMIT :few"
+            ),
+            {"domain": domain, "after": context.looked_at.get((domain, model), -1), "few": CORRECTED_AT_ONCE},
+        ).all()
+    if len(new) < least:
+        return [], None
+    known = answered_before(domain, model, context)
+    found = [
+        _fix(
+            row.example_id,
+            row.person,
+            msgspec.convert(row.prompt, Sealed),
+            msgspec.convert(row.answer, Sealed),
+            context,
+        )
+        for row in new
+    ]
+    return [q for q in found if q is not None and q.fingerprint not in known], new[-1].accepted_offset
+
+
+def _fix(
+    example_id: str, person: str, prompt: Sealed, answer: Sealed, context: Context, name: str = FIXES
+) -> Question | None:
+    """A correction as a question; None if its person was erased."""
+    try:
+        question, words = open_prompt(prompt, context.keyring).question, open_sealed(answer, context.keyring)
+    except Erased:
+        return None
+    return _question(context, f"person:{person}", example_id, name, question, words, ())
 
 
 def _of_snapshot(order: EvaluateCandidate, context: Context) -> list[Question]:
     """New and earlier fixes."""
-    found = []
-    for row in load(order.snapshot, context.artifacts).rows:
-        try:
-            question = open_prompt(row.prompt, context.keyring).question
-            answer = open_sealed(row.answer, context.keyring)
-        except Erased:
-            continue
-        name = FIXES if row.role == "new" else EARLIER
-        found.append(_question(context, f"person:{row.person}", row.example_id, name, question, answer, ()))
-    return found
+    names = {"new": FIXES, "earlier": EARLIER}
+    rows = load(order.snapshot, context.artifacts).rows
+    found = [_fix(row.example_id, row.person, row.prompt, row.answer, context, names[row.role]) for row in rows]
+    return [question for question in found if question is not None]
 
 
 def _of_exam(domain: str, pin: int | None, context: Context) -> list[Question]:

@@ -26,7 +26,7 @@ from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
 from workers import orders
 from workers.context import Cancelled, Context, retry
-from workers.evaluation import look_ahead
+from workers.evaluation import NEAR_S, look_ahead
 from workers.evaluator.opencompass import Examiner
 from workers.orders import Claim
 from workers.trainer.parent import Trainer
@@ -34,7 +34,7 @@ from workers.trainer.parent import Trainer
 RENEW_EVERY_S = 4.0
 ATTEMPTS = 5
 IDLE_RETRY_S = 60.0
-NEAR_S = 60.0
+REST_AFTER_S = 60.0  # children that nothing has needed for so long are ended
 logger = logging.getLogger("noria.worker")
 
 # A step carries out one order and publishes its result.
@@ -140,6 +140,7 @@ class Idle:
         self._kinds = kinds
         self._stopping = stopping
         self._not_before = 0.0
+        self._wanted_at = time.monotonic()
 
     def work(self) -> bool:
         """Whether anything was examined."""
@@ -148,7 +149,9 @@ class Idle:
         try:
             wanted = self._get_ready()
             examined = look_ahead(self._context, self._called_away)
-            if not (wanted or examined):
+            if wanted or examined:
+                self._wanted_at = time.monotonic()
+            elif time.monotonic() - self._wanted_at > REST_AFTER_S:
                 self._context.dismiss()
             return examined
         except (Invalid, Unavailable) as error:

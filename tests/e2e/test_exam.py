@@ -113,13 +113,39 @@ def test_an_examiner_that_was_never_asked_leaves_nothing(environment: Path) -> N
     assert left_over() == before
 
 
-def test_an_exam_that_is_called_off_ends_the_child(engine: Engine, base: Path, environment: Path) -> None:
-    class CalledOff(Exception):
-        pass
+class CalledOff(Exception):
+    pass
 
-    def call_off(done: int, total: int) -> None:
+
+def call_off(done: int, total: int) -> None:
+    raise CalledOff
+
+
+def call_off_when_begun(done: int, total: int) -> None:
+    if done:
         raise CalledOff
 
+
+def test_an_exam_that_is_called_off_is_forgotten_and_another_is_asked(
+    engine: Engine, base: Path, environment: Path
+) -> None:
+    before = left_over()
+    examiner = Examiner(environment)
+    endpoint = Endpoint(engine.base_url, engine.key, "exam")
+    many = [item(str(number), f"Is {number} about France?", "yes") for number in range(60)]
+    with pytest.raises(CalledOff):
+        examiner.evaluate([Exam(endpoint, base, many)], 200, call_off_when_begun)
+    assert examiner.waits()
+    assert not [path for path in files_of(left_over() - before) if b"France" in path.read_bytes()]
+    ((row,),) = examiner.evaluate([Exam(endpoint, base, [item("a", EASY, "Paris")])], 200, lambda done, total: None)
+    assert row.right
+    examiner.close()
+    assert left_over() == before
+
+
+def test_an_examiner_whose_exam_is_called_off_before_it_began_is_ended(
+    engine: Engine, base: Path, environment: Path
+) -> None:
     examiner = Examiner(environment)
     exam = Exam(Endpoint(engine.base_url, engine.key, "exam"), base, [item("a", EASY, "Paris")])
     with pytest.raises(CalledOff):

@@ -69,6 +69,12 @@ def add_exam(world: World, domain: str, *questions: str) -> None:
     world.caught_up(added.json()["position"])
 
 
+ROUND = (
+    "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at)"
+    " VALUES ('round-1', :domain, 1, 'train', 'asked for', 1, 0, now())"
+)
+
+
 def never() -> bool:
     return False
 
@@ -141,6 +147,58 @@ def test_an_order_that_waits_comes_first_and_what_was_begun_is_asked_again(
     assert answered_before(domain, MODEL, context) == {}
     drain(context)
     assert len(examined.asked) == 1
+
+
+def correct(world: World, domain: str, *questions: str) -> None:
+    """Let a person correct what was answered to each."""
+    before = len(examples(world, domain))
+    for question in questions:
+        reply_id = world.chat(domain, question)["metadata"]["reply_ids"][0]
+        said = {"reply_id": reply_id, "user": "ann", "correction": f"What is right about {question}"}
+        assert world.as_chat.post("/v1/feedback", json=said).status_code == 200
+    door_world.wait_until(lambda: len(examples(world, domain)) == before + len(questions), what="the examples")
+
+
+def examples(world: World, domain: str) -> list[tuple[object, ...]]:
+    query = "SELECT example_id FROM noria.examples WHERE domain = :d ORDER BY accepted_offset"
+    return rows(world.services.engine, query, d=domain)
+
+
+def test_what_people_corrected_is_asked_when_there_is_enough_of_it_and_only_what_is_new(
+    world: World, context: Context, examined: Examined
+) -> None:
+    domain = world.domain()
+    drain(context)
+    asked = [f"Is {number} the answer?" for number in range(evaluation.CORRECTED_AT_LEAST)]
+    correct(world, domain, *asked[1:])
+    assert not look_ahead(context, never)
+    correct(world, domain, asked[0])
+    assert look_ahead(context, never)
+    assert examined.asked == [(MODEL, [*asked[1:], asked[0]])]
+    assert len(answered_before(domain, MODEL, context)) == len(asked)
+    assert not look_ahead(context, never)
+    examined.asked.clear()
+    context.looked_at.clear()  # as another worker, which has not seen them
+    assert not look_ahead(context, never)
+    assert examined.asked == []
+
+
+def test_when_a_round_is_near_each_correction_is_asked_but_none_that_a_release_has_learned(
+    world: World, context: Context, examined: Examined
+) -> None:
+    domain = world.domain()
+    drain(context)
+    correct(world, domain, "Is it learned?", "Is it new?")
+    assert not look_ahead(context, never)
+    learned = str(examples(world, domain)[0][0])
+    change(world.services.engine, ROUND.replace("'train'", "'released'"), domain=domain)
+    change(world.services.engine, "INSERT INTO noria.learned (round_id, example_id) VALUES ('round-1', :e)", e=learned)
+    change(world.services.engine, "UPDATE noria.domains SET wake_at = now() WHERE domain = :domain", domain=domain)
+    assert look_ahead(context, never)
+    assert examined.asked == [(MODEL, ["Is it new?"])]
+    for table in ("learned", "rounds"):
+        change(world.services.engine, f"DELETE FROM noria.{table} WHERE round_id = 'round-1'")
+    change(world.services.engine, "UPDATE noria.domains SET wake_at = NULL")
 
 
 def test_what_a_model_answered_is_kept_sealed(world: World, context: Context, examined: Examined) -> None:
@@ -247,14 +305,8 @@ def test_when_a_round_is_near_its_children_are_started_once_and_again_when_they_
     change(world.services.engine, "UPDATE noria.domains SET wake_at = NULL")
 
 
-ROUND = (
-    "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at)"
-    " VALUES ('round-1', :domain, 1, 'train', 'asked for', 1, 0, now())"
-)
-
-
 def test_its_children_stay_while_a_round_runs_or_is_examined_for_and_are_ended_when_nothing_needs_them(
-    world: World, context: Context, examined: Examined
+    world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drain(context)
     domain = world.domain()
@@ -267,6 +319,9 @@ def test_its_children_stay_while_a_round_runs_or_is_examined_for_and_are_ended_w
     assert not waiting.work()
     assert (context.trainer, context.examiner) == (trainer, examiner)
     change(world.services.engine, "UPDATE noria.rounds SET ended_at = now() WHERE round_id = 'round-1'")
+    assert not waiting.work()
+    assert context.examiner is examiner, "they may be needed again in a moment"
+    monkeypatch.setattr(loop, "REST_AFTER_S", 0.0)
     assert not waiting.work()
     assert (context.trainer, context.examiner) == (None, None)
     assert not trainer.waits() and not examiner.waits()

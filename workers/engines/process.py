@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -41,7 +42,7 @@ def start_child(
     )
 
 
-def stop_child(child: subprocess.Popen[str], deadline_s: float) -> None:
+def stop_child(child: subprocess.Popen[Any], deadline_s: float) -> None:
     """SIGTERM, then SIGKILL to what is left of its process group after `deadline_s`."""
     if child.poll() is None:
         child.terminate()

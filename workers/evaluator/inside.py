@@ -7,8 +7,8 @@ OpenCompass's. It adds two things to OpenCompass:
 - the scorer, which says of every question whether its answer is right.
 
 For every line on its standard input (the engines' keys, as a JSON object) it forks a child, which hands over to OpenCompass's
-command line, and writes the child's exit code as a line on its standard output: what takes a quarter of a minute to import is
-imported once. It ends when its standard input closes.
+command line: what takes a quarter of a minute to import is imported once. The child's process id and its exit code are lines on
+the standard output. It ends when its standard input closes.
 """
 
 import json
@@ -112,6 +112,7 @@ def main() -> None:
             os.close(told)
             keys.update(json.loads(line))
             examine(opencompass)
+        os.write(told, b"%d\n" % child)
         _, status = os.waitpid(child, 0)
         os.write(told, b"%d\n" % os.waitstatus_to_exitcode(status))
 

@@ -3,11 +3,13 @@
 OpenCompass can fail with exit code 0, so nothing but complete result files counts as success.
 """
 
+import contextlib
 import json
 import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -128,7 +130,7 @@ class Examiner:
                     stderr=output,
                     cwd=self._folder,
                     env=_environment(self._folder, self._answered),
-                    text=True,
+                    bufsize=0,
                     start_new_session=True,
                 )
             stack.callback(stop_child, self._child, STOP_S)
@@ -149,7 +151,8 @@ class Examiner:
         `scoring.is_right`. `progress` is called with (answered, all) a few times a second.
 
         Everything that holds a word of the exam is in a memory-backed folder, and gone when this returns. Raises Unavailable when
-        OpenCompass fails or passes `deadline_s`, or an engine refuses everything; then, and when `progress` raises, this is closed.
+        OpenCompass fails or passes `deadline_s`, or an engine refuses everything; this is closed then. When `progress` raises, the
+        exam is ended, and another can be asked.
         """
         try:
             for number, exam in enumerate(exams):
@@ -160,10 +163,12 @@ class Examiner:
             self._begin(json.dumps(keys))
             self._wait(sum(len(exam.items) for exam in exams), deadline_s, progress)
             rows = [_read_exam(self._folder, number, exam) for number, exam in enumerate(exams)]
-            self._forget()
-        except BaseException:
+        except Unavailable:
             self.close()
             raise
+        finally:
+            if self.waits():
+                self._forget()
         return rows
 
     def _forget(self) -> None:
@@ -178,26 +183,46 @@ class Examiner:
     def _begin(self, line: str) -> None:
         assert self._child.stdin is not None
         try:
-            self._child.stdin.write(line + "\n")
-            self._child.stdin.flush()
+            self._child.stdin.write(f"{line}\n".encode())
         except BrokenPipeError:
             pass  # it has ended; its exit code says so
 
     def _wait(self, all_questions: int, deadline_s: float, progress: Callable[[int, int], None]) -> None:
         deadline = time.monotonic() + deadline_s
-        assert self._child.stdout is not None
-        while not select.select([self._child.stdout], [], [], POLL_S)[0]:
+
+        def look() -> None:
             count = min(self._answered.stat().st_size, all_questions)
             progress(count, all_questions)
             if time.monotonic() > deadline:
                 raise Unavailable(
                     f"OpenCompass took longer than {deadline_s:.0f} s; {count} of {all_questions} questions were answered"
                 )
-        line = self._child.stdout.readline()
-        status = int(line) if line else self._child.wait()
+
+        try:
+            exam = self._number(look)  # its process
+        except BaseException:
+            self.close()  # the exam has not begun, but would
+            raise
+        try:
+            status = self._number(look)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(exam, signal.SIGKILL)
+                self._number(lambda: None)
+            raise
         if status != 0:
             raise Unavailable(f"OpenCompass ended with status {status}: {_error_type(self._said)}")
         progress(all_questions, all_questions)
+
+    def _number(self, look: Callable[[], None]) -> int:
+        """What the child says next, calling `look` until it does. Raises Unavailable if it has ended."""
+        assert self._child.stdout is not None
+        while not select.select([self._child.stdout], [], [], POLL_S)[0]:
+            look()
+        line = self._child.stdout.readline()
+        if not line:
+            raise Unavailable(f"OpenCompass ended with status {self._child.wait()}: {_error_type(self._said)}")
+        return int(line)
 
 
 def _read_exam(folder: Path, number: int, exam: Exam) -> list[Row]:
