@@ -315,13 +315,13 @@ def test_its_children_stay_while_a_round_runs_or_is_examined_for_and_are_ended_w
     waiting = idle(context)
     assert waiting.work()
     assert context.examiner is examiner
+    assert not waiting.work()
+    assert context.examiner is examiner, "it may be needed again in a moment"
+    monkeypatch.setattr(loop, "REST_AFTER_S", 0.0)
     change(world.services.engine, ROUND, domain=domain)
     assert not waiting.work()
     assert (context.trainer, context.examiner) == (trainer, examiner)
     change(world.services.engine, "UPDATE noria.rounds SET ended_at = now() WHERE round_id = 'round-1'")
-    assert not waiting.work()
-    assert context.examiner is examiner, "they may be needed again in a moment"
-    monkeypatch.setattr(loop, "REST_AFTER_S", 0.0)
     assert not waiting.work()
     assert (context.trainer, context.examiner) == (None, None)
     assert not trainer.waits() and not examiner.waits()
