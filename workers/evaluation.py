@@ -28,6 +28,7 @@ from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, Exa
 from workers.snapshot import load, open_prompt
 
 READY_DEADLINE_S = 120.0
+NICENESS = 10  # of the engines that are examined
 SECONDS_PER_ITEM = 10.0
 NEAR_S = 60.0  # a round that time alone may start within this is near
 AHEAD_AT_ONCE = 200  # a started exam is lost when an order comes
@@ -273,6 +274,7 @@ def _examine(
                 model_name=f"exam-{model[-12:]}",
                 slots=AT_ONCE,
                 threads=HEAVY_THREADS,
+                niceness=NICENESS,
             )
             engine = make_engine(spec, secrets.token_urlsafe())
             engines.callback(engine.stop)

@@ -29,7 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(kind: str, model_dir: Path, name: str = NAME) -> Engine:
-    spec = EngineSpec(kind=kind.partition("-")[0], model_dir=model_dir, model_name=name, slots=2, context_tokens=512)
+    spec = EngineSpec(
+        kind=kind.partition("-")[0], model_dir=model_dir, model_name=name, slots=2, context_tokens=512, niceness=3
+    )
     if spec.kind == "llamacpp":
         return LlamaCppEngine(spec, KEY)
     script = str(Path(lightllm_protocol_server.__file__))
@@ -196,6 +198,10 @@ def test_it_listens_on_loopback_only(engine: Engine) -> None:
         if connection.status == psutil.CONN_LISTEN
     }
     assert addresses == {"127.0.0.1"}
+
+
+def test_all_of_it_runs_at_the_priority_it_was_given(engine: Engine) -> None:
+    assert {process.nice() for process in processes_of(engine)} == {psutil.Process().nice() + 3}
 
 
 def test_its_key_stands_in_no_argument_list(engine: Engine) -> None:

@@ -58,7 +58,7 @@ class LightLLMEngine:
             raise Invalid(f"{self.spec.model_dir.name} has no model.safetensors")
         self._port, nccl_port = _free_ports(self.spec.port)
         arguments = [*self._command, *flags(self.spec, self._port, nccl_port)]
-        self._child = start_child(Path(kept.__file__), arguments, secrets={}, stdout=None)
+        self._child = start_child(Path(kept.__file__), arguments, secrets={}, stdout=None, niceness=self.spec.niceness)
 
     def ready(self, deadline_s: float) -> None:
         deadline = time.monotonic() + deadline_s

@@ -57,6 +57,7 @@ class LlamaCppEngine:
             [text for pair in arguments.items() for text in pair],
             secrets={llamacpp_server.KEY_VARIABLE: self.key},
             stdout=subprocess.PIPE,
+            niceness=self.spec.niceness,
         )
         threading.Thread(target=self._read_address, args=(self._child,), daemon=True).start()
 

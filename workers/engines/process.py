@@ -23,14 +23,14 @@ POLL_S = 0.02
 
 
 def start_child(
-    script: Path, arguments: Sequence[str], *, secrets: dict[str, str], stdout: int | None
+    script: Path, arguments: Sequence[str], *, secrets: dict[str, str], stdout: int | None, niceness: int
 ) -> subprocess.Popen[str]:
     """Start `python script arguments…` tied to this process, as the leader of its own group.
 
     By path, not as a module: a child should not import what its package imports. `secrets` go into its environment, not into
     its argument list, which everybody on the machine can read.
     """
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-P", str(script), *arguments],  # -P: its folder's modules must not shadow others
         stdin=subprocess.PIPE,
         stdout=stdout,
@@ -40,6 +40,8 @@ def start_child(
         env={**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", **secrets},
         start_new_session=True,  # Ctrl-C in a terminal goes to the host, which stops its engines in order
     )
+    os.setpriority(os.PRIO_PROCESS, child.pid, os.nice(0) + niceness)
+    return child
 
 
 def stop_child(child: subprocess.Popen[Any], deadline_s: float) -> None:

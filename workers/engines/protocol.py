@@ -15,6 +15,7 @@ class EngineSpec(Struct, frozen=True, kw_only=True):
     slots: int = 4  # requests answered at once; more wait in its queue
     context_tokens: int = 2048  # prompt and answer together, for each slot
     threads: int = 1
+    niceness: int = 0  # of its processes: above 0, whoever waits for an answer elsewhere comes first
     port: int = 0  # 0: the operating system chooses
 
 
