@@ -37,6 +37,7 @@ TEXT_BYTES = 32 * 1024
 CATCH_UP_S = 5.0
 RETRY_AFTER_S = 2
 REMEMBERED = 10_000
+KINDS = ("rating", "pick", "correction", "comment")  # each that is given is one event
 _KEYS = uuid5(NAMESPACE_URL, "urn:noria:idempotency-key")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -60,10 +61,11 @@ class _Reply(Struct, frozen=True):
 
 
 class _Given(Struct, frozen=True):
-    """What a request with that idempotency key said, and where it stands."""
+    """What a request with that idempotency key said, where its last event stands, and how many of its events do."""
 
     digest: str
     position: str
+    events: int
 
 
 class _Memory:
@@ -142,16 +144,18 @@ def _record(
     with postgres_trouble():
         digest = sealing.digest(canonical, services.keyring)
     if remembered:
+        wanted = sum(getattr(said, kind) is not None for kind in KINDS)
         before = memory.get(event_id) or _from_projection(services, event_id)
-        if before is None and services.recorder.wait_for_ends(CONVERSATIONS, CATCH_UP_S):
+        if (before is None or before.events < wanted) and services.recorder.wait_for_ends(CONVERSATIONS, CATCH_UP_S):
             # A door that died may have recorded it without having said so.
             before = _from_projection(services, event_id)
-        if before is not None:
+        if before is not None and before.digest != digest:
+            message = "this Idempotency-Key was used for something else"
+            raise ApiError(409, message, param="Idempotency-Key", code="idempotency_key_reused")
+        if before is not None and before.events == wanted:
             memory.put(event_id, before)
-            if before.digest != digest:
-                message = "this Idempotency-Key was used for something else"
-                raise ApiError(409, message, param="Idempotency-Key", code="idempotency_key_reused")
             return _answer(event_id, before.position, duplicate=True)
+        # Where the log or the door died between two events of a request, both are said again, under the same ids.
     reply_ = find_reply(services, said.reply_id)
     if reply_.person != said.user:
         raise ApiError(403, "that reply was given to another person", param="user")
@@ -165,8 +169,8 @@ def _record(
         services.metrics.append_failures.inc()
         raise
     if remembered:
-        memory.put(event_id, _Given(digest, str(found[-1])))
-    for kind in ("rating", "pick", "correction", "comment"):
+        memory.put(event_id, _Given(digest, str(found[-1]), len(found)))
+    for kind in KINDS:
         if getattr(said, kind) is not None:
             services.metrics.feedback.labels(kind).inc()
     return _answer(event_id, str(found[-1]), duplicate=False)
@@ -190,7 +194,7 @@ def _from_projection(services: Services, event_id: UUID) -> _Given | None:
     if not rows:
         return None
     last = rows[-1]
-    return _Given(last.request_digest, str(Position(last.topic, last.partition, last.offset)))
+    return _Given(last.request_digest, str(Position(last.topic, last.partition, last.offset)), len(rows))
 
 
 def find_reply(services: Services, reply_id: str) -> _Reply:

@@ -11,14 +11,17 @@ import msgspec
 import pytest
 
 from streams import sealing
+from streams.errors import Unavailable
 from streams.events import (
     CandidateEvaluated,
     CandidateTrained,
+    Envelope,
     ReleaseFinished,
     ReleaseStarted,
     SnapshotSelected,
 )
 from streams.gate import Paired
+from streams.log import Position
 from streams.rounds import Domain
 from streams.sealed import Sealed
 from tests import door_world
@@ -337,3 +340,24 @@ def test_a_correction_is_followed_from_waiting_to_live(world: World) -> None:
     own = world.as_chat.get("/v1/people/zoe/corrections")
     assert own.status_code == 403
     assert world.as_chat.get("/v1/people/key:app/corrections").json()["data"] == []
+
+
+def test_what_was_left_out_when_the_log_died_between_a_rating_and_its_comment_is_recorded_when_it_is_said_again(
+    world: World, reply_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = world.services.recorder.append
+
+    def half(envelopes: list[Envelope]) -> list[Position]:
+        whole(envelopes[:1])
+        raise Unavailable("the log does not answer")
+
+    said = {"rating": 4, "comment": "only half of it arrived"}
+    with monkeypatch.context() as patched:
+        patched.setattr(world.services.recorder, "append", half)
+        assert give(world, reply_id, key="two-halves", **said).status_code == 503
+    again = give(world, reply_id, key="two-halves", **said).json()
+    assert again["duplicate"] is False
+    world.caught_up(again["position"])
+    assert sorted(row.kind for row in feedback_rows(world, reply_id)) == ["comment", "rating"]
+    third = give(world, reply_id, key="two-halves", **said).json()
+    assert third == again | {"duplicate": True}
