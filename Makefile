@@ -46,9 +46,9 @@ bench: $(READY)  ## one benchmark: make bench NAME=swap (without NAME: their nam
 	@$(RUN) -m tests.bench $(NAME)
 
 requirements: $(READY)  ## pin what pyproject.toml and requirements/opencompass.in ask for
-	@$(RUN) -m uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --python-version 3.11 \
+	@$(RUN) -m uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
 		--all-extras pyproject.toml -o requirements/main.txt
-	@$(RUN) -m uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --python-version 3.11 \
+	@$(RUN) -m uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
 		requirements/opencompass.in -o requirements/opencompass.txt
 
 clean:  ## stop what runs here and remove all that was made
