@@ -13,9 +13,12 @@ class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     against forgetting.
 
     Every step holds `batch_rows` new rows and `earlier_rows_per_step` rows of earlier rounds (their words as
-    labels), and `replay_rows_per_step` general rows, whose loss is the divergence from the first base, times
-    `replay_weight`. Rows that are wordings of one fact share its place: each epoch draws one of them, so that
-    more wordings cost no more steps.
+    labels; the mean loss of either counts alike), and `replay_rows_per_step` general rows, whose loss is the
+    divergence from the first base, times `replay_weight`. Many general prompts guard better than a few that
+    come often: these are learned by heart.
+
+    Rows that are wordings of one fact share its place: each epoch draws one of them, so that more wordings cost
+    no more steps.
     """
 
     method: Literal["lora"] = "lora"
@@ -28,8 +31,8 @@ class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     epochs: int = 14
     batch_rows: int = 8
     earlier_rows_per_step: int = 8
-    replay_rows_per_step: int = 8
-    replay_rows: int = 128  # how many of the given general prompts are used at most
+    replay_rows_per_step: int = 10
+    replay_rows: int = 600  # how many of the given general prompts are used at most
     replay_answer_tokens: int = 32  # length of the base's own answers, on which the divergence is taken
     replay_weight: float = 3.0
     row_tokens: int = 1024  # a longer row loses its oldest turns; if that is not enough, it is left out

@@ -3,14 +3,19 @@
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
+import torch
 
 from streams.errors import Invalid
 from streams.recipes import LoraRecipe
 from tests.unit import trainer_tiny as tiny
-from workers.trainer.loop import load_tokenizer
+from workers.trainer.loop import Prepared, load_tokenizer
+from workers.trainer.lora import Adapter
+from workers.trainer.packed import LowerStates, PackedModel
 from workers.trainer.plan import learning_rate, plan_steps
 from workers.trainer.rows import EncodedRow, encode_rows, shared_prefix
 from workers.trainer.spec import Row
@@ -125,3 +130,15 @@ def test_a_recipe_survives_json_and_refuses_unknown_fields() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(b'{"method": "lora", "depth": 3}', type=LoraRecipe)
     LoraRecipe().check()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_steps_rows_are_dealt_so_that_the_parts_cost_nearly_the_same(parts: int) -> None:
+    rows = [EncodedRow(tuple(range(5 + 7 * number % 40)), 3, number) for number in range(20)]
+    model = cast(PackedModel, SimpleNamespace(head_share=0.5))
+    nothing = torch.zeros(0)
+    prepared = Prepared(model, Adapter({}, LoraRecipe()), rows, 2, 8, 14, LowerStates(nothing, []), [], nothing, [])
+    heaps = prepared.dealt(range(20), parts)
+    assert sorted(number for heap in heaps for number in heap) == list(range(20))
+    costs = [sum(map(prepared.cost, heap)) for heap in heaps]
+    assert max(costs) - min(costs) <= min(map(prepared.cost, range(20)))

@@ -1,12 +1,13 @@
-"""The base's own answers to the general prompts, written before the first round needs them: `python -m workers.trainer.answers`
+"""What the base makes of the general prompts, computed before the first round needs it: `python -m workers.trainer.answers`
 
-They depend on the base model and the recipe alone, and writing them takes most of a minute on two cores.
+It depends on the base model and the recipe alone, and takes most of a minute on two cores.
 """
 
 import argparse
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from streams.errors import Invalid
@@ -18,19 +19,22 @@ from workers.trainer.general import answers_folder, general_prompts, kept_place
 
 def prepare(home: Path, model_dir: Path) -> bool:
     """Write the answers of the model under the default recipe; False if they are there. Raises Invalid."""
-    recipe, prompts, folder = LoraRecipe(), general_prompts(), answers_folder(home)
-    if kept_place(folder, model_dir.name, prompts, recipe).exists():
-        return False
     import torch
 
     from workers.trainer.loop import load_tokenizer
     from workers.trainer.packed import PackedModel, training_dtype
     from workers.trainer.reference import general_rows
+    from workers.trainer.side_by_side import SideBySide
 
-    torch.set_num_threads(HEAVY_THREADS)
+    recipe, prompts, folder = LoraRecipe(), general_prompts(), answers_folder(home)
     device = torch.device("cpu")
-    model = PackedModel(model_dir, recipe.upper_layers, training_dtype("auto", device), device)
-    general_rows(model, load_tokenizer(model_dir), model_dir.name, prompts, recipe, folder)
+    dtype = training_dtype("auto", device)
+    if kept_place(folder, model_dir.name, prompts, recipe, str(dtype)).exists():
+        return False
+    torch.set_num_threads(HEAVY_THREADS)
+    load = partial(PackedModel, model_dir, recipe.upper_layers, dtype, device)
+    with SideBySide(HEAVY_THREADS) as parts:
+        general_rows(load, load_tokenizer(model_dir), model_dir.name, prompts, recipe, dtype, folder, parts)
     return True
 
 

@@ -22,10 +22,17 @@ def chosen_prompts(prompts: Sequence[str], recipe: LoraRecipe) -> list[str]:
     return random.Random(f"general {recipe.seed}").sample(asked, min(recipe.replay_rows, len(asked)))
 
 
-def kept_place(folder: Path, model_name: str, prompts: Sequence[str], recipe: LoraRecipe) -> Path:
-    """The file of the answers that `model_name` gives to the recipe's prompts."""
-    asked = [model_name, chosen_prompts(prompts, recipe), recipe.replay_answer_tokens, recipe.row_tokens]
-    return folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}.json"
+def kept_place(folder: Path, base_name: str, prompts: Sequence[str], recipe: LoraRecipe, dtype: str) -> Path:
+    """The file of what a base makes of the recipe's prompts, computed in `dtype`."""
+    asked = [
+        base_name,
+        chosen_prompts(prompts, recipe),
+        recipe.replay_answer_tokens,
+        recipe.row_tokens,
+        recipe.upper_layers,
+        dtype,
+    ]
+    return folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}.safetensors"
 
 
 def answers_folder(home: Path) -> Path:

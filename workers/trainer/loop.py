@@ -21,7 +21,7 @@ from workers.trainer.losses import label_loss, soft_loss
 from workers.trainer.merge import write_merged
 from workers.trainer.packed import LowerStates, PackedModel, check_forward, deterministic, training_dtype
 from workers.trainer.plan import Step, learning_rate, plan_steps
-from workers.trainer.reference import SoftRow, general_rows, soft_rows
+from workers.trainer.reference import General, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
 from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Progress, Row, TrainingResult
@@ -40,17 +40,43 @@ class Prepared:
     earlier_from: int
     replay_from: int
     states: LowerStates
-    soft: list[SoftRow]
+    wanted: list[torch.Tensor]  # of each general row (answer tokens, width): what the first base's output layer saw
+    wanted_head: torch.Tensor
     steps: list[Step]
 
-    def numbers(self, step: Step) -> tuple[list[int], list[int]]:
-        """The rows of a step: those with labels, and those with soft targets."""
-        labelled = [*step.fresh, *(self.earlier_from + number for number in step.earlier)]
-        return labelled, [self.replay_from + number for number in step.replay]
+    def numbers(self, step: Step) -> list[int]:
+        """The rows of a step: new, earlier, general."""
+        earlier = (self.earlier_from + number for number in step.earlier)
+        return [*step.fresh, *earlier, *(self.replay_from + number for number in step.replay)]
+
+    def kinds(self, numbers: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+        """New, earlier and general ones among `numbers`."""
+        return (
+            [number for number in numbers if number < self.earlier_from],
+            [number for number in numbers if self.earlier_from <= number < self.replay_from],
+            [number for number in numbers if number >= self.replay_from],
+        )
 
     def answer_tokens(self, number: int) -> int:
         row = self.rows[number]
         return len(row.ids) - row.answer_at
+
+    def cost(self, number: int) -> float:
+        """What a row takes in a step, in passes of one token through the upper layers and back: their matrices
+        are gone through twice a token, the output layer's for each answer token twice, or three times if its
+        target is a distribution."""
+        head = 1.5 if number >= self.replay_from else 1.0
+        return len(self.rows[number].ids) - self.prefix + head * self.answer_tokens(number) * self.model.head_share
+
+    def dealt(self, numbers: Sequence[int], count: int) -> list[list[int]]:
+        """`numbers` in `count` heaps that cost nearly the same: the dearest first, each to the cheapest heap."""
+        heaps: list[list[int]] = [[] for _ in range(count)]
+        costs = [0.0] * count
+        for number in sorted(numbers, key=lambda number: (-self.cost(number), number)):
+            least = costs.index(min(costs))
+            heaps[least].append(number)
+            costs[least] += self.cost(number)
+        return heaps
 
 
 def train_lora(
@@ -160,7 +186,6 @@ def _prepare(
     parts: SideBySide,
 ) -> Prepared:
     tokenizer = load_tokenizer(model_dir)
-    reference_name = (model_dir if reference_dir is None else reference_dir).name
     fresh = encode_rows(tokenizer, rows, recipe.row_tokens)
     old = encode_rows(tokenizer, earlier, recipe.row_tokens)
     if not fresh:
@@ -169,26 +194,31 @@ def _prepare(
         )
     dtype = training_dtype(precision, device)
     model = PackedModel(model_dir, recipe.upper_layers, dtype, device)
-    reference = model if reference_dir is None else PackedModel(reference_dir, recipe.upper_layers, dtype, device)
-    general: list[EncodedRow] = []
+
+    def load_reference() -> PackedModel:
+        return model if reference_dir is None else PackedModel(reference_dir, recipe.upper_layers, dtype, device)
+
+    general: General | None = None
     if recipe.replay_rows_per_step:
-        general = general_rows(reference, tokenizer, reference_name, replay_prompts, recipe, answers_dir)
-    steps = plan_steps(recipe, [row.group for row in fresh], [row.group for row in old], len(general))
-    everything = [*fresh, *old, *general]
+        name = (model_dir if reference_dir is None else reference_dir).name
+        general = general_rows(load_reference, tokenizer, name, replay_prompts, recipe, dtype, answers_dir, parts)
+    general_count = len(general.rows) if general is not None else 0
+    steps = plan_steps(recipe, [row.group for row in fresh], [row.group for row in old], general_count)
+    everything = [*fresh, *old, *(general.rows if general is not None else ())]
     longest = max(len(row.ids) for row in everything)
     if model.window is not None and longest > model.window:
         raise Invalid(f"recipe.row_tokens must not be above the model's window of {model.window} tokens")
     prefix = shared_prefix(everything)
     check_forward(model, everything, prefix)
-    states = LowerStates(model, everything, prefix, parts)
-    soft: list[SoftRow] = []
-    if general and reference is model:
-        soft = soft_rows(model, general, prefix, parts, states, len(fresh) + len(old))
-    elif general:
-        reference.use_packs()
-        soft = soft_rows(reference, general, prefix, parts)
+    states, head = LowerStates.computed(model, [*fresh, *old], prefix, parts), model.head
+    if general is not None and general.frozen == model.frozen_digest():
+        states = states.joined(general.lower.to(device))
+    elif general is not None:
+        states = states.joined(LowerStates.computed(model, general.rows, prefix, parts))
+        head = load_reference().head
+    wanted = [row.to(device) for row in general.final] if general is not None else []
     adapter = add_adapter(model.model, model.upper_layers(), recipe)
-    return Prepared(model, adapter, everything, prefix, len(fresh), len(fresh) + len(old), states, soft, steps)
+    return Prepared(model, adapter, everything, prefix, len(fresh), len(fresh) + len(old), states, wanted, head, steps)
 
 
 def _name_of_run(prepared: Prepared, recipe: LoraRecipe, model_dir: Path, reference_dir: Path) -> str:
@@ -286,45 +316,48 @@ class _Part:
 def _one_step(
     prepared: Prepared, recipe: LoraRecipe, step: Step, parameters: Sequence[torch.nn.Parameter], parts: SideBySide
 ) -> tuple[float, float | None, int]:
-    """Leave the gradients in the parameters; the loss of the labelled rows, the divergence of the general
-    ones, tokens."""
-    labelled, general = prepared.numbers(step)
-    # Rows of like length are dealt in turn, so that the parts take equally long.
-    labelled, general = (sorted(numbers, key=lambda n: len(prepared.rows[n].ids)) for numbers in (labelled, general))
-    dealt = [(labelled[n :: parts.count], general[n :: parts.count]) for n in range(parts.count)]
-    answers = sum(map(prepared.answer_tokens, labelled)), sum(map(prepared.answer_tokens, general))
+    """Leave the gradients in the parameters; the loss of the new rows, the divergence of the general ones,
+    tokens."""
+    numbers = prepared.numbers(step)
+    answers = [sum(map(prepared.answer_tokens, kind)) for kind in prepared.kinds(numbers)]
     done = parts.run(
-        [partial(_one_part, prepared, recipe, *mine, *answers, parameters) for mine in dealt if mine[0] or mine[1]]
+        [
+            partial(_one_part, prepared, recipe, heap, answers, parameters)
+            for heap in prepared.dealt(numbers, parts.count)
+            if heap
+        ]
     )
     for parameter, *gradients in zip(parameters, *(part.gradients for part in done), strict=True):
         parameter.grad = sum(gradients[1:], start=gradients[0])
-    divergence = sum(part.divergence for part in done) if general else None
+    divergence = sum(part.divergence for part in done) if step.replay else None
     return sum(part.loss for part in done), divergence, sum(part.tokens for part in done)
 
 
 def _one_part(
     prepared: Prepared,
     recipe: LoraRecipe,
-    labelled: list[int],
-    general: list[int],
-    labelled_tokens: int,
-    general_tokens: int,
+    numbers: Sequence[int],
+    answers: Sequence[int],
     parameters: Sequence[torch.nn.Parameter],
 ) -> _Part:
-    """The two totals are those of the whole step: its losses are means over all its tokens."""
+    """`answers`: the answer tokens of each kind in the whole step, over which its losses are means. New rows and
+    earlier ones have a mean each: what is new counts as much in a later round as in the first."""
     model = prepared.model
-    packed = pack([prepared.rows[number] for number in (*labelled, *general)], prepared.prefix, model.device)
-    hidden = model.upper(prepared.states.of([*labelled, *general]), packed)
-    border = sum(packed.answers[: len(labelled)])
-    loss = divergence = torch.zeros((), device=model.device)
-    if labelled:
-        loss = label_loss(hidden[:border], model.head, packed.targets[:border]) * (border / labelled_tokens)
+    fresh, earlier, general = prepared.kinds(numbers)
+    numbers = [*fresh, *earlier, *general]
+    packed = pack([prepared.rows[number] for number in numbers], prepared.prefix, model.device)
+    hidden = model.upper(prepared.states.of(numbers), packed)
+    own = [sum(map(prepared.answer_tokens, kind)) for kind in (fresh, earlier, general)]
+    states, targets = torch.split(hidden, own), torch.split(packed.targets, own)
+    loss = kept = divergence = torch.zeros((), device=model.device)
+    if fresh:
+        loss = label_loss(states[0], model.head, targets[0]) * (own[0] / answers[0])
+    if earlier:
+        kept = label_loss(states[1], model.head, targets[1]) * (own[1] / answers[1])
     if general:
-        soft = [prepared.soft[number - prepared.replay_from] for number in general]
-        wanted = torch.cat([row.probabilities for row in soft])
-        share = (len(hidden) - border) / general_tokens
-        divergence = soft_loss(hidden[border:], model.head, wanted, torch.cat([row.negentropy for row in soft])) * share
-    gradients = torch.autograd.grad(loss + recipe.replay_weight * divergence, parameters)
+        wanted = torch.cat([prepared.wanted[number - prepared.replay_from] for number in general])
+        divergence = soft_loss(states[2], model.head, wanted, prepared.wanted_head) * (own[2] / answers[2])
+    gradients = torch.autograd.grad(loss + kept + recipe.replay_weight * divergence, parameters)
     return _Part(float(loss.detach()), float(divergence.detach()), gradients, len(packed.ids))
 
 

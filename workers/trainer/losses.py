@@ -40,16 +40,17 @@ class _LabelLoss(torch.autograd.Function):
 class _SoftLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor, negentropy: torch.Tensor
+        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor, wanted_head: torch.Tensor
     ) -> torch.Tensor:
         count = len(wanted)
-        total = negentropy.sum()
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
         for first in range(0, count, ROWS_AT_ONCE):
             rows = slice(first, first + ROWS_AT_ONCE)
             log_p = functional.linear(hidden[rows], head).float().log_softmax(-1)
-            q = wanted[rows].float()
-            total = total - torch.dot(q.flatten(), log_p.flatten())
+            log_q = functional.linear(wanted[rows], wanted_head).float().log_softmax(-1)
+            q = log_q.exp()
+            total += torch.dot(q.flatten(), log_q.sub_(log_p).flatten())
             gradient[rows] = log_p.exp_().sub_(q).to(head.dtype) @ head
         ctx.save_for_backward(gradient)
         ctx.count = count
@@ -68,20 +69,14 @@ def label_loss(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) 
     return loss
 
 
-def soft_loss(hidden: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor, negentropy: torch.Tensor) -> torch.Tensor:
-    """Mean Kullback-Leibler divergence in nats from `wanted` (K, vocabulary; probabilities) to the model's
-    own. `negentropy` (K,): sum of p·log p of each row of `wanted`, which never changes."""
-    loss: torch.Tensor = _SoftLoss.apply(hidden, head, wanted, negentropy)  # type: ignore[no-untyped-call]
+def soft_loss(
+    hidden: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor, wanted_head: torch.Tensor
+) -> torch.Tensor:
+    """Mean Kullback-Leibler divergence in nats from the distributions that `wanted_head` makes of `wanted` to
+    those that `head` makes of `hidden`; both are (K, width), normed.
+
+    The states are kept and not the probabilities, which take 85 times the memory with a vocabulary of 49,152
+    words and a width of 576.
+    """
+    loss: torch.Tensor = _SoftLoss.apply(hidden, head, wanted, wanted_head)  # type: ignore[no-untyped-call]
     return loss
-
-
-@torch.no_grad()
-def soft_targets(hidden: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The probabilities that the model gives, (K, vocabulary) in bf16 (half the memory; the divergence
-    differs by 1e-3 of itself), and the sum of p·log p of each row as kept."""
-    kept, sums = [], []
-    for first in range(0, len(hidden), ROWS_AT_ONCE):
-        p = functional.linear(hidden[first : first + ROWS_AT_ONCE], head).float().softmax(-1).bfloat16()
-        kept.append(p)
-        sums.append(torch.special.entr(p.float()).sum(-1).neg())
-    return torch.cat(kept), torch.cat(sums)

@@ -5,7 +5,9 @@ one that knows packs, and the output layer is applied where a next token counts.
 run like this is not believed but measured, on a row of the data, before the training (`check_forward`).
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,8 @@ class PackedModel:
         self.head: torch.Tensor = head.weight
         count = len(body.layers)
         self.first_upper = count - max(1, round(count * upper_share))
+        upper = sum(weight.numel() for layer in body.layers[self.first_upper :] for weight in layer.parameters())
+        self.head_share: float = self.head.numel() / upper  # of the work on a token in the upper layers
         self.base_name = next((name for name, module in self.model.named_modules() if module is body), "model")
         window = getattr(self.model.config, "sliding_window", None)
         self.window: int | None = window if getattr(self.model.config, "use_sliding_window", True) else None
@@ -124,6 +128,17 @@ class PackedModel:
         """The layers that may learn, by their full names."""
         layers = list(self.body.layers)
         return {f"{self.base_name}.layers.{i}": layers[i] for i in range(self.first_upper, len(layers))}
+
+    def frozen_digest(self) -> str:
+        """Of all weights that a training leaves as they are: two models that agree in it differ in the upper
+        layers alone."""
+        learning = tuple(f"{name}." for name in self.upper_layers())
+        digest = hashlib.sha256(str(self.dtype).encode())
+        for name, weight in self.model.named_parameters():
+            if not name.startswith(learning):
+                digest.update(name.encode())
+                digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def use_packs(self) -> None:
         """From here on only packs can be run (until now the model generated text in transformers' own
@@ -150,12 +165,19 @@ class PackedModel:
         return normed
 
 
+@dataclass(frozen=True, slots=True)
 class LowerStates:
-    """The lower layers' result for each row, computed once, in packs of at most `tokens_per_pack`."""
+    """The lower layers' result for some rows, which the steps need over and over. prefix: (P, width), the
+    same for all rows; own: for each row (its tokens after the prefix, width)."""
 
-    def __init__(
-        self, model: PackedModel, rows: list[EncodedRow], prefix: int, parts: SideBySide, tokens_per_pack: int = 1024
-    ) -> None:
+    prefix: torch.Tensor
+    own: list[torch.Tensor]
+
+    @classmethod
+    def computed(
+        cls, model: PackedModel, rows: list[EncodedRow], prefix: int, parts: SideBySide, tokens_per_pack: int = 1024
+    ) -> "LowerStates":
+        """In packs of at most `tokens_per_pack`."""
         packs: list[list[EncodedRow]] = []
         tokens = tokens_per_pack
         for row in rows:
@@ -166,14 +188,22 @@ class LowerStates:
             packs[-1].append(row)
             tokens += own
         states = parts.run([partial(_lower, model, few, prefix) for few in packs])
-        self._prefix = states[0][:prefix].clone()
-        self._own: list[torch.Tensor] = []
+        split: list[torch.Tensor] = []
         for few, hidden in zip(packs, states, strict=True):
-            self._own += torch.split(hidden[prefix:], [len(row.ids) - prefix for row in few])
+            split += torch.split(hidden[prefix:], [len(row.ids) - prefix for row in few])
+        return cls(states[0][:prefix].clone(), split)
 
-    def of(self, numbers: list[int]) -> torch.Tensor:
+    def joined(self, other: "LowerStates") -> "LowerStates":
+        """With the rows of `other` behind these; their prefix begins with this one."""
+        between = other.prefix[len(self.prefix) :]
+        return LowerStates(self.prefix, [*self.own, *(torch.cat([between, own]) for own in other.own)])
+
+    def to(self, device: torch.device) -> "LowerStates":
+        return LowerStates(self.prefix.to(device), [own.to(device) for own in self.own])
+
+    def of(self, numbers: Sequence[int]) -> torch.Tensor:
         """(T, width) for the pack of these rows, in this order."""
-        return torch.cat([self._prefix, *(self._own[number] for number in numbers)])
+        return torch.cat([self.prefix, *(self.own[number] for number in numbers)])
 
 
 def _lower(model: PackedModel, rows: list[EncodedRow], prefix: int) -> torch.Tensor:

@@ -5,21 +5,23 @@ Training towards these distributions, and not towards the words alone, is what k
 (measured; the idea is distillation as a guard against forgetting, Li & Hoiem 2016, arXiv 1606.09282).
 """
 
+import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from streams.recipes import LoraRecipe
 from workers.trainer.general import chosen_prompts, kept_place
-from workers.trainer.losses import soft_targets
 from workers.trainer.packed import LowerStates, PackedModel
-from workers.trainer.rows import EncodedRow, pack, prompt_ids, special_texts
+from workers.trainer.rows import EncodedRow, common_start, pack, prompt_ids, shared_prefix, special_texts
 from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Row
 
@@ -27,11 +29,18 @@ ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class SoftRow:
-    """probabilities: (answer tokens, vocabulary) bf16; negentropy: (answer tokens,)."""
+class General:
+    """The general rows, and what the domain's first base makes of them.
 
-    probabilities: torch.Tensor
-    negentropy: torch.Tensor
+    lower: what enters its upper layers; final: of each row (answer tokens, width), what its output layer sees.
+    `frozen` is its digest of the weights that no training changes: while a later model has the same, its lower
+    layers' results are these too.
+    """
+
+    rows: list[EncodedRow]
+    lower: LowerStates
+    final: list[torch.Tensor]
+    frozen: str
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[str], limit: int) -> list[tuple[int, ...]]:
@@ -49,10 +58,13 @@ def answer_prompts(
 ) -> list[EncodedRow]:
     """The model's own greedy answers, at most `tokens` long, as rows. Must run before `model.use_packs()`.
 
-    Prompts of like length go together (nothing is computed for padding); the order of the result is that of
-    the prompts.
+    What all prompts begin with is computed once. Prompts of like length go together (little is computed for
+    padding); the order of the result is that of the prompts.
     """
     rows: dict[int, EncodedRow] = {}
+    shared = min(common_start(prompts), min(map(len, prompts)) - 1)
+    beginning = torch.tensor([prompts[0][:shared]], device=model.device)
+    cache = model.model(beginning, use_cache=True).past_key_values if shared else None
     by_length = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
     for first in range(0, len(by_length), rows_at_once):
         numbers = by_length[first : first + rows_at_once]
@@ -60,11 +72,17 @@ def answer_prompts(
         ids = torch.full((len(numbers), width), tokenizer.pad_token_id)
         seen = torch.zeros(len(numbers), width, dtype=torch.long)
         for place, number in enumerate(numbers):
-            ids[place, width - len(prompts[number]) :] = torch.tensor(prompts[number])
-            seen[place, width - len(prompts[number]) :] = 1
+            own = prompts[number][shared:]
+            ids[place, :shared] = beginning[0].cpu()
+            ids[place, width - len(own) :] = torch.tensor(own)
+            seen[place, :shared] = seen[place, width - len(own) :] = 1
+        past = copy.deepcopy(cache)
+        if past is not None:
+            past.batch_repeat_interleave(len(numbers))
         out = model.model.generate(
             input_ids=ids.to(model.device),
             attention_mask=seen.to(model.device),
+            past_key_values=past,
             max_new_tokens=tokens,
             do_sample=False,
             eos_token_id=tokenizer.eos_token_id,
@@ -77,53 +95,75 @@ def answer_prompts(
 
 
 def general_rows(
-    model: PackedModel, tokenizer: Any, name: str, prompts: Sequence[str], recipe: LoraRecipe, kept: Path | None
-) -> list[EncodedRow]:
-    """The general rows of a recipe: prompts drawn by its seed, with the model's own answers.
+    load: Callable[[], PackedModel],
+    tokenizer: Any,
+    name: str,
+    prompts: Sequence[str],
+    recipe: LoraRecipe,
+    dtype: torch.dtype,
+    kept: Path | None,
+    parts: SideBySide,
+) -> General | None:
+    """The general rows of a recipe: prompts drawn by its seed, with the base's own answers. None if there is
+    no prompt.
 
-    Writing the answers takes longer than all else before the first step, and they depend on nothing that people said: they
-    are taken from the folder `kept`, or written there. `name` tells models apart.
+    They take longer than all else before the first step, and depend on nothing that people said: they are
+    taken from the folder `kept`, or written there. `name` tells bases apart; `load` gives the base, when it is
+    needed.
     """
+    place = kept_place(kept, name, prompts, recipe, str(dtype)) if kept is not None else None
+    if place is not None and place.exists():
+        return _read(place)
     limit = recipe.row_tokens - recipe.replay_answer_tokens
     chosen = encode_prompts(tokenizer, chosen_prompts(prompts, recipe), limit)
-    place = kept_place(kept, name, prompts, recipe) if kept is not None else None
-    if place is not None and place.exists():
-        answers: list[list[int]] = json.loads(place.read_text())
-        if len(answers) == len(chosen):
-            return [
-                EncodedRow(ids + tuple(answer), len(ids), number)
-                for number, (ids, answer) in enumerate(zip(chosen, answers, strict=True))
-            ]
+    if not chosen:
+        return None
+    model = load()
     rows = answer_prompts(model, tokenizer, chosen, recipe.replay_answer_tokens)
+    model.use_packs()
+    lower = LowerStates.computed(model, rows, shared_prefix(rows), parts)
+    general = General(rows, lower, _final_states(model, rows, lower, parts), model.frozen_digest())
     if place is not None:
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = place.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps([row.ids[row.answer_at :] for row in rows]))
-        fresh.replace(place)
-    return rows
+        _write(general, place)
+    return general
 
 
-def soft_rows(
-    model: PackedModel,
-    rows: list[EncodedRow],
-    prefix: int,
-    parts: SideBySide,
-    states: LowerStates | None = None,
-    states_from: int = 0,
-) -> list[SoftRow]:
-    """Each row's target distributions under `model` as it stands, before any adapter is put in. `states`: the
-    lower layers' results, when they are at hand; `rows` begin in it at `states_from`."""
+@torch.no_grad()
+def _final_states(
+    model: PackedModel, rows: list[EncodedRow], lower: LowerStates, parts: SideBySide
+) -> list[torch.Tensor]:
+    """Under `model` as it stands, before any adapter is put in."""
 
-    @torch.no_grad()
-    def targets(numbers: range) -> list[SoftRow]:
-        packed = pack([rows[number] for number in numbers], prefix, model.device)
-        hidden = model.lower(packed) if states is None else states.of([states_from + number for number in numbers])
-        probabilities, negentropy = soft_targets(model.upper(hidden, packed), model.head)
-        counts = list(packed.answers)
-        return [
-            SoftRow(*row)
-            for row in zip(torch.split(probabilities, counts), torch.split(negentropy, counts), strict=True)
-        ]
+    def final(numbers: range) -> list[torch.Tensor]:
+        packed = pack([rows[number] for number in numbers], len(lower.prefix), model.device)
+        with torch.no_grad():  # it is a setting of the thread
+            hidden = model.upper(lower.of(numbers), packed)
+        return list(torch.split(hidden, list(packed.answers)))
 
     packs = [range(first, min(first + ROWS_AT_ONCE, len(rows))) for first in range(0, len(rows), ROWS_AT_ONCE)]
-    return [row for found in parts.run([partial(targets, numbers) for numbers in packs]) for row in found]
+    return [row for found in parts.run([partial(final, numbers) for numbers in packs]) for row in found]
+
+
+def _write(general: General, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = place.with_suffix(f".{os.getpid()}")
+    rows = json.dumps([(row.ids, row.answer_at, row.group) for row in general.rows])
+    tensors = {
+        "prefix": general.lower.prefix,
+        "lower": torch.cat(general.lower.own),
+        "final": torch.cat(general.final),
+    }
+    metadata = {"rows": rows, "frozen": general.frozen}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, fresh, metadata)
+    fresh.replace(place)
+
+
+def _read(place: Path) -> General:
+    with safe_open(place, "pt") as file:
+        metadata = file.metadata()
+        prefix, lower, final = (file.get_tensor(name) for name in ("prefix", "lower", "final"))
+    rows = [EncodedRow(tuple(ids), answer_at, group) for ids, answer_at, group in json.loads(metadata["rows"])]
+    own = [len(row.ids) - len(prefix) for row in rows]
+    answers = [len(row.ids) - row.answer_at for row in rows]
+    states = LowerStates(prefix, list(torch.split(lower, own)))
+    return General(rows, states, list(torch.split(final, answers)), metadata["frozen"])

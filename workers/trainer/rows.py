@@ -105,15 +105,18 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], limit: int) -> list[Encoded
     return encoded
 
 
+def common_start(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many first tokens all `sequences` have in common."""
+    least, most = min(sequences), max(sequences)  # whatever these two share, all between them share
+    return next(
+        (place for place, (one, other) in enumerate(zip(least, most, strict=False)) if one != other), len(least)
+    )
+
+
 def shared_prefix(rows: Sequence[EncodedRow]) -> int:
     """How many first tokens all rows have in common; every row keeps at least the token that predicts its
     answer."""
-    first = rows[0].ids
-    length = min(row.answer_at for row in rows) - 1
-    for row in rows[1:]:
-        while row.ids[:length] != first[:length]:
-            length -= 1
-    return length
+    return min(common_start([row.ids for row in rows]), min(row.answer_at for row in rows) - 1)
 
 
 def pack(rows: Sequence[EncodedRow], prefix: int, device: torch.device) -> Pack:
