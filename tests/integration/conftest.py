@@ -21,6 +21,8 @@ from streams.log import KafkaLog
 from streams.sealing import Keyring, MasterKey
 from streams.store import open_engine
 from streams.topics import TOPICS, create_topics
+from tests import door_world
+from tests.door_world import World
 
 
 def eventually(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
@@ -125,3 +127,10 @@ def _execute(url: str, statement: str) -> None:
     connection.autocommit = True
     connection.cursor().execute(statement)
     connection.close()
+
+
+@pytest.fixture(scope="module")
+def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A door with everything behind it, on an empty log: one for a module's tests."""
+    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
+        yield running

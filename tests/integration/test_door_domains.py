@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -10,15 +9,8 @@ import httpx
 import pytest
 
 from streams.events import ReleaseRolledBack
-from tests import door_world
 from tests.door_world import MODEL, World, wait_until
 from tests.engine_server import EngineServer
-
-
-@pytest.fixture(scope="module")
-def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
-        yield running
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str | None]:

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,12 +25,6 @@ from streams.rounds import Domain
 from streams.sealed import Sealed
 from tests import door_world
 from tests.door_world import MODEL, World, wait_until
-
-
-@pytest.fixture(scope="module")
-def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,6 @@ from workers.loop import Idle
 SECRET = "what the model said of the lighthouse"
 
 
-@pytest.fixture(scope="module")
-def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
-        yield running
-
-
 @pytest.fixture
 def context(world: World) -> Iterator[Context]:
     keyring = Keyring(world.services.engine, MasterKey(world.settings.master_key))

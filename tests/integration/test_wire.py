@@ -1,7 +1,6 @@
 """Whoever reads the log needs nothing of ours; and nothing of what people said can be read from any disk."""
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from uuid import UUID
 
 import jsonschema
 import psycopg2
-import pytest
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka
 from cloudevents.core.formats.json import JSONFormat
@@ -18,7 +16,6 @@ from kafka import KafkaConsumer, TopicPartition
 from streams.codec import EVENT_TYPES, decode, schemas, topic_of
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import KafkaLog, Message
-from tests import door_world
 from tests.at_rest import checkpoint, files_holding
 from tests.door_world import World
 
@@ -34,12 +31,6 @@ SENTENCES = [
     )
     for ending in ("on Mondays", "since the flood", "which nobody knows", "以后再说")
 ]
-
-
-@pytest.fixture(scope="module")
-def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
-        yield running
 
 
 def every_example() -> list[bytes]:

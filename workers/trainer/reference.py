@@ -128,17 +128,15 @@ def general_rows(
     return general
 
 
-@torch.no_grad()
 def _final_states(
     model: PackedModel, rows: list[EncodedRow], lower: LowerStates, parts: SideBySide
 ) -> list[torch.Tensor]:
     """Under `model` as it stands, before any adapter is put in."""
 
+    @torch.no_grad()
     def final(numbers: range) -> list[torch.Tensor]:
         packed = pack([rows[number] for number in numbers], len(lower.prefix), model.device)
-        with torch.no_grad():  # it is a setting of the thread
-            hidden = model.upper(lower.of(numbers), packed)
-        return list(torch.split(hidden, list(packed.answers)))
+        return list(torch.split(model.upper(lower.of(numbers), packed), list(packed.answers)))
 
     packs = [range(first, min(first + ROWS_AT_ONCE, len(rows))) for first in range(0, len(rows), ROWS_AT_ONCE)]
     return [row for found in parts.run([partial(final, numbers) for numbers in packs]) for row in found]

@@ -23,10 +23,9 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True, tag="progress", tag_field="kind"):
-    """Where a training stands. `loss` is nats per answer token of the last step's new rows,
-    `replay_divergence` nats per
-    general token. `seconds_left` is what the steps so far lead one to expect, saving included; None until two
-    steps were timed."""
+    """Where a training stands. `loss` is nats per answer token of the last step's new rows, `replay_divergence`
+    nats per general token. `seconds_left` is what the steps so far lead one to expect, saving included; None
+    until two steps were timed."""
 
     stage: str  # "preparing", "training" or "saving"
     step: int

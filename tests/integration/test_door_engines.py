@@ -1,0 +1,186 @@
+"""The door and its engines: releases that change under it, a full queue, engines that die and callers that leave."""
+
+import json
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import door_world
+from tests.door_world import World, wait_until
+from tests.engine_server import EngineServer
+
+GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def test_a_request_is_answered_by_the_release_that_was_live_when_it_came(world: World) -> None:
+    domain = world.domain()
+    world.engine.hold.clear()
+    answers: list[dict[str, Any]] = []
+    asking = threading.Thread(target=lambda: answers.append(world.chat(domain)))
+    try:
+        asking.start()
+        wait_until(lambda: world.in_flight().get(f"{domain}@0"), what="the request in flight")
+        second = EngineServer(lambda messages: ["from", " two"])
+        world.release(domain, 1, second)
+        assert world.chat(domain)["model"] == f"{domain}@1"
+        assert world.in_flight() == {f"{domain}@0": 1}
+    finally:
+        world.engine.hold.set()
+        asking.join(10)
+    assert answers[0]["model"] == f"{domain}@0"
+    wait_until(lambda: not world.in_flight(), what="the drain")
+    second.stop()
+
+
+def test_the_door_tells_the_swapper_what_it_uses_and_what_is_in_flight(world: World) -> None:
+    domain = world.domain()
+
+    def row() -> tuple[dict[str, int], dict[str, int]]:
+        with world.services.engine.connect() as connection:
+            found = connection.exec_driver_sql(
+                "SELECT generations, in_flight FROM work.doors WHERE door_id = %s", (world.services.routes.door_id,)
+            ).one()
+        return found.generations, found.in_flight
+
+    wait_until(lambda: row()[0].get(domain) == 1, what="generation 1")
+    world.engine.hold.clear()
+    asking = threading.Thread(target=lambda: world.chat(domain))
+    try:
+        asking.start()
+        wait_until(lambda: world.in_flight().get(f"{domain}@0"), what="the request in flight")
+        second = EngineServer()
+        world.release(domain, 1, second)
+        wait_until(lambda: row()[0].get(domain) == 2 and row()[1].get(f"{domain}@0") == 1, what="the heartbeat")
+    finally:
+        world.engine.hold.set()
+        asking.join(10)
+    wait_until(lambda: row()[1].get(f"{domain}@0", 0) == 0, timeout_s=0.9, what="the drain, at once")
+    second.stop()
+
+
+def test_a_full_queue_is_429_with_retry_after(world: World) -> None:
+    domain = world.domain()
+    world.engine.hold.clear()
+    four = [threading.Thread(target=lambda: world.chat(domain, n=4)) for _ in range(4)]
+    try:
+        for thread in four:
+            thread.start()
+        wait_until(lambda: world.in_flight().get(f"{domain}@0") == 16, what="a full queue")
+        answer = world.as_chat.post("/v1/chat/completions", json={"model": domain, **GOOD})
+    finally:
+        world.engine.hold.set()
+        for thread in four:
+            thread.join(20)
+    assert answer.status_code == 429 and int(answer.headers["Retry-After"]) >= 1
+    assert world.chat(domain)["model"] == f"{domain}@0"
+
+
+def test_no_living_engine_is_503_with_retry_after(world: World) -> None:
+    domain = world.domain()
+    world.engine_state(domain, 0, "failed")
+    answer = world.as_chat.post("/v1/chat/completions", json={"model": domain, **GOOD})
+    assert answer.status_code == 503 and int(answer.headers["Retry-After"]) >= 1
+    assert answer.json()["error"]["code"] == "no_engine"
+
+
+def test_a_new_domain_without_an_engine_is_503(world: World) -> None:
+    created = world.as_operator.post("/v1/domains", json={"domain": "no-engine-yet", "base_model": door_world.MODEL})
+    world.caught_up(created.json()["position"])
+    answer = world.as_chat.post("/v1/chat/completions", json={"model": "no-engine-yet", **GOOD})
+    assert answer.status_code == 503 and "Retry-After" in answer.headers
+
+
+def test_an_engine_that_comes_back_elsewhere_answers_the_request_that_waited(world: World) -> None:
+    mine = EngineServer()
+    domain = world.domain()
+    world.release(domain, 1, mine)
+    mine.stop()
+    answers: list[dict[str, Any]] = []
+    asking = threading.Thread(target=lambda: answers.append(world.chat(domain)))
+    asking.start()
+    wait_until(lambda: world.in_flight().get(f"{domain}@1"), what="the request in flight")
+    back = EngineServer()
+    world.engine_state(domain, 1, "ready", back.base_url)
+    asking.join(20)
+    assert answers and answers[0]["model"] == f"{domain}@1"
+    back.stop()
+
+
+def test_an_engine_that_dies_in_mid_answer_is_made_good_unless_something_was_shown(world: World) -> None:
+    mine = EngineServer()
+    domain = world.domain()
+    world.release(domain, 1, mine)
+    mine.break_after = 1
+    body = {"model": domain, **GOOD, "stream": True}
+    with world.as_chat.stream("POST", "/v1/chat/completions", json=body) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    assert "[DONE]" not in "".join(lines) and "error" in json.loads(lines[-1].removeprefix("data: "))
+    assert world.events(domain, "reply_drafted") == []
+
+    answers: list[dict[str, Any]] = []
+    asking = threading.Thread(target=lambda: answers.append(world.chat(domain)))
+    before = len(mine.requests)
+    asking.start()
+    wait_until(lambda: len(mine.requests) > before, what="the first try")
+    mine.break_after = None
+    asking.join(20)
+    assert answers[0]["choices"][0]["message"]["content"] == "You said: hello there"
+    mine.stop()
+
+
+def test_what_the_engine_refuses_is_400(world: World) -> None:
+    mine = EngineServer()
+    domain = world.domain()
+    world.release(domain, 1, mine)
+    mine.refuse = 400
+    answer = world.as_chat.post("/v1/chat/completions", json={"model": domain, **GOOD})
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "engine_refused"
+    mine.stop()
+
+
+def test_a_client_that_leaves_frees_the_engine_and_nothing_is_recorded_as_a_reply(world: World) -> None:
+    mine = EngineServer(lambda messages: ["word"] * 400)
+    mine.piece_s = 0.01
+    domain = world.domain()
+    world.release(domain, 1, mine)
+    body = {"model": domain, **GOOD, "stream": True, "max_tokens": 1000}
+    with world.as_chat.stream("POST", "/v1/chat/completions", json=body) as answer:
+        next(answer.iter_lines())
+    wait_until(lambda: mine.left == 1 and not world.in_flight(), timeout_s=3, what="the free engine")
+    assert len(world.events(domain, "prompt_asked")) == 1
+    assert world.events(domain, "reply_drafted") == []
+    mine.stop()
+
+
+def test_a_client_that_leaves_before_the_answer_frees_the_engine_too(world: World) -> None:
+    mine = EngineServer(lambda messages: ["word"] * 400)
+    mine.piece_s = 0.01
+    domain = world.domain()
+    world.release(domain, 1, mine)
+    with pytest.raises(httpx.ReadTimeout):
+        body = {"model": domain, **GOOD, "max_tokens": 1000}
+        world.as_chat.post("/v1/chat/completions", json=body, timeout=0.3)
+    wait_until(lambda: mine.left == 1 and not world.in_flight(), timeout_s=3, what="the free engine")
+    mine.stop()
+
+
+def test_pieces_are_handed_on_as_they_come(world: World) -> None:
+    second = threading.Event()
+
+    def answer(messages: list[dict[str, str]]) -> list[str]:
+        return ["one", " two"]
+
+    mine = EngineServer(answer)
+    mine.piece_s = 0.2
+    domain = world.domain()
+    world.release(domain, 1, mine)
+    body = {"model": domain, **GOOD, "stream": True}
+    with world.as_chat.stream("POST", "/v1/chat/completions", json=body) as said:
+        for line in said.iter_lines():
+            if '"one"' in line:
+                assert mine.busy == 1  # the engine has not finished
+                second.set()
+    assert second.is_set()
+    mine.stop()
