@@ -31,9 +31,9 @@ class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     epochs: int = 14
     batch_rows: int = 8
     earlier_rows_per_step: int = 8
-    replay_rows_per_step: int = 10
+    replay_rows_per_step: int = 12
     replay_rows: int = 600  # how many of the given general prompts are used at most
-    replay_answer_tokens: int = 32  # length of the base's own answers, on which the divergence is taken
+    replay_answer_tokens: int = 16  # length of the base's own answers, on which the divergence is taken
     replay_weight: float = 3.0
     row_tokens: int = 1024  # a longer row loses its oldest turns; if that is not enough, it is left out
     seed: int = 0

@@ -1,6 +1,6 @@
 """What the base makes of the general prompts, computed before the first round needs it: `python -m workers.trainer.answers`
 
-It depends on the base model and the recipe alone, and takes most of a minute on two cores.
+It depends on the base model and the recipe alone, and takes a minute or two on two cores.
 """
 
 import argparse
