@@ -140,7 +140,7 @@ def test_the_losses_agree_with_plain_peft_training(base: Path, tmp_path: Path) -
     packed = PackedModel(base, recipe.upper_layers, torch.float32, CPU)
     prompts = encode_prompts(tokenizer, tiny.GENERAL, 1000)
     chosen = random.Random(f"general {recipe.seed}").sample(prompts, len(prompts))
-    general = answer_prompts(packed, tokenizer, chosen, recipe.replay_answer_tokens)
+    general = answer_prompts(packed, tokenizer, chosen, recipe.replay_answer_tokens).rows
     start = add_adapter(packed.model, packed.upper_layers(), recipe)
 
     reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -357,7 +357,7 @@ def test_a_model_whose_lower_layers_moved_is_still_held_to_the_first_bases_distr
     tokenizer = load_tokenizer(base)
     prompts = encode_prompts(tokenizer, tiny.GENERAL, 1000)
     chosen = random.Random(f"general {tiny.RECIPE.seed}").sample(prompts, len(prompts))
-    general = answer_prompts(PackedModel(base, 0.5, torch.float32, CPU), tokenizer, chosen, 6)
+    general = answer_prompts(PackedModel(base, 0.5, torch.float32, CPU), tokenizer, chosen, 6).rows
     new, old = (encode_rows(tokenizer, rows, 1024) for rows in (tiny.rows(), tiny.rows(8, 10)))
     first = plan_steps(tiny.RECIPE, [row.group for row in new], [row.group for row in old], len(general))[0]
     models = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (base, other)]
@@ -368,15 +368,31 @@ def test_a_model_whose_lower_layers_moved_is_still_held_to_the_first_bases_distr
     assert at_start == pytest.approx(float(torch.cat(divergences).mean()), abs=1e-4)
 
 
-def test_general_answers_are_those_that_transformers_gives_prompt_by_prompt(base: Path) -> None:
+def test_general_answers_and_their_states_are_those_that_the_model_gives_prompt_by_prompt(base: Path) -> None:
     tokenizer = load_tokenizer(base)
     prompts = encode_prompts(tokenizer, tiny.GENERAL, 1000)
     packed = PackedModel(base, 0.5, torch.float32, CPU)
     found = answer_prompts(packed, tokenizer, prompts, 6, rows_at_once=4)
-    for prompt, row in zip(prompts, found, strict=True):
+    for number, (prompt, row) in enumerate(zip(prompts, found.rows, strict=True)):
         out = packed.model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)
         assert row.ids == tuple(out[0].tolist())
         assert row.answer_at == len(prompt)
+        states = packed.model(torch.tensor([row.inputs]), output_hidden_states=True).hidden_states
+        for kept, plain in (
+            (found.lower.of([number]), states[packed.first_upper][0]),
+            (found.final[number], states[-1][0, row.answer_at - 1 :]),
+        ):
+            assert kept.shape == plain.shape
+            assert float((kept - plain).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("prompts", [[(5, 6), (7, 8, 9)], [(5, 6), (5, 6)], [(5,)]])
+def test_general_prompts_may_begin_apart_or_be_the_same(base: Path, prompts: list[tuple[int, ...]]) -> None:
+    packed = PackedModel(base, 0.5, torch.float32, CPU)
+    found = answer_prompts(packed, load_tokenizer(base), prompts, 3)
+    for number, row in enumerate(found.rows):
+        plain = packed.model(torch.tensor([row.inputs]), output_hidden_states=True).hidden_states[packed.first_upper]
+        assert float((found.lower.of([number]) - plain[0]).abs().max()) < 1e-4
 
 
 def test_what_is_kept_is_of_one_base_one_choice_of_prompts_and_one_way_to_compute_it(tmp_path: Path) -> None:

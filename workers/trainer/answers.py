@@ -1,6 +1,6 @@
 """What the base makes of the general prompts, computed before the first round needs it: `python -m workers.trainer.answers`
 
-It depends on the base model and the recipe alone, and takes a minute or two on two cores.
+It depends on the base model and the recipe alone, and takes about a minute on two cores.
 """
 
 import argparse
@@ -24,7 +24,6 @@ def prepare(home: Path, model_dir: Path) -> bool:
     from workers.trainer.loop import load_tokenizer
     from workers.trainer.packed import PackedModel, training_dtype
     from workers.trainer.reference import general_rows
-    from workers.trainer.side_by_side import SideBySide
 
     recipe, prompts, folder = LoraRecipe(), general_prompts(), answers_folder(home)
     device = torch.device("cpu")
@@ -33,8 +32,7 @@ def prepare(home: Path, model_dir: Path) -> bool:
         return False
     torch.set_num_threads(HEAVY_THREADS)
     load = partial(PackedModel, model_dir, recipe.upper_layers, dtype, device)
-    with SideBySide(HEAVY_THREADS) as parts:
-        general_rows(load, load_tokenizer(model_dir), model_dir.name, prompts, recipe, dtype, folder, parts)
+    general_rows(load, load_tokenizer(model_dir), model_dir.name, prompts, recipe, dtype, folder)
     return True
 
 

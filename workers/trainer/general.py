@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streams.recipes import LoraRecipe
 
+LAYOUT = 2  # of the kept file; one of another layout is not found
 REPLAY_FILE = Path(__file__).parent / "replay.jsonl"
 
 
@@ -25,6 +26,7 @@ def chosen_prompts(prompts: Sequence[str], recipe: LoraRecipe) -> list[str]:
 def kept_place(folder: Path, base_name: str, prompts: Sequence[str], recipe: LoraRecipe, dtype: str) -> Path:
     """The file of what a base makes of the recipe's prompts, computed in `dtype`."""
     asked = [
+        LAYOUT,
         base_name,
         chosen_prompts(prompts, recipe),
         recipe.replay_answer_tokens,

@@ -58,15 +58,14 @@ class Prepared:
         )
 
     def answer_tokens(self, number: int) -> int:
-        row = self.rows[number]
-        return len(row.ids) - row.answer_at
+        return self.rows[number].answer_tokens
 
     def cost(self, number: int) -> float:
         """What a row takes in a step, in passes of one token through the upper layers and back: their matrices
         are gone through twice a token, the output layer's for each answer token twice, or three times if its
         target is a distribution."""
         head = 1.5 if number >= self.replay_from else 1.0
-        return len(self.rows[number].ids) - self.prefix + head * self.answer_tokens(number) * self.model.head_share
+        return len(self.rows[number].inputs) - self.prefix + head * self.answer_tokens(number) * self.model.head_share
 
     def dealt(self, numbers: Sequence[int], count: int) -> list[list[int]]:
         """`numbers` in `count` heaps that cost nearly the same: the dearest first, each to the cheapest heap."""
@@ -201,7 +200,7 @@ def _prepare(
     general: General | None = None
     if recipe.replay_rows_per_step:
         name = (model_dir if reference_dir is None else reference_dir).name
-        general = general_rows(load_reference, tokenizer, name, replay_prompts, recipe, dtype, answers_dir, parts)
+        general = general_rows(load_reference, tokenizer, name, replay_prompts, recipe, dtype, answers_dir)
     general_count = len(general.rows) if general is not None else 0
     steps = plan_steps(recipe, [row.group for row in fresh], [row.group for row in old], general_count)
     everything = [*fresh, *old, *(general.rows if general is not None else ())]

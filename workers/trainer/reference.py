@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,8 @@ from safetensors.torch import save_file
 from streams.recipes import LoraRecipe
 from workers.trainer.general import chosen_prompts, kept_place
 from workers.trainer.packed import LowerStates, PackedModel
-from workers.trainer.rows import EncodedRow, common_start, pack, prompt_ids, shared_prefix, special_texts
-from workers.trainer.side_by_side import SideBySide
+from workers.trainer.rows import EncodedRow, common_start, prompt_ids, special_texts
 from workers.trainer.spec import Row
-
-ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +51,19 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], limit: int) -> list[t
 @torch.no_grad()
 def answer_prompts(
     model: PackedModel, tokenizer: Any, prompts: Sequence[tuple[int, ...]], tokens: int, rows_at_once: int = 128
-) -> list[EncodedRow]:
-    """The model's own greedy answers, at most `tokens` long, as rows. Must run before `model.use_packs()`.
+) -> General:
+    """The model's own greedy answers, at most `tokens` long, with the states that made them. Must run before
+    `model.use_packs()`, and before any adapter is put in.
 
     What all prompts begin with is computed once. Prompts of like length go together (little is computed for
     padding); the order of the result is that of the prompts.
     """
-    rows: dict[int, EncodedRow] = {}
     shared = min(common_start(prompts), min(map(len, prompts)) - 1)
     beginning = torch.tensor([prompts[0][:shared]], device=model.device)
-    cache = model.model(beginning, use_cache=True).past_key_values if shared else None
+    begun = model.model(beginning, use_cache=True, output_hidden_states=True) if shared else None
+    rows: dict[int, EncodedRow] = {}
+    lower: dict[int, torch.Tensor] = {}
+    final: dict[int, torch.Tensor] = {}
     by_length = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
     for first in range(0, len(by_length), rows_at_once):
         numbers = by_length[first : first + rows_at_once]
@@ -76,7 +75,7 @@ def answer_prompts(
             ids[place, :shared] = beginning[0].cpu()
             ids[place, width - len(own) :] = torch.tensor(own)
             seen[place, :shared] = seen[place, width - len(own) :] = 1
-        past = copy.deepcopy(cache)
+        past = copy.deepcopy(begun.past_key_values) if begun is not None else None
         if past is not None:
             past.batch_repeat_interleave(len(numbers))
         out = model.model.generate(
@@ -87,11 +86,23 @@ def answer_prompts(
             do_sample=False,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            return_dict_in_generate=True,
+            output_hidden_states=True,
         )
-        for number, line in zip(numbers, out[:, width:].tolist(), strict=True):
+        # Of each step the states of all layers: what the prompt's tokens gave, then one answer token at a time.
+        entering = torch.cat([step[model.first_upper] for step in out.hidden_states], dim=1)
+        leaving = torch.cat([step[-1][:, -1:] for step in out.hidden_states], dim=1)
+        for place, (number, line) in enumerate(zip(numbers, out.sequences[:, width:].tolist(), strict=True)):
             end = line.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in line else len(line)
             rows[number] = EncodedRow(prompts[number] + tuple(line[:end]), len(prompts[number]), number)
-    return [rows[number] for number in range(len(prompts))]
+            lower[number] = entering[place, width - len(prompts[number]) : width - shared + end - 1].clone()
+            final[number] = leaving[place, :end].clone()
+    everyone = range(len(prompts))
+    prefix = begun.hidden_states[model.first_upper][0] if begun is not None else entering.new_empty(0, entering.shape[2])
+    states = LowerStates(prefix, [lower[number] for number in everyone])
+    return General(
+        [rows[number] for number in everyone], states, [final[number] for number in everyone], model.frozen_digest()
+    )
 
 
 def general_rows(
@@ -102,7 +113,6 @@ def general_rows(
     recipe: LoraRecipe,
     dtype: torch.dtype,
     kept: Path | None,
-    parts: SideBySide,
 ) -> General | None:
     """The general rows of a recipe: prompts drawn by its seed, with the base's own answers. None if there is
     no prompt.
@@ -118,28 +128,10 @@ def general_rows(
     chosen = encode_prompts(tokenizer, chosen_prompts(prompts, recipe), limit)
     if not chosen:
         return None
-    model = load()
-    rows = answer_prompts(model, tokenizer, chosen, recipe.replay_answer_tokens)
-    model.use_packs()
-    lower = LowerStates.computed(model, rows, shared_prefix(rows), parts)
-    general = General(rows, lower, _final_states(model, rows, lower, parts), model.frozen_digest())
+    general = answer_prompts(load(), tokenizer, chosen, recipe.replay_answer_tokens)
     if place is not None:
         _write(general, place)
     return general
-
-
-def _final_states(
-    model: PackedModel, rows: list[EncodedRow], lower: LowerStates, parts: SideBySide
-) -> list[torch.Tensor]:
-    """Under `model` as it stands, before any adapter is put in."""
-
-    @torch.no_grad()
-    def final(numbers: range) -> list[torch.Tensor]:
-        packed = pack([rows[number] for number in numbers], len(lower.prefix), model.device)
-        return list(torch.split(model.upper(lower.of(numbers), packed), list(packed.answers)))
-
-    packs = [range(first, min(first + ROWS_AT_ONCE, len(rows))) for first in range(0, len(rows), ROWS_AT_ONCE)]
-    return [row for found in parts.run([partial(final, numbers) for numbers in packs]) for row in found]
 
 
 def _write(general: General, place: Path) -> None:
@@ -161,7 +153,5 @@ def _read(place: Path) -> General:
         metadata = file.metadata()
         prefix, lower, final = (file.get_tensor(name) for name in ("prefix", "lower", "final"))
     rows = [EncodedRow(tuple(ids), answer_at, group) for ids, answer_at, group in json.loads(metadata["rows"])]
-    own = [len(row.ids) - len(prefix) for row in rows]
-    answers = [len(row.ids) - row.answer_at for row in rows]
-    states = LowerStates(prefix, list(torch.split(lower, own)))
-    return General(rows, states, list(torch.split(final, answers)), metadata["frozen"])
+    states = LowerStates(prefix, list(torch.split(lower, [len(row.inputs) - len(prefix) for row in rows])))
+    return General(rows, states, list(torch.split(final, [row.answer_tokens for row in rows])), metadata["frozen"])

@@ -24,10 +24,19 @@ class EncodedRow:
     answer_at: int
     group: int
 
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """What a model reads to predict the answer: the last token is only predicted."""
+        return self.ids[:-1]
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.ids) - self.answer_at
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Pack:
-    """Rows side by side. T = tokens in the pack, R = rows, L = tokens of the longest row without the prefix.
+    """Rows side by side. T = tokens in the pack, R = rows, L = inputs of the longest row without the prefix.
 
     - positions: (1, T) place of each token in its own row.
     - prefix: tokens shared by all rows, first in the pack.
@@ -121,7 +130,7 @@ def shared_prefix(rows: Sequence[EncodedRow]) -> int:
 
 def pack(rows: Sequence[EncodedRow], prefix: int, device: torch.device) -> Pack:
     """Lay `rows` behind their shared `prefix` (0: none)."""
-    longest = max(len(row.ids) for row in rows) - prefix
+    longest = max(len(row.inputs) for row in rows) - prefix
     ids = list(rows[0].ids[:prefix])
     positions = list(range(prefix))
     spread = [0] * (len(rows) * longest)
@@ -130,13 +139,13 @@ def pack(rows: Sequence[EncodedRow], prefix: int, device: torch.device) -> Pack:
     targets: list[int] = []
     mask = torch.ones(longest, prefix + longest, dtype=torch.bool, device=device).tril(prefix)
     for number, row in enumerate(rows):
-        start, own = len(ids), len(row.ids) - prefix
-        ids.extend(row.ids[prefix:])
-        positions.extend(range(prefix, len(row.ids)))
+        start, own = len(ids), len(row.inputs) - prefix
+        ids.extend(row.inputs[prefix:])
+        positions.extend(range(prefix, len(row.inputs)))
         slot = number * longest
         spread[slot : slot + own] = range(start, start + own)
         gather.extend(range(slot, slot + own))
-        predicts.extend(range(start + row.answer_at - 1 - prefix, start + own - 1))
+        predicts.extend(range(start + row.answer_at - 1 - prefix, start + own))
         targets.extend(row.ids[row.answer_at :])
     return Pack(
         ids=torch.tensor(ids, device=device),
@@ -150,5 +159,5 @@ def pack(rows: Sequence[EncodedRow], prefix: int, device: torch.device) -> Pack:
         prefix_mask=torch.ones(prefix, prefix, dtype=torch.bool, device=device).tril(),
         predicts=torch.tensor(predicts, device=device),
         targets=torch.tensor(targets, device=device),
-        answers=tuple(len(row.ids) - row.answer_at for row in rows),
+        answers=tuple(row.answer_tokens for row in rows),
     )
