@@ -38,7 +38,7 @@ POLICY: Json = {
     "gate": {"general_margin": 0.05},
 }
 ROUND_DEADLINE_S = 1500.0
-EXAM_DEADLINE_S = 600.0
+EXAM_DEADLINE_S = 1200.0
 PROGRESS_EVERY_S = 10.0
 LOOK_EVERY_S = 0.5
 console = Console(highlight=False, soft_wrap=True)
