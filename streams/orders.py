@@ -17,7 +17,7 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
 
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
-    """Train on `snapshot` from `base_model`; `reference_model` (the domain's first) gives the soft targets of replay."""
+    """Train on `snapshot` from `base_model`; `reference_model` (the domain's first) answers the general prompts."""
 
     order_id: UUID
     domain: str

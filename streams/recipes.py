@@ -9,12 +9,12 @@ from streams.errors import Invalid
 
 
 class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """LoRA on the upper layers, with the first base's own distributions on general prompts as the guard
-    against forgetting.
+    """LoRA on the upper layers, with the distributions that the model had on general prompts as the guard against
+    forgetting.
 
     Every step holds `batch_rows` new rows and `earlier_rows_per_step` rows of earlier rounds (their words as
     labels; the mean loss of either counts alike), and `replay_rows_per_step` general rows, whose loss is the
-    divergence from the first base, times `replay_weight`. Many general prompts guard better than a few that
+    divergence from the model that the round starts from, times `replay_weight`. Many general prompts guard better than a few that
     come often: these are learned by heart.
 
     Rows that are wordings of one fact share its place: each epoch draws one of them, so that more wordings cost
@@ -33,7 +33,7 @@ class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     earlier_rows_per_step: int = 8
     replay_rows_per_step: int = 12
     replay_rows: int = 600  # how many of the given general prompts are used at most
-    replay_answer_tokens: int = 16  # length of the base's own answers, on which the divergence is taken
+    replay_answer_tokens: int = 16  # length of the first base's answers, on which the divergence is taken
     replay_weight: float = 3.0
     row_tokens: int = 1024  # a longer row loses its oldest turns; if that is not enough, it is left out
     seed: int = 0

@@ -17,8 +17,8 @@ class TrainMethod(Protocol):
     came of it.
 
     `replay_prompts` are general questions whose answers must not change (not people's words), `earlier` the
-    rows of former rounds, `reference_dir` the domain's first base (None: `model_dir` is it), `answers_dir`
-    where its answers to general prompts are kept. What `checkpoint_dir` holds is taken up again, with the
+    rows of former rounds, `reference_dir` the domain's first base (None: `model_dir` is it), whose answers to
+    the general prompts are taken, `answers_dir` where they are kept. What `checkpoint_dir` holds is taken up again, with the
     result of a run that was never interrupted. Raises Invalid if the model or the rows cannot be trained.
     """
 

@@ -1,5 +1,5 @@
-"""The training loop of the LoRA method: new rows by their words, general rows by the first base's
-distributions."""
+"""The training loop of the LoRA method: new rows by their words, general rows by the distributions of the
+model that is trained, as it was."""
 
 import hashlib
 import statistics
@@ -21,7 +21,7 @@ from workers.trainer.losses import label_loss, soft_loss
 from workers.trainer.merge import write_merged
 from workers.trainer.packed import LowerStates, PackedModel, check_forward, deterministic, training_dtype
 from workers.trainer.plan import Step, learning_rate, plan_steps
-from workers.trainer.reference import General, general_rows
+from workers.trainer.reference import General, final_states, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
 from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Progress, Row, TrainingResult
@@ -40,8 +40,7 @@ class Prepared:
     earlier_from: int
     replay_from: int
     states: LowerStates
-    wanted: list[torch.Tensor]  # of each general row (answer tokens, width): what the first base's output layer saw
-    wanted_head: torch.Tensor
+    wanted: list[torch.Tensor]  # of each general row (answer tokens, width): what the output layer saw before
     steps: list[Step]
 
     def numbers(self, step: Step) -> list[int]:
@@ -209,15 +208,18 @@ def _prepare(
         raise Invalid(f"recipe.row_tokens must not be above the model's window of {model.window} tokens")
     prefix = shared_prefix(everything)
     check_forward(model, everything, prefix)
-    states, head = LowerStates.computed(model, [*fresh, *old], prefix, parts), model.head
-    if general is not None and general.frozen == model.frozen_digest():
-        states = states.joined(general.lower.to(device))
-    elif general is not None:
-        states = states.joined(LowerStates.computed(model, general.rows, prefix, parts))
-        head = load_reference().head
-    wanted = [row.to(device) for row in general.final] if general is not None else []
+    states = LowerStates.computed(model, [*fresh, *old], prefix, parts)
+    wanted: list[torch.Tensor] = []
+    if general is not None:
+        same_below = general.frozen == model.frozen_digest()
+        lower = general.lower.to(device) if same_below else LowerStates.computed(model, general.rows, prefix, parts)
+        if reference_dir is None:
+            wanted = [row.to(device) for row in general.final]
+        else:
+            wanted = final_states(model, general.rows, lower, parts)
+        states = states.joined(lower)
     adapter = add_adapter(model.model, model.upper_layers(), recipe)
-    return Prepared(model, adapter, everything, prefix, len(fresh), len(fresh) + len(old), states, wanted, head, steps)
+    return Prepared(model, adapter, everything, prefix, len(fresh), len(fresh) + len(old), states, wanted, steps)
 
 
 def _name_of_run(prepared: Prepared, recipe: LoraRecipe, model_dir: Path, reference_dir: Path) -> str:
@@ -355,7 +357,7 @@ def _one_part(
         kept = label_loss(states[1], model.head, targets[1]) * (own[1] / answers[1])
     if general:
         wanted = torch.cat([prepared.wanted[number - prepared.replay_from] for number in general])
-        divergence = soft_loss(states[2], model.head, wanted, prepared.wanted_head) * (own[2] / answers[2])
+        divergence = soft_loss(states[2], model.head, wanted) * (own[2] / answers[2])
     gradients = torch.autograd.grad(loss + kept + recipe.replay_weight * divergence, parameters)
     return _Part(float(loss.detach()), float(divergence.detach()), gradients, len(packed.ids))
 

@@ -39,16 +39,14 @@ class _LabelLoss(torch.autograd.Function):
 
 class _SoftLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor, wanted_head: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         count = len(wanted)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
         for first in range(0, count, ROWS_AT_ONCE):
             rows = slice(first, first + ROWS_AT_ONCE)
             log_p = functional.linear(hidden[rows], head).float().log_softmax(-1)
-            log_q = functional.linear(wanted[rows], wanted_head).float().log_softmax(-1)
+            log_q = functional.linear(wanted[rows], head).float().log_softmax(-1)
             q = log_q.exp()
             total += torch.dot(q.flatten(), log_q.sub_(log_p).flatten())
             gradient[rows] = log_p.exp_().sub_(q).to(head.dtype) @ head
@@ -57,9 +55,9 @@ class _SoftLoss(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * (outputs[0] / ctx.count).to(gradient.dtype), None, None, None
+        return gradient * (outputs[0] / ctx.count).to(gradient.dtype), None, None
 
 
 def label_loss(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -69,14 +67,12 @@ def label_loss(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) 
     return loss
 
 
-def soft_loss(
-    hidden: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor, wanted_head: torch.Tensor
-) -> torch.Tensor:
-    """Mean Kullback-Leibler divergence in nats from the distributions that `wanted_head` makes of `wanted` to
-    those that `head` makes of `hidden`; both are (K, width), normed.
+def soft_loss(hidden: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean Kullback-Leibler divergence in nats from the distributions that `head` makes of `wanted` to those that
+    it makes of `hidden`; both are (K, width), normed.
 
     The states are kept and not the probabilities, which take 85 times the memory with a vocabulary of 49,152
     words and a width of 576.
     """
-    loss: torch.Tensor = _SoftLoss.apply(hidden, head, wanted, wanted_head)  # type: ignore[no-untyped-call]
+    loss: torch.Tensor = _SoftLoss.apply(hidden, head, wanted)  # type: ignore[no-untyped-call]
     return loss

@@ -1,8 +1,10 @@
-"""What the domain's first base says to general prompts: the text (greedy) and, for each of its tokens, the
-distribution.
+"""What the domain's first base says to general prompts (greedy), and the distribution that a model gives for each of
+these tokens before it is trained.
 
 Training towards these distributions, and not towards the words alone, is what keeps general ability
-(measured; the idea is distillation as a guard against forgetting, Li & Hoiem 2016, arXiv 1606.09282).
+(measured; the idea is distillation as a guard against forgetting, Li & Hoiem 2016, arXiv 1606.09282). They are
+those of the model that the round starts from, as in the paper and as the gate compares: held to the first base's
+instead, a second round spent itself on going back, and lost more than it kept (measured).
 """
 
 import copy
@@ -10,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,11 @@ from safetensors.torch import save_file
 from streams.recipes import LoraRecipe
 from workers.trainer.general import chosen_prompts, kept_place
 from workers.trainer.packed import LowerStates, PackedModel
-from workers.trainer.rows import EncodedRow, common_start, prompt_ids, special_texts
+from workers.trainer.rows import EncodedRow, common_start, pack, prompt_ids, special_texts
+from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Row
+
+ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,9 @@ def answer_prompts(
             lower[number] = entering[place, width - len(prompts[number]) : width - shared + end - 1].clone()
             final[number] = leaving[place, :end].clone()
     everyone = range(len(prompts))
-    prefix = begun.hidden_states[model.first_upper][0] if begun is not None else entering.new_empty(0, entering.shape[2])
+    prefix = (
+        begun.hidden_states[model.first_upper][0] if begun is not None else entering.new_empty(0, entering.shape[2])
+    )
     states = LowerStates(prefix, [lower[number] for number in everyone])
     return General(
         [rows[number] for number in everyone], states, [final[number] for number in everyone], model.frozen_digest()
@@ -132,6 +140,21 @@ def general_rows(
     if place is not None:
         _write(general, place)
     return general
+
+
+def final_states(
+    model: PackedModel, rows: Sequence[EncodedRow], lower: LowerStates, parts: SideBySide
+) -> list[torch.Tensor]:
+    """What the output layer of `model`, as it stands, sees of each row: (answer tokens, width). lower: of these
+    rows. Must run after `model.use_packs()`, and before any adapter is put in."""
+
+    def final(numbers: range) -> list[torch.Tensor]:
+        packed = pack([rows[number] for number in numbers], len(lower.prefix), model.device)
+        with torch.no_grad():
+            return list(torch.split(model.upper(lower.of(numbers), packed), list(packed.answers)))
+
+    packs = [range(first, min(first + ROWS_AT_ONCE, len(rows))) for first in range(0, len(rows), ROWS_AT_ONCE)]
+    return [row for found in parts.run([partial(final, numbers) for numbers in packs]) for row in found]
 
 
 def _write(general: General, place: Path) -> None:
