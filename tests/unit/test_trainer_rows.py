@@ -137,7 +137,7 @@ def test_a_steps_rows_are_dealt_so_that_the_parts_cost_nearly_the_same(parts: in
     rows = [EncodedRow(tuple(range(5 + 7 * number % 40)), 3, number) for number in range(20)]
     model = cast(PackedModel, SimpleNamespace(head_share=0.5))
     nothing = torch.zeros(0)
-    prepared = Prepared(model, Adapter({}, LoraRecipe()), rows, 2, 8, 14, LowerStates(nothing, []), [], nothing, [])
+    prepared = Prepared(model, Adapter({}, LoraRecipe()), rows, 2, 8, 14, LowerStates(nothing, []), [], [])
     heaps = prepared.dealt(range(20), parts)
     assert sorted(number for heap in heaps for number in heap) == list(range(20))
     costs = [sum(map(prepared.cost, heap)) for heap in heaps]
