@@ -14,8 +14,8 @@ class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Every step holds `batch_rows` new rows and `earlier_rows_per_step` rows of earlier rounds (their words as
     labels; the mean loss of either counts alike), and `replay_rows_per_step` general rows, whose loss is the
-    divergence from the model that the round starts from, times `replay_weight`. Many general prompts guard better than a few that
-    come often: these are learned by heart.
+    divergence from the model that the round starts from, times `replay_weight`. Many general prompts guard better
+    than a few that come often: these are learned by heart.
 
     Rows that are wordings of one fact share its place: each epoch draws one of them, so that more wordings cost
     no more steps.

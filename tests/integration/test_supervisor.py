@@ -202,8 +202,10 @@ def _state(home: Path, name: str) -> str:
 
 def test_a_process_that_always_dies_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "BACKOFF_FIRST_S", 0.05)
-    dying = Process("dying", python("import time; time.sleep(0.05)"))
-    with running(tmp_path, serving("door", tmp_path), dying):
+    may_die = tmp_path / "may_die"  # one that dies before everything is up ends the start instead
+    code = "import os, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)"
+    with running(tmp_path, serving("door", tmp_path), Process("dying", python(code, may_die))):
+        may_die.touch()
         eventually(lambda: status(tmp_path).processes[1].restarts >= 3, "it is tried again and again", 20)
         assert _state(tmp_path, "door") == "ready"
         assert status(tmp_path).processes[0].restarts == 0
