@@ -3,8 +3,8 @@
 `python lightllm_protocol_server.py DIALECT FLAGS…`: DIALECT is 1.2.0 (August 2026) or 1.0.1 (July 2025); FLAGS are LightLLM's own,
 and an unknown one ends it, as argparse does there. Like the real launcher it has a child process that ignores SIGTERM.
 
-What it says is drawn from the prompt and the seed; to a golden prompt it gives the model folder's golden answer. Words in a
-prompt ask for trouble: BUSY (no room), BREAK (the connection goes in mid-stream).
+What it says is drawn from the prompt, and anew each time unless greedily; to a golden prompt it gives the model folder's golden
+answer. Words in a prompt ask for trouble: BUSY (no room), BREAK (the connection goes in mid-stream).
 """
 
 import argparse
@@ -75,14 +75,16 @@ class Model:
         most = int(parameters["max_new_tokens"])
         if not 0 < parameters.get("top_p", 1.0) <= 1:
             raise Refused("top_p must be in (0, 1]")
-        if len(ids) + most > self.given.max_req_total_len - RESERVED_TOKENS:
+        room = self.given.max_req_total_len - RESERVED_TOKENS - len(ids)
+        if room < (1 if self.new else most):
             raise Refused("the input prompt token len is too long")
+        most = min(most, room)
         greedy = not parameters.get("do_sample", True) or parameters.get("temperature", 1.0) < 1e-5
         if greedy and tuple(ids) in self.golden:
             line = self.golden[tuple(ids)]
             said = list(zip(line["token_ids"], line["logprobs"], strict=True))
             return said[:most], "stop" if len(said) < most else "length"
-        draw = random.Random(f"{ids} {'' if greedy else parameters.get('seed', time.time_ns())}")
+        draw = random.Random(f"{ids} {'' if greedy else time.time_ns()}")
         return [(draw.randrange(300, 40000), -draw.random()) for _ in range(most)], "length"
 
     def text(self, tokens: list[tuple[int, float]]) -> list[str]:
@@ -152,8 +154,6 @@ class Handler(BaseHTTPRequestHandler):
             "temperature": body.get("temperature", 1.0),
             "top_p": body.get("top_p", 1.0),
         }
-        if new and "seed" in body:
-            parameters["seed"] = body["seed"]
         model = body.get("model", "default")  # its reply repeats the request's word, whatever serves
         try:
             ids = self.model.ids(prompt)

@@ -27,7 +27,6 @@ from workers.engines.protocol import EngineSpec
 from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
 from workers.snapshot import load, open_prompt
 
-READY_DEADLINE_S = 120.0
 NICENESS = 10  # of the engines that are examined
 SECONDS_PER_ITEM = 10.0
 NEAR_S = 60.0  # a round that time alone may start within this is near
@@ -275,11 +274,12 @@ def _examine(
                 slots=AT_ONCE,
                 threads=HEAVY_THREADS,
                 niceness=NICENESS,
+                lightllm=context.settings.lightllm,
             )
             engine = make_engine(spec, secrets.token_urlsafe())
             engines.callback(engine.stop)
             engine.start()
-            engine.ready(READY_DEADLINE_S)
+            engine.ready(engine.start_deadline_s)
             endpoint = Endpoint(engine.base_url, engine.key, spec.model_name)
             exams.append(Exam(endpoint, model_dir, [question.item for question in questions]))
         deadline_s = 60.0 + SECONDS_PER_ITEM * sum(len(exam.items) for exam in exams)

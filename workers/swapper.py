@@ -20,7 +20,7 @@ from workers.context import Context
 from workers.engines import golden_tolerance
 from workers.models.golden import compare_with_golden
 
-READY_DEADLINE_S = 180.0
+READY_DEADLINE_S = 660.0  # longer than any engine may take to start
 DRAIN_DEADLINE_S = 120.0
 DOOR_SILENT_S = 5.0  # a door that has not been heard of for so long is gone
 

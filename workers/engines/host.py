@@ -25,7 +25,6 @@ from workers.context import Cancelled, retry
 from workers.engines import make_engine
 from workers.engines.protocol import EngineSpec
 
-READY_DEADLINE_S = 120.0
 ATTEMPTS = 4
 HEALTHY_S = 30.0
 logger = logging.getLogger("noria.engines")
@@ -88,12 +87,13 @@ class Keeper:
             model_name=self.wanted.engine_id,
             slots=self._settings.engine_slots,
             threads=self._settings.engine_threads,
+            lightllm=self._settings.lightllm,
         )
         engine = make_engine(spec, self._key)
         self._say("starting")
         engine.start()
         try:
-            engine.ready(READY_DEADLINE_S)
+            engine.ready(engine.start_deadline_s)
             self._say("ready", base_url=engine.base_url, pid=engine.pid)
             while engine.alive() and not self._stopping.wait(0.1):
                 pass

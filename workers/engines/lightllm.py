@@ -5,7 +5,7 @@ port it got, so ports are chosen here, it listens on loopback only, and being re
 """
 
 import contextlib
-import importlib.util
+import os
 import socket
 import subprocess
 import sys
@@ -20,20 +20,22 @@ from workers.engines import kept
 from workers.engines.process import get, start_child, stop_child, wait_until
 from workers.engines.protocol import EngineSpec
 
-COMMAND = (sys.executable, "-m", "lightllm.server.api_server")
 # Of a request's length LightLLM keeps 36 tokens for itself, and its prefill batch must be smaller than the whole cache.
 SPARE_TOKENS = 64
 PREFILL_TOKENS = 4096
 
 
 class LightLLMEngine:
-    """See `workers.engines.protocol.Engine`. bf16 was seen 0.09 off fp32 at most on the 135M model; 0.3 is asked of larger ones."""
+    """See `workers.engines.protocol.Engine`. bf16 was 0.13 off fp32 at most on the 135M model (H100); 0.3 is asked of larger ones.
+
+    The same model took 106 s until it was ready: a dozen processes import torch one after another, kernels are tried and compiled.
+    """
 
     golden_tolerance = 0.3
+    start_deadline_s = 600.0
 
-    def __init__(self, spec: EngineSpec, key: str, command: Sequence[str] = COMMAND) -> None:
-        """`command`: how LightLLM's api_server is started, where it lives in an environment of its own. `key` is sent and not
-        looked at: LightLLM checks none."""
+    def __init__(self, spec: EngineSpec, key: str, command: Sequence[str] = ()) -> None:
+        """`command`: what is started in place of LightLLM's api_server. `key` is sent and not looked at: LightLLM checks none."""
         self.spec = spec
         self.key = key
         self.model_name = spec.model_name
@@ -52,13 +54,28 @@ class LightLLMEngine:
         return self._child.pid if self._child else None
 
     def start(self) -> None:
-        if self._command == COMMAND and importlib.util.find_spec("lightllm") is None:
-            raise Invalid("LightLLM is not installed in this environment (deploy/lightllm.md)")
         if not (self.spec.model_dir / "model.safetensors").is_file():
             raise Invalid(f"{self.spec.model_dir.name} has no model.safetensors")
+        python = Path(sys.executable) if self.spec.lightllm is None else self.spec.lightllm / "bin" / "python"
+        if not self._command:
+            _require_lightllm(python)
         self._port, nccl_port = _free_ports(self.spec.port)
-        arguments = [*self._command, *flags(self.spec, self._port, nccl_port)]
-        self._child = start_child(Path(kept.__file__), arguments, secrets={}, stdout=None, niceness=self.spec.niceness)
+        self._child = start_child(
+            Path(kept.__file__),
+            [
+                *(self._command or (str(python), "-m", "lightllm.server.api_server")),
+                *flags(self.spec, self._port, nccl_port),
+            ],
+            environment={
+                # It starts its web server by name.
+                "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)]),
+                # On one card the processes have nothing to say to other machines.
+                "NCCL_SOCKET_IFNAME": "lo",
+                "GLOO_SOCKET_IFNAME": "lo",
+            },
+            stdout=None,
+            niceness=self.spec.niceness,
+        )
 
     def ready(self, deadline_s: float) -> None:
         deadline = time.monotonic() + deadline_s
@@ -76,7 +93,8 @@ class LightLLMEngine:
         except httpx.HTTPError as error:
             raise Unavailable(f"{self.model_name} does not generate: {type(error).__name__}") from error
         if answer.status_code != httpx.codes.OK:
-            raise Unavailable(f"{self.model_name} does not generate: {answer.status_code}")
+            # What it says is of our own prompt: nobody's words.
+            raise Unavailable(f"{self.model_name} does not generate: {answer.status_code} {answer.text[:300]}")
 
     def _answers(self) -> bool:
         health = get(f"{self.base_url}/health", self.key)
@@ -96,6 +114,17 @@ class LightLLMEngine:
     def stop(self, deadline_s: float = 10.0) -> None:
         if self._child is not None:
             stop_child(self._child, deadline_s)
+
+
+def _require_lightllm(python: Path) -> None:
+    """Raises Invalid where the environment of `python` does not hold LightLLM."""
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('lightllm') is None)"
+    try:
+        found = subprocess.run([python, "-c", look], stdin=subprocess.DEVNULL, check=False).returncode == 0
+    except OSError:
+        found = False
+    if not found:
+        raise Invalid(f"LightLLM is not installed in {python.parents[1]} (NORIA_LIGHTLLM; see deploy/lightllm.md)")
 
 
 def flags(spec: EngineSpec, port: int, nccl_port: int) -> list[str]:

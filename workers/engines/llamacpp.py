@@ -21,6 +21,7 @@ class LlamaCppEngine:
     """See `workers.engines.protocol.Engine`. F16 keeps within 0.02 of fp32 as measured; 0.05 is asked."""
 
     golden_tolerance = 0.05
+    start_deadline_s = 120.0
 
     def __init__(self, spec: EngineSpec, key: str, model_file: Path | None = None) -> None:
         """`model_file`: another GGUF than the one in the model directory, to examine it."""
@@ -55,7 +56,7 @@ class LlamaCppEngine:
         self._child = start_child(
             Path(llamacpp_server.__file__),
             [text for pair in arguments.items() for text in pair],
-            secrets={llamacpp_server.KEY_VARIABLE: self.key},
+            environment={llamacpp_server.KEY_VARIABLE: self.key},
             stdout=subprocess.PIPE,
             niceness=self.spec.niceness,
         )

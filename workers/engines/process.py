@@ -27,19 +27,19 @@ take the core from everybody else: beside a busy core, 1000 looks were slower th
 
 
 def start_child(
-    script: Path, arguments: Sequence[str], *, secrets: dict[str, str], stdout: int | None, niceness: int
+    script: Path, arguments: Sequence[str], *, environment: dict[str, str], stdout: int | None, niceness: int
 ) -> subprocess.Popen[str]:
     """Start `python script arguments…` tied to this process, as the leader of its own group.
 
-    By path, not as a module: a child should not import what its package imports. `secrets` go into its environment, not into
-    its argument list, which everybody on the machine can read.
+    By path, not as a module: a child should not import what its package imports. Secrets go into its `environment`, not
+    into its argument list, which everybody on the machine can read.
     """
     child = subprocess.Popen(
         [sys.executable, "-P", str(script), *arguments],  # -P: its folder's modules must not shadow others
         stdin=subprocess.PIPE,
         stdout=stdout,
         text=True,
-        env={**os.environ, "GOMP_SPINCOUNT": SPINS, **secrets},
+        env={**os.environ, "GOMP_SPINCOUNT": SPINS, **environment},
         start_new_session=True,  # Ctrl-C in a terminal goes to the host, which stops its engines in order
     )
     os.setpriority(os.PRIO_PROCESS, child.pid, os.nice(0) + niceness)

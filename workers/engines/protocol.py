@@ -17,6 +17,7 @@ class EngineSpec(Struct, frozen=True, kw_only=True):
     threads: int = 1
     niceness: int = 0  # of its processes: above 0, whoever waits for an answer elsewhere comes first
     port: int = 0  # 0: the operating system chooses
+    lightllm: Path | None = None  # the folder of LightLLM's own environment, if it has one
 
 
 class Engine(Protocol):
@@ -43,6 +44,10 @@ class Engine(Protocol):
     @property
     def golden_tolerance(self) -> float:
         """How far its log-probabilities may be from transformers in fp32, by its number format."""
+
+    @property
+    def start_deadline_s(self) -> float:
+        """How long it may take from `start` until it is ready."""
 
     def start(self) -> None:
         """Start the process and return at once. Raises Invalid if the model directory lacks what this engine serves."""
