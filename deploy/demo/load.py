@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct, field
 
@@ -63,16 +64,28 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def mixed(self, domain: str) -> int:
-        """How many answers are not what the release that they name says by itself to the same question (greedily)."""
-        alone: dict[tuple[str, str], str] = {}
+    def mixed(self) -> int:
+        """How many answers are not what the release that they name says to the same question (greedily).
+
+        It is asked alone and, where that is not the answer, beside others: in company an engine adds up in another order, and a
+        near tie may fall otherwise (measured: the base's answer to one question of 12).
+        """
+        says: dict[tuple[str, str], set[str]] = {}
         found = 0
         for answer in self.seen.answers:
             place = (answer.release, answer.question)
-            if place not in alone:
-                alone[place] = ask(self._door, answer.release, answer.question, PERSON).texts[0]
-            found += alone[place] != answer.text
+            if place not in says:
+                says[place] = self._says(*place, at_once=1)
+            if answer.text not in says[place]:
+                for at_once in range(2, CLIENTS + 1):
+                    says[place] |= self._says(*place, at_once)
+            found += answer.text not in says[place]
         return found
+
+    def _says(self, release: str, question: str, at_once: int) -> set[str]:
+        with ThreadPoolExecutor(at_once) as callers:
+            said = [callers.submit(ask, self._door, release, question, PERSON) for _ in range(at_once)]
+            return {one.result().texts[0] for one in said}
 
     def _ask(self, number: int) -> None:
         for question in itertools.islice(itertools.cycle(self._questions), number, None):

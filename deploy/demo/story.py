@@ -129,7 +129,7 @@ def tell(door: Door, home: Path) -> Json:
         forth_ms = roll(door, release)
     finally:
         load.stop()
-    mixed = load.mixed(DOMAIN)
+    mixed = load.mixed()
     seen = load.seen
     console.print(
         f"  during the three swaps: {seen.requests} requests, {len(seen.failures)} failed, {mixed} answers of mixed versions"

@@ -35,7 +35,7 @@ def measure(home: Path) -> list[Row]:
             time.sleep(STEADY_WINDOWS * WINDOW_S)
         finally:
             load.stop()
-        mixed = load.mixed(story.DOMAIN)
+        mixed = load.mixed()
     seen = load.seen
     releases = {answer.release for answer in seen.answers}
     assert releases == {f"{story.DOMAIN}@0", f"{story.DOMAIN}@1"}, releases

@@ -69,7 +69,7 @@ def test_a_second_domain_gets_its_release_by_http_alone_while_the_first_one_serv
     assert told["right"] >= 18
     assert load.seen.requests > 50
     assert load.seen.failures == []
-    assert load.mixed(DOMAIN) == 0
+    assert load.mixed() == 0
 
 
 def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_rest_in_clear(
