@@ -354,6 +354,26 @@ def test_lightllm_is_refused_where_it_is_not_installed(base_model: Path) -> None
         make_engine(spec, KEY).start()
 
 
+def test_lightllm_is_started_from_its_own_environment_and_finds_the_programs_of_it(
+    base_model: Path, tmp_path: Path
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    server = f'exec {sys.executable} {lightllm_protocol_server.__file__} 1.2.0 "$@"'
+    (programs / "python").write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\nshift 2\nexec started-by-name "$@"\n')
+    (programs / "started-by-name").write_text(f"#!/bin/sh\n{server}\n")
+    for program in programs.iterdir():
+        program.chmod(0o700)
+    spec = EngineSpec(kind="lightllm", model_dir=base_model, model_name=NAME, slots=2, lightllm=tmp_path)
+    engine = make_engine(spec, KEY)
+    engine.start()
+    try:
+        engine.ready(60.0)
+        assert text_of(ask(engine, "Hello"))
+    finally:
+        engine.stop()
+
+
 def test_lightllms_cache_holds_all_places_and_a_prefill_besides(base_model: Path) -> None:
     spec = EngineSpec(kind="lightllm", model_dir=base_model, model_name=NAME, slots=8, context_tokens=16384)
     _, given = lightllm_protocol_server.parse(["1.2.0", *flags(spec, 1, 2)])  # its asserts are LightLLM's own
