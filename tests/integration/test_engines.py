@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from tests.base_model import base_model
 from workers.engines import ENGINES, make_engine
 from workers.engines.lightllm import LightLLMEngine, flags
 from workers.engines.llamacpp import LlamaCppEngine
+from workers.engines.process import start_child
 from workers.engines.protocol import Engine, EngineSpec
 from workers.models.golden import compare_with_golden
 
@@ -218,6 +220,26 @@ def test_it_listens_on_loopback_only(engine: Engine) -> None:
 
 def test_all_of_it_runs_at_the_priority_it_was_given(engine: Engine) -> None:
     assert {process.nice() for process in processes_of(engine)} == {psutil.Process().nice() + 3}
+
+
+def test_a_child_has_its_priority_before_its_first_step_however_late_its_parent_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "child.py"
+    script.write_text("import os\nprint(os.nice(0))\n")
+    said: list[str] = []
+
+    class LateParent(subprocess.Popen[str]):
+        """Comes back only when the child has ended."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            said.append(self.communicate()[0])
+
+    monkeypatch.setattr(subprocess, "Popen", LateParent)
+    child = start_child(script, [], environment={}, stdout=subprocess.PIPE, niceness=3)
+    assert child.returncode == 0
+    assert said == [f"{os.nice(0) + 3}\n"]
 
 
 def test_its_key_stands_in_no_argument_list(engine: Engine) -> None:

@@ -32,18 +32,18 @@ def start_child(
     """Start `python script arguments…` tied to this process, as the leader of its own group.
 
     By path, not as a module: a child should not import what its package imports. Secrets go into its `environment`, not
-    into its argument list, which everybody on the machine can read.
+    into its argument list, which everybody on the machine can read. `nice` sets the priority before the child's first step:
+    set from here, it would come too late for what the child starts at once.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-P", str(script), *arguments],  # -P: its folder's modules must not shadow others
+    return subprocess.Popen(
+        # -P: its folder's modules must not shadow others.
+        ["nice", "-n", str(niceness), sys.executable, "-P", str(script), *arguments],
         stdin=subprocess.PIPE,
         stdout=stdout,
         text=True,
         env={**os.environ, "GOMP_SPINCOUNT": SPINS, **environment},
         start_new_session=True,  # Ctrl-C in a terminal goes to the host, which stops its engines in order
     )
-    os.setpriority(os.PRIO_PROCESS, child.pid, os.nice(0) + niceness)
-    return child
 
 
 def stop_child(child: subprocess.Popen[Any], deadline_s: float) -> None:
