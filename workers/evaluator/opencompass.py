@@ -85,12 +85,6 @@ class Exam(Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Exam({self.endpoint!r}, {len(self.items)} items)"
 
-    def sets(self) -> dict[str, list[ExamItem]]:
-        found: dict[str, list[ExamItem]] = {}
-        for item in self.items:
-            found.setdefault(item.set, []).append(item)
-        return found
-
 
 class Examiner:
     """One OpenCompass, asked as often as one likes.
@@ -225,31 +219,19 @@ class Examiner:
         return int(line)
 
 
-def _read_exam(folder: Path, number: int, exam: Exam) -> list[Row]:
-    sets = exam.sets()
-    by_item = {
-        (row.set, row.id): row for name, asked in sets.items() for row in _read_rows(folder, number, name, asked)
-    }
-    if all(row.prediction == _REFUSED for row in by_item.values()):
-        raise Unavailable(f"the engine {exam.endpoint.model_name} refused every question")
-    ordered = [by_item[item.set, item.id] for item in exam.items]
-    return [msgspec.structs.replace(row, prediction="") if row.prediction == _REFUSED else row for row in ordered]
-
-
 def _write_questions(folder: Path, number: int, exam: Exam) -> None:
-    for name, asked in exam.sets().items():
-        if len({item.id for item in asked}) != len(asked):
-            raise ValueError(f"two questions of the set {name} have the same id")
-        lines = [json.dumps({"question": item.question, _REFERENCE: _reference(item)}) for item in asked]
-        (folder / f"{_set_name(number, name)}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if len({(item.set, item.id) for item in exam.items}) != len(exam.items):
+        raise ValueError("two questions of a set have the same id")
+    lines = [json.dumps({"question": item.question, _REFERENCE: _reference(item)}) for item in exam.items]
+    (folder / f"{_dataset_name(number)}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _model_name(number: int) -> str:
     return f"engine-{number}"
 
 
-def _set_name(number: int, name: str) -> str:
-    return f"{number}-{name}"
+def _dataset_name(number: int) -> str:
+    return f"questions-{number}"
 
 
 # OpenCompass fills templates by replacing {column} over and over: a question that holds this name in braces would lose it.
@@ -261,13 +243,10 @@ def _reference(item: ExamItem) -> str:
 
 
 def _configuration(folder: Path, exams: Sequence[Exam]) -> dict[str, Any]:
-    """Data only: with neither "infer" nor "eval" section, OpenCompass asks all sets in one process."""
+    """Data only: with neither "infer" nor "eval" section, OpenCompass asks everything in one process. All questions of an engine
+    are one dataset, whatever their set, since it waits for the last answer of one before it begins the next."""
     combinations = [
-        {
-            "models": [_model(exam, number)],
-            "datasets": [_dataset(folder, _set_name(number, name)) for name in exam.sets()],
-        }
-        for number, exam in enumerate(exams)
+        {"models": [_model(exam, number)], "datasets": [_dataset(folder, number)]} for number, exam in enumerate(exams)
     ]
     every: dict[str, Any] = {"models": [], "datasets": [], "model_dataset_combinations": combinations}
     for combination in combinations:
@@ -276,7 +255,8 @@ def _configuration(folder: Path, exams: Sequence[Exam]) -> dict[str, Any]:
     return every
 
 
-def _dataset(folder: Path, name: str) -> dict[str, Any]:
+def _dataset(folder: Path, number: int) -> dict[str, Any]:
+    name = _dataset_name(number)
     ask_as_it_is = {"round": [{"role": "HUMAN", "prompt": "{question}"}]}
     return {
         "abbr": name,
@@ -306,13 +286,13 @@ def _model(exam: Exam, number: int) -> dict[str, Any]:
         },
         "query_per_second": 1000,  # it holds to one a second by itself
         "max_workers": AT_ONCE,
-        "batch_size": 100_000,  # a whole set at a time: it waits for the last answer of a batch
+        "batch_size": 100_000,  # all at a time: it waits for the last answer of a batch too
         "retry": 2,
         "timeout": 60,
         "temperature": 0,
         "max_out_len": ANSWER_TOKENS,
         "max_seq_len": NO_LIMIT,
-        # One refused question would fail its whole set.
+        # One refused question would fail the whole exam.
         "status_code_mappings": {"400": _REFUSED},
         "run_cfg": {"num_gpus": 0},
     }
@@ -369,25 +349,29 @@ class _Prediction(Struct):
     prediction: str
 
 
-def _read_rows(folder: Path, number: int, name: str, asked: Sequence[ExamItem]) -> list[Row]:
-    """Join OpenCompass's two files of a set with its questions, by place. Raises Unavailable unless they are complete."""
-    predictions = _read(folder, "predictions", number, name, dict[str, _Prediction])
-    details = _read(folder, "results", number, name, _Result).details
+def _read_exam(folder: Path, number: int, exam: Exam) -> list[Row]:
+    """Join OpenCompass's two files of an exam with its questions, by place. Raises Unavailable unless they are complete."""
+    predictions = _read(folder, "predictions", number, dict[str, _Prediction])
+    details = _read(folder, "results", number, _Result).details
+    asked = exam.items
     if list(predictions) != [str(place) for place in range(len(asked))] or len(details) != len(asked):
         raise Unavailable(
-            f"OpenCompass answered {len(predictions)} and scored {len(details)} of {len(asked)} questions of the set {name}"
+            f"OpenCompass answered {len(predictions)} and scored {len(details)} of {len(asked)} questions"
         )
+    said = [predictions[str(place)].prediction for place in range(len(asked))]
+    if all(answer == _REFUSED for answer in said):
+        raise Unavailable(f"the engine {exam.endpoint.model_name} refused every question")
     return [
-        Row(item.id, item.set, all(detail.correct) and bool(detail.correct), predictions[str(place)].prediction)
-        for place, (item, detail) in enumerate(zip(asked, details, strict=True))
+        Row(item.id, item.set, all(detail.correct) and bool(detail.correct), "" if answer == _REFUSED else answer)
+        for item, detail, answer in zip(asked, details, said, strict=True)
     ]
 
 
-def _read(folder: Path, part: str, number: int, name: str, kind: type[Kind]) -> Kind:
-    found = list((folder / "out").glob(f"*/{part}/{_model_name(number)}/{_set_name(number, name)}.json"))
+def _read(folder: Path, part: str, number: int, kind: type[Kind]) -> Kind:
+    found = list((folder / "out").glob(f"*/{part}/{_model_name(number)}/{_dataset_name(number)}.json"))
     if len(found) != 1:
-        raise Unavailable(f"OpenCompass left no {part} of the set {name}: {_error_type(folder / 'said.txt')}")
+        raise Unavailable(f"OpenCompass left no {part}: {_error_type(folder / 'said.txt')}")
     try:
         return msgspec.json.decode(found[0].read_bytes(), type=kind)
     except msgspec.DecodeError as error:
-        raise Unavailable(f"OpenCompass left {part} of the set {name} that cannot be read") from error
+        raise Unavailable(f"OpenCompass left {part} that cannot be read") from error
