@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from transformers import AutoModelForCausalLM
 from streams.errors import Invalid
 from streams.recipes import LoraRecipe
 from tests.unit import trainer_tiny as tiny
+from workers.cores import fast_precision
 from workers.trainer import METHODS, reference
 from workers.trainer.checkpoint import NAME
-from workers.trainer.general import kept_place
+from workers.trainer.general import answers_folder, general_prompts, kept_place
 from workers.trainer.loop import load_tokenizer, train_lora
 from workers.trainer.losses import label_loss, soft_loss
 from workers.trainer.packed import ROUNDING, PackedModel, check_forward
@@ -326,7 +329,7 @@ def test_the_first_bases_answers_are_written_once_and_make_the_same_adapter(
     train(base, plain)
     train(base, first, answers=kept)
     (file,) = kept.iterdir()
-    assert file == kept_place(kept, base.name, tiny.GENERAL, tiny.RECIPE, "torch.float32")
+    assert file == kept_place(kept, base.name, tiny.GENERAL, tiny.RECIPE, "float32")
     monkeypatch.setattr(reference, "answer_prompts", pytest.fail)
     train(base, second, answers=kept)
     assert adapter_bytes(plain) == adapter_bytes(first) == adapter_bytes(second)
@@ -360,20 +363,53 @@ def test_general_prompts_may_begin_apart_or_be_the_same(base: Path, prompts: lis
 
 
 def test_what_is_kept_is_of_one_base_one_choice_of_prompts_and_one_way_to_compute_it(tmp_path: Path) -> None:
-    def place(base: str = "one", first: int = 0, dtype: str = "torch.float32", **changes: float) -> Path:
+    def place(base: str = "one", first: int = 0, precision: str = "float32", **changes: float) -> Path:
         recipe = msgspec.structs.replace(tiny.RECIPE, **changes)
-        return kept_place(tmp_path, base, tiny.GENERAL[first:], recipe, dtype)
+        return kept_place(tmp_path, base, tiny.GENERAL[first:], recipe, precision)
 
     others = [
         place("another"),
         place(first=1),
-        place(dtype="torch.bfloat16"),
+        place(precision="bfloat16"),
         place(replay_answer_tokens=7),
         place(replay_rows=2),
         place(upper_layers=0.25),
     ]
     assert len({place(), *others}) == 1 + len(others)
     assert place(learning_rate=1.0) == place()
+
+
+def test_that_answers_are_there_already_is_known_without_loading_torch(tmp_path: Path) -> None:
+    place = kept_place(answers_folder(tmp_path), "one", general_prompts(), LoraRecipe(), fast_precision())
+    place.parent.mkdir(parents=True)
+    place.touch()
+    said = (
+        "import sys; from pathlib import Path; from workers.trainer.answers import prepare;"
+        "print(prepare(Path(sys.argv[1]), Path('one')), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", said, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_precision_is_the_one_that_torch_finds_fast() -> None:
+    able = torch.cpu.get_capabilities()
+    in_bf16 = able.get("avx512_bf16") or able.get("amx_bf16")
+    assert fast_precision() == ("bfloat16" if in_bf16 else "float32")
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("avx2 avx512f avx512_bf16", "bfloat16"),
+        ("amx_bf16", "bfloat16"),
+        ("avx2 avx512f", "float32"),
+        ("no_avx512_bf16_here", "float32"),
+    ],
+)
+def test_the_precision_follows_the_processors_flags(tmp_path: Path, flags: str, precision: str) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: avx512_bf16\nflags\t\t: fpu {flags}\nbugs\t\t:\n")
+    assert fast_precision(tmp_path / "cpuinfo") == precision
+    assert fast_precision(tmp_path / "none") == "float32"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -13,23 +13,25 @@ from pathlib import Path
 from streams.errors import Invalid
 from streams.recipes import LoraRecipe
 from streams.settings import home_of
-from workers.cores import HEAVY_THREADS
+from workers.cores import HEAVY_THREADS, fast_precision
 from workers.trainer.general import answers_folder, general_prompts, kept_place
 
 
 def prepare(home: Path, model_dir: Path) -> bool:
     """Write the answers of the model under the default recipe; False if they are there. Raises Invalid."""
+    recipe, prompts, folder = LoraRecipe(), general_prompts(), answers_folder(home)
+    precision = fast_precision()
+    if kept_place(folder, model_dir.name, prompts, recipe, precision).exists():
+        return False
+    # Not before: it takes some seconds, at every start of Noria.
     import torch
 
     from workers.trainer.loop import load_tokenizer
     from workers.trainer.packed import PackedModel, training_dtype
     from workers.trainer.reference import general_rows
 
-    recipe, prompts, folder = LoraRecipe(), general_prompts(), answers_folder(home)
     device = torch.device("cpu")
-    dtype = training_dtype("auto", device)
-    if kept_place(folder, model_dir.name, prompts, recipe, str(dtype)).exists():
-        return False
+    dtype = training_dtype(precision, device)
     torch.set_num_threads(HEAVY_THREADS)
     load = partial(PackedModel, model_dir, recipe.upper_layers, dtype, device)
     general_rows(load, load_tokenizer(model_dir), model_dir.name, prompts, recipe, dtype, folder)

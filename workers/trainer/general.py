@@ -23,8 +23,8 @@ def chosen_prompts(prompts: Sequence[str], recipe: LoraRecipe) -> list[str]:
     return random.Random(f"general {recipe.seed}").sample(asked, min(recipe.replay_rows, len(asked)))
 
 
-def kept_place(folder: Path, base_name: str, prompts: Sequence[str], recipe: LoraRecipe, dtype: str) -> Path:
-    """The file of what a base makes of the recipe's prompts, computed in `dtype`."""
+def kept_place(folder: Path, base_name: str, prompts: Sequence[str], recipe: LoraRecipe, precision: str) -> Path:
+    """The file of what a base makes of the recipe's prompts, computed in `precision` (as torch names it)."""
     asked = [
         LAYOUT,
         base_name,
@@ -32,7 +32,7 @@ def kept_place(folder: Path, base_name: str, prompts: Sequence[str], recipe: Lor
         recipe.replay_answer_tokens,
         recipe.row_tokens,
         recipe.upper_layers,
-        dtype,
+        precision,
     ]
     return folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}.safetensors"
 

@@ -129,7 +129,8 @@ def general_rows(
     taken from the folder `kept`, or written there. `name` tells bases apart; `load` gives the base, when it is
     needed.
     """
-    place = kept_place(kept, name, prompts, recipe, str(dtype)) if kept is not None else None
+    precision = str(dtype).removeprefix("torch.")
+    place = kept_place(kept, name, prompts, recipe, precision) if kept is not None else None
     if place is not None and place.exists():
         return _read(place)
     limit = recipe.row_tokens - recipe.replay_answer_tokens
