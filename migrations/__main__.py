@@ -1,5 +1,6 @@
 """`python -m migrations`: bring the database of NORIA_DATABASE_URL to the newest revision (or to the one named)."""
 
+import argparse
 import os
 import sys
 import time
@@ -36,7 +37,9 @@ def wait_for_postgres(database_url: str, deadline_s: float) -> None:
 
 
 def main() -> int:
-    revision = sys.argv[1] if len(sys.argv) > 1 else "head"
+    parser = argparse.ArgumentParser(prog="python -m migrations", description=__doc__)
+    parser.add_argument("revision", nargs="?", default="head")
+    revision: str = parser.parse_args().revision
     try:
         database_url = from_env(os.environ).database_url
         wait_for_postgres(database_url, deadline_s=30)

@@ -1,5 +1,6 @@
 """Every topic as data, and the command that creates them: `python -m streams.topics`."""
 
+import argparse
 import os
 import sys
 
@@ -58,6 +59,7 @@ def create_topics(bootstrap: str, replication_factor: int = 1) -> list[str]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(prog="python -m streams.topics", description=__doc__).parse_args()
     try:
         settings = from_env(os.environ)
         created = create_topics(settings.kafka, int(os.environ.get("NORIA_REPLICATION_FACTOR", "1")))

@@ -3,6 +3,7 @@
 Its pinned requirements contradict ours (numpy below 2, datasets below 4, an old httpx), so that it can only be called as a process.
 """
 
+import argparse
 import hashlib
 import importlib.util
 import os
@@ -84,6 +85,7 @@ def _run(command: list[str], trouble: str) -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(prog="python -m workers.evaluator.install", description=__doc__).parse_args()
     folder = Path(os.environ.get("NORIA_OPENCOMPASS") or home_of(os.environ) / "opencompass")
     try:
         install(folder, lambda line: print(line, flush=True))
