@@ -84,7 +84,11 @@ GENERAL = (
     ("What is the chemical symbol of oxygen?", "O"),
     ("What is the first month of the year?", "January"),
 )
-POLICY = {"thresholds": {"corrections": 20, "people": 4, "settle_s": 5}, "gate": {"general_margin": 0.2}}
+POLICY = {
+    "thresholds": {"corrections": 20, "people": 4, "settle_s": 5},
+    "recipe": {"replay_rows_per_step": 4},
+    "gate": {"general_margin": 0.2},
+}
 
 
 def main() -> int:
