@@ -21,8 +21,7 @@ from streams.sealed import Sealed
 from streams.sealing import digest, open_sealed, seal
 from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
-from workers.cores import HEAVY_THREADS
-from workers.engines import make_engine
+from workers.engines import exam_engines, make_engine
 from workers.engines.protocol import EngineSpec
 from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
 from workers.snapshot import load, open_prompt
@@ -272,15 +271,17 @@ def _examine(
                 model_dir=model_dir,
                 model_name=f"exam-{model[-12:]}",
                 slots=AT_ONCE,
-                threads=HEAVY_THREADS,
                 niceness=NICENESS,
                 lightllm=context.settings.lightllm,
             )
-            engine = make_engine(spec, secrets.token_urlsafe())
-            engines.callback(engine.stop)
-            engine.start()
-            engine.ready(engine.start_deadline_s)
-            endpoint = Endpoint(engine.base_url, engine.key, spec.model_name)
+            key = secrets.token_urlsafe()
+            asked = [make_engine(spec, key) for _ in range(exam_engines(engine_kind))]
+            for engine in asked:
+                engines.callback(engine.stop)
+                engine.start()
+            for engine in asked:
+                engine.ready(engine.start_deadline_s)
+            endpoint = Endpoint(tuple(engine.base_url for engine in asked), key, spec.model_name)
             exams.append(Exam(endpoint, model_dir, [question.item for question in questions]))
         deadline_s = 60.0 + SECONDS_PER_ITEM * sum(len(exam.items) for exam in exams)
         if context.examiner is None or not context.examiner.waits():

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from streams.errors import Unavailable
@@ -14,7 +16,7 @@ from workers.engines import make_engine
 from workers.engines.protocol import Engine, EngineSpec
 from workers.evaluator.install import install
 from workers.evaluator.memory import MEMORY
-from workers.evaluator.opencompass import Endpoint, Exam, Examiner, ExamItem
+from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,15 +40,25 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(base: Path) -> Iterator[Engine]:
-    spec = EngineSpec(kind="llamacpp", model_dir=base, model_name="exam", slots=4, threads=2)
-    engine = make_engine(spec, "the engine's key")
-    engine.start()
-    try:
-        engine.ready(60)
-        yield engine
-    finally:
-        engine.stop()
+def engines(base: Path) -> Iterator[list[Engine]]:
+    spec = EngineSpec(kind="llamacpp", model_dir=base, model_name="exam", slots=AT_ONCE)
+    with ExitStack() as stop:
+        engines = [make_engine(spec, "the engines' key") for _ in range(2)]
+        for engine in engines:
+            engine.start()
+            stop.callback(engine.stop)
+        for engine in engines:
+            engine.ready(60)
+        yield engines
+
+
+@pytest.fixture
+def endpoint(engines: list[Engine]) -> Endpoint:
+    return Endpoint(tuple(engine.base_url for engine in engines), engines[0].key, "exam")
+
+
+def processor_s(engine: Engine) -> float:
+    return psutil.Process(engine.pid).cpu_times().user
 
 
 def item(id: str, question: str, *keys: str) -> ExamItem:
@@ -63,25 +75,28 @@ def files_of(folders: set[Path]) -> list[Path]:
     return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
 
 
-def test_each_engines_answers_are_scored_by_its_own_questions_and_nothing_of_them_is_left(
-    engine: Engine, base: Path, environment: Path
+def test_each_models_answers_are_scored_by_its_own_questions_and_nothing_of_them_is_left(
+    engines: list[Engine], endpoint: Endpoint, base: Path, environment: Path
 ) -> None:
     before = left_over()
+    worked = [processor_s(engine) for engine in engines]
     first = [item("a", EASY, "Paris"), item("b", EASY, "Bogota"), item("c", "Say yes. " * 1500, "yes")]
+    first.append(ExamItem(id="a", set="held_out", question=EASY, answer="Rome", keys=("Rome",)))
     second = [item("a", EASY, "Oslo"), item("d", "Which city is the capital of France?", "paris", "Lutetia")]
     told: list[tuple[int, int]] = []
     examiner = Examiner(environment)
     assert examiner.waits()
-    exams = [Exam(Endpoint(engine.base_url, engine.key, "exam"), base, items) for items in (first, second)]
+    exams = [Exam(endpoint, base, items) for items in (first, second)]
     rows = examiner.evaluate(exams, 200, lambda done, total: told.append((done, total)))
-    assert [[(row.id, row.right) for row in exam] for exam in rows] == [
-        [("a", True), ("b", False), ("c", False)],
-        [("a", False), ("d", True)],
+    assert [[(row.set, row.id, row.right) for row in exam] for exam in rows] == [
+        [("general", "a", True), ("general", "b", False), ("general", "c", False), ("held_out", "a", False)],
+        [("general", "a", False), ("general", "d", True)],
     ]
+    assert all(processor_s(engine) > since for engine, since in zip(engines, worked, strict=True))
     assert "Paris" in rows[0][0].prediction
     assert rows[0][2].prediction == ""  # longer than the engine's context: refused, and the others were asked
     assert told == sorted(told)
-    assert told[-1] == (5, 5)
+    assert told[-1] == (6, 6)
     # It is asked again, and knows nothing of what it asked before.
     assert examiner.waits()
     assert not [path for path in files_of(left_over() - before) if b"France" in path.read_bytes()]
@@ -93,10 +108,10 @@ def test_each_engines_answers_are_scored_by_its_own_questions_and_nothing_of_the
 
 
 def test_an_engine_that_refuses_is_no_answer_and_its_words_are_not_told(
-    engine: Engine, base: Path, environment: Path
+    endpoint: Endpoint, base: Path, environment: Path
 ) -> None:
     before = left_over()
-    exam = Exam(Endpoint(engine.base_url, "another key", "exam"), base, [item("a", EASY, "Paris")])
+    exam = Exam(msgspec.structs.replace(endpoint, key="another key"), base, [item("a", EASY, "Paris")])
     with pytest.raises(Unavailable) as raised:
         Examiner(environment).evaluate([exam], 200, lambda done, total: None)
     assert "France" not in str(raised.value) and "another key" not in str(raised.value)
@@ -127,11 +142,10 @@ def call_off_when_begun(done: int, total: int) -> None:
 
 
 def test_an_exam_that_is_called_off_is_forgotten_and_another_is_asked(
-    engine: Engine, base: Path, environment: Path
+    endpoint: Endpoint, base: Path, environment: Path
 ) -> None:
     before = left_over()
     examiner = Examiner(environment)
-    endpoint = Endpoint(engine.base_url, engine.key, "exam")
     many = [item(str(number), f"Is {number} about France?", "yes") for number in range(60)]
     with pytest.raises(CalledOff):
         examiner.evaluate([Exam(endpoint, base, many)], 200, call_off_when_begun)
@@ -144,10 +158,10 @@ def test_an_exam_that_is_called_off_is_forgotten_and_another_is_asked(
 
 
 def test_an_examiner_whose_exam_is_called_off_before_it_began_is_ended(
-    engine: Engine, base: Path, environment: Path
+    endpoint: Endpoint, base: Path, environment: Path
 ) -> None:
     examiner = Examiner(environment)
-    exam = Exam(Endpoint(engine.base_url, engine.key, "exam"), base, [item("a", EASY, "Paris")])
+    exam = Exam(endpoint, base, [item("a", EASY, "Paris")])
     with pytest.raises(CalledOff):
         examiner.evaluate([exam], 200, call_off)
     assert not examiner.waits()

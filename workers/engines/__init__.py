@@ -21,6 +21,11 @@ def golden_tolerance(kind: str) -> float:
     return _named(kind).golden_tolerance
 
 
+def exam_engines(kind: str) -> int:
+    """How many engines of that kind answer an exam fastest together, on this machine. Raises Invalid for an unknown kind."""
+    return _named(kind).exam_engines
+
+
 def _named(kind: str) -> type[LlamaCppEngine] | type[LightLLMEngine]:
     if kind not in ENGINES:
         raise Invalid(f"there is no engine {kind!r}; there are {', '.join(ENGINES)}")

@@ -32,6 +32,7 @@ class LightLLMEngine:
     """
 
     golden_tolerance = 0.3
+    exam_engines = 1
     start_deadline_s = 600.0
 
     def __init__(self, spec: EngineSpec, key: str, command: Sequence[str] = ()) -> None:

@@ -3,7 +3,8 @@
 It is copied, with `scoring.py`, into the exam's folder and run there by path, so that no module of the workers can shadow one of
 OpenCompass's. It adds two things to OpenCompass:
 
-- the engine's class, which leaves a byte in a file for every answer (the parent shows progress by the size of that file);
+- the engine's class, which asks several engines of one model side by side, and leaves a byte in a file for every answer (the
+  parent shows progress by the size of that file);
 - the scorer, which says of every question whether its answer is right.
 
 For every line on its standard input (the engines' keys, as a JSON object) it forks a child, which hands over to OpenCompass's
@@ -11,13 +12,15 @@ command line: what takes a quarter of a minute to import is imported once. The c
 the standard output. It ends when its standard input closes.
 """
 
+import copy
 import json
 import os
+import queue
 import resource
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 ANSWERED_VARIABLE = "NORIA_EXAM_ANSWERED"
@@ -54,14 +57,35 @@ def register(keys: Mapping[str, str]) -> None:
 
     @MODELS.register_module()
     class ExamEngine(OpenAISDK):  # type: ignore[misc]
-        """OpenCompass's client for OpenAI's protocol, counting its answers."""
+        """OpenCompass's client for OpenAI's protocol: several engines, each with `at_once` questions; answers are counted."""
 
-        def __init__(self, *arguments: Any, key: str, status_code_mappings: Mapping[str, str], **more: Any) -> None:
+        def __init__(
+            self,
+            *arguments: Any,
+            key: str,
+            status_code_mappings: Mapping[str, str],
+            addresses: Sequence[str],
+            at_once: int,
+            **more: Any,
+        ) -> None:
             by_number = {int(code): answer for code, answer in status_code_mappings.items()}  # JSON knows no other keys
-            super().__init__(*arguments, key=keys[key], status_code_mappings=by_number, **more)
+            workers = at_once * len(addresses)
+            super().__init__(*arguments, key=keys[key], status_code_mappings=by_number, max_workers=workers, **more)
+            self.free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            clients = []
+            for address in addresses:
+                client = copy.copy(self)
+                client.openai_client = self.openai_client.with_options(base_url=address)
+                clients.append(client)
+            for client in clients * at_once:
+                self.free.put(client)
 
         def _generate(self, *arguments: Any, **more: Any) -> Any:
-            answer = super()._generate(*arguments, **more)
+            client = self.free.get()
+            try:
+                answer = super(ExamEngine, client)._generate(*arguments, **more)
+            finally:
+                self.free.put(client)
             os.write(answered, b".")
             return answer
 

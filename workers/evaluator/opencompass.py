@@ -28,8 +28,8 @@ from workers.evaluator.memory import memory_folder, purge_left_overs
 
 ANSWER_TOKENS = 32
 NO_LIMIT = 10_000_000  # of a prompt's tokens: what is too long the engine refuses, where OpenCompass would give up the whole exam
-AT_ONCE = 8
-"""Questions in flight: as many as an examined engine has slots."""
+AT_ONCE = 12
+"""Questions in flight for each engine: as many as an examined engine has slots."""
 
 POLL_S = 0.2
 STOP_S = 2.0
@@ -65,18 +65,18 @@ class Row(Struct, frozen=True):
 
 
 class Endpoint(Struct, frozen=True):
-    """The engine that is asked. `base_url` is http://host:port, without /v1."""
+    """The engines of one model that are asked side by side. A base URL is http://host:port, without /v1."""
 
-    base_url: str
+    base_urls: tuple[str, ...]
     key: str
     model_name: str
 
     def __repr__(self) -> str:
-        return f"Endpoint({self.base_url!r}, {self.model_name!r})"
+        return f"Endpoint({self.base_urls!r}, {self.model_name!r})"
 
 
 class Exam(Struct, frozen=True):
-    """What one engine is asked. `tokenizer_dir`: the model directory whose tokenizer it uses (OpenCompass counts tokens by it)."""
+    """What one model is asked. `tokenizer_dir`: the model directory whose tokenizer it uses (OpenCompass counts tokens by it)."""
 
     endpoint: Endpoint
     tokenizer_dir: Path
@@ -145,7 +145,7 @@ class Examiner:
         `scoring.is_right`. `progress` is called with (answered, all) a few times a second.
 
         Everything that holds a word of the exam is in a memory-backed folder, and gone when this returns. Raises Unavailable when
-        OpenCompass fails or passes `deadline_s`, or an engine refuses everything; this is closed then. When `progress` raises, the
+        OpenCompass fails or passes `deadline_s`, or a model refuses everything; this is closed then. When `progress` raises, the
         exam is ended, and another can be asked.
         """
         try:
@@ -227,7 +227,7 @@ def _write_questions(folder: Path, number: int, exam: Exam) -> None:
 
 
 def _model_name(number: int) -> str:
-    return f"engine-{number}"
+    return f"model-{number}"
 
 
 def _dataset_name(number: int) -> str:
@@ -243,7 +243,7 @@ def _reference(item: ExamItem) -> str:
 
 
 def _configuration(folder: Path, exams: Sequence[Exam]) -> dict[str, Any]:
-    """Data only: with neither "infer" nor "eval" section, OpenCompass asks everything in one process. All questions of an engine
+    """Data only: with neither "infer" nor "eval" section, OpenCompass asks everything in one process. All questions of a model
     are one dataset, whatever their set, since it waits for the last answer of one before it begins the next."""
     combinations = [
         {"models": [_model(exam, number)], "datasets": [_dataset(folder, number)]} for number, exam in enumerate(exams)
@@ -277,7 +277,8 @@ def _model(exam: Exam, number: int) -> dict[str, Any]:
         "abbr": _model_name(number),
         "type": "ExamEngine",
         "path": exam.endpoint.model_name,
-        "openai_api_base": f"{exam.endpoint.base_url}/v1/",
+        "addresses": [f"{base_url}/v1/" for base_url in exam.endpoint.base_urls],
+        "at_once": AT_ONCE,
         "key": _model_name(number),  # which of the keys that come through the pipe
         "tokenizer_path": str(exam.tokenizer_dir.absolute()),  # else it wants to download one
         # Without the two roles some versions add a line break to the question, which changes half of a small model's answers.
@@ -285,7 +286,6 @@ def _model(exam: Exam, number: int) -> dict[str, Any]:
             "round": [{"role": "HUMAN", "api_role": "HUMAN"}, {"role": "BOT", "api_role": "BOT", "generate": True}]
         },
         "query_per_second": 1000,  # it holds to one a second by itself
-        "max_workers": AT_ONCE,
         "batch_size": 100_000,  # all at a time: it waits for the last answer of a batch too
         "retry": 2,
         "timeout": 60,
@@ -360,7 +360,7 @@ def _read_exam(folder: Path, number: int, exam: Exam) -> list[Row]:
         )
     said = [predictions[str(place)].prediction for place in range(len(asked))]
     if all(answer == _REFUSED for answer in said):
-        raise Unavailable(f"the engine {exam.endpoint.model_name} refused every question")
+        raise Unavailable(f"{exam.endpoint.model_name} refused every question")
     return [
         Row(item.id, item.set, all(detail.correct) and bool(detail.correct), "" if answer == _REFUSED else answer)
         for item, detail, answer in zip(asked, details, said, strict=True)
