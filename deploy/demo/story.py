@@ -34,7 +34,8 @@ FACTS_A_ROUND = 48
 ROUNDS = 2
 SAMPLE = 6
 POLICY: Json = {
-    "thresholds": {"corrections": 40, "people": 3, "settle_s": 12},
+    # Six people who share one thread's engine correct in bursts: pauses of 15 s within them were seen on a slow host.
+    "thresholds": {"corrections": 40, "people": 3, "settle_s": 20},
     "gate": {"general_margin": 0.05},
 }
 ROUND_DEADLINE_S = 1500.0
