@@ -17,9 +17,9 @@ EVENTS = 2000
 KILLS = 32
 CORRECTIONS_A_ROUND = 40
 POLICY = {"thresholds": {"corrections": CORRECTIONS_A_ROUND, "people": 3, "settle_s": 0}, "rounds_per_day": 1000}
-# One chat is 31 acknowledged events: two drafts, a pick, twelve ratings with a comment each, four corrections.
-CHATS, RATINGS, CORRECTIONS = 11, 12, 4
-EXAM_REQUESTS, EXAM_ITEMS = 5, 4
+# One chat is 29 acknowledged events: two drafts, a pick, eleven ratings with a comment each, four corrections.
+CHATS, RATINGS, CORRECTIONS = 11, 11, 4
+EXAM_REQUESTS, EXAM_ITEMS = 5, 40
 SEED = 20261124
 
 
