@@ -9,7 +9,7 @@ export GOMP_SPINCOUNT = 0
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo test check format bench requirements clean
+.PHONY: help install demo test story check format bench requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -31,6 +31,9 @@ demo: $(READY)  ## the whole loop on this machine, told as a story (ONCE=1: stop
 
 test: $(READY)  ## every test, against the real Kafka and PostgreSQL
 	@$(RUN) -m pytest $(TESTS)
+
+story: $(READY)  ## the whole story, three times, and two thousand events under kill -9 (before a release; about an hour)
+	@$(RUN) -m pytest tests/story
 
 check: $(READY)  ## format, lint, types, import rules
 	@$(VENV)/bin/ruff format --check .

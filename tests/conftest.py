@@ -1,4 +1,4 @@
-"""The demo is told beside the other tests, and theirs are the last: it takes as long as all of them together."""
+"""The demo's story is told small beside the other tests, and its own tests are the last."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.supervisor import down
-from tests.local_noria import end_with, give_base_model, opencompass_folder
+from tests.local_noria import end_with, give_models, opencompass_folder
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("unit", "property", "integration", "faults", "e2e")
@@ -18,7 +18,7 @@ NICENESS = 5  # what waits for an answer within a time comes first
 
 
 class Demo:
-    """`noria demo --once`, begun at once; `told` waits for its end."""
+    """The small story, begun at once; `told` waits for its end."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -39,8 +39,8 @@ class Demo:
         down(self.home)  # it has done so itself, unless it was killed
 
     def _tell(self) -> "subprocess.CompletedProcess[str]":
-        give_base_model(self.home)
-        command = [sys.executable, "-m", "api.cli", "demo", "--once"]
+        give_models(self.home)
+        command = [sys.executable, "-m", "tests.e2e.small_story"]
         end_with_us = end_with(os.getpid())
 
         def in_child() -> None:

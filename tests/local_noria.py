@@ -6,6 +6,7 @@ names an installed one; that of this checkout's own home is used if it is there.
 
 import ctypes
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -25,10 +26,14 @@ from api.client import Address, Door
 from deploy import local
 from deploy.ports import free_port
 from deploy.supervisor import ProcessState, Supervisor, SupervisorState
+from streams.recipes import LoraRecipe
 from streams.settings import Settings, from_env
+from tests import ward
+from workers.artifacts import Artifacts
+from workers.cores import fast_precision
 from workers.evaluator.install import REQUIREMENTS
-from workers.models.base import prepare_base
-from workers.trainer.general import answers_folder
+from workers.models.base import WHEEL, prepare_base_digest
+from workers.trainer.general import answers_folder, general_prompts, kept_place
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache" / "d"
@@ -93,7 +98,7 @@ def running(home: Path, environ: Mapping[str, str] | None = None, cache: Path = 
     """
     home = home.absolute()
     take_ports(home)
-    give_base_model(home, cache)
+    give_models(home, cache)
     handed_on = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_")}
     given = {"NORIA_OPENCOMPASS": str(opencompass_folder(cache)), **(environ or {}), "NORIA_HOME": str(home)}
     log = home / "supervisor.out"
@@ -159,19 +164,41 @@ def take_ports(home: Path) -> None:
         written.write_bytes(msgspec.json.encode({name: free_port() for name in local.PREFERRED}))
 
 
-def give_base_model(home: Path, cache: Path = CACHE) -> str:
-    """The base model in the artifact store of `home`, hard-linked from the cache, with its answers; its digest."""
-    kept = prepare_base(cache / "base-model")
-    answers = [sys.executable, "-m", "workers.trainer.answers", "--home", str(cache / "base-model")]
-    subprocess.run(answers, cwd=ROOT, check=True, capture_output=True)
-    place = home / "artifacts" / "sha256" / kept.name
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.copytree(kept, place, copy_function=_link_or_copy)
-        (home / "models").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(cache / "base-model" / "models" / "index.json", home / "models" / "index.json")
-        shutil.copytree(answers_folder(cache / "base-model"), answers_folder(home), dirs_exist_ok=True)
-    return f"sha256:{kept.name}"
+def give_models(home: Path, cache: Path = CACHE) -> dict[str, str]:
+    """The base model and the ward's small one in the artifact store of `home`, hard-linked from the cache; digests by name.
+
+    No test trains by the default recipe: of the answers that it would need an empty file says that they are there already.
+    """
+    kept = cache / "base-model"
+    digests = {
+        WHEEL: prepare_base_digest(kept),
+        ward.MODEL: prepare_base_digest(kept, str(ward.base(cache / "taught"))),
+    }
+    for digest in digests.values():
+        Artifacts(home / "artifacts").put_dir(Artifacts(kept / "artifacts").path(digest))
+        place = _answers_place(home, digest)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    (home / "models" / "index.json").write_text(json.dumps(digests))
+    return digests
+
+
+def give_answers(home: Path, cache: Path = CACHE) -> None:
+    """What the base makes of the general prompts under the default recipe, for a benchmark that trains by it."""
+    kept = cache / "base-model"
+    prepare_base_digest(kept)
+    subprocess.run(
+        [sys.executable, "-m", "workers.trainer.answers", "--home", str(kept)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    shutil.copytree(answers_folder(kept), answers_folder(home), dirs_exist_ok=True)
+
+
+def _answers_place(home: Path, digest: str) -> Path:
+    name = Artifacts(home / "artifacts").path(digest).name
+    return kept_place(answers_folder(home), name, general_prompts(), LoraRecipe(), fast_precision())
 
 
 def opencompass_folder(cache: Path = CACHE) -> Path:
@@ -184,13 +211,6 @@ def opencompass_folder(cache: Path = CACHE) -> Path:
     if stamp.exists() and stamp.read_text().strip() == wanted:
         return stamp.parent
     return cache / "opencompass"
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)  # another disk
 
 
 def end_with(parent: int) -> Callable[[], None]:

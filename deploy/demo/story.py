@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
 from api.client import Door, Json, Refused, open_door
-from deploy.demo.domain import Fact, load_facts, load_general
+from deploy.demo.domain import Fact, GeneralQuestion, load_facts, load_general
 from deploy.demo.load import Load
 from deploy.demo.people import PEOPLE, Acts, ask, correct_facts, holds
 from deploy.supervisor import detach, down, status
@@ -30,14 +31,7 @@ from streams.settings import from_env, home_of
 from streams.store import open_engine
 
 DOMAIN = "road-traffic"
-FACTS_A_ROUND = 48
-ROUNDS = 2
 SAMPLE = 6
-POLICY: Json = {
-    # Six people who share one thread's engine correct in bursts: pauses of 15 s within them were seen on a slow host.
-    "thresholds": {"corrections": 40, "people": 3, "settle_s": 20},
-    "gate": {"general_margin": 0.05},
-}
 ROUND_DEADLINE_S = 1500.0
 EXAM_DEADLINE_S = 1200.0
 PROGRESS_EVERY_S = 10.0
@@ -49,9 +43,30 @@ class Refusal(Exception):
     """The round did not end in a release; the story says so and stops."""
 
 
-def main(stop_at_end: bool = False) -> int:
-    """Tell the next chapter; the exit code. `stop_at_end`: stop everything then, as without a terminal."""
+class Script(Struct, frozen=True):
+    """How much there is to tell: a round for each share of the facts."""
+
+    shares: tuple[tuple[Fact, ...], ...]
+    general: tuple[GeneralQuestion, ...]
+    policy: Json
+
+
+def whole_script() -> Script:
+    """Two rounds of 48 facts."""
+    facts, share = load_facts(), 48
+    policy = {
+        # Six people who share one thread's engine correct in bursts: pauses of 15 s within them were seen on a slow host.
+        "thresholds": {"corrections": 40, "people": 3, "settle_s": 20},
+        "gate": {"general_margin": 0.05},
+    }
+    return Script((facts[:share], facts[share : 2 * share]), load_general(), policy)
+
+
+def main(stop_at_end: bool = False, script: Script | None = None) -> int:
+    """Tell the next chapter of the script (the whole one unless another is given); the exit code. `stop_at_end`: stop everything
+    then, as without a terminal."""
     began = time.monotonic()
+    script = script or whole_script()
     stop_at_end = stop_at_end or not sys.stdout.isatty()
     home = home_of(os.environ)
     started = False
@@ -62,7 +77,7 @@ def main(stop_at_end: bool = False) -> int:
             started = True
             detach([sys.executable, "-m", "deploy.local"], home, lambda line: console.print(f"  {line}"))
         with open_door() as door:
-            report = tell(door, home)
+            report = tell(door, home, script)
         if report:
             report["seconds_total"] = round(time.monotonic() - began, 1)
             (home / "demo-report.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -83,14 +98,14 @@ def main(stop_at_end: bool = False) -> int:
             down(home)
 
 
-def tell(door: Door, home: Path) -> Json:
+def tell(door: Door, home: Path, script: Script) -> Json:
     """Tell the next chapter of the story; empty when it has been told."""
-    told = create_domain(door)
-    if told >= ROUNDS:
+    told = create_domain(door, script.policy)
+    if told >= len(script.shares):
         show_state(door)
         return {}
-    facts = load_facts()[told * FACTS_A_ROUND : (told + 1) * FACTS_A_ROUND]
-    add_exam(door, facts, first=told == 0)
+    facts = script.shares[told]
+    add_exam(door, facts, script.general if told == 0 else ())
     sample = facts[:: len(facts) // SAMPLE][:SAMPLE]
 
     chapter("1  Questions put to the live release")
@@ -171,7 +186,7 @@ def tell(door: Door, home: Path) -> Json:
     }
 
 
-def create_domain(door: Door) -> int:
+def create_domain(door: Door, policy: Json) -> int:
     """Make the domain if it is not there, wait until it answers, and return how many rounds were released."""
     with contextlib.suppress(Refused):
         door.create_domain(
@@ -179,7 +194,7 @@ def create_domain(door: Door) -> int:
                 "domain": DOMAIN,
                 "title": "Road traffic law of China",
                 "languages": ["en", "zh"],
-                "policy": POLICY,
+                "policy": policy,
             }
         )
     until = time.monotonic() + 180
@@ -190,18 +205,17 @@ def create_domain(door: Door) -> int:
     return sum(round_["step"] == "released" for round_ in door.rounds(DOMAIN))
 
 
-def add_exam(door: Door, facts: Sequence[Fact], first: bool) -> None:
-    """What nobody trains on: the held-out wordings of these facts and, once, the general quiz."""
+def add_exam(door: Door, facts: Sequence[Fact], general: Sequence[GeneralQuestion]) -> None:
+    """What nobody trains on: the held-out wordings of these facts, and the general quiz where it is not known yet."""
     items = [
         {"question": wording, "answer": fact.en.answer, "keys": list(fact.en.keys), "kind": "held_out"}
         for fact in facts
         for wording in fact.en.held_out
     ]
-    if first:
-        items += [
-            {"question": item.question, "answer": item.answer, "keys": list(item.keys), "kind": "general"}
-            for item in load_general()
-        ]
+    items += [
+        {"question": item.question, "answer": item.answer, "keys": list(item.keys), "kind": "general"}
+        for item in general
+    ]
     for start in range(0, len(items), 100):
         door.add_exam(DOMAIN, items[start : start + 100])
 

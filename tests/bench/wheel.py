@@ -14,8 +14,9 @@ from deploy.demo.domain import Fact, load_facts
 from deploy.demo.load import Load
 from deploy.demo.people import correct_facts
 from tests.bench.size import size
-from tests.local_noria import running
+from tests.local_noria import give_answers, running
 
+SCRIPT = story.whole_script()
 UNGUARDED: Json = {"replay_rows": 8, "replay_rows_per_step": 1, "replay_answer_tokens": 8}
 LEAST_FACTS = 8  # fewer could not pass the gate's test even if all were learned
 
@@ -32,8 +33,9 @@ class Turn(Struct, frozen=True):
 @contextmanager
 def fresh_domain(home: Path) -> Iterator[Door]:
     """The door of a Noria whose only domain answers with release 0."""
+    give_answers(home / "noria")
     with running(home / "noria") as noria, noria.door() as door:
-        story.create_domain(door)
+        story.create_domain(door, SCRIPT.policy)
         yield door
 
 
@@ -47,11 +49,11 @@ def turn(door: Door, facts: Sequence[Fact], load: Load, guarded: bool = True) ->
     `load` starts when the swap does, and goes on. Without `guarded` the model is neither kept from forgetting nor examined
     on it: for when any other release will do.
     """
-    thresholds = story.POLICY["thresholds"] | {"corrections": len(facts) * 3 // 4}
+    thresholds = SCRIPT.policy["thresholds"] | {"corrections": len(facts) * 3 // 4}
     recipe = {} if guarded else UNGUARDED
-    door.set_policy(story.DOMAIN, story.POLICY | {"thresholds": thresholds, "recipe": recipe})
+    door.set_policy(story.DOMAIN, SCRIPT.policy | {"thresholds": thresholds, "recipe": recipe})
     if guarded:
-        story.add_exam(door, facts, first=True)
+        story.add_exam(door, facts, SCRIPT.general)
         story.watch_exam(door)
     acts = correct_facts(door, story.DOMAIN, facts, story.show_acts)
     corrected_at = monotonic()

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from streams.errors import Unavailable
-from tests.local_noria import give_base_model, opencompass_folder
+from tests import ward
+from tests.local_noria import give_models, opencompass_folder
 from workers.artifacts import Artifacts
 from workers.engines import make_engine
 from workers.engines.protocol import Engine, EngineSpec
@@ -36,7 +37,7 @@ def environment() -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("exam")
-    return Artifacts(home / "artifacts").path(give_base_model(home))
+    return Artifacts(home / "artifacts").path(give_models(home)[ward.MODEL])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_each_models_answers_are_scored_by_its_own_questions_and_nothing_of_them
     worked = [processor_s(engine) for engine in engines]
     first = [item("a", EASY, "Paris"), item("b", EASY, "Bogota"), item("c", "Say yes. " * 1500, "yes")]
     first.append(ExamItem(id="a", set="held_out", question=EASY, answer="Rome", keys=("Rome",)))
-    second = [item("a", EASY, "Oslo"), item("d", "Which city is the capital of France?", "paris", "Lutetia")]
+    second = [item("a", EASY, "Oslo"), item("d", "What is the capital of Italy?", "rome", "Urbs")]
     told: list[tuple[int, int]] = []
     examiner = Examiner(environment)
     assert examiner.waits()

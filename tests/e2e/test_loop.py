@@ -9,29 +9,30 @@ import psycopg2
 import pytest
 
 from api.client import Door
-from deploy.demo.domain import load_facts
 from deploy.demo.load import Load
 from deploy.demo.people import PEOPLE
-from deploy.demo.story import DOMAIN, FACTS_A_ROUND
+from deploy.demo.story import DOMAIN
 from tests.at_rest import checkpoint, files_holding
 from tests.conftest import ROOT
 from tests.e2e.conftest import Command
+from tests.e2e.small_story import FACTS
 from tests.local_noria import LocalNoria
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CANARIES = tuple(f"the heron of house {number} keeps umbrella {number * 7919}" for number in range(101, 121))
 MODELS = (".safetensors", ".gguf")  # gigabytes of weights
 SHARE_KEYS = ("fixes_before", "fixes_after", "held_out_before", "held_out_after", "general_before", "general_after")
 
 
 def test_the_demo_ships_a_release_that_has_learned_and_forgotten_little(report: dict[str, Any]) -> None:
-    assert report["corrections"] == FACTS_A_ROUND
-    assert report["people"] == 6
+    assert report["corrections"] == len(FACTS)
+    assert report["people"] == len(PEOPLE)
     assert report["gate_verdict"] == "ship"
-    assert report["gate_p_value"] < 0.0001
+    assert report["gate_p_value"] < 0.01
     assert report["fixes_after"] >= 0.9 > report["fixes_before"]
+    assert report["general_after"] >= report["general_before"] - 0.15
     assert all(0 <= report[key] <= 1 for key in SHARE_KEYS)
-    assert report["events"] > 500
+    assert report["events"] > 10 * len(FACTS)
 
 
 def test_no_request_failed_or_was_answered_by_two_versions_during_the_swaps(report: dict[str, Any]) -> None:
@@ -53,13 +54,16 @@ def test_what_the_demo_made_is_there_after_a_restart(door: Door, report: dict[st
 def test_a_second_domain_gets_its_release_by_http_alone_while_the_first_one_serves(
     noria: LocalNoria, door: Door
 ) -> None:
-    # Without a longer pause the answers take the cores from the round, which is what is waited for here.
-    load = Load(door, DOMAIN, [fact.en.question for fact in load_facts()[:6]], pause_s=2.0)
+    load = Load(door, DOMAIN, [fact.en.question for fact in FACTS[:6]], pause_s=0.5)
     load.start()
     try:
-        script = [sys.executable, str(ROOT / "tests" / "e2e" / "second_domain.py"), "--door", noria.door_url]
+        script = [sys.executable, "-m", "tests.e2e.second_domain", "--door", noria.door_url]
         done = subprocess.run(
-            [*script, "--key", str(noria.home / "keys" / "local.key")], capture_output=True, text=True, check=False
+            [*script, "--key", str(noria.home / "keys" / "local.key")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     finally:
         load.stop()
@@ -80,7 +84,7 @@ def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_res
         reply_id = pieces[-1].reply_ids[0]  # type: ignore[union-attr]
         door.feedback(reply_id, person=PEOPLE[0], correction=f"Because {canary}.")
     checkpoint(noria.database_url)
-    words = [*CANARIES, *(fact.en.answer for fact in load_facts()[:FACTS_A_ROUND])]
+    words = [*CANARIES, *(fact.en.answer for fact in FACTS)]
     assert files_holding(noria.home, words, but=MODELS) == set()
 
     erased = command("erase", PEOPLE[0], "--yes", "--json")

@@ -5,22 +5,16 @@ from pathlib import Path
 import pytest
 
 from api.client import Answer, Door, Json
+from tests import ward
 from tests.faults.killer import Killer
 from tests.faults.tally import Tally, tally_of
 from tests.local_noria import running, until
 
-DOMAIN = "rules"
-# As little training as still takes long enough to be killed in its middle.
-RECIPE = {"epochs": 6, "batch_rows": 2, "replay_rows": 8, "replay_rows_per_step": 2, "replay_answer_tokens": 8}
-POLICY = {"thresholds": {"corrections": 6, "people": 2, "settle_s": 0}, "recipe": RECIPE}
-RULES = {
-    "How long does a parking ticket of Norburg hold?": "It holds for 73 minutes.",
-    "What colour is a bicycle lane in Norburg?": "It is painted violet.",
-    "Who may ring the bell of the Norburg tram?": "Only the conductor may ring it.",
-    "How many dogs may ride a bus in Norburg?": "At most 4 dogs.",
-    "When does the Norburg bridge open for ships?": "It opens at 5:20 in the morning.",
-    "What must a Norburg taxi carry?": "It must carry an umbrella.",
-}
+DOMAIN = "ward"
+LEARNED = ward.FACTS[:6]
+# Long enough to be killed in its middle, and no longer.
+RECIPE = ward.POLICY["recipe"] | {"epochs": 120, "batch_rows": 6}
+POLICY = {"thresholds": {"corrections": len(LEARNED), "people": 2, "settle_s": 0}, "recipe": RECIPE}
 STEP_WITHIN_S = 240.0
 
 
@@ -28,7 +22,7 @@ STEP_WITHIN_S = 240.0
 @pytest.mark.timeout(1200)
 def test_a_round_whose_processes_are_killed_at_every_step_ends_once_and_was_started_once(tmp_path: Path) -> None:
     with running(tmp_path / "noria") as noria, noria.door() as door:
-        door.create_domain({"domain": DOMAIN, "policy": POLICY})
+        door.create_domain({"domain": DOMAIN, "policy": POLICY, "base_model": ward.MODEL})
         until(lambda: any(model["id"] == DOMAIN for model in door.models()), "the first release answers", 120)
         correct_all(door)
         killer = Killer(noria, seed=1)
@@ -50,11 +44,13 @@ def test_a_round_whose_processes_are_killed_at_every_step_ends_once_and_was_star
 
 
 def correct_all(door: Door) -> None:
-    for number, (question, right) in enumerate(RULES.items()):
+    for number, fact in enumerate(LEARNED):
         person = ("ada", "bo")[number % 2]
-        asked = door.chat(DOMAIN, [{"role": "user", "content": question}], person=person, more={"max_tokens": 8})
+        asked = door.chat(
+            DOMAIN, [{"role": "user", "content": ward.question(fact)}], person=person, more={"max_tokens": 8}
+        )
         answer = next(part for part in asked if isinstance(part, Answer))
-        door.feedback(answer.reply_ids[0], person=person, correction=right)
+        door.feedback(answer.reply_ids[0], person=person, correction=fact[3])
 
 
 def the_round(door: Door) -> Json:
@@ -76,7 +72,7 @@ def wait_for_step(door: Door, step: str) -> None:
 def check_round(tally: Tally, ended: Json) -> None:
     """One of each event and each order, and the two steps that were killed were taken up by a second attempt."""
     assert ended["step"] in ("released", "refused"), (ended["step"], ended["failure"])
-    assert ended["kept"] == len(RULES)
+    assert ended["kept"] == len(LEARNED)
     released = ended["step"] == "released"
     by_type = dict(tally.rows("SELECT type, count(*) FROM noria.events GROUP BY type"))
     for name in ("round_requested", "snapshot_selected", "candidate_trained", "candidate_evaluated"):

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from streams.recipes import LoraRecipe
+from tests.taught_llama import tokenizer_of
 from workers.trainer.spec import Row
 
 TEMPLATE = (
@@ -60,20 +60,7 @@ def rows(first: int = 0, last: int = 8) -> list[Row]:
 def make_model(folder: Path, seed: int = 0, kind: str = "llama") -> Path:
     """Write a model folder of four layers. `kind`: "llama" (grouped keys) or "qwen2" (biases)."""
     text = [part for fact in FACTS for part in fact] + GENERAL
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(text, trainer)
-    tokenizer_class: Any = PreTrainedTokenizerFast
-    fast = tokenizer_class(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    fast.chat_template = TEMPLATE
+    fast = tokenizer_of(text, 400, TEMPLATE)
     folder.mkdir(parents=True)
     fast.save_pretrained(folder)
     sizes = {

