@@ -1,6 +1,7 @@
 """The supervisor: starts processes, each when those it needs are up, starts again what dies, and stops all when it is stopped.
 
-Every child ends with it, even if it is killed with -9. What runs is told in `run/supervisor.json` under the home.
+What nothing here waits for is made beside the rest, at the lowest priority, once all else is up. Every child ends with the
+supervisor, even if that is killed with -9. What runs is told in `run/supervisor.json` under the home.
 """
 
 import ctypes
@@ -26,26 +27,30 @@ BACKOFF_MOST_S = 10.0
 HEALTHY_S = 30.0
 STOP_DEADLINE_S = 15.0
 LOG_BYTES = 5_000_000
+NICENESS_BESIDE = 19  # the kernel takes a process's turn at the disk from it too
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl
 
 
 class Process(Struct, frozen=True):
     """One line of the process table. It starts when those named in `after`, which stand above it, are up: a process that
-    serves when `ready` says so, one that runs `once` when it has ended with 0. `deadline_s`: how long either may take."""
+    serves when `ready` says so, one that runs `once` when it has ended with 0. `deadline_s`: how long either may take.
+
+    One that runs `beside` starts when all others are up, and is tried again until it has ended with 0, however long it takes."""
 
     name: str
     argv: tuple[str, ...]
     after: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     once: bool = False
+    beside: bool = False
     stop_signal: int = signal.SIGTERM
     deadline_s: float = 60.0
     address: str = ""
 
 
 class ProcessState(Struct):
-    """`state`: waiting, starting, ready, backoff, stopped, or failed (a one-shot step)."""
+    """`state`: waiting, starting, ready, working (what runs beside), backoff, stopped (a step: done), or failed (a step)."""
 
     name: str
     state: str = "waiting"
@@ -74,14 +79,15 @@ class Supervisor:
     def __init__(
         self, home: Path, table: Sequence[Process], environment: Mapping[str, str], say: Callable[[str], None] = print
     ) -> None:
-        """Raises ValueError for a process that is to start after one that does not stand above it."""
+        """Raises ValueError for a process that is to start after one that does not stand above it, or that runs beside."""
         for number, process in enumerate(table):
-            if missing := set(process.after) - {above.name for above in table[:number]}:
+            if missing := set(process.after) - {above.name for above in table[:number] if not above.beside}:
                 raise ValueError(
                     f"{process.name} is to start after {', '.join(sorted(missing))}, which does not stand above it"
                 )
         self._home = home
         self._table = table
+        self._first = [process for process in table if not process.beside]
         self._environment = dict(environment)
         self._say = say
         self._stopping = threading.Event()
@@ -101,6 +107,9 @@ class Supervisor:
         try:
             self._bring_up()
             if not self._stopping.is_set():
+                for process in self._table:
+                    if process.beside:
+                        self._start(process)
                 when_ready()
                 self._keep()
         finally:
@@ -115,8 +124,8 @@ class Supervisor:
         """Return when everything is up, or when told to stop."""
         began: dict[str, float] = {}
         up: set[str] = set()
-        while len(up) < len(self._table) and not self._stopping.is_set():
-            for process in self._table:
+        while len(up) < len(self._first) and not self._stopping.is_set():
+            for process in self._first:
                 if process.name in up:
                     continue
                 if process.name in began:
@@ -148,20 +157,26 @@ class Supervisor:
 
     def _keep(self) -> None:
         """Start again what dies, with growing waits; a process that held out for a while begins anew."""
-        serving = [process for process in self._table if not process.once]
+        kept = [process for process in self._table if process.beside or not process.once]
         due: dict[str, float] = {}
         waits: dict[str, float] = {}
+        said: dict[str, str] = {}
         while not self._stopping.wait(0.1):
             now = time.monotonic()
-            for process in serving:
+            for process in kept:
                 state, child = self._of(process.name), self._children[process.name]
+                if state.state == "stopped":
+                    continue
                 if process.name in due:
                     if now >= due[process.name]:
                         del due[process.name]
                         state.restarts += 1
                         self._start(process)
-                elif child.poll() is not None:
-                    held_out = time.time() - state.since > HEALTHY_S
+                elif process.beside and child.poll() == 0:
+                    self._tell(state, "stopped")
+                    self._say(f"{process.name:<12} done in {time.time() - state.since:.1f} s")
+                elif (code := child.poll()) is not None:
+                    held_out = not process.beside and time.time() - state.since > HEALTHY_S
                     waits[process.name] = (
                         BACKOFF_FIRST_S
                         if held_out
@@ -169,6 +184,10 @@ class Supervisor:
                     )
                     due[process.name] = now + waits[process.name]
                     self._tell(state, "backoff")
+                    words = f"{process.name:<12} ended with code {code}: {self._last_line(process)}; it is tried again"
+                    if process.beside and said.get(process.name) != words:
+                        said[process.name] = words
+                        self._say(words)
                 elif state.state == "starting" and (process.ready is None or _holds(process.ready)):
                     self._tell(state, "ready")
 
@@ -183,6 +202,8 @@ class Supervisor:
             _prctl(_PR_SET_PDEATHSIG, process.stop_signal)
             if os.getppid() != parent:
                 os._exit(1)
+            if process.beside:
+                os.nice(NICENESS_BESIDE)
 
         with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
             self._children[process.name] = subprocess.Popen(
@@ -195,7 +216,7 @@ class Supervisor:
                 preexec_fn=in_child,
             )
         state.pid, state.since = self._children[process.name].pid, time.time()
-        self._tell(state, "starting")
+        self._tell(state, "working" if process.beside else "starting")
 
     def _stop_all(self) -> None:
         for process in reversed(self._table):
@@ -251,8 +272,8 @@ def status(home: Path) -> Status:
     state = _read(home)
     if state is None or not _alive(state):
         return Status("stopped", [])
-    serving = [process for process in state.processes if process.state != "stopped"]
-    fine = bool(serving) and all(process.state == "ready" for process in serving)
+    running = [process for process in state.processes if process.state not in ("stopped", "working")]
+    fine = bool(running) and all(process.state == "ready" for process in running)
     return Status("ready" if fine else "degraded", state.processes)
 
 

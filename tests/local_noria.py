@@ -76,7 +76,7 @@ class LocalNoria:
         """The processes that serve, as the supervisor told last, by name."""
         raw = (self.home / "run" / "supervisor.json").read_bytes()
         told = msgspec.json.decode(raw, type=SupervisorState).processes
-        return {process.name: process for process in told if process.state != "stopped"}
+        return {process.name: process for process in told if process.state not in ("stopped", "working")}
 
     def engine_pids(self) -> list[int]:
         """The engines themselves: children of the process that hosts them."""

@@ -126,6 +126,9 @@ def test_a_process_that_needs_one_that_does_not_stand_above_it_is_refused(tmp_pa
     with pytest.raises(ValueError, match="door is to start after keys, topics"):
         Supervisor(tmp_path, table, os.environ)
     assert began(tmp_path) == []
+    beside = Process("models", python(""), once=True, beside=True)
+    with pytest.raises(ValueError, match="worker is to start after models"):
+        Supervisor(tmp_path, [beside, serving("worker", tmp_path, after=("models",))], os.environ)
 
 
 def test_a_step_that_fails_is_named_with_its_last_line_and_what_runs_is_stopped(tmp_path: Path) -> None:
@@ -141,6 +144,44 @@ def test_a_step_that_fails_is_named_with_its_last_line_and_what_runs_is_stopped(
         made.run()
     assert began(tmp_path) == ["first"]
     assert not lives(pid[0])
+
+
+def test_a_step_beside_begins_when_all_else_is_up_and_is_no_part_of_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_FIRST_S", 0.05)
+    code = (
+        "import os, sys, time\n"
+        "open(sys.argv[1], 'a').write('install ')\n"
+        "while not os.path.exists(sys.argv[2]): time.sleep(0.01)\n"
+        "sys.exit(open(sys.argv[2]).read() or None)"
+    )
+    end = tmp_path / "end"
+    install = Process("install", python(code, tmp_path / "began", end), once=True, beside=True)
+    with running(tmp_path, install, serving("door", tmp_path)) as said:
+        eventually(lambda: began(tmp_path) == ["door", "install"], "it begins, after the door", 10)
+        assert (status(tmp_path).condition, _state(tmp_path, "install")) == ("ready", "working")
+        assert psutil.Process(pids(tmp_path)["install"]).nice() == supervisor.NICENESS_BESIDE
+        assert psutil.Process(pids(tmp_path)["door"]).nice() < supervisor.NICENESS_BESIDE
+        end.write_text("the registry does not answer")
+        eventually(lambda: status(tmp_path).processes[0].restarts >= 2, "it is tried again and again", 10)
+        assert status(tmp_path).processes[1].restarts == 0
+        words = [line for line in said if "ended with code 1: the registry does not answer" in line]
+        assert len(words) == 1, "once, however often"
+        end.write_text("")
+        eventually(lambda: _state(tmp_path, "install") == "stopped", "it is done", 10)
+        assert status(tmp_path).condition == "ready"
+        assert said[-1].startswith("install") and "done in" in said[-1]
+
+
+def test_while_a_step_beside_waits_for_its_next_try_the_status_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_FIRST_S", 60.0)
+    install = Process("install", python("raise SystemExit(1)"), once=True, beside=True)
+    with running(tmp_path, serving("door", tmp_path), install):
+        eventually(lambda: _state(tmp_path, "install") == "backoff", "its failure is noticed", 10)
+        assert status(tmp_path).condition == "degraded"
 
 
 def test_a_process_that_ends_before_it_is_ready_is_named(tmp_path: Path) -> None:
