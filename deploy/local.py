@@ -48,7 +48,9 @@ def addresses(home: Path, environ: Mapping[str, str]) -> Addresses:
 
 
 def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> list[Process]:
-    """Every process of Noria on one machine. They are stopped from the last to the first."""
+    """Every process of Noria on one machine. They are stopped from the last to the first.
+
+    What a round needs and an answer does not is made beside: the worker waits for it, when a round needs it."""
     table: list[Process] = []
     log: tuple[str, ...] = ()
     database: tuple[str, ...] = ()
@@ -64,7 +66,6 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
         table.append(_process("postgres", argv, (), ready, 120.0, f"{LOOPBACK}:{port_}", signal.SIGINT))
         database = ("postgres",)
     made = ("topics", "keys")
-    models = ("answers", "opencompass")
     door = found.door
     return [
         *table,
@@ -72,15 +73,15 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
         _step("topics", ("-m", "streams.topics"), log + database),
         _step("keys", ("-m", "api.keys", "--ensure-local"), ("migrate",)),
         _step("base-model", ("-m", "workers.models.base", "--home", str(home)), deadline_s=600.0),
-        _step("answers", ("-m", "workers.trainer.answers", "--home", str(home)), ("base-model",), deadline_s=600.0),
-        _step("opencompass", ("-m", "workers.evaluator.install"), deadline_s=900.0),
         _process("streams", ("-m", "streams.app"), made),
         _process("relay", ("-m", "streams.relay"), made),
         _process("engines", ("-m", "workers.engines.host"), made),
-        _process("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate"), made + models),
+        _process("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate"), made),
         _process("swapper", ("-m", "workers.loop", "--kinds", "swap,purge"), (*made, "base-model")),
         _process("door", ("-m", "api.app"), made, lambda: _answers(f"{door}/healthz"), 60.0, door),
         _process("page", ("-m", "api.ui"), made, lambda: _answers(found.page), 60.0, found.page),
+        _beside("opencompass", ("-m", "workers.evaluator.install")),
+        _beside("answers", ("-m", "workers.trainer.answers", "--home", str(home))),
     ]
 
 
@@ -134,11 +135,16 @@ def _process(
     address: str = "",
     stop_signal: int = signal.SIGTERM,
 ) -> Process:
-    return Process(name, (sys.executable, *argv), after, ready, False, stop_signal, deadline_s, address)
+    command = (sys.executable, *argv)
+    return Process(name, command, after, ready, stop_signal=stop_signal, deadline_s=deadline_s, address=address)
 
 
 def _step(name: str, argv: tuple[str, ...], after: tuple[str, ...] = (), deadline_s: float = 120.0) -> Process:
-    return Process(name, (sys.executable, *argv), after, None, True, signal.SIGTERM, deadline_s)
+    return Process(name, (sys.executable, *argv), after, once=True, deadline_s=deadline_s)
+
+
+def _beside(name: str, argv: tuple[str, ...]) -> Process:
+    return Process(name, (sys.executable, *argv), once=True, beside=True)
 
 
 def _listens(port: int) -> bool:

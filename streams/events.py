@@ -21,6 +21,7 @@ QUARANTINE = "noria.quarantine"
 
 RoundStep = Literal["select", "train", "evaluate", "swap"]
 Step = Literal["select", "train", "evaluate", "swap", "purge"]
+WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed"]
 ExampleKind = Literal["correction", "annotation"]
 ExamKind = Literal["held_out", "general"]
 Moment = Annotated[datetime, Meta(tz=True)]  # a time without a zone is refused: it cannot be compared with any other
@@ -210,6 +211,8 @@ class RoundRequested(Struct, frozen=True, kw_only=True):
 
 
 class OrderProgressed(Struct, frozen=True, kw_only=True):
+    """How far a step is. `waits_for`: what is still being made, without which it cannot go on."""
+
     domain: str
     round_id: str
     order_id: UUID
@@ -218,6 +221,7 @@ class OrderProgressed(Struct, frozen=True, kw_only=True):
     total: int
     seconds_left: float | None = None
     values: dict[str, float] = field(default_factory=dict)
+    waits_for: WaitsFor | None = None
 
 
 class SnapshotSelected(Struct, frozen=True, kw_only=True):

@@ -142,7 +142,8 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             if before.round is None or before.round.order_id != event.order_id:
                 return []
             shown = {"step": event.step, "done": event.done, "total": event.total, "values": event.values}
-            return [_round(event.round_id, {"progress": shown | {"seconds_left": event.seconds_left}})]
+            waits = {"waits_for": event.waits_for} if event.waits_for is not None else {}
+            return [_round(event.round_id, {"progress": shown | {"seconds_left": event.seconds_left} | waits})]
         case SnapshotSelected():
             if before.round is None or before.round.order_id != event.order_id:
                 return []

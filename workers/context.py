@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import uuid5
@@ -11,7 +12,7 @@ from sqlalchemy import Engine
 
 from streams.codec import encode, envelope_for, key_of, topic_of
 from streams.errors import Unavailable
-from streams.events import Event, OrderProgressed, Step
+from streams.events import Event, OrderProgressed, Step, WaitsFor
 from streams.log import Log, Message
 from streams.orders import Order
 from streams.sealing import Keyring
@@ -21,6 +22,7 @@ from workers.evaluator.opencompass import Examiner
 from workers.trainer.parent import Trainer
 
 PROGRESS_EVERY_S = 2.0
+LOOK_EVERY_S = 0.5  # whether what a step waits for is there
 APPEND_TIMEOUT_S = 10.0
 Result = TypeVar("Result")
 
@@ -103,9 +105,35 @@ class Context:
             values=values,
         )
         try:
-            self.publish(order, event, f"progress {self.worker} {time.time_ns()}")
+            self._publish_progress(order, event)
         except Unavailable:
             self._told_at = now + PROGRESS_EVERY_S
+
+    def wait(self, order: Order, step: Step, missing: Callable[[], WaitsFor | None]) -> None:
+        """Return when nothing is `missing` any more; until then the step's progress says what it waits for.
+
+        Raises Cancelled. It may take as long as it takes: the order stays in hand, and no attempt is counted.
+        """
+        told: WaitsFor | None = None
+        while (waits_for := missing()) is not None:
+            self.check()
+            if order.round_id is not None and waits_for != told:
+                event = OrderProgressed(
+                    domain=order.domain,
+                    round_id=order.round_id,
+                    order_id=order.order_id,
+                    step=step,
+                    done=0,
+                    total=0,
+                    waits_for=waits_for,
+                )
+                with suppress(Unavailable):  # it is told at the next look
+                    self._publish_progress(order, event)
+                    told = waits_for
+            self.cancelled.wait(LOOK_EVERY_S)
+
+    def _publish_progress(self, order: Order, event: OrderProgressed) -> None:
+        self.publish(order, event, f"progress {self.worker} {time.time_ns()}")
 
 
 def retry(action: Callable[[], Result], stopping: threading.Event) -> Result:

@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +23,7 @@ from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
 from workers.engines import exam_engines, make_engine
 from workers.engines.protocol import EngineSpec
+from workers.evaluator.installation import Installation
 from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
 from workers.snapshot import load, open_prompt
 
@@ -85,6 +86,8 @@ class _Pace:
 
 
 def run(order: EvaluateCandidate, context: Context) -> None:
+    with closing(Installation(context.settings.opencompass)) as opencompass:
+        context.wait(order, "evaluate", opencompass.missing)
     began = time.monotonic()
     questions = _of_snapshot(order, context) + _of_exam(order.domain, order.pin, context)
     if not any(question.item.set == FIXES for question in questions):
@@ -261,7 +264,9 @@ def _examine(
     context: Context,
     tell: Callable[[int, int], None],
 ) -> list[list[Row]]:
-    """The rows of each model, in the order of its questions. `tell(answered, all)` reports."""
+    """The rows of each model, in the order of its questions. `tell(answered, all)` reports. Raises NotInstalled, Unavailable."""
+    if context.examiner is None or not context.examiner.waits():
+        context.examiner = Examiner(context.settings.opencompass)
     with ExitStack() as engines:
         exams = []
         for model, questions in wanted:
@@ -284,8 +289,6 @@ def _examine(
             endpoint = Endpoint(tuple(engine.base_url for engine in asked), key, spec.model_name)
             exams.append(Exam(endpoint, model_dir, [question.item for question in questions]))
         deadline_s = 60.0 + SECONDS_PER_ITEM * sum(len(exam.items) for exam in exams)
-        if context.examiner is None or not context.examiner.waits():
-            context.examiner = Examiner(context.settings.opencompass)
         return context.examiner.evaluate(exams, deadline_s, tell)
 
 

@@ -27,6 +27,7 @@ from streams.store import open_engine, postgres_trouble
 from workers import orders
 from workers.context import Cancelled, Context, retry
 from workers.evaluation import NEAR_S, look_ahead
+from workers.evaluator.install import NotInstalled
 from workers.evaluator.opencompass import Examiner
 from workers.orders import Claim
 from workers.trainer.parent import Trainer
@@ -34,6 +35,7 @@ from workers.trainer.parent import Trainer
 RENEW_EVERY_S = 4.0
 ATTEMPTS = 5
 IDLE_RETRY_S = 60.0
+INSTALLING_RETRY_S = 5.0
 REST_AFTER_S = 60.0  # children that nothing has needed for so long are ended
 logger = logging.getLogger("noria.worker")
 
@@ -154,6 +156,9 @@ class Idle:
             elif time.monotonic() - self._wanted_at > REST_AFTER_S:
                 self._context.dismiss()
             return examined
+        except NotInstalled:
+            self._not_before = time.monotonic() + INSTALLING_RETRY_S
+            return False
         except (Invalid, Unavailable) as error:
             logger.warning("ahead of the next round: %s", error)
             self._not_before = time.monotonic() + IDLE_RETRY_S

@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from streams.errors import Erased
-from streams.events import CandidateTrained
+from streams.events import CandidateTrained, WaitsFor
 from streams.orders import TrainCandidate
 from streams.sealing import Keys, open_sealed
+from workers.alone import is_held
 from workers.context import Context
-from workers.cores import HEAVY_THREADS
+from workers.cores import HEAVY_THREADS, fast_precision
 from workers.models.golden import GOLDEN_FILE
 from workers.register import register, strike
 from workers.snapshot import SnapshotRow, load, open_prompt
-from workers.trainer.general import answers_folder, general_prompts
+from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
 from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress, Row, TrainSpec
 
@@ -35,8 +36,10 @@ def run(order: TrainCandidate, context: Context) -> None:
         reference_dir=str(context.artifacts.path(order.reference_model)),
         answers_dir=str(answers_folder(context.settings.home)),
         threads=HEAVY_THREADS,
+        precision=fast_precision(),
         finish=True,
     )
+    context.wait(order, "train", lambda: missing_answers(spec))
 
     def progress(seen: Progress) -> None:
         values = {"loss": seen.loss, "replay_divergence": seen.replay_divergence, "tokens_per_s": seen.tokens_per_s}
@@ -65,6 +68,14 @@ def run(order: TrainCandidate, context: Context) -> None:
     )
     context.publish(order, event, "candidate_trained")
     strike(context.engine, str(folder))
+
+
+def missing_answers(spec: TrainSpec) -> WaitsFor | None:
+    """The base's general answers, while another process computes them. Where none does, the training does so itself."""
+    assert spec.reference_dir is not None and spec.answers_dir is not None
+    base = Path(spec.reference_dir).name
+    place = kept_place(Path(spec.answers_dir), base, spec.replay_prompts, spec.recipe, spec.precision)
+    return "general_answers" if not place.exists() and is_held(lock_of(place)) else None
 
 
 def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> tuple[Row, ...]:

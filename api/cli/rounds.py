@@ -18,6 +18,7 @@ from api.cli.context import (
     the_door,
 )
 from api.client import Door
+from api.ui.words import waits_words
 from streams.errors import Invalid
 
 
@@ -64,7 +65,7 @@ def list_(domain: str | None, limit: int, as_json: bool) -> None:
             [
                 row["domain"],
                 row["number"],
-                row["step"],
+                f"{row['step']} {progress_words(row.get('progress'))}".strip(),
                 row["reason"],
                 moment(row["requested_at"]),
                 took(row),
@@ -222,6 +223,8 @@ def progress_words(progress: dict[str, Any] | None) -> str:
     """`(training 120 of 300, loss 0.21, 45 s left)`."""
     if not progress:
         return ""
+    if progress.get("waits_for"):
+        return f"({waits_words('en', progress['waits_for'])})"
     said = [f"{progress['done']} of {progress['total']}"]
     said += [f"{name} {shown(value)}" for name, value in (progress.get("values") or {}).items()]
     if progress.get("seconds_left") is not None:

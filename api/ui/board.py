@@ -10,7 +10,7 @@ from typing import Any
 from api.client import Json
 from api.ui.icons import CHECK, CROSS
 from api.ui.thread import safe
-from api.ui.words import Lang, event_name, known, policy_words, say, span
+from api.ui.words import Lang, event_name, known, policy_words, say, span, waits_words
 
 STEPS = ("select", "train", "evaluate", "gate", "swap")
 _ENDS_GOOD = frozenset({"released"})
@@ -154,8 +154,11 @@ def _facts(step: str, row: Json, lang: Lang) -> list[str]:
 
 
 def _progress(progress: Json | None, lang: Lang) -> str:
+    waiting = '<div class="n-track n-thin n-waiting"><div></div></div>'
     if not progress:
-        return '<div class="n-track n-thin n-waiting"><div></div></div>'
+        return waiting
+    if progress.get("waits_for"):
+        return f"{waiting}<div>{safe(waits_words(lang, progress['waits_for']))}</div>"
     done, total = int(progress.get("done") or 0), int(progress.get("total") or 0)
     share = min(1.0, done / total) if total else 0.0
     said = [f"{done} / {total}"]

@@ -96,6 +96,15 @@ _WORDS: dict[str, tuple[str, str]] = {
     "dropped": ("{dropped} dropped", "剔除 {dropped} 条"),
     "loss": ("loss {loss}", "损失 {loss}"),
     "left": ("{time} left", "还剩 {time}"),
+    "waits_general_answers": (
+        "waits: the base model's answers to the general prompts are being computed",
+        "等待：正在计算基础模型对通用问题的回答",
+    ),
+    "waits_opencompass": ("waits: OpenCompass is being installed", "等待：正在安装 OpenCompass"),
+    "waits_opencompass_failed": (
+        "waits: OpenCompass could not be installed; it is tried again",
+        "等待：OpenCompass 安装失败，正在重试",
+    ),
     "release_n": ("release {release}", "版本 {release}"),
     "gate_table": ("The gate, round {number}", "关卡，第 {number} 轮"),
     "gate_none": ("No candidate has stood before the gate yet.", "还没有候选模型接受过评测。"),
@@ -232,6 +241,11 @@ def say(lang: Lang, key: str, **values: object) -> str:
     """The words for `key`, with `values` in their places."""
     words = _WORDS[key][LANGUAGES.index(lang)]
     return words.format(**values) if values else words
+
+
+def waits_words(lang: Lang, waits_for: str) -> str:
+    """What a step of a round waits for, and that it waits."""
+    return say(lang, f"waits_{waits_for}")
 
 
 def known(key: str) -> bool:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from api.client import Door, Json, Refused, open_door
+from api.ui.words import waits_words
 from deploy.demo.domain import Fact, GeneralQuestion, load_facts, load_general
 from deploy.demo.load import Load
 from deploy.demo.people import PEOPLE, Acts, ask, correct_facts, holds
@@ -275,6 +276,8 @@ def describe(round_: Json) -> str:
             "swap": "the gate passed; the new engine starts",
         }
         return f"{step:<9} {extra.get(step, '')}".rstrip()
+    if seen.get("waits_for"):
+        return f"{step:<9} {waits_words('en', seen['waits_for'])}"
     left = f", {seen['seconds_left']:.0f} s left" if seen["seconds_left"] is not None else ""
     values = "".join(f", {name} {value:.3f}" for name, value in sorted(seen["values"].items()) if name == "loss")
     return f"{step:<9} {seen['done']} of {seen['total']}{values}{left}"

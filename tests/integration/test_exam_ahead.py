@@ -260,6 +260,24 @@ def test_an_exam_that_cannot_be_asked_ahead_is_tried_again_later_and_stops_nothi
     assert "OpenCompass is not installed" in caplog.text
 
 
+def test_while_opencompass_is_being_installed_nothing_is_examined_ahead_and_nobody_is_alarmed(
+    world: World, context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    domain = world.domain()
+    add_exam(world, domain, "Is it installed?")
+    monkeypatch.setattr(loop, "INSTALLING_RETRY_S", 0.0)
+    waiting = idle(context)
+    change(world.services.engine, "UPDATE noria.domains SET wake_at = now() WHERE domain = :domain", domain=domain)
+    monkeypatch.setattr(loop, "Trainer", Child)
+    assert not waiting.work() and not waiting.work()
+    assert isinstance(context.trainer, Child), "what a round needs beside it is started"
+    change(world.services.engine, "UPDATE noria.domains SET wake_at = NULL")
+    assert not waiting.work()
+    assert caplog.text == ""
+    monkeypatch.setattr(evaluation, "_examine", Examined())
+    assert waiting.work()
+
+
 class Child:
     """Stands in for a trainer or an examiner that has been started."""
 

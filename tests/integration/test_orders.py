@@ -8,9 +8,10 @@ from uuid import uuid4, uuid5
 import pytest
 from sqlalchemy import Engine
 
+import workers.context
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, ORDERS, Envelope, OrderProgressed, RoundFailed, SnapshotSelected, Step
+from streams.events import DOMAINS, ORDERS, Envelope, OrderProgressed, RoundFailed, SnapshotSelected, Step, WaitsFor
 from streams.log import KafkaLog, Message
 from streams.orders import Order, PurgePlaces, SelectSnapshot
 from streams.sealing import Keyring
@@ -374,6 +375,53 @@ def test_a_long_step_keeps_its_lease(context: Context, monkeypatch: pytest.Monke
 
     assert work_once(context, table(run), threading.Event())
     assert [row[1] for row in claims(context.engine)] == ["done"]
+
+
+def test_a_step_that_waits_for_what_is_being_made_says_so_keeps_its_lease_and_goes_on(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "RENEW_EVERY_S", 0.05)
+    monkeypatch.setattr(workers.context, "LOOK_EVERY_S", 0.01)
+    log, order = context.log, select()
+    assert isinstance(log, KafkaLog)
+    ask(log, order)
+    answers: list[WaitsFor] = ["opencompass", "opencompass", "opencompass_failed", "opencompass_failed"]
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        query = "SELECT lease_until FROM work.claims"
+        first = rows(context.engine, query)
+
+        def missing() -> WaitsFor | None:
+            if answers:
+                return answers.pop(0)
+            return "opencompass_failed" if rows(context.engine, query) == first else None
+
+        context.wait(order, "select", missing)
+        assert orders.claim(context.engine, KINDS, "worker-2") is None
+
+    assert work_once(context, table(run), threading.Event())
+    assert [row[1:3] for row in claims(context.engine)] == [("done", 1)]
+    events = [envelope.event for envelope in told(log, order)]
+    said = [event for event in events if isinstance(event, OrderProgressed)]
+    assert len(said) == len(events)
+    assert [event.waits_for for event in said] == ["opencompass", "opencompass_failed"], "each reason once"
+
+
+def test_a_step_that_waits_is_dropped_when_its_round_is_cancelled(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "RENEW_EVERY_S", 0.05)
+    order = select()
+    assert isinstance(context.log, KafkaLog)
+    ask(context.log, order)
+    begin_round(context.engine, order)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        end_round(context.engine, order)
+        context.wait(order, "select", lambda: "general_answers")
+
+    assert work_once(context, table(run), threading.Event())
+    assert [row[1] for row in claims(context.engine)] == ["cancelled"]
 
 
 def test_a_step_whose_order_another_worker_took_is_dropped(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

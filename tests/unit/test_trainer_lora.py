@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,15 +20,16 @@ from transformers import AutoModelForCausalLM
 from streams.errors import Invalid
 from streams.recipes import LoraRecipe
 from tests.unit import trainer_tiny as tiny
+from workers.alone import alone
 from workers.cores import fast_precision
 from workers.trainer import METHODS, reference
 from workers.trainer.checkpoint import NAME
-from workers.trainer.general import answers_folder, general_prompts, kept_place
+from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
 from workers.trainer.loop import load_tokenizer, train_lora
 from workers.trainer.losses import label_loss, soft_loss
 from workers.trainer.packed import ROUNDING, PackedModel, check_forward
 from workers.trainer.plan import learning_rate, plan_steps
-from workers.trainer.reference import answer_prompts, encode_prompts
+from workers.trainer.reference import answer_prompts, encode_prompts, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
 from workers.trainer.spec import Progress, Row, TrainingResult
 
@@ -328,11 +331,32 @@ def test_the_first_bases_answers_are_written_once_and_make_the_same_adapter(
     plain, first, second = (tmp_path / name for name in ("plain", "first", "second"))
     train(base, plain)
     train(base, first, answers=kept)
-    (file,) = kept.iterdir()
+    (file,) = kept.glob("*.safetensors")
     assert file == kept_place(kept, base.name, tiny.GENERAL, tiny.RECIPE, "float32")
     monkeypatch.setattr(reference, "answer_prompts", pytest.fail)
     train(base, second, answers=kept)
     assert adapter_bytes(plain) == adapter_bytes(first) == adapter_bytes(second)
+
+
+def test_general_answers_that_another_process_computes_are_waited_for_and_not_computed_twice(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, tokenizer = PackedModel(base, 0.5, torch.float32, CPU), load_tokenizer(base)
+    ask = partial(general_rows, lambda: packed, tokenizer, base.name, tiny.GENERAL, tiny.RECIPE, torch.float32)
+    plain = ask(None)
+    monkeypatch.setattr(reference, "_answers", lambda *_: plain)
+    ask(tmp_path / "theirs")
+    monkeypatch.setattr(reference, "_answers", pytest.fail)
+    (made,) = (tmp_path / "theirs").glob("*.safetensors")
+    place = tmp_path / "ours" / made.name
+    with ThreadPoolExecutor(1) as pool:
+        with alone(lock_of(place)):
+            asked = pool.submit(ask, place.parent)
+            with pytest.raises(TimeoutError):
+                asked.result(0.05)
+            made.rename(place)
+        found = asked.result(10)
+    assert plain is not None and found is not None and found.rows == plain.rows
 
 
 def test_general_answers_and_their_states_are_those_that_the_model_gives_prompt_by_prompt(base: Path) -> None:

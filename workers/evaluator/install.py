@@ -15,18 +15,24 @@ from pathlib import Path
 
 from streams.errors import Invalid, Unavailable
 from streams.settings import home_of
+from workers.alone import alone
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "opencompass.txt"
 _STAMP = "noria-requirements.sha256"
+LOCK = "noria-install.lock"  # in the environment; held by whoever makes it
 # Imported once at the end, which both proves the environment and compiles what an exam imports: the first would pay a minute.
 _PROOF = "import opencompass.cli.main, opencompass.models, opencompass.datasets, opencompass.openicl"
 
 
+class NotInstalled(Unavailable):
+    """It is not there, or not yet."""
+
+
 def python_of(environment: Path) -> Path:
-    """The interpreter of an installed environment. Raises Unavailable when there is none, saying how to get it."""
+    """The interpreter of an installed environment. Raises NotInstalled when there is none, saying how to get it."""
     python = environment / "bin" / "python"
     if not (environment / _STAMP).exists() or not python.exists():
-        raise Unavailable(
+        raise NotInstalled(
             f"OpenCompass is not installed in {environment}: run `python -m workers.evaluator.install`, "
             "or set NORIA_OPENCOMPASS to the folder where it is"
         )
@@ -44,10 +50,19 @@ def install(folder: Path, progress: Callable[[str], None], requirements: Path = 
     stamp = folder / _STAMP
     if stamp.exists() and stamp.read_text().strip() == wanted:
         return python_of(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
+    if folder.exists() and not (folder / "pyvenv.cfg").exists() and any(p.name != LOCK for p in folder.iterdir()):
         raise Invalid(f"{folder} is not empty and not an environment; name another folder in NORIA_OPENCOMPASS")
     uv = _uv()
-    stamp.unlink(missing_ok=True)
+    with alone(folder / LOCK):
+        if not stamp.exists() or stamp.read_text().strip() != wanted:
+            _make(folder, uv, requirements, progress)
+            stamp.write_text(wanted + "\n")
+            progress("OpenCompass is ready")
+    return python_of(folder)
+
+
+def _make(folder: Path, uv: list[str], requirements: Path, progress: Callable[[str], None]) -> None:
+    (folder / _STAMP).unlink(missing_ok=True)
     progress(f"making OpenCompass's environment in {folder}")
     python = folder / "bin" / "python"
     _run(
@@ -61,9 +76,6 @@ def install(folder: Path, progress: Callable[[str], None], requirements: Path = 
     )
     progress("starting OpenCompass once")
     _run([str(python), "-c", _PROOF], "the installed OpenCompass does not start")
-    stamp.write_text(wanted + "\n")
-    progress("OpenCompass is ready")
-    return python
 
 
 def _uv() -> list[str]:
@@ -78,6 +90,7 @@ def _uv() -> list[str]:
 def _run(command: list[str], trouble: str) -> None:
     # Offline for the proof alone; uv does not look at these.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the proof compiles
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()

@@ -5,7 +5,6 @@ store, as a finished model directory that a trainer starts from and an engine se
 """
 
 import argparse
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -14,8 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from gguf import GGUFReader
 from tokenizers import Tokenizer
 
 from streams.errors import Invalid
+from workers.alone import alone
 from workers.artifacts import Artifacts
 from workers.models.gguf import export_gguf, read_keys, read_llama_config, read_tensors
 from workers.models.golden import write_golden
@@ -62,7 +61,7 @@ def prepare_base_digest(home: Path, source: str = WHEEL, progress: Progress = la
     models = home / "models"
     models.mkdir(parents=True, exist_ok=True)
     origin = _origin(source)
-    with _alone(models):
+    with alone(models / "lock"):
         index = _read_index(models)
         known = index.get(origin["name"])
         if known and artifacts.has(known) and _card(artifacts.path(known)).get("origin") == origin:
@@ -227,14 +226,6 @@ def _write_index(models: Path, index: dict[str, str]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(models / "index.json")
-
-
-@contextmanager
-def _alone(models: Path) -> Iterator[None]:
-    """Two processes that prepare at once would both do the work: the second waits and finds it done."""
-    with (models / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:

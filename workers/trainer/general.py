@@ -37,5 +37,10 @@ def kept_place(folder: Path, base_name: str, prompts: Sequence[str], recipe: Lor
     return folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}.safetensors"
 
 
+def lock_of(place: Path) -> Path:
+    """Held by whoever computes what is kept at `place`."""
+    return place.with_suffix(".lock")
+
+
 def answers_folder(home: Path) -> Path:
     return home / "models" / "answers"

@@ -21,7 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from streams.recipes import LoraRecipe
-from workers.trainer.general import chosen_prompts, kept_place
+from workers.alone import alone
+from workers.trainer.general import chosen_prompts, kept_place, lock_of
 from workers.trainer.packed import LowerStates, PackedModel
 from workers.trainer.rows import EncodedRow, common_start, pack, prompt_ids, special_texts
 from workers.trainer.side_by_side import SideBySide
@@ -126,21 +127,30 @@ def general_rows(
     no prompt.
 
     They take longer than all else before the first step, and depend on nothing that people said: they are
-    taken from the folder `kept`, or written there. `name` tells bases apart; `load` gives the base, when it is
-    needed.
+    taken from the folder `kept`, or written there, by one process at a time. `name` tells bases apart; `load`
+    gives the base, when it is needed.
     """
-    precision = str(dtype).removeprefix("torch.")
-    place = kept_place(kept, name, prompts, recipe, precision) if kept is not None else None
-    if place is not None and place.exists():
-        return _read(place)
+    if kept is None:
+        return _answers(load, tokenizer, prompts, recipe)
+    place = kept_place(kept, name, prompts, recipe, str(dtype).removeprefix("torch."))
+    if not place.exists():
+        with alone(lock_of(place)):
+            if not place.exists():
+                general = _answers(load, tokenizer, prompts, recipe)
+                if general is not None:
+                    _write(general, place)
+                return general
+    return _read(place)
+
+
+def _answers(
+    load: Callable[[], PackedModel], tokenizer: Any, prompts: Sequence[str], recipe: LoraRecipe
+) -> General | None:
     limit = recipe.row_tokens - recipe.replay_answer_tokens
     chosen = encode_prompts(tokenizer, chosen_prompts(prompts, recipe), limit)
     if not chosen:
         return None
-    general = answer_prompts(load(), tokenizer, chosen, recipe.replay_answer_tokens)
-    if place is not None:
-        _write(general, place)
-    return general
+    return answer_prompts(load(), tokenizer, chosen, recipe.replay_answer_tokens)
 
 
 def final_states(
