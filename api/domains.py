@@ -141,7 +141,7 @@ def check_new_policy(body: Any, within: str) -> Policy:
         raise ApiError(400, "a policy must be a JSON object", param=within or None)
     policy = typed(body, Policy, within)
     try:
-        check_policy(policy)
+        check_policy(policy, datetime.now(UTC))
     except Invalid as error:
         named = str(error).split(" ", 1)[0].rstrip(":")
         param = ".".join(part for part in (within, named) if part)

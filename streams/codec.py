@@ -8,7 +8,7 @@
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -31,6 +31,13 @@ def _snake(name: str) -> str:
 EVENT_TYPES: dict[str, type[events.Event]] = {_snake(kind.__name__): kind for kind in get_args(events.Event)}
 NAME_OF: dict[type[events.Event], str] = {kind: name for name, kind in EVENT_TYPES.items()}
 _DOMAIN_EVENTS = frozenset(get_args(events.DomainEvent))
+
+_MOMENTS: dict[str, tuple[str, ...]] = {
+    name: tuple(field_name for field_name, hint in get_type_hints(kind).items() if hint is datetime)
+    for name, kind in EVENT_TYPES.items()
+}
+# What lies beyond cannot be reckoned with: zones, schedules and tables end at the year 9999.
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 # The version each event is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
@@ -133,6 +140,8 @@ def decode(
             for step in range(version, newest):
                 data = _lifted(data, lifts[name, step], name, step)
             event = msgspec.convert(data, EVENT_TYPES[name])
+        for field_name in _MOMENTS[name]:
+            _within(getattr(event, field_name), field_name)
         if wire.subject != key_of(event):
             raise Invalid(f"subject is not the key of {name}")
         return events.Envelope(
@@ -230,9 +239,15 @@ def _moment(text: str) -> datetime:
         time = datetime.fromisoformat(text)
         if time.tzinfo is None:
             raise Invalid("time has no zone")
-        return time.astimezone(UTC)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise Invalid("time is not a moment that can be read") from None
+    _within(time, "time")
+    return time.astimezone(UTC)
+
+
+def _within(time: datetime, name: str) -> None:
+    if not _EARLIEST <= time < _LATEST:
+        raise Invalid(f"{name} is not from 1970 to 8999")
 
 
 def _lifted(data: Data, lift: Callable[[Data], Data], name: str, version: int) -> Data:

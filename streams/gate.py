@@ -9,7 +9,7 @@ All that must hold do so at level alpha each: an intersection-union test (Berger
 A verdict that is neither for nor against is *inconclusive*, and that does not ship.
 """
 
-from math import comb, sqrt
+from math import comb, nextafter, sqrt
 from statistics import NormalDist
 from typing import Literal
 
@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from streams.errors import Invalid
 
+LEAST = 0.0001  # of a level or a margin
 FIXES, EARLIER, HELD_OUT, GENERAL = "fixes", "earlier", "held_out", "general"
 TITLES = {
     FIXES: "fixes learned",
@@ -58,6 +59,13 @@ class GateMargins(Struct, frozen=True, forbid_unknown_fields=True):
             if not 0 < value < 0.5:
                 raise Invalid(f"gate.{name} must be above 0 and below 0.5; got {value}")
 
+    def check_new(self) -> None:
+        """Raise Invalid naming the field, if no exam could be large enough for these."""
+        for name in ("alpha", "earlier_margin", "general_margin"):
+            value = getattr(self, name)
+            if value < LEAST:
+                raise Invalid(f"gate.{name} must be at least {LEAST}, or no exam could show it; got {value}")
+
 
 class Check(Struct, frozen=True):
     """One line of the gate's table. `lower`: one-sided lower bound of the change, at confidence 1 - alpha."""
@@ -95,7 +103,7 @@ def tango_lower(paired: Paired, alpha: float) -> float:
     """
     if paired.n == 0:
         return -1.0
-    wanted = NormalDist().inv_cdf(1 - alpha)
+    wanted = NormalDist().inv_cdf(min(1 - alpha, nextafter(1.0, 0.0)))
     low, high = -1.0, (paired.only_after - paired.only_before) / paired.n
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,6 +1,7 @@
 """The policy of a domain: when a round is due, what it may cost, how it trains and what its gate asks. Pure."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -9,6 +10,10 @@ from msgspec import Struct, field
 from streams.errors import Invalid
 from streams.gate import GateMargins
 from streams.recipes import LoraRecipe
+
+SCHEDULE_WITHIN = timedelta(days=3652)  # ten years
+_CRON_CHARACTERS = 200
+_ANY_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 
 
 class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,8 +76,22 @@ class Outlook(Struct, frozen=True):
     wake_at: datetime | None
 
 
-def check_policy(policy: Policy) -> None:
-    """Raise Invalid naming the field, if the policy could never be acted upon."""
+def check_policy(policy: Policy, now: datetime) -> None:
+    """Raise Invalid naming the field, if the policy could never be acted upon. What the door asks of a new one."""
+    check_readable(policy)
+    policy.gate.check_new()
+    if policy.schedule is not None:
+        cron = policy.schedule.cron
+        if len(cron) > _CRON_CHARACTERS:
+            raise Invalid(f"schedule.cron must be at most {_CRON_CHARACTERS} characters; got {len(cron)}")
+        first = next_time(policy.schedule, now)
+        if first is None or first > now + SCHEDULE_WITHIN:
+            raise Invalid(f"schedule.cron {cron!r} has no time within the next ten years")
+
+
+def check_readable(policy: Policy) -> None:
+    """Raise Invalid naming the field, if no decision could be made by the policy. What a reader of the log asks, and so it must
+    never refuse what it has let pass before: a narrower rule for new policies belongs in `check_policy`."""
     t = policy.thresholds
     for name, value in (("corrections", t.corrections), ("preferences", t.preferences), ("people", t.people)):
         if value is not None and value < 1:
@@ -87,9 +106,12 @@ def check_policy(policy: Policy) -> None:
     if policy.schedule is not None:
         zone(policy.schedule.timezone, "schedule.timezone")
         try:
-            CronSim(policy.schedule.cron, datetime(2026, 1, 1, tzinfo=UTC))
-        except CronSimError as error:
-            raise Invalid(f"schedule.cron {policy.schedule.cron!r} is not a cron line: {error}") from error
+            CronSim(policy.schedule.cron, _ANY_MONDAY)
+        except (CronSimError, ValueError) as error:  # ValueError: a number of thousands of digits
+            said = str(error) if isinstance(error, CronSimError) else "a number in it is too long"
+            raise Invalid(
+                f"schedule.cron {policy.schedule.cron[:_CRON_CHARACTERS]!r} is not a cron line: {said}"
+            ) from None
     if policy.quiet_hours is not None:
         zone(policy.quiet_hours.timezone, "quiet_hours.timezone")
         _clock(policy.quiet_hours.start, "quiet_hours.start")
@@ -139,10 +161,12 @@ def outlook(policy: Policy, gathered: Gathered, now: datetime) -> Outlook:
             missing.append(f"the release is more than {t.days:g} days old, but nothing is new")
     if policy.schedule is not None:
         since = gathered.last_asked_at or gathered.last_release_at
-        if since is not None and fresh and next_time(policy.schedule, since) <= now:
+        passed = next_time(policy.schedule, since) if since is not None and fresh else None
+        if passed is not None and passed <= now:
             reasons.append(f"the schedule ({policy.schedule.cron}) and {fresh} new things")
+        elif (at := next_time(policy.schedule, now)) is None:
+            missing.append(f"the schedule ({policy.schedule.cron}) has no time to come")
         else:
-            at = next_time(policy.schedule, now)
             wakes.append(at)
             missing.append(f"or on {at.astimezone(zone(policy.schedule.timezone, 'schedule')):%A %H:%M}")
     if not reasons:
@@ -173,10 +197,21 @@ def outlook(policy: Policy, gathered: Gathered, now: datetime) -> Outlook:
     return Outlook(due=True, reason="; ".join(reasons), missing=(), wake_at=None)
 
 
-def next_time(schedule: Schedule, after: datetime) -> datetime:
-    """The schedule's first time strictly after `after`, in UTC."""
-    moment = next(CronSim(schedule.cron, after.astimezone(zone(schedule.timezone, "schedule.timezone"))))
-    return moment.astimezone(UTC)
+def next_time(schedule: Schedule, after: datetime) -> datetime | None:
+    """The schedule's first time strictly after `after`, in UTC; None for a day that no calendar has."""
+    if not _ever(schedule.cron):
+        return None
+    for moment in CronSim(schedule.cron, after.astimezone(zone(schedule.timezone, "schedule.timezone"))):
+        at = moment.astimezone(UTC)
+        if at > after:  # in an hour that comes twice, the first of two is found, even from the second
+            return at
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _ever(cron: str) -> bool:
+    """Whether the line has any time. Looking for one that never comes goes through fifty years: not at every event."""
+    return next(CronSim(cron, _ANY_MONDAY), None) is not None
 
 
 def quiet_until(hours: QuietHours, now: datetime) -> datetime | None:

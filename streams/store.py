@@ -27,7 +27,7 @@ from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS, QUARANTINE, Envelope, PolicySet, Recorded
 from streams.log import Record
 from streams.orders import Order
-from streams.policy import check_policy
+from streams.policy import check_readable
 from streams.projections import Insert, RetireExamplesOf, Row, Update, Write
 from streams.rounds import Domain
 from streams.schema import LIVE
@@ -326,7 +326,7 @@ def _read(record: Record) -> Envelope:
     if record.key is not None and record.key != envelope.key.encode():
         raise Invalid("the record's key is not the event's")
     if isinstance(envelope.event, PolicySet):
-        check_policy(envelope.event.policy)  # one that passed the door by would stop every decision after it
+        check_readable(envelope.event.policy)  # one that passed the door by would stop every decision after it
     return envelope
 
 

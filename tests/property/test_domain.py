@@ -152,7 +152,7 @@ def test_a_log_on_which_events_stand_twice_comes_to_the_same_as_one_on_which_the
 def test_while_no_round_is_due_the_words_say_why_not_yet(course: Course) -> None:
     domain = Happening()
     for what, pick, policy in course:
-        check_policy(policy)
+        check_policy(policy, domain.now)
         domain.act(what, pick, policy)
         found = prospect(domain.state, domain.now)
         t = domain.state.policy.thresholds

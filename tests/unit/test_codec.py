@@ -138,6 +138,8 @@ def test_what_a_newer_writer_added_beside_is_passed_over() -> None:
         ({"time": "2026-11-02T09:00:00"}, "time has no zone"),
         ({"time": "0001-01-01T00:00:00+10:00"}, "time"),
         ({"time": "9999-12-31T23:59:59-10:00"}, "time"),
+        ({"time": "9000-01-01T00:00:00Z"}, "time is not from 1970 to 8999"),
+        ({"time": "1969-12-31T23:59:59Z"}, "time is not from 1970 to 8999"),
     ],
     ids=str,
 )
@@ -171,6 +173,8 @@ def test_a_moment_within_an_event_must_have_a_zone_for_it_is_compared_with_other
     found = wire(event)
     found["data"][field] = "2026-11-02T09:00:00"
     assert f"$.{field}" in refusal(found)
+    found["data"][field] = "9999-12-31T23:59:59-12:00"  # the year 10000 in UTC
+    assert refusal(found) == f"{field} is not from 1970 to 8999"
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,22 @@ def test_the_words_name_the_day_and_hour_on_the_clock_of_the_schedule() -> None:
     assert found.missing[-1] == "or on Wednesday 06:15" and found.wake_at == utc("2026-11-03T22:15")
 
 
+def test_a_schedule_that_never_comes_is_never_due_and_the_words_say_so() -> None:
+    """It may stand on an old log, from before such a line was refused."""
+    never = Schedule("0 0 */31 * 1#2")
+    assert next_time(never, NOON) is None
+    found = look(policy={"schedule": never}, corrections=1, last_asked_at=NOON - timedelta(days=400))
+    assert (found.due, found.wake_at) == (False, None)
+    assert found.missing == ("1 of 3 corrections; 2 more", "the schedule (0 0 */31 * 1#2) has no time to come")
+
+
+def test_from_the_second_of_two_equal_hours_the_next_time_is_not_in_the_first() -> None:
+    """In Madrid the hour from 02:00 comes twice on 25 October 2026, from 00:00 and from 01:00 UTC."""
+    madrid = Schedule("45 2 * * *", "Europe/Madrid")
+    assert next_time(madrid, utc("2026-10-25T00:30")) == utc("2026-10-25T00:45")
+    assert next_time(madrid, utc("2026-10-25T01:30")) == utc("2026-10-26T01:45")
+
+
 # Quiet hours
 
 
@@ -270,21 +286,36 @@ def test_everything_that_stands_in_the_way_is_said_and_the_first_moment_that_may
         (Policy(budget_timezone="../../etc/passwd"), "budget_timezone"),
         (Policy(schedule=Schedule("0 0 * *")), r"schedule\.cron"),
         (Policy(schedule=Schedule("61 0 * * *")), r"schedule\.cron"),
+        (
+            Policy(schedule=Schedule("0 0 */31 * 1#2")),
+            r"schedule\.cron '0 0 \*/31 \* 1#2' has no time within the next ten",
+        ),
+        (Policy(schedule=Schedule(f"{'0' * 5000} 0 * * *")), r"schedule\.cron .* a number in it is too long"),
+        (Policy(schedule=Schedule(f"{'0,' * 100}0 0 * * *")), r"schedule\.cron must be at most 200 characters"),
         (Policy(schedule=Schedule("0 0 * * *", "Nowhere")), r"schedule\.timezone"),
         (Policy(quiet_hours=QuietHours("24:00", "06:00")), r"quiet_hours\.start must be HH:MM"),
         (Policy(quiet_hours=QuietHours("22:00", "six")), r"quiet_hours\.end must be HH:MM"),
         (Policy(quiet_hours=QuietHours("22:00", "06:00", "")), r"quiet_hours\.timezone"),
         (Policy(recipe=LoraRecipe(rank=0)), r"recipe\.rank"),
         (Policy(gate=GateMargins(alpha=1.0)), r"gate\.alpha"),
+        (Policy(gate=GateMargins(alpha=1e-17)), r"gate\.alpha must be at least 0\.0001"),
     ],
 )
 def test_a_policy_that_could_never_be_acted_upon_is_refused_by_name_of_the_field(policy: Policy, words: str) -> None:
     with pytest.raises(Invalid, match=words):
-        check_policy(policy)
+        check_policy(policy, NOON)
+
+
+def test_whether_a_schedule_comes_within_ten_years_is_asked_from_now_on() -> None:
+    """29 February is a Sunday in 2032, and in 2060."""
+    rare = Policy(schedule=Schedule("0 0 29 2 */7"))
+    check_policy(rare, NOON)
+    with pytest.raises(Invalid, match="ten years"):
+        check_policy(rare, utc("2033-01-01"))
 
 
 def test_a_policy_that_can_be_acted_upon_is_not_refused() -> None:
-    check_policy(Policy())
+    check_policy(Policy(), NOON)
     check_policy(
         Policy(
             Thresholds(corrections=None, preferences=1, people=3, days=0.01, settle_s=3600),
@@ -292,5 +323,6 @@ def test_a_policy_that_can_be_acted_upon_is_not_refused() -> None:
             QuietHours("23:30", "00:15", "America/Bogota"),
             rounds_per_day=1,
             budget_timezone="Europe/Madrid",
-        )
+        ),
+        NOON,
     )
