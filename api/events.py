@@ -4,11 +4,12 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
-from msgspec import Raw, Struct
+from msgspec import Raw
 from sqlalchemy import select
 
 from api.access import needs
@@ -16,7 +17,8 @@ from api.errors import ApiError
 from api.services import Services
 from api.wire import check_domain, reply, whole_argument
 from streams import schema
-from streams.errors import Unavailable
+from streams.codec import read_event
+from streams.errors import Invalid, Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import Record
 from streams.store import postgres_trouble
@@ -29,19 +31,6 @@ KEEP_ALIVE_S = 10.0
 SCAN_RECORDS = 20_000  # read at most this far back for the last events of one domain
 
 Cursor = dict[tuple[str, int], int]  # the next offset to read, by (topic, partition)
-
-
-class _Envelope(Struct):
-    """As much of a CloudEvent as sorting and filtering need."""
-
-    id: str
-    time: str
-    type: str
-    data: Raw
-
-
-class _Data(Struct):
-    domain: str = ""
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -88,12 +77,12 @@ def last_events(
     services: Services, topics: tuple[str, ...], domain: str | None, limit: int
 ) -> tuple[list[dict[str, Any]], Cursor]:
     """The newest `limit` events in order of time, and where to go on from."""
-    found: list[tuple[str, dict[str, Any]]] = []
+    found: list[tuple[datetime, dict[str, Any]]] = []
     cursor: Cursor = {}
     for topic in topics:
         for partition, end in services.recorder.ends(topic).items():
             cursor[topic, partition] = end
-            kept: list[tuple[str, dict[str, Any]]] = []
+            kept: list[tuple[datetime, dict[str, Any]]] = []
             upper, step = end, max(limit, 200)
             while upper > 0 and len(kept) < limit and end - upper < SCAN_RECORDS:
                 lower = max(0, upper - step)
@@ -108,7 +97,7 @@ def events_after(
     services: Services, cursor: Cursor, domain: str | None, limit: int
 ) -> tuple[list[dict[str, Any]], Cursor]:
     """At most `limit` events from `cursor` on, and where to go on from. Order holds within a partition."""
-    found: list[tuple[str, dict[str, Any]]] = []
+    found: list[tuple[datetime, dict[str, Any]]] = []
     reached = dict(cursor)
     ends = {topic: services.recorder.ends(topic) for topic in {topic for topic, _ in cursor}}
     for (topic, partition), start in cursor.items():
@@ -154,20 +143,18 @@ def _topics(said: str | None) -> tuple[str, ...]:
 
 def _read(
     services: Services, topic: str, partition: int, start: int, end: int, domain: str | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[datetime, dict[str, Any]]]:
     for record in services.recorder.log.read(topic, partition, start, end):
         yield from _kept(record, domain)
 
 
-def _kept(record: Record, domain: str | None) -> list[tuple[str, dict[str, Any]]]:
+def _kept(record: Record, domain: str | None) -> list[tuple[datetime, dict[str, Any]]]:
     """The event with its time, unless it is another domain's or cannot be read (it is in quarantine then)."""
     try:
-        envelope = msgspec.json.decode(record.value, type=_Envelope)
-        if domain is not None and msgspec.json.decode(envelope.data, type=_Data).domain != domain:
-            return []
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        envelope = read_event(record.topic, record.key, record.value)
+    except Invalid:
         return []
-    return [(envelope.time, _shown(record))]
+    return [(envelope.time, _shown(record))] if domain in (None, envelope.event.domain) else []
 
 
 def _shown(record: Record) -> dict[str, Any]:

@@ -150,6 +150,7 @@ def properties(data: Path, port: int, controller_port: int) -> str:
             "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
             f"log.dirs={data / 'log'}",
             "auto.create.topics.enable=false",
+            "compression.type=uncompressed",  # also of topics that were made before `streams.topics` asked for it
             "offsets.topic.replication.factor=1",
             "offsets.topic.num.partitions=4",
             "transaction.state.log.replication.factor=1",

@@ -17,6 +17,7 @@ from typing_extensions import TypeIs
 
 from streams import events, orders
 from streams.errors import Invalid
+from streams.policy import check_readable
 
 CONTENT_TYPE = "application/cloudevents+json"
 Data = dict[str, Any]
@@ -157,6 +158,22 @@ def decode(
         raise Invalid(_reason(error)) from None
 
 
+def read_event(topic: str, key: bytes | None, value: bytes) -> events.Envelope:
+    """The event of one record. Raises Invalid for what cannot be read, and for what does not belong where it stands: every reader
+    skips that."""
+    _no_nul(value)
+    envelope = decode(value)
+    if topic_of(envelope.event) != topic:
+        raise Invalid(f"{name_of(envelope.event)} does not belong on this topic")
+    if key is None:
+        raise Invalid("the record has no key, so that nothing keeps it in order")
+    if key != envelope.key.encode():
+        raise Invalid("the record's key is not the event's")
+    if isinstance(envelope.event, events.PolicySet):
+        check_readable(envelope.event.policy)  # one that passed the door by would stop every decision after it
+    return envelope
+
+
 def encode_order(order: orders.Order, *, source: str, time: datetime, causation_id: UUID) -> bytes:
     """An order as a CloudEvent, so that any reader can follow `noria.orders` too."""
     kind = _snake(type(order).__name__)
@@ -178,6 +195,8 @@ def encode_order(order: orders.Order, *, source: str, time: datetime, causation_
 
 
 def decode_order(value: bytes) -> orders.Order:
+    """Read one order. Raises Invalid saying what could not be read."""
+    _no_nul(value)
     try:
         return _order_decoder.decode(_wire_decoder.decode(value).data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -225,6 +244,11 @@ def schemas() -> dict[str, Data]:
             "$defs": definitions,
         }
     return found
+
+
+def _no_nul(value: bytes) -> None:
+    if b"\\u0000" in value:
+        raise Invalid("it holds the character NUL, which no table can hold")
 
 
 def _reason(error: Exception) -> str:

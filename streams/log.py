@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.partitioner.default import murmur2
 from msgspec import Struct
 
@@ -23,6 +23,10 @@ QUIET_S = 30.0  # how long a read waits for the next record
 PATIENCE = {"bootstrap_timeout_ms": 3_000, "reconnect_backoff_ms": 50, "reconnect_backoff_max_ms": 500}
 
 
+class LostHistory(Exception):
+    """Records are missing where some stood or should stand. A bug, or a topic that was tampered with."""
+
+
 class Position(Struct, frozen=True):
     """Where one event stands on the log; as text `topic-partition@offset`."""
 
@@ -35,13 +39,17 @@ class Position(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True):
-    """Bytes as they stand on the log."""
+    """Bytes as they stand on the log; a null value is empty.
+
+    `since`: from there to `offset` the log holds no record, but what a transaction left (its mark, or what it took back). None
+    where that is not known."""
 
     topic: str
     partition: int
     offset: int
     key: bytes | None
     value: bytes
+    since: int | None = None
 
 
 class Message(Struct, frozen=True):
@@ -61,10 +69,10 @@ class Log(Protocol):
         """
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
-        """The records with `start` <= offset < `end`. Raises Unavailable."""
+        """The records with `start` <= offset < `end`; not every offset has one. Raises Unavailable, LostHistory."""
 
     def ends(self, topic: str) -> dict[int, int]:
-        """The next offset of each partition. Raises Unavailable."""
+        """The next offset of each partition; what an open transaction wrote is behind it. Raises Unavailable."""
 
     def close(self) -> None: ...
 
@@ -125,13 +133,14 @@ class KafkaLog:
         try:
             consumer.assign([place])
             consumer.seek(place, start)
-            quiet_since = time.monotonic()
+            quiet_since, since = time.monotonic(), start
             while True:
                 batches = consumer.poll(timeout_ms=500, max_records=5000)
                 for record in batches.get(place, ()):
                     if record.offset >= end:
                         return
-                    yield Record(topic, partition, record.offset, record.key, record.value)
+                    yield Record(topic, partition, record.offset, record.key, record.value or b"", since)
+                    since = record.offset + 1
                 if consumer.position(place) >= end:
                     return
                 if batches:
@@ -139,6 +148,9 @@ class KafkaLog:
                 elif time.monotonic() - quiet_since > QUIET_S:
                     sound = False
                     raise Unavailable(f"nothing came of {topic}-{partition} from offset {consumer.position(place)}")
+        except OffsetOutOfRangeError:
+            sound = False
+            raise LostHistory(f"{topic}-{partition} does not hold offset {start}") from None
         except KafkaError as error:
             sound = False
             raise Unavailable(f"the log could not be read: {type(error).__name__}") from error
@@ -212,6 +224,7 @@ class KafkaLog:
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="none",  # lost history must be loud
+                isolation_level="read_committed",  # what a transaction took back was never said
                 max_partition_fetch_bytes=8_388_608,
                 fetch_max_wait_ms=100,
                 **PATIENCE,
@@ -240,7 +253,7 @@ class MemoryLog:
                 records = self._records[message.topic, partition]
                 position = Position(message.topic, partition, len(records))
                 key = message.key.encode()
-                records.append(Record(message.topic, partition, position.offset, key, message.value))
+                records.append(Record(message.topic, partition, position.offset, key, message.value, position.offset))
                 positions.append(position)
         return positions
 

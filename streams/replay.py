@@ -13,6 +13,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine
 
 from streams.events import CONVERSATIONS, DOMAINS
+from streams.following import pass_over_marks
 from streams.log import Log, Record
 from streams.schema import LIVE, SHADOW, projections
 from streams.store import Store, positions, postgres_trouble
@@ -91,6 +92,10 @@ def rebuild(
     if batch:
         done += store.apply(batch).records
         progress(done, total)
+    reached = store.positions()
+    for place, end in upto.items():
+        if reached.get(place, 0) < end:
+            pass_over_marks(store, log, place, reached.get(place, 0), end)
     return Rebuilt(done, time.monotonic() - began)
 
 

@@ -21,13 +21,12 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from streams import conversations, projections, rounds
-from streams.codec import decode, encode, encode_order, envelope_for, is_of_domain, name_of, topic_of
+from streams.codec import encode, encode_order, envelope_for, is_of_domain, name_of, read_event, topic_of
 from streams.conversations import Consequence, Conversation
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, ORDERS, QUARANTINE, Envelope, PolicySet, Recorded
-from streams.log import Record
+from streams.events import DOMAINS, ORDERS, QUARANTINE, Envelope, Recorded
+from streams.log import LostHistory, Record
 from streams.orders import Order
-from streams.policy import check_readable
 from streams.projections import Insert, RetireExamplesOf, Row, Update, Write
 from streams.rounds import Domain
 from streams.schema import LIVE
@@ -44,10 +43,6 @@ CANNOT_HOLD = (
     psycopg2.errors.CharacterNotInRepertoire,
 )
 _JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
-
-
-class LostHistory(Exception):
-    """Records are missing between the position and what was delivered. A bug, or a topic that was tampered with."""
 
 
 class TooManyInvalid(Exception):
@@ -158,6 +153,19 @@ class Store:
             place = (record.topic, record.partition, record.offset)
             return self._apply(records, {place: f"the store cannot hold it: {type(error).__name__}"})
 
+    def pass_over(self, topic: str, partition: int, start: int, end: int) -> bool:
+        """Move the position from `start` to `end`, between which the log holds no record; False if it does not stand at `start`.
+
+        Raises Unavailable."""
+        with postgres_trouble(), self._engine.begin() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            with raw.cursor() as cursor:
+                if self._locked_positions(cursor, [(topic, partition)])[topic, partition] != start:
+                    return False
+                self._move(cursor, {(topic, partition): end})
+        return True
+
     def _apply(self, records: Sequence[Record], refused: dict[tuple[str, int, int], str]) -> Applied:
         with postgres_trouble(), self._engine.begin() as connection:
             raw = connection.connection.driver_connection
@@ -174,7 +182,7 @@ class Store:
                     try:
                         if place in refused:
                             raise Invalid(refused[place])
-                        envelope = _read(record)
+                        envelope = read_event(record.topic, record.key, record.value)
                         readable.append(Recorded(envelope, *place))
                     except Invalid as error:
                         quarantined += 1
@@ -191,35 +199,42 @@ class Store:
                         said,
                     )
                     cursor.execute("NOTIFY noria_outbox")
-                execute_values(
-                    cursor,
-                    f"INSERT INTO {self._schema}.positions (topic, partition, next_offset) VALUES %s"
-                    " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset",
-                    [(topic, partition, end) for (topic, partition), end in ends.items()],
-                )
-                cursor.execute("NOTIFY noria_positions")
+                self._move(cursor, ends)
         return Applied(len(fresh), len(readable), quarantined)
 
     def _fence(self, cursor: Cursor, records: Sequence[Record]) -> tuple[list[Record], dict[tuple[str, int], int]]:
         """What lies at or after the position of its partition, locked until the commit, and where that ends."""
-        places = sorted({(record.topic, record.partition) for record in records})
+        next_offset = self._locked_positions(cursor, sorted({(record.topic, record.partition) for record in records}))
+        fresh = []
+        for record in records:
+            place = (record.topic, record.partition)
+            if record.offset < next_offset[place]:
+                continue
+            if record.offset > next_offset[place] and not (
+                record.since is not None and record.since <= next_offset[place]
+            ):
+                raise LostHistory(f"{place[0]}-{place[1]}: expected offset {next_offset[place]}, got {record.offset}")
+            next_offset[place] = record.offset + 1
+            fresh.append(record)
+        return fresh, next_offset
+
+    def _locked_positions(self, cursor: Cursor, places: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"noria.positions.{self._schema}",))
         cursor.execute(
             f"SELECT topic, partition, next_offset FROM {self._schema}.positions"
             " WHERE (topic, partition) IN %s FOR UPDATE",
             (tuple(places),),
         )
-        next_offset = dict.fromkeys(places, 0) | {(t, p): n for t, p, n in cursor.fetchall()}
-        fresh = []
-        for record in records:
-            place = (record.topic, record.partition)
-            if record.offset < next_offset[place]:
-                continue
-            if record.offset > next_offset[place]:
-                raise LostHistory(f"{place[0]}-{place[1]}: expected offset {next_offset[place]}, got {record.offset}")
-            next_offset[place] += 1
-            fresh.append(record)
-        return fresh, next_offset
+        return dict.fromkeys(places, 0) | {(t, p): n for t, p, n in cursor.fetchall()}
+
+    def _move(self, cursor: Cursor, ends: dict[tuple[str, int], int]) -> None:
+        execute_values(
+            cursor,
+            f"INSERT INTO {self._schema}.positions (topic, partition, next_offset) VALUES %s"
+            " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset",
+            [(topic, partition, end) for (topic, partition), end in ends.items()],
+        )
+        cursor.execute("NOTIFY noria_positions")
 
     def _drop_repeated(self, cursor: Cursor, found: list[Recorded]) -> list[Recorded]:
         cursor.execute(
@@ -315,19 +330,6 @@ def _adapted(table: str, items: Iterable[tuple[str, Any]]) -> list[Any]:
         Json(value) if name in jsonb and value is not None else list(value) if isinstance(value, tuple) else value
         for name, value in items
     ]
-
-
-def _read(record: Record) -> Envelope:
-    if b"\\u0000" in record.value:
-        raise Invalid("it holds the character NUL, which no table can hold")
-    envelope = decode(record.value)
-    if topic_of(envelope.event) != record.topic:
-        raise Invalid(f"{name_of(envelope.event)} does not belong on this topic")
-    if record.key is not None and record.key != envelope.key.encode():
-        raise Invalid("the record's key is not the event's")
-    if isinstance(envelope.event, PolicySet):
-        check_readable(envelope.event.policy)  # one that passed the door by would stop every decision after it
-    return envelope
 
 
 def _kind(recorded: Recorded) -> str:

@@ -29,7 +29,14 @@ TOPICS = (
     Topic(QUARANTINE, "none", 1, ("streams (outbox)",)),
 )
 # Kafka is the record: nothing expires and nothing is compacted away.
-CONFIG = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete", "min.insync.replicas": "1"}
+CONFIG = {
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "cleanup.policy": "delete",
+    "min.insync.replicas": "1",
+    # Whatever a producer compresses with: the readers have no library for most of it.
+    "compression.type": "uncompressed",
+}
 MAX_EVENT_BYTES = 1_000_000
 
 

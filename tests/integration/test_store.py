@@ -29,11 +29,11 @@ from streams.events import (
     ReleaseRolledBack,
     ReplyCorrected,
 )
-from streams.log import MemoryLog, Message, Record
+from streams.log import LostHistory, MemoryLog, Message, Record
 from streams.orders import SwapRelease
 from streams.policy import Policy, Schedule, Thresholds
 from streams.schema import LIVE, projections
-from streams.store import LostHistory, Store, TooManyInvalid, open_engine
+from streams.store import Store, TooManyInvalid, open_engine
 from tests.integration.by_hand import AT, ByHand, created, empty, live_domain, message, policy, rows, sealed, talk
 from tests.integration.conftest import eventually
 

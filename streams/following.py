@@ -1,0 +1,76 @@
+"""What following the log takes besides Faust: records applied in order whatever is away, and offsets that no record stands at."""
+
+import logging
+import os
+import time
+
+from streams.errors import Unavailable
+from streams.events import CONVERSATIONS, DOMAINS
+from streams.log import Log, LostHistory, Record
+from streams.store import Store
+
+LOOK_EVERY_S = 1.0
+STALLED_S = 45.0
+logger = logging.getLogger("noria.streams")
+
+
+def apply_when_available(store: Store, log: Log, records: list[Record]) -> None:
+    """Apply, retrying in place as long as PostgreSQL does not answer: order is kept and nothing is skipped. Raises LostHistory."""
+    wait_s, again = 0.1, False
+    while True:
+        try:
+            store.apply(_as_the_log_has_them(store, log, records) if again else records)
+            return
+        except LostHistory:
+            if again:
+                raise
+            again = True  # a transaction left offsets without a record, or the consumer left something out
+        except Unavailable as error:
+            logger.warning("%s; trying again in %.1f s", error, wait_s)
+            time.sleep(wait_s)
+            wait_s = min(wait_s * 2, 5.0)
+
+
+def _as_the_log_has_them(store: Store, log: Log, records: list[Record]) -> list[Record]:
+    reached = store.positions()
+    ends = {(record.topic, record.partition): record.offset + 1 for record in records}
+    return [record for place, end in sorted(ends.items()) for record in log.read(*place, reached.get(place, 0), end)]
+
+
+def stop(why: str) -> None:
+    """End the process at once, so that what was not acknowledged is delivered to the next one."""
+    logger.critical("%s; the process stops", why, exc_info=True)
+    logging.shutdown()
+    os._exit(70)
+
+
+def watch(store: Store, log: Log) -> None:
+    """Move on where the log ends with offsets that no record stands at. Stop the process when records wait and none is applied:
+    consumers are known to die silently after outages."""
+    moved_at = time.monotonic()
+    last: dict[tuple[str, int], int] | None = None
+    try:
+        while True:
+            time.sleep(LOOK_EVERY_S)
+            try:
+                ends = {(topic, p): end for topic in (CONVERSATIONS, DOMAINS) for p, end in log.ends(topic).items()}
+                now = store.positions()
+                behind = {place: end for place, end in ends.items() if now.get(place, 0) < end}
+                if now != last or not behind:
+                    moved_at = time.monotonic()
+                for place, end in behind.items():
+                    if last is not None and last.get(place, 0) == now.get(place, 0):
+                        pass_over_marks(store, log, place, now.get(place, 0), end)
+                last = now
+            except Unavailable:
+                moved_at = time.monotonic()
+            if time.monotonic() - moved_at > STALLED_S:
+                stop(f"records waited for {STALLED_S:.0f} s and none was applied")
+    except BaseException:
+        stop("the log is watched no more")
+
+
+def pass_over_marks(store: Store, log: Log, place: tuple[str, int], start: int, end: int) -> None:
+    """Move the position to `end` if the log holds no record from `start` to there. Raises Unavailable, LostHistory."""
+    if next(iter(log.read(*place, start, end)), None) is None:
+        store.pass_over(*place, start, end)
