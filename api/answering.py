@@ -7,11 +7,12 @@ from contextlib import closing
 from queue import Empty, SimpleQueue
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from api.chat_request import ChatRequest
 from api.metrics import Metrics
 from api.routing import Pin, Routes, engine_key
-from streams.engine_client import Delta, chat_stream, escape_control_tokens
+from streams.engine_client import ANY_SEED, Delta, TokenLogprob, chat_stream, escape_control_tokens
 from streams.errors import Unavailable
 
 ENGINE_PATIENCE_S = 15.0  # for an engine that died to come back, before the request fails
@@ -22,6 +23,7 @@ class Draft(Struct):
     """One draft as it grows. `finish_reason` is there when it is whole."""
 
     pieces: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -35,6 +37,7 @@ class Draft(Struct):
 class Piece(Struct, frozen=True):
     index: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class _Again(Struct, frozen=True):
@@ -102,13 +105,15 @@ class Answering:
                 continue
             draft = self.drafts[said.index]
             match said:
-                case Piece(_, text):
+                case Piece(_, text, logprobs):
                     draft.pieces.append(text)
+                    draft.logprobs += logprobs
                     yield said
                     if client_gone():
                         raise ClientLeft
                 case _Again():
                     draft.pieces.clear()
+                    draft.logprobs.clear()
                 case _Whole():
                     draft.finish_reason = said.finish_reason
                     draft.prompt_tokens = said.prompt_tokens
@@ -142,11 +147,11 @@ class Answering:
                     for delta in deltas:
                         if self._closed.is_set():
                             raise ClientLeft
-                        if delta.text:
+                        if delta.text or delta.logprobs:
                             if index == 0 and not shown:
                                 self._metrics.first_token_s.labels(self._pin.domain).observe(self._elapsed_s())
                             shown = True
-                            self._queue.put(Piece(index, delta.text))
+                            self._queue.put(Piece(index, delta.text, delta.logprobs))
                         if delta.finish_reason is not None:
                             return _Whole(
                                 index,
@@ -178,11 +183,7 @@ class Answering:
             self._key,
             self._pin.engine_id,
             self._messages,
-            max_tokens=self._chat.max_tokens,
-            temperature=self._chat.temperature,
-            top_p=self._chat.top_p,
-            seed=(self._chat.seed + index) % 2**32,
-            stop=self._chat.stop,
+            replace(self._chat.sampling, seed=(self._chat.sampling.seed + index) % ANY_SEED),
         )
 
     def _await_engine(self, deadline: float) -> bool:

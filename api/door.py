@@ -4,7 +4,7 @@ A client that leaves in the middle frees the engine's slot. Its unfinished draft
 that nobody has seen whole can be neither rated nor learned from, and the prompt stands on the log all the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -24,6 +24,7 @@ from api.services import SOURCE, Services, person_subject
 from api.wire import read_object, reply
 from streams import schema, sealing
 from streams.codec import envelope_for
+from streams.engine_client import TokenLogprob, beyond
 from streams.errors import Invalid, Unavailable
 from streams.events import Envelope, PromptAsked, ReplyDrafted
 from streams.store import postgres_trouble
@@ -62,6 +63,7 @@ def blueprint(services: Services) -> Blueprint:
             check_conversation_owner(services, chat)
         pin = pin_for(services, chat)
         try:
+            check_engine(chat, pin)
             asked = record_prompt(services, chat, pin)
             answering = Answering(
                 chat,
@@ -152,6 +154,14 @@ def pin_for(services: Services, chat: ChatRequest) -> Pin:
         raise ApiError(429, message, code="queue_full", retry_after_s=RETRY_AFTER_S) from None
 
 
+def check_engine(chat: ChatRequest, pin: Pin) -> None:
+    """Raises ApiError 400 naming what the engine that is to answer has no way to do."""
+    name = beyond(pin.kind, chat.sampling)
+    if name is not None:
+        message = f"{name} as asked is beyond the engine of {chat.domain} ({pin.kind})"
+        raise ApiError(400, message, param=name, code="beyond_the_engine")
+
+
 def record_prompt(services: Services, chat: ChatRequest, pin: Pin) -> Asked:
     event_id, at = uuid4(), datetime.now(UTC)
     with postgres_trouble():
@@ -202,7 +212,7 @@ def answer(services: Services, asked: Asked, answering: Answering) -> Response:
         first = next(pieces, None)
     except BaseException as error:
         answering.close()
-        raise _refusal(error) from None
+        raise _refusal(error, asked.chat) from None
     stream = _Stream(services, asked, answering, first, pieces)
     response = Response(stream, content_type="text/event-stream", headers=headers)
     response.headers["X-Accel-Buffering"] = "no"
@@ -256,7 +266,7 @@ def completion(asked: Asked, answering: Answering, position: str) -> dict[str, A
             "index": index,
             "message": {"role": "assistant", "content": draft.text, "refusal": None},
             "finish_reason": draft.finish_reason,
-            "logprobs": None,
+            "logprobs": _logprobs(asked, draft.logprobs) if asked.chat.sampling.logprobs is not None else None,
             "reply_id": reply_id_of(asked, index),
         }
         for index, draft in enumerate(answering.drafts)
@@ -302,7 +312,10 @@ def _events(
         return b"data: " + msgspec.json.encode({**head, "choices": choices, **more}) + b"\n\n"
 
     def piece_of(piece: Piece) -> bytes:
-        return chunk([{"index": piece.index, "delta": {"content": piece.text}, "finish_reason": None}])
+        choice: dict[str, Any] = {"index": piece.index, "delta": {"content": piece.text}, "finish_reason": None}
+        if asked.chat.sampling.logprobs is not None:
+            choice["logprobs"] = _logprobs(asked, piece.logprobs)
+        return chunk([choice])
 
     try:
         opening = {"role": "assistant", "content": ""}
@@ -318,7 +331,7 @@ def _events(
         return
     except Exception as error:
         # The status has been sent; what is left is to say that this is not the end of an answer. No [DONE] follows.
-        yield b"data: " + msgspec.json.encode(_refusal(error).body) + b"\n\n"
+        yield b"data: " + msgspec.json.encode(_refusal(error, asked.chat).body) + b"\n\n"
         return
     last = len(answering.drafts) - 1
     for index, draft in enumerate(answering.drafts):
@@ -334,8 +347,11 @@ def _events(
     yield b"data: [DONE]\n\n"
 
 
-def _refusal(error: BaseException) -> ApiError:
+def _refusal(error: BaseException, chat: ChatRequest) -> ApiError:
     match error:
+        case Invalid() if chat.sampling.response_format is not None:
+            message = "the engine refused the response_format: it cannot hold an answer to that schema"
+            return ApiError(400, message, param="response_format", code="engine_refused")
         case Invalid():
             message = "the engine refused the messages: they are too long for it, or not what its model can read"
             return ApiError(400, message, param="messages", code="engine_refused")
@@ -359,6 +375,11 @@ def _head(asked: Asked, kind: str) -> dict[str, Any]:
         "model": asked.pin.name,
         "system_fingerprint": asked.pin.name,
     }
+
+
+def _logprobs(asked: Asked, told: Sequence[TokenLogprob]) -> dict[str, Any]:
+    most = asked.chat.sampling.logprobs
+    return {"content": [replace(token, top_logprobs=token.top_logprobs[:most]) for token in told], "refusal": None}
 
 
 def _usage(answering: Answering) -> dict[str, int]:

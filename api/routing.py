@@ -41,6 +41,7 @@ class Served(Struct, frozen=True):
     base_url: str | None
     model: str
     wanted: bool
+    kind: str
 
 
 class Pin(Struct, frozen=True):
@@ -49,6 +50,7 @@ class Pin(Struct, frozen=True):
     domain: str
     release: int
     engine_id: str
+    kind: str  # of its engine
 
     @property
     def name(self) -> str:
@@ -131,7 +133,7 @@ class Routes:
             if self._in_flight.get(engine.engine_id, 0) + drafts > self._limit:
                 raise QueueFull
             self._in_flight[engine.engine_id] = self._in_flight.get(engine.engine_id, 0) + drafts
-            return Pin(domain, engine.release, engine.engine_id)
+            return Pin(domain, engine.release, engine.engine_id, engine.kind)
 
     def unpin(self, engine_id: str) -> None:
         """One draft less is in flight on that engine."""
@@ -209,7 +211,7 @@ class Routes:
         cursor.execute("SELECT domain, release, engine_id, generation FROM work.routes")
         routes = {domain: Route(*row) for domain, *row in cursor.fetchall()}
         cursor.execute(
-            "SELECT engine_id, domain, release, state, base_url, model, wanted FROM work.engines"
+            "SELECT engine_id, domain, release, state, base_url, model, wanted, kind FROM work.engines"
             " WHERE wanted OR state = 'ready'"
         )
         engines = {row[0]: Served(*row) for row in cursor.fetchall()}

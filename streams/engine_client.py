@@ -12,7 +12,48 @@ from streams.errors import Invalid, Unavailable
 
 # The joiner keeps the letters as they are for a reader and a model, and the token from being one for the tokenizer.
 JOINER = "\u200d"
+ANY_SEED = 2**32 - 1  # llama.cpp draws a seed of its own for this one
+_PENALIZED_TOKENS = 16384  # of prompt and answer, from the end; llama.cpp would look at the last 64 only
+_LEAST_TOP_P = 1e-6  # LightLLM takes none of 0; the likeliest token alone is left either way
 _CONTROL_TOKEN = re.compile(r"<(?=[|\uff5c][^<>\n]{1,64}[|\uff5c]>)")
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """How an answer is drawn, under the names of OpenAI's protocol and, where it has none, of those who widened it.
+
+    `top_k` -1: any token; `min_p`: the least share of the likeliest token's probability; penalties of 0 (`repetition_penalty`: 1)
+    change nothing. `logit_bias` is by token id. `logprobs`: how many of the likeliest tokens are told beside each token that was
+    drawn; None: nothing is told. `response_format`: OpenAI's object; None: any text.
+    """
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int  # below ANY_SEED
+    stop: tuple[str, ...] = ()
+    top_k: int = 40
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class TopLogprob(Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(Struct, frozen=True):
+    """One token of an answer with its natural log-probability, and the likeliest ones in its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[TopLogprob] = []
 
 
 class Delta(Struct, frozen=True):
@@ -22,6 +63,7 @@ class Delta(Struct, frozen=True):
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class _Usage(Struct):
@@ -33,8 +75,13 @@ class _Piece(Struct):
     content: str | None = None
 
 
+class _Logprobs(Struct):
+    content: tuple[TokenLogprob, ...] | None = None
+
+
 class _Choice(Struct):
     delta: _Piece
+    logprobs: _Logprobs | None = None
     finish_reason: str | None = None
 
 
@@ -56,17 +103,29 @@ def escape_control_tokens(words: str) -> str:
     return _CONTROL_TOKEN.sub("<" + JOINER, words)
 
 
+def beyond(kind: str, asked: Sampling) -> str | None:
+    """The name of a setting that engines of that kind have no way to follow, if `asked` holds one."""
+    if kind != "lightllm":
+        return None
+    cannot = {
+        "min_p": asked.min_p > 0,
+        "logit_bias": bool(asked.logit_bias),
+        "logprobs": asked.logprobs is not None,
+        "response_format": asked.response_format is not None,
+        "frequency_penalty": asked.frequency_penalty < 0,
+        "presence_penalty": asked.presence_penalty < 0,
+        "repetition_penalty": asked.repetition_penalty < 1,
+    }
+    return next((name for name, is_asked in cannot.items() if is_asked), None)
+
+
 def chat_stream(
     base_url: str,
     key: str,
     model: str,
     messages: Sequence[dict[str, str]],
+    sampling: Sampling,
     *,
-    max_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    stop: Sequence[str] = (),
     connect_timeout_s: float = 2.0,
     read_timeout_s: float = 120.0,
 ) -> Generator[Delta, None, None]:
@@ -74,24 +133,8 @@ def chat_stream(
 
     Closing the iterator closes the connection, which frees the engine's slot. Raises Unavailable when the engine does
     not answer or its answer breaks off, Invalid when it refuses the request (too long for its context, say).
-    Every sampling setting is sent: the engines' own defaults differ.
     """
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": list(messages),
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": 40,
-        "min_p": 0.0,
-        "do_sample": temperature
-        > 0,  # LightLLM's own; left out, the model's folder decides, and then temperature may be ignored
-        "seed": seed,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    if stop:
-        body["stop"] = list(stop)
+    body = {"model": model, "messages": list(messages), **_settings(sampling)}
     timeout = httpx.Timeout(read_timeout_s, connect=connect_timeout_s)
     # A connection a request: llama.cpp's server drops kept ones after 5 s or 100 requests, in mid-air if need be.
     headers = {"Authorization": f"Bearer {key}", "Connection": "close"}
@@ -108,6 +151,36 @@ def chat_stream(
             yield from _deltas(response.iter_lines())
     except httpx.HTTPError as error:
         raise Unavailable(f"the engine {model} did not answer: {type(error).__name__}") from None
+
+
+def _settings(sampling: Sampling) -> dict[str, Any]:
+    """All of them, whatever they say: the engines' own defaults differ."""
+    found: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": max(sampling.top_p, _LEAST_TOP_P),
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        "repeat_penalty": sampling.repetition_penalty,  # llama.cpp's name of it
+        "repeat_last_n": _PENALIZED_TOKENS,
+        # LightLLM's own; left out, the model's folder decides, and then temperature may be ignored.
+        "do_sample": sampling.temperature > 0,
+        "seed": sampling.seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if sampling.stop:
+        found["stop"] = list(sampling.stop)
+    if sampling.logit_bias:
+        found["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
+    if sampling.logprobs is not None:
+        found |= {"logprobs": True, "top_logprobs": max(1, sampling.logprobs)}  # llama.cpp tells nothing for 0
+    if sampling.response_format is not None:
+        found["response_format"] = sampling.response_format
+    return found
 
 
 def _deltas(lines: Iterator[str]) -> Iterator[Delta]:
@@ -132,8 +205,9 @@ def _deltas(lines: Iterator[str]) -> Iterator[Delta]:
         if chunk.usage is not None:
             usage = chunk.usage
         for choice in chunk.choices:
-            if choice.delta.content:
-                yield Delta(choice.delta.content)
+            told = (choice.logprobs.content or ()) if choice.logprobs is not None else ()
+            if choice.delta.content or told:
+                yield Delta(choice.delta.content or "", logprobs=told)
             finish = choice.finish_reason or finish
     if finish is None:
         raise Unavailable("the engine's answer broke off")

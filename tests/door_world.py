@@ -114,19 +114,23 @@ class World:
         )
         self.caught_up(self.say(finished))
 
-    def route(self, domain: str, release: int, engine: EngineServer, state: str = "ready") -> None:
+    def route(
+        self, domain: str, release: int, engine: EngineServer, state: str = "ready", kind: str = "llamacpp"
+    ) -> None:
         engine_id = f"{domain}@{release}"
         with self.services.engine.begin() as connection:
             connection.execute(
                 text(
                     "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, base_url,"
-                    " changed_at) VALUES (:id, :domain, :release, 'llamacpp', :model, true, :state, :url, now())"
-                    " ON CONFLICT (engine_id) DO UPDATE SET state = excluded.state, base_url = excluded.base_url"
+                    " changed_at) VALUES (:id, :domain, :release, :kind, :model, true, :state, :url, now())"
+                    " ON CONFLICT (engine_id) DO UPDATE SET state = excluded.state, base_url = excluded.base_url,"
+                    " kind = excluded.kind"
                 ),
                 {
                     "id": engine_id,
                     "domain": domain,
                     "release": release,
+                    "kind": kind,
                     "model": MODEL,
                     "state": state,
                     "url": engine.base_url,

@@ -100,7 +100,11 @@ class EngineServer:
         for number, piece in enumerate(pieces[: body["max_tokens"]]):
             if self.break_after is not None and number >= self.break_after:
                 return
-            say([{"index": 0, "delta": {"content": piece}, "finish_reason": None}])
+            choice: dict[str, Any] = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
+            if body.get("logprobs"):
+                told = {"token": piece, "logprob": -0.5, "bytes": list(piece.encode())}
+                choice["logprobs"] = {"content": [{"id": number, **told, "top_logprobs": [{"id": number, **told}]}]}
+            say([choice])
             if self.piece_s:
                 time.sleep(self.piece_s)
         finish = "stop" if len(pieces) <= body["max_tokens"] else "length"

@@ -121,7 +121,7 @@ class Talk:
         if write is not None and self._drafts > 1:
             write("\n\n".join(f"draft {number}: {text.strip()}" for number, text in enumerate(texts, 1)))
         self.last, self.texts, self._chosen = answer, texts, 0
-        self._messages = [*messages, {"role": "assistant", "content": texts[0] or " "}]
+        self._messages = [*messages, {"role": "assistant", "content": texts[0]}]
         return answer
 
     def give(self, **what: Any) -> Given:
@@ -135,7 +135,7 @@ class Talk:
             raise Invalid(f"pick a draft from 1 to {len(self.texts)}")
         self._chosen = number - 1
         given = self.give(pick=True)
-        self._messages[-1] = {"role": "assistant", "content": self.texts[self._chosen] or " "}
+        self._messages[-1] = {"role": "assistant", "content": self.texts[self._chosen]}
         return given
 
     def forget(self) -> None:

@@ -175,9 +175,18 @@ GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
     ("change", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
-        ({"presence_penalty": 1.5}, "presence_penalty"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"logit_bias": {"word": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"made_up": 1}, "made_up"),
         ({"messages": []}, "messages"),
         ({"messages": None}, "messages"),
@@ -193,16 +202,17 @@ GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
         ({"n": "two"}, "n"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": -1}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens"),
-        ({"seed": -1}, "seed"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": -(2**63) - 1}, "seed"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"user": "a/b"}, "user"),
         ({"user": ""}, "user"),
-        ({"metadata": {"other": "x"}}, "metadata.other"),
+        ({"metadata": {"conversation_id": 7}}, "metadata.conversation_id"),
         ({"metadata": {"conversation_id": "no spaces"}}, "metadata.conversation_id"),
     ],
 )
@@ -216,16 +226,39 @@ def test_what_cannot_be_honoured_is_400_naming_the_field(
     assert error["param"].startswith(param)
 
 
-@pytest.mark.parametrize(
-    "neutral",
-    [
-        {"frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "tools": [], "user": None},
-        {"response_format": {"type": "text"}, "logit_bias": {}, "store": False},
-    ],
-)
-def test_fields_that_change_nothing_are_taken(world: World, domain: str, neutral: dict[str, Any]) -> None:
-    body = {"model": domain, **GOOD, **neutral}
-    assert world.as_chat.post("/v1/chat/completions", json=body).status_code == 200
+def test_an_answer_goes_back_as_the_client_dumps_it(world: World, client: openai.OpenAI, domain: str) -> None:
+    asked: list[Any] = [{"role": "developer", "content": "Be brief."}, {"role": "user", "name": "ann", "content": "hi"}]
+    said = client.chat.completions.create(model=domain, messages=asked, metadata={"ticket": "A-17"}, top_p=0, seed=-1)
+    asked += [said.choices[0].message.model_dump(), {"role": "user", "content": "and then"}]
+    again = client.chat.completions.create(model=domain, messages=asked, tool_choice="none", parallel_tool_calls=False)
+    assert again.choices[0].message.content == "You said: and then"
+    assert world.engine.requests[-1]["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "You said: hi"},
+        {"role": "user", "content": "and then"},
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_come_with_the_tokens_that_were_drawn(
+    client: openai.OpenAI, domain: str, stream: bool
+) -> None:
+    answered = ask(client, domain, "one two", logprobs=True, top_logprobs=0, stream=stream)
+    choices = [c for chunk in answered for c in chunk.choices] if stream else answered.choices
+    told = [token for choice in choices if choice.logprobs for token in choice.logprobs.content]
+    assert "".join(token.token for token in told) == "You said: one two"
+    assert all(token.logprob < 0 and token.top_logprobs == [] for token in told)
+
+
+def test_what_is_beyond_a_lightllm_engine_is_refused_by_name_and_asked_of_nobody(world: World) -> None:
+    domain = world.domain()
+    world.route(domain, 0, world.engine, kind="lightllm")
+    body = {"model": domain, **GOOD, "response_format": {"type": "json_object"}}
+    answer = world.as_chat.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "response_format"
+    assert world.events(domain, "prompt_asked") == [] and not world.in_flight()
+    assert world.chat(domain, frequency_penalty=1)["model"] == f"{domain}@0"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The contract of an engine, held by llama.cpp itself and by servers that speak LightLLM's protocol in two versions."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import jsonschema
 import psutil
 import pytest
 from msgspec import structs
 
-from streams.engine_client import Delta, chat_stream
+from api.chat_request import parse_chat
+from streams.engine_client import Delta, Sampling, chat_stream
 from streams.errors import Invalid, Unavailable
 from tests import lightllm_protocol_server
 from tests.base_model import base_model
@@ -30,6 +34,8 @@ NAME = "road-traffic@1"
 LIGHTLLM = os.environ.get("NORIA_LIGHTLLM")  # on a host with a GPU: LightLLM itself is held to the contract too
 KINDS = ["llamacpp", "lightllm-1.2.0", "lightllm-1.0.1", *(["lightllm-itself"] if LIGHTLLM else [])]
 ROOT = Path(__file__).resolve().parents[2]
+# What the door refuses for LightLLM, or what the servers that speak its protocol here do not do.
+on_llamacpp = pytest.mark.parametrize("engine", ["llamacpp"], indirect=True)
 
 
 def make(kind: str, model_dir: Path, name: str = NAME) -> Engine:
@@ -77,7 +83,7 @@ def ask(
     max_tokens: int = 12,
     temperature: float = 0.0,
     seed: int = 1,
-    stop: tuple[str, ...] = (),
+    **more: Any,
 ) -> list[Delta]:
     return list(
         chat_stream(
@@ -85,11 +91,7 @@ def ask(
             engine.key,
             engine.model_name,
             [{"role": "user", "content": words}],
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=0.95,
-            seed=seed,
-            stop=stop,
+            Sampling(max_tokens=max_tokens, temperature=temperature, top_p=0.95, seed=seed, **more),
         )
     )
 
@@ -156,6 +158,106 @@ def test_the_seed_decides_what_is_drawn(engine: Engine) -> None:
     assert text_of(first) == text_of(ask(engine, "Tell me a story.", temperature=1.5, seed=7))
 
 
+@on_llamacpp
+def test_a_seed_that_llamacpp_would_take_for_any_is_one_of_its_own(engine: Engine) -> None:
+    body = {"model": "d", "messages": [{"role": "user", "content": "hi"}], "seed": -1}
+    seed = parse_chat(body, "p").sampling.seed
+    first, again = (text_of(ask(engine, "Tell me a story.", temperature=1.5, seed=seed)) for _ in range(2))
+    assert first == again
+
+
+@on_llamacpp
+def test_a_token_that_is_banned_is_not_said(engine: Engine) -> None:
+    plain = ask(engine, "Name three primary colours.", max_tokens=1, logprobs=1)
+    (first,) = (told for delta in plain for told in delta.logprobs)
+    number = httpx.post(
+        f"{engine.base_url}/tokenize",
+        json={"content": first.token},
+        headers={"Authorization": f"Bearer {engine.key}"},
+        trust_env=False,
+    ).json()["tokens"]
+    banned = ask(engine, "Name three primary colours.", max_tokens=1, logit_bias={number[0]: -100.0})
+    assert text_of(plain) == first.token != text_of(banned) != ""
+
+
+@on_llamacpp
+def test_log_probabilities_are_numbers_and_the_likeliest_come_first(engine: Engine) -> None:
+    deltas = ask(engine, "Name three primary colours.", max_tokens=4, logprobs=3)
+    told = [token for delta in deltas for token in delta.logprobs]
+    assert len(told) == 4 and "".join(token.token for token in told) == text_of(deltas)
+    for token in told:
+        likeliest = [other.logprob for other in token.top_logprobs]
+        assert len(likeliest) == 3 and likeliest == sorted(likeliest, reverse=True)
+        assert token.logprob == likeliest[0] < 0  # greedy
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "colours": {"type": "array", "items": {"type": "string", "maxLength": 8}, "minItems": 2, "maxItems": 2},
+        "count": {"type": "integer", "minimum": 5, "maximum": 7},
+    },
+    "required": ["colours", "count"],
+    "additionalProperties": False,
+}
+
+
+@on_llamacpp
+def test_an_answer_obeys_the_schema_that_it_was_asked_in(engine: Engine) -> None:
+    held = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+    said = ask(engine, "Name the colours.", max_tokens=80, temperature=1.5, response_format=held)
+    assert said[-1].finish_reason == "stop"
+    jsonschema.validate(json.loads(text_of(said)), SCHEMA)
+    begun = text_of(ask(engine, "Name the colours.", max_tokens=20, response_format={"type": "json_object"}))
+    assert begun.startswith("{")
+
+
+@on_llamacpp
+@pytest.mark.parametrize(
+    "schema", [{"type": "array", "minItems": 10**6}, {"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}}]
+)
+def test_a_schema_that_nothing_can_be_held_to_is_refused_and_the_engine_goes_on(
+    engine: Engine, schema: dict[str, Any]
+) -> None:
+    held = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    with pytest.raises(Invalid):
+        ask(engine, "Hello", response_format=held)
+    assert text_of(ask(engine, "Hello", max_tokens=2))
+
+
+@on_llamacpp
+def test_what_was_said_is_not_said_again_under_a_penalty(engine: Engine) -> None:
+    plain = text_of(ask(engine, "Say the word tea again and again.", max_tokens=24))
+    for penalty in ({"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, {"repetition_penalty": 1.8}):
+        assert text_of(ask(engine, "Say the word tea again and again.", max_tokens=24, **penalty)) != plain
+
+
+@on_llamacpp
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"min_p": 1.0}])
+def test_the_likeliest_token_alone_is_left_where_nothing_else_may_be_drawn(
+    engine: Engine, narrow: dict[str, Any]
+) -> None:
+    greedy = text_of(ask(engine, "Tell me a story."))
+    assert text_of(ask(engine, "Tell me a story.", temperature=1.5, seed=3, **narrow)) == greedy
+
+
+@on_llamacpp
+def test_an_answer_that_looks_like_a_thought_or_a_tool_call_stays_text(engine: Engine) -> None:
+    looks = '<think>\nhm\n</think>\n<tool_call>\n{"name": "x", "arguments": {}}\n</tool_call>'
+    said = httpx.post(
+        f"{engine.base_url}/v1/chat/completions",
+        json={
+            "messages": [{"role": "user", "content": "Hello"}],
+            "grammar": f"root ::= {json.dumps(looks)}",
+            "max_tokens": 60,
+        },
+        headers={"Authorization": f"Bearer {engine.key}"},
+        timeout=60,
+        trust_env=False,
+    ).json()
+    assert said["choices"][0]["message"]["content"] == looks
+
+
 def test_a_stop_string_ends_the_answer(engine: Engine) -> None:
     whole = text_of(ask(engine, "Name three primary colours."))
     word = whole[4:6]
@@ -177,10 +279,7 @@ def test_closing_an_answer_frees_its_place(engine: Engine) -> None:
             engine.key,
             engine.model_name,
             [{"role": "user", "content": "Write a long story about a river."}],
-            max_tokens=400,
-            temperature=0,
-            top_p=1,
-            seed=1,
+            Sampling(max_tokens=400, temperature=0, top_p=1, seed=1),
         )
         next(answer)
         answer.close()
@@ -305,10 +404,7 @@ def test_a_break_in_mid_answer_is_never_taken_for_an_end(kind: str, started: Cal
         engine.key,
         engine.model_name,
         [{"role": "user", "content": "BREAK this long story about a river."}],
-        max_tokens=400,
-        temperature=0,
-        top_p=1,
-        seed=1,
+        Sampling(max_tokens=400, temperature=0, top_p=1, seed=1),
     )
     assert next(answer).text
     if kind in ("llamacpp", "lightllm-itself"):  # the others break off at that word

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streams.engine_client import Delta, chat_stream
+from streams.engine_client import Delta, Sampling, chat_stream
 from streams.errors import Invalid, Unavailable
 from tests.door_world import wait_until
 from tests.engine_server import EngineServer
@@ -21,11 +21,11 @@ def engine() -> Iterator[EngineServer]:
 
 def ask(base_url: str, **more: Any) -> Any:
     settings: dict[str, Any] = {"max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 1, **more}
-    return chat_stream(base_url, "k", "d@1", [{"role": "user", "content": "hi you"}], **settings)
+    return chat_stream(base_url, "k", "d@1", [{"role": "user", "content": "hi you"}], Sampling(**settings))
 
 
 def test_the_pieces_come_and_the_last_one_has_the_counts(engine: EngineServer) -> None:
-    assert list(ask(engine.base_url, stop=["#"])) == [
+    assert list(ask(engine.base_url, stop=("#",))) == [
         Delta("You said:"),
         Delta(" hi"),
         Delta(" you"),

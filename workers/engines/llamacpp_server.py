@@ -53,7 +53,9 @@ def main() -> int:
     params.ui = False
     params.offline = True
     params.verbosity = ERRORS_ONLY
-    params.force_pure_content_parser = True  # an answer that looks like a tool call stays text
+    # An answer that looks like a thought or a tool call stays text. (With `force_pure_content_parser` it would too, but then a
+    # response_format is passed over without a word.)
+    params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
     server = xllamacpp.Server(params)  # returns when the model is loaded
     _silence()
     stdout.write(json.dumps({"address": server.listening_address}) + "\n")
