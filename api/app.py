@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from api import conversations, datasets, domains, door, events, people, rounds
 from api.access import authenticate
+from api.cors import allow_origins
 from api.errors import ApiError, refusal_of
 from api.keys import ApiKeys
 from api.metrics import Metrics
@@ -44,6 +45,7 @@ def create_app(services: Services) -> Flask:
     app = Flask("noria", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     app.url_map.strict_slashes = False
+    allow_origins(app, services.settings.cors_origins)  # before a key is asked for: a preflight carries none
 
     @app.before_request
     def admit() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +21,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     lightllm: Path | None = None  # the folder of the environment that holds LightLLM; None: it is in this one
     engine_threads: int = 1
     engine_slots: int = 4
+    cors_origins: tuple[str, ...] = ()  # whose pages may call the door from a browser; "*": everybody's
 
     @property
     def artifacts(self) -> Path:
@@ -68,6 +70,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         lightllm=Path(environ["NORIA_LIGHTLLM"]) if environ.get("NORIA_LIGHTLLM") else None,
         engine_threads=_count(environ, "NORIA_ENGINE_THREADS", 1),
         engine_slots=_count(environ, "NORIA_ENGINE_SLOTS", 4),
+        cors_origins=_origins(environ, "NORIA_CORS_ORIGINS"),
     )
     if missing:
         raise Invalid(f"not set: {', '.join(missing)} (is `noria up` running? it writes them under {home.name}/run)")
@@ -79,3 +82,13 @@ def _count(environ: Mapping[str, str], variable: str, default: int) -> int:
     if not text.isdigit() or int(text) < 1:
         raise Invalid(f"{variable} must be a whole number above 0; got {text!r}")
     return int(text)
+
+
+def _origins(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    """`https://chat.example.org, http://127.0.0.1:3000`, as a browser says them; or `*`."""
+    found = tuple(word.strip() for word in environ.get(variable, "").split(",") if word.strip())
+    for origin in found:
+        parts = urlsplit(origin)
+        if origin != "*" and origin != f"{parts.scheme}://{parts.netloc}".lower():
+            raise Invalid(f"{variable} must be origins like https://chat.example.org, or *; got {origin!r}")
+    return found
