@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from api.chat_request import ChatRequest
 from api.metrics import Metrics
 from api.routing import Pin, Routes, engine_key
-from streams.engine_client import ANY_SEED, Delta, TokenLogprob, chat_stream, escape_control_tokens
+from streams.control_tokens import escape_control_tokens
+from streams.engine_client import ANY_SEED, Delta, TokenLogprob, chat_stream
 from streams.errors import Unavailable
 
 ENGINE_PATIENCE_S = 15.0  # for an engine that died to come back, before the request fails
@@ -88,7 +89,6 @@ class Answering:
         self._may_restart = may_restart
         self._closed = threading.Event()
         self._queue: SimpleQueue[Piece | _Again | _Whole | _Failed] = SimpleQueue()
-        self._messages = [{"role": m["role"], "content": escape_control_tokens(m["content"])} for m in chat.messages]
         self._started_at = time.monotonic()
         for index in range(chat.drafts):
             threading.Thread(target=self._run, args=(index,), name=f"draft-{index}", daemon=True).start()
@@ -175,14 +175,18 @@ class Answering:
         return time.monotonic() - self._started_at
 
     def _stream(self, index: int) -> Generator[Delta, None, None]:
-        address = self._routes.address(self._pin.engine_id)
-        if address is None:
+        engine = self._routes.ready(self._pin.engine_id)
+        if engine is None or engine.base_url is None:
             raise Unavailable("the engine is not ready")
+        tokens = engine.control_tokens or ()
         return chat_stream(
-            address,
+            engine.base_url,
             self._key,
             self._pin.engine_id,
-            self._messages,
+            [
+                {**message, "content": escape_control_tokens(message["content"], tokens)}
+                for message in self._chat.messages
+            ],
             replace(self._chat.sampling, seed=(self._chat.sampling.seed + index) % ANY_SEED),
         )
 

@@ -42,6 +42,8 @@ class Served(Struct, frozen=True):
     model: str
     wanted: bool
     kind: str
+    control_tokens: list[str] | None
+    context_tokens: int | None
 
 
 class Pin(Struct, frozen=True):
@@ -149,9 +151,14 @@ class Routes:
 
     def address(self, engine_id: str) -> str | None:
         """Where that engine listens; None while it is not ready."""
+        engine = self.ready(engine_id)
+        return engine.base_url if engine is not None else None
+
+    def ready(self, engine_id: str) -> Served | None:
+        """That engine, if it answers; one whose control tokens nobody has said is not asked: people's could not be escaped."""
         with self._changed:
             engine = self._engines.get(engine_id)
-            return engine.base_url if engine is not None and engine.state == "ready" else None
+        return engine if engine is not None and engine.state == "ready" and engine.control_tokens is not None else None
 
     def lives(self, engine_id: str) -> bool:
         """Whether waiting for that engine makes sense."""
@@ -211,8 +218,8 @@ class Routes:
         cursor.execute("SELECT domain, release, engine_id, generation FROM work.routes")
         routes = {domain: Route(*row) for domain, *row in cursor.fetchall()}
         cursor.execute(
-            "SELECT engine_id, domain, release, state, base_url, model, wanted, kind FROM work.engines"
-            " WHERE wanted OR state = 'ready'"
+            "SELECT engine_id, domain, release, state, base_url, model, wanted, kind, control_tokens, context_tokens"
+            " FROM work.engines WHERE wanted OR state = 'ready'"
         )
         engines = {row[0]: Served(*row) for row in cursor.fetchall()}
         with self._changed:

@@ -1,6 +1,5 @@
 """Ask an engine, over the OpenAI protocol that all of them speak. Used by the door and by the evaluator; no torch here."""
 
-import re
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -10,12 +9,9 @@ from msgspec import Struct
 
 from streams.errors import Invalid, Unavailable
 
-# The joiner keeps the letters as they are for a reader and a model, and the token from being one for the tokenizer.
-JOINER = "\u200d"
 ANY_SEED = 2**32 - 1  # llama.cpp draws a seed of its own for this one
 _PENALIZED_TOKENS = 16384  # of prompt and answer, from the end; llama.cpp would look at the last 64 only
 _LEAST_TOP_P = 1e-6  # LightLLM takes none of 0; the likeliest token alone is left either way
-_CONTROL_TOKEN = re.compile(r"<(?=[|\uff5c][^<>\n]{1,64}[|\uff5c]>)")
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
@@ -92,15 +88,6 @@ class _Chunk(Struct):
 
 
 _decoder = msgspec.json.Decoder(_Chunk)
-
-
-def escape_control_tokens(words: str) -> str:
-    """`words` with a zero-width joiner after the `<` of whatever a tokenizer could take for a control token (`<|im_end|>`).
-
-    An engine's template parses control tokens wherever they stand; without this a person could end their own turn and
-    speak as the system. Text that holds none comes back unchanged, and escaping twice is escaping once.
-    """
-    return _CONTROL_TOKEN.sub("<" + JOINER, words)
 
 
 def beyond(kind: str, asked: Sampling) -> str | None:

@@ -323,6 +323,9 @@ engines = Table(
     Column("pid", Integer),
     _text("error", nullable=True),
     _time("changed_at"),
+    # What the engine's host found out when it became ready: of the model, and of the window for prompt and answer together.
+    Column("control_tokens", ARRAY(Text)),
+    Column("context_tokens", Integer),
     schema="work",
 )
 routes = Table(

@@ -29,6 +29,7 @@ from streams.topics import TOPICS
 from tests.engine_server import EngineServer
 
 MODEL = "sha256:" + "1" * 64
+CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<repo_name>", "[INST]", "</s>")
 
 
 def wait_until(holds: Callable[[], Any], timeout_s: float = 15.0, what: str = "the condition") -> Any:
@@ -122,7 +123,8 @@ class World:
             connection.execute(
                 text(
                     "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, base_url,"
-                    " changed_at) VALUES (:id, :domain, :release, :kind, :model, true, :state, :url, now())"
+                    " changed_at, control_tokens, context_tokens) VALUES (:id, :domain, :release, :kind, :model, true,"
+                    " :state, :url, now(), :tokens, :window)"
                     " ON CONFLICT (engine_id) DO UPDATE SET state = excluded.state, base_url = excluded.base_url,"
                     " kind = excluded.kind"
                 ),
@@ -134,6 +136,8 @@ class World:
                     "model": MODEL,
                     "state": state,
                     "url": engine.base_url,
+                    "tokens": list(CONTROL_TOKENS),
+                    "window": engine.context_tokens,
                 },
             )
             generation = connection.execute(

@@ -28,6 +28,7 @@ class EngineServer:
         self.piece_s = 0.0
         self.break_after: int | None = None
         self.refuse: int | None = None
+        self.context_tokens = 2048
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.left = 0

@@ -121,8 +121,9 @@ def answer_by_stub(noria: LocalNoria, engine_url: str) -> None:
     database = open_engine(noria.database_url)
     with database.begin() as connection:
         connection.exec_driver_sql(
-            "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, base_url, changed_at)"
-            " VALUES ('stub', %s, 0, 'llamacpp', 'stub', false, 'ready', %s, now())",
+            "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, base_url, changed_at,"
+            " control_tokens, context_tokens) VALUES ('stub', %s, 0, 'llamacpp', 'stub', false, 'ready', %s, now(),"
+            " '{<|im_end|>}', 2048)",
             (DOMAIN, engine_url),
         )
         connection.exec_driver_sql(

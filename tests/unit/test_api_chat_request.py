@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from api.chat_request import parse_chat, parse_model
 from api.errors import ApiError
-from streams.engine_client import ANY_SEED, JOINER, beyond, escape_control_tokens
+from streams.engine_client import ANY_SEED, beyond
 
 HI = [{"role": "user", "content": "hi"}]
 json_values = st.recursive(
@@ -263,24 +263,3 @@ def test_no_other_name_is_a_model(model: str) -> None:
     with pytest.raises(ApiError) as caught:
         parse_model(model)
     assert caught.value.status == 404
-
-
-@pytest.mark.parametrize(
-    "token", ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot id|>", "<｜end▁of▁sentence｜>"]
-)
-def test_a_control_token_is_no_token_any_more(token: str) -> None:
-    escaped = escape_control_tokens(f"a {token} b")
-    assert token not in escaped and escaped.replace(JOINER, "") == f"a {token} b"
-
-
-@pytest.mark.parametrize("words", ["", "a < b | c > d", "x <| y", "<|>", "if a<|b then", "1 <2> |3|"])
-def test_words_without_control_tokens_stay_as_they_are(words: str) -> None:
-    assert escape_control_tokens(words) == words
-
-
-@unhurried
-@given(st.text(alphabet="<|>a_ \n", max_size=60))
-def test_escaping_leaves_no_token_and_twice_is_once(words: str) -> None:
-    once = escape_control_tokens(words)
-    assert escape_control_tokens(once) == once
-    assert once.replace(JOINER, "") == words.replace(JOINER, "")

@@ -18,8 +18,8 @@ def routes(state: str = "ready", wanted: bool = True) -> Routes:
     found = Routes("postgresql://nowhere", limit=4)
     found._routes = {"d": Route(1, "d@1", 7)}
     found._engines = {
-        "d@1": Served("d@1", "d", 1, state, "http://one", "m", True, "llamacpp"),
-        "d@0": Served("d@0", "d", 0, "ready", "http://zero", "m", wanted, "llamacpp"),
+        "d@1": Served("d@1", "d", 1, state, "http://one", "m", True, "llamacpp", [], 2048),
+        "d@0": Served("d@0", "d", 0, "ready", "http://zero", "m", wanted, "llamacpp", [], 2048),
     }
     return found
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import Engine as Database
@@ -24,6 +25,7 @@ from workers.artifacts import Artifacts
 from workers.context import Cancelled, retry
 from workers.engines import make_engine
 from workers.engines.protocol import EngineSpec
+from workers.models.tokens import control_tokens
 
 ATTEMPTS = 4
 HEALTHY_S = 30.0
@@ -90,11 +92,12 @@ class Keeper:
             lightllm=self._settings.lightllm,
         )
         engine = make_engine(spec, self._key)
+        reads = {"control_tokens": list(control_tokens(model_dir)), "context_tokens": spec.context_tokens}
         self._say("starting")
         engine.start()
         try:
             engine.ready(engine.start_deadline_s)
-            self._say("ready", base_url=engine.base_url, pid=engine.pid)
+            self._say("ready", base_url=engine.base_url, pid=engine.pid, **reads)
             while engine.alive() and not self._stopping.wait(0.1):
                 pass
             if not self._stopping.is_set():
@@ -103,19 +106,21 @@ class Keeper:
         finally:
             engine.stop()
 
-    def _say(self, state: str, base_url: str | None = None, pid: int | None = None, error: str | None = None) -> None:
+    def _say(self, state: str, **known: Any) -> None:
+        """Write the engine's state; of the rest what is not `known` now is not known."""
+
         def write() -> None:
             with postgres_trouble(), self._database.begin() as connection:
                 connection.execute(
                     text(
                         "UPDATE work.engines SET state = :state, base_url = :base_url, pid = :pid, error = :error,"
+                        " control_tokens = :control_tokens, context_tokens = :context_tokens,"
                         " changed_at = clock_timestamp() WHERE engine_id = :id"
                     ),
                     {
+                        **dict.fromkeys(("base_url", "pid", "error", "control_tokens", "context_tokens")),
+                        **known,
                         "state": state,
-                        "base_url": base_url,
-                        "pid": pid,
-                        "error": error,
                         "id": self.wanted.engine_id,
                     },
                 )

@@ -20,11 +20,13 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from streams.control_tokens import escape_control_tokens
 from streams.errors import Unavailable
 from workers.engines.process import stop_child
 from workers.evaluator import inside, scoring
 from workers.evaluator.install import python_of
 from workers.evaluator.memory import memory_folder, purge_left_overs
+from workers.models.tokens import control_tokens
 
 ANSWER_TOKENS = 32
 NO_LIMIT = 10_000_000  # of a prompt's tokens: what is too long the engine refuses, where OpenCompass would give up the whole exam
@@ -222,7 +224,11 @@ class Examiner:
 def _write_questions(folder: Path, number: int, exam: Exam) -> None:
     if len({(item.set, item.id) for item in exam.items}) != len(exam.items):
         raise ValueError("two questions of a set have the same id")
-    lines = [json.dumps({"question": item.question, _REFERENCE: _reference(item)}) for item in exam.items]
+    tokens = control_tokens(exam.tokenizer_dir)
+    lines = [
+        json.dumps({"question": escape_control_tokens(item.question, tokens), _REFERENCE: _reference(item)})
+        for item in exam.items
+    ]
     (folder / f"{_dataset_name(number)}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -113,6 +113,26 @@ def chat_template(model_dir: Path) -> str:
     return found
 
 
+def control_tokens(model_dir: Path) -> tuple[str, ...]:
+    """Every text that the folder's tokenizer reads as a control token, for whoever escapes what people wrote; the longest first.
+
+    Raises Invalid if there is no tokenizer.json or no configuration.
+    """
+    path = model_dir / "tokenizer.json"
+    if not path.is_file():
+        raise Invalid(f"{model_dir.name} has no tokenizer.json")
+    tokenizer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    settings = tokenizer_settings(model_dir)
+    found = {str(added["content"]) for added in tokenizer["added_tokens"] if added["special"]}
+    # What only the configuration names is one for transformers.
+    named = [token_text(settings, f"{name}_token") for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        listed = settings.get(name) or []
+        more = listed.values() if isinstance(listed, dict) else listed
+        named += [token["content"] if isinstance(token, dict) else token for token in more]
+    return tuple(sorted(found | {text for text in named if text}, key=lambda text: (-len(text), text)))
+
+
 def _adds_begin(tokenizer: dict[str, Any]) -> bool:
     processor = tokenizer.get("post_processor") or {}
     parts = processor.get("processors", [processor])

@@ -24,7 +24,7 @@ from streams.recipes import LoraRecipe
 from workers.alone import alone
 from workers.trainer.general import chosen_prompts, kept_place, lock_of
 from workers.trainer.packed import LowerStates, PackedModel
-from workers.trainer.rows import EncodedRow, common_start, pack, prompt_ids, special_texts
+from workers.trainer.rows import EncodedRow, common_start, control_texts, pack, prompt_ids
 from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Row
 
@@ -48,9 +48,9 @@ class General:
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[str], limit: int) -> list[tuple[int, ...]]:
     """General prompts as the engine sees them; those longer than `limit` tokens are left out."""
-    specials = special_texts(tokenizer)
+    controls = control_texts(tokenizer)
     found = (
-        prompt_ids(tokenizer, Row(prompt=prompt, answer=""), specials, limit) for prompt in prompts if prompt.strip()
+        prompt_ids(tokenizer, Row(prompt=prompt, answer=""), controls, limit) for prompt in prompts if prompt.strip()
     )
     return [ids for ids in found if ids is not None]
 

@@ -6,12 +6,15 @@ what is each row's own; a row attends to the prefix and to itself. This is exact
 row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from streams.control_tokens import escape_control_tokens
+from workers.models.tokens import control_tokens
 from workers.trainer.spec import Row
 
 
@@ -61,32 +64,22 @@ class Pack:
     answers: tuple[int, ...]
 
 
-def special_texts(tokenizer: Any) -> tuple[str, ...]:
-    """Every text that the tokenizer reads as a control token, longest first."""
-    texts = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return tuple(sorted(texts, key=lambda text: (-len(text), text)))
+def control_texts(tokenizer: Any) -> tuple[str, ...]:
+    """Every text that the tokenizer reads as a control token, by the folder it was loaded from."""
+    return control_tokens(Path(tokenizer.name_or_path))
 
 
-def without_controls(text: str, specials: Iterable[str]) -> str:
-    """People may write what looks like a control token; a zero-width space keeps it from being read as
-    one."""
-    for special in specials:
-        if special and special in text:
-            text = text.replace(special, special[0] + "\u200b" + special[1:])
-    return text
-
-
-def prompt_ids(tokenizer: Any, row: Row, specials: Sequence[str], limit: int) -> tuple[int, ...] | None:
+def prompt_ids(tokenizer: Any, row: Row, controls: Sequence[str], limit: int) -> tuple[int, ...] | None:
     """The tokens that the engine sees before it answers, by the model's own chat template. The oldest turns
     are dropped until `limit` tokens are enough; None if they are not enough for the prompt alone."""
     for first in range(len(row.history) + 1):
         messages: list[dict[str, str]] = []
         if row.system is not None:
-            messages.append({"role": "system", "content": without_controls(row.system, specials)})
+            messages.append({"role": "system", "content": escape_control_tokens(row.system, controls)})
         for asked, answered in row.history[first:]:
-            messages.append({"role": "user", "content": without_controls(asked, specials)})
-            messages.append({"role": "assistant", "content": without_controls(answered, specials)})
-        messages.append({"role": "user", "content": without_controls(row.prompt, specials)})
+            messages.append({"role": "user", "content": escape_control_tokens(asked, controls)})
+            messages.append({"role": "assistant", "content": escape_control_tokens(answered, controls)})
+        messages.append({"role": "user", "content": escape_control_tokens(row.prompt, controls)})
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
         if len(ids) <= limit:
@@ -96,17 +89,17 @@ def prompt_ids(tokenizer: Any, row: Row, specials: Sequence[str], limit: int) ->
 
 def encode_rows(tokenizer: Any, rows: Sequence[Row], limit: int) -> list[EncodedRow]:
     """Rows as tokens, in their order. A row without an answer or longer than `limit` tokens is left out."""
-    specials = special_texts(tokenizer)
+    controls = control_texts(tokenizer)
     groups: dict[str, int] = {}
     encoded: list[EncodedRow] = []
     for number, row in enumerate(rows):
-        answer = without_controls(row.answer.strip(), specials)
+        answer = escape_control_tokens(row.answer.strip(), controls)
         if not answer:
             continue
         # Apart from the prompt, as the engine will make it: a text cut as a whole could join tokens across
         # the border.
         answer_ids = (*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
-        before = prompt_ids(tokenizer, row, specials, limit - len(answer_ids))
+        before = prompt_ids(tokenizer, row, controls, limit - len(answer_ids))
         if before is None:
             continue
         key = f"g{row.group}" if row.group is not None else f"n{number}"
