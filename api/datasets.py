@@ -1,46 +1,36 @@
 """What a data team brings and takes: exam items, and training examples in the Alpaca shape."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 from flask import Blueprint, Response, request
-from msgspec import Struct, field
+from msgspec import Struct
 from sqlalchemy import Column, select
 
 from api.access import caller, needs
 from api.domains import domain_row
 from api.errors import ApiError
+from api.items import Example, ItemFault, Question, Read, counted, read_example, read_question
 from api.services import SOURCE, Services, domain_subject, person_subject
 from api.wire import check_person, read_json, reply, typed
 from streams import schema, sealing
 from streams.codec import envelope_for
 from streams.errors import Erased
-from streams.events import Envelope, ExamItemAdded, ExampleAccepted
+from streams.events import Envelope, ExamItemAdded, ExamKind, ExampleAccepted
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
 
-ITEM_BYTES = 32 * 1024
 MOST_ITEMS = 5000
 LARGE_BODIES = frozenset({"datasets.add_exam", "datasets.import_examples"})
+T = TypeVar("T")
 _ITEMS = uuid5(NAMESPACE_URL, "urn:noria:dataset-item")
 
 
-class _ExamItem(Struct, forbid_unknown_fields=True):
-    question: str
-    answer: str
-    kind: Literal["held_out", "general"]
-    keys: list[str] = field(default_factory=list)
-
-
-class _Alpaca(Struct, forbid_unknown_fields=True):
-    instruction: str
-    output: str
-    input: str = ""
-    system: str = ""
-    history: list[tuple[str, str]] = field(default_factory=list)
+class _Kind(Struct):
+    kind: ExamKind
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -49,9 +39,12 @@ def blueprint(services: Services) -> Blueprint:
     @views.post("/v1/domains/<domain>/exam")
     @needs("data")
     def add_exam(domain: str) -> Response:
-        said = typed(_items(), list[_ExamItem])
+        raws = _items()
+        kinds = [said.kind for said in typed(raws, list[_Kind])]
+        questions, aside = _read_all(raws, read_question, known={"kind"})
         domain_row(services, domain)
-        return reply(_add(services, schema.exam_items.c.item_id, _exam_events(services, domain, said)))
+        events = _exam_events(services, domain, kinds, questions)
+        return reply(_add(services, schema.exam_items.c.item_id, events) | {"set_aside": aside})
 
     @views.get("/v1/domains/<domain>/exam")
     @needs("data")
@@ -75,9 +68,10 @@ def blueprint(services: Services) -> Blueprint:
         person = caller().person
         if "user" in request.args:
             person = check_person(request.args["user"])
-        said = typed(_items(), list[_Alpaca])
+        examples, aside = _read_all(_items(), read_example)
         domain_row(services, domain)
-        return reply(_add(services, schema.examples.c.example_id, _example_events(services, domain, person, said)))
+        events = _example_events(services, domain, person, examples)
+        return reply(_add(services, schema.examples.c.example_id, events) | {"set_aside": aside})
 
     @views.get("/v1/domains/<domain>/examples")
     @needs("data")
@@ -99,20 +93,21 @@ def _items() -> list[Any]:
     return body
 
 
-def _check_size(words: Sequence[str], number: int) -> None:
-    if sum(len(text.encode()) for text in words) > ITEM_BYTES:
-        raise ApiError(
-            413,
-            f"item {number} is longer than {ITEM_BYTES} bytes",
-            param=f"[{number}]",
-            code="text_too_large",
-        )
-
-
-def _require(words: str, name: str, number: int) -> str:
-    if not words.strip():
-        raise ApiError(400, f"{name} must not be empty", param=f"[{number}].{name}")
-    return words
+def _read_all(
+    raws: Sequence[Any], read: Callable[[Any], Read[T]], known: Set[str] = frozenset()
+) -> tuple[list[T], dict[str, int]]:
+    """The items, and how many had each column that is no part of one; `known` columns are read elsewhere. Raises ApiError
+    naming the item."""
+    found = []
+    for number, raw in enumerate(raws):
+        try:
+            found.append(read(raw))
+        except ItemFault as error:
+            param = f"[{number}].{error.field}".rstrip(".")
+            if error.too_large:
+                raise ApiError(413, f"item {number}: {error.message}", param=param, code="text_too_large") from None
+            raise ApiError(400, f"{param}: {error.message}", param=param) from None
+    return [one.item for one in found], {name: n for name, n in counted(found).items() if name not in known}
 
 
 def _identified(services: Services, *parts: str) -> UUID:
@@ -121,24 +116,19 @@ def _identified(services: Services, *parts: str) -> UUID:
         return uuid5(_ITEMS, sealing.digest(msgspec.json.encode(parts), services.keyring))
 
 
-def _exam_events(services: Services, domain: str, items: list[_ExamItem]) -> dict[str, Envelope]:
+def _exam_events(services: Services, domain: str, kinds: list[ExamKind], items: list[Question]) -> dict[str, Envelope]:
     at, by = datetime.now(UTC), caller().person
     with postgres_trouble():
         key = services.keyring.key_for(domain_subject(domain))
     found = {}
-    for number, item in enumerate(items):
-        _require(item.question, "question", number)
-        _require(item.answer, "answer", number)
-        for place, accepted in enumerate(item.keys):
-            _require(accepted, f"keys[{place}]", number)
-        _check_size([item.question, item.answer, *item.keys], number)
+    for kind, item in zip(kinds, items, strict=True):
         content = {"question": item.question, "answer": item.answer, "keys": item.keys or [item.answer]}
         words = msgspec.json.encode(content).decode()
-        id_ = _identified(services, "exam", domain, item.kind, words)
+        id_ = _identified(services, "exam", domain, kind, words)
         event = ExamItemAdded(
             domain=domain,
             item_id=id_.hex,
-            kind=item.kind,
+            kind=kind,
             item=sealing.seal(words, key, f"{id_}#item"),
             by=by,
         )
@@ -146,16 +136,12 @@ def _exam_events(services: Services, domain: str, items: list[_ExamItem]) -> dic
     return found
 
 
-def _example_events(services: Services, domain: str, person: str, items: list[_Alpaca]) -> dict[str, Envelope]:
+def _example_events(services: Services, domain: str, person: str, items: list[Example]) -> dict[str, Envelope]:
     at = datetime.now(UTC)
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(person))
     found = {}
-    for number, item in enumerate(items):
-        _require(item.instruction, "instruction", number)
-        _require(item.output, "output", number)
-        turns = [words for pair in item.history for words in pair]
-        _check_size([item.instruction, item.input, item.output, item.system, *turns], number)
+    for item in items:
         prompt = msgspec.json.encode(alpaca_messages(item)).decode()
         # The key is part of the name: what comes again after an erasure is new.
         id_ = _identified(services, "example", domain, key.kid, prompt, item.output)
@@ -172,12 +158,12 @@ def _example_events(services: Services, domain: str, person: str, items: list[_A
     return found
 
 
-def alpaca_messages(item: _Alpaca) -> list[dict[str, str]]:
+def alpaca_messages(item: Example) -> list[dict[str, str]]:
     """The messages up to and with the prompt. Instruction and input become one prompt, the input on its own line."""
     found = [{"role": "system", "content": item.system}] if item.system.strip() else []
     for asked, answered in item.history:
         found += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    prompt = f"{item.instruction}\n{item.input}" if item.input.strip() else item.instruction
+    prompt = "\n".join(words for words in (item.instruction, item.input) if words.strip())
     return [*found, {"role": "user", "content": prompt}]
 
 

@@ -8,15 +8,13 @@ import msgspec
 from flask import Response, request
 
 from api.errors import ApiError
+from api.shapes import Misshapen, shaped
 from streams.log import Position
 
 T = TypeVar("T")
 
 BODY_BYTES = 256 * 1024
 DATASET_BODY_BYTES = 4 * 1024 * 1024
-_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
-_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
-_MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 _DOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CONVERSATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _POSITION = re.compile(r"(noria\.[a-z_]+)-(\d{1,9})@(\d{1,18})")
@@ -56,17 +54,10 @@ def read_object() -> dict[str, Any]:
 def typed(body: Any, kind: type[T], within: str = "") -> T:
     """`body` as `kind`, or 400 naming the field."""
     try:
-        return msgspec.convert(body, kind)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        at = _AT.search(message)
-        path = at["path"] if at else ""
-        named = _UNKNOWN.search(message) or _MISSING.search(message)
-        if named:
-            path = f"{path}.{named['name']}" if path else named["name"]
-        param = ".".join(part for part in (within, path) if part).replace(".[", "[") or None
-        said = _AT.sub("", message)
-        raise ApiError(400, f"{param}: {said}" if param else said, param=param) from None
+        return shaped(body, kind)
+    except Misshapen as error:
+        param = ".".join(part for part in (within, error.path) if part).replace(".[", "[") or None
+        raise ApiError(400, f"{param}: {error.message}" if param else error.message, param=param) from None
 
 
 def no_control_characters(words: str, param: str) -> str:

@@ -1,15 +1,16 @@
 """`noria exam` and `noria examples`: what data teams bring and take, checked line by line before anything is sent."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
-from msgspec import Struct, field
 
-from api.cli.context import domain_option, json_option, print_json, the_domain, the_door
+from api.cli.context import domain_option, json_option, print_json, printable, the_domain, the_door
+from api.cli.files import read_text
 from api.client import Json, Refused
+from api.items import ItemFault, Read, counted, read_example, read_question
 from streams.errors import Invalid
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -18,22 +19,6 @@ BYTES_A_REQUEST = 2 * 1024 * 1024
 SHOWN_FAULTS = 10
 
 T = TypeVar("T")
-
-
-class ExamLine(Struct, forbid_unknown_fields=True):
-    """One line of an exam file. `keys`: what an answer must hold to be right (the answer itself, if left out)."""
-
-    question: str
-    answer: str
-    keys: list[str] = field(default_factory=list)
-
-
-class AlpacaLine(Struct, forbid_unknown_fields=True):
-    instruction: str
-    output: str
-    input: str = ""
-    system: str = ""
-    history: list[tuple[str, str]] = field(default_factory=list)
 
 
 @click.group("exam", short_help="Add the questions that candidates are examined on.")
@@ -54,17 +39,16 @@ def add(file: Path, kind: str, domain: str | None, as_json: bool) -> None:
     \b
     Example: noria exam add quiz.jsonl --kind general --domain road-traffic
     """
-    lines = read_items(file, ExamLine)
+    lines, aside = read_items(file, read_question)
     items = [msgspec.to_builtins(line) | {"kind": kind.replace("-", "_")} for _, line in lines]
     with the_door() as door:
         name = the_domain(door, domain)
         said = _in_batches(items, [number for number, _ in lines], file, lambda batch: door.add_exam(name, batch))
     if as_json:
-        print_json(said)
-    else:
-        click.echo(
-            f"{said['added']} questions added, {said['known']} were there already; recorded at {said['position']}"
-        )
+        print_json(said | {"set_aside": aside})
+        return
+    click.echo(f"{said['added']} questions added, {said['known']} were there already; recorded at {said['position']}")
+    tell_set_aside(aside)
 
 
 @click.group("examples", short_help="Import and export training examples (Alpaca).")
@@ -83,7 +67,7 @@ def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -
     \b
     Example: noria examples import alpaca.json --person team-a --domain road-traffic
     """
-    lines = read_items(file, AlpacaLine)
+    lines, aside = read_items(file, read_example)
     items = [msgspec.to_builtins(line) for _, line in lines]
     with the_door() as door:
         name = the_domain(door, domain)
@@ -91,11 +75,10 @@ def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -
             items, [number for number, _ in lines], file, lambda batch: door.import_examples(name, batch, person)
         )
     if as_json:
-        print_json(said)
-    else:
-        click.echo(
-            f"{said['added']} examples imported, {said['known']} were there already; recorded at {said['position']}"
-        )
+        print_json(said | {"set_aside": aside})
+        return
+    click.echo(f"{said['added']} examples imported, {said['known']} were there already; recorded at {said['position']}")
+    tell_set_aside(aside)
 
 
 @examples_group.command("export")
@@ -125,52 +108,54 @@ def export(out: Path | None, as_lines: bool, domain: str | None) -> None:
     click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
 
 
-def read_items(file: Path, kind: type[T]) -> list[tuple[str, T]]:
-    """The items of a JSON list or of JSON lines, each with the words for its place. Raises Invalid naming every wrong line."""
-    found: list[tuple[str, T]] = []
+def tell_set_aside(aside: dict[str, int]) -> None:
+    if aside:
+        columns = ", ".join(f"{printable(name)} ({number})" for name, number in aside.items())
+        click.echo(f"columns that are no part of an item were left in the file: {columns}", err=True)
+
+
+def read_items(file: Path, read: Callable[[Any], Read[T]]) -> tuple[list[tuple[str, T]], dict[str, int]]:
+    """The items of a JSON list, of one JSON object or of JSON lines, each with the words for its place; and how many had each
+    column that is no part of an item. Raises Invalid naming every wrong line."""
+    places: list[str] = []
+    found: list[Read[T]] = []
     faults: list[str] = []
     for place, raw in _raw_items(file):
         try:
-            item = msgspec.json.decode(raw, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            found.append(read(msgspec.json.decode(raw)))
+            places.append(place)
+        except msgspec.DecodeError as error:
             faults.append(f"{place}: {error}")
-            continue
-        empty = [
-            name for name in ("question", "answer", "instruction", "output") if not getattr(item, name, "x").strip()
-        ]
-        if empty:
-            faults.append(f"{place}: {empty[0]} must not be empty")
-        elif not all(key.strip() for key in getattr(item, "keys", [])):
-            faults.append(f"{place}: an accepted key must not be empty")
-        else:
-            found.append((place, item))
+        except RecursionError:
+            faults.append(f"{place}: nested too deeply")
+        except ItemFault as error:
+            where = "" if not error.field or error.message.startswith(error.field) else f"{error.field}: "
+            faults.append(f"{place}: {where}{error.message}")
     if faults:
         for fault in faults[:SHOWN_FAULTS]:
-            click.echo(f"{file.name} {fault}", err=True)
+            click.echo(f"{file.name} {printable(fault)}", err=True)
         raise Invalid(f"{len(faults)} of {len(faults) + len(found)} items of {file.name} are wrong; nothing was sent")
     if not found:
         raise Invalid(f"{file.name} holds nothing")
-    return found
+    return list(zip(places, (one.item for one in found), strict=True)), counted(found)
 
 
-def _raw_items(file: Path) -> Iterator[tuple[str, bytes]]:
-    body = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+def _raw_items(file: Path) -> Iterator[tuple[str, bytes | msgspec.Raw]]:
+    body = read_text(file).encode()
     try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = body.count(b"\n", 0, error.start) + 1
-        raise Invalid(f"{file.name} line {line}: not UTF-8") from error
-    if body.lstrip().startswith(b"["):
-        try:
-            raws = msgspec.json.decode(body, type=list[msgspec.Raw])
-        except msgspec.DecodeError as error:
-            raise Invalid(f"{file.name} is not a JSON list: {error}") from error
-        for number, raw in enumerate(raws, 1):
-            yield f"item {number}", bytes(raw)
+        whole = msgspec.json.decode(body, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError) as error:
+        if body.lstrip().startswith(b"["):
+            raise Invalid(f"{file.name} is not a JSON list: {error}") from None
+        for number, line in enumerate(body.split(b"\n"), 1):
+            if line.strip():
+                yield f"line {number}", line
         return
-    for number, line_ in enumerate(body.split(b"\n"), 1):
-        if line_.strip():
-            yield f"line {number}", line_
+    if isinstance(whole, dict):
+        yield "item 1", body
+        return
+    for number, raw in enumerate(whole, 1):
+        yield f"item {number}", raw
 
 
 def _in_batches(items: Sequence[Json], places: Sequence[str], file: Path, send: Any) -> Json:

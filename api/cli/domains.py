@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from api.cli.context import domain_option, json_option, print_json, print_table, shown, the_domain, the_door
+from api.cli.files import read_text
 from api.client import Json
 from streams.errors import Invalid
 
@@ -209,10 +210,7 @@ def _object_in(path: Path) -> Json:
 def _read(path: Path) -> str:
     if not path.exists():
         raise click.UsageError(f"there is no file {path}")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise Invalid(f"{path} is not UTF-8 (byte {error.start})") from error
+    return read_text(path)
 
 
 COMMANDS = [domain_group, policy_group]

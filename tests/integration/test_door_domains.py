@@ -159,8 +159,9 @@ def test_examples_go_in_and_come_out_in_the_alpaca_shape(world: World) -> None:
         {"instruction": "Name the law.", "input": "secret article 91", "output": "Road Traffic Safety Law"},
         {"instruction": "And then?", "output": "A fine.", "system": "Be brief.", "history": [["Hi", "Hello"]]},
     ]
-    added = world.as_data.post(f"/v1/domains/{domain}/examples", params={"user": "curie"}, json=items).json()
-    assert added["added"] == 2
+    sent = [items[0] | {"system": None, "history": None, "id": "x1"}, items[1] | {"category": "fines", "id": "x2"}]
+    added = world.as_data.post(f"/v1/domains/{domain}/examples", params={"user": "curie"}, json=sent).json()
+    assert added["added"] == 2 and added["set_aside"] == {"category": 1, "id": 2}
     out = world.as_data.get(f"/v1/domains/{domain}/examples?format=alpaca", params={"after": added["position"]}).json()
     assert out["erased"] == out["retired"] == 0
     assert out["data"] == [

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from api.datasets import _Alpaca, alpaca_messages, to_alpaca
+from api.datasets import alpaca_messages, to_alpaca
 from api.errors import ApiError, refusal_of
+from api.items import read_example
 from api.keys import Caller, hash_of
 from api.routing import NoEngine, NotServed, QueueFull, Route, Routes, Served
 from api.wire import check_domain, check_person, parse_position
@@ -150,5 +151,5 @@ def test_no_names_of_domains(domain: str) -> None:
     ],
 )
 def test_the_alpaca_shape_goes_in_and_comes_out(item: dict[str, Any], expected: dict[str, Any]) -> None:
-    out = to_alpaca(alpaca_messages(_Alpaca(**item)), item["output"])
+    out = to_alpaca(alpaca_messages(read_example(item).item), item["output"])
     assert out == {"input": "", "output": "b", "system": "", "history": [], **expected}

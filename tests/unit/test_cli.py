@@ -133,7 +133,7 @@ def test_an_exam_file_is_checked_line_by_line_before_anything_is_sent(run: Any, 
     file = tmp_path / "exam.jsonl"
     file.write_text(
         '{"question": "How fast?", "answer": "30", "keys": ["30"]}\n\n{"question": "Why?"}\nnonsense\n'
-        '{"question": " ", "answer": "30"}\n{"question": "Who?", "answer": "You", "key": []}\n'
+        '{"question": " ", "answer": "30"}\n{"question": "Who?", "answer": "You", "keys": [""]}\n'
     )
     result = run("exam", "add", str(file), "--kind", "held-out")
     assert result.exit_code == 1
@@ -151,12 +151,13 @@ def test_exam_questions_are_sent_with_their_kind(run: Any, door: FakeDoor, tmp_p
     assert {item["kind"] for item in door.exam} == {"held_out"}
 
 
-@pytest.mark.parametrize("form", ["list", "lines"])
-def test_examples_go_in_and_come_out(run: Any, door: FakeDoor, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(("form", "encoding"), [("list", "utf-8"), ("lines", "utf-8-sig"), ("list", "utf-16")])
+def test_examples_go_in_and_come_out(run: Any, door: FakeDoor, tmp_path: Path, form: str, encoding: str) -> None:
     items = [{"instruction": "Ask", "output": "Answer", "history": [["a", "b"]]}, {"instruction": "问", "output": "答"}]
     file = tmp_path / "alpaca.json"
-    text = json.dumps(items) if form == "list" else "\n".join(json.dumps(item) for item in items)
-    file.write_text(text)
+    words = [json.dumps(item, ensure_ascii=False) for item in items]
+    text = f"[{', '.join(words)}]" if form == "list" else "\n".join(words)
+    file.write_text(text, encoding=encoding)
     assert "2 examples imported" in run("examples", "import", str(file)).output
     out = tmp_path / "out.json"
     assert run("examples", "export", str(out)).exit_code == 0
@@ -179,6 +180,37 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(run: Any, tmp_path: Path
     assert "alpaca.jsonl line 2: not UTF-8" in run("examples", "import", str(file)).stderr
 
 
+def test_columns_that_are_no_part_of_an_item_stay_in_the_file_and_are_counted(
+    run: Any, door: FakeDoor, tmp_path: Path
+) -> None:
+    items = [
+        {"instruction": "Ask", "output": "A", "id": 1, "text": "…"},
+        {"instruction": "Tell", "output": "B", "id": 2},
+    ]
+    file = tmp_path / "alpaca.json"
+    file.write_text(json.dumps(items))
+    said = run("examples", "import", str(file))
+    assert said.exit_code == 0
+    assert "columns that are no part of an item were left in the file: id (2), text (1)" in said.stderr
+    assert json.loads(run("examples", "import", str(file), "--json").stdout)["set_aside"] == {"id": 2, "text": 1}
+    assert set(door.examples[0]) == {"instruction", "input", "output", "system", "history"}
+
+
+def test_one_object_over_several_lines_is_one_item(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    file = tmp_path / "alpaca.json"
+    file.write_text(json.dumps({"instruction": "Ask", "output": "Answer"}, indent=2))
+    assert run("examples", "import", str(file)).exit_code == 0
+    assert [item["instruction"] for item in door.examples] == ["Ask"]
+
+
+def test_what_is_nested_too_deeply_is_a_fault_of_the_file(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "alpaca.json"
+    for text in ("[" * 100_000, '{"instruction": ' + "[" * 100_000):
+        file.write_text(text)
+        said = run("examples", "import", str(file))
+        assert said.exit_code == 1 and "fault of noria" not in said.stderr and "alpaca.json" in said.stderr
+
+
 def test_keys_of_the_policy_are_set_and_the_rest_stays(run: Any, door: FakeDoor) -> None:
     result = run(
         "policy", "set", "thresholds.corrections=20", "schedule.cron=0 3 * * *", 'quiet_hours={"start": "22:00"}'
@@ -188,6 +220,19 @@ def test_keys_of_the_policy_are_set_and_the_rest_stays(run: Any, door: FakeDoor)
     assert policy["thresholds"] == {"corrections": 20, "preferences": None, "people": 3, "days": None}
     assert policy["schedule"] == {"cron": "0 3 * * *", "timezone": "Asia/Shanghai"}
     assert policy["quiet_hours"] == {"start": "22:00"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_a_domain_may_begin_with_a_byte_order_mark(
+    run: Any, door: FakeDoor, tmp_path: Path, encoding: str
+) -> None:
+    policy, prompts = tmp_path / "policy.json", tmp_path / "prompts.txt"
+    policy.write_text('{"rounds_per_day": 3}', encoding=encoding)
+    prompts.write_text("Name a river.\n\n水是什么？\n", encoding=encoding)
+    assert run("policy", "set", str(policy)).exit_code == 0
+    assert door.domains["road-traffic"]["policy"] == {"rounds_per_day": 3}
+    assert run("domain", "create", "pumps", "--replay-prompts", str(prompts)).exit_code == 0
+    assert door.domains["pumps"]["replay_prompts"] == ["Name a river.", "水是什么？"]
 
 
 def test_a_policy_file_goes_around(run: Any, door: FakeDoor, tmp_path: Path) -> None:
