@@ -118,6 +118,13 @@ class DomainCreated(Struct, frozen=True, kw_only=True):
     replay_prompts: tuple[str, ...]
 
 
+class DomainRetired(Struct, frozen=True, kw_only=True):
+    """The domain takes no chats and begins no rounds any more, and its engines stop; its log stays."""
+
+    domain: str
+    by: str
+
+
 class PolicySet(Struct, frozen=True, kw_only=True):
     domain: str
     policy: Policy
@@ -139,6 +146,15 @@ class ExamItemAdded(Struct, frozen=True, kw_only=True):
     item_id: str
     kind: ExamKind
     item: Sealed
+    by: str
+
+
+class ExamItemRetired(Struct, frozen=True, kw_only=True):
+    """No later exam asks this question; a round in flight asks what its pin holds."""
+
+    domain: str
+    item_id: str
+    reason: str
     by: str
 
 
@@ -331,9 +347,11 @@ class RoundFailed(Struct, frozen=True, kw_only=True):
 ConversationEvent = PromptAsked | ReplyDrafted | DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented
 DomainEvent = (
     DomainCreated
+    | DomainRetired
     | PolicySet
     | ClockTicked
     | ExamItemAdded
+    | ExamItemRetired
     | ExampleAccepted
     | PreferenceAccepted
     | ExampleRetired

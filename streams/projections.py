@@ -13,8 +13,10 @@ from streams.events import (
     ConversationEvent,
     DomainCreated,
     DomainEvent,
+    DomainRetired,
     DraftPicked,
     ExamItemAdded,
+    ExamItemRetired,
     ExampleAccepted,
     ExampleRetired,
     GatePassed,
@@ -61,16 +63,16 @@ class Update(Struct, frozen=True):
     row: Row
 
 
-class RetireExamplesOf(Struct, frozen=True):
-    """Every example of a person in a domain is retired, unless it already was."""
+class Retire(Struct, frozen=True):
+    """Every row that `where` names (one or many) is retired, unless it already was."""
 
-    domain: str
-    person: str
+    table: str
+    where: Row
     offset: int
     reason: str
 
 
-Write = Insert | Update | RetireExamplesOf
+Write = Insert | Update | Retire
 CONVERSATION_EVENTS = get_args(ConversationEvent)
 
 
@@ -109,12 +111,20 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             row = _columns(event, "domain", "title", "languages", "system_prompt", "base_model", "engine")
             counts = {"corrections": 0, "preferences": 0, "people": 0, "due": False, "missing": []}
             policy = {"policy": msgspec.to_builtins(Policy()), "live_release": None, "round_id": None}
-            return [Insert("domains", row | counts | policy | {"wake_at": None, "created_at": at})]
+            return [Insert("domains", row | counts | policy | {"wake_at": None, "created_at": at, "retired_at": None})]
+        case DomainRetired():
+            if before.retired or not before.base_model:
+                return []
+            return [Update("domains", {"domain": event.domain}, {"retired_at": at})]
         case PolicySet():
             return [Update("domains", {"domain": event.domain}, {"policy": msgspec.to_builtins(event.policy)})]
         case ExamItemAdded():
             row = _columns(event, "item_id", "domain", "kind", "item")
-            return [Insert("exam_items", row | {"added_offset": recorded.offset})]
+            standing = {"added_offset": recorded.offset, "retired_offset": None, "retired_reason": None}
+            return [Insert("exam_items", row | standing)]
+        case ExamItemRetired():
+            where = {"domain": event.domain, "item_id": event.item_id}
+            return [Retire("exam_items", where, recorded.offset, event.reason)]
         case ExampleAccepted():
             gone = event.prompt.kid in before.erased or event.answer.kid in before.erased
             row = _columns(event, "example_id", "domain", "kind", "person", "prompt", "answer", "prompt_id")
@@ -129,14 +139,14 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             row = _columns(event, "preference_id", "domain", "person", "prompt", "chosen", "rejected", "prompt_id")
             return [Insert("preferences", row | {"said_at": event.said_at, "accepted_offset": recorded.offset})]
         case ExampleRetired():
-            retired = {"retired_offset": recorded.offset, "retired_reason": event.reason}
-            return [Update("examples", {"example_id": event.example_id}, retired)]
+            where = {"domain": event.domain, "example_id": event.example_id}
+            return [Retire("examples", where, recorded.offset, event.reason)]
         case PersonErased():
             erasure = {"domain": event.domain, "person": event.person, "kids": list(event.kids), "erased_at": at}
             return [
                 Insert("erasures", erasure),
                 Update("erasures", {"domain": event.domain, "person": event.person}, {"kids": list(event.kids)}),
-                RetireExamplesOf(event.domain, event.person, recorded.offset, "erased"),
+                Retire("examples", {"domain": event.domain, "person": event.person}, recorded.offset, "erased"),
             ]
         case OrderProgressed():
             if before.round is None or before.round.order_id != event.order_id:

@@ -23,7 +23,9 @@ from streams.events import (
     ClockTicked,
     DomainCreated,
     DomainEvent,
+    DomainRetired,
     ExamItemAdded,
+    ExamItemRetired,
     ExampleAccepted,
     ExampleRetired,
     GatePassed,
@@ -80,6 +82,7 @@ class Domain(Struct, frozen=True):
     """What decisions about a domain use, and no more."""
 
     base_model: str = ""
+    retired: bool = False
     engine: str = ""
     replay_prompts: tuple[str, ...] = ()
     policy: Policy = field(default_factory=Policy)
@@ -115,6 +118,8 @@ def prospect(state: Domain, now: datetime) -> Outlook:
     """When the next round comes, or why not yet."""
     if not state.base_model:
         return Outlook(due=False, reason="", missing=("the domain has not been created",), wake_at=None)
+    if state.retired:
+        return Outlook(due=False, reason="", missing=("the domain has been retired",), wake_at=None)
     if state.live is None:
         return Outlook(due=False, reason="", missing=("no release answers yet",), wake_at=None)
     if state.round is not None:
@@ -128,7 +133,7 @@ def fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
     after = _fold(state, recorded, event)
     now = event.at if isinstance(event, ClockTicked) else recorded.envelope.time
     if isinstance(event, RoundAsked):
-        startable = after.round is None and after.live is not None
+        startable = after.round is None and after.live is not None and not after.retired
         return _start(after, recorded, now, f"asked for by {event.by}") if startable else after
     found = prospect(after, now)
     return _start(after, recorded, now, found.reason) if found.due else after
@@ -140,7 +145,8 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
     found: list[Consequence | Order] = []
     if isinstance(event, DomainCreated) and not before.base_model:
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), 0, None))
-    if isinstance(event, RollbackAsked) and event.to in before.releases and event.to != before.live:
+    reachable = isinstance(event, RollbackAsked) and event.to in before.releases and event.to != before.live
+    if isinstance(event, RollbackAsked) and reachable and not before.retired:
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), event.to, None, rollback=True))
     if isinstance(event, PersonErased):
         order_id = uuid5(cause, "purge_places")
@@ -184,6 +190,10 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
                 replay_prompts=event.replay_prompts,
                 releases=state.releases | {0: event.base_model},
             )
+        case DomainRetired():
+            if not state.base_model:
+                return state
+            return replace(state if round_ is None else _end(state, "cancelled"), retired=True)
         case PolicySet():
             return replace(state, policy=event.policy)
         case ExampleAccepted():
@@ -246,6 +256,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         case (
             ClockTicked()
             | ExamItemAdded()
+            | ExamItemRetired()
             | RoundAsked()
             | RoundRequested()
             | PlacesPurged()

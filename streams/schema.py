@@ -149,6 +149,7 @@ domains = Table(
     Column("missing", ARRAY(Text), nullable=False),
     _time("wake_at", nullable=True),
     _time("created_at"),
+    _time("retired_at", nullable=True),
 )
 examples = Table(
     "examples",
@@ -189,6 +190,8 @@ exam_items = Table(
     _text("kind"),
     Column("item", JSONB, nullable=False),  # Sealed
     Column("added_offset", BigInteger, nullable=False),
+    Column("retired_offset", BigInteger),
+    _text("retired_reason", nullable=True),
     Index(None, "domain", "added_offset"),
 )
 rounds = Table(

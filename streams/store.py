@@ -27,7 +27,7 @@ from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS, QUARANTINE, Envelope, Recorded
 from streams.log import LostHistory, Record
 from streams.orders import Order
-from streams.projections import Insert, RetireExamplesOf, Row, Update, Write
+from streams.projections import Insert, Retire, Row, Update, Write
 from streams.rounds import Domain
 from streams.schema import LIVE
 from streams.schema import projections as tables
@@ -102,12 +102,14 @@ class _Buffer:
                     return
                 found = self._updates.setdefault(table, {}).setdefault(key, (key_row, {}))
                 found[1].update(row)
-            case RetireExamplesOf():
-                self.flush()
+            case Retire(table, named):
+                if table in self._inserts or table in self._updates:
+                    self.flush()
+                where = " AND ".join(f'"{name}" = %s' for name in named)
                 self._cursor.execute(
-                    f"UPDATE {self._schema}.examples SET retired_offset = %s, retired_reason = %s"
-                    " WHERE domain = %s AND person = %s AND retired_offset IS NULL",
-                    (write.offset, write.reason, write.domain, write.person),
+                    f"UPDATE {self._schema}.{table} SET retired_offset = %s, retired_reason = %s"
+                    f" WHERE {where} AND retired_offset IS NULL",
+                    (write.offset, write.reason, *named.values()),
                 )
 
     def flush(self) -> None:

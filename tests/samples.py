@@ -82,9 +82,11 @@ EVENTS: tuple[ev.Event, ...] = (
         engine="llamacpp",
         replay_prompts=("What is a river?",),
     ),
+    ev.DomainRetired(domain=DOMAIN, by="ops"),
     ev.PolicySet(domain=DOMAIN, policy=POLICY, by="ops"),
     ev.ClockTicked(domain=DOMAIN, at=START),
     ev.ExamItemAdded(domain=DOMAIN, item_id="item-1", kind="held_out", item=sealed("item", "key-of-domain"), by="ops"),
+    ev.ExamItemRetired(domain=DOMAIN, item_id="item-1", reason="asked twice", by="ops"),
     ev.ExampleAccepted(
         domain=DOMAIN,
         example_id="example-1",

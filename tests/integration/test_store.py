@@ -21,7 +21,11 @@ from streams.events import (
     ORDERS,
     QUARANTINE,
     ClockTicked,
+    ExamItemAdded,
+    ExamItemRetired,
     ExampleAccepted,
+    ExampleRetired,
+    PersonErased,
     PolicySet,
     PreferenceAccepted,
     PromptAsked,
@@ -355,6 +359,32 @@ def test_a_correction_of_what_was_never_said_stays_without_effect(world: ByHand)
     world.follow()
     assert count(world.engine, "feedback") == 1
     assert outbox(world.engine, DOMAINS) == []
+
+
+def test_what_is_retired_stays_retired_as_it_was_first_and_only_in_its_own_domain(world: ByHand) -> None:
+    live_domain(world, "roads", corrections=40)
+    world.say(*talk("roads", "ann"))
+    world.settle()
+    ((example_id,),) = rows(world.engine, "SELECT example_id FROM noria.examples")
+    item = ExamItemAdded(domain="roads", item_id="item", kind="general", item=sealed("roads"), by="curator")
+    once, again = [
+        (
+            ExampleRetired(domain="roads", example_id=str(example_id), reason=reason, by="ann"),
+            ExamItemRetired(domain="roads", item_id="item", reason=reason, by="ann"),
+        )
+        for reason in ("first", "second")
+    ]
+    elsewhere = [msgspec.structs.replace(event, domain="rivers") for event in once]
+    shown = "SELECT retired_reason FROM noria.examples UNION ALL SELECT retired_reason FROM noria.exam_items"
+    world.say(item, *elsewhere)
+    world.settle()
+    assert rows(world.engine, shown) == [(None,), (None,)]
+    world.say(*once, *again)
+    world.settle()
+    assert rows(world.engine, shown) == [("first",), ("first",)]
+    world.say(PersonErased(domain="roads", person="ann", kids=("kid-of-ann",), by="ann"))
+    world.settle()
+    assert rows(world.engine, shown) == [("first",), ("first",)]
 
 
 def test_a_rollback_to_what_was_never_released_has_no_effect_and_stops_nothing(world: ByHand) -> None:

@@ -78,7 +78,7 @@ ACTS = (  # as often as they are named
     *("correct",) * 8,
     *("do",) * 12,
     *("prefer", "retire", "tick", "again", "return", "policy") * 2,
-    *("erase", "ask", "cancel", "fail", "retry", "roll back"),
+    *("erase", "ask", "cancel", "fail", "retry", "roll back", "retire a question"),
 )
 UNSURE = SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}
 Course = list[tuple[str, int, Policy]]
@@ -119,6 +119,8 @@ class Happening(DomainLog):
                 known = [r.envelope.event for r in self.told if isinstance(r.envelope.event, ev.ExampleAccepted)]
                 example_id = known[pick % len(known)].example_id if known else "unknown"
                 return ev.ExampleRetired(domain=DOMAIN, example_id=example_id, reason="wrong", by="ops")
+            case "retire a question":
+                return ev.ExamItemRetired(domain=DOMAIN, item_id="item", reason="wrong", by="ops")
             case "erase":
                 return ev.PersonErased(domain=DOMAIN, person=person, kids=(f"key-of-{person}",), by="ops")
             case "tick":

@@ -180,6 +180,32 @@ def test_the_next_round_trains_on_from_the_release_with_the_first_model_as_refer
     assert requests(log.said)[-1].number == 2 and requests(log.said)[-1].base_release == 1
 
 
+# A domain is retired
+
+
+def test_a_retired_domain_ends_its_round_and_begins_none_whatever_is_asked_of_it() -> None:
+    log = created()
+    select = begun(log)
+    assert log.tell(ev.DomainRetired(domain=DOMAIN, by="ops")) == ()
+    assert log.state.ended is not None and (log.state.ended.id, log.state.ended.step) == (select.round_id, "cancelled")
+    assert log.tell(selected(select)) == () and log.tell(correction("c1")) == () and log.tell(correction("c2")) == ()
+    assert log.tell(ev.RoundAsked(domain=DOMAIN, by="ops")) == ()
+    assert words(log) == ("the domain has been retired",) and prospect(log.state, START).wake_at is None
+
+
+def test_a_retired_domain_is_not_swapped_back() -> None:
+    log = created()
+    log.tell(finished(upto_swap(log)))
+    log.tell(ev.DomainRetired(domain=DOMAIN, by="ops"))
+    assert log.tell(ev.RollbackAsked(domain=DOMAIN, to=0, by="ops")) == ()
+
+
+def test_a_domain_that_never_was_cannot_be_retired_before_it_is_made() -> None:
+    log = DomainLog()
+    log.tell(ev.DomainRetired(domain=DOMAIN, by="somebody"))
+    assert words(log) == ("the domain has not been created",) and not log.state.retired
+
+
 # One at a time
 
 
