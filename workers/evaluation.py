@@ -123,7 +123,8 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
             text(
                 "SELECT d.domain, d.engine, r.model, d.wake_at < now() + make_interval(secs => :near) AS near,"
                 # Cheap to ask four times a second; what was answered twice (an order carried out again) only makes this say no.
-                " (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain) > (SELECT coalesce("
+                " (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain AND i.retired_offset IS NULL)"
+                " > (SELECT coalesce("
                 "sum(e.exam_items), 0) FROM work.examined e WHERE e.domain = d.domain AND e.model = r.model) AS exam"
                 " FROM noria.domains d JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
                 " ORDER BY d.domain"
@@ -216,12 +217,13 @@ def _of_snapshot(order: EvaluateCandidate, context: Context) -> list[Question]:
 
 
 def _of_exam(domain: str, pin: int | None, context: Context) -> list[Question]:
-    """Held-out and general questions, as of the pin if there is one."""
+    """Held-out and general questions in force, as of the pin if there is one."""
     with postgres_trouble(), context.engine.connect() as connection:
         items = connection.execute(
             text(
                 "SELECT item_id, kind, item FROM noria.exam_items WHERE domain = :domain"
-                " AND (cast(:pin AS bigint) IS NULL OR added_offset < :pin) ORDER BY added_offset"
+                " AND added_offset < coalesce(cast(:pin AS bigint), added_offset + 1)"
+                " AND (retired_offset IS NULL OR retired_offset >= cast(:pin AS bigint)) ORDER BY added_offset"
             ),
             {"domain": domain, "pin": pin},
         ).all()

@@ -98,7 +98,11 @@ def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list
             at,
         ).all()
         items = connection.execute(
-            text("SELECT item FROM noria.exam_items WHERE domain = :domain AND added_offset < :pin"), at
+            text(
+                "SELECT item FROM noria.exam_items WHERE domain = :domain AND added_offset < :pin"
+                " AND (retired_offset IS NULL OR retired_offset >= :pin)"
+            ),
+            at,
         ).scalars()
         sealed_items = [msgspec.convert(item, Sealed) for item in items]
         in_vain = connection.execute(
