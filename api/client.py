@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import msgspec
@@ -277,14 +277,25 @@ class Door:
     def status(self, domain: str) -> Json:
         return _object(self.get(f"/v1/domains/{_part(domain)}/status"))
 
-    def add_exam(self, domain: str, items: Sequence[Json]) -> Json:
+    def add_exam(self, domain: str, items: Sequence[Json], import_id: str | None = None) -> Json:
         """`items` hold question, answer, keys and kind. What is there already is not added again."""
-        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/exam", items))
+        path = f"/v1/domains/{_part(domain)}/exam"
+        return _object(self.send("POST", _asked(path, {"import": import_id}), items))
 
-    def import_examples(self, domain: str, items: Sequence[Json], person: str | None = None) -> Json:
+    def exam(self, domain: str) -> Json:
+        """{"data": questions in force, "erased": n, "retired": n}"""
+        return _object(self.get(f"/v1/domains/{_part(domain)}/exam"))
+
+    def import_examples(
+        self, domain: str, items: Sequence[Json], person: str | None = None, import_id: str | None = None
+    ) -> Json:
         """Training examples in Alpaca's fields, as said by `person`. What is there already is not added again."""
         path = f"/v1/domains/{_part(domain)}/examples"
-        return _object(self.send("POST", f"{path}?user={_part(person)}" if person else path, items))
+        return _object(self.send("POST", _asked(path, {"user": person, "import": import_id}), items))
+
+    def retire(self, domain: str, what: str, body: Json) -> Json:
+        """Retire `items` or all of an `import`; `what` is `exam` or `examples`. Doing it again changes nothing."""
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/{what}/retire", body))
 
     def examples(self, domain: str) -> Json:
         """{"data": Alpaca items in force, "erased": n, "retired": n}"""
@@ -416,6 +427,12 @@ def _object(body: Any) -> Json:
     if not isinstance(body, dict):
         raise Unavailable("the door's answer cannot be read: an object was expected")
     return body
+
+
+def _asked(path: str, params: Mapping[str, str | None]) -> str:
+    """`path` with a query string of those `params` that are not None."""
+    given = {name: value for name, value in params.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _part(name: str) -> str:

@@ -3,27 +3,36 @@
 from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import msgspec
 from flask import Blueprint, Response, request
-from msgspec import Struct
-from sqlalchemy import Column, select
+from msgspec import Struct, field
+from sqlalchemy import Column, Table, select
 
 from api.access import caller, needs
-from api.domains import domain_row
+from api.domains import CATCH_UP_S, domain_row
 from api.errors import ApiError
 from api.items import Example, ItemFault, Question, Read, counted, read_example, read_question
 from api.services import SOURCE, Services, domain_subject, person_subject
-from api.wire import check_person, read_json, reply, typed
+from api.wire import check_conversation, check_person, no_control_characters, read_json, read_object, reply, typed
 from streams import schema, sealing
 from streams.codec import envelope_for
-from streams.errors import Erased
-from streams.events import Envelope, ExamItemAdded, ExamKind, ExampleAccepted
+from streams.errors import Erased, Unavailable
+from streams.events import (
+    DOMAINS,
+    Envelope,
+    ExamItemAdded,
+    ExamItemRetired,
+    ExamKind,
+    ExampleAccepted,
+    ExampleRetired,
+)
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
 
 MOST_ITEMS = 5000
+APPENDED_AT_ONCE = 200
 LARGE_BODIES = frozenset({"datasets.add_exam", "datasets.import_examples"})
 T = TypeVar("T")
 _ITEMS = uuid5(NAMESPACE_URL, "urn:noria:dataset-item")
@@ -31,6 +40,31 @@ _ITEMS = uuid5(NAMESPACE_URL, "urn:noria:dataset-item")
 
 class _Kind(Struct):
     kind: ExamKind
+
+
+class _Taken(Struct, forbid_unknown_fields=True):
+    """What is to be retired: items by their ids, or all that one import brought."""
+
+    items: list[str] = field(default_factory=list)
+    import_id: str | None = field(default=None, name="import")
+    reason: str = ""
+
+
+class _Kept(Struct, frozen=True):
+    """A table of items that are added, told apart by content, and retired."""
+
+    table: Table
+    id: str
+    added: str  # the type of the event that adds one
+    retired: Callable[..., ExamItemRetired | ExampleRetired]
+
+    @property
+    def ids(self) -> Column[str]:
+        return self.table.c[self.id]
+
+
+EXAM = _Kept(schema.exam_items, "item_id", "exam_item_added", ExamItemRetired)
+EXAMPLES = _Kept(schema.examples, "example_id", "example_accepted", ExampleRetired)
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -42,9 +76,9 @@ def blueprint(services: Services) -> Blueprint:
         raws = _items()
         kinds = [said.kind for said in typed(raws, list[_Kind])]
         questions, aside = _read_all(raws, read_question, known={"kind"})
+        import_id = _import_id()
         domain_row(services, domain)
-        events = _exam_events(services, domain, kinds, questions)
-        return reply(_add(services, schema.exam_items.c.item_id, events) | {"set_aside": aside})
+        return reply(_add_exam(services, domain, kinds, questions, import_id) | {"set_aside": aside})
 
     @views.get("/v1/domains/<domain>/exam")
     @needs("data")
@@ -55,12 +89,19 @@ def blueprint(services: Services) -> Blueprint:
             rows = connection.execute(
                 select(table).where(table.c.domain == domain).order_by(table.c.added_offset)
             ).all()
+        in_force = [row for row in rows if row.retired_offset is None]
         found = []
-        for row in rows:
+        for row in in_force:
             opened = _open(services, row.item)
             if opened is not None:
                 found.append({"item_id": row.item_id, "kind": row.kind, **msgspec.json.decode(opened)})
-        return reply({"data": found, "erased": len(rows) - len(found)})
+        counts = {"erased": len(in_force) - len(found), "retired": len(rows) - len(in_force)}
+        return reply({"data": found, **counts})
+
+    @views.post("/v1/domains/<domain>/exam/retire")
+    @needs("data")
+    def retire_exam(domain: str) -> Response:
+        return reply(_retire(services, domain, EXAM, typed(read_object(), _Taken)))
 
     @views.post("/v1/domains/<domain>/examples")
     @needs("data")
@@ -69,9 +110,9 @@ def blueprint(services: Services) -> Blueprint:
         if "user" in request.args:
             person = check_person(request.args["user"])
         examples, aside = _read_all(_items(), read_example)
+        import_id = _import_id()
         domain_row(services, domain)
-        events = _example_events(services, domain, person, examples)
-        return reply(_add(services, schema.examples.c.example_id, events) | {"set_aside": aside})
+        return reply(_add_examples(services, domain, person, examples, import_id) | {"set_aside": aside})
 
     @views.get("/v1/domains/<domain>/examples")
     @needs("data")
@@ -81,7 +122,18 @@ def blueprint(services: Services) -> Blueprint:
         domain_row(services, domain)
         return reply(_export(services, domain))
 
+    @views.post("/v1/domains/<domain>/examples/retire")
+    @needs("data")
+    def retire_examples(domain: str) -> Response:
+        return reply(_retire(services, domain, EXAMPLES, typed(read_object(), _Taken)))
+
     return views
+
+
+def _import_id() -> str:
+    """The import that the items belong to: as the client calls it, so that one import may take several requests, or a new one."""
+    said = request.args.get("import")
+    return uuid4().hex if said is None else check_conversation(said, "import")
 
 
 def _items() -> list[Any]:
@@ -116,46 +168,50 @@ def _identified(services: Services, *parts: str) -> UUID:
         return uuid5(_ITEMS, sealing.digest(msgspec.json.encode(parts), services.keyring))
 
 
-def _exam_events(services: Services, domain: str, kinds: list[ExamKind], items: list[Question]) -> dict[str, Envelope]:
-    at, by = datetime.now(UTC), caller().person
+def _add_exam(
+    services: Services, domain: str, kinds: list[ExamKind], items: list[Question], import_id: str
+) -> dict[str, Any]:
+    by = caller().person
     with postgres_trouble():
         key = services.keyring.key_for(domain_subject(domain))
-    found = {}
-    for kind, item in zip(kinds, items, strict=True):
-        content = {"question": item.question, "answer": item.answer, "keys": item.keys or [item.answer]}
-        words = msgspec.json.encode(content).decode()
-        id_ = _identified(services, "exam", domain, kind, words)
-        event = ExamItemAdded(
-            domain=domain,
-            item_id=id_.hex,
-            kind=kind,
-            item=sealing.seal(words, key, f"{id_}#item"),
-            by=by,
-        )
-        found[id_.hex] = envelope_for(event, id=id_, source=SOURCE, time=at, correlation_id=domain)
-    return found
+    words = [
+        msgspec.json.encode(
+            {"question": item.question, "answer": item.answer, "keys": item.keys or [item.answer]}
+        ).decode()
+        for item in items
+    ]
+    names = [_identified(services, "exam", domain, *one) for one in zip(kinds, words, strict=True)]
+
+    def event(number: int, id_: UUID) -> ExamItemAdded:
+        sealed = sealing.seal(words[number], key, f"{id_}#item")
+        return ExamItemAdded(domain=domain, item_id=id_.hex, kind=kinds[number], item=sealed, by=by)
+
+    return _add(services, EXAM, names, event, import_id)
 
 
-def _example_events(services: Services, domain: str, person: str, items: list[Example]) -> dict[str, Envelope]:
+def _add_examples(services: Services, domain: str, person: str, items: list[Example], import_id: str) -> dict[str, Any]:
     at = datetime.now(UTC)
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(person))
-    found = {}
-    for item in items:
-        prompt = msgspec.json.encode(alpaca_messages(item)).decode()
-        # The key is part of the name: what comes again after an erasure is new.
-        id_ = _identified(services, "example", domain, key.kid, prompt, item.output)
-        event = ExampleAccepted(
+    prompts = [msgspec.json.encode(alpaca_messages(item)).decode() for item in items]
+    # The key is part of the name: what comes again after an erasure is new.
+    names = [
+        _identified(services, "example", domain, key.kid, prompt, item.output)
+        for prompt, item in zip(prompts, items, strict=True)
+    ]
+
+    def event(number: int, id_: UUID) -> ExampleAccepted:
+        return ExampleAccepted(
             domain=domain,
             example_id=id_.hex,
             kind="annotation",
             person=person,
-            prompt=sealing.seal(prompt, key, f"{id_}#prompt"),
-            answer=sealing.seal(item.output, key, f"{id_}#answer"),
+            prompt=sealing.seal(prompts[number], key, f"{id_}#prompt"),
+            answer=sealing.seal(items[number].output, key, f"{id_}#answer"),
             said_at=at,
         )
-        found[id_.hex] = envelope_for(event, id=id_, source=SOURCE, time=at, correlation_id=domain)
-    return found
+
+    return _add(services, EXAMPLES, names, event, import_id)
 
 
 def alpaca_messages(item: Example) -> list[dict[str, str]]:
@@ -185,20 +241,125 @@ def to_alpaca(messages: list[dict[str, str]], answer: str) -> dict[str, Any]:
     }
 
 
-def _add(services: Services, id_column: Column[str], events: dict[str, Envelope]) -> dict[str, Any]:
-    """Append what is not there yet."""
-    with postgres_trouble(), services.engine.connect() as connection:
-        there = set(connection.execute(select(id_column).where(id_column.in_(list(events)))).scalars())
-    new = [envelope for id_, envelope in events.items() if id_ not in there]
-    positions = []
-    for start in range(0, len(new), 200):
-        positions += services.recorder.append(new[start : start + 200], timeout_s=10)
+def _add(
+    services: Services,
+    kept: _Kept,
+    names: Sequence[UUID],
+    event: Callable[[int, UUID], ExamItemAdded | ExampleAccepted],
+    import_id: str,
+) -> dict[str, Any]:
+    """Append what is not in force yet. `names` tell the items' contents apart; what was retired comes again as a new item."""
+    ids, there = _standing(services, kept, names)
+    at = datetime.now(UTC)
+    # Of what an import says twice, the first counts.
+    first = {id_: number for number, id_ in reversed(list(enumerate(ids)))}
+    new = [
+        envelope_for(event(first[id_], id_), id=id_, source=SOURCE, time=at, correlation_id=import_id)
+        for id_ in dict.fromkeys(ids)
+        if id_ not in there
+    ]
     return {
+        "import": import_id,
         "added": len(new),
         "known": len(there),
-        "ids": list(events),
-        "position": str(positions[-1]) if positions else None,
+        "ids": [id_.hex for id_ in dict.fromkeys(ids)],
+        "position": _append(services, new, import_id),
     }
+
+
+def _standing(services: Services, kept: _Kept, names: Sequence[UUID]) -> tuple[list[UUID], set[UUID]]:
+    """The id that each item has or would have, and those that are in force."""
+    rows = _rows(services, kept, names)
+    if rows:
+        # One of them may have been retired a moment ago.
+        services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S)
+        rows = _rows(services, kept, names)
+    ids, there = list(names), {id_ for id_, retired in rows.items() if not retired}
+    while any(rows.values()):
+        ids = [uuid5(id_, "again") if rows.get(id_) else id_ for id_ in ids]
+        rows = _rows(services, kept, [id_ for id_ in ids if id_ not in there])
+        there |= {id_ for id_, retired in rows.items() if not retired}
+    return ids, there
+
+
+def _rows(services: Services, kept: _Kept, ids: Sequence[UUID]) -> dict[UUID, bool]:
+    """Those of the items that are known, and whether each is retired."""
+    with postgres_trouble(), services.engine.connect() as connection:
+        rows = connection.execute(
+            select(kept.ids, kept.table.c.retired_offset).where(kept.ids.in_([id_.hex for id_ in ids]))
+        ).all()
+    return {UUID(id_): retired is not None for id_, retired in rows}
+
+
+def _append(services: Services, envelopes: list[Envelope], import_id: str | None) -> str | None:
+    positions = []
+    for start in range(0, len(envelopes), APPENDED_AT_ONCE):
+        try:
+            positions += services.recorder.append(envelopes[start : start + APPENDED_AT_ONCE], timeout_s=10)
+        except Unavailable:
+            if not positions:
+                raise
+            message = f"the log went away after {start} of {len(envelopes)}; send the same again to go on"
+            if import_id is not None:
+                message += f", or retire the import {import_id}"
+            raise ApiError(503, message, code="incomplete", retry_after_s=2) from None
+    return str(positions[-1]) if positions else None
+
+
+def _retire(services: Services, domain: str, kept: _Kept, said: _Taken) -> dict[str, Any]:
+    """Retire items of a domain. Doing it again changes nothing, and finishes what an earlier call did not."""
+    if bool(said.items) == (said.import_id is not None):
+        raise ApiError(400, "give either items or an import", param="items")
+    if len(said.items) > MOST_ITEMS:
+        raise ApiError(413, f"at most {MOST_ITEMS} items at once", param="items", code="too_many_items")
+    if len(no_control_characters(said.reason, "reason")) > 200:
+        raise ApiError(400, "reason must be at most 200 characters", param="reason")
+    domain_row(services, domain)
+    if not services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
+        raise Unavailable("what there is to retire is not known yet: the log is not followed at present")
+    asked = said.items or _imported(services, domain, kept, said.import_id or "")
+    table = kept.table.c
+    with postgres_trouble(), services.engine.connect() as connection:
+        known = {
+            id_: retired is not None
+            for id_, retired in connection.execute(
+                select(kept.ids, table.retired_offset).where(kept.ids.in_(asked), table.domain == domain)
+            )
+        }
+    for number, id_ in enumerate(asked):
+        if id_ not in known:
+            raise ApiError(404, "there is no such item in the domain", param=f"items[{number}]", code="item_not_found")
+    if not asked:
+        raise ApiError(404, "nothing of that import is in the domain", param="import", code="import_not_found")
+    reason = said.reason or ("retired by hand" if said.items else "its import was taken back")
+    at, by = datetime.now(UTC), caller().person
+    events = [
+        envelope_for(
+            kept.retired(domain=domain, reason=reason, by=by, **{kept.id: id_}),
+            id=uuid5(_ITEMS, f"retire {domain} {id_}"),
+            source=SOURCE,
+            time=at,
+            correlation_id=said.import_id or domain,
+        )
+        for id_, retired in known.items()
+        if not retired
+    ]
+    return {
+        "retired": len(events),
+        "known": len(known) - len(events),
+        "position": _append(services, events, None),
+    }
+
+
+def _imported(services: Services, domain: str, kept: _Kept, import_id: str) -> list[str]:
+    events = schema.events.c
+    with postgres_trouble(), services.engine.connect() as connection:
+        found = connection.execute(
+            select(events.event_id).where(
+                events.correlation_id == import_id, events.domain == domain, events.type == kept.added
+            )
+        ).scalars()
+        return [UUID(id_).hex for id_ in found]
 
 
 def _open(services: Services, sealed: dict[str, Any]) -> str | None:

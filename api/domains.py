@@ -194,7 +194,7 @@ def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
         ).all()
         exam = connection.execute(
             select(schema.exam_items.c.kind, func.count())
-            .where(schema.exam_items.c.domain == domain)
+            .where(schema.exam_items.c.domain == domain, schema.exam_items.c.retired_offset.is_(None))
             .group_by(schema.exam_items.c.kind)
         ).all()
         live_model = next((release["model"] for release in releases if release["release"] == row["live_release"]), None)

@@ -67,6 +67,7 @@ class FakeDoor:
         self.rounds: list[Json] = []
         self.releases: list[Json] = []
         self.exam: list[Json] = []
+        self.refuse_after: int | None = None  # so many questions are taken, and then the log is away
         self.examples: list[Json] = []
         self.by_key: dict[str, Json] = {}
         self.chats: list[Json] = []
@@ -323,9 +324,25 @@ def application(door: FakeDoor) -> Flask:
     @app.post("/v1/domains/<domain>/exam")
     def exam(domain: str) -> Response:
         items = request.get_json()
-        door.exam += items
+        if door.refuse_after is not None and len(door.exam) >= door.refuse_after:
+            return refusal(503, "the log does not answer; nothing was recorded", code="unavailable")
+        door.exam += [item | {"item_id": uuid4().hex, "import": request.args["import"]} for item in items]
         position = door.record("exam_item_added", "domains", {"domain": domain})
         return said({"added": len(items), "known": 0, "ids": [], "position": position})
+
+    @app.get("/v1/domains/<domain>/exam")
+    def show_exam(domain: str) -> Response:
+        return said({"data": door.exam, "erased": 0, "retired": 0})
+
+    @app.post("/v1/domains/<domain>/exam/retire")
+    def retire(domain: str) -> Response:
+        body = request.get_json()
+        gone = [i for i in door.exam if i["item_id"] in body.get("items", []) or i["import"] == body.get("import")]
+        if not gone:
+            return refusal(404, "there is no such item in the domain", "items[0]", "item_not_found")
+        door.exam = [item for item in door.exam if item not in gone]
+        position = door.record("exam_item_retired", "domains", {"domain": domain})
+        return said({"retired": len(gone), "known": 0, "position": position})
 
     @app.post("/v1/domains/<domain>/examples")
     def import_examples(domain: str) -> Response:

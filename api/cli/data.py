@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import click
 import msgspec
 
-from api.cli.context import domain_option, json_option, print_json, printable, the_domain, the_door
+from api.cli.context import domain_option, json_option, print_json, print_table, printable, the_domain, the_door
 from api.cli.files import read_text
 from api.client import Json, Refused
 from api.items import ItemFault, Read, counted, read_example, read_question
-from streams.errors import Invalid
+from streams.errors import Invalid, Unavailable
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ITEMS_A_REQUEST = 500
@@ -34,7 +35,8 @@ def exam_group() -> None:
 def add(file: Path, kind: str, domain: str | None, as_json: bool) -> None:
     """Add exam questions from a file: one JSON object a line, {"question", "answer", "keys": [...]}.
 
-    Every line is checked first; one that is wrong is named, and nothing is sent. Adding the same again changes nothing.
+    Every line is checked first; one that is wrong is named, and nothing is sent. Adding the same again changes nothing, and
+    what was added can be retired by the id that is printed.
 
     \b
     Example: noria exam add quiz.jsonl --kind general --domain road-traffic
@@ -43,12 +45,31 @@ def add(file: Path, kind: str, domain: str | None, as_json: bool) -> None:
     items = [msgspec.to_builtins(line) | {"kind": kind.replace("-", "_")} for _, line in lines]
     with the_door() as door:
         name = the_domain(door, domain)
-        said = _in_batches(items, [number for number, _ in lines], file, lambda batch: door.add_exam(name, batch))
+        import_ = Import(file, [place for place, _ in lines], "exam", name)
+        said = import_.send(items, lambda batch: door.add_exam(name, batch, import_.id))
+    tell_import(said, "questions added", aside, as_json)
+
+
+@exam_group.command("list")
+@domain_option
+@json_option
+def list_exam(domain: str | None, as_json: bool) -> None:
+    """List the questions in force, with their ids. They are shown in clear.
+
+    \b
+    Example: noria exam list --domain road-traffic
+    """
+    with the_door() as door:
+        said = door.exam(the_domain(door, domain))
     if as_json:
-        print_json(said | {"set_aside": aside})
+        print_json(said)
         return
-    click.echo(f"{said['added']} questions added, {said['known']} were there already; recorded at {said['position']}")
-    tell_set_aside(aside)
+    print_table(
+        ["id", "kind", "question", "answer"],
+        [[row["item_id"], row["kind"].replace("_", "-"), row["question"], row["answer"]] for row in said["data"]],
+        empty="no question in force",
+    )
+    click.echo(f"{said['retired']} retired, {said['erased']} erased", err=True)
 
 
 @click.group("examples", short_help="Import and export training examples (Alpaca).")
@@ -64,6 +85,9 @@ def examples_group() -> None:
 def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -> None:
     """Import examples from a JSON list or from JSON lines. Importing the same again changes nothing.
 
+    Every item is checked first; one that is wrong is named, and nothing is sent. What was imported can be taken back by the id
+    that is printed.
+
     \b
     Example: noria examples import alpaca.json --person team-a --domain road-traffic
     """
@@ -71,14 +95,9 @@ def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -
     items = [msgspec.to_builtins(line) for _, line in lines]
     with the_door() as door:
         name = the_domain(door, domain)
-        said = _in_batches(
-            items, [number for number, _ in lines], file, lambda batch: door.import_examples(name, batch, person)
-        )
-    if as_json:
-        print_json(said | {"set_aside": aside})
-        return
-    click.echo(f"{said['added']} examples imported, {said['known']} were there already; recorded at {said['position']}")
-    tell_set_aside(aside)
+        import_ = Import(file, [place for place, _ in lines], "examples", name)
+        said = import_.send(items, lambda batch: door.import_examples(name, batch, person, import_.id))
+    tell_import(said, "examples imported", aside, as_json)
 
 
 @examples_group.command("export")
@@ -108,7 +127,60 @@ def export(out: Path | None, as_lines: bool, domain: str | None) -> None:
     click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
 
 
-def tell_set_aside(aside: dict[str, int]) -> None:
+def _retire_command(what: str, group: str, help_: str) -> click.Command:
+    @click.command("retire", help=help_, short_help=f"Retire {what}, or all of an import.")
+    @click.argument("items", nargs=-1, metavar="[ID]...")
+    @click.option("--import", "import_id", metavar="IMPORT", help="All that this import brought.")
+    @click.option("--reason", default="", metavar="TEXT", help="Why; it stands on the log in clear.")
+    @domain_option
+    @json_option
+    def retire(items: tuple[str, ...], import_id: str | None, reason: str, domain: str | None, as_json: bool) -> None:
+        if bool(items) == (import_id is not None):
+            raise click.UsageError("give either ids, or an import")
+        body: Json = {"items": list(items)} if items else {"import": import_id}
+        with the_door() as door:
+            said = door.retire(the_domain(door, domain), group, body | {"reason": reason})
+        if as_json:
+            print_json(said)
+            return
+        known = f", {said['known']} were already" if said["known"] else ""
+        click.echo(f"{said['retired']} {what} retired{known}; recorded at {said['position'] or 'no new place'}")
+
+    return retire
+
+
+exam_group.add_command(
+    _retire_command(
+        "questions",
+        "exam",
+        """Retire exam questions: no later exam asks them. A round in flight goes on as it began.
+
+        \b
+        Examples:
+          noria exam retire 8b1f0c5ad0c24c1d9a0f6a1f4a3c7e52 --reason "two answers are right"
+          noria exam retire --import 4be1c0d2f7f14c0f8f2a2b0a5f0f3f11
+        """,
+    )
+)
+examples_group.add_command(
+    _retire_command(
+        "examples",
+        "examples",
+        """Retire training examples: no later round trains on them. A release that has learned them does not unlearn them.
+
+        \b
+        Example: noria examples retire --import 4be1c0d2f7f14c0f8f2a2b0a5f0f3f11
+        """,
+    )
+)
+
+
+def tell_import(said: Json, done: str, aside: dict[str, int], as_json: bool) -> None:
+    if as_json:
+        print_json(said | {"set_aside": aside})
+        return
+    recorded = f"; recorded at {said['position']} as import {said['import']}" if said["position"] else ""
+    click.echo(f"{said['added']} {done}, {said['known']} were there already{recorded}")
     if aside:
         columns = ", ".join(f"{printable(name)} ({number})" for name, number in aside.items())
         click.echo(f"columns that are no part of an item were left in the file: {columns}", err=True)
@@ -158,19 +230,45 @@ def _raw_items(file: Path) -> Iterator[tuple[str, bytes | msgspec.Raw]]:
         yield f"item {number}", raw
 
 
-def _in_batches(items: Sequence[Json], places: Sequence[str], file: Path, send: Any) -> Json:
-    """Send in pieces that the door takes, and add up its answers. A refusal names the place in the file."""
-    total: Json = {"added": 0, "known": 0, "position": None}
-    for start, batch in _batches(items):
-        try:
-            said = send(batch)
-        except Refused as error:
-            place = _place(error.param, start, places)
-            raise Refused(error.status, f"{file.name}{place}: {error.message}", error.param, error.code) from error
-        total["added"] += said["added"]
-        total["known"] += said["known"]
-        total["position"] = said.get("position") or total["position"]
-    return total
+class Import:
+    """A file on its way to the door, in pieces that the door takes, all under one id by which it can be taken back."""
+
+    def __init__(self, file: Path, places: Sequence[str], group: str, domain: str) -> None:
+        self.id = uuid4().hex
+        self._file = file
+        self._places = places
+        self._group = group
+        self._domain = domain
+
+    def send(self, items: Sequence[Json], send: Callable[[list[Json]], Json]) -> Json:
+        """The door's answers, added up. What breaks off in the middle says what went in, and how to go on or back."""
+        total: Json = {"import": self.id, "added": 0, "known": 0, "position": None}
+        for start, batch in _batches(items):
+            try:
+                said = send(batch)
+            except Refused as error:
+                place = _place(error.param, start, self._places)
+                message = f"{self._file.name}{place}: {error.message}{self._so_far(start, batch, unsure=False)}"
+                raise Refused(error.status, message, error.param, error.code) from error
+            except Unavailable as error:
+                raise Unavailable(f"{error}{self._so_far(start, batch, unsure=True)}") from error
+            total["added"] += said["added"]
+            total["known"] += said["known"]
+            total["position"] = said.get("position") or total["position"]
+        return total
+
+    def _so_far(self, start: int, batch: Sequence[Json], unsure: bool) -> str:
+        """`unsure`: of the batch itself it is not known whether the door recorded it."""
+        if not start and not unsure:
+            return "; nothing was recorded"
+        last = self._places[start + len(batch) - 1]
+        words = [f"up to {self._places[start - 1]} all went in"] if start else []
+        if unsure:
+            words.append(f"of {self._places[start]} to {last} it is not known")
+        return (
+            f"; of {self._file.name} {', '.join(words)}. Run it again to go on, or take back what went in: "
+            f"noria {self._group} retire --import {self.id} --domain {self._domain}"
+        )
 
 
 def _batches(items: Sequence[Json]) -> Iterator[tuple[int, list[Json]]]:

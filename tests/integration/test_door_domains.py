@@ -136,6 +136,64 @@ def test_exam_items_are_sealed_and_adding_twice_adds_once(world: World) -> None:
     assert _status(world, domain, lambda s: s["exam"] == {"held_out": 1, "general": 1})
 
 
+def test_an_exam_item_is_retired_once_and_what_is_added_again_is_new(world: World) -> None:
+    domain = world.domain()
+    path, items = f"/v1/domains/{domain}/exam", [{"question": "Who?", "answer": "She.", "kind": "general"}]
+    items += [{"question": "When?", "answer": "Now.", "kind": "general"}]
+    first = world.as_data.post(path, json=items).json()
+    retired = world.as_data.post(f"{path}/retire", json={"items": first["ids"][:1], "reason": "unclear"}).json()
+    assert (retired["retired"], retired["known"]) == (1, 0)
+    shown = world.as_data.get(path, params={"after": retired["position"]}).json()
+    assert [item["question"] for item in shown["data"]] == ["When?"] and shown["retired"] == 1
+    assert _status(world, domain, lambda s: s["exam"] == {"general": 1})
+    (event,) = world.events(domain, "exam_item_retired")
+    assert event["data"]["item_id"] == first["ids"][0] and event["data"]["reason"] == "unclear"
+    repeated = world.as_data.post(f"{path}/retire", json={"items": first["ids"][:1]}).json()
+    assert (repeated["retired"], repeated["known"], repeated["position"]) == (0, 1, None)
+    again = world.as_data.post(path, json=items).json()
+    assert (again["added"], again["known"]) == (1, 1) and again["ids"][0] != first["ids"][0]
+    assert again["ids"][1] == first["ids"][1]
+    world.caught_up(again["position"])
+    assert _status(world, domain, lambda s: s["exam"] == {"general": 2})
+    third = world.as_data.post(path, json=items).json()
+    assert (third["added"], third["ids"]) == (0, again["ids"])
+
+
+def test_an_import_is_taken_back_by_its_id_and_nothing_else_with_it(world: World) -> None:
+    domain = world.domain(policy={"thresholds": {"corrections": 40}})
+    path = f"/v1/domains/{domain}/examples"
+    one, two, three = [{"instruction": f"Say {word}", "output": word} for word in ("one", "two", "three")]
+    world.as_data.post(path, json=[one])
+    for part in ([one, two], [three]):
+        said = world.as_data.post(path, params={"import": "team-a.1"}, json=part).json()
+        assert said["import"] == "team-a.1"
+    body = {"import": "team-a.1"}
+    back = world.as_data.post(f"{path}/retire", json=body).json()
+    assert back["retired"] == 2
+    out = world.as_data.get(path, params={"after": back["position"]}).json()
+    assert [item["output"] for item in out["data"]] == ["one"] and out["retired"] == 2
+    assert world.as_data.post(f"{path}/retire", json=body).json()["known"] == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "items"),
+        ({"items": ["x"], "import": "y"}, 400, "items"),
+        ({"items": ["nothing"]}, 404, "items[0]"),
+        ({"import": "never"}, 404, "import"),
+        ({"import": "never", "reason": "x" * 201}, 400, "reason"),
+    ],
+)
+def test_what_is_not_there_cannot_be_retired(world: World, body: Any, status: int, param: str) -> None:
+    domain = _one_domain(world, "retire-refusals")
+    assert error_of(world.as_data.post(f"/v1/domains/{domain}/exam/retire", json=body)) == (status, param)
+
+
+def _one_domain(world: World, name: str) -> str:
+    return name if world.as_data.get(f"/v1/domains/{name}").status_code == 200 else world.domain(name)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
@@ -148,8 +206,7 @@ def test_exam_items_are_sealed_and_adding_twice_adds_once(world: World) -> None:
     ],
 )
 def test_a_bad_exam_is_refused_by_field(world: World, body: Any, status: int, param: str | None) -> None:
-    domain = world.domain("exam-refusals") if world.as_data.get("/v1/domains/exam-refusals").status_code == 404 else ""
-    domain = domain or "exam-refusals"
+    domain = _one_domain(world, "exam-refusals")
     assert error_of(world.as_data.post(f"/v1/domains/{domain}/exam", json=body)) == (status, param)
 
 
@@ -233,6 +290,8 @@ def test_a_rollback_goes_to_a_release_that_was_live(world: World) -> None:
         ("GET", "/v1/domains/x/status", "data"),
         ("GET", "/v1/domains/x/examples", "data"),
         ("POST", "/v1/domains/x/exam", "data"),
+        ("POST", "/v1/domains/x/exam/retire", "data"),
+        ("POST", "/v1/domains/x/examples/retire", "data"),
         ("POST", "/v1/domains", "operator"),
         ("PUT", "/v1/domains/x/policy", "operator"),
         ("POST", "/v1/domains/x/rounds", "operator"),

@@ -93,6 +93,29 @@ def test_each_question_is_asked_once_and_the_round_knows_its_answer(
     assert list(answered_before(domain, MODEL, context).values()) == [True] * 3
 
 
+def test_a_retired_question_is_not_asked_any_more_but_in_a_round_that_was_pinned_before(
+    world: World, context: Context, examined: Examined
+) -> None:
+    drain(context)
+    domain = world.domain()
+    add_exam(world, domain, "Is it kept?", "Is it retired?")
+    ids = [item["item_id"] for item in world.as_data.get(f"/v1/domains/{domain}/exam").json()["data"]]
+    ((pin,),) = rows(
+        context.engine, "SELECT max(added_offset) + 1 FROM noria.exam_items WHERE domain = :domain", domain=domain
+    )
+    retired = world.as_data.post(f"/v1/domains/{domain}/exam/retire", json={"items": ids[1:]}).json()
+    world.caught_up(retired["position"])
+
+    def asked(pin: int | None) -> list[str]:
+        return [question.item.question for question in evaluation._of_exam(domain, pin, context)]
+
+    assert asked(int(str(pin))) == ["Is it kept?", "Is it retired?"]
+    assert asked(None) == asked(int(str(pin)) + 1000) == ["Is it kept?"]
+    examined.asked.clear()
+    drain(context)
+    assert examined.asked == [(MODEL, ["Is it kept?"])]
+
+
 def test_the_status_says_how_much_of_the_exam_the_live_release_has_answered(
     world: World, context: Context, examined: Examined
 ) -> None:

@@ -143,6 +143,44 @@ def test_an_exam_file_is_checked_line_by_line_before_anything_is_sent(run: Any, 
     assert door.exam == []
 
 
+def test_one_item_that_is_too_long_among_many_keeps_all_from_being_sent(
+    run: Any, door: FakeDoor, tmp_path: Path
+) -> None:
+    file = tmp_path / "alpaca.json"
+    items = [{"instruction": f"Q{n}?", "output": "x" * (40_000 if n == 1200 else 1)} for n in range(1201)]
+    file.write_text(json.dumps(items))
+    result = run("examples", "import", str(file))
+    assert result.exit_code == 1 and door.examples == []
+    assert "alpaca.json item 1201: it is longer than 32768 bytes" in result.stderr
+
+
+def test_an_import_that_breaks_off_says_what_went_in_and_is_taken_back_by_its_id(
+    run: Any, door: FakeDoor, tmp_path: Path
+) -> None:
+    file = tmp_path / "exam.jsonl"
+    file.write_text("".join(json.dumps({"question": f"Q{n}?", "answer": str(n)}) + "\n" for n in range(1201)))
+    door.refuse_after = 1000
+    broken = run("exam", "add", str(file), "--kind", "held-out")
+    assert broken.exit_code == 3 and len(door.exam) == 1000
+    assert "of exam.jsonl up to line 1000 all went in, of line 1001 to line 1201 it is not known" in broken.stderr
+    back = re.search(r"noria (exam retire --import \w+ --domain road-traffic)", broken.stderr)
+    assert back is not None
+    assert "1000 questions retired" in run(*back[1].split()).output
+    assert door.exam == []
+
+
+def test_exam_questions_are_listed_and_retired_by_their_ids(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    file = tmp_path / "exam.jsonl"
+    file.write_text('{"question": "How fast?", "answer": "30"}\n{"question": "Why?", "answer": "So."}\n')
+    assert re.search(r"2 questions added.* as import \w{32}", run("exam", "add", str(file), "--kind", "general").output)
+    item_id = door.exam[0]["item_id"]
+    assert re.search(rf"{item_id} +general +How fast\? +30", run("exam", "list").output)
+    assert "1 questions retired" in run("exam", "retire", item_id).output
+    assert [item["question"] for item in door.exam] == ["Why?"]
+    assert run("exam", "retire", item_id).exit_code == 1
+    assert run("exam", "retire").exit_code == run("exam", "retire", item_id, "--import", "x").exit_code == 2
+
+
 def test_exam_questions_are_sent_with_their_kind(run: Any, door: FakeDoor, tmp_path: Path) -> None:
     file = tmp_path / "exam.jsonl"
     file.write_text("".join(json.dumps({"question": f"Q{n}?", "answer": str(n)}) + "\n" for n in range(1201)))
