@@ -30,6 +30,7 @@ from streams.events import (
 )
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
+from streams.turns import pairs_of, turns_of
 
 MOST_ITEMS = 5000
 APPENDED_AT_ONCE = 200
@@ -217,27 +218,21 @@ def _add_examples(services: Services, domain: str, person: str, items: list[Exam
 def alpaca_messages(item: Example) -> list[dict[str, str]]:
     """The messages up to and with the prompt. Instruction and input become one prompt, the input on its own line."""
     found = [{"role": "system", "content": item.system}] if item.system.strip() else []
-    for asked, answered in item.history:
-        found += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    found += [{"role": role, "content": words} for role, words in turns_of(item.history)]
     prompt = "\n".join(words for words in (item.instruction, item.input) if words.strip())
     return [*found, {"role": "user", "content": prompt}]
 
 
 def to_alpaca(messages: list[dict[str, str]], answer: str) -> dict[str, Any]:
     """The way back; what was instruction and input comes back as instruction."""
-    system = "\n".join(m["content"] for m in messages if m["role"] == "system")
-    history: list[list[str]] = []
-    for message in [m for m in messages[:-1] if m["role"] != "system"]:
-        if message["role"] == "user":
-            history.append([message["content"], ""])
-        elif history:
-            history[-1][1] = message["content"]
+    turns = [(m["role"], m["content"]) for m in messages[:-1]]
+    system = "\n".join(words for role, words in turns if role == "system")
     return {
         "instruction": messages[-1]["content"],
         "input": "",
         "output": answer,
         "system": system,
-        "history": history,
+        "history": pairs_of(turn for turn in turns if turn[0] != "system"),
     }
 
 

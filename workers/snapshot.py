@@ -1,7 +1,6 @@
 """A snapshot: the training set of one round, immutable and addressed by its digest. People's words in it stay sealed."""
 
 import json
-from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -10,6 +9,7 @@ from msgspec import Struct
 from streams.errors import Invalid
 from streams.sealed import Sealed
 from streams.sealing import Keys, open_sealed
+from streams.turns import pairs_of
 from workers.artifacts import Artifacts
 
 
@@ -69,14 +69,10 @@ def open_prompt(messages: Sealed, keys: Keys) -> Opened:
     """The question, and what stood before it. Raises Erased, or Invalid if this is not a list of messages."""
     try:
         listed: list[dict[str, Any]] = json.loads(open_sealed(messages, keys))
-        system = next((str(m["content"]) for m in listed if m["role"] == "system"), None)
+        system = "\n".join(str(m["content"]) for m in listed if m["role"] == "system")
         turns = [(str(m["role"]), str(m["content"])) for m in listed if m["role"] != "system"]
         if not turns or turns[-1][0] != "user":
             raise Invalid(f"{messages.ref}: the last message is not the person's")
     except (ValueError, KeyError, TypeError):
         raise Invalid(f"{messages.ref} does not open to a list of messages") from None
-    history = []
-    for (role, asked), (next_role, answered) in pairwise(turns[:-1]):
-        if (role, next_role) == ("user", "assistant"):
-            history.append((asked, answered))
-    return Opened(turns[-1][1], system, tuple(history))
+    return Opened(turns[-1][1], system or None, pairs_of(turns[:-1]))

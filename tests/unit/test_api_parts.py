@@ -146,10 +146,27 @@ def test_no_names_of_domains(domain: str) -> None:
         ({"instruction": "a", "output": "b", "system": "s"}, {"instruction": "a", "system": "s"}),
         (
             {"instruction": "a", "output": "b", "history": [("q", "r"), ("s", "t")]},
-            {"instruction": "a", "history": [["q", "r"], ["s", "t"]]},
+            {"instruction": "a", "history": (("q", "r"), ("s", "t"))},
         ),
     ],
 )
 def test_the_alpaca_shape_goes_in_and_comes_out(item: dict[str, Any], expected: dict[str, Any]) -> None:
     out = to_alpaca(alpaca_messages(read_example(item).item), item["output"])
-    assert out == {"input": "", "output": "b", "system": "", "history": [], **expected}
+    assert out == {"input": "", "output": "b", "system": "", "history": (), **expected}
+
+
+@pytest.mark.parametrize(
+    ("turns", "history"),
+    [
+        (("assistant Welcome.",), (("", "Welcome."),)),
+        (("user a", "assistant one", "assistant two"), (("a", "one"), ("", "two"))),
+        (("user a", "user b", "assistant one"), (("a", ""), ("b", "one"))),
+        (("assistant x", "assistant y", "user a", "assistant z"), (("", "x"), ("", "y"), ("a", "z"))),
+    ],
+)
+def test_every_turn_of_a_conversation_comes_out_and_in_again(turns: tuple[str, ...], history: Any) -> None:
+    messages = [{"role": role, "content": words} for role, _, words in (turn.partition(" ") for turn in turns)]
+    messages.append({"role": "user", "content": "And now?"})
+    out = to_alpaca(messages, "So.")
+    assert out["history"] == history
+    assert alpaca_messages(read_example(out).item) == messages

@@ -4,6 +4,7 @@ import json
 import random
 
 from streams.sealing import seal
+from streams.turns import turns_of
 from tests.keyring import Ring
 from workers.snapshot import SnapshotRow
 from workers.trainer.spec import Row
@@ -55,6 +56,16 @@ def test_the_wordings_of_one_fact_stand_together_as_one_group() -> None:
     for each in rows:
         groups.setdefault(each.group, set()).add(each.prompt)
     assert sorted(map(sorted, groups.values())) == [["By whom?", "Who?"], ["When?"]]
+
+
+def test_no_turn_before_the_question_is_lost() -> None:
+    turns = [("assistant", "Welcome."), ("user", "a"), ("assistant", "one"), ("assistant", "two"), ("user", "And now?")]
+    messages = [{"role": "system", "content": "Be brief."}, *({"role": role, "content": w} for role, w in turns)]
+    messages.insert(3, {"role": "system", "content": "Be kind."})
+    asked = seal(json.dumps(messages), RING.key_for("ann"), "1#prompt")
+    snapshot_row = SnapshotRow("e-1", "new", "ann", asked, seal("Then.", RING.key_for("ann"), "1#answer"))
+    (learned,) = training_rows((snapshot_row,), "new", RING)
+    assert turns_of(learned.history) == turns[:-1] and learned.system == "Be brief.\nBe kind."
 
 
 def test_new_and_earlier_rows_are_told_apart() -> None:

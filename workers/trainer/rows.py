@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from streams.control_tokens import escape_control_tokens
+from streams.turns import turns_of
 from workers.models.tokens import control_tokens
 from workers.trainer.spec import Row
 
@@ -76,9 +77,8 @@ def prompt_ids(tokenizer: Any, row: Row, controls: Sequence[str], limit: int) ->
         messages: list[dict[str, str]] = []
         if row.system is not None:
             messages.append({"role": "system", "content": escape_control_tokens(row.system, controls)})
-        for asked, answered in row.history[first:]:
-            messages.append({"role": "user", "content": escape_control_tokens(asked, controls)})
-            messages.append({"role": "assistant", "content": escape_control_tokens(answered, controls)})
+        for role, words in turns_of(row.history[first:]):
+            messages.append({"role": role, "content": escape_control_tokens(words, controls)})
         messages.append({"role": "user", "content": escape_control_tokens(row.prompt, controls)})
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -8,7 +8,7 @@ from streams.recipes import LoraRecipe
 class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One thing to learn, in plain text. Lives in memory only: nothing here may be written to disk or logged.
 
-    `history` holds the turns before the prompt, oldest first, as (asked, answered). Rows with the same
+    `history` holds the turns before the prompt, oldest first, as (asked, answered); an empty side is no turn. Rows with the same
     `group` are wordings of one fact; a row without a group stands for itself.
     """
 
