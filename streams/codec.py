@@ -194,9 +194,14 @@ def encode_order(order: orders.Order, *, source: str, time: datetime, causation_
     )
 
 
+def read_order(value: bytes) -> orders.Order:
+    """The order of one record. Raises Invalid for what cannot be read, and for what no table can hold."""
+    _no_nul(value)
+    return decode_order(value)
+
+
 def decode_order(value: bytes) -> orders.Order:
     """Read one order. Raises Invalid saying what could not be read."""
-    _no_nul(value)
     try:
         return _order_decoder.decode(_wire_decoder.decode(value).data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -24,6 +24,8 @@ Step = Literal["select", "train", "evaluate", "swap", "purge"]
 WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed"]
 ExampleKind = Literal["correction", "annotation"]
 ExamKind = Literal["held_out", "general"]
+Number = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]  # what a column of a table holds
+Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Moment = Annotated[datetime, Meta(tz=True)]  # a time without a zone is refused: it cannot be compared with any other
 
 
@@ -38,7 +40,7 @@ class PromptAsked(Struct, frozen=True, kw_only=True):
     prompt_id: str
     person: str
     messages: Sealed
-    release: int
+    release: Number
     drafts: int = 1
 
 
@@ -50,12 +52,12 @@ class ReplyDrafted(Struct, frozen=True, kw_only=True):
     prompt_id: str
     reply_id: str
     person: str
-    index: int
-    release: int
+    index: Number
+    release: Number
     text: Sealed
     finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: Number
+    completion_tokens: Number
     duration_s: float
 
 
@@ -78,7 +80,7 @@ class ReplyRated(Struct, frozen=True, kw_only=True):
     prompt_id: str
     reply_id: str
     person: str
-    rating: int
+    rating: Number
     scale: Literal["thumb", "stars"]
     request_digest: str
 
@@ -248,8 +250,8 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     order_id: UUID
     snapshot: str
     kept: tuple[str, ...]
-    earlier: int
-    wordings: int
+    earlier: Number
+    wordings: Number
     dropped: dict[str, int]
 
 
@@ -292,7 +294,7 @@ class GateRefused(Struct, frozen=True, kw_only=True):
 
 class ReleaseStarted(Struct, frozen=True, kw_only=True):
     domain: str
-    release: int
+    release: Number
     order_id: UUID
     model: str
 
@@ -301,7 +303,7 @@ class ReleaseFinished(Struct, frozen=True, kw_only=True):
     """`release` answers from here on. `golden_difference`: engine against trainer, in log-probability."""
 
     domain: str
-    release: int
+    release: Number
     order_id: UUID
     model: str
     golden_difference: float

@@ -9,11 +9,11 @@ All that must hold do so at level alpha each: an intersection-union test (Berger
 A verdict that is neither for nor against is *inconclusive*, and that does not ship.
 """
 
-from math import comb, nextafter, sqrt
+from math import nextafter, sqrt
 from statistics import NormalDist
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from streams.errors import Invalid
 
@@ -27,14 +27,17 @@ TITLES = {
 }
 
 
+Questions = Annotated[int, Meta(ge=0, le=100_000)]  # the exact test of more would take longer than anybody waits
+
+
 class Paired(Struct, frozen=True):
     """How many of `n` questions were answered right before and after, only before, only after, and neither time."""
 
-    n: int
-    both: int
-    only_before: int
-    only_after: int
-    neither: int
+    n: Questions
+    both: Questions
+    only_before: Questions
+    only_after: Questions
+    neither: Questions
 
     @property
     def before(self) -> float:
@@ -92,7 +95,10 @@ def mcnemar(only_before: int, only_after: int) -> float:
     changed = only_before + only_after
     if changed == 0:
         return 1.0
-    tail = sum(comb(changed, k) for k in range(min(only_before, only_after) + 1))
+    tail, outcomes = 0, 1
+    for k in range(min(only_before, only_after) + 1):
+        tail += outcomes
+        outcomes = outcomes * (changed - k) // (k + 1)
     return min(1.0, float(2 * tail / 2**changed))
 
 

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from streams.events import Number, Offset
 from streams.recipes import LoraRecipe
 
 
@@ -13,7 +14,7 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
     order_id: UUID
     domain: str
     round_id: str
-    pin: int
+    pin: Offset
 
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
@@ -38,7 +39,7 @@ class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candida
     snapshot: str
     base_model: str
     candidate_model: str
-    pin: int
+    pin: Offset
     engine: str
 
 
@@ -47,10 +48,10 @@ class SwapRelease(Struct, frozen=True, kw_only=True, tag="swap_release", tag_fie
 
     order_id: UUID
     domain: str
-    release: int
+    release: Number
     model: str
     engine: str
-    current: int | None
+    current: Number | None
     round_id: str | None
     rollback: bool = False
 

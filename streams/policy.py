@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 from cronsim import CronSim, CronSimError
 from msgspec import Struct, field
 
@@ -11,6 +12,8 @@ from streams.errors import Invalid
 from streams.gate import GateMargins
 from streams.recipes import LoraRecipe
 
+MOST_GATHERED = 1_000_000
+MINUTES_OF_A_DAY = 1440
 SCHEDULE_WITHIN = timedelta(days=3652)  # ten years
 _CRON_CHARACTERS = 200
 _ANY_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -78,6 +81,13 @@ class Outlook(Struct, frozen=True):
 
 def check_policy(policy: Policy, now: datetime) -> None:
     """Raise Invalid naming the field, if the policy could never be acted upon. What the door asks of a new one."""
+    t = policy.thresholds
+    for name, value in (("corrections", t.corrections), ("preferences", t.preferences), ("people", t.people)):
+        if value is not None and value > MOST_GATHERED:
+            raise Invalid(f"thresholds.{name} must be at most {MOST_GATHERED}, or it is never reached; got {value}")
+    if policy.rounds_per_day > MINUTES_OF_A_DAY:
+        raise Invalid(f"rounds_per_day must be at most {MINUTES_OF_A_DAY}; got {policy.rounds_per_day}")
+    policy.recipe.check_new()
     check_readable(policy)
     policy.gate.check_new()
     if policy.schedule is not None:
@@ -118,6 +128,10 @@ def check_readable(policy: Policy) -> None:
         _clock(policy.quiet_hours.end, "quiet_hours.end")
     policy.recipe.check()
     policy.gate.check()
+    try:
+        msgspec.msgpack.encode(policy)
+    except OverflowError:
+        raise Invalid("a number of it is larger than any state can hold") from None
 
 
 def zone(name: str, where: str) -> ZoneInfo:

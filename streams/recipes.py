@@ -7,6 +7,22 @@ from msgspec import Struct
 
 from streams.errors import Invalid
 
+# The most that a new recipe may ask for, and what more would cost.
+_AT_ONCE = "the rows of a step are in memory at once"
+_MOST = {
+    "rank": (1024, "an adapter of more is larger than what it adapts"),
+    "epochs": (1000, "each goes through every correction once more"),
+    "batch_rows": (1024, _AT_ONCE),
+    "earlier_rows_per_step": (1024, _AT_ONCE),
+    "replay_rows_per_step": (1024, _AT_ONCE),
+    "replay_rows": (100_000, "each is answered by the first base and kept"),
+    "replay_answer_tokens": (4096, "each is a pass through the first base"),
+    "row_tokens": (131_072, "the memory of a step grows with it"),
+    "alpha": (10_000, "the first step would destroy the model"),
+    "gradient_norm": (10_000, "the first step would destroy the model"),
+    "replay_weight": (10_000, "nothing new would be learned"),
+}
+
 
 class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """LoRA on the upper layers, with the distributions that the model had on general prompts as the guard against
@@ -59,3 +75,9 @@ class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise Invalid(f"recipe.row_tokens must be at least 16; got {self.row_tokens}")
         if not 0 <= self.seed < 2**63:
             raise Invalid(f"recipe.seed must be from 0 to 2**63 - 1; got {self.seed}")
+
+    def check_new(self) -> None:
+        """Raise Invalid naming the field, if a training by this recipe would cost more than anybody means."""
+        for name, (most, cost) in _MOST.items():
+            if not getattr(self, name) <= most:
+                raise Invalid(f"recipe.{name} must be at most {most} ({cost}); got {getattr(self, name)}")

@@ -41,6 +41,7 @@ CANNOT_HOLD = (
     psycopg2.errors.DatetimeFieldOverflow,
     psycopg2.errors.UntranslatableCharacter,
     psycopg2.errors.CharacterNotInRepertoire,
+    psycopg2.errors.ProgramLimitExceeded,  # a name that is too long for an index
 )
 _JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
 
@@ -76,6 +77,8 @@ def postgres_trouble() -> Iterator[None]:
     """Turn a server that does not answer into Unavailable."""
     try:
         yield
+    except psycopg2.errors.ProgramLimitExceeded:
+        raise  # PostgreSQL's "operational" errors hold this one too, but asking again does not help
     except (OperationalError, InterfaceError, psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from msgspec import Struct
 from sqlalchemy import Engine, text
 
-from streams.codec import decode_order
+from streams.codec import decode_order, read_order
 from streams.errors import Invalid
 from streams.events import ORDERS
 from streams.log import Log
@@ -47,7 +47,7 @@ def take_in(engine: Engine, log: Log) -> int:
                 continue
             for record in log.read(ORDERS, partition, start.get(partition, 0), end):
                 try:
-                    order = decode_order(record.value)
+                    order = read_order(record.value)
                 except Invalid as error:
                     # Not ours to carry out; it stays on the log, and this says where.
                     body, order_id, kind, domain, state = (

@@ -78,6 +78,8 @@ def test_whoever_creates_a_domain_may_go_on_at_once_although_the_projections_lag
         ({"replay_prompts": [""]}, 400, "replay_prompts[0]"),
         ({"made_up": 1}, 400, "made_up"),
         ({"policy": {"thresholds": {"corrections": 0}}}, 422, "policy.thresholds.corrections"),
+        ({"policy": {"thresholds": {"corrections": 2**64}}}, 422, "policy.thresholds.corrections"),
+        ({"policy": {"recipe": {"epochs": 10**6}}}, 422, "policy.recipe.epochs"),
         ({"policy": {"thresholds": {"corrections": "many"}}}, 400, "policy.thresholds.corrections"),
         ({"policy": {"made_up": 1}}, 400, "policy.made_up"),
         ({"policy": {"schedule": {"cron": "never"}}}, 422, "policy.schedule.cron"),

@@ -36,6 +36,7 @@ from streams.events import (
 from streams.log import LostHistory, MemoryLog, Message, Record
 from streams.orders import SwapRelease
 from streams.policy import Policy, Schedule, Thresholds
+from streams.replay import verify
 from streams.schema import LIVE, projections
 from streams.store import Store, TooManyInvalid, open_engine
 from tests.integration.by_hand import AT, ByHand, created, empty, live_domain, message, policy, rows, sealed, talk
@@ -243,7 +244,7 @@ def test_a_value_that_no_column_holds_is_quarantined_and_the_rest_of_its_batch_g
     ((_, said),) = outbox(world.engine, QUARANTINE)
     told = msgspec.json.decode(said)
     assert told["place"].endswith("@3")
-    assert told["reason"] == "the store cannot hold it: NumericValueOutOfRange"
+    assert told["reason"] == "Expected `int` <= 2147483647 - at `$.release`"
 
 
 def test_two_writers_at_once_give_each_record_once(world: ByHand) -> None:
@@ -441,5 +442,28 @@ def test_a_time_or_number_that_no_state_holds_is_quarantined(world: ByHand) -> N
     world.say(*talk("roads", "ann"), *talk("roads", "bob"))
     world.settle()
     reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.engine, QUARANTINE)]
-    assert reasons == ["at is not from 1970 to 8999", "the store cannot hold it: NumericValueOutOfRange"]
+    assert reasons == ["at is not from 1970 to 8999", "Expected `int` <= 2147483647 - at `$.release`"]
     assert rows(world.engine, "SELECT number FROM noria.rounds") == [(1,)]
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+def test_what_is_quarantined_does_not_depend_on_how_the_records_were_batched(world: ByHand, batch: int) -> None:
+    live_domain(world, "roads", corrections=2)
+    before = world.store.positions()
+    endless = Thresholds(corrections=2**64)
+    world.say(PolicySet(domain="roads", policy=Policy(thresholds=endless), by="nobody"), policy("roads", corrections=3))
+    asked, *rest = talk("roads", "ann", "c")
+    too_long = "".join(f"{number}" for number in range(3000))  # for an index
+    world.say(msgspec.structs.replace(asked, prompt_id=too_long))  # type: ignore[arg-type]
+    world.say(msgspec.structs.replace(asked, prompt_id="early", release=2**31), asked, *rest)  # type: ignore[arg-type]
+    fresh = world.records(since=before)
+    for start in range(0, len(fresh), batch):
+        world.store.apply(fresh[start : start + batch])
+    reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.engine, QUARANTINE)]
+    assert sorted(reasons) == [
+        "Expected `int` <= 2147483647 - at `$.release`",
+        "a number of it is larger than any state can hold",
+        "the store cannot hold it: ProgramLimitExceeded",
+    ]
+    report = verify(world.engine, world.log)
+    assert report.equal, report.differences

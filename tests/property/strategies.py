@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from uuid import UUID
 
 from hypothesis import strategies as st
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from streams import events as ev
 from streams import orders
@@ -51,7 +51,8 @@ def anything(kind: Any) -> st.SearchStrategy[Any]:
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is Annotated:
-        return anything(arguments[0])
+        bounds = [meta for meta in arguments[1:] if isinstance(meta, Meta) and meta.ge is not None]
+        return st.integers(bounds[0].ge, bounds[0].le) if bounds else anything(arguments[0])
     if origin in (Union, UnionType):
         return st.one_of(*map(anything, arguments))
     if origin is tuple:
@@ -59,7 +60,7 @@ def anything(kind: Any) -> st.SearchStrategy[Any]:
     if origin is dict:
         return st.dictionaries(anything(arguments[0]), anything(arguments[1]), max_size=3)
     assert isinstance(kind, type) and issubclass(kind, Struct), f"no strategy for {kind}"
-    return st.builds(kind, **{name: anything(hint) for name, hint in get_type_hints(kind).items()})
+    return st.builds(kind, **{name: anything(hint) for name, hint in get_type_hints(kind, include_extras=True).items()})
 
 
 EVENTS: st.SearchStrategy[ev.Event] = st.one_of(*map(anything, get_args(ev.Event)))

@@ -46,6 +46,10 @@ def test_mcnemars_exact_p_value_is_the_published_one(only_before: int, only_afte
     assert mcnemar(only_before, only_after) == pytest.approx(expected, abs=1e-12)
 
 
+def test_mcnemars_exact_p_value_is_there_at_once_for_the_largest_exam() -> None:
+    assert mcnemar(50_000, 50_000) == 1.0 and mcnemar(0, 100_000) == 0.0
+
+
 @pytest.mark.parametrize("changed", range(11))
 def test_mcnemars_exact_p_value_is_what_counting_every_outcome_gives(changed: int) -> None:
     outcomes = [sum(coins) for coins in product((0, 1), repeat=changed)]

@@ -1,9 +1,10 @@
 """The policy: when a round is due, and in words why not yet; schedule, quiet hours and budget on the clocks of time zones."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
+from msgspec.structs import replace
 
 from streams.errors import Invalid
 from streams.gate import GateMargins
@@ -304,6 +305,37 @@ def test_everything_that_stands_in_the_way_is_said_and_the_first_moment_that_may
 def test_a_policy_that_could_never_be_acted_upon_is_refused_by_name_of_the_field(policy: Policy, words: str) -> None:
     with pytest.raises(Invalid, match=words):
         check_policy(policy, NOON)
+
+
+def whole_numbers(of: Policy | Thresholds | LoraRecipe, within: str = "") -> list[str]:
+    """The names of all whole numbers of a policy."""
+    found = [f"{within}{name}" for name, hint in get_type_hints(type(of)).items() if hint in (int, int | None)]
+    if isinstance(of, Policy):
+        found += whole_numbers(of.thresholds, "thresholds.") + whole_numbers(of.recipe, "recipe.")
+    return found
+
+
+@pytest.mark.parametrize("number", [10**9 + 1, 2**63, 2**64])
+@pytest.mark.parametrize("name", whole_numbers(Policy()))
+def test_every_number_of_a_new_policy_has_a_range(name: str, number: int) -> None:
+    part, _, field = name.rpartition(".")
+    changed = replace(getattr(Policy(), part) if part else Policy(), **{field: number})
+    policy = replace(Policy(), **{part: changed}) if part else changed
+    if name == "recipe.seed" and number < 2**63:
+        return
+    with pytest.raises(Invalid, match=rf"{name} must be (at most|from 0)"):
+        check_policy(policy, NOON)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("rank", 10**9), ("epochs", 10**6), ("alpha", 1e9), ("replay_weight", 1e9)]
+)
+def test_a_recipe_that_costs_more_than_anybody_means_is_refused_with_what_it_would_cost(
+    name: str, value: float
+) -> None:
+    recipe = replace(LoraRecipe(), **{name: value})
+    with pytest.raises(Invalid, match=rf"recipe\.{name} must be at most \d+ \(.*\); got {value}"):
+        check_policy(Policy(recipe=recipe), NOON)
 
 
 def test_whether_a_schedule_comes_within_ten_years_is_asked_from_now_on() -> None:
