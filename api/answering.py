@@ -1,9 +1,10 @@
 """The drafts of one prompt, asked of the engine it is pinned to, side by side."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from queue import Empty, SimpleQueue
 
 from msgspec import Struct, field
@@ -11,9 +12,18 @@ from msgspec.structs import replace
 
 from api.chat_request import ChatRequest
 from api.metrics import Metrics
-from api.routing import Pin, Routes, engine_key
+from api.routing import Pin, Routes, Served, engine_key
+from api.window import Window
 from streams.control_tokens import escape_control_tokens
-from streams.engine_client import ANY_SEED, Delta, TokenLogprob, chat_stream
+from streams.engine_client import (
+    ANY_SEED,
+    ContextExceeded,
+    Delta,
+    TokenLogprob,
+    chat_stream,
+    count_tokens,
+    counts_tokens,
+)
 from streams.errors import Unavailable
 
 ENGINE_PATIENCE_S = 15.0  # for an engine that died to come back, before the request fails
@@ -88,6 +98,9 @@ class Answering:
         self._metrics = metrics
         self._may_restart = may_restart
         self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
+        self._window: Window | None = None
         self._queue: SimpleQueue[Piece | _Again | _Whole | _Failed] = SimpleQueue()
         self._started_at = time.monotonic()
         for index in range(chat.drafts):
@@ -125,7 +138,15 @@ class Answering:
 
     def close(self) -> None:
         """Whoever still answers may stop. Doing it again changes nothing."""
-        self._closed.set()
+        with self._lock:
+            self._closed.set()
+            for connection in self._connections:
+                _hang_up(connection)
+
+    @property
+    def left_out(self) -> int:
+        """How many of the oldest messages did not fit into the window, and were not shown to the engine."""
+        return self._window.left_out if self._window is not None else 0
 
     def _run(self, index: int) -> None:
         try:
@@ -162,6 +183,8 @@ class Answering:
                             )
                 raise Unavailable("the engine's answer has no end")
             except Unavailable:
+                if self._closed.is_set():
+                    raise ClientLeft from None
                 if shown and not self._may_restart:
                     self._metrics.broken.labels(self._pin.domain).inc()
                     raise
@@ -178,17 +201,36 @@ class Answering:
         engine = self._routes.ready(self._pin.engine_id)
         if engine is None or engine.base_url is None:
             raise Unavailable("the engine is not ready")
-        tokens = engine.control_tokens or ()
-        return chat_stream(
-            engine.base_url,
-            self._key,
-            self._pin.engine_id,
-            [
-                {**message, "content": escape_control_tokens(message["content"], tokens)}
-                for message in self._chat.messages
-            ],
-            replace(self._chat.sampling, seed=(self._chat.sampling.seed + index) % ANY_SEED),
-        )
+        base_url, key, window = engine.base_url, self._key, self._window_of(engine)
+        sampling = replace(self._chat.sampling, seed=(self._chat.sampling.seed + index) % ANY_SEED)
+        count = (lambda messages: count_tokens(base_url, key, messages)) if counts_tokens(engine.kind) else None
+        while True:
+            messages = window.shown(count)
+            try:
+                yield from chat_stream(
+                    base_url, key, self._pin.engine_id, messages, sampling, connected=self._keep_connection
+                )
+                return
+            except ContextExceeded as refused:
+                window.shorten(refused, messages)
+
+    def _window_of(self, engine: Served) -> Window:
+        """One for all drafts; an engine that comes back is of the same model."""
+        with self._lock:
+            if self._window is None:
+                tokens = engine.control_tokens or ()
+                messages = [
+                    {"role": message["role"], "content": escape_control_tokens(message["content"], tokens)}
+                    for message in self._chat.messages
+                ]
+                self._window = Window(messages, engine.context_tokens, self._chat.sampling.max_tokens)
+            return self._window
+
+    def _keep_connection(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._connections.add(connection)
+            if self._closed.is_set():
+                _hang_up(connection)
 
     def _await_engine(self, deadline: float) -> bool:
         """Give the engine's keeper a moment; whether trying again makes sense."""
@@ -199,3 +241,9 @@ class Answering:
             if not self._routes.lives(self._pin.engine_id):
                 return False
         return False
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Wake whoever reads from it, and let the other end know: closing it would do neither while a thread waits in it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -24,7 +24,7 @@ from api.services import SOURCE, Services, person_subject
 from api.wire import read_object, reply
 from streams import schema, sealing
 from streams.codec import envelope_for
-from streams.engine_client import TokenLogprob, beyond
+from streams.engine_client import ContextExceeded, TokenLogprob, beyond
 from streams.errors import Invalid, Unavailable
 from streams.events import Envelope, PromptAsked, ReplyDrafted
 from streams.store import postgres_trouble
@@ -99,11 +99,19 @@ def blueprint(services: Services) -> Blueprint:
 def models(services: Services) -> list[dict[str, Any]]:
     """The domains, each with the release that answers now, and every release that is kept running."""
     routes, engines, _ = services.routes.table()
-    names = [(domain, routes[domain].release) for domain in sorted(routes)]
-    names += sorted({(f"{e.domain}@{e.release}", e.release) for e in engines.values() if e.state == "ready"})
+    named = [(domain, route.release, engines.get(route.engine_id)) for domain, route in sorted(routes.items())]
+    kept = {f"{e.domain}@{e.release}": e for e in engines.values() if e.state == "ready"}
+    named += [(name, engine.release, engine) for name, engine in sorted(kept.items())]
     return [
-        {"id": name, "object": "model", "created": 0, "owned_by": "noria", "release": release}
-        for name, release in names
+        {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "noria",
+            "release": release,
+            "context_length": engine.context_tokens if engine is not None else None,  # prompt and answer together
+        }
+        for name, release, engine in named
     ]
 
 
@@ -212,7 +220,7 @@ def answer(services: Services, asked: Asked, answering: Answering) -> Response:
         first = next(pieces, None)
     except BaseException as error:
         answering.close()
-        raise _refusal(error, asked.chat) from None
+        raise _refusal(error, asked) from None
     stream = _Stream(services, asked, answering, first, pieces)
     response = Response(stream, content_type="text/event-stream", headers=headers)
     response.headers["X-Accel-Buffering"] = "no"
@@ -275,7 +283,7 @@ def completion(asked: Asked, answering: Answering, position: str) -> dict[str, A
         **_head(asked, "chat.completion"),
         "choices": choices,
         "usage": _usage(answering),
-        "metadata": _metadata(asked, position),
+        "metadata": _metadata(asked, answering, position),
     }
 
 
@@ -326,12 +334,12 @@ def _events(
         for piece in pieces:
             yield piece_of(piece)
         # No client may take the answer for whole before it is on the log.
-        metadata = _metadata(asked, record_drafts(services, asked, answering))
+        metadata = _metadata(asked, answering, record_drafts(services, asked, answering))
     except ClientLeft:
         return
     except Exception as error:
         # The status has been sent; what is left is to say that this is not the end of an answer. No [DONE] follows.
-        yield b"data: " + msgspec.json.encode(_refusal(error, asked.chat).body) + b"\n\n"
+        yield b"data: " + msgspec.json.encode(_refusal(error, asked).body) + b"\n\n"
         return
     last = len(answering.drafts) - 1
     for index, draft in enumerate(answering.drafts):
@@ -347,13 +355,21 @@ def _events(
     yield b"data: [DONE]\n\n"
 
 
-def _refusal(error: BaseException, chat: ChatRequest) -> ApiError:
+def _refusal(error: BaseException, asked: Asked) -> ApiError:
     match error:
-        case Invalid() if chat.sampling.response_format is not None:
+        case ContextExceeded():
+            window = error.context_tokens or asked.pin.context_tokens
+            told = f"resulted in {error.prompt_tokens} tokens" if error.prompt_tokens else "are longer"
+            message = (
+                f"This model's maximum context length is {window} tokens. However, your messages {told}."
+                " Please reduce the length of the messages."
+            )
+            return ApiError(400, message, param="messages", code="context_length_exceeded")
+        case Invalid() if asked.chat.sampling.response_format is not None:
             message = "the engine refused the response_format: it cannot hold an answer to that schema"
             return ApiError(400, message, param="response_format", code="engine_refused")
         case Invalid():
-            message = "the engine refused the messages: they are too long for it, or not what its model can read"
+            message = "the engine refused the messages: they are not what its model can read"
             return ApiError(400, message, param="messages", code="engine_refused")
         case Unavailable() if "engine" in str(error):
             message = "the engine did not finish the answer"
@@ -388,10 +404,11 @@ def _usage(answering: Answering) -> dict[str, int]:
     return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
 
-def _metadata(asked: Asked, position: str) -> dict[str, Any]:
+def _metadata(asked: Asked, answering: Answering, position: str) -> dict[str, Any]:
     return {
         "conversation_id": asked.chat.conversation_id,
         "release": asked.pin.name,
         "reply_ids": [reply_id_of(asked, index) for index in range(asked.chat.drafts)],
         "position": position,
+        "messages_left_out": answering.left_out,  # the oldest, which the model's window did not hold
     }

@@ -53,6 +53,7 @@ class Pin(Struct, frozen=True):
     release: int
     engine_id: str
     kind: str  # of its engine
+    context_tokens: int | None = None
 
     @property
     def name(self) -> str:
@@ -135,7 +136,7 @@ class Routes:
             if self._in_flight.get(engine.engine_id, 0) + drafts > self._limit:
                 raise QueueFull
             self._in_flight[engine.engine_id] = self._in_flight.get(engine.engine_id, 0) + drafts
-            return Pin(domain, engine.release, engine.engine_id, engine.kind)
+            return Pin(domain, engine.release, engine.engine_id, engine.kind, engine.context_tokens)
 
     def unpin(self, engine_id: str) -> None:
         """One draft less is in flight on that engine."""

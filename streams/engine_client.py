@@ -1,6 +1,7 @@
 """Ask an engine, over the OpenAI protocol that all of them speak. Used by the door and by the evaluator; no torch here."""
 
-from collections.abc import Generator, Iterator, Sequence
+import socket
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -35,6 +36,15 @@ class Sampling(Struct, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = {}
     logprobs: int | None = None
     response_format: dict[str, Any] | None = None
+
+
+class ContextExceeded(Invalid):
+    """The prompt is longer than the engine's window. `prompt_tokens` 0: the engine did not say how long it is."""
+
+    def __init__(self, prompt_tokens: int = 0, context_tokens: int = 0) -> None:
+        super().__init__("the prompt is longer than the engine's window")
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
 
 
 class TopLogprob(Struct, frozen=True):
@@ -90,6 +100,11 @@ class _Chunk(Struct):
 _decoder = msgspec.json.Decoder(_Chunk)
 
 
+def counts_tokens(kind: str) -> bool:
+    """Whether engines of that kind answer `count_tokens`."""
+    return kind == "llamacpp"
+
+
 def beyond(kind: str, asked: Sampling) -> str | None:
     """The name of a setting that engines of that kind have no way to follow, if `asked` holds one."""
     if kind != "lightllm":
@@ -113,13 +128,15 @@ def chat_stream(
     messages: Sequence[dict[str, str]],
     sampling: Sampling,
     *,
+    connected: Callable[[socket.socket], None] = lambda connection: None,
     connect_timeout_s: float = 2.0,
     read_timeout_s: float = 120.0,
 ) -> Generator[Delta, None, None]:
     """One answer, piece by piece; always a stream, for an engine goes on with a plain request whose caller has left.
 
-    Closing the iterator closes the connection, which frees the engine's slot. Raises Unavailable when the engine does
-    not answer or its answer breaks off, Invalid when it refuses the request (too long for its context, say).
+    Closing the iterator closes the connection, which frees the engine's slot; while it waits for the next piece, another thread
+    can do so by shutting down what `connected` was given. Raises Unavailable when the engine does not answer or its answer breaks
+    off, Invalid when it refuses the request, ContextExceeded when it is too long for it.
     """
     body = {"model": model, "messages": list(messages), **_settings(sampling)}
     timeout = httpx.Timeout(read_timeout_s, connect=connect_timeout_s)
@@ -127,10 +144,17 @@ def chat_stream(
     headers = {"Authorization": f"Bearer {key}", "Connection": "close"}
     # Making a TLS context costs more than the whole request does on loopback.
     verify = base_url.startswith("https:")
+
+    def trace(what: str, told: dict[str, Any]) -> None:
+        if what == "connection.connect_tcp.complete":
+            connected(told["return_value"].get_extra_info("socket"))
+
     try:
         with (
             httpx.Client(timeout=timeout, trust_env=False, verify=verify) as client,
-            client.stream("POST", f"{base_url}/v1/chat/completions", json=body, headers=headers) as response,
+            client.stream(
+                "POST", f"{base_url}/v1/chat/completions", json=body, headers=headers, extensions={"trace": trace}
+            ) as response,
         ):
             if response.status_code != 200:
                 response.read()
@@ -138,6 +162,30 @@ def chat_stream(
             yield from _deltas(response.iter_lines())
     except httpx.HTTPError as error:
         raise Unavailable(f"the engine {model} did not answer: {type(error).__name__}") from None
+
+
+def count_tokens(base_url: str, key: str, messages: Sequence[dict[str, str]], timeout_s: float = 10.0) -> int:
+    """How many tokens the messages are in the model's template. llama.cpp counts; LightLLM has no such answer.
+
+    Raises Unavailable when the engine does not answer, Invalid when it refuses.
+    """
+    try:
+        response = httpx.post(
+            f"{base_url}/v1/chat/completions/input_tokens",
+            json={"messages": list(messages)},
+            headers={"Authorization": f"Bearer {key}", "Connection": "close"},
+            timeout=timeout_s,
+            trust_env=False,
+            verify=base_url.startswith("https:"),
+        )
+    except httpx.HTTPError as error:
+        raise Unavailable(f"the engine did not count: {type(error).__name__}") from None
+    if response.status_code != 200:
+        _refused(response)
+    try:
+        return int(response.json()["input_tokens"])
+    except (ValueError, KeyError, TypeError):
+        raise Unavailable("the engine counted in words that are not known") from None
 
 
 def _settings(sampling: Sampling) -> dict[str, Any]:
@@ -187,7 +235,7 @@ def _deltas(lines: Iterator[str]) -> Iterator[Delta]:
             raise Unavailable(f"the engine sent what is no chunk: {type(error).__name__}") from None
         if chunk.error is not None:
             if _type_of(chunk.error) == "invalid_request_error":  # LightLLM has answered 200 before it reads the prompt
-                raise Invalid("the engine refused the request: invalid_request_error")
+                raise _invalid(chunk.error, "")
             raise Unavailable("the engine broke off its answer with an error")
         if chunk.usage is not None:
             usage = chunk.usage
@@ -205,11 +253,20 @@ def _refused(response: httpx.Response) -> None:
     status = response.status_code
     if status in (400, 413, 422):
         try:
-            kind = _type_of(response.json()["error"])
+            error = response.json()["error"]
         except (ValueError, KeyError, TypeError):
-            kind = ""  # the status says enough; engines differ in what they say beside it
-        raise Invalid(f"the engine refused the request: {status} {kind}".rstrip())
+            error = None  # the status says enough; engines differ in what they say beside it
+        raise _invalid(error, str(status))
     raise Unavailable(f"the engine answered {status}")
+
+
+def _invalid(error: Any, status: str) -> Invalid:
+    kind = _type_of(error)
+    if kind == "exceed_context_size_error":  # llama.cpp's
+        return ContextExceeded(int(error.get("n_prompt_tokens", 0)), int(error.get("n_ctx", 0)))
+    if isinstance(error, dict) and "too long" in str(error.get("message", "")):  # LightLLM's
+        return ContextExceeded()
+    return Invalid(" ".join(f"the engine refused the request: {status} {kind}".split()))
 
 
 def _type_of(error: Any) -> str:

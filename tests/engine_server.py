@@ -17,7 +17,8 @@ def echo(messages: Messages) -> list[str]:
 class EngineServer:
     """Answers with what `answer` makes of the messages. The rest can be changed while it runs.
 
-    `hold`: while clear, answers wait before their first piece. `break_after`: that many pieces, then the connection goes.
+    `hold`: while clear, answers wait before their first byte, as they do while a prompt is read. `break_after`: that many
+    pieces, then the connection goes.
     `refuse`: a status to answer with instead. `requests` and `left` record what was asked and whose client went away.
     """
 
@@ -57,6 +58,9 @@ class EngineServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path.endswith("/input_tokens"):
+                    engine._say(self, 200, {"input_tokens": engine.count(body["messages"])})
+                    return
                 with engine._lock:
                     engine.requests.append(body)
                     engine.keys.append(self.headers.get("Authorization", ""))
@@ -76,14 +80,28 @@ class EngineServer:
 
         return Handler
 
+    def count(self, messages: Messages) -> int:
+        """The tokens of messages: a word is one, and five stand around each message."""
+        return sum(5 + len(message["content"].split()) for message in messages)
+
+    def _say(self, handler: BaseHTTPRequestHandler, status: int, content: dict[str, Any]) -> None:
+        said = json.dumps(content).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(said)))
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(said)
+
     def _answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         if self.refuse is not None:
-            said = json.dumps({"error": {"code": self.refuse, "message": "no", "type": "exceed_context_size_error"}})
-            handler.send_response(self.refuse)
-            handler.send_header("Content-Length", str(len(said)))
-            handler.end_headers()
-            handler.wfile.write(said.encode())
+            self._say(handler, self.refuse, {"error": {"message": "no", "type": "invalid_request_error"}})
             return
+        asked = self.count(body["messages"])
+        if asked >= self.context_tokens:
+            counts = {"n_prompt_tokens": asked, "n_ctx": self.context_tokens}
+            self._say(handler, 400, {"error": {"message": "no", "type": "exceed_context_size_error", **counts}})
+            return
+        self.hold.wait(30)
         handler.send_response(200)
         handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Connection", "close")
@@ -95,7 +113,6 @@ class EngineServer:
             handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
             handler.wfile.flush()
 
-        self.hold.wait(30)
         say([{"index": 0, "delta": {"role": "assistant", "content": None}, "finish_reason": None}])
         pieces = self.answer(body["messages"])
         for number, piece in enumerate(pieces[: body["max_tokens"]]):

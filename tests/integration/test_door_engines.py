@@ -166,6 +166,81 @@ def test_a_client_that_leaves_before_the_answer_frees_the_engine_too(world: Worl
     mine.stop()
 
 
+def test_a_client_that_leaves_while_its_prompt_is_read_frees_the_engine(world: World) -> None:
+    mine = EngineServer()
+    domain = world.domain()
+    world.release(domain, 1, mine)
+    mine.hold.clear()
+    for stream in (False, True):
+        with pytest.raises(httpx.ReadTimeout):
+            body = {"model": domain, **GOOD, "stream": stream}
+            world.as_chat.post("/v1/chat/completions", json=body, timeout=0.3)
+        wait_until(lambda: not world.in_flight(), timeout_s=3, what="the free engine")
+    mine.stop()
+
+
+def conversation(turns: int) -> list[dict[str, str]]:
+    said = [{"role": "system", "content": "Be brief."}]
+    for turn in range(turns):
+        said += [{"role": "user", "content": f"question {turn} " + "x " * 40}, {"role": "assistant", "content": "yes"}]
+    return [*said, {"role": "user", "content": "and now"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_long_conversation_goes_on_without_its_oldest_turns_and_the_answer_says_so(
+    world: World, stream: bool
+) -> None:
+    mine = EngineServer()
+    mine.context_tokens = 400
+    domain = world.domain()
+    world.release(domain, 1, mine)
+    body = {"model": domain, "messages": conversation(20), "user": "ann", "stream": stream, "n": 2}
+    answer = world.as_chat.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    told = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")] or [answer.json()]
+    metadata = next(chunk["metadata"] for chunk in told if "metadata" in chunk)
+    shown = mine.requests[-1]["messages"]
+    assert metadata["messages_left_out"] == 42 - len(shown) > 0
+    assert shown[0] == conversation(20)[0] and shown[1:] == conversation(20)[1:][-len(shown[1:]) :]
+    assert shown[1]["role"] == "user" and mine.count(shown) <= 300 < mine.count(shown) + 53  # as few as will do
+    world.caught_up(metadata["position"])
+    assert world.chat(domain)["metadata"]["messages_left_out"] == 0
+    mine.stop()
+
+
+def test_a_prompt_longer_than_the_window_is_400_with_both_numbers(world: World) -> None:
+    mine = EngineServer()
+    mine.context_tokens = 64
+    domain = world.domain()
+    world.release(domain, 1, mine)
+    found = {model["id"]: model for model in world.as_chat.get("/v1/models").json()["data"]}
+    assert found[domain]["context_length"] == found[f"{domain}@1"]["context_length"] == 64
+    for stream in (False, True):
+        messages = [{"role": "user", "content": "valve " * 95}]
+        body = {"model": domain, "messages": messages, "stream": stream}
+        answer = world.as_chat.post("/v1/chat/completions", json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
+        assert "maximum context length is 64 tokens" in error["message"] and "100 tokens" in error["message"]
+    wait_until(lambda: not world.in_flight(), what="the free engine")
+    mine.stop()
+
+
+def test_an_engine_that_does_not_count_is_shown_less_until_it_takes_it(world: World) -> None:
+    mine = EngineServer()
+    mine.context_tokens = 200
+    domain = world.domain()
+    world.release(domain, 1)
+    world.route(domain, 1, mine, kind="lightllm")
+    messages = conversation(20)
+    answer = world.as_chat.post("/v1/chat/completions", json={"model": domain, "messages": messages})
+    assert answer.status_code == 200 and 0 < answer.json()["metadata"]["messages_left_out"] < 41
+    mine.context_tokens = 5
+    answer = world.as_chat.post("/v1/chat/completions", json={"model": domain, "messages": messages})
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    mine.stop()
+
+
 def test_pieces_are_handed_on_as_they_come(world: World) -> None:
     second = threading.Event()
 

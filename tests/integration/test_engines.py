@@ -1,12 +1,16 @@
 """The contract of an engine, held by llama.cpp itself and by servers that speak LightLLM's protocol in two versions."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,11 @@ import pytest
 from msgspec import structs
 
 from api.chat_request import parse_chat
-from streams.engine_client import Delta, Sampling, chat_stream
+from streams.engine_client import ContextExceeded, Delta, Sampling, chat_stream, count_tokens
 from streams.errors import Invalid, Unavailable
 from tests import lightllm_protocol_server
 from tests.base_model import base_model
-from workers.engines import ENGINES, make_engine
+from workers.engines import ENGINES, llamacpp_server, make_engine
 from workers.engines.lightllm import LightLLMEngine, flags
 from workers.engines.llamacpp import LlamaCppEngine
 from workers.engines.process import start_child
@@ -268,8 +272,13 @@ def test_a_stop_string_ends_the_answer(engine: Engine) -> None:
 
 def test_a_prompt_longer_than_the_context_is_refused(engine: Engine) -> None:
     # The version of July 2025 breaks the connection instead of saying why.
-    with pytest.raises(Unavailable if old_lightllm(engine) else Invalid):
+    with pytest.raises(Unavailable if old_lightllm(engine) else ContextExceeded) as caught:
         ask(engine, "word " * 2000)
+    if isinstance(engine, LlamaCppEngine):
+        assert isinstance(caught.value, ContextExceeded)
+        messages = [{"role": "user", "content": "word " * 2000}]
+        assert caught.value.prompt_tokens == count_tokens(engine.base_url, engine.key, messages) > 2000
+        assert caught.value.context_tokens == 512
 
 
 def test_closing_an_answer_frees_its_place(engine: Engine) -> None:
@@ -286,6 +295,53 @@ def test_closing_an_answer_frees_its_place(engine: Engine) -> None:
     began = time.monotonic()
     assert text_of(ask(engine, "Hello", max_tokens=3))
     assert time.monotonic() - began < 15
+
+
+@on_llamacpp
+def test_a_caller_who_leaves_while_the_prompt_is_read_frees_the_place(engine: Engine) -> None:
+    leaving = threading.Event()
+    began = threading.Semaphore(0)
+
+    def ask_and_leave(number: int) -> None:
+        def connected(connection: socket.socket) -> None:
+            began.release()
+            threading.Thread(target=lambda: leaving.wait() and connection.shutdown(socket.SHUT_RDWR)).start()
+
+        long = [{"role": "user", "content": f"{number} " * 440}]
+        settings = Sampling(max_tokens=1, temperature=0, top_p=1, seed=1)
+        asked = chat_stream(engine.base_url, engine.key, engine.model_name, long, settings, connected=connected)
+        with contextlib.suppress(Unavailable):
+            list(asked)
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            pool.submit(ask_and_leave, number)
+        for _ in range(8):
+            began.acquire()
+        leaving.set()
+    began_at = time.monotonic()
+    assert text_of(ask(engine, "Hello", max_tokens=3))
+    assert time.monotonic() - began_at < 10  # reading all eight takes several times as long
+
+
+@on_llamacpp
+def test_while_a_long_prompt_is_read_others_get_their_tokens(engine: Engine) -> None:
+    story = chat_stream(
+        engine.base_url,
+        engine.key,
+        engine.model_name,
+        [{"role": "user", "content": "Write a long story about a river."}],
+        Sampling(max_tokens=400, temperature=0, top_p=1, seed=1),
+    )
+    next(story)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(ask, engine, "one two " * 220, max_tokens=1)
+        meanwhile = 0
+        while not asked.done():
+            next(story)
+            meanwhile += 1
+    story.close()
+    assert meanwhile >= asked.result()[-1].prompt_tokens // llamacpp_server.BATCH_TOKENS > 5
 
 
 def test_its_golden_answers_are_those_of_transformers(engine: Engine, base_model: Path) -> None:

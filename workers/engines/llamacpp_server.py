@@ -11,6 +11,10 @@ import sys
 import threading
 
 KEY_VARIABLE = "NORIA_ENGINE_KEY"
+BATCH_TOKENS = 64
+"""Tokens of prompts that are read at a time. Until they are read nobody gets their next token, and a caller who has left is not
+noticed. As measured (one thread of two busy cores): for a prompt of 771 tokens 64 at a time took 8.2 s of processor and 2048, the
+server's own number, 8.4 s; another's stream stood still for 1.7 s and 12.8 s. 32 at a time took 10.6 s and 0.7 s."""
 ERRORS_ONLY = 1  # llama.cpp's verbosity; from 3 on it may print parts of a request
 
 
@@ -47,6 +51,7 @@ def main() -> int:
     params.n_ctx = given.slots * given.context_tokens  # llama.cpp's number is the total over the slots
     params.cpuparams.n_threads = given.threads
     params.cpuparams_batch.n_threads = given.threads
+    params.n_batch = params.n_ubatch = BATCH_TOKENS
     params.n_threads_http = given.slots + 4
     params.cache_ram_mib = 0  # no copies of old conversations in memory
     params.endpoint_slots = False  # it would show the prompts in work
