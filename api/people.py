@@ -5,7 +5,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from flask import Blueprint, Response
-from sqlalchemy import Text, cast, select
+from sqlalchemy import Connection, Text, cast, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from api.access import caller, needs
@@ -17,6 +17,7 @@ from streams import schema
 from streams.codec import envelope_for
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, PersonErased
+from streams.lineage import lines, live_lines
 from streams.store import postgres_trouble
 
 CATCH_UP_S = 5.0
@@ -71,7 +72,8 @@ def corrections(services: Services, person: str) -> list[dict[str, Any]]:
                 select(examples.c.example_id, examples.c.retired_reason).where(examples.c.example_id.in_(list(by_id)))
             )
         }
-        learned = _learned(services, list(by_id))
+        learned = _learned(connection, list(by_id))
+        live = live_lines(connection, sorted({row.domain for row in given}))
     found = []
     for example_id, row in by_id.items():
         shown: dict[str, Any] = {
@@ -92,7 +94,7 @@ def corrections(services: Services, person: str) -> list[dict[str, Any]]:
             shown["state"] = "erased" if example.retired_reason == "erased" else "retired"
         for step in learned.get(example_id, []):
             live_at = step["finished_at"]
-            if live_at is not None:
+            if live_at is not None and step["round_id"] in live.get(row.domain, ()):
                 shown |= {
                     "state": "live",
                     "round_id": step["round_id"],
@@ -108,31 +110,29 @@ def corrections(services: Services, person: str) -> list[dict[str, Any]]:
     return found
 
 
-def _learned(services: Services, example_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """The rounds that each example was learned in, in order, with the release that came of each."""
+def _learned(connection: Connection, example_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The rounds that each example was new in, in order, with the release that came of each."""
     learned, rounds, releases = schema.learned, schema.rounds, schema.releases
     joined = learned.join(rounds, learned.c.round_id == rounds.c.round_id).outerjoin(
         releases, (releases.c.domain == rounds.c.domain) & (releases.c.release == rounds.c.release)
     )
-    with postgres_trouble(), services.engine.connect() as connection:
-        rows = connection.execute(
-            select(
-                learned.c.example_id,
-                rounds.c.round_id,
-                rounds.c.domain,
-                rounds.c.number,
-                rounds.c.step,
-                rounds.c.release,
-                releases.c.finished_at,
-            )
-            .select_from(joined)
-            .where(learned.c.example_id.in_(example_ids))
-            .order_by(rounds.c.number)
-        ).mappings()
-        found: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            found.setdefault(row["example_id"], []).append(dict(row))
-        return found
+    rows = connection.execute(
+        select(
+            learned.c.example_id,
+            rounds.c.round_id,
+            rounds.c.number,
+            rounds.c.step,
+            releases.c.release,
+            releases.c.finished_at,
+        )
+        .select_from(joined)
+        .where(learned.c.example_id.in_(example_ids))
+        .order_by(rounds.c.number)
+    ).mappings()
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["example_id"], []).append(dict(row))
+    return found
 
 
 def erase(services: Services, person: str, by: str) -> dict[str, Any]:
@@ -164,8 +164,8 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
         mine = list(
             connection.execute(select(schema.examples.c.example_id).where(schema.examples.c.person == person)).scalars()
         )
-    domains = [domain for domain in domains if domain in known]
-    learned = _learned(services, mine)
+        domains = [domain for domain in domains if domain in known]
+        learned_by = _learned_by(connection, domains, mine)
     at = datetime.now(UTC)
     envelopes = [
         envelope_for(
@@ -184,24 +184,33 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
         "kids": list(kids),
         "domains": domains,
         "examples": len(mine),
-        "learned_by": _releases_of(learned),
+        "learned_by": learned_by,
         "places": _places(services, list(kids)),
         "position": str(positions[-1]) if positions else None,
         "positions": [str(position) for position in positions],
     }
 
 
-def _releases_of(learned: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Of what rounds, and what releases if any, the examples were part; with how many of them."""
-    found: dict[str, dict[str, Any]] = {}
-    for steps in learned.values():
-        for step in steps:
-            entry = found.setdefault(
-                step["round_id"],
-                {name: step[name] for name in ("domain", "release", "round_id", "number", "step")} | {"examples": 0},
-            )
-            entry["examples"] += 1
-    return sorted(found.values(), key=lambda entry: (entry["domain"], entry["number"]))
+def _learned_by(connection: Connection, domains: list[str], example_ids: list[str]) -> list[dict[str, Any]]:
+    """The rounds whose candidates, and releases if any came of them, have learned the examples: in that round, or with the release
+    that it started from; with how many of them."""
+    learned, rounds = schema.learned, schema.rounds
+    new_in: dict[str, set[str]] = {}
+    for row in connection.execute(
+        select(learned.c.round_id, learned.c.example_id).where(learned.c.example_id.in_(example_ids))
+    ):
+        new_in.setdefault(row.round_id, set()).add(row.example_id)
+    line = lines(connection, domains)
+    found = []
+    for row in connection.execute(
+        select(rounds).where(rounds.c.domain.in_(domains)).order_by(rounds.c.domain, rounds.c.number)
+    ):
+        before = line.of(row.domain, row.base_release) if row.model is not None else ()
+        taught = set().union(*(new_in.get(round_id, ()) for round_id in (row.round_id, *before)))
+        if taught:
+            named = {name: getattr(row, name) for name in ("domain", "release", "round_id", "number", "step")}
+            found.append(named | {"examples": len(taught)})
+    return found
 
 
 def _places(services: Services, kids: list[str]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from streams.errors import Erased, Invalid
 from streams.events import CandidateEvaluated
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Paired
+from streams.lineage import live_lines
 from streams.orders import EvaluateCandidate
 from streams.sealed import Sealed
 from streams.sealing import digest, open_sealed, seal
@@ -168,18 +169,23 @@ def _answer_ahead(
 
 
 def _corrected(domain: str, model: str, least: int, context: Context) -> tuple[list[Question], int | None]:
-    """The next few corrections that no release has learned and `model` was not asked, and up to where they go on the log; nothing
-    while there are not `least`."""
+    """The next few corrections that the live release has not learned and `model` was not asked, and up to where they go on the log;
+    nothing while there are not `least`."""
     with postgres_trouble(), context.engine.connect() as connection:
+        line = live_lines(connection, [domain])[domain]
         new = connection.execute(
             text(
                 "SELECT e.example_id, e.person, e.prompt, e.answer, e.accepted_offset FROM noria.examples e"
                 " WHERE e.domain = :domain AND e.retired_offset IS NULL AND e.accepted_offset > :after AND NOT EXISTS ("
-                " SELECT 1 FROM noria.learned l JOIN noria.rounds r USING (round_id)"
-                " WHERE l.example_id = e.example_id AND r.step = 'released')"
+                " SELECT 1 FROM noria.learned l WHERE l.example_id = e.example_id AND l.round_id = ANY(:line))"
                 " ORDER BY e.accepted_offset LIMIT :few"
             ),
-            {"domain": domain, "after": context.looked_at.get((domain, model), -1), "few": CORRECTED_AT_ONCE},
+            {
+                "domain": domain,
+                "after": context.looked_at.get((domain, model), -1),
+                "few": CORRECTED_AT_ONCE,
+                "line": list(line),
+            },
         ).all()
     if len(new) < least:
         return [], None

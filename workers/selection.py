@@ -9,6 +9,7 @@ from sqlalchemy import Row, text
 
 from streams.errors import Erased
 from streams.events import SnapshotSelected
+from streams.lineage import lines
 from streams.orders import SelectSnapshot
 from streams.sealed import Sealed
 from streams.sealing import open_sealed
@@ -83,19 +84,23 @@ def run(order: SelectSnapshot, context: Context) -> None:
 
 
 def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list[str], list[Row[Any]]]:
-    """The domain's examples and exam questions as of the pin, and what was asked in vain before each correction."""
-    at = {"domain": order.domain, "pin": order.pin}
+    """The domain's examples and exam questions as of the pin, and what was asked in vain before each correction. `learned`: by the
+    release that the round starts from."""
+    at: dict[str, Any] = {"domain": order.domain, "pin": order.pin}
     with postgres_trouble(), context.engine.connect() as connection:
+        base = connection.execute(
+            text("SELECT base_release FROM noria.rounds WHERE round_id = :round_id"), {"round_id": order.round_id}
+        ).scalar_one()
+        line = lines(connection, [order.domain]).of(order.domain, base)
         examples = connection.execute(
             text(
                 "SELECT e.example_id, e.person, e.prompt, e.answer, e.said_at, EXISTS ("
-                " SELECT 1 FROM noria.learned l JOIN noria.rounds r USING (round_id)"
-                " WHERE l.example_id = e.example_id AND r.step = 'released') AS learned"
+                " SELECT 1 FROM noria.learned l WHERE l.example_id = e.example_id AND l.round_id = ANY(:line)) AS learned"
                 " FROM noria.examples e WHERE e.domain = :domain AND e.accepted_offset < :pin"
                 " AND (e.retired_offset IS NULL OR (e.retired_offset >= :pin AND e.retired_reason <> 'erased'))"
                 " ORDER BY e.accepted_offset"
             ),
-            at,
+            at | {"line": list(line)},
         ).all()
         items = connection.execute(
             text(
