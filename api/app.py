@@ -53,6 +53,8 @@ def create_app(services: Services) -> Flask:
         if request.path in OPEN_PATHS:
             return
         authenticate(services.keys)
+        if "\x00" in request.path:  # no name holds one, and PostgreSQL takes none
+            raise ApiError(404, "no such path")
         if request.endpoint in datasets.LARGE_BODIES:
             request.max_content_length = DATASET_BODY_BYTES
         length = request.content_length

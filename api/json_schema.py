@@ -28,7 +28,11 @@ def check_schema(schema: Any, param: str) -> None:
     """Raises ApiError 400 naming the part that no answer can be held to."""
     if not isinstance(schema, dict):
         raise ApiError(400, f"{param} must be a JSON schema, an object", param=param)
-    if len(msgspec.json.encode(schema)) > HIGHEST_BYTES:
+    try:
+        encoded = msgspec.json.encode(schema)
+    except RecursionError:
+        raise ApiError(400, f"{param} is nested too deep", param=param) from None
+    if len(encoded) > HIGHEST_BYTES:
         raise ApiError(400, f"{param} is longer than {HIGHEST_BYTES} bytes", param=param)
     _check(schema, param, 0)
 

@@ -1,6 +1,7 @@
 """Request bodies in, JSON out: typed, strict, and naming the field that was wrong."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -30,8 +31,9 @@ def reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None
 
 
 def read_json() -> Any:
-    """The request's body as plain data. Broken UTF-8, broken JSON and half a surrogate pair are refused."""
-    raw = request.get_data(cache=True)
+    """The request's body as plain data; a byte order mark is passed over. Broken UTF-8, broken JSON and half a surrogate pair are
+    refused."""
+    raw = request.get_data(cache=True).removeprefix(BOM_UTF8)
     if not raw:
         raise ApiError(400, "the body is empty; it must be JSON")
     try:
@@ -55,6 +57,8 @@ def typed(body: Any, kind: type[T], within: str = "") -> T:
     """`body` as `kind`, or 400 naming the field."""
     try:
         return shaped(body, kind)
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deep", code="invalid_json") from None
     except Misshapen as error:
         param = ".".join(part for part in (within, error.path) if part).replace(".[", "[") or None
         raise ApiError(400, f"{param}: {error.message}" if param else error.message, param=param) from None

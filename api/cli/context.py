@@ -42,6 +42,15 @@ class Guarded(click.Group):
             raise
         except OSError as error:
             _leave(ctx, f"{error.filename or 'input or output'}: {error.strerror or error}", REFUSED)
+        except UnicodeError as error:
+            # Python keeps such bytes of a command line as halves of surrogate pairs.
+            if isinstance(error, UnicodeEncodeError) and not any("\ud800" <= c <= "\udfff" for c in error.object):
+                raise
+            _leave(ctx, "what was given (a word of the command line, or standard input) is not UTF-8", USAGE)
+        except RecursionError:
+            if ctx.params.get("debug"):
+                raise
+            _leave(ctx, "what was given is nested too deep", REFUSED)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise

@@ -283,6 +283,60 @@ def test_a_policy_file_goes_around(run: Any, door: FakeDoor, tmp_path: Path) -> 
     assert run("policy", "set", "rounds_per_day=0").exit_code == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("round", "list", "-d", "\udcff"),
+        ("policy", "show", "-d", "\udcff"),
+        ("chat", "\udcff"),
+        ("feedback", "correct", "rpl_1", "\udcff"),
+        ("domain", "create", "d", "--title", "\udcff"),
+        ("erase", "\udcff", "--yes"),
+        ("policy", "set", "a=\udcff"),
+    ],
+)
+def test_words_that_are_not_utf8_are_used_wrongly_and_no_fault(run: Any, command: tuple[str, ...]) -> None:
+    result = run(*command)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1) and "is not UTF-8" in result.stderr
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    policy, prompts = tmp_path / "policy.json", tmp_path / "prompts.txt"
+    policy.write_text('{"thresholds": {"corrections": 5}}', encoding="utf-8-sig")
+    prompts.write_text("Hello there?\r\n\r\nHow are you?\n", encoding="utf-8-sig")
+    assert run("policy", "set", str(policy)).exit_code == 0
+    assert door.domains["road-traffic"]["policy"]["thresholds"]["corrections"] == 5
+    assert run("domain", "create", "d", "--replay-prompts", str(prompts), "--policy", str(policy)).exit_code == 0
+    assert door.domains["d"]["replay_prompts"] == ["Hello there?", "How are you?"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"thresholds": ' * 100_000, "nested too deep"),
+        (b"\xff\xfe{\x00}\x00", "is not UTF-8"),
+        ('{"说明": "x"}'.encode("gbk"), "is not UTF-8"),
+        (b"", "is not JSON"),
+        (b'{"thresholds": {}} // c', "is not JSON"),
+        (bytes(range(256)), "is not"),
+        (b"[]", "must hold one JSON object"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_policy_file_that_is_none_is_refused_in_one_line(run: Any, tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "policy.json"
+    file.write_bytes(content)
+    result = run("policy", "set", str(file))
+    assert result.exit_code == 1 and said in result.stderr and "fault" not in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_value_nested_too_deep_is_refused(run: Any) -> None:
+    result = run("policy", "set", f"recipe={'[' * 100_000}")
+    assert (result.exit_code, result.stderr) == (1, "noria: what was given is nested too deep\n")
+
+
 def test_rounds_are_found_by_number_and_the_gates_table_is_shown(run: Any, door: FakeDoor) -> None:
     checks = [{"name": "fixes", "n": 48, "before": 0.02, "after": 0.94, "p_value": 1e-9, "verdict": "ship"}]
     verdict = {"outcome": "ship", "checks": checks, "words": "better, and nothing is lost"}
