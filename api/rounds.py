@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 
 from api.access import caller, needs
 from api.errors import ApiError
+from api.known import domain_row
 from api.services import SOURCE, Services
 from api.wire import check_domain, read_object, reply, typed, whole_argument
 from streams import schema
@@ -31,18 +32,18 @@ def blueprint(services: Services) -> Blueprint:
     @views.post("/v1/domains/<domain>/rounds")
     @needs("operator")
     def ask_round(domain: str) -> Response:
-        row = _domain(services, domain)
-        if row.live_release is None:
+        row = domain_row(services, domain)
+        if row["live_release"] is None:
             message = "no release of the domain answers yet; a round starts from one"
             raise ApiError(409, message, code="no_release")
-        if row.round_id is not None:
-            raise ApiError(409, f"round {row.round_id} is under way", code="round_under_way")
+        if row["round_id"] is not None:
+            raise ApiError(409, f"round {row['round_id']} is under way", code="round_under_way")
         return _append(services, RoundAsked(domain=domain, by=caller().person), domain)
 
     @views.get("/v1/rounds")
     @needs("data")
     def list_rounds() -> Response:
-        domain = _wanted_domain()
+        domain = _wanted_domain(services)
         with postgres_trouble(), services.engine.connect() as connection:
             return reply({"data": round_rows(connection, domain, whole_argument("limit", 50, 1, 1000))})
 
@@ -64,7 +65,7 @@ def blueprint(services: Services) -> Blueprint:
     @views.get("/v1/releases")
     @needs("data")
     def list_releases() -> Response:
-        domain = _wanted_domain()
+        domain = _wanted_domain(services)
         with postgres_trouble(), services.engine.connect() as connection:
             return reply({"data": release_rows(connection, domain)})
 
@@ -72,12 +73,12 @@ def blueprint(services: Services) -> Blueprint:
     @needs("operator")
     def roll_back(domain: str) -> Response:
         said = typed(read_object(), _Rollback)
-        row = _domain(services, domain)
+        row = domain_row(services, domain)
         with postgres_trouble(), services.engine.connect() as connection:
             known = {r["release"]: r for r in release_rows(connection, domain)}
         if said.to not in known or known[said.to]["finished_at"] is None:
             raise ApiError(404, f"there is no release {said.to} to go to", param="to", code="release_not_found")
-        if row.live_release == said.to:
+        if row["live_release"] == said.to:
             raise ApiError(422, f"release {said.to} is the one that answers", param="to")
         return _append(services, RollbackAsked(domain=domain, to=said.to, by=caller().person), domain)
 
@@ -92,18 +93,10 @@ def _append(services: Services, event: DomainEvent, correlation_id: str) -> Resp
     return reply({"event_id": str(id_), "position": str(position)}, 202)
 
 
-def _wanted_domain() -> str | None:
+def _wanted_domain(services: Services) -> str | None:
+    """The domain that the query names, if it names one. Raises ApiError 404 when there is none of that name."""
     said = request.args.get("domain")
-    return check_domain(said) if said is not None else None
-
-
-def _domain(services: Services, domain: str) -> Any:
-    table = schema.domains.c
-    with postgres_trouble(), services.engine.connect() as connection:
-        row = connection.execute(select(table.live_release, table.round_id).where(table.domain == domain)).one_or_none()
-    if row is None:
-        raise ApiError(404, "there is no such domain", param="domain", code="domain_not_found")
-    return row
+    return str(domain_row(services, check_domain(said))["domain"]) if said is not None else None
 
 
 def _round(services: Services, round_id: str) -> dict[str, Any]:

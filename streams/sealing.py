@@ -175,6 +175,12 @@ class Keyring:
             raise Erased(f"key {kid} was destroyed")
         return self._remember(None, PersonKey(kid, self._master.unwrap(bytes(row.wrapped), kid)))
 
+    def knows(self, subject: str) -> bool:
+        """Whether `subject` ever had a key."""
+        with self._engine.connect() as connection:
+            found = text("SELECT EXISTS (SELECT FROM keyring.person_keys WHERE subject = :subject)")
+            return bool(connection.execute(found, {"subject": subject}).scalar_one())
+
     def destroy(self, subject: str) -> tuple[str, ...]:
         """Destroy every key of `subject`; return the ids of all that were ever destroyed for them."""
         with self._engine.begin() as connection:

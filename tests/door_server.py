@@ -160,9 +160,9 @@ def application(door: FakeDoor) -> Flask:
             return refusal(503, "the log does not answer; nothing was recorded", code="unavailable")
         if request.headers.get("Authorization") != f"Bearer {KEY}":
             return refusal(401, "the key is not known here", code="invalid_api_key")
-        for name in (request.view_args or {}).values():
-            if request.path.startswith("/v1/domains/") and name not in door.domains:
-                return refusal(404, "there is no such domain", "domain", "domain_not_found")
+        named = list((request.view_args or {}).values()) if request.path.startswith("/v1/domains/") else []
+        if any(name not in door.domains for name in [*named, *request.args.getlist("domain")]):
+            return refusal(404, "there is no such domain", "domain", "domain_not_found")
         return None
 
     @app.post("/v1/chat/completions")
@@ -264,6 +264,8 @@ def application(door: FakeDoor) -> Flask:
 
     @app.get("/v1/people/<person>/corrections")
     def corrections(person: str) -> Response:
+        if person not in {found["person"] for found in door.replies.values()}:
+            return refusal(404, "nobody of that name has spoken here", "person", "person_not_found")
         return said({"person": person, "data": door.corrections.get(person, [])})
 
     @app.post("/v1/people/<person>/erase")

@@ -192,7 +192,13 @@ class Page:
         if not person:
             return gr.skip()
         questions = {draft.reply_id: turn.question for turn in thread.turns for draft in turn.drafts}
-        return seen.update("mine", draw_mine(self._door.corrections(person), questions, lang))
+        try:
+            mine = self._door.corrections(person)
+        except Refused as error:
+            if error.status != 404:
+                raise
+            mine = []  # somebody new, who has said nothing yet
+        return seen.update("mine", draw_mine(mine, questions, lang))
 
     def _board(self, domain: str, status: Json, lang: Lang, seen: Seen) -> str:
         rounds = self._door.rounds(domain, ROUNDS_READ)

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.app import create_app
+from api.keys import create_key
+from api.keys import main as keys_main
 from tests.door_world import World
 
 ODD = [
@@ -120,6 +122,48 @@ names = st.sampled_from(
 def test_no_object_is_a_fault(world: World, routes: list[tuple[str, str]], body: dict[str, Any], chance: Any) -> None:
     method, rule = chance.choice([route for route in routes if route[0] != "GET"])
     no_fault(ask(world, method, re.sub("<[^>]*>", "nope", rule), json.dumps(body).encode()))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", "/v1/events?domain=nope", "domain_not_found"),
+        ("GET", "/v1/events?domain=nope&follow=1", "domain_not_found"),
+        ("GET", "/v1/rounds?domain=nope", "domain_not_found"),
+        ("GET", "/v1/releases?domain=nope", "domain_not_found"),
+        ("GET", "/v1/domains/nope", "domain_not_found"),
+        ("GET", "/v1/domains/nope/policy", "domain_not_found"),
+        ("GET", "/v1/domains/nope/status", "domain_not_found"),
+        ("GET", "/v1/domains/nope/exam", "domain_not_found"),
+        ("GET", "/v1/domains/nope/examples", "domain_not_found"),
+        ("POST", "/v1/domains/nope/rounds", "domain_not_found"),
+        ("GET", "/v1/rounds/nope", "round_not_found"),
+        ("POST", "/v1/rounds/nope/cancel", "round_not_found"),
+        ("GET", "/v1/events/nope", "event_not_found"),
+        ("GET", "/v1/models/nope", "model_not_found"),
+        ("GET", "/v1/people/nope/corrections", "person_not_found"),
+        ("GET", "/v1/people/nope/erase", "person_not_found"),
+        ("POST", "/v1/people/nope/erase", "person_not_found"),
+    ],
+)
+def test_what_is_not_there_is_404(world: World, method: str, path: str, code: str) -> None:
+    answer = world.as_operator.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
+
+
+def test_what_is_there_and_empty_is_not_404(world: World) -> None:
+    domain = world.domain()
+    assert world.as_data.get("/v1/rounds", params={"domain": domain}).json() == {"data": []}
+    world.chat(domain, user="cleo")
+    assert world.as_data.get("/v1/people/cleo/corrections").json()["data"] == []
+    mine = world.as_chat.get("/v1/people/key:app/corrections")  # a key's own person may have said nothing yet
+    assert mine.status_code == 200 and mine.json()["data"] == []
+
+
+def test_a_key_that_is_not_there_cannot_be_revoked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.keys.from_env", lambda environ: world.settings)
+    create_key(world.services.engine, "temporary", ["chat"])
+    assert [keys_main(["--revoke", name]) for name in ("nope", "temporary", "temporary")] == [1, 0, 1]
 
 
 def test_a_byte_order_mark_before_a_body_is_passed_over(world: World) -> None:

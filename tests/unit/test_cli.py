@@ -388,6 +388,36 @@ def test_events_are_shown_exported_and_followed(run: Any, door: FakeDoor, tmp_pa
     assert len(followed.stdout.splitlines()) == 2
 
 
+TYPOS = [
+    ("round", "list", "-d", "nope"),
+    ("round", "show", "1", "-d", "nope"),
+    ("round", "show", "nope"),
+    ("round", "start", "-d", "nope"),
+    ("release", "list", "-d", "nope"),
+    ("release", "rollback", "0", "-d", "nope"),
+    ("release", "rollback", "7"),
+    ("events", "tail", "-d", "nope"),
+    ("events", "tail", "-f", "-d", "nope"),
+    ("events", "export", "-d", "nope"),
+    ("events", "show", "nope"),
+    ("domain", "show", "nope"),
+    ("policy", "show", "-d", "nope"),
+    ("policy", "set", "rounds_per_day=3", "-d", "nope"),
+    ("examples", "export", "-d", "nope"),
+    ("chat", "How fast?", "-d", "nope"),
+    ("feedback", "list", "nope"),
+    ("feedback", "rate", "nope", "up"),
+    ("erase", "nope", "--yes"),
+]
+
+
+@pytest.mark.parametrize("command", TYPOS, ids=" ".join)
+def test_what_is_not_there_is_said_to_be_not_there(run: Any, command: tuple[str, ...]) -> None:
+    result = run(*command)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert re.search(r"there is no|has no|nobody", result.stderr), result.stderr
+
+
 def test_words_from_elsewhere_cannot_steer_the_terminal(run: Any, door: FakeDoor) -> None:
     door.answer = "red \x1b[31m bell \x07"
     assert "\x1b" not in run("chat", "How fast?").stdout

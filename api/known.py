@@ -1,0 +1,38 @@
+"""What a request names must be there: whoever asks for something else is told so, and not that it is empty."""
+
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from api.errors import ApiError
+from api.services import Services, person_subject
+from streams import schema
+from streams.events import DOMAINS
+from streams.store import postgres_trouble
+
+CATCH_UP_S = 5.0
+
+
+def domain_row(services: Services, domain: str) -> dict[str, Any]:
+    """Raises ApiError 404. A domain that has just been created is waited for: its creator may go on at once."""
+    with postgres_trouble(), services.engine.connect() as connection:
+        row = find_domain(connection, domain)
+    if row is None and services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
+        with postgres_trouble(), services.engine.connect() as connection:
+            row = find_domain(connection, domain)
+    if row is None:
+        raise ApiError(404, "there is no such domain", param="domain", code="domain_not_found")
+    return row
+
+
+def find_domain(connection: Connection, domain: str) -> dict[str, Any] | None:
+    row = connection.execute(select(schema.domains).where(schema.domains.c.domain == domain)).mappings().one_or_none()
+    return dict(row) if row is not None else None
+
+
+def check_spoke(services: Services, person: str) -> None:
+    """Raises ApiError 404 for somebody who never said a word here."""
+    with postgres_trouble():
+        known = services.keyring.knows(person_subject(person))
+    if not known:
+        raise ApiError(404, "nobody of that name has spoken here", param="person", code="person_not_found")
