@@ -16,6 +16,7 @@ from api.services import SOURCE, Services, person_subject
 from api.wire import check_person, reply
 from streams import schema
 from streams.codec import envelope_for
+from streams.conversations import REPLACED
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, PersonErased
 from streams.lineage import lines, live_lines
@@ -94,7 +95,7 @@ def corrections(services: Services, person: str) -> list[dict[str, Any]]:
         }
         example = held.get(example_id)
         if example is not None and example.retired_reason is not None:
-            shown["state"] = "erased" if example.retired_reason == "erased" else "retired"
+            shown["state"] = {"erased": "erased", REPLACED: "replaced"}.get(example.retired_reason, "retired")
         for step in learned.get(example_id, []):
             live_at = step["finished_at"]
             if live_at is not None and step["round_id"] in live.get(row.domain, ()):

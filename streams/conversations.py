@@ -4,7 +4,7 @@ The state of a conversation lives only as long as feedback on it can be understo
 """
 
 from typing import assert_never
-from uuid import UUID, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from streams.events import (
     Envelope,
     Event,
     ExampleAccepted,
+    ExampleRetired,
     PreferenceAccepted,
     PromptAsked,
     ReplyCommented,
@@ -24,10 +25,15 @@ from streams.events import (
 )
 from streams.sealed import Sealed
 
+REPLACED = "replaced by a newer correction of the same reply"
 
-class Draft(Struct, frozen=True):
+
+class Draft(Struct, frozen=True, omit_defaults=True):
+    """`corrected`: person -> the example of their newest correction."""
+
     prompt_id: str
     text: Sealed
+    corrected: dict[str, str] = field(default_factory=dict)
 
 
 class Conversation(Struct, frozen=True):
@@ -44,29 +50,35 @@ class Consequence(Struct, frozen=True):
     event: Event
 
 
-def fold(state: Conversation, event: ConversationEvent) -> Conversation:
+def fold(state: Conversation, envelope: Envelope, event: ConversationEvent) -> Conversation:
     """The conversation after `event`. Never refuses: it has happened."""
     match event:
         case PromptAsked():
             return replace(state, prompts=state.prompts | {event.prompt_id: event.messages})
         case ReplyDrafted():
             return replace(state, drafts=state.drafts | {event.reply_id: Draft(event.prompt_id, event.text)})
-        case DraftPicked() | ReplyRated() | ReplyCorrected() | ReplyCommented():
+        case ReplyCorrected():
+            draft = state.drafts.get(event.reply_id)
+            if draft is None or event.prompt_id not in state.prompts:
+                return state
+            corrected = replace(draft, corrected=draft.corrected | {event.person: _example_of(envelope)})
+            return replace(state, drafts=state.drafts | {event.reply_id: corrected})
+        case DraftPicked() | ReplyRated() | ReplyCommented():
             return state
         case _:
             assert_never(event)
 
 
 def react(state: Conversation, envelope: Envelope, event: ConversationEvent) -> tuple[Consequence, ...]:
-    """What `event` implies for its domain, given the conversation after it."""
+    """What `event` implies for its domain, given the conversation before it."""
     match event:
         case ReplyCorrected():
-            prompt = state.prompts.get(event.prompt_id)
-            if prompt is None or event.reply_id not in state.drafts:
+            prompt, draft = state.prompts.get(event.prompt_id), state.drafts.get(event.reply_id)
+            if prompt is None or draft is None:
                 return ()  # the door refuses such feedback; a foreign writer's stays on the log without effect
             accepted = ExampleAccepted(
                 domain=event.domain,
-                example_id=str(uuid5(envelope.id, "example")),
+                example_id=_example_of(envelope),
                 kind="correction",
                 person=event.person,
                 prompt=prompt,
@@ -74,7 +86,12 @@ def react(state: Conversation, envelope: Envelope, event: ConversationEvent) -> 
                 said_at=envelope.time,
                 prompt_id=event.prompt_id,
             )
-            return (Consequence(uuid5(envelope.id, "example_accepted"), accepted),)
+            said = Consequence(uuid5(envelope.id, "example_accepted"), accepted)
+            older = draft.corrected.get(event.person)
+            if older is None:
+                return (said,)
+            retired = ExampleRetired(domain=event.domain, example_id=older, reason=REPLACED, by=event.person)
+            return (Consequence(uuid5(envelope.id, "example_retired"), retired), said)
         case DraftPicked():
             prompt = state.prompts.get(event.prompt_id)
             chosen = state.drafts.get(event.reply_id)
@@ -87,7 +104,8 @@ def react(state: Conversation, envelope: Envelope, event: ConversationEvent) -> 
                 return ()
             accepted_preference = PreferenceAccepted(
                 domain=event.domain,
-                preference_id=str(uuid5(envelope.id, "preference")),
+                # One of a person on a prompt, however often they pick: the newest replaces the one before.
+                preference_id=str(uuid5(NAMESPACE_URL, f"{event.conversation_id}\n{event.prompt_id}\n{event.person}")),
                 person=event.person,
                 prompt=prompt,
                 chosen=chosen.text,
@@ -100,3 +118,8 @@ def react(state: Conversation, envelope: Envelope, event: ConversationEvent) -> 
             return ()
         case _:
             assert_never(event)
+
+
+def _example_of(envelope: Envelope) -> str:
+    """The id of the example that a correction becomes."""
+    return str(uuid5(envelope.id, "example"))

@@ -137,7 +137,8 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             return [Insert("examples", row | more)]
         case PreferenceAccepted():
             row = _columns(event, "preference_id", "domain", "person", "prompt", "chosen", "rejected", "prompt_id")
-            return [Insert("preferences", row | {"said_at": event.said_at, "accepted_offset": recorded.offset})]
+            row |= {"said_at": event.said_at, "accepted_offset": recorded.offset}
+            return [Insert("preferences", row), Update("preferences", {"preference_id": event.preference_id}, row)]
         case ExampleRetired():
             where = {"domain": event.domain, "example_id": event.example_id}
             return [Retire("examples", where, recorded.offset, event.reason)]

@@ -44,6 +44,8 @@ CANNOT_HOLD = (
     psycopg2.errors.ProgramLimitExceeded,  # a name that is too long for an index
 )
 _JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
+# Tables whose rows come again and are changed then: an insert may meet one that is there, so a change is not merged into it.
+_COME_AGAIN = frozenset({"erasures", "preferences"})
 
 
 class TooManyInvalid(Exception):
@@ -100,7 +102,7 @@ class _Buffer:
             case Update(table, key_row, row):
                 key = tuple(key_row[c.name] for c in tables.tables[f"{LIVE}.{table}"].primary_key)
                 inserted = self._inserts.get(table, {}).get(key)
-                if inserted is not None and table != "erasures":
+                if inserted is not None and table not in _COME_AGAIN:
                     inserted.update(row)
                     return
                 found = self._updates.setdefault(table, {}).setdefault(key, (key_row, {}))
@@ -277,8 +279,8 @@ class Store:
                 writes = projections.of_domain(before, after, recorded, happened)
                 consequences = rounds.react(before, after, recorded, happened)
             else:
-                talk = conversations.fold(talks.get(envelope.key) or Conversation(), happened)
-                talks[envelope.key] = talk
+                talk = talks.get(envelope.key) or Conversation()
+                talks[envelope.key] = conversations.fold(talk, envelope, happened)
                 writes = projections.of_conversation(recorded, happened)
                 consequences = conversations.react(talk, envelope, happened)
             for write in writes:

@@ -21,6 +21,7 @@ from streams.events import (
     ORDERS,
     QUARANTINE,
     ClockTicked,
+    DraftPicked,
     ExamItemAdded,
     ExamItemRetired,
     ExampleAccepted,
@@ -360,6 +361,24 @@ def test_a_correction_of_what_was_never_said_stays_without_effect(world: ByHand)
     world.follow()
     assert count(world.engine, "feedback") == 1
     assert outbox(world.engine, DOMAINS) == []
+
+
+def test_one_reply_corrected_and_picked_three_times_counts_once_and_the_newest_is_in_force(world: ByHand) -> None:
+    live_domain(world, "roads", corrections=2, preferences=2)
+    events = talk("roads", "ann", "c")
+    picked, corrected = events[3], events[5]
+    assert isinstance(picked, DraftPicked) and isinstance(corrected, ReplyCorrected)
+    newest = msgspec.structs.replace(corrected, text=sealed("ann", "newest#text"))
+    repicked = msgspec.structs.replace(picked, reply_id="c-r2")
+    world.say(*events, corrected, picked, newest, repicked)
+    world.settle()
+    assert rows(world.engine, "SELECT corrections, preferences, people FROM noria.domains") == [(1, 1, 1)]
+    in_force = "SELECT answer ->> 'ref' FROM noria.examples WHERE retired_offset IS NULL"
+    assert rows(world.engine, in_force) == [("newest#text",)]
+    assert rows(world.engine, "SELECT chosen ->> 'ref' FROM noria.preferences") == [("c-r2#text",)]
+    world.say(*talk("roads", "bob"))
+    world.settle()
+    assert rows(world.engine, "SELECT number FROM noria.rounds") == [(1,)]
 
 
 def test_what_is_retired_stays_retired_as_it_was_first_and_only_in_its_own_domain(world: ByHand) -> None:

@@ -56,9 +56,9 @@ def told(*events: ev.ConversationEvent) -> tuple[Conversation, list[Consequence]
     said: list[Consequence] = []
     for number, event in enumerate(events):
         envelope = enveloped(event, f"told {number}")
-        state = fold(state, event)
         implied = react(state, envelope, event)
         assert react(state, envelope, event) == implied, "the same event twice is one consequence"
+        state = fold(state, envelope, event)
         said.extend(implied)
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=Conversation) == state
     return state, said
@@ -87,18 +87,44 @@ def test_a_correction_becomes_an_example_of_the_prompt_with_the_persons_own_word
     )
 
 
-def test_a_reply_corrected_twice_gives_two_examples_for_the_selector_to_settle() -> None:
-    _, said = told(asked(), drafted("r1"), corrected(), corrected())
-    assert len({found.id for found in said}) == 2
+def test_the_newest_correction_of_a_reply_replaces_the_ones_before_it() -> None:
+    _, said = told(asked(), drafted("r1"), corrected(), corrected(), corrected())
+    assert len({found.id for found in said}) == 5
+    in_force: set[str] = set()
+    for number, found in enumerate(said):
+        match found.event:
+            case ev.ExampleAccepted(example_id=example_id):
+                in_force.add(example_id)
+            case ev.ExampleRetired(example_id=example_id, by=by):
+                assert by == "ana" and example_id in in_force
+                in_force.remove(example_id)
+        assert len(in_force) <= 1, f"no more than one counts after {number}"
+    assert in_force == {str(uuid5(enveloped(corrected(), "told 4").id, "example"))}
+
+
+def test_a_correction_replaces_no_other_persons_and_no_other_replys() -> None:
+    _, said = told(
+        asked(), drafted("r1"), drafted("r2"), corrected("r1"), corrected("r1", person="ben"), corrected("r2")
+    )
+    assert [type(found.event) for found in said] == [ev.ExampleAccepted] * 3
+
+
+def test_a_prompt_picked_from_again_is_one_preference() -> None:
+    _, said = told(asked(), drafted("r1"), drafted("r2"), picked("r1"), picked("r2"))
+    first, second = (found.event for found in said)
+    assert isinstance(first, ev.PreferenceAccepted) and isinstance(second, ev.PreferenceAccepted)
+    assert first.preference_id == second.preference_id and second.chosen == sealed("drafted r2")
+    assert said[0].id != said[1].id
 
 
 def test_a_picked_draft_becomes_a_preference_over_all_others_of_its_prompt() -> None:
     _, (found,) = told(asked(), drafted("r3"), drafted("r1"), drafted("r2"), picked("r2"))
+    assert isinstance(found.event, ev.PreferenceAccepted)
     cause = enveloped(picked("r2"), "told 4").id
     assert found.id == uuid5(cause, "preference_accepted")
     assert found.event == ev.PreferenceAccepted(
         domain=DOMAIN,
-        preference_id=str(uuid5(cause, "preference")),
+        preference_id=found.event.preference_id,
         person="ana",
         prompt=sealed("asked p1"),
         chosen=sealed("drafted r2"),
@@ -140,6 +166,6 @@ def test_feedback_on_what_was_never_said_stays_without_effect(events: tuple[ev.C
 
 def test_the_state_holds_sealed_words_only_and_folding_never_changes_what_was_before() -> None:
     before = Conversation()
-    after = fold(fold(before, asked()), drafted("r1"))
+    after = fold(fold(before, enveloped(asked()), asked()), enveloped(drafted("r1")), drafted("r1"))
     assert before == Conversation() and after != before
     assert all(text.jwe for text in after.prompts.values())
