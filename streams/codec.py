@@ -43,6 +43,8 @@ _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzin
 # The version each event is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {"order_progressed": 2}
+# Of orders likewise; what a new version adds has a default, so that an old order is read as it is.
+ORDER_VERSIONS: dict[str, int] = {"select_snapshot": 2}
 # (name, version) -> what turns that version's data into the next version's.
 LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = {("order_progressed", 1): lambda data: data}  # it never waited
 
@@ -65,6 +67,11 @@ _wire_decoder = msgspec.json.Decoder(_Wire)
 _encoder = msgspec.json.Encoder()
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()}
 _order_decoder: msgspec.json.Decoder[orders.Order] = msgspec.json.Decoder(orders.Order)
+
+
+def newest_version(name: str) -> int:
+    """The version that an event or order of that name is written in."""
+    return VERSIONS.get(name) or ORDER_VERSIONS.get(name, 1)
 
 
 def is_of_domain(event: events.Event) -> TypeIs[events.DomainEvent]:
@@ -186,7 +193,7 @@ def encode_order(order: orders.Order, *, source: str, time: datetime, causation_
             "time": time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
             "subject": str(order.order_id),
             "datacontenttype": "application/json",
-            "dataschema": f"urn:noria:{kind}:1",
+            "dataschema": f"urn:noria:{kind}:{newest_version(kind)}",
             "correlationid": order.round_id or order.domain,
             "causationid": str(causation_id),
             "data": order,
@@ -213,7 +220,7 @@ def schemas() -> dict[str, Data]:
     found: dict[str, Data] = {}
     kinds: dict[str, type] = {**EVENT_TYPES, **{_snake(kind.__name__): kind for kind in get_args(orders.Order)}}
     for name, kind in kinds.items():
-        version = VERSIONS.get(name, 1)
+        version = newest_version(name)
         data = msgspec.json.schema(kind, ref_template="#/$defs/{name}")
         definitions = data.pop("$defs", {})
         found[f"{name}.v{version}"] = {

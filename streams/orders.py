@@ -9,12 +9,15 @@ from streams.recipes import LoraRecipe
 
 
 class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", tag_field="kind"):
-    """Choose the training set from the examples that stood on the domain's partition before `pin`."""
+    """Choose the training set from the examples that stood on the domain's partition before `pin`, of those that `base_model`
+    can be trained on by `recipe` (orders of version 1 name neither: none is too long for them)."""
 
     order_id: UUID
     domain: str
     round_id: str
     pin: Offset
+    base_model: str | None = None
+    recipe: LoraRecipe | None = None
 
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):

@@ -170,7 +170,15 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
             policy=new.policy,
         )
         found.append(Consequence(uuid5(cause, "round_requested"), requested))
-        found.append(SelectSnapshot(order_id=new.order_id, domain=event.domain, round_id=new.id, pin=new.pin))
+        select = SelectSnapshot(
+            order_id=new.order_id,
+            domain=event.domain,
+            round_id=new.id,
+            pin=new.pin,
+            base_model=after.releases[new.base_release],
+            recipe=new.policy.recipe,
+        )
+        found.append(select)
     elif new is not None and old is not None and new.step != old.step:
         found.extend(_next_order(event.domain, after, new, cause))
     return tuple(found)

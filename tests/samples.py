@@ -161,7 +161,14 @@ EVENTS: tuple[ev.Event, ...] = (
     ),
 )
 ORDERS: tuple[Order, ...] = (
-    orders.SelectSnapshot(order_id=id_of("select"), domain=DOMAIN, round_id="round-1", pin=9),
+    orders.SelectSnapshot(
+        order_id=id_of("select"),
+        domain=DOMAIN,
+        round_id="round-1",
+        pin=9,
+        base_model="sha256:" + "a0" * 32,
+        recipe=LoraRecipe(rank=8),
+    ),
     orders.TrainCandidate(
         order_id=id_of("train"),
         domain=DOMAIN,

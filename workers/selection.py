@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,12 +16,16 @@ from streams.sealed import Sealed
 from streams.sealing import open_sealed
 from streams.store import postgres_trouble
 from workers.context import Context
+from workers.models.chat_tokens import ChatTokens
 from workers.selector.agreement import Candidate, settle, words_of
 from workers.selector.wordings import Asked, embed, same_question
 from workers.snapshot import Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
+from workers.trainer.rows import encode_rows
+from workers.trainer.spec import Row as TrainingRow
 
 IN_THE_EXAM = "its question stands in the exam"
 ERASED = "erased"
+TOO_LONG = "longer than the recipe's row_tokens"
 
 
 def run(order: SelectSnapshot, context: Context) -> None:
@@ -55,7 +60,18 @@ def run(order: SelectSnapshot, context: Context) -> None:
     decisions = settle(candidates)
     dropped += [Dropped(d.example_id, d.reason) for d in decisions if not d.kept]
     kept = {d.example_id for d in decisions if d.kept}
-    wordings = _wordings(context, {e: opened[e] for e in kept}, in_vain, forbidden)
+    # Only now: what is too long to be learned still says that what it replaced is not to be learned.
+    fits = _measure(order, context)
+    answers = {candidate.example_id: candidate.answer for candidate in candidates}
+    too_long = {e for e in kept if not fits(opened[e], answers[e])}
+    dropped += [Dropped(e, TOO_LONG) for e in sorted(too_long)]
+    kept -= too_long
+    wordings = _wordings(
+        context,
+        {e: opened[e] for e in kept},
+        in_vain,
+        lambda e, asked: words_of(asked.question) not in forbidden and fits(asked, answers[e]),
+    )
     rows = tuple(
         SnapshotRow(
             example_id=row.example_id,
@@ -132,10 +148,25 @@ def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list
     return list(examples), questions, list(in_vain)
 
 
+def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str], bool]:
+    """Whether a prompt and its answer are short enough for the recipe, by the very function that will encode them."""
+    if order.base_model is None or order.recipe is None:
+        return lambda asked, answer: True
+    tokens, limit = ChatTokens(context.artifacts.path(order.base_model)), order.recipe.row_tokens
+
+    def fits(asked: Opened, answer: str) -> bool:
+        # Turns before it are left out, if need be.
+        return bool(
+            encode_rows(tokens, [TrainingRow(prompt=asked.question, answer=answer, system=asked.system)], limit)
+        )
+
+    return fits
+
+
 def _wordings(
-    context: Context, kept: dict[str, Opened], in_vain: list[Row[Any]], forbidden: set[tuple[str, ...]]
+    context: Context, kept: dict[str, Opened], in_vain: list[Row[Any]], usable: Callable[[str, Opened], bool]
 ) -> dict[str, tuple[Sealed, ...]]:
-    """By example: the prompts that asked the same in other words."""
+    """By example: the prompts that asked the same in other words, of those that are `usable` for it."""
     earlier: dict[str, list[Asked]] = {}
     sealed: dict[str, Sealed] = {}
     for row in in_vain:
@@ -143,12 +174,12 @@ def _wordings(
             continue
         messages = msgspec.convert(row.messages, Sealed)
         try:
-            question = open_prompt(messages, context.keyring).question
+            prompt = open_prompt(messages, context.keyring)
         except Erased:
             continue
-        if words_of(question) not in forbidden:
+        if usable(row.example_id, prompt):
             sealed[row.prompt_id] = messages
-            earlier.setdefault(row.example_id, []).append(Asked(row.prompt_id, question))
+            earlier.setdefault(row.example_id, []).append(Asked(row.prompt_id, prompt.question))
     asked = [*(prompt for prompts in earlier.values() for prompt in prompts)]
     asked += [Asked(example_id, kept[example_id].question) for example_id in earlier]
     if not asked:

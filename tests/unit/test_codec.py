@@ -340,7 +340,7 @@ def test_an_order_that_cannot_be_read_is_refused(changed: dict[str, Any]) -> Non
 def on_wire() -> dict[str, dict[str, Any]]:
     events = {f"{name_of(e)}.v{VERSIONS.get(name_of(e), 1)}": wire(e) for e in EVENTS}
     asked = [json.loads(order_on_wire(order)) for order in ORDERS]
-    return events | {f"{found['type'].removeprefix('noria.')}.v1": found for found in asked}
+    return events | {".v".join(found["dataschema"].split(":")[2:]): found for found in asked}
 
 
 def test_there_is_a_schema_of_every_event_and_order() -> None:

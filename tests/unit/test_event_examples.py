@@ -14,12 +14,12 @@ from uuid import UUID
 import pytest
 from jsonschema import Draft202012Validator
 
-from streams.codec import EVENT_TYPES, VERSIONS, decode, decode_order, encode, encode_order, name_of, schemas
+from streams.codec import EVENT_TYPES, decode, decode_order, encode, encode_order, name_of, newest_version, schemas
 from streams.sealed import Sealed
 from streams.sealing import PersonKey, open_sealed
 
 FILES = sorted((Path(__file__).parents[1] / "examples" / "events").glob("*.json"))
-NEWEST = {key.partition(".")[0]: VERSIONS.get(key.partition(".")[0], 1) for key in schemas()}
+NEWEST = {key.partition(".")[0]: newest_version(key.partition(".")[0]) for key in schemas()}
 EXPECTED = {f"{name}.v{version}" for name, newest in NEWEST.items() for version in range(1, newest + 1)}
 
 

@@ -100,7 +100,12 @@ def test_the_last_correction_that_was_asked_for_begins_a_round_pinned_to_where_i
         ),
     )
     assert select == orders.SelectSnapshot(
-        order_id=uuid5(cause, "select_snapshot"), domain=DOMAIN, round_id=round_id, pin=offset + 1
+        order_id=uuid5(cause, "select_snapshot"),
+        domain=DOMAIN,
+        round_id=round_id,
+        pin=offset + 1,
+        base_model="model-0",
+        recipe=LoraRecipe(),
     )
     assert words(log) == ("round 1 is under way (select)",)
 

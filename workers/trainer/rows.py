@@ -6,17 +6,20 @@ what is each row's own; a row attends to the prefix and to itself. This is exact
 row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from streams.control_tokens import escape_control_tokens
 from streams.turns import turns_of
 from workers.models.tokens import control_tokens
 from workers.trainer.spec import Row
+
+if TYPE_CHECKING:
+    import torch  # taking in half a second of it is no price for knowing how long a row is
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -123,6 +126,8 @@ def shared_prefix(rows: Sequence[EncodedRow]) -> int:
 
 def pack(rows: Sequence[EncodedRow], prefix: int, device: torch.device) -> Pack:
     """Lay `rows` behind their shared `prefix` (0: none)."""
+    import torch
+
     longest = max(len(row.inputs) for row in rows) - prefix
     ids = list(rows[0].ids[:prefix])
     positions = list(range(prefix))
