@@ -16,7 +16,7 @@ from flask import Flask, Response, g, request
 from sqlalchemy import text
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from api import conversations, datasets, domains, door, events, people, rounds
+from api import conversations, datasets, domains, door, events, people, quarantine, rounds
 from api.access import authenticate
 from api.cors import allow_origins
 from api.errors import ApiError, refusal_of
@@ -104,9 +104,13 @@ def create_app(services: Services) -> Flask:
             services.metrics.in_flight.labels(engine_id).set(drafts)
         for domain, route in routes.items():
             services.metrics.live_release.labels(domain).set(route.release)
+        try:
+            services.metrics.quarantined.set(quarantine.count(services))
+        except Unavailable:
+            pass  # as many as there were when the log last answered
         return Response(services.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
-    for module in (door, conversations, domains, rounds, datasets, events, people):
+    for module in (door, conversations, domains, rounds, datasets, events, people, quarantine):
         app.register_blueprint(module.blueprint(services))
 
     app.register_error_handler(Exception, _to_client)

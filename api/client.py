@@ -348,6 +348,14 @@ class Door:
     def _send(self, method: str, path: str, **more: Any) -> Any:
         headers = dict(more.pop("headers", None) or {})
         if "content" in more:
+    def quarantine(self, limit: int) -> Json:
+        """{"data": what could not be read, the newest first, without its bytes, "count": how many there are}"""
+        return _object(self.get("/v1/quarantine", limit=limit))
+
+    def quarantined(self, place: str) -> Json:
+        """One record that could not be read, with its bytes."""
+        return _object(self.get(f"/v1/quarantine/{_part(place)}"))
+
             headers["Content-Type"] = "application/json"
         # A reading may be asked again; what writes is not, unless its sender gave it an idempotency key.
         attempts = _ATTEMPTS if method == "GET" or "Idempotency-Key" in headers else 1

@@ -25,6 +25,7 @@ class Metrics:
         self.append_failures = counter("noria_append_failures", "Appends that the log did not acknowledge")
         self.feedback = counter("noria_feedback", "Feedback recorded, by kind", ("kind",))
         self.in_flight = Gauge("noria_in_flight", "Drafts in flight", ["engine"], registry=self.registry)
+        self.quarantined = Gauge("noria_quarantined", "Records that could not be read", registry=self.registry)
         self.live_release = Gauge("noria_live_release", "The release that answers", ["domain"], registry=self.registry)
 
     def text(self) -> bytes:

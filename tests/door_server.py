@@ -69,6 +69,7 @@ class FakeDoor:
         self.exam: list[Json] = []
         self.refuse_after: int | None = None  # so many questions are taken, and then the log is away
         self.examples: list[Json] = []
+        self.quarantine: list[Json] = []
         self.by_key: dict[str, Json] = {}
         self.chats: list[Json] = []
         self.feedback: list[Json] = []
@@ -408,6 +409,19 @@ def application(door: FakeDoor) -> Flask:
         after = request.args.get("after")
         if after is None:
             kept = kept[-limit:]
+    @app.get("/v1/quarantine")
+    def quarantine() -> Response:
+        limit = int(request.args["limit"])
+        rows = [{k: v for k, v in row.items() if k != "value_base64"} for row in door.quarantine[:limit]]
+        return said({"data": rows, "count": len(door.quarantine)})
+
+    @app.get("/v1/quarantine/<place>")
+    def quarantined(place: str) -> Response:
+        for row in door.quarantine:
+            if row["place"] == place:
+                return said(row)
+        return refusal(404, "nothing from there is in quarantine", "place", "not_quarantined")
+
         else:
             first = 0 if after == "beginning" else int(after)
             kept = kept[first : first + limit]

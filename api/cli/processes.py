@@ -11,7 +11,7 @@ import msgspec
 
 from api.cli.context import NOT_RUNNING, json_option, print_json, print_table, shown, span
 from api.cli.rounds import progress_words
-from api.client import open_door
+from api.client import Refused, open_door
 from streams.errors import Invalid, Unavailable
 from streams.settings import from_env, home_of
 
@@ -81,15 +81,21 @@ def status(as_json: bool) -> None:
 
     found = supervisor.status(home_of(os.environ))
     domains: list[dict[str, Any]] = []
+    quarantined: int | None = None
     trouble: str | None = None
     try:
         with open_door() as door:
             domains = [door.status(str(row["domain"])) for row in door.domains()]
+            quarantined = door.quarantine(0)["count"]
+    except Refused as error:
+        if error.status != 403:  # the key may see domains and no more
+            raise
     except Unavailable as error:
         trouble = str(error)
     if as_json:
         processes = msgspec.to_builtins(found.processes)
-        print_json({"condition": found.condition, "processes": processes, "domains": domains, "trouble": trouble})
+        counted = {"domains": domains, "quarantined": quarantined, "trouble": trouble}
+        print_json({"condition": found.condition, "processes": processes, **counted})
     else:
         if found.processes:
             print_table(
@@ -102,6 +108,8 @@ def status(as_json: bool) -> None:
             click.echo()
         for line in [line for one in domains for line in domain_lines(one)]:
             click.echo(line)
+        if quarantined:
+            click.echo(f"{quarantined} records could not be read: `noria quarantine list` names them")
         if not domains and trouble is None:
             click.echo("no domain yet; make one with `noria domain create`")
     if trouble is not None:

@@ -1,5 +1,6 @@
 """Domains, policies, exams, examples, rounds, releases, events and people over HTTP."""
 
+import base64
 import json
 import threading
 from typing import Any
@@ -8,7 +9,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from streams.events import ReleaseRolledBack
+from streams.events import CONVERSATIONS, ReleaseRolledBack
+from streams.log import Message
 from tests.door_world import MODEL, World, wait_until
 from tests.engine_server import EngineServer
 
@@ -300,12 +302,36 @@ def test_a_rollback_goes_to_a_release_that_was_live(world: World) -> None:
         ("POST", "/v1/domains/x/rollback", "operator"),
         ("POST", "/v1/rounds/x/cancel", "operator"),
         ("POST", "/v1/people/x/erase", "operator"),
+        ("GET", "/v1/quarantine", "operator"),
+        ("GET", "/v1/quarantine/noria.orders-0@1", "operator"),
     ],
 )
 def test_a_key_without_the_role_is_403(world: World, method: str, path: str, role: str) -> None:
     assert world.as_chat.request(method, path, json={}).status_code == 403
     data = world.as_data.request(method, path, json={})
     assert (data.status_code == 403) is (role == "operator")
+
+
+def test_what_could_not_be_read_is_listed_for_operators_with_its_place_reason_and_size(world: World) -> None:
+    before = world.as_operator.get("/v1/quarantine").json()["count"]
+    broken = [b"no event", b"\xff" * 400_001]
+    found = world.services.recorder.log.append([Message(CONVERSATIONS, "c", value) for value in broken], 10)
+    listed = wait_until(lambda: _quarantine(world, before + 2), what="both in quarantine")
+    sizes = {row["place"]: row["bytes"] for row in listed["data"]}
+    assert [sizes[str(position)] for position in found] == [len(value) for value in broken]
+    assert all(row["reason"] and "value_base64" not in row for row in listed["data"])
+    for position, value in zip(found, broken, strict=True):
+        shown = world.as_operator.get(f"/v1/quarantine/{position}").json()
+        assert base64.b64decode(shown["value_base64"]) == value
+    assert world.as_operator.get("/v1/quarantine/noria.orders-0@9999").status_code == 404
+    assert world.as_operator.get("/v1/quarantine/yesterday").status_code == 400
+    assert f"noria_quarantined {before + 2}.0" in world.as_operator.get("/metrics").text
+    assert world.as_operator.get("/v1/quarantine", params={"limit": 1}).json()["data"] == listed["data"][:1]
+
+
+def _quarantine(world: World, number: int) -> Any:
+    listed = world.as_operator.get("/v1/quarantine").json()
+    return listed if listed["count"] == number else None
 
 
 def test_a_read_that_asks_to_be_fresher_than_the_projections_can_be_is_refused(

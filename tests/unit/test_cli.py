@@ -1,5 +1,6 @@
 """The command line against a small real server that speaks the door's contract."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -416,6 +417,19 @@ def test_what_is_not_there_is_said_to_be_not_there(run: Any, command: tuple[str,
     result = run(*command)
     assert result.exit_code == 1 and result.stdout == ""
     assert re.search(r"there is no|has no|nobody", result.stderr), result.stderr
+
+
+def test_what_is_in_quarantine_is_listed_counted_and_shown(run: Any, door: FakeDoor) -> None:
+    assert "nothing is in quarantine" in run("quarantine", "list").output
+    place, value = "noria.conversations-0@17", b"\x1bno event"
+    told = {"place": place, "reason": "JSON is malformed", "time": "2026-11-24T02:00:00Z", "bytes": len(value)}
+    door.quarantine.append(told | {"value_base64": base64.b64encode(value).decode()})
+    assert re.search(r"noria\.conversations-0@17 .* 9 +JSON is malformed", run("quarantine", "list").output)
+    assert "1 records could not be read: `noria quarantine list`" in run("status").output
+    assert json.loads(run("status", "--json").output)["quarantined"] == 1
+    assert "\x1b" not in run("quarantine", "show", place).output
+    assert run("quarantine", "show", place, "--raw").stdout_bytes == value
+    assert run("quarantine", "show", "noria.orders-0@1").exit_code == 1
 
 
 def test_words_from_elsewhere_cannot_steer_the_terminal(run: Any, door: FakeDoor) -> None:
