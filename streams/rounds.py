@@ -82,7 +82,6 @@ class Domain(Struct, frozen=True):
     """What decisions about a domain use, and no more."""
 
     base_model: str = ""
-    retired: bool = False
     engine: str = ""
     replay_prompts: tuple[str, ...] = ()
     policy: Policy = field(default_factory=Policy)
@@ -99,6 +98,7 @@ class Domain(Struct, frozen=True):
     live: int | None = None
     highest: int = 0
     erased: tuple[str, ...] = ()  # sorted, so that equal states are equal bytes in every process
+    retired: bool = False
 
 
 def gathered(state: Domain, now: datetime) -> Gathered:
