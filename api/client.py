@@ -268,6 +268,9 @@ class Door:
     def create_domain(self, body: Json) -> Json:
         return _object(self.send("POST", "/v1/domains", body))
 
+    def retire_domain(self, domain: str) -> Json:
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/retire", {}))
+
     def policy(self, domain: str) -> Json:
         return _object(self.get(f"/v1/domains/{_part(domain)}/policy"))
 
@@ -345,9 +348,6 @@ class Door:
             for data in sse(response.iter_lines()):
                 yield _decode(data, Json)
 
-    def _send(self, method: str, path: str, **more: Any) -> Any:
-        headers = dict(more.pop("headers", None) or {})
-        if "content" in more:
     def quarantine(self, limit: int) -> Json:
         """{"data": what could not be read, the newest first, without its bytes, "count": how many there are}"""
         return _object(self.get("/v1/quarantine", limit=limit))
@@ -356,6 +356,9 @@ class Door:
         """One record that could not be read, with its bytes."""
         return _object(self.get(f"/v1/quarantine/{_part(place)}"))
 
+    def _send(self, method: str, path: str, **more: Any) -> Any:
+        headers = dict(more.pop("headers", None) or {})
+        if "content" in more:
             headers["Content-Type"] = "application/json"
         # A reading may be asked again; what writes is not, unless its sender gave it an idempotency key.
         attempts = _ATTEMPTS if method == "GET" or "Idempotency-Key" in headers else 1

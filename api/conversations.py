@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from api.access import caller, needs
 from api.errors import ApiError
+from api.known import retired_domain
 from api.keys import Caller
 from api.services import SOURCE, Services, person_subject
 from api.wire import check_person, read_object, reply, typed
@@ -225,10 +226,15 @@ def _select_reply(services: Services, reply_id: str) -> _Reply | None:
                 replies.domain,
                 replies.person,
                 replies.text,
-            ).where(replies.reply_id == reply_id)
+                schema.domains.c.retired_at,
+            )
+            .outerjoin_from(schema.replies, schema.domains, replies.domain == schema.domains.c.domain)
+            .where(replies.reply_id == reply_id)
         ).one_or_none()
     if row is None:
         return None
+    if row.retired_at is not None:
+        raise retired_domain()
     return _Reply(
         reply_id=row.reply_id,
         prompt_id=row.prompt_id,

@@ -13,7 +13,7 @@ from sqlalchemy import Column, Table, select
 from api.access import caller, needs
 from api.errors import ApiError
 from api.items import Example, ItemFault, Question, Read, counted, read_example, read_question
-from api.known import CATCH_UP_S, domain_row
+from api.known import CATCH_UP_S, domain_row, living_domain
 from api.services import SOURCE, Services, domain_subject, person_subject
 from api.wire import check_conversation, check_person, no_control_characters, read_json, read_object, reply, typed
 from streams import schema, sealing
@@ -78,7 +78,7 @@ def blueprint(services: Services) -> Blueprint:
         kinds = [said.kind for said in typed(raws, list[_Kind])]
         questions, aside = _read_all(raws, read_question, known={"kind"})
         import_id = _import_id()
-        domain_row(services, domain)
+        living_domain(services, domain)
         return reply(_add_exam(services, domain, kinds, questions, import_id) | {"set_aside": aside})
 
     @views.get("/v1/domains/<domain>/exam")
@@ -112,7 +112,7 @@ def blueprint(services: Services) -> Blueprint:
             person = check_person(request.args["user"])
         examples, aside = _read_all(_items(), read_example)
         import_id = _import_id()
-        domain_row(services, domain)
+        living_domain(services, domain)
         return reply(_add_examples(services, domain, person, examples, import_id) | {"set_aside": aside})
 
     @views.get("/v1/domains/<domain>/examples")
@@ -309,7 +309,7 @@ def _retire(services: Services, domain: str, kept: _Kept, said: _Taken) -> dict[
         raise ApiError(413, f"at most {MOST_ITEMS} items at once", param="items", code="too_many_items")
     if len(no_control_characters(said.reason, "reason")) > 200:
         raise ApiError(400, "reason must be at most 200 characters", param="reason")
-    domain_row(services, domain)
+    living_domain(services, domain)
     if not services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
         raise Unavailable("what there is to retire is not known yet: the log is not followed at present")
     asked = said.items or _imported(services, domain, kept, said.import_id or "")

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from api.access import caller, needs
 from api.errors import ApiError
-from api.known import CATCH_UP_S, domain_row, find_domain
+from api.known import CATCH_UP_S, domain_row, find_domain, living_domain
 from api.rounds import release_rows, round_rows
 from api.services import SOURCE, Services
 from api.wire import check_domain, no_control_characters, read_json, read_object, reply, typed
@@ -70,6 +70,15 @@ def blueprint(services: Services) -> Blueprint:
     def show_domain(domain: str) -> Response:
         return reply(shown(domain_row(services, domain)))
 
+    @views.post("/v1/domains/<domain>/retire")
+    @needs("operator")
+    def retire(domain: str) -> Response:
+        row = domain_row(services, domain)
+        if row["retired_at"] is not None:
+            return reply({"domain": domain, "known": True, "position": None})
+        position = append_domain_events(services, [DomainRetired(domain=domain, by=caller().person)])
+        return reply({"domain": domain, "known": False, "position": position}, 202)
+
     @views.get("/v1/domains/<domain>/policy")
     @needs("data")
     def show_policy(domain: str) -> Response:
@@ -79,7 +88,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("operator")
     def set_policy(domain: str) -> Response:
         policy = check_new_policy(read_json(), "")
-        domain_row(services, domain)
+        living_domain(services, domain)
         event = PolicySet(domain=domain, policy=policy, by=caller().person)
         position = append_domain_events(services, [event])
         return reply({"position": position, "policy": msgspec.to_builtins(policy)})
@@ -193,6 +202,7 @@ def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
         "domain": domain,
         "title": row["title"],
         "live_release": row["live_release"],
+        "retired_at": row["retired_at"],
         "serving": {
             "release": route.release,
             "engine": route.engine_id,

@@ -119,7 +119,9 @@ def with_system_prompt(services: Services, chat: ChatRequest) -> ChatRequest:
     """The domain's system prompt first, unless the caller gives one. It is recorded too: it is what the model was asked."""
     with postgres_trouble(), services.engine.connect() as connection:
         said = connection.execute(
-            select(schema.domains.c.system_prompt).where(schema.domains.c.domain == chat.domain)
+            select(schema.domains.c.system_prompt).where(
+                schema.domains.c.domain == chat.domain, schema.domains.c.retired_at.is_(None)
+            )
         ).scalar_one_or_none()
     if said is None:
         raise ApiError(404, "there is no such domain", param="model", code="model_not_found")

@@ -25,6 +25,18 @@ def domain_row(services: Services, domain: str) -> dict[str, Any]:
     return row
 
 
+def living_domain(services: Services, domain: str) -> dict[str, Any]:
+    """As `domain_row`, for what adds to a domain. Raises ApiError 409 too, for one that has been retired."""
+    row = domain_row(services, domain)
+    if row["retired_at"] is not None:
+        raise retired_domain()
+    return row
+
+
+def retired_domain() -> ApiError:
+    return ApiError(409, "the domain has been retired", param="domain", code="domain_retired")
+
+
 def find_domain(connection: Connection, domain: str) -> dict[str, Any] | None:
     row = connection.execute(select(schema.domains).where(schema.domains.c.domain == domain)).mappings().one_or_none()
     return dict(row) if row is not None else None

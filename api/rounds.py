@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from api.access import caller, needs
 from api.errors import ApiError
-from api.known import domain_row
+from api.known import domain_row, living_domain
 from api.services import SOURCE, Services
 from api.wire import check_domain, read_object, reply, typed, whole_argument
 from streams import schema
@@ -32,7 +32,7 @@ def blueprint(services: Services) -> Blueprint:
     @views.post("/v1/domains/<domain>/rounds")
     @needs("operator")
     def ask_round(domain: str) -> Response:
-        row = domain_row(services, domain)
+        row = living_domain(services, domain)
         if row["live_release"] is None:
             message = "no release of the domain answers yet; a round starts from one"
             raise ApiError(409, message, code="no_release")
@@ -73,7 +73,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("operator")
     def roll_back(domain: str) -> Response:
         said = typed(read_object(), _Rollback)
-        row = domain_row(services, domain)
+        row = living_domain(services, domain)
         with postgres_trouble(), services.engine.connect() as connection:
             known = {r["release"]: r for r in release_rows(connection, domain)}
         if said.to not in known or known[said.to]["finished_at"] is None:

@@ -308,6 +308,13 @@ def application(door: FakeDoor) -> Flask:
     def show_domain(domain: str) -> Response:
         return said(door.domains[domain])
 
+    @app.post("/v1/domains/<domain>/retire")
+    def retire_domain(domain: str) -> Response:
+        row = door.domains[domain]
+        known, row["retired_at"] = row.get("retired_at") is not None, now()
+        position = None if known else door.record("domain_retired", "domains", {"domain": domain})
+        return said({"domain": domain, "known": known, "position": position}, 202)
+
     @app.get("/v1/domains/<domain>/policy")
     def policy(domain: str) -> Response:
         return said(door.domains[domain]["policy"])
@@ -338,7 +345,7 @@ def application(door: FakeDoor) -> Flask:
         return said({"data": door.exam, "erased": 0, "retired": 0})
 
     @app.post("/v1/domains/<domain>/exam/retire")
-    def retire(domain: str) -> Response:
+    def retire_exam(domain: str) -> Response:
         body = request.get_json()
         gone = [i for i in door.exam if i["item_id"] in body.get("items", []) or i["import"] == body.get("import")]
         if not gone:
@@ -402,13 +409,6 @@ def application(door: FakeDoor) -> Flask:
             {"event_id": "e", "position": door.record("rollback_asked", "domains", {"domain": domain, "to": to})}, 202
         )
 
-    @app.get("/v1/events")
-    def events() -> Response:
-        domain, limit = request.args.get("domain"), int(request.args.get("limit", 100))
-        kept = [e for e in door.events if domain is None or e["event"]["data"].get("domain") == domain]
-        after = request.args.get("after")
-        if after is None:
-            kept = kept[-limit:]
     @app.get("/v1/quarantine")
     def quarantine() -> Response:
         limit = int(request.args["limit"])
@@ -422,6 +422,13 @@ def application(door: FakeDoor) -> Flask:
                 return said(row)
         return refusal(404, "nothing from there is in quarantine", "place", "not_quarantined")
 
+    @app.get("/v1/events")
+    def events() -> Response:
+        domain, limit = request.args.get("domain"), int(request.args.get("limit", 100))
+        kept = [e for e in door.events if domain is None or e["event"]["data"].get("domain") == domain]
+        after = request.args.get("after")
+        if after is None:
+            kept = kept[-limit:]
         else:
             first = 0 if after == "beginning" else int(after)
             kept = kept[first : first + limit]

@@ -128,7 +128,7 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
                 " > (SELECT coalesce("
                 "sum(e.exam_items), 0) FROM work.examined e WHERE e.domain = d.domain AND e.model = r.model) AS exam"
                 " FROM noria.domains d JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
-                " ORDER BY d.domain"
+                " WHERE d.retired_at IS NULL ORDER BY d.domain"
             ),
             {"near": NEAR_S},
         ).all()

@@ -87,12 +87,23 @@ def the_domain(door: Door, given: str | None) -> str:
     """`given`, or the only domain there is. Raises click.UsageError when the choice is not clear."""
     if given:
         return given
-    names = [str(row["domain"]) for row in door.domains()]
+    names = [str(row["domain"]) for row in door.domains() if not row.get("retired_at")]
     if len(names) == 1:
         return names[0]
     if not names:
         raise Invalid("there is no domain yet; make one with `noria domain create`")
     raise click.UsageError(f"say which domain with --domain: {', '.join(names)}")
+
+
+def confirm_by_name(warning: str, name: str, done: str) -> None:
+    """Have what cannot be undone confirmed by its name, typed again. Raises Invalid; nothing was `done` then."""
+    click.echo(warning, err=True)
+    try:
+        again = click.prompt("Type the name again to go on", default="", show_default=False, err=True)
+    except click.Abort:
+        again = ""
+    if again != name:
+        raise Invalid(f"that is not the name; nothing was {done}")
 
 
 def print_json(value: Any) -> None:

@@ -6,7 +6,18 @@ from typing import Any
 import click
 import msgspec
 
-from api.cli.context import domain_option, json_option, print_json, print_table, shown, the_domain, the_door
+from api.cli.context import (
+    confirm_by_name,
+    domain_option,
+    json_option,
+    moment,
+    print_json,
+    print_table,
+    printable,
+    shown,
+    the_domain,
+    the_door,
+)
 from api.cli.files import read_text
 from api.client import Json
 from streams.errors import Invalid
@@ -80,14 +91,34 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json({"data": rows})
         return
+    told = ("domain", "title", "languages", "live_release", "corrections", "people")
     print_table(
-        ["domain", "title", "languages", "live release", "corrections", "people"],
-        [
-            [row["domain"], row["title"], row["languages"], row["live_release"], row["corrections"], row["people"]]
-            for row in rows
-        ],
+        [*(name.replace("_", " ") for name in told), "retired"],
+        [[*(row[name] for name in told), moment(row.get("retired_at"))] for row in rows],
         empty="no domain yet; make one with `noria domain create`",
     )
+
+
+@domain_group.command("retire")
+@click.argument("domain")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for the name again.")
+@json_option
+def retire(domain: str, yes: bool, as_json: bool) -> None:
+    """Retire DOMAIN: it takes no chats and begins no rounds any more, and its engines stop. It cannot be undone; its log stays.
+
+    \b
+    Example: noria domain retire hospital-devices --yes
+    """
+    if not yes:
+        confirm_by_name(f"{printable(domain)} will answer nobody any more, for good. Its log stays.", domain, "retired")
+    with the_door() as door:
+        said = door.retire_domain(domain)
+    if as_json:
+        print_json(said)
+    elif said["known"]:
+        click.echo(f"{domain} had been retired")
+    else:
+        click.echo(f"{domain} retired; recorded at {said['position']}")
 
 
 @domain_group.command("show")

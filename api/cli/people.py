@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from api.cli.context import (
+    confirm_by_name,
     domain_option,
     interactive,
     json_option,
@@ -338,15 +339,8 @@ def erase(person: str, yes: bool, as_json: bool) -> None:
     Example: noria erase ana
     """
     if not yes:
-        click.echo(
-            f"What {printable(person)} said will be gone for ever: from the log, the tables and every backup.", err=True
-        )
-        try:
-            again = click.prompt("Type the person's id again to go on", default="", show_default=False, err=True)
-        except click.Abort:
-            again = ""
-        if again != person:
-            raise Invalid("that is not the id; nothing was erased")
+        warning = f"What {printable(person)} said will be gone for ever: from the log, the tables and every backup."
+        confirm_by_name(warning, person, "erased")
     with the_door() as door:
         said = door.erase(person)
     if as_json:

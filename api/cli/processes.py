@@ -119,6 +119,8 @@ def status(as_json: bool) -> None:
 
 def domain_lines(found: dict[str, Any]) -> list[str]:
     """How one domain stands, in words."""
+    if found.get("retired_at"):
+        return [shown(f"{found['domain']}: retired")]
     live = found.get("live_release")
     serving = found.get("serving") or {}
     state = f" ({serving['state']})" if serving.get("state") not in (None, "ready") else ""

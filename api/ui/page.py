@@ -13,7 +13,7 @@ from api.ui.board import draw_board, draw_mine
 from api.ui.icons import WHEEL
 from api.ui.style import BOARD_SCRIPT, FONTS, HEAD_SCRIPT, LIVE_SCRIPT, MONO, THREAD_SCRIPT
 from api.ui.thread import Thread, Turn, draw_live, draw_thread, safe
-from api.ui.words import Lang, language_of, say
+from api.ui.words import Lang, domain_choices, language_of, say
 from streams.errors import Invalid, Unavailable
 
 REFRESH_S = 2.0
@@ -167,7 +167,7 @@ class Page:
     ) -> tuple[Any, ...]:
         """(head, domain choice, corrections, board, what is shown). A door that is away shows in the head; the rest stays."""
         try:
-            choices = [(str(row["title"] or row["domain"]), str(row["domain"])) for row in self._door.domains()]
+            choices = domain_choices(self._door.domains())
             names = [name for _, name in choices]
             chosen = domain if domain in names else (names[0] if names else None)
             status = self._door.status(chosen) if chosen else None

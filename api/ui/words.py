@@ -1,7 +1,9 @@
 """What the page says, in English and Chinese."""
 
 import re
-from typing import Literal
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 Lang = Literal["en", "zh"]
 LANGUAGES: tuple[Lang, ...] = ("en", "zh")
@@ -63,9 +65,9 @@ _WORDS: dict[str, tuple[str, str]] = {
         "已在版本 {release} 上线，距你提交 {after}",
     ),
     "state_retired": ("retired", "已停用"),
+    "state_replaced": ("replaced by a newer one", "已由更新的纠正取代"),
     "state_erased": ("erased", "已抹除"),
     "correction_of": ("Correction of {time}", "{time} 的纠正"),
-    "state_replaced": ("replaced by a newer one", "已由更新的纠正取代"),
     "next_round": ("The next round", "下一轮"),
     "why_not_yet": ("Why not yet", "为什么还没开始"),
     "due_now": ("A round is due and starts now.", "条件已满足，马上开始一轮。"),
@@ -191,10 +193,10 @@ _EVENTS: dict[str, tuple[str, str]] = {
     "example_accepted": ("example accepted", "接受样例"),
     "preference_accepted": ("preference accepted", "接受偏好"),
     "example_retired": ("example retired", "停用样例"),
-    "person_erased": ("person erased", "抹除个人"),
-    "round_asked": ("round asked for", "手动开轮"),
     "exam_item_retired": ("exam question retired", "停用考题"),
     "domain_retired": ("domain retired", "停用领域"),
+    "person_erased": ("person erased", "抹除个人"),
+    "round_asked": ("round asked for", "手动开轮"),
     "round_requested": ("round requested", "一轮开始"),
     "order_progressed": ("progress", "进度"),
     "snapshot_selected": ("snapshot selected", "选定快照"),
@@ -291,6 +293,13 @@ def span(lang: Lang, seconds: float) -> str:
     while len(pairs) > 1 and pairs[0][0] == 0:
         pairs.pop(0)
     return " ".join(f"{number} {unit}" for number, unit in pairs[:2])
+
+
+def domain_choices(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(what is shown, domain) of each domain that still answers; equal titles are told apart by the domain's name."""
+    named = [(str(row["title"] or row["domain"]), str(row["domain"])) for row in rows if not row.get("retired_at")]
+    times = Counter(title for title, _ in named)
+    return [(title if times[title] == 1 else f"{title} ({domain})", domain) for title, domain in named]
 
 
 def language_of(said: str | None, accepted: str | None) -> Lang:

@@ -13,6 +13,8 @@ from streams.events import CONVERSATIONS, ReleaseRolledBack
 from streams.log import Message
 from tests.door_world import MODEL, World, wait_until
 from tests.engine_server import EngineServer
+from tests.integration.by_hand import rows
+from workers.engines.host import Host
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str | None]:
@@ -300,6 +302,7 @@ def test_a_rollback_goes_to_a_release_that_was_live(world: World) -> None:
         ("PUT", "/v1/domains/x/policy", "operator"),
         ("POST", "/v1/domains/x/rounds", "operator"),
         ("POST", "/v1/domains/x/rollback", "operator"),
+        ("POST", "/v1/domains/x/retire", "operator"),
         ("POST", "/v1/rounds/x/cancel", "operator"),
         ("POST", "/v1/people/x/erase", "operator"),
         ("GET", "/v1/quarantine", "operator"),
@@ -310,6 +313,59 @@ def test_a_key_without_the_role_is_403(world: World, method: str, path: str, rol
     assert world.as_chat.request(method, path, json={}).status_code == 403
     data = world.as_data.request(method, path, json={})
     assert (data.status_code == 403) is (role == "operator")
+
+
+def test_a_retired_domain_answers_nobody_takes_nothing_and_keeps_its_log(world: World) -> None:
+    domain = world.domain()
+    reply_id = world.chat(domain, "hello")["metadata"]["reply_ids"][0]
+    retired = world.as_operator.post(f"/v1/domains/{domain}/retire", json={})
+    assert retired.status_code == 202
+    world.caught_up(retired.json()["position"])
+    shown = world.as_data.get(f"/v1/domains/{domain}").json()
+    assert shown["retired_at"] is not None and shown["missing"] == ["the domain has been retired"]
+    asked = {"model": domain, "messages": [{"role": "user", "content": "hello"}]}
+    for model in (domain, f"{domain}@0"):
+        assert world.as_chat.post("/v1/chat/completions", json=asked | {"model": model}).status_code == 404
+    path = f"/v1/domains/{domain}"
+    refused = [
+        world.as_operator.put(f"{path}/policy", json={}),
+        world.as_operator.post(f"{path}/rounds", json={}),
+        world.as_operator.post(f"{path}/rollback", json={"to": 0}),
+        world.as_data.post(f"{path}/examples", json=[{"instruction": "a", "output": "b"}]),
+        world.as_data.post(f"{path}/exam/retire", json={"items": ["x"]}),
+        world.as_chat.post("/v1/feedback", json={"reply_id": reply_id, "rating": "up"}),
+    ]
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in refused] == [
+        (409, "domain_retired")
+    ] * len(refused)
+    assert {event["type"] for event in world.events(domain)} >= {"noria.prompt_asked", "noria.domain_retired"}
+    assert world.as_operator.post(f"{path}/retire", json={}).json()["known"]
+    again = world.as_operator.post("/v1/domains", json={"domain": domain, "base_model": MODEL})
+    assert error_of(again) == (409, "domain")
+
+
+def test_the_engines_of_a_retired_domain_stop_once_nothing_is_sent_there_any_more(world: World) -> None:
+    domain, other = world.domain(), world.domain()
+    host = Host(world.settings, world.services.engine)
+    retired = world.as_operator.post(f"/v1/domains/{domain}/retire", json={}).json()
+    world.caught_up(retired["position"])
+    pin = world.services.routes.pin(domain, None, 1)  # a request that was on its way
+
+    def wanted() -> list[tuple[object, ...]]:
+        host.close_retired()
+        query = "SELECT domain FROM work.engines WHERE wanted AND domain IN (:one, :two)"
+        return rows(world.services.engine, query, one=domain, two=other)
+
+    host.close_retired()
+    wait_until(lambda: domain not in world.services.routes.table()[0], what="the route is gone")
+    in_flight = "SELECT count(*) FROM work.doors WHERE NOT generations ? :domain AND (in_flight ->> :pinned)::int = 1"
+    wait_until(
+        lambda: rows(world.services.engine, in_flight, domain=domain, pinned=pin.engine_id) == [(1,)],
+        what="the door has said so",
+    )
+    assert sorted(wanted()) == sorted([(domain,), (other,)])
+    world.services.routes.unpin(pin.engine_id)
+    wait_until(lambda: wanted() == [(other,)], what="the engine is wanted no more")
 
 
 def test_what_could_not_be_read_is_listed_for_operators_with_its_place_reason_and_size(world: World) -> None:

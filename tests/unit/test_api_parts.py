@@ -10,9 +10,17 @@ from api.errors import ApiError, refusal_of
 from api.items import read_example
 from api.keys import Caller, hash_of
 from api.routing import NoEngine, NotServed, QueueFull, Route, Routes, Served
+from api.ui.words import domain_choices
 from api.wire import check_domain, check_person, parse_position
 from streams.errors import Invalid, Unavailable
 from streams.log import Position
+
+
+def test_domains_of_equal_titles_are_told_apart_on_the_page_and_retired_ones_are_no_choice() -> None:
+    titles = {"a": "Pumps", "b": "Pumps", "c": "Roads", "d": ""}
+    rows = [{"domain": domain, "title": title} for domain, title in titles.items()]
+    rows.append({"domain": "e", "title": "Roads", "retired_at": "2026-11-24T02:00:00Z"})
+    assert domain_choices(rows) == [("Pumps (a)", "a"), ("Pumps (b)", "b"), ("Roads", "c"), ("d", "d")]
 
 
 def routes(state: str = "ready", wanted: bool = True) -> Routes:

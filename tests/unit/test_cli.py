@@ -419,6 +419,15 @@ def test_what_is_not_there_is_said_to_be_not_there(run: Any, command: tuple[str,
     assert re.search(r"there is no|has no|nobody", result.stderr), result.stderr
 
 
+def test_a_domain_is_retired_after_its_name_was_typed_again_and_is_no_choice_any_more(run: Any, door: FakeDoor) -> None:
+    run("domain", "create", "devices", "--title", "Devices")
+    wrong = run("domain", "retire", "devices", input="device\n")
+    assert (wrong.exit_code, "nothing was retired" in wrong.stderr) == (1, True)
+    assert run("domain", "retire", "devices", "--yes").exit_code == 0
+    assert "had been retired" in run("domain", "retire", "devices", "--yes").output
+    assert run("policy", "show").exit_code == 0, "the one that is left need not be named"
+
+
 def test_what_is_in_quarantine_is_listed_counted_and_shown(run: Any, door: FakeDoor) -> None:
     assert "nothing is in quarantine" in run("quarantine", "list").output
     place, value = "noria.conversations-0@17", b"\x1bno event"

@@ -29,6 +29,7 @@ from workers.models.tokens import control_tokens
 
 ATTEMPTS = 4
 HEALTHY_S = 30.0
+DOOR_SILENT_S = 5.0  # a door that has not been heard of for so long is gone
 logger = logging.getLogger("noria.engines")
 
 
@@ -150,6 +151,7 @@ class Host:
 
     def step(self) -> None:
         """Bring what runs to what is wanted. Raises Unavailable."""
+        self.close_retired()
         with postgres_trouble(), self._database.connect() as connection:
             rows = connection.execute(
                 text("SELECT engine_id, kind, model FROM work.engines WHERE wanted ORDER BY changed_at, engine_id")
@@ -165,6 +167,27 @@ class Host:
                 self._keepers[name] = Keeper(
                     found, self._settings, self._database, self._master.derive(f"engine:{name}")
                 )
+
+    def close_retired(self) -> None:
+        """The engines of a domain that has been retired are wanted no more, once no door sends there and nothing is in flight."""
+        with postgres_trouble(), self._database.begin() as connection:
+            closed = connection.execute(
+                text(
+                    "DELETE FROM work.routes r USING noria.domains d"
+                    " WHERE d.domain = r.domain AND d.retired_at IS NOT NULL RETURNING r.domain"
+                )
+            ).all()
+            if closed:
+                connection.execute(text("NOTIFY noria_routes"))
+            connection.execute(
+                text(
+                    "UPDATE work.engines e SET wanted = false FROM noria.domains d"
+                    " WHERE d.domain = e.domain AND d.retired_at IS NOT NULL AND e.wanted AND NOT EXISTS ("
+                    " SELECT FROM work.doors w WHERE w.seen_at > now() - make_interval(secs => :silent)"
+                    " AND (w.generations -> e.domain IS NOT NULL OR (w.in_flight ->> e.engine_id)::int > 0))"
+                ),
+                {"silent": DOOR_SILENT_S},
+            )
 
     def stop(self) -> None:
         for keeper in self._keepers.values():

@@ -157,7 +157,9 @@ def _from_directory(source: Path, folder: Path) -> None:
         settings.get("tokenizer_class") == "TokenizersBackend"
     ):  # transformers 5's name, which earlier readers do not know
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(settings.get("extra_special_tokens"), list):  # transformers 5's name too: OpenCompass's 4 stumbles over it
+    if isinstance(
+        settings.get("extra_special_tokens"), list
+    ):  # transformers 5's name too: OpenCompass's 4 stumbles over it
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     settings.pop("chat_template", None)
     (folder / "chat_template.jinja").write_text(chat_template(source), encoding="utf-8")
