@@ -19,7 +19,7 @@ from api.wire import check_domain, no_control_characters, read_json, read_object
 from streams import schema
 from streams.codec import envelope_for
 from streams.errors import Invalid
-from streams.events import DOMAINS, DomainCreated, DomainEvent, PolicySet
+from streams.events import DOMAINS, DomainCreated, DomainEvent, DomainRetired, PolicySet
 from streams.policy import Policy, check_policy
 from streams.settings import Settings
 from streams.store import postgres_trouble
@@ -180,9 +180,9 @@ def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
         recent = round_rows(connection, domain, limit=5)
         releases = release_rows(connection, domain)
         feedback = connection.execute(
-            select(schema.feedback.c.kind, func.count())
-            .where(schema.feedback.c.domain == domain)
-            .group_by(schema.feedback.c.kind)
+            select(schema.feedback_counts.c.kind, schema.feedback_counts.c.number).where(
+                schema.feedback_counts.c.domain == domain
+            )
         ).all()
         exam = connection.execute(
             select(schema.exam_items.c.kind, func.count())

@@ -99,16 +99,20 @@ def last_events(
 def events_after(
     services: Services, cursor: Cursor, domain: str | None, limit: int
 ) -> tuple[list[dict[str, Any]], Cursor]:
-    """At most `limit` events from `cursor` on, and where to go on from. Order holds within a partition."""
+    """At most `limit` events from `cursor` on, of the next SCAN_RECORDS records of each partition, and where to go on from: it may
+    have moved although nothing was found. Order holds within a partition."""
     found: list[tuple[datetime, dict[str, Any]]] = []
     reached = dict(cursor)
     ends = {topic: services.recorder.ends(topic) for topic in {topic for topic, _ in cursor}}
     for (topic, partition), start in cursor.items():
-        for record in services.recorder.log.read(topic, partition, start, ends[topic].get(partition, 0)):
+        end = min(ends[topic].get(partition, 0), start + SCAN_RECORDS)
+        for record in services.recorder.log.read(topic, partition, start, end):
             if len(found) >= limit:
                 break
             reached[topic, partition] = record.offset + 1
             found += _kept(record, domain)
+        else:
+            reached[topic, partition] = max(start, end)
     found.sort(key=lambda pair: pair[0])
     return [shown for _, shown in found], reached
 

@@ -67,7 +67,7 @@ def blueprint(services: Services) -> Blueprint:
     def list_releases() -> Response:
         domain = _wanted_domain(services)
         with postgres_trouble(), services.engine.connect() as connection:
-            return reply({"data": release_rows(connection, domain)})
+            return reply({"data": release_rows(connection, domain, whole_argument("limit", 1000, 1, 5000))})
 
     @views.post("/v1/domains/<domain>/rollback")
     @needs("operator")
@@ -120,10 +120,10 @@ def round_rows(connection: Connection, domain: str | None, limit: int) -> list[d
     return [dict(row) for row in connection.execute(found).mappings()]
 
 
-def release_rows(connection: Connection, domain: str | None) -> list[dict[str, Any]]:
-    """Releases of one domain, or of all, in order."""
+def release_rows(connection: Connection, domain: str | None, limit: int | None = None) -> list[dict[str, Any]]:
+    """Releases of one domain, or of all, in order; the newest so many."""
     table = schema.releases
-    found = select(table).order_by(table.c.domain, table.c.release)
+    found = select(table).order_by(table.c.domain.desc(), table.c.release.desc()).limit(limit)
     if domain is not None:
         found = found.where(table.c.domain == domain)
-    return [dict(row) for row in connection.execute(found).mappings()]
+    return [dict(row) for row in connection.execute(found).mappings()][::-1]

@@ -72,7 +72,14 @@ class Retire(Struct, frozen=True):
     reason: str
 
 
-Write = Insert | Update | Retire
+class Count(Struct, frozen=True):
+    """One more in the column `number` of the row that `key` names."""
+
+    table: str
+    key: Row
+
+
+Write = Insert | Update | Retire | Count
 CONVERSATION_EVENTS = get_args(ConversationEvent)
 
 
@@ -86,13 +93,13 @@ def of_conversation(recorded: Recorded, event: ConversationEvent) -> list[Write]
         case ReplyDrafted():
             return [Insert("replies", msgspec.to_builtins(event) | {"drafted_at": at})]
         case DraftPicked():
-            return [_feedback(recorded, event, "pick", {})]
+            return _feedback(recorded, event, "pick", {})
         case ReplyRated():
-            return [_feedback(recorded, event, "rating", {"rating": event.rating, "scale": event.scale})]
+            return _feedback(recorded, event, "rating", {"rating": event.rating, "scale": event.scale})
         case ReplyCorrected():
-            return [_feedback(recorded, event, "correction", {"text": msgspec.to_builtins(event.text)})]
+            return _feedback(recorded, event, "correction", {"text": msgspec.to_builtins(event.text)})
         case ReplyCommented():
-            return [_feedback(recorded, event, "comment", {"text": msgspec.to_builtins(event.text)})]
+            return _feedback(recorded, event, "comment", {"text": msgspec.to_builtins(event.text)})
         case _:
             assert_never(event)
 
@@ -296,10 +303,11 @@ def _now(recorded: Recorded, event: DomainEvent) -> datetime:
 
 def _feedback(
     recorded: Recorded, event: DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented, kind: str, more: Row
-) -> Insert:
+) -> list[Write]:
     row = _columns(event, "reply_id", "prompt_id", "conversation_id", "domain", "person", "request_digest")
     fixed = {"event_id": str(recorded.envelope.id), "kind": kind, "given_at": recorded.envelope.time}
-    return Insert("feedback", {"rating": None, "scale": None, "text": None} | row | fixed | more)
+    given = Insert("feedback", {"rating": None, "scale": None, "text": None} | row | fixed | more)
+    return [given, Count("feedback_counts", {"domain": event.domain, "kind": kind})]
 
 
 def _round(round_id: str, row: Row) -> Update:

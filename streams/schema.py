@@ -78,6 +78,11 @@ events = Table(
     _text("causation_id", nullable=True),
     Index(None, "topic", "partition", "offset"),
     Index(None, "domain", "time"),
+    Index(None, "person", "domain"),
+    # What one import brought, by its id.
+    Index(
+        "ix_events_imported", "correlation_id", postgresql_where=text("type IN ('exam_item_added', 'example_accepted')")
+    ),
 )
 prompts = Table(
     "prompts",
@@ -128,7 +133,16 @@ feedback = Table(
     _text("request_digest"),
     _time("given_at"),
     Index(None, "reply_id"),
-    Index(None, "domain", "person"),
+    Index(None, "prompt_id"),
+    Index(None, "person", "kind", "given_at"),
+)
+# How much of each kind a domain has been given: every open page asks, again and again.
+feedback_counts = Table(
+    "feedback_counts",
+    projections,
+    _text("domain", primary_key=True),
+    _text("kind", primary_key=True),
+    Column("number", BigInteger, nullable=False),
 )
 domains = Table(
     "domains",
@@ -166,7 +180,7 @@ examples = Table(
     Column("retired_offset", BigInteger),
     _text("retired_reason", nullable=True),
     Index(None, "domain", "accepted_offset"),
-    Index(None, "domain", "person"),
+    Index(None, "person", "domain"),
 )
 preferences = Table(
     "preferences",
@@ -221,6 +235,8 @@ rounds = Table(
     _time("requested_at"),
     _time("ended_at", nullable=True),
     Index(None, "domain", "number"),
+    Index(None, "domain", "requested_at", "number"),
+    Index(None, "requested_at", "number"),
 )
 learned = Table(
     "learned",
@@ -249,6 +265,7 @@ erasures = Table(
     _text("person", primary_key=True),
     Column("kids", ARRAY(Text), nullable=False),
     _time("erased_at"),
+    Index(None, "person"),
 )
 # What the stream asks to be said. Rows are sent in order of `id` and marked one by one, never "greater than the last seen".
 outbox = Table(
@@ -262,6 +279,7 @@ outbox = Table(
     Column("made_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     _time("sent_at", nullable=True),
     Index("ix_outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),
+    Index("ix_outbox_quarantined", "made_at", postgresql_where=text("topic = 'noria.quarantine'")),
 )
 
 person_keys = Table(
@@ -273,6 +291,7 @@ person_keys = Table(
     _time("created_at"),
     _time("destroyed_at", nullable=True),
     Index("uq_person_keys_subject", "subject", unique=True, postgresql_where=text("destroyed_at IS NULL")),
+    Index(None, "subject"),
     schema="keyring",
 )
 
@@ -370,6 +389,7 @@ places = Table(
     _text("owner"),
     Column("kids", ARRAY(Text), nullable=False),
     _time("made_at"),
+    Index("ix_places_kids", "kids", postgresql_using="gin"),
     schema="work",
 )
 

@@ -5,6 +5,7 @@ imply, and an event that stands on the log twice is dropped by its id. Live foll
 """
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS, QUARANTINE, Envelope, Recorded
 from streams.log import LostHistory, Record
 from streams.orders import Order
-from streams.projections import Insert, Retire, Row, Update, Write
+from streams.projections import Count, Insert, Retire, Row, Update, Write
 from streams.rounds import Domain
 from streams.schema import LIVE
 from streams.schema import projections as tables
@@ -43,9 +44,9 @@ CANNOT_HOLD = (
     psycopg2.errors.CharacterNotInRepertoire,
     psycopg2.errors.ProgramLimitExceeded,  # a name that is too long for an index
 )
-_JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
 # Tables whose rows come again and are changed then: an insert may meet one that is there, so a change is not merged into it.
 _COME_AGAIN = frozenset({"erasures", "preferences"})
+_JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
 
 
 class TooManyInvalid(Exception):
@@ -93,6 +94,7 @@ class _Buffer:
         self._cursor = cursor
         self._inserts: dict[str, dict[tuple[Any, ...], Row]] = {}
         self._updates: dict[str, dict[tuple[Any, ...], tuple[Row, Row]]] = {}
+        self._counts: Counter[tuple[str, tuple[tuple[str, Any], ...]]] = Counter()
 
     def add(self, write: Write) -> None:
         match write:
@@ -107,6 +109,8 @@ class _Buffer:
                     return
                 found = self._updates.setdefault(table, {}).setdefault(key, (key_row, {}))
                 found[1].update(row)
+            case Count(table, key_row):
+                self._counts[table, tuple(key_row.items())] += 1
             case Retire(table, named):
                 if table in self._inserts or table in self._updates:
                     self.flush()
@@ -128,8 +132,16 @@ class _Buffer:
                     f"UPDATE {self._schema}.{table} SET {sets} WHERE {where}",
                     (*_adapted(table, row.items()), *key.values()),
                 )
+        for (table, named), more in self._counts.items():
+            columns = ", ".join(f'"{name}"' for name, _ in named)
+            self._cursor.execute(
+                f"INSERT INTO {self._schema}.{table} AS t ({columns}, number) VALUES %s"
+                f" ON CONFLICT ({columns}) DO UPDATE SET number = t.number + excluded.number",
+                ((*(value for _, value in named), more),),
+            )
         self._inserts.clear()
         self._updates.clear()
+        self._counts.clear()
 
 
 class Store:

@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "20261128_what_engines_read"
-down_revision = "20261127_corrected"
+down_revision = "20261127_plans"
 branch_labels = None
 depends_on = None
 

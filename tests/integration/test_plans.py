@@ -1,0 +1,221 @@
+"""No request reads a growing table from end to end: every statement of every route is explained on tables that have grown."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import Engine, event, text
+
+from api.app import create_app
+from api.keys import ApiKeys, create_key
+from api.metrics import Metrics
+from api.recording import Recorder
+from api.routing import Routes
+from api.services import Services
+from streams.codec import encode, envelope_for
+from streams.events import DOMAINS, RoundAsked
+from streams.log import MemoryLog, Message
+from streams.schema import projections
+from streams.sealing import Keyring, MasterKey
+from streams.store import open_engine
+from streams.topics import TOPICS
+from tests.door_world import make_settings
+from tests.integration.by_hand import change, empty
+
+EVENTS = 200_000
+OTHERS = 10_000
+DOMAINS_MADE = 400  # so that what belongs to one domain or person is a small part of each table
+# These stay small whatever happens: one row a partition, a domain, a kind of feedback, a key of the door.
+SMALL = {"positions", "domains", "feedback_counts"}
+GROWING = {t.name for t in projections.sorted_tables} - SMALL | {"person_keys", "places", "examined", "claims"}
+HEX = "md5('{0}' || n)"
+DOMAIN, PERSON = f"'d-' || n % {DOMAINS_MADE}", "'p-' || n % 4000"
+SEALED = """'{"kid": "k", "ref": "r#t", "jwe": "a..b.c.d"}'::jsonb"""
+WHEN = "now() - make_interval(secs => n)"
+
+
+class Answering(MemoryLog):
+    def answers(self, timeout_s: float = 0.5) -> bool:
+        return True
+
+
+def fill(engine: Engine) -> None:
+    empty(engine)
+    tables = {
+        "noria.domains": (
+            DOMAINS_MADE,
+            "domain, title, languages, system_prompt, base_model, engine, policy, live_release, corrections, preferences,"
+            " people, due, missing, created_at",
+            f"{DOMAIN}, 'Title', '{{en}}', 's', 'm', 'llamacpp', '{{}}', 0, 0, 0, 0, false, '{{}}', now()",
+        ),
+        "noria.events": (
+            EVENTS,
+            'event_id, topic, "partition", "offset", type, time, source, key, domain, person, correlation_id',
+            f"md5('v' || n)::uuid::text, 'noria.conversations', n % 4, n, 'reply_rated', {WHEN}, '/noria/api',"
+            f" {HEX.format('c')}, {DOMAIN}, {PERSON}, {HEX.format('c')}",
+        ),
+        "noria.prompts": (
+            OTHERS,
+            'prompt_id, conversation_id, domain, person, messages, release, asked_at, "partition", "offset"',
+            f"{HEX.format('p')}, {HEX.format('c')}, {DOMAIN}, {PERSON}, {SEALED}, 0, {WHEN}, 0, n",
+        ),
+        "noria.replies": (
+            OTHERS,
+            "reply_id, prompt_id, conversation_id, domain, person, index, release, text, finish_reason, prompt_tokens,"
+            " completion_tokens, duration_s, drafted_at",
+            f"{HEX.format('r')}, {HEX.format('p')}, {HEX.format('c')}, {DOMAIN}, {PERSON}, 0, 0, {SEALED}, 'stop',"
+            f" 1, 1, 0.1, {WHEN}",
+        ),
+        "noria.feedback": (
+            OTHERS,
+            "event_id, kind, reply_id, prompt_id, conversation_id, domain, person, text, request_digest, given_at",
+            f"md5('f' || n)::uuid::text, 'correction', {HEX.format('r')}, {HEX.format('p')}, {HEX.format('c')}, {DOMAIN},"
+            f" {PERSON}, {SEALED}, 'd', {WHEN}",
+        ),
+        "noria.examples": (
+            OTHERS,
+            "example_id, domain, kind, person, prompt, answer, said_at, accepted_offset",
+            f"{HEX.format('e')}, {DOMAIN}, 'correction', {PERSON}, {SEALED}, {SEALED}, {WHEN}, n",
+        ),
+        "noria.exam_items": (
+            OTHERS,
+            "item_id, domain, kind, item, added_offset",
+            f"{HEX.format('i')}, {DOMAIN}, 'general', {SEALED}, n",
+        ),
+        "noria.rounds": (
+            OTHERS,
+            "round_id, domain, number, step, reason, pin, base_release, requested_at",
+            f"{HEX.format('o')}, {DOMAIN}, n, 'released', 'r', n, 0, {WHEN}",
+        ),
+        "noria.learned": (OTHERS, "round_id, example_id", f"{HEX.format('o')}, {HEX.format('e')}"),
+        "noria.releases": (
+            OTHERS,
+            "domain, release, model, state, started_at, finished_at",
+            f"{DOMAIN}, n, 'm', 'retired', {WHEN}, {WHEN}",
+        ),
+        "noria.erasures": (OTHERS, "domain, person, kids, erased_at", f"{DOMAIN}, 'gone-' || n, '{{}}', {WHEN}"),
+        "keyring.person_keys": (
+            OTHERS,
+            "kid, subject, wrapped, created_at",
+            f"{HEX.format('k')}, 'person:q-' || n, '', {WHEN}",
+        ),
+        "work.places": (OTHERS, "place, kind, owner, kids, made_at", f"{HEX.format('x')}, 'k', 'o', ARRAY['k-' || n], now()"),
+        "work.examined": (
+            OTHERS,
+            "evaluation, domain, model, exam_items, made_at",
+            f"{HEX.format('v')}, {DOMAIN}, 'm' || n, 1, now()",
+        ),
+    }  # fmt: skip
+    for table, (number, columns, values) in tables.items():
+        change(engine, f"INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, {number}) n")
+    change(
+        engine,
+        "INSERT INTO noria.positions SELECT topic, p, 1000000000 FROM unnest(:topics) topic, generate_series(0, 9) p",
+        topics=[topic.name for topic in TOPICS],
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+
+
+class Explained:
+    """Every statement that was carried out, and those whose plan reads a growing table from end to end."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.statements: set[str] = set()
+        self.scans: dict[str, set[str]] = {}
+        event.listen(engine, "before_cursor_execute", self._explain)
+
+    def _explain(self, connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.split(None, 1)[0] not in ("SELECT", "UPDATE", "DELETE") or "pg_" in statement:
+            return
+        self.statements.add(statement)
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
+        ((plan,),) = cursor.fetchall()
+        found = {name for name in scanned(plan[0]["Plan"]) if name in GROWING}
+        if found:
+            self.scans[statement] = found
+
+
+def named(what: str) -> str:
+    """The id of the first row of its kind, as `fill` has made it."""
+    return hashlib.md5(f"{what}1".encode()).hexdigest()
+
+
+def scanned(plan: dict[str, Any]) -> Iterator[str]:
+    if plan["Node Type"] == "Seq Scan":
+        yield plan["Relation Name"]
+    for inner in plan.get("Plans", []):
+        yield from scanned(inner)
+
+
+@pytest.fixture(scope="module")
+def grown(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FlaskClient, Explained]]:
+    home = tmp_path_factory.mktemp("plans")
+    engine, master, log = open_engine(database_url), MasterKey(home / "master.key"), Answering()
+    fill(engine)
+    settings = make_settings(home, "nowhere:9", database_url)
+    services = Services(
+        settings=settings,
+        engine=engine,
+        recorder=Recorder(log, engine),
+        keyring=Keyring(engine, master),
+        master=master,
+        keys=ApiKeys(engine),
+        routes=Routes(database_url, 4),
+        metrics=Metrics(),
+    )
+    client = create_app(services).test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {create_key(engine, 'operator', ['operator'])}"
+    said = envelope_for(
+        RoundAsked(domain="d-1", by="x"), id=uuid4(), source="/t", time=datetime.now(UTC), correlation_id="d-1"
+    )
+    log.append([Message(DOMAINS, "d-1", encode(said))], 1)
+    yield client, Explained(engine)
+    engine.dispose()
+
+
+def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClient, Explained]) -> None:
+    client, explained = grown
+    place = {
+        "domain": "d-1",
+        "round_id": named("o"),
+        "event_id": str(UUID(named("v"))),
+        "person": "p-1",
+        "name": "d-1",
+        "place": "noria.orders-0@1",
+    }
+    example = {"instruction": "a", "output": "b"}
+    question = {"question": "a", "answer": "b", "kind": "general"}
+    chat = {"model": "d-1", "messages": [{"role": "user", "content": "a"}], "user": "q-1"}
+    bodies: dict[str, list[Any]] = {
+        "door.chat_completions": [chat, chat | {"metadata": {"conversation_id": named("c")}}],
+        "conversations.give_feedback": [{"reply_id": named("r"), "user": "p-1", "rating": "up"}],
+        "domains.create_domain": [{"domain": "new", "base_model": "sha256:" + "1" * 64}],
+        "domains.set_policy": [{}],
+        "datasets.add_exam": [[question]],
+        "datasets.import_examples": [[example]],
+        "datasets.retire_exam": [{"import": "x"}, {"items": [named("i")]}],
+        "datasets.retire_examples": [{"import": "x"}, {"items": [named("e")]}],
+        "rounds.roll_back": [{"to": 1}],
+    }
+    queries = {"domains.list_domains": "", "rounds.list_rounds": "?domain=d-1", "rounds.list_releases": "?domain=d-1"}
+    unasked = []
+    for rule in client.application.url_map.iter_rules():
+        path = rule.rule
+        for name, value in place.items():
+            path = path.replace(f"<{name}>", value)
+        for method in sorted((rule.methods or set()) & {"GET", "POST", "PUT"}):
+            for query in {"", queries.get(rule.endpoint, "")}:
+                for body in bodies.get(rule.endpoint, [{}]):
+                    headers = {"Idempotency-Key": "k"} if rule.endpoint == "conversations.give_feedback" else {}
+                    sent = {} if method == "GET" else {"json": body}
+                    answer = client.open(path + query, method=method, headers=headers, **sent)  # type: ignore[arg-type]
+                    if answer.status_code >= 500 and rule.endpoint not in ("readyz", "door.chat_completions"):
+                        unasked.append((method, path, answer.status_code, answer.get_data(as_text=True)))
+    assert unasked == []
+    assert len(explained.statements) > 30
+    assert explained.scans == {}
