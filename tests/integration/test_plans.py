@@ -208,6 +208,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         path = rule.rule
         for name, value in place.items():
             path = path.replace(f"<{name}>", value)
+        assert "<" not in path, "a new kind of name in a path needs a row that it names"
         for method in sorted((rule.methods or set()) & {"GET", "POST", "PUT"}):
             for query in {"", queries.get(rule.endpoint, "")}:
                 for body in bodies.get(rule.endpoint, [{}]):
