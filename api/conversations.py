@@ -15,8 +15,8 @@ from sqlalchemy import select
 
 from api.access import caller, needs
 from api.errors import ApiError
-from api.known import retired_domain
 from api.keys import Caller
+from api.known import retired_domain
 from api.services import SOURCE, Services, person_subject
 from api.wire import check_person, read_object, reply, typed
 from streams import schema, sealing
