@@ -59,12 +59,14 @@ class Piece(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """The end of an answer: who gave it, and where it stands on the log. `release` is `domain@number`."""
+    """The end of an answer: who gave it, and where it stands on the log. `release` is `domain@number`; `messages_left_out`: how
+    many of the oldest its model's window did not hold."""
 
     conversation_id: str
     release: str
     reply_ids: tuple[str, ...]
     position: str
+    messages_left_out: int = 0
 
 
 class Given(Struct, frozen=True):

@@ -160,6 +160,9 @@ def converse(talk: Talk) -> None:
                 continue
             answer = talk.ask(said, _write)
             click.secho(f"\n[{answer.release} · {answer.position}]", dim=True)
+            if answer.messages_left_out:
+                left_out = answer.messages_left_out
+                click.secho(f"[too long for the model: the oldest {left_out} messages were left out]", dim=True)
         except KeyboardInterrupt:
             click.secho("\n[stopped; the answer does not count]", dim=True)
         except (Invalid, Unavailable) as error:

@@ -304,24 +304,24 @@ def test_a_caller_who_leaves_while_the_prompt_is_read_frees_the_place(engine: En
 
     def ask_and_leave(number: int) -> None:
         def connected(connection: socket.socket) -> None:
+            leaver.submit(lambda: leaving.wait() and connection.shutdown(socket.SHUT_RDWR))
             began.release()
-            threading.Thread(target=lambda: leaving.wait() and connection.shutdown(socket.SHUT_RDWR)).start()
 
-        long = [{"role": "user", "content": f"{number} " * 440}]
+        long = [{"role": "user", "content": f"{number} " + "one two " * 215}]
         settings = Sampling(max_tokens=1, temperature=0, top_p=1, seed=1)
         asked = chat_stream(engine.base_url, engine.key, engine.model_name, long, settings, connected=connected)
         with contextlib.suppress(Unavailable):
             list(asked)
 
-    with ThreadPoolExecutor(8) as pool:
-        for number in range(8):
-            pool.submit(ask_and_leave, number)
-        for _ in range(8):
+    with ThreadPoolExecutor(6) as pool, ThreadPoolExecutor(6) as leaver:
+        asked = [pool.submit(ask_and_leave, number) for number in range(6)]
+        for _ in asked:
             began.acquire()
         leaving.set()
+    assert [one.result() for one in asked] == [None] * 6
     began_at = time.monotonic()
     assert text_of(ask(engine, "Hello", max_tokens=3))
-    assert time.monotonic() - began_at < 10  # reading all eight takes several times as long
+    assert time.monotonic() - began_at < 15  # reading all six takes far longer
 
 
 @on_llamacpp
@@ -335,13 +335,13 @@ def test_while_a_long_prompt_is_read_others_get_their_tokens(engine: Engine) -> 
     )
     next(story)
     with ThreadPoolExecutor() as pool:
-        asked = pool.submit(ask, engine, "one two " * 220, max_tokens=1)
+        asked = pool.submit(ask, engine, "one two " * 170, max_tokens=1)
         meanwhile = 0
         while not asked.done():
             next(story)
             meanwhile += 1
     story.close()
-    assert meanwhile >= asked.result()[-1].prompt_tokens // llamacpp_server.BATCH_TOKENS > 5
+    assert meanwhile >= asked.result()[-1].prompt_tokens // llamacpp_server.BATCH_TOKENS >= 5
 
 
 def test_its_golden_answers_are_those_of_transformers(engine: Engine, base_model: Path) -> None:
