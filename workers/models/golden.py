@@ -61,6 +61,12 @@ class GoldenLine(Struct, frozen=True, kw_only=True):
     whole: list[bool]  # whether the answer up to this token ends on a whole character
 
 
+def load_transformers() -> None:
+    """Load what `write_golden` needs, which takes as long as a conversion."""
+    import torch  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+
 def write_golden(model_dir: Path, model: Any = None) -> Path:
     """Write golden.jsonl into `model_dir` and return its path. `model`: the same weights, loaded already, fp32 and in eval mode."""
     import torch
