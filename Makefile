@@ -8,6 +8,9 @@ READY := $(VENV)/noria-requirements.stamp
 export GOMP_SPINCOUNT = 0
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_OFFLINE = 1
+export GRADIO_ANALYTICS_ENABLED = False
+# uv leaves compiling to whoever imports first: ten processes at once, each for itself where bytecode is not written.
+COMPILE := env -u PYTHONDONTWRITEBYTECODE $(RUN) -c
 
 .PHONY: help install demo test story check format bench requirements clean
 .DEFAULT_GOAL := help
@@ -24,6 +27,9 @@ $(READY): requirements/main.txt pyproject.toml
 	@$(RUN) -c 'import uv' 2>/dev/null || $(RUN) -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements/main.txt)"
 	@$(RUN) -m uv pip install --quiet --no-deps --python $(RUN) -r requirements/main.txt
 	@$(RUN) -m uv pip install --quiet --no-deps --no-build-isolation --python $(RUN) --editable .
+	@$(COMPILE) 'import workers.models.golden as golden, workers.trainer.loop; golden.load_transformers()' & \
+		$(COMPILE) 'import gradio, uvicorn, api.app, api.ui.serve, deploy.demo.story, streams.app, workers.loop' \
+		&& wait $$!
 	@touch $@
 
 demo: $(READY)  ## the whole loop on this machine, told as a story (ONCE=1: stop at its end)
