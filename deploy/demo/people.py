@@ -21,12 +21,13 @@ APART_S = 4.0  # people do not come all at once, nor write their corrections in 
 
 
 class Said(Struct, frozen=True):
-    """What one answer was."""
+    """What one answer was. `longest_pause_s`: until its first piece came, or from one piece to the next, or to its end."""
 
     conversation_id: str
     release: str
     reply_ids: tuple[str, ...]
     texts: tuple[str, ...]
+    longest_pause_s: float
 
 
 class Acts(Struct):
@@ -48,12 +49,13 @@ def ask(
     drafts: int = 1,
     temperature: float = 0.0,
     patience_s: float = 60.0,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> Said:
     """One question, one answer (or several drafts); asked again for `patience_s` while the engine's queue is full."""
     until = time.monotonic() + patience_s
     while True:
         try:
-            return _ask_once(door, model, question, person, conversation_id, drafts, temperature)
+            return _ask_once(door, model, question, person, conversation_id, drafts, temperature, answer_tokens)
         except NotNow as error:
             if error.code != "queue_full" or time.monotonic() > until:
                 raise
@@ -61,10 +63,18 @@ def ask(
 
 
 def _ask_once(
-    door: Door, model: str, question: str, person: str, conversation_id: str | None, drafts: int, temperature: float
+    door: Door,
+    model: str,
+    question: str,
+    person: str,
+    conversation_id: str | None,
+    drafts: int,
+    temperature: float,
+    answer_tokens: int,
 ) -> Said:
     pieces: dict[int, list[str]] = {index: [] for index in range(drafts)}
-    more = {"temperature": temperature, "max_tokens": ANSWER_TOKENS}
+    more = {"temperature": temperature, "max_tokens": answer_tokens}
+    longest_pause_s, last_at = 0.0, time.monotonic()
     for got in door.chat(
         model,
         [{"role": "user", "content": question}],
@@ -73,11 +83,14 @@ def _ask_once(
         drafts=drafts,
         more=more,
     ):
+        now = time.monotonic()
+        longest_pause_s, last_at = max(longest_pause_s, now - last_at), now
         match got:
             case Piece(index, text):
                 pieces[index].append(text)
             case Answer(conversation, release, reply_ids):
-                return Said(conversation, release, reply_ids, tuple("".join(pieces[i]) for i in range(drafts)))
+                texts = tuple("".join(pieces[i]) for i in range(drafts))
+                return Said(conversation, release, reply_ids, texts, longest_pause_s)
     raise NotNow("the answer had no end")
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from api.client import Door, Json, Refused, open_door
 from api.ui.words import waits_words
 from deploy.demo.domain import Fact, GeneralQuestion, load_facts, load_general
-from deploy.demo.load import Load
+from deploy.demo.load import CLIENTS, Load
 from deploy.demo.people import PEOPLE, Acts, ask, correct_facts, holds
 from deploy.supervisor import detach, down, status
 from streams.errors import Invalid, Unavailable
@@ -33,6 +33,7 @@ from streams.store import open_engine
 
 DOMAIN = "road-traffic"
 SAMPLE = 6
+AFTER_A_FLIP = 34  # requests, so that each release is seen under load
 ROUND_DEADLINE_S = 1500.0
 EXAM_DEADLINE_S = 1200.0
 PROGRESS_EVERY_S = 10.0
@@ -67,18 +68,18 @@ def main(stop_at_end: bool = False, script: Script | None = None) -> int:
     """Tell the next chapter of the script (the whole one unless another is given); the exit code. `stop_at_end`: stop everything
     then, as without a terminal."""
     began = time.monotonic()
+    started_at: float | None = None
     script = script or whole_script()
     stop_at_end = stop_at_end or not sys.stdout.isatty()
     home = home_of(os.environ)
-    started = False
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what it started is stopped
     try:
         if status(home).condition == "stopped":
             chapter("Starting")
-            started = True
+            started_at = time.monotonic()
             detach([sys.executable, "-m", "deploy.local"], home, lambda line: console.print(f"  {line}"))
         with open_door() as door:
-            report = tell(door, home, script)
+            report = tell(door, home, script, started_at)
         if report:
             report["seconds_total"] = round(time.monotonic() - began, 1)
             (home / "demo-report.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -95,26 +96,31 @@ def main(stop_at_end: bool = False, script: Script | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        if started or stop_at_end:
+        if started_at is not None or stop_at_end:
             down(home)
 
 
-def tell(door: Door, home: Path, script: Script) -> Json:
-    """Tell the next chapter of the story; empty when it has been told."""
+def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Json:
+    """Tell the next chapter of the story; empty when it has been told. `started_at`: when this run started the processes, on the
+    monotonic clock, if it did."""
     told = create_domain(door, script.policy)
     if told >= len(script.shares):
         show_state(door)
         return {}
     facts = script.shares[told]
-    add_exam(door, facts, script.general if told == 0 else ())
     sample = facts[:: len(facts) // SAMPLE][:SAMPLE]
 
     chapter("1  Questions put to the live release")
-    before = [ask(door, DOMAIN, fact.en.question, "visitor").texts[0] for fact in sample]
+    before = [ask(door, DOMAIN, sample[0].en.question, "visitor").texts[0]]
+    first_answer_s = time.monotonic() - started_at if started_at is not None else None
+    if first_answer_s is not None:
+        console.print(f"  the first answer was there {first_answer_s:.0f} s after the processes were started")
+    before += [ask(door, DOMAIN, fact.en.question, "visitor").texts[0] for fact in sample[1:]]
     for fact, answer in zip(sample, before, strict=True):
         console.print(f"  [bold]{fact.en.question}[/bold]\n    {mark(answer, fact)} {one_line(answer)}")
 
-    watch_exam(door)
+    add_exam(door, facts, script.general if told == 0 else ())
+    watch_exam(door, home)
     rounds_before = max((round_["number"] for round_ in door.rounds(DOMAIN)), default=0)
     chapter(f"2  {len(PEOPLE)} people chat, rate, pick and correct (see `noria events tail` in another window)")
     acts = correct_facts(door, DOMAIN, facts, show_acts)
@@ -132,7 +138,7 @@ def tell(door: Door, home: Path, script: Script) -> Json:
             raise Refusal(round_["failure"] or (round_["verdict"] or {}).get("words") or round_["step"])
 
         chapter("5  The swap, under load")
-        time_passes(3.0)
+        load.go_on(AFTER_A_FLIP)
         release = int(round_["release"])
         console.print(f"  release {release} answers since {live_s:.0f} s after the last correction")
 
@@ -143,13 +149,16 @@ def tell(door: Door, home: Path, script: Script) -> Json:
 
         chapter("7  Back, and forth again")
         back_ms = roll(door, release - 1)
+        load.go_on(AFTER_A_FLIP)
         forth_ms = roll(door, release)
+        load.go_on(AFTER_A_FLIP)
     finally:
         load.stop()
     mixed = load.mixed()
     seen = load.seen
     console.print(
-        f"  during the three swaps: {seen.requests} requests, {len(seen.failures)} failed, {mixed} answers of mixed versions"
+        f"  during the three swaps: {seen.requests} requests, {len(seen.failures)} failed, {mixed} answers of mixed versions;"
+        f" the longest that one of {CLIENTS} people waited for a piece of an answer: {seen.largest_pause_s:.2f} s"
     )
     for failure in seen.failures[:3]:
         console.print(f"    {failure}")
@@ -158,6 +167,7 @@ def tell(door: Door, home: Path, script: Script) -> Json:
     replayed = replay(home)
     checks = {check["name"]: check for check in round_["verdict"]["checks"]}
     return {
+        **({"seconds_to_first_answer": round(first_answer_s, 1)} if first_answer_s is not None else {}),
         "round": told + 1,
         "release": release,
         "events": sum(table.rows for table in replayed.tables if table.table == "events"),
@@ -180,6 +190,7 @@ def tell(door: Door, home: Path, script: Script) -> Json:
         "requests_during_swaps": seen.requests,
         "failed_requests": len(seen.failures),
         "mixed_answers": mixed,
+        "largest_pause_s": round(seen.largest_pause_s, 3),
         "rollback_ms": round(back_ms, 1),
         "forth_ms": round(forth_ms, 1),
         "replay_equal": replayed.equal,
@@ -221,20 +232,28 @@ def add_exam(door: Door, facts: Sequence[Fact], general: Sequence[GeneralQuestio
         door.add_exam(DOMAIN, items[start : start + 100])
 
 
-def watch_exam(door: Door) -> None:
+def watch_exam(door: Door, home: Path) -> None:
     """Wait until the live release has answered its exam, which it does while nobody asks for a round."""
     until = time.monotonic() + EXAM_DEADLINE_S
-    shown = -1
+    shown = ""
     while time.monotonic() < until:
         status = door.status(DOMAIN)
         answered, questions = status["exam_answered"], sum(status["exam"].values())
-        if answered != shown:
-            console.print(f"  the live release has answered {answered} of the {questions} questions of its exam")
-            shown = answered
+        line = f"the live release has answered {answered} of the {questions} questions of its exam{installing(home)}"
+        if line != shown:
+            console.print(f"  {line}")
+            shown = line
         if answered >= questions:
             return
         time.sleep(LOOK_EVERY_S)
     raise Unavailable(f"the exam was not answered within {EXAM_DEADLINE_S:.0f} s; see logs/worker.log")
+
+
+def installing(home: Path) -> str:
+    """Why nothing can be examined yet, where that is so."""
+    states = {process.name: process.state for process in status(home).processes}
+    waits_for = {"working": "opencompass", "backoff": "opencompass_failed"}.get(states.get("opencompass", ""))
+    return f"; {waits_words('en', waits_for)}" if waits_for else ""
 
 
 def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
@@ -394,8 +413,3 @@ def mark(answer: str, fact: Fact) -> str:
 def one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 110 else line[:109] + "…"
-
-
-def time_passes(seconds: float) -> None:
-    """The load goes on for a while after the flip, so that the new release is seen under it."""
-    time.sleep(seconds)
