@@ -40,13 +40,16 @@ _MOMENTS: dict[str, tuple[str, ...]] = {
 # What lies beyond cannot be reckoned with: zones, schedules and tables end at the year 9999.
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
-# The version each event is written in; 1 unless named here. A new version needs a lift from the one before it, and an
+# The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
-VERSIONS: dict[str, int] = {"order_progressed": 2}
-# Of orders likewise; what a new version adds has a default, so that an old order is read as it is.
-ORDER_VERSIONS: dict[str, int] = {"select_snapshot": 2}
+VERSIONS: dict[str, int] = {"order_progressed": 2, "select_snapshot": 2}
+# (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
+ADDED: dict[tuple[str, int], tuple[str, ...]] = {
+    ("order_progressed", 1): ("waits_for",),
+    ("select_snapshot", 1): ("base_model", "recipe"),
+}
 # (name, version) -> what turns that version's data into the next version's.
-LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = {("order_progressed", 1): lambda data: data}  # it never waited
+LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = dict.fromkeys(ADDED, lambda data: data)
 
 
 class _Wire(Struct, omit_defaults=True):
@@ -71,7 +74,7 @@ _order_decoder: msgspec.json.Decoder[orders.Order] = msgspec.json.Decoder(orders
 
 def newest_version(name: str) -> int:
     """The version that an event or order of that name is written in."""
-    return VERSIONS.get(name) or ORDER_VERSIONS.get(name, 1)
+    return VERSIONS.get(name, 1)
 
 
 def is_of_domain(event: events.Event) -> TypeIs[events.DomainEvent]:
@@ -216,46 +219,56 @@ def decode_order(value: bytes) -> orders.Order:
 
 
 def schemas() -> dict[str, Data]:
-    """A JSON Schema (2020-12) of every event and order as it stands on the wire, by `<name>.v<version>`."""
+    """A JSON Schema (2020-12) of every event and order as it stands on the wire, by `<name>.v<version>`: of every version that may
+    stand there."""
     found: dict[str, Data] = {}
     kinds: dict[str, type] = {**EVENT_TYPES, **{_snake(kind.__name__): kind for kind in get_args(orders.Order)}}
     for name, kind in kinds.items():
-        version = newest_version(name)
         data = msgspec.json.schema(kind, ref_template="#/$defs/{name}")
         definitions = data.pop("$defs", {})
-        found[f"{name}.v{version}"] = {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "$id": f"urn:noria:{name}:{version}",
-            "title": f"noria.{name}",
-            "description": (kind.__doc__ or name.replace("_", " ")).strip(),
-            "type": "object",
-            "properties": {
-                "specversion": {"const": "1.0"},
-                "id": {"type": "string", "format": "uuid"},
-                "source": {"type": "string", "format": "uri-reference"},
-                "type": {"const": f"noria.{name}"},
-                "time": {"type": "string", "format": "date-time"},
-                "subject": {"type": "string"},
-                "datacontenttype": {"const": "application/json"},
-                "dataschema": {"const": f"urn:noria:{name}:{version}"},
-                "correlationid": {"type": "string"},
-                "causationid": {"type": "string", "format": "uuid"},
-                "data": data,
-            },
-            "required": [
-                "specversion",
-                "id",
-                "source",
-                "type",
-                "time",
-                "subject",
-                "dataschema",
-                "correlationid",
-                "data",
-            ],
-            "$defs": definitions,
-        }
+        if "$ref" in data:
+            data = definitions.pop(kind.__name__)
+        for version in range(newest_version(name), 0, -1):
+            later = ADDED.get((name, version), ())
+            properties = {field: shape for field, shape in data["properties"].items() if field not in later}
+            data = data | {"properties": properties}
+            found[f"{name}.v{version}"] = _schema(name, version, kind, data, definitions)
     return found
+
+
+def _schema(name: str, version: int, kind: type, data: Data, definitions: Data) -> Data:
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:noria:{name}:{version}",
+        "title": f"noria.{name}",
+        "description": (kind.__doc__ or name.replace("_", " ")).strip(),
+        "type": "object",
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": {"type": "string", "format": "uuid"},
+            "source": {"type": "string", "format": "uri-reference"},
+            "type": {"const": f"noria.{name}"},
+            "time": {"type": "string", "format": "date-time"},
+            "subject": {"type": "string"},
+            "datacontenttype": {"const": "application/json"},
+            "dataschema": {"const": f"urn:noria:{name}:{version}"},
+            "correlationid": {"type": "string"},
+            "causationid": {"type": "string", "format": "uuid"},
+            "data": data,
+        },
+        "required": [
+            "specversion",
+            "id",
+            "source",
+            "type",
+            "time",
+            "subject",
+            "dataschema",
+            "correlationid",
+            "data",
+        ],
+        "$defs": definitions,
+    }
 
 
 def _no_nul(value: bytes) -> None:

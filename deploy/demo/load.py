@@ -18,9 +18,13 @@ PERSON = "load"
 
 
 class Answered(Struct, frozen=True):
+    """`asked_at` on the monotonic clock, in seconds."""
+
     question: str
     release: str
     text: str
+    asked_at: float
+    took_s: float
     longest_pause_s: float
 
 
@@ -103,9 +107,13 @@ class Load:
         for question in itertools.islice(itertools.cycle(self._questions), number, None):
             if self._stopping.is_set():
                 return
+            asked_at = time.monotonic()
             try:
                 said = self._one(self._domain, question, f"{PERSON}-{number}", patience_s=0)
-                self.seen.answers.append(Answered(question, said.release, said.texts[0], said.longest_pause_s))
+                took_s = time.monotonic() - asked_at
+                self.seen.answers.append(
+                    Answered(question, said.release, said.texts[0], asked_at, took_s, said.longest_pause_s)
+                )
             except (Invalid, Unavailable) as error:
                 self.seen.failures.append(str(error))
             time.sleep(self._pause_s)

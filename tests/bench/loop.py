@@ -22,7 +22,7 @@ def measure(home: Path) -> list[Row]:
         with fresh_domain(home / str(run)) as door:
             load = Load(door, story.DOMAIN, [facts[0].en.question])
             try:
-                turns.append(turn(door, facts, load))
+                turns.append(turn(door, home / str(run), facts, load))
             finally:
                 load.stop()
     case = f"{len(facts)} facts"

@@ -25,7 +25,7 @@ def measure(home: Path) -> list[Row]:
         load = Load(door, story.DOMAIN, [fact.en.question for fact in facts])
         rolled_at, roll_ms = [], []
         try:
-            released = turn(door, facts, load, guarded=False)
+            released = turn(door, home, facts, load, guarded=False)
             time.sleep(WINDOW_S)
             for number in range(ROLLS):
                 rolled_at.append(time.monotonic())

@@ -33,8 +33,8 @@ class Turn(Struct, frozen=True):
 @contextmanager
 def fresh_domain(home: Path) -> Iterator[Door]:
     """The door of a Noria whose only domain answers with release 0."""
-    give_answers(home / "noria")
-    with running(home / "noria") as noria, noria.door() as door:
+    give_answers(home)
+    with running(home) as noria, noria.door() as door:
         story.create_domain(door, SCRIPT.policy)
         yield door
 
@@ -43,8 +43,8 @@ def facts_of_size(usual: int) -> Sequence[Fact]:
     return load_facts()[: max(LEAST_FACTS, size("FACTS", usual))]
 
 
-def turn(door: Door, facts: Sequence[Fact], load: Load, guarded: bool = True) -> Turn:
-    """Let people correct the facts and wait until the round has ended, which must be in a release.
+def turn(door: Door, home: Path, facts: Sequence[Fact], load: Load, guarded: bool = True) -> Turn:
+    """Let people of the Noria in `home` correct the facts and wait until the round has ended, which must be in a release.
 
     `load` starts when the swap does, and goes on. Without `guarded` the model is neither kept from forgetting nor examined
     on it: for when any other release will do.
@@ -54,7 +54,7 @@ def turn(door: Door, facts: Sequence[Fact], load: Load, guarded: bool = True) ->
     door.set_policy(story.DOMAIN, SCRIPT.policy | {"thresholds": thresholds, "recipe": recipe})
     if guarded:
         story.add_exam(door, facts, SCRIPT.general)
-        story.watch_exam(door)
+        story.watch_exam(door, home)
     acts = correct_facts(door, story.DOMAIN, facts, story.show_acts)
     corrected_at = monotonic()
     ended = story.watch_round(door, load, 0)

@@ -112,7 +112,10 @@ def host_says(context: Context, order: SwapRelease, state: str, engine: EngineSe
     wanted = "SELECT 1 FROM work.engines WHERE engine_id = :id AND wanted"
     name = swapper.engine_id(order.domain, order.release)
     eventually(lambda: rows(context.engine, wanted, id=name), f"{name} is wanted", 15)
-    update = "UPDATE work.engines SET state = :state, base_url = :url, error = :error WHERE engine_id = :id"
+    update = (
+        "UPDATE work.engines SET state = :state, base_url = :url, error = :error, control_tokens = '{}',"
+        " context_tokens = 2048 WHERE engine_id = :id"
+    )
     url, error = (engine.base_url, None) if engine else (None, "no such file")
     change(context.engine, update, state=state, url=url, error=error, id=name)
 

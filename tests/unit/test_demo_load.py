@@ -24,7 +24,7 @@ def test_an_answer_is_mixed_only_if_its_release_says_it_neither_alone_nor_beside
     monkeypatch.setattr(load, "ask", ask)
     seen = load.Load(None, "roads", [])  # type: ignore[arg-type]
     for release, text in (("1", "1 alone"), ("1", "1 beside others"), ("2", "2 alone"), ("2", "1 alone")):
-        seen.seen.answers.append(load.Answered("How?", release, text, 0.1))
+        seen.seen.answers.append(load.Answered("How?", release, text, 0.0, 0.1, 0.1))
     assert seen.mixed() == 1
 
 
@@ -65,5 +65,5 @@ def test_several_people_ask_at_once_and_the_largest_pause_is_that_of_the_one_who
     asked.stop()
     assert asked.seen.requests >= 40 and not asked.seen.failures
     assert len(door.people) == load.CLIENTS
-    asked.seen.answers.append(load.Answered("Why?", "1", "so", 7.5))
+    asked.seen.answers.append(load.Answered("Why?", "1", "so", 0.0, 9.0, 7.5))
     assert asked.seen.largest_pause_s == 7.5
