@@ -29,11 +29,10 @@ from workers.context import Cancelled, Context, retry
 from workers.evaluation import NEAR_S, look_ahead
 from workers.evaluator.install import NotInstalled
 from workers.evaluator.opencompass import Examiner
-from workers.orders import Claim
+from workers.orders import ATTEMPTS, Claim, failure_name
 from workers.trainer.parent import Trainer
 
 RENEW_EVERY_S = 4.0
-ATTEMPTS = 5
 IDLE_RETRY_S = 60.0
 INSTALLING_RETRY_S = 5.0
 REST_AFTER_S = 60.0  # children that nothing has needed for so long are ended
@@ -114,7 +113,7 @@ def _tell_failure(
         will_retry=will_retry,
         attempt=held.attempt,
     )
-    retry(lambda: context.publish(held.order, event, f"failed {held.attempt}"), stopping)
+    retry(lambda: context.publish(held.order, event, failure_name(held.attempt)), stopping)
     if will_retry:
         later = datetime.now(UTC) + timedelta(seconds=min(60.0, 2.0**held.attempt))
         retry(lambda: orders.give_back(context.engine, held, later), stopping)

@@ -1,19 +1,34 @@
-"""Orders taken in from the log and claimed: each by one worker at a time, under a lease that a living worker renews."""
+"""Orders taken in from the log and claimed: each by one worker at a time, under a lease that a living worker renews.
+
+`work` may be lost at any time: what was done already is known by what came of it, which stands on the log.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
+from uuid import uuid5
 
 from msgspec import Struct
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
-from streams.codec import decode_order, read_order
+from streams.codec import decode_order, read_event, read_order
 from streams.errors import Invalid
-from streams.events import ORDERS
+from streams.events import DOMAINS, ORDERS, RoundFailed
 from streams.log import Log
 from streams.orders import Order
-from streams.store import postgres_trouble
+from streams.schema import LIVE
+from streams.store import positions, postgres_trouble
 
 LEASE_S = 15.0
+ATTEMPTS = 5
+# What is published of an order that was carried out, under an id computed from the order's.
+RESULTS = (
+    "snapshot_selected",
+    "candidate_trained",
+    "candidate_evaluated",
+    "release_finished",
+    "release_rolled_back",
+    "places_purged",
+)
 _CLAIMABLE = (
     "state = 'open' AND kind = ANY(:kinds) AND (lease_until IS NULL OR lease_until < now())"
     " AND (not_before IS NULL OR not_before <= now())"
@@ -32,8 +47,21 @@ def kind_of(order: Order) -> str:
     return str(order.__struct_config__.tag)
 
 
+def failure_name(attempt: int) -> str:
+    return f"failed {attempt}"
+
+
+def caught_up(connection: Connection, log: Log) -> bool:
+    """Whether the projections have all that stands about domains on the log. Raises Unavailable."""
+    ends = log.ends(DOMAINS)
+    reached = positions(connection, LIVE)
+    return all(reached.get((DOMAINS, partition), 0) >= end for partition, end in ends.items())
+
+
 def take_in(engine: Engine, log: Log) -> int:
-    """Bring new orders from the log into `work.claims`, once each; return how many. Raises Unavailable."""
+    """Bring new orders from the log into `work.claims`, once each; return how many. Raises Unavailable.
+
+    Where none was ever taken in, `work` is new or was lost: then the projections must first know what came of the old ones."""
     ends = log.ends(ORDERS)
     taken = 0
     with postgres_trouble(), engine.begin() as connection:
@@ -42,6 +70,8 @@ def take_in(engine: Engine, log: Log) -> int:
             text("SELECT partition, next_offset FROM work.intake WHERE topic = :t"), {"t": ORDERS}
         )
         start: dict[int, int] = {row.partition: row.next_offset for row in rows}
+        if not start and not caught_up(connection, log):
+            return 0
         for partition, end in ends.items():
             if start.get(partition, 0) >= end:
                 continue
@@ -50,28 +80,24 @@ def take_in(engine: Engine, log: Log) -> int:
                     order = read_order(record.value)
                 except Invalid as error:
                     # Not ours to carry out; it stays on the log, and this says where.
-                    body, order_id, kind, domain, state = (
-                        record.value,
-                        f"{ORDERS}-{partition}@{record.offset}",
-                        str(error),
-                        "",
-                        "unreadable",
-                    )
+                    place = f"{ORDERS}-{partition}@{record.offset}"
+                    row = {"order_id": place, "kind": str(error), "domain": "", "state": "unreadable", "attempts": 0}
                 else:
-                    body, order_id, kind, domain, state = (
-                        record.value,
-                        str(order.order_id),
-                        kind_of(order),
-                        order.domain,
-                        "open",
-                    )
+                    state, attempts = _standing(connection, log, order)
+                    row = {
+                        "order_id": str(order.order_id),
+                        "kind": kind_of(order),
+                        "domain": order.domain,
+                        "state": state,
+                        "attempts": attempts,
+                    }
                 connection.execute(
                     text(
-                        "INSERT INTO work.claims (order_id, kind, domain, body, state, received_at)"
-                        " VALUES (:order_id, :kind, :domain, :body, :state, clock_timestamp())"
+                        "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at)"
+                        " VALUES (:order_id, :kind, :domain, :body, :state, :attempts, clock_timestamp())"
                         " ON CONFLICT (order_id) DO NOTHING"
                     ),
-                    {"order_id": order_id, "kind": kind, "domain": domain, "body": body, "state": state},
+                    row | {"body": record.value},
                 )
                 taken += 1
             connection.execute(
@@ -82,6 +108,31 @@ def take_in(engine: Engine, log: Log) -> int:
                 {"t": ORDERS, "p": partition, "n": end},
             )
     return taken
+
+
+def _standing(connection: Connection, log: Log, order: Order) -> tuple[str, int]:
+    """What is left to do of an order by what the log says of it: its state as a claim, and the attempts that have failed."""
+    failures = {str(uuid5(order.order_id, failure_name(attempt))): attempt for attempt in range(1, ATTEMPTS + 2)}
+    results = [str(uuid5(order.order_id, name)) for name in RESULTS]
+    said = connection.execute(
+        text('SELECT event_id, topic, partition, "offset" FROM noria.events WHERE event_id = ANY(:ids)'),
+        {"ids": [*results, *failures]},
+    ).all()
+    if any(row.event_id in results for row in said):
+        return "done", 0
+    last = max(said, key=lambda row: failures[row.event_id], default=None)
+    attempts = failures[last.event_id] if last is not None else 0
+    ended = connection.execute(
+        text("SELECT ended_at FROM noria.rounds WHERE round_id = :round_id"), {"round_id": order.round_id}
+    ).scalar_one_or_none()
+    if ended is not None:
+        return "cancelled", attempts
+    if last is not None:
+        for record in log.read(last.topic, last.partition, last.offset, last.offset + 1):
+            event = read_event(record.topic, record.key, record.value).event
+            if isinstance(event, RoundFailed) and not event.will_retry:
+                return "failed", attempts
+    return "open", attempts
 
 
 def waiting(engine: Engine, kinds: Sequence[str]) -> bool:

@@ -20,8 +20,8 @@ from tests.integration.by_hand import change, empty, order_message, rows
 from tests.integration.conftest import eventually
 from workers import loop, orders
 from workers.context import Context
-from workers.loop import ATTEMPTS, Step_, work_once
-from workers.orders import Claim
+from workers.loop import Step_, work_once
+from workers.orders import ATTEMPTS, Claim
 
 KINDS = ["select_snapshot", "purge_places"]
 
@@ -37,8 +37,9 @@ def log(empty_log: str) -> Iterator[KafkaLog]:
 def engine(database: Engine, log: KafkaLog) -> Engine:
     """No claims, and the orders of earlier tests are behind us."""
     empty(database)
-    orders.take_in(database, log)
-    change(database, "DELETE FROM work.claims")
+    taken_in = "INSERT INTO work.intake (topic, partition, next_offset) VALUES (:topic, :partition, :end)"
+    for partition, end in log.ends(ORDERS).items():
+        change(database, taken_in, topic=ORDERS, partition=partition, end=end)
     return database
 
 

@@ -1,0 +1,90 @@
+"""`work` is lost: what was done is not done again, what was not is, and the route comes to what the log says is live."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from streams.events import PersonErased, RollbackAsked, RoundAsked, RoundFailed
+from streams.log import MemoryLog
+from streams.orders import SelectSnapshot, SwapRelease
+from streams.sealing import Keyring
+from tests.door_world import make_settings
+from tests.integration.by_hand import AT, ByHand, answer, change, empty, live_domain, rows, talk
+from workers import orders
+from workers.context import Context
+from workers.orders import failure_name
+
+
+@pytest.fixture
+def world(database: Engine) -> ByHand:
+    """A domain on its release 1; its orders were carried out by nobody that `work` knows of."""
+    empty(database)
+    world = ByHand(database, MemoryLog())
+    live_domain(world, "roads", corrections=2)
+    world.say(*talk("roads", "ann"), *talk("roads", "bob"))
+    world.settle()
+    world.work(done=frozenset(order.order_id for order in world.orders()[:1]))
+    assert rows(database, "SELECT live_release FROM noria.domains") == [(1,)]
+    return world
+
+
+@pytest.fixture
+def context(world: ByHand, keyring: Keyring, tmp_path: Path) -> Context:
+    return Context(make_settings(tmp_path, "unused", "unused"), world.engine, world.log, keyring, "worker-1")
+
+
+def states(world: ByHand) -> list[tuple[object, ...]]:
+    return rows(world.engine, "SELECT kind, state, attempts FROM work.claims ORDER BY received_at")
+
+
+def test_an_order_whose_outcome_stands_on_the_log_is_not_claimed(world: ByHand) -> None:
+    world.say(RoundAsked(domain="roads", by="ops"), PersonErased(domain="roads", person="eva", kids=("k",), by="ops"))
+    world.settle()
+    assert orders.take_in(world.engine, world.log) == 7
+    assert states(world) == [
+        *((kind, "done", 0) for kind in ("swap_release", "select_snapshot", "train_candidate")),
+        *((kind, "done", 0) for kind in ("evaluate_candidate", "swap_release")),
+        ("select_snapshot", "open", 0),
+        ("purge_places", "open", 0),
+    ]
+
+
+def test_nothing_is_taken_in_before_the_projections_know_what_came_of_it(world: ByHand) -> None:
+    world.say(RoundAsked(domain="roads", by="ops"))
+    assert orders.take_in(world.engine, world.log) == 0
+    world.settle()
+    assert orders.take_in(world.engine, world.log) > 0
+    world.say(RoundAsked(domain="roads", by="ops"))
+    orders.take_in(world.engine, world.log)  # from here on it waits for nothing
+
+
+def test_attempts_that_failed_are_counted_and_what_was_given_up_stays_so(world: ByHand) -> None:
+    world.say(RoundAsked(domain="roads", by="ops"), RollbackAsked(domain="roads", to=0, by="ops"))
+    world.settle()
+    select, swap = world.orders()[-2:]
+    assert isinstance(select, SelectSnapshot) and isinstance(swap, SwapRelease)
+    for order, attempt, again in ((select, 1, True), (select, 2, True), (swap, 1, False)):
+        failed = RoundFailed(
+            domain="roads",
+            round_id=order.round_id,
+            order_id=order.order_id,
+            step="select" if order is select else "swap",
+            reason="the disk is full",
+            will_retry=again,
+            attempt=attempt,
+        )
+        world.log.append([answer(order, failure_name(attempt), failed, AT)], 10)
+    world.settle()
+    orders.take_in(world.engine, world.log)
+    assert states(world)[-2:] == [("select_snapshot", "open", 2), ("swap_release", "failed", 1)]
+    held = orders.claim(world.engine, ["select_snapshot"], "worker-1")
+    assert held is not None and held.attempt == 3, "whose failure is not taken for one that was told before"
+
+
+def test_an_order_of_a_round_that_has_ended_is_not_claimed(world: ByHand) -> None:
+    world.say(RoundAsked(domain="roads", by="ops"))
+    world.settle()
+    change(world.engine, "UPDATE noria.rounds SET ended_at = now()")
+    orders.take_in(world.engine, world.log)
+    assert states(world)[-1] == ("select_snapshot", "cancelled", 0)
