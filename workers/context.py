@@ -19,6 +19,7 @@ from streams.sealing import Keyring
 from streams.settings import Settings
 from workers.artifacts import Artifacts
 from workers.evaluator.opencompass import Examiner
+from workers.orders import Claim
 from workers.trainer.parent import Trainer
 
 PROGRESS_EVERY_S = 2.0
@@ -42,6 +43,7 @@ class Context:
         self.worker = worker
         self.artifacts = Artifacts(settings.artifacts)
         self.cancelled = threading.Event()
+        self.held: Claim | None = None  # the order in hand
         # Children that wait for the next round: see `workers.loop.Idle`.
         self.trainer: Trainer | None = None
         self.examiner: Examiner | None = None

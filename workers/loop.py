@@ -30,6 +30,7 @@ from workers.evaluation import NEAR_S, look_ahead
 from workers.evaluator.install import NotInstalled
 from workers.evaluator.opencompass import Examiner
 from workers.orders import ATTEMPTS, Claim, failure_name
+from workers.swapper import keep_level
 from workers.trainer.parent import Trainer
 
 RENEW_EVERY_S = 4.0
@@ -65,6 +66,7 @@ def work_once(context: Context, table: Mapping[Step, tuple[str, Step_]], stoppin
         return False
     step = next(name for name, (kind, _) in table.items() if kind == orders.kind_of(held.order))
     context.cancelled.clear()
+    context.held = held
     finished = threading.Event()
     keeper = threading.Thread(target=_keep, args=(context, held, finished, stopping), daemon=True)
     keeper.start()
@@ -226,7 +228,10 @@ def main() -> int:
     )
     while not stopping.is_set():
         try:
-            if not work_once(context, table, stopping) and not (idle and idle.work()):
+            worked = work_once(context, table, stopping)
+            if "swap" in table:
+                keep_level(context)
+            if not worked and not (idle and idle.work()):
                 stopping.wait(0.25)
         except Unavailable as error:
             logger.warning("%s", error)

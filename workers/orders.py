@@ -184,6 +184,18 @@ def renew(engine: Engine, held: Claim) -> bool:
     return ended is None
 
 
+def is_held(connection: Connection, held: Claim) -> bool:
+    """Whether the order is still ours, which stays so until the transaction ends."""
+    found = connection.execute(
+        text(
+            "SELECT FROM work.claims WHERE order_id = :order_id AND worker = :worker AND attempts = :attempt"
+            " AND state = 'open' FOR UPDATE"
+        ),
+        {"order_id": str(held.order.order_id), "worker": held.worker, "attempt": held.attempt},
+    )
+    return found.one_or_none() is not None
+
+
 def finish(engine: Engine, held: Claim, state: str) -> None:
     """Close the claim: `done`, `failed` or `cancelled`."""
     _close(engine, held, "state = :value, lease_until = NULL", state)

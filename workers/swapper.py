@@ -4,19 +4,24 @@
 
 The release before stays warm, so that a rollback is one flip. Every stage can be repeated: a swapper that dies in the
 middle leaves an order that the next one carries to its end.
+
+An order flips the route only while it is held and the newest of its domain. Where no order is open and the route is not what the
+log names as live (`work` was lost, or an order was given up after its flip), `keep_level` makes it so.
 """
 
 import time
+from uuid import UUID, uuid5
 
 from msgspec import Struct
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from streams.errors import Invalid, Unavailable
 from streams.events import ReleaseFinished, ReleaseRolledBack, ReleaseStarted
 from streams.orders import SwapRelease
 from streams.sealing import MasterKey
 from streams.store import postgres_trouble
-from workers.context import Context
+from workers import orders
+from workers.context import Cancelled, Context
 from workers.engines import golden_tolerance
 from workers.models.golden import compare_with_golden
 
@@ -37,7 +42,7 @@ def engine_id(domain: str, release: int) -> str:
 def run(order: SwapRelease, context: Context) -> None:
     began = time.monotonic()
     name = engine_id(order.domain, order.release)
-    warm = _want(context, order, name)
+    warm = _want(context, order.domain, order.release, order.engine, order.model)
     if not order.rollback:
         started = ReleaseStarted(domain=order.domain, release=order.release, order_id=order.order_id, model=order.model)
         context.publish(order, started, "release_started")
@@ -46,7 +51,7 @@ def run(order: SwapRelease, context: Context) -> None:
     # A warm engine was proved when its release went live, and going back to it must take no longer than the flip.
     difference = 0.0 if order.rollback and warm else _prove(context, order, name, base_url)
     live = _live(context, order.domain)
-    flip = _flip(context, order.domain, order.release, name)
+    flip = _flip(context, order, name)
     if order.rollback:
         rolled = ReleaseRolledBack(
             domain=order.domain,
@@ -86,7 +91,7 @@ def _prove(context: Context, order: SwapRelease, name: str, base_url: str) -> fl
     return compared.max_difference
 
 
-def _want(context: Context, order: SwapRelease, name: str) -> bool:
+def _want(context: Context, domain: str, release: int, kind: str, model: str) -> bool:
     """Ask for the engine; whether it is ready already."""
     with postgres_trouble(), context.engine.begin() as connection:
         state = connection.execute(
@@ -98,11 +103,11 @@ def _want(context: Context, order: SwapRelease, name: str) -> bool:
                 " RETURNING state"
             ),
             {
-                "id": name,
-                "domain": order.domain,
-                "release": order.release,
-                "kind": order.engine,
-                "model": order.model,
+                "id": engine_id(domain, release),
+                "domain": domain,
+                "release": release,
+                "kind": kind,
+                "model": model,
             },
         ).scalar_one()
         connection.execute(text("NOTIFY noria_engines"))
@@ -140,22 +145,87 @@ def _live(context: Context, domain: str) -> int | None:
     return None if found is None else int(found)
 
 
-def _flip(context: Context, domain: str, release: int, name: str) -> Flip:
-    """New requests go to `name` from here on; returns once every living door has said that it knows."""
+def keep_level(context: Context) -> None:
+    """Let the release answer that the log names as live, where no order is open that may change it. Raises Unavailable."""
+    with postgres_trouble(), context.engine.connect() as connection:
+        off = connection.execute(text(_OFF_LEVEL), {"domain": None}).all()
+    for row in off:
+        name = engine_id(row.domain, row.live_release)
+        if not row.wanted:
+            _want(context, row.domain, row.live_release, row.engine, row.model)
+        elif row.state == "ready":
+            with postgres_trouble(), context.engine.begin() as connection:
+                # What an order told before it was closed must be in the tables before they are believed.
+                known = orders.caught_up(connection, context.log)
+                still = connection.execute(text(_OFF_LEVEL), {"domain": row.domain}).one_or_none()
+                if known and still == row:  # nobody has moved the route since
+                    _move_route(connection, row.domain, row.live_release, name)
+
+
+_OFF_LEVEL = (
+    "SELECT d.domain, d.live_release, d.engine, r.model, e.wanted, e.state, t.generation FROM noria.domains d"
+    " JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
+    " LEFT JOIN work.routes t ON t.domain = d.domain"
+    " LEFT JOIN work.engines e ON e.engine_id = d.domain || '@' || d.live_release"
+    " WHERE t.release IS DISTINCT FROM d.live_release AND (cast(:domain AS text) IS NULL OR d.domain = :domain)"
+    " AND NOT EXISTS (SELECT FROM work.claims c WHERE c.domain = d.domain AND c.kind = 'swap_release'"
+    " AND c.state = 'open')"
+)
+
+
+def _overtaken(connection: Connection, order: SwapRelease) -> bool:
+    """Whether an order of the domain was decided on after this one: what shall answer is what was decided last."""
+    decisions = connection.execute(
+        text(
+            "SELECT event_id FROM noria.events WHERE domain = :domain AND type IN ('domain_created',"
+            " 'candidate_evaluated', 'rollback_asked') ORDER BY \"offset\" DESC"
+        ),
+        {"domain": order.domain},
+    ).scalars()
+    newer: list[str] = []
+    for event_id in decisions:
+        asked = uuid5(UUID(event_id), "swap_release")
+        if asked == order.order_id:
+            break
+        newer.append(str(asked))
+    else:
+        return False  # the tables do not know its own decision, and are being rebuilt: `keep_level` has the last word
+    found = connection.execute(
+        text(
+            "SELECT EXISTS (SELECT FROM noria.outbox WHERE message_id = ANY(:ids))"
+            " OR EXISTS (SELECT FROM work.claims WHERE order_id = ANY(:ids))"
+        ),
+        {"ids": newer},
+    )
+    return bool(found.scalar_one())
+
+
+def _move_route(connection: Connection, domain: str, release: int, name: str) -> int:
+    """New requests go to `name` once this is committed; the route's new generation."""
+    generation = connection.execute(
+        text(
+            "INSERT INTO work.routes (domain, release, engine_id, generation, flipped_at)"
+            " VALUES (:domain, :release, :id, 1, now()) ON CONFLICT (domain) DO UPDATE"
+            " SET release = excluded.release, engine_id = excluded.engine_id, flipped_at = now(),"
+            " generation = work.routes.generation + 1 RETURNING generation"
+        ),
+        {"domain": domain, "release": release, "id": name},
+    ).scalar_one()
+    connection.execute(text("NOTIFY noria_routes"))
+    return int(generation)
+
+
+def _flip(context: Context, order: SwapRelease, name: str) -> Flip:
+    """New requests go to `name` from here on; returns once every living door has said that it knows.
+
+    Raises Cancelled if the order is another's by now, Invalid if a newer one has been decided on."""
     began = time.monotonic()
     with postgres_trouble(), context.engine.begin() as connection:
-        generation = int(
-            connection.execute(
-                text(
-                    "INSERT INTO work.routes (domain, release, engine_id, generation, flipped_at)"
-                    " VALUES (:domain, :release, :id, 1, now()) ON CONFLICT (domain) DO UPDATE"
-                    " SET release = excluded.release, engine_id = excluded.engine_id, flipped_at = now(),"
-                    " generation = work.routes.generation + 1 RETURNING generation"
-                ),
-                {"domain": domain, "release": release, "id": name},
-            ).scalar_one()
-        )
-        connection.execute(text("NOTIFY noria_routes"))
+        if context.held is None or not orders.is_held(connection, context.held):
+            raise Cancelled
+        if _overtaken(connection, order):
+            raise Invalid(f"a newer decision about {order.domain} stands on the log")
+        generation = _move_route(connection, order.domain, order.release, name)
     deadline = time.monotonic() + 2 * DOOR_SILENT_S
     while time.monotonic() < deadline:
         with postgres_trouble(), context.engine.connect() as connection:
@@ -164,12 +234,12 @@ def _flip(context: Context, domain: str, release: int, name: str) -> Flip:
                     "SELECT count(*) FROM work.doors WHERE seen_at > now() - make_interval(secs => :silent)"
                     " AND coalesce((generations ->> :domain)::bigint, 0) < :generation"
                 ),
-                {"silent": DOOR_SILENT_S, "domain": domain, "generation": generation},
+                {"silent": DOOR_SILENT_S, "domain": order.domain, "generation": generation},
             ).scalar_one()
         if behind == 0:
             return Flip(generation, (time.monotonic() - began) * 1000)
         time.sleep(0.005)
-    raise Unavailable(f"a door did not take up generation {generation} of {domain}")
+    raise Unavailable(f"a door did not take up generation {generation} of {order.domain}")
 
 
 def _cool(context: Context, domain: str, keep: set[int]) -> None:

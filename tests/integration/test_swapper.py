@@ -15,19 +15,20 @@ from sqlalchemy import Engine
 
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, Event, ReleaseFinished, ReleaseRolledBack, ReleaseStarted
-from streams.log import KafkaLog
+from streams.events import DOMAINS, Event, ReleaseFinished, ReleaseRolledBack, ReleaseStarted, RollbackAsked
+from streams.log import KafkaLog, MemoryLog
 from streams.orders import SwapRelease
 from streams.sealing import Keyring, MasterKey
 from tests import door_world
 from tests.door_world import World, make_settings
 from tests.engine_server import EngineServer
-from tests.integration.by_hand import change, empty, rows
+from tests.integration.by_hand import ByHand, change, empty, live_domain, rows
 from tests.integration.conftest import eventually
 from workers import swapper
 from workers.context import Cancelled, Context
 from workers.engines import golden_tolerance
 from workers.models.golden import GoldenLine
+from workers.orders import Claim
 
 GOLDEN = [
     GoldenLine(
@@ -64,6 +65,17 @@ class GoldenEngine(EngineServer):
         handler.send_header("Content-Length", str(len(raw)))
         handler.end_headers()
         handler.wfile.write(raw)
+
+
+FINISHED: dict[str, Any] = {
+    "domain": "roads",
+    "release": 1,
+    "order_id": uuid4(),
+    "model": "sha256:" + "2" * 64,
+    "golden_difference": 0.0,
+    "ready_s": 0.1,
+    "flip_ms": 1.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +132,28 @@ def host_says(context: Context, order: SwapRelease, state: str, engine: EngineSe
     change(context.engine, update, state=state, url=url, error=error, id=name)
 
 
+def carry_out(context: Context, order: SwapRelease) -> None:
+    """As the worker that holds the order."""
+    context.held = claimed(context, order)
+    swapper.run(order, context)
+
+
+def claimed(context: Context, order: SwapRelease) -> Claim:
+    change(
+        context.engine,
+        "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, worker, received_at)"
+        " VALUES (:id, 'swap_release', :domain, '', 'open', 1, 'swapper-1', clock_timestamp()) ON CONFLICT DO NOTHING",
+        id=str(order.order_id),
+        domain=order.domain,
+    )
+    return Claim(order, 1, "swapper-1")
+
+
 def run_with_host(context: Context, order: SwapRelease, engine: EngineServer) -> None:
     host = threading.Thread(target=host_says, args=(context, order, "ready", engine))
     host.start()
     try:
-        swapper.run(order, context)
+        carry_out(context, order)
     finally:
         host.join()
 
@@ -271,7 +300,7 @@ def test_an_engine_that_does_not_start_is_told_with_its_reason(context: Context,
     host = threading.Thread(target=host_says, args=(context, order, "failed"))
     host.start()
     with pytest.raises(Invalid, match="the engine of roads@1 does not start: no such file"):
-        swapper.run(order, context)
+        carry_out(context, order)
     host.join()
     assert route(context) is None
 
@@ -281,13 +310,13 @@ def test_an_engine_that_is_never_ready_is_unavailable(
 ) -> None:
     monkeypatch.setattr(swapper, "READY_DEADLINE_S", 0.3)
     with pytest.raises(Unavailable, match="was not ready"):
-        swapper.run(order_for(context, tmp_path), context)
+        carry_out(context, order_for(context, tmp_path))
     assert route(context) is None
 
 
 def test_a_swap_that_is_no_longer_wanted_is_dropped_while_it_waits(context: Context, tmp_path: Path) -> None:
     order = order_for(context, tmp_path)
-    thread, raised = in_thread(lambda: swapper.run(order, context))
+    thread, raised = in_thread(lambda: carry_out(context, order))
     eventually(lambda: wanted(context), "the engine is wanted", 15)
     context.cancelled.set()
     thread.join()
@@ -330,7 +359,7 @@ def test_an_order_that_is_carried_out_again_changes_nothing_that_is_seen(
     order = order_for(context, tmp_path)
     run_with_host(context, order, engine)
     live(context, 1)
-    swapper.run(order, context)  # the engine is ready already: nobody has to start it again
+    carry_out(context, order)  # the engine is ready already: nobody has to start it again
     assert route(context) == (1, "roads@1", 2)
     assert rows(context.engine, "SELECT engine_id, state, wanted FROM work.engines") == [("roads@1", "ready", True)]
     ids = set()
@@ -368,7 +397,7 @@ def test_a_rollback_flips_to_the_warm_engine_and_says_from_where_to_where(
         live(context, release)
     back = order_for(context, tmp_path, release=0, rollback=True)
     engine.requests.clear()
-    swapper.run(back, context)
+    carry_out(context, back)
     assert engine.requests == []  # it was proved when its release went live
     assert route(context) == (0, "roads@0", 3)
     (rolled,) = told(context, back)
@@ -397,6 +426,106 @@ def test_the_route_stays_where_it_was_when_the_models_golden_answers_are_not_the
     with pytest.raises(Invalid, match="there is no artifact"):
         run_with_host(context, order, engine)
     assert route(context) is None
+
+
+def close_all(context: Context) -> None:
+    change(context.engine, "UPDATE work.claims SET state = 'done'")
+
+
+def released(context: Context, order: SwapRelease) -> None:
+    """The projections say that the order's release is live."""
+    live(context, order.release)
+    change(
+        context.engine,
+        "INSERT INTO noria.releases (domain, release, model, state, started_at) VALUES (:d, :r, :m, 'live', now())",
+        d=order.domain,
+        r=order.release,
+        m=order.model,
+    )
+    for partition, end in context.log.ends(DOMAINS).items():
+        change(
+            context.engine,
+            "INSERT INTO noria.positions VALUES (:t, :p, :n) ON CONFLICT (topic, partition)"
+            " DO UPDATE SET next_offset = excluded.next_offset",
+            t=DOMAINS,
+            p=partition,
+            n=end,
+        )
+
+
+def test_a_swapper_that_has_lost_its_order_moves_no_route(
+    context: Context, engine: GoldenEngine, tmp_path: Path
+) -> None:
+    order = order_for(context, tmp_path)
+    engine.hold.clear()
+    thread, raised = in_thread(lambda: run_with_host(context, order, engine))
+    eventually(lambda: engine.requests, "the first golden prompt is asked", 15)
+    change(context.engine, "UPDATE work.claims SET worker = 'swapper-2', attempts = 2")  # its lease ran out
+    engine.hold.set()
+    thread.join()
+    assert [type(error) for error in raised] == [Cancelled]
+    assert route(context) is None and [type(event) for event in told(context, order)] == [ReleaseStarted]
+
+
+def test_an_order_that_a_newer_decision_has_overtaken_moves_no_route(
+    context: Context, engine: GoldenEngine, tmp_path: Path
+) -> None:
+    world = ByHand(context.engine, MemoryLog())
+    live_domain(world, "roads", corrections=400)
+    (first,) = world.orders()
+    world.say(RollbackAsked(domain="roads", to=0, by="ops"))  # it is live: nothing comes of it
+    world.settle()
+    assert isinstance(first, SwapRelease)
+    first = structs.replace(first, model=model(context, tmp_path))
+    run_with_host(context, first, engine)
+    assert route(context) == (0, "roads@0", 1)
+    asked = RollbackAsked(domain="roads", to=1, by="ops")
+    world.say(ReleaseFinished(**FINISHED), asked, RollbackAsked(domain="roads", to=0, by="ops"))
+    world.settle()
+    with pytest.raises(Invalid, match="a newer decision about roads stands on the log"):
+        carry_out(context, first)
+    assert route(context) == (0, "roads@0", 1)
+    newest = world.orders()[-1]
+    assert isinstance(newest, SwapRelease) and newest.rollback
+    carry_out(context, newest)
+    assert route(context) == (0, "roads@0", 2)
+
+
+def test_a_route_that_was_moved_by_an_order_that_was_then_given_up_comes_back_to_what_is_live(
+    context: Context, engine: GoldenEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swapper, "DOOR_SILENT_S", 0.2)
+    first = order_for(context, tmp_path, release=0)
+    run_with_host(context, first, engine)
+    door(context, "slow", 1)
+    with pytest.raises(Unavailable, match="did not take up"):
+        run_with_host(context, order_for(context, tmp_path, release=1), engine)
+    released(context, first)
+    swapper.keep_level(context)
+    assert route(context) == (1, "roads@1", 2), "while an order is open, it decides"
+    close_all(context)
+    change(context.engine, "UPDATE noria.positions SET next_offset = 0")
+    swapper.keep_level(context)
+    assert route(context) == (1, "roads@1", 2), "the tables may not know yet what the order has told"
+    change(context.engine, "DELETE FROM noria.releases")
+    released(context, first)
+    swapper.keep_level(context)
+    assert route(context) == (0, "roads@0", 3)
+    swapper.keep_level(context)
+    assert route(context) == (0, "roads@0", 3)
+
+
+def test_when_engines_and_routes_were_lost_the_release_that_the_log_names_answers_again(
+    context: Context, engine: GoldenEngine, tmp_path: Path
+) -> None:
+    order = order_for(context, tmp_path, release=3)
+    released(context, order)
+    swapper.keep_level(context)
+    assert wanted(context) == {"roads@3": True} and route(context) is None
+    host_says(context, order, "ready", engine)
+    swapper.keep_level(context)
+    assert route(context) == (3, "roads@3", 1)
+    assert told(context, order) == [], "nothing has happened that the log does not know"
 
 
 @pytest.fixture
