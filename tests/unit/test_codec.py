@@ -14,7 +14,6 @@ from jsonschema import Draft202012Validator
 
 from streams import events as ev
 from streams.codec import (
-    EVENT_TYPES,
     VERSIONS,
     Data,
     decode,
