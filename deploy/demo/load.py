@@ -13,7 +13,7 @@ from deploy.demo.people import Said, ask
 from streams.errors import Invalid, Unavailable
 
 CLIENTS = 6  # more than an engine has slots
-ANSWER_TOKENS = 12  # short, so that many are under way when a route is flipped
+ANSWER_TOKENS = 8  # short, so that many are under way when a route is flipped
 PERSON = "load"
 
 
@@ -71,7 +71,7 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def go_on(self, requests: int, deadline_s: float = 60.0) -> None:
+    def go_on(self, requests: int, deadline_s: float = 180.0) -> None:
         """Return after so many more requests, or when `deadline_s` have passed."""
         enough, until = self.seen.requests + requests, time.monotonic() + deadline_s
         while self.seen.requests < enough and time.monotonic() < until:
