@@ -190,9 +190,19 @@ def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
             .group_by(schema.exam_items.c.kind)
         ).all()
         live_model = next((release["model"] for release in releases if release["release"] == row["live_release"]), None)
+        examined = schema.examined.c
+        newest_form = (
+            select(examined.form)
+            .where(examined.domain == domain, examined.model == live_model)
+            .order_by(examined.made_at.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
         answered = connection.execute(
-            select(func.coalesce(func.sum(schema.examined.c.exam_items), 0)).where(
-                schema.examined.c.domain == domain, schema.examined.c.model == live_model
+            select(func.coalesce(func.sum(examined.exam_items), 0)).where(
+                examined.domain == domain,
+                examined.model == live_model,
+                examined.form == newest_form,
             )
         ).scalar_one()
     routes, engines, _ = services.routes.table()

@@ -375,6 +375,7 @@ examined = Table(
     _text("evaluation", primary_key=True),  # digest of the sealed rows
     _text("domain"),
     _text("model"),
+    _text("form"),  # digest of how it was asked and scored
     # How many of its rows are of the domain's own exam, and not of a snapshot.
     Column("exam_items", Integer, nullable=False),
     _time("made_at"),

@@ -1,13 +1,17 @@
 """The step `evaluate`: the candidate and the release in force answer the same questions; the counts go to the gate.
 
-The rows are kept as an artifact, sealed, and serve again: what a model has answered before is not asked again.
+The rows are kept as an artifact, sealed, and serve again: what a model has answered before is not asked again, unless it would be
+asked or scored otherwise now.
 """
 
+import hashlib
 import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import lru_cache
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -22,8 +26,10 @@ from streams.sealed import Sealed
 from streams.sealing import digest, open_sealed, seal
 from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
-from workers.engines import exam_engines, make_engine
+from workers.engines import engine_version, exam_engines, make_engine
 from workers.engines.protocol import EngineSpec
+from workers.evaluator import inside, opencompass, scoring
+from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
 from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
 from workers.snapshot import load, open_prompt
@@ -87,30 +93,48 @@ class _Pace:
 
 
 def run(order: EvaluateCandidate, context: Context) -> None:
-    with closing(Installation(context.settings.opencompass)) as opencompass:
-        context.wait(order, "evaluate", opencompass.missing)
+    with closing(Installation(context.settings.opencompass)) as installation:
+        context.wait(order, "evaluate", installation.missing)
     began = time.monotonic()
     questions = _of_snapshot(order, context) + _of_exam(order.domain, order.pin, context)
     if not any(question.item.set == FIXES for question in questions):
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
-    before = answered_before(order.domain, order.base_model, context)
+    form = form_of(order.engine, context)
+    before = answered_before(order.domain, order.base_model, form, context)
     missing = [q for q in questions if q.fingerprint not in before]
     wanted = [(order.candidate_model, questions), *([(order.base_model, missing)] if missing else [])]
     rows, *more = _examine(order.engine, wanted, context, _Pace(order, context).tell)
     context.dismiss()
     fresh = more[0] if missing else []
     if missing:
-        _keep(order.domain, order.base_model, missing, fresh, context)
+        _keep(order.domain, order.base_model, form, missing, fresh, context)
     was_right = before | {q.fingerprint: row.right for q, row in zip(missing, fresh, strict=True)}
     event = CandidateEvaluated(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
-        rows=_keep(order.domain, order.candidate_model, questions, rows, context),
+        rows=_keep(order.domain, order.candidate_model, form, questions, rows, context),
         paired=_paired([(q.item.set, was_right[q.fingerprint], r.right) for q, r in zip(questions, rows, strict=True)]),
         duration_s=round(time.monotonic() - began, 1),
     )
     context.publish(order, event, "candidate_evaluated")
+
+
+def form_of(engine: str, context: Context) -> str:
+    """A digest of everything that an answer and whether it is right depend on, besides model and question: the kind of engine and
+    its version, OpenCompass's, the form in which it asks, and the scorer."""
+    return hashlib.sha256(
+        json.dumps([_form_of_code(engine, context.settings.lightllm), made_of(context.settings.opencompass)]).encode()
+    ).hexdigest()
+
+
+@lru_cache
+def _form_of_code(engine: str, lightllm: Path | None) -> str:
+    """Of what stays the same as long as this process lives."""
+    known = hashlib.sha256(json.dumps([engine, engine_version(engine, lightllm)]).encode())
+    for module in (opencompass, inside, scoring):
+        known.update(Path(str(module.__file__)).read_bytes())
+    return known.hexdigest()
 
 
 def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
@@ -123,10 +147,12 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
         live = connection.execute(
             text(
                 "SELECT d.domain, d.engine, r.model, d.wake_at < now() + make_interval(secs => :near) AS near,"
-                # Cheap to ask four times a second; what was answered twice (an order carried out again) only makes this say no.
                 " (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain AND i.retired_offset IS NULL)"
-                " > (SELECT coalesce("
-                "sum(e.exam_items), 0) FROM work.examined e WHERE e.domain = d.domain AND e.model = r.model) AS exam"
+                " AS exam_items,"
+                # Cheap to ask four times a second; what was answered twice (an order carried out again) only makes this say no.
+                " (SELECT coalesce(jsonb_object_agg(form, answered), '{}') FROM (SELECT e.form, sum(e.exam_items)"
+                " AS answered FROM work.examined e WHERE e.domain = d.domain AND e.model = r.model GROUP BY e.form) f)"
+                " AS answered"
                 " FROM noria.domains d JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
                 " WHERE d.retired_at IS NULL ORDER BY d.domain"
             ),
@@ -134,15 +160,18 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
         ).all()
     for release in live:
         questions: list[Question] = []
-        if release.exam:
-            known = answered_before(release.domain, release.model, context)
+        form = form_of(release.engine, context)
+        if release.exam_items > release.answered.get(form, 0):
+            known = answered_before(release.domain, release.model, form, context)
             exam = _of_exam(release.domain, None, context)
             questions = [q for q in exam if q.fingerprint not in known][:AHEAD_AT_ONCE]
         looked_at = None
         if not questions:
             least = 1 if release.near else CORRECTED_AT_LEAST
-            questions, looked_at = _corrected(release.domain, release.model, least, context)
-        if questions and not _answer_ahead(release.domain, release.engine, release.model, questions, context, stop):
+            questions, looked_at = _corrected(release.domain, release.model, form, least, context)
+        if questions and not _answer_ahead(
+            release.domain, release.engine, release.model, form, questions, context, stop
+        ):
             return False
         if looked_at is not None:
             context.looked_at[release.domain, release.model] = looked_at
@@ -152,7 +181,13 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
 
 
 def _answer_ahead(
-    domain: str, engine: str, model: str, questions: list[Question], context: Context, stop: Callable[[], bool]
+    domain: str,
+    engine: str,
+    model: str,
+    form: str,
+    questions: list[Question],
+    context: Context,
+    stop: Callable[[], bool],
 ) -> bool:
     """Whether it came to its end."""
 
@@ -164,11 +199,11 @@ def _answer_ahead(
         (rows,) = _examine(engine, [(model, questions)], context, tell)
     except Cancelled:
         return False
-    _keep(domain, model, questions, rows, context)
+    _keep(domain, model, form, questions, rows, context)
     return True
 
 
-def _corrected(domain: str, model: str, least: int, context: Context) -> tuple[list[Question], int | None]:
+def _corrected(domain: str, model: str, form: str, least: int, context: Context) -> tuple[list[Question], int | None]:
     """The next few corrections that the live release has not learned and `model` was not asked, and up to where they go on the log;
     nothing while there are not `least`."""
     with postgres_trouble(), context.engine.connect() as connection:
@@ -189,7 +224,7 @@ def _corrected(domain: str, model: str, least: int, context: Context) -> tuple[l
         ).all()
     if len(new) < least:
         return [], None
-    known = answered_before(domain, model, context)
+    known = answered_before(domain, model, form, context)
     found = [
         _fix(
             row.example_id,
@@ -251,12 +286,15 @@ def _question(
     return Question(ExamItem(id=id, set=name, question=question, answer=answer, keys=keys), fingerprint, subject)
 
 
-def answered_before(domain: str, model: str, context: Context) -> dict[str, bool]:
-    """What the model has answered before, as a candidate or ahead of a round, by fingerprint."""
+def answered_before(domain: str, model: str, form: str, context: Context) -> dict[str, bool]:
+    """What the model has answered before in the form, as a candidate or ahead of a round, by fingerprint."""
     with postgres_trouble(), context.engine.connect() as connection:
         digests = connection.execute(
-            text("SELECT evaluation FROM work.examined WHERE domain = :domain AND model = :model"),
-            {"domain": domain, "model": model},
+            text(
+                "SELECT evaluation FROM work.examined WHERE domain = :domain AND model = :model AND form = :form"
+                " ORDER BY made_at"
+            ),
+            {"domain": domain, "model": model, "form": form},
         ).scalars()
         kept = [d for d in digests if context.artifacts.has(d)]
     found: dict[str, bool] = {}
@@ -300,7 +338,9 @@ def _examine(
         return context.examiner.evaluate(exams, deadline_s, tell)
 
 
-def _keep(domain: str, model: str, questions: Sequence[Question], rows: Sequence[Row], context: Context) -> str:
+def _keep(
+    domain: str, model: str, form: str, questions: Sequence[Question], rows: Sequence[Row], context: Context
+) -> str:
     """Seal and keep what the model answered, so that no round asks it again; the digest."""
     kept = []
     for question, row in zip(questions, rows, strict=True):
@@ -312,10 +352,10 @@ def _keep(domain: str, model: str, questions: Sequence[Question], rows: Sequence
     with postgres_trouble(), context.engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO work.examined (evaluation, domain, model, exam_items, made_at)"
-                " VALUES (:rows, :domain, :model, :of_exam, now()) ON CONFLICT DO NOTHING"
+                "INSERT INTO work.examined (evaluation, domain, model, form, exam_items, made_at)"
+                " VALUES (:rows, :domain, :model, :form, :of_exam, now()) ON CONFLICT DO NOTHING"
             ),
-            {"rows": name, "domain": domain, "model": model, "of_exam": of_exam},
+            {"rows": name, "domain": domain, "model": model, "form": form, "of_exam": of_exam},
         )
     return name
 

@@ -1,7 +1,7 @@
 """An engine's row says what its model takes for control tokens, and how many tokens it reads.
 
 Revision ID: 20261128_what_engines_read
-Revises: 20261124_first_tables
+Revises: 20261127_plans
 """
 
 import sqlalchemy as sa

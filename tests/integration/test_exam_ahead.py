@@ -16,7 +16,8 @@ from tests.integration.by_hand import change, order_message, rows
 from workers import evaluation, loop
 from workers.artifacts import Artifacts
 from workers.context import Context
-from workers.evaluation import Question, answered_before, look_ahead
+from workers.engines import engine_version
+from workers.evaluation import Question, answered_before, form_of, look_ahead
 from workers.evaluator.opencompass import Row
 from workers.loop import Idle
 
@@ -69,6 +70,10 @@ ROUND = (
 )
 
 
+def known(domain: str, model: str, context: Context) -> dict[str, bool]:
+    return answered_before(domain, model, form_of("llamacpp", context), context)
+
+
 def never() -> bool:
     return False
 
@@ -90,7 +95,7 @@ def test_each_question_is_asked_once_and_the_round_knows_its_answer(
     add_exam(world, domain, "Is it far?")
     assert look_ahead(context, never)
     assert examined.asked[1:] == [(MODEL, ["Is it far?"])]
-    assert list(answered_before(domain, MODEL, context).values()) == [True] * 3
+    assert list(known(domain, MODEL, context).values()) == [True] * 3
 
 
 def test_a_retired_question_is_not_asked_any_more_but_in_a_round_that_was_pinned_before(
@@ -161,7 +166,7 @@ def test_an_order_that_waits_comes_first_and_what_was_begun_is_asked_again(
     add_exam(world, domain, "Who comes first?")
     assert not look_ahead(context, lambda: True)
     assert examined.asked == []
-    assert answered_before(domain, MODEL, context) == {}
+    assert known(domain, MODEL, context) == {}
     drain(context)
     assert len(examined.asked) == 1
 
@@ -192,7 +197,7 @@ def test_what_people_corrected_is_asked_when_there_is_enough_of_it_and_only_what
     correct(world, domain, asked[0])
     assert look_ahead(context, never)
     assert examined.asked == [(MODEL, [*asked[1:], asked[0]])]
-    assert len(answered_before(domain, MODEL, context)) == len(asked)
+    assert len(known(domain, MODEL, context)) == len(asked)
     assert not look_ahead(context, never)
     examined.asked.clear()
     context.looked_at.clear()  # as another worker, which has not seen them
@@ -234,8 +239,45 @@ def test_another_model_has_answered_nothing(world: World, context: Context, exam
     domain = world.domain()
     add_exam(world, domain, "Whose answer is it?")
     drain(context)
-    assert len(answered_before(domain, MODEL, context)) == 1
-    assert answered_before(domain, "sha256:" + "9" * 64, context) == {}
+    assert len(known(domain, MODEL, context)) == 1
+    assert known(domain, "sha256:" + "9" * 64, context) == {}
+
+
+def test_what_would_be_asked_or_scored_otherwise_now_is_asked_again(
+    world: World, context: Context, examined: Examined
+) -> None:
+    domain = world.domain()
+    add_exam(world, domain, "Is it asked in the same way?")
+    drain(context)
+    context.settings.opencompass.mkdir(exist_ok=True)
+    stamp = context.settings.opencompass / "noria-requirements.sha256"
+    stamp.write_text("another OpenCompass")
+    assert known(domain, MODEL, context) == {}
+    drain(context)
+    assert [asked for _, asked in examined.asked].count(["Is it asked in the same way?"]) == 2
+    assert list(known(domain, MODEL, context).values()) == [True]
+    status = world.as_data.get(f"/v1/domains/{domain}/status").json()
+    assert status["exam_answered"] == 1, "and not two"
+    stamp.unlink()
+    assert list(known(domain, MODEL, context).values()) == [True], "each form has its own"
+
+
+def test_each_thing_that_an_answer_depends_on_belongs_to_its_form(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = {form_of("llamacpp", context), form_of("lightllm", context)}
+    for name in ("opencompass", "inside", "scoring"):
+        with monkeypatch.context() as changed:
+            evaluation._form_of_code.cache_clear()
+            changed.setattr(evaluation, name, loop)  # another text
+            forms.add(form_of("llamacpp", context))
+    with monkeypatch.context() as changed:
+        evaluation._form_of_code.cache_clear()
+        changed.setattr(evaluation, "engine_version", lambda kind, lightllm: "another")
+        forms.add(form_of("llamacpp", context))
+    evaluation._form_of_code.cache_clear()
+    assert len(forms) == 6
+    assert engine_version("llamacpp", None).startswith("xllamacpp ")
 
 
 def idle(context: Context) -> Idle:

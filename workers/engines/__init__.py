@@ -1,5 +1,9 @@
 """The engines that can serve a release. Adding one is one class in one file, and one row here."""
 
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
 from streams.errors import Invalid
 from workers.engines.lightllm import LightLLMEngine
 from workers.engines.llamacpp import LlamaCppEngine
@@ -24,6 +28,14 @@ def golden_tolerance(kind: str) -> float:
 def exam_engines(kind: str) -> int:
     """How many engines of that kind answer an exam fastest together, on this machine. Raises Invalid for an unknown kind."""
     return _named(kind).exam_engines
+
+
+def engine_version(kind: str, lightllm: Path | None) -> str:
+    """Of the package behind engines of that kind; empty when it is not installed. `lightllm`: LightLLM's own environment."""
+    package = _named(kind).package
+    folders = [] if lightllm is None else [str(folder) for folder in lightllm.glob("lib/python*/site-packages")]
+    found = next(iter(distributions(name=package, path=[*folders, *sys.path])), None)
+    return "" if found is None else f"{package} {found.version}"
 
 
 def _named(kind: str) -> type[LlamaCppEngine] | type[LightLLMEngine]:

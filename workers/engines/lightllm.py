@@ -31,6 +31,7 @@ class LightLLMEngine:
     The same model took 106 s until it was ready: a dozen processes import torch one after another, kernels are tried and compiled.
     """
 
+    package = "lightllm"
     golden_tolerance = 0.3
     exam_engines = 1
     start_deadline_s = 600.0

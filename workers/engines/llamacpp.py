@@ -21,6 +21,7 @@ MODEL_FILE = "model-f16.gguf"
 class LlamaCppEngine:
     """See `workers.engines.protocol.Engine`. F16 keeps within 0.02 of fp32 as measured; 0.05 is asked."""
 
+    package = "xllamacpp"
     golden_tolerance = 0.05
     exam_engines = HEAVY_THREADS
     """Each with one thread, since two threads of one wait for each other hundreds of times a token: the same 584 questions took two

@@ -39,6 +39,12 @@ def python_of(environment: Path) -> Path:
     return python
 
 
+def made_of(environment: Path) -> str:
+    """What the environment was made of, as a digest; empty when it is not there."""
+    stamp = environment / _STAMP
+    return stamp.read_text().strip() if stamp.exists() else ""
+
+
 def install(folder: Path, progress: Callable[[str], None], requirements: Path = REQUIREMENTS) -> Path:
     """Make `folder` the environment that `requirements` pins, and return its interpreter; at once if it is that already.
 
