@@ -93,8 +93,10 @@ def check_effects(tally: Tally, said: Acknowledged) -> None:
     assert tally.number("SELECT count(*) FROM noria.feedback WHERE kind = 'correction'") == len(said.corrections)
     examples = sorted(str(uuid5(UUID(event_id), "example")) for event_id in said.corrections)
     assert sorted(tally.column("SELECT example_id FROM noria.examples")) == examples
-    preferences = sorted(str(uuid5(UUID(event_id), "preference")) for event_id in said.picks)
-    assert sorted(tally.column("SELECT preference_id FROM noria.preferences")) == preferences
+    picks = tally.rows("SELECT prompt_id, event_id FROM noria.feedback WHERE kind = 'pick' ORDER BY prompt_id")
+    assert {event_id for _, event_id in picks} == said.picks
+    preferences = tally.column("SELECT prompt_id FROM noria.preferences ORDER BY prompt_id")
+    assert preferences == [prompt_id for prompt_id, _ in picks]
     assert sorted(tally.column("SELECT item_id FROM noria.exam_items")) == sorted(said.exam_items)
 
     # A chat that broke off may stand on the log too: its client asked again, and neither is half recorded.
