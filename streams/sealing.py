@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -208,6 +208,21 @@ class Keyring:
             for kid in destroyed:
                 self._by_kid.pop(kid, None)
         return destroyed
+
+    def destroyed(self, kids: Sequence[str]) -> set[str]:
+        """Which of these keys were destroyed, by whomever; none of them is remembered here any more."""
+        with self._engine.connect() as connection:
+            gone = set(
+                connection.execute(
+                    text("SELECT kid FROM keyring.person_keys WHERE kid = ANY(:kids) AND destroyed_at IS NOT NULL"),
+                    {"kids": list(kids)},
+                ).scalars()
+            )
+        if gone:
+            with self._lock:
+                self._by_kid = {kid: kept for kid, kept in self._by_kid.items() if kid not in gone}
+                self._by_subject = {name: kept for name, kept in self._by_subject.items() if kept[1].kid not in gone}
+        return gone
 
     def rewrap(self) -> int:
         """Wrap every key anew that is not under the master key in force; return how many were."""

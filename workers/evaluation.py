@@ -32,6 +32,7 @@ from workers.evaluator import inside, opencompass, scoring
 from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
 from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
+from workers.register import EXAM_ROOM, Words, WordsGone, register, unregister
 from workers.snapshot import load, open_prompt
 
 NICENESS = 10  # of the engines that are examined
@@ -65,6 +66,7 @@ class Question(Struct, frozen=True):
     item: ExamItem
     fingerprint: str
     subject: str  # whose key seals what a model answers to it
+    kids: tuple[str, ...]  # of the keys that its words were sealed with
 
     def __repr__(self) -> str:
         return f"Question({self.item.id})"
@@ -95,6 +97,14 @@ class _Pace:
 def run(order: EvaluateCandidate, context: Context) -> None:
     with closing(Installation(context.settings.opencompass)) as installation:
         context.wait(order, "evaluate", installation.missing)
+    while True:
+        try:
+            return _evaluate(order, context)
+        except WordsGone:
+            context.check()
+
+
+def _evaluate(order: EvaluateCandidate, context: Context) -> None:
     began = time.monotonic()
     questions = _of_snapshot(order, context) + _of_exam(order.domain, order.pin, context)
     if not any(question.item.set == FIXES for question in questions):
@@ -197,7 +207,7 @@ def _answer_ahead(
 
     try:
         (rows,) = _examine(engine, [(model, questions)], context, tell)
-    except Cancelled:
+    except (Cancelled, WordsGone):
         return False
     _keep(domain, model, form, questions, rows, context)
     return True
@@ -246,7 +256,7 @@ def _fix(
         question, words = open_prompt(prompt, context.keyring).question, open_sealed(answer, context.keyring)
     except Erased:
         return None
-    return _question(context, f"person:{person}", example_id, name, question, words, ())
+    return _question(context, f"person:{person}", (prompt.kid, answer.kid), example_id, name, question, words, ())
 
 
 def _of_snapshot(order: EvaluateCandidate, context: Context) -> list[Question]:
@@ -270,20 +280,30 @@ def _of_exam(domain: str, pin: int | None, context: Context) -> list[Question]:
         ).all()
     found = []
     for item in items:
+        sealed = msgspec.convert(item.item, Sealed)
         try:
-            opened = json.loads(open_sealed(msgspec.convert(item.item, Sealed), context.keyring))
+            opened = json.loads(open_sealed(sealed, context.keyring))
         except Erased:
             continue
         asked, answer, keys = str(opened["question"]), str(opened["answer"]), tuple(map(str, opened["keys"]))
-        found.append(_question(context, f"domain:{domain}", item.item_id, item.kind, asked, answer, keys))
+        found.append(
+            _question(context, f"domain:{domain}", (sealed.kid,), item.item_id, item.kind, asked, answer, keys)
+        )
     return found
 
 
 def _question(
-    context: Context, subject: str, id: str, name: str, question: str, answer: str, keys: tuple[str, ...]
+    context: Context,
+    subject: str,
+    kids: tuple[str, ...],
+    id: str,
+    name: str,
+    question: str,
+    answer: str,
+    keys: tuple[str, ...],
 ) -> Question:
     fingerprint = digest(json.dumps([question, answer, keys]).encode(), context.keyring)
-    return Question(ExamItem(id=id, set=name, question=question, answer=answer, keys=keys), fingerprint, subject)
+    return Question(ExamItem(id=id, set=name, question=question, answer=answer, keys=keys), fingerprint, subject, kids)
 
 
 def answered_before(domain: str, model: str, form: str, context: Context) -> dict[str, bool]:
@@ -310,7 +330,8 @@ def _examine(
     context: Context,
     tell: Callable[[int, int], None],
 ) -> list[list[Row]]:
-    """The rows of each model, in the order of its questions. `tell(answered, all)` reports. Raises NotInstalled, Unavailable."""
+    """The rows of each model, in the order of its questions. `tell(answered, all)` reports. Raises NotInstalled, Unavailable, and
+    WordsGone when somebody was erased whose words are asked; the room is empty then."""
     if context.examiner is None or not context.examiner.waits():
         context.examiner = Examiner(context.settings.opencompass)
     with ExitStack() as engines:
@@ -335,7 +356,19 @@ def _examine(
             endpoint = Endpoint(tuple(engine.base_url for engine in asked), key, spec.model_name)
             exams.append(Exam(endpoint, model_dir, [question.item for question in questions]))
         deadline_s = 60.0 + SECONDS_PER_ITEM * sum(len(exam.items) for exam in exams)
-        return context.examiner.evaluate(exams, deadline_s, tell)
+        kids = sorted({kid for _, questions in wanted for question in questions for kid in question.kids})
+        words, room = Words(context, kids), str(context.examiner.room)
+        register(context.engine, EXAM_ROOM, room, context.worker, kids)
+        try:
+            words.look(at_once=True)
+
+            def look_and_tell(answered: int, total: int) -> None:
+                words.look()
+                tell(answered, total)
+
+            return context.examiner.evaluate(exams, deadline_s, look_and_tell)
+        finally:
+            unregister(context.engine, room)
 
 
 def _keep(

@@ -30,6 +30,7 @@ from workers.evaluation import NEAR_S, look_ahead
 from workers.evaluator.install import NotInstalled
 from workers.evaluator.opencompass import Examiner
 from workers.orders import ATTEMPTS, Claim, failure_name
+from workers.register import sweep
 from workers.swapper import keep_level
 from workers.trainer.parent import Trainer
 
@@ -231,6 +232,8 @@ def main() -> int:
             worked = work_once(context, table, stopping)
             if "swap" in table:
                 keep_level(context)
+            if "train" in table:
+                sweep(context.engine, context.settings.home / "training")
             if not worked and not (idle and idle.work()):
                 stopping.wait(0.25)
         except Unavailable as error:

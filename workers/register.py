@@ -7,24 +7,58 @@ through `register`, so that it can be purged.
 | projections and states (`noria`)       | sealed words                         | the same; examples are retired               |
 | keyring                                | person keys                          | the person's keys are destroyed: the erasure |
 | snapshots, evaluation rows (artifacts) | sealed words                         | stay; do not open any more                   |
-| training folder                        | adapter state computed from words    | removed, and the order begins anew           |
-| exam room (memory only)                | words in clear while an exam runs    | removed; the exam begins anew                |
+| training folder                        | adapter state computed from words    | the child ends, the folder is removed, and   |
+|                                        |                                      | the order begins anew without their words    |
+| exam room (memory only)                | words in clear while an exam runs    | the exam ends, the room is emptied, and the  |
+|                                        |                                      | exam begins anew without their words         |
 | models and adapters (artifacts)        | weights computed from words          | stay; the releases are listed                |
 
 The first three and the artifacts need no act of a worker: what they hold is sealed. `work.places` lists the others one by one.
+Whoever works with words in clear looks, every second, whether a key of theirs was destroyed (`Words`); whatever a worker that
+died or gave up has left is removed by `sweep`.
 """
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import Engine, text
 
+from streams.errors import Unavailable
 from streams.events import PlacesPurged
 from streams.orders import PurgePlaces
 from streams.store import postgres_trouble
 from workers.context import Context
+from workers.evaluator.memory import in_use, purge_left_overs
+
+TRAINING_FOLDER = "training folder"
+EXAM_ROOM = "exam room"
+LOOK_EVERY_S = 1.0
+
+
+class WordsGone(Exception):
+    """Somebody whose words are in use in clear was erased: begin anew without them."""
+
+
+class Words:
+    """The keys of the words that a step has in clear. `look` raises WordsGone once one of them was destroyed."""
+
+    def __init__(self, context: Context, kids: Sequence[str]) -> None:
+        self._context = context
+        self._kids = kids
+        self._looked_at = float("-inf")
+
+    def look(self, at_once: bool = False) -> None:
+        """At most every LOOK_EVERY_S, unless `at_once`. Raises Unavailable, too."""
+        now = time.monotonic()
+        if not at_once and now - self._looked_at < LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        with postgres_trouble():
+            if self._context.keyring.destroyed(self._kids):
+                raise WordsGone
 
 
 def register(engine: Engine, kind: str, place: str, owner: str, kids: Sequence[str]) -> None:
@@ -40,22 +74,56 @@ def register(engine: Engine, kind: str, place: str, owner: str, kids: Sequence[s
 
 
 def strike(engine: Engine, place: str) -> None:
-    """Remove the folder and its entry: what it was made for is done."""
-    if Path(place).exists():
-        shutil.rmtree(place)
+    """Remove the folder and its entry: what it was made for is done. Raises Unavailable."""
+    try:
+        if Path(place).exists():
+            shutil.rmtree(place)
+    except FileNotFoundError:
+        pass  # another was quicker
+    except OSError as error:  # a child that has not been told yet wrote into it
+        raise Unavailable(f"a place could not be removed: {type(error).__name__}") from None
+    unregister(engine, place)
+
+
+def unregister(engine: Engine, place: str) -> None:
+    """Remove the entry of a place that holds nothing any more."""
     with postgres_trouble(), engine.begin() as connection:
         connection.execute(text("DELETE FROM work.places WHERE place = :place"), {"place": place})
 
 
 def purge(engine: Engine, kids: Sequence[str]) -> dict[str, int]:
-    """Remove every place that holds something of these keys; return how many of each kind. Raises Unavailable."""
+    """Remove every place that holds something of these keys; return how many of each kind. Raises Unavailable.
+
+    An exam room in use is left to whoever uses it, who looks too."""
     with postgres_trouble(), engine.connect() as connection:
         found = connection.execute(
             text("SELECT place, kind FROM work.places WHERE kids && :kids ORDER BY place"), {"kids": list(kids)}
         ).all()
+    purge_left_overs()
     for row in found:
-        strike(engine, row.place)
+        if row.kind != EXAM_ROOM or not in_use(Path(row.place)):
+            strike(engine, row.place)
     return dict(Counter(row.kind for row in found))
+
+
+def sweep(engine: Engine, training: Path) -> None:
+    """Remove the places of rounds that have ended, and what lies in the folder `training` of this machine without standing in the
+    register: its worker was killed. Raises Unavailable."""
+    there = sorted(
+        str(folder) for folder in training.glob("*")
+    )  # looked at first: entries are made before their folders
+    with postgres_trouble(), engine.connect() as connection:
+        over = connection.execute(
+            text(
+                "SELECT p.place FROM work.places p JOIN noria.rounds r ON r.round_id = p.owner"
+                " WHERE p.kind = :kind AND r.ended_at IS NOT NULL"
+            ),
+            {"kind": TRAINING_FOLDER},
+        ).scalars()
+        ended = list(over)
+        known = set(connection.execute(text("SELECT place FROM work.places")).scalars())
+    for place in [*ended, *(folder for folder in there if folder not in known)]:
+        strike(engine, place)
 
 
 def run(order: PurgePlaces, context: Context) -> None:

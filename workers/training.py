@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from msgspec import Struct
+
 from streams.errors import Erased
 from streams.events import CandidateTrained, WaitsFor
 from streams.orders import TrainCandidate
@@ -10,46 +12,24 @@ from workers.alone import is_held
 from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
 from workers.models.golden import GOLDEN_FILE
-from workers.register import register, strike
+from workers.register import TRAINING_FOLDER, Words, WordsGone, register, strike
 from workers.snapshot import SnapshotRow, load, open_prompt
 from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
 from workers.trainer.parent import Trainer
-from workers.trainer.spec import Progress, Row, TrainSpec
+from workers.trainer.spec import Progress, Row, TrainingResult, TrainSpec
 
 
 def run(order: TrainCandidate, context: Context) -> None:
     snapshot = load(order.snapshot, context.artifacts)
-    kids = sorted({row.prompt.kid for row in snapshot.rows} | {row.answer.kid for row in snapshot.rows})
     # Named by the order, so that whoever takes it up again finds the checkpoint.
     folder = context.settings.home / "training" / str(order.order_id)
-    checkpoints, out = folder / "checkpoint", folder / "out"
-    checkpoints.mkdir(parents=True, exist_ok=True, mode=0o700)
-    register(context.engine, "training folder", str(folder), order.round_id, kids)
-    spec = TrainSpec(
-        model_dir=str(context.artifacts.path(order.base_model)),
-        rows=training_rows(snapshot.rows, "new", context.keyring),
-        earlier=training_rows(snapshot.rows, "earlier", context.keyring),
-        replay_prompts=order.replay_prompts or general_prompts(),
-        recipe=order.recipe,
-        out_dir=str(out),
-        checkpoint_dir=str(checkpoints),
-        reference_dir=str(context.artifacts.path(order.reference_model)),
-        answers_dir=str(answers_folder(context.settings.home)),
-        threads=HEAVY_THREADS,
-        precision=fast_precision(),
-        finish=True,
-    )
-    context.wait(order, "train", lambda: missing_answers(spec))
-
-    def progress(seen: Progress) -> None:
-        values = {"loss": seen.loss, "replay_divergence": seen.replay_divergence, "tokens_per_s": seen.tokens_per_s}
-        told = {name: value for name, value in values.items() if value is not None}
-        context.progress(order, "train", seen.step, seen.steps, seen.seconds_left, **told)
-
-    trainer, context.trainer = context.trainer, None
-    if trainer is None or not trainer.waits():
-        trainer = Trainer()
-    trained = trainer.train(spec, progress)
+    context.wait(order, "train", lambda: missing_answers(_spec(order, folder, context)))
+    while True:
+        try:
+            trained = _train(order, snapshot.rows, folder, context)
+            break
+        except WordsGone:
+            strike(context.engine, str(folder))
     context.check()
     model_dir = Path(trained.model_dir)
     assert trained.export_difference is not None  # `finish` was asked for
@@ -70,6 +50,25 @@ def run(order: TrainCandidate, context: Context) -> None:
     strike(context.engine, str(folder))
 
 
+def _spec(
+    order: TrainCandidate, folder: Path, context: Context, rows: tuple[Row, ...] = (), earlier: tuple[Row, ...] = ()
+) -> TrainSpec:
+    return TrainSpec(
+        model_dir=str(context.artifacts.path(order.base_model)),
+        rows=rows,
+        earlier=earlier,
+        replay_prompts=order.replay_prompts or general_prompts(),
+        recipe=order.recipe,
+        out_dir=str(folder / "out"),
+        checkpoint_dir=str(folder / "checkpoint"),
+        reference_dir=str(context.artifacts.path(order.reference_model)),
+        answers_dir=str(answers_folder(context.settings.home)),
+        threads=HEAVY_THREADS,
+        precision=fast_precision(),
+        finish=True,
+    )
+
+
 def missing_answers(spec: TrainSpec) -> WaitsFor | None:
     """The base's general answers, while another process computes them. Where none does, the training does so itself."""
     assert spec.reference_dir is not None and spec.answers_dir is not None
@@ -78,20 +77,62 @@ def missing_answers(spec: TrainSpec) -> WaitsFor | None:
     return "general_answers" if not place.exists() and is_held(lock_of(place)) else None
 
 
-def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> tuple[Row, ...]:
+def _train(order: TrainCandidate, snapshot: tuple[SnapshotRow, ...], folder: Path, context: Context) -> TrainingResult:
+    """Raises WordsGone when somebody was erased whose words are in it; the child has ended then."""
+    fresh, earlier = (training_rows(snapshot, role, context.keyring) for role in ("new", "earlier"))
+    kids = sorted({*fresh.kids, *earlier.kids})
+    register(context.engine, TRAINING_FOLDER, str(folder), order.round_id, kids)
+    (folder / "checkpoint").mkdir(parents=True, exist_ok=True, mode=0o700)
+    spec = _spec(order, folder, context, fresh.rows, earlier.rows)
+    words = Words(context, kids)
+
+    def progress(seen: Progress) -> None:
+        words.look()
+        values = {"loss": seen.loss, "replay_divergence": seen.replay_divergence, "tokens_per_s": seen.tokens_per_s}
+        told = {name: value for name, value in values.items() if value is not None}
+        context.progress(order, "train", seen.step, seen.steps, seen.seconds_left, **told)
+
+    words.look(at_once=True)  # they were opened with keys that are remembered for a while
+    trainer, context.trainer = context.trainer, None
+    if trainer is None or not trainer.waits():
+        trainer = Trainer()
+    trained = trainer.train(spec, progress)
+    words.look(at_once=True)
+    return trained
+
+
+class TrainingRows(Struct, frozen=True):
+    """Rows in plain text, and the keys that they were sealed with. Lives in memory only."""
+
+    rows: tuple[Row, ...]
+    kids: frozenset[str]
+
+    def __repr__(self) -> str:
+        return "TrainingRows(sealed)"
+
+
+def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> TrainingRows:
     """The rows of one role, opened: the question as it was corrected, and its other wordings, as one group.
 
     In the order of their words, so that the same corrections make the same model in whatever order they came.
     """
     groups: list[list[Row]] = []
+    kids: set[str] = set()
     for row in rows:
         if row.role != role:
             continue
         try:
             answer = open_sealed(row.answer, keys)
-            prompts = [open_prompt(messages, keys) for messages in (row.prompt, *row.wordings)]
+            prompts = [open_prompt(row.prompt, keys)]
         except Erased:
             continue  # erased since the snapshot was taken: it is not learned any more
+        kids |= {row.answer.kid, row.prompt.kid}
+        for messages in row.wordings:
+            try:
+                prompts.append(open_prompt(messages, keys))
+            except Erased:
+                continue  # whoever asked it in these words
+            kids.add(messages.kid)
         wordings = [
             Row(
                 prompt=prompt.question,
@@ -104,7 +145,8 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> tuple
             for prompt in prompts
         ]
         groups.append(sorted(wordings, key=_words))
-    return tuple(row for group in sorted(groups, key=lambda group: _words(group[0])) for row in group)
+    ordered = sorted(groups, key=lambda group: _words(group[0]))
+    return TrainingRows(tuple(row for group in ordered for row in group), frozenset(kids))
 
 
 def _words(row: Row) -> tuple[str, str]:

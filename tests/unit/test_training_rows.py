@@ -44,14 +44,14 @@ def test_the_same_corrections_are_trained_in_the_same_order_whenever_they_came()
             row(number, question, answer, *chance.sample([f"{question} Say.", f"Tell: {question}"], 2))
             for number, (question, answer) in enumerate(chance.sample(facts, len(facts)))
         ]
-        found = words_of(training_rows(tuple(came), "new", RING))
+        found = words_of(training_rows(tuple(came), "new", RING).rows)
         assert len(found) == 12
         assert expected in (None, found)
         expected = found
 
 
 def test_the_wordings_of_one_fact_stand_together_as_one_group() -> None:
-    rows = training_rows((row(1, "Who?", "Ann.", "By whom?"), row(2, "When?", "Now.")), "new", RING)
+    rows = training_rows((row(1, "Who?", "Ann.", "By whom?"), row(2, "When?", "Now.")), "new", RING).rows
     groups: dict[str | None, set[str]] = {}
     for each in rows:
         groups.setdefault(each.group, set()).add(each.prompt)
@@ -70,22 +70,36 @@ def test_no_turn_before_the_question_is_lost() -> None:
 
 def test_new_and_earlier_rows_are_told_apart() -> None:
     both = (row(1, "Who?", "Ann."), row(2, "When?", "Now.", role="earlier"))
-    assert words_of(training_rows(both, "new", RING)) == [("Who?", "Ann.")]
-    assert words_of(training_rows(both, "earlier", RING)) == [("When?", "Now.")]
+    assert words_of(training_rows(both, "new", RING).rows) == [("Who?", "Ann.")]
+    assert words_of(training_rows(both, "earlier", RING).rows) == [("When?", "Now.")]
 
 
 def test_who_was_erased_since_the_snapshot_is_not_learned_from() -> None:
     ring = RING
     rows = (row(1, "Who?", "Ann.", person="gone"), row(2, "When?", "Now."))
     ring.erase("gone")
-    assert words_of(training_rows(rows, "new", ring)) == [("When?", "Now.")]
+    assert words_of(training_rows(rows, "new", ring).rows) == [("When?", "Now.")]
+
+
+def test_of_a_wording_whose_person_was_erased_the_others_stay_and_the_keys_of_all_are_named() -> None:
+    other = RING.key_for("other")
+    row_ = row(1, "Who?", "Ann.", "By whom?")
+    theirs = seal(asked("other", "Whose?"), other, "1#other")
+    row_ = SnapshotRow(row_.example_id, row_.role, row_.person, row_.prompt, row_.answer, (*row_.wordings, theirs))
+    found = training_rows((row_,), "new", RING)
+    assert {each.prompt for each in found.rows} == {"Who?", "By whom?", "Whose?"}
+    assert found.kids == {"ann", "other"}
+    RING.erase("other")
+    found = training_rows((row_,), "new", RING)
+    assert {each.prompt for each in found.rows} == {"Who?", "By whom?"}
+    assert found.kids == {"ann"}
 
 
 def test_turns_before_the_question_are_taught_only_where_no_other_wording_is() -> None:
     key = RING.key_for("ann")
     talked = seal(asked("ann", "Hello", "Hi", "And now?", system="Be brief."), key, "9#prompt")
     alone = SnapshotRow("e-9", "new", "ann", talked, seal("Later.", key, "9#answer"))
-    (learned,) = training_rows((alone,), "new", RING)
+    (learned,) = training_rows((alone,), "new", RING).rows
     assert (learned.prompt, learned.history, learned.system) == ("And now?", (("Hello", "Hi"),), "Be brief.")
     reworded = SnapshotRow("e-9", "new", "ann", talked, alone.answer, (seal(asked("ann", "Now?"), key, "9#other"),))
-    assert [learned.history for learned in training_rows((reworded,), "new", RING)] == [(), ()]
+    assert [learned.history for learned in training_rows((reworded,), "new", RING).rows] == [(), ()]

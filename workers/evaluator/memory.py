@@ -53,6 +53,21 @@ def memory_folder(memory: Path = MEMORY) -> Iterator[Path]:
         os.close(lock)
 
 
+def in_use(folder: Path) -> bool:
+    """Whether the folder is there and its owner lives."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def purge_left_overs(memory: Path = MEMORY) -> int:
     """Remove the folders whose owner is gone; returns how many. Those in use, and other users', are left alone."""
     removed = 0

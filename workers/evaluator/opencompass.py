@@ -132,6 +132,11 @@ class Examiner:
             stack.callback(stop_child, self._child, STOP_S)
             self._left = stack.pop_all()
 
+    @property
+    def room(self) -> Path:
+        """The folder that holds the words of an exam while it runs."""
+        return self._folder
+
     def waits(self) -> bool:
         """Whether an exam can be given to it."""
         return self._child.poll() is None

@@ -1,0 +1,302 @@
+"""Somebody is erased while a worker has their words in clear: it begins anew without them, and nothing of theirs is left."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import Engine
+
+from streams.codec import decode
+from streams.errors import Invalid, Unavailable
+from streams.events import CandidateEvaluated, CandidateTrained, DomainEvent
+from streams.log import MemoryLog
+from streams.orders import EvaluateCandidate, TrainCandidate
+from streams.recipes import LoraRecipe
+from streams.sealing import Keyring, seal
+from tests.at_rest import files_holding
+from tests.door_world import make_settings
+from tests.integration.by_hand import ByHand, change, empty, rows
+from workers import evaluation, register, training
+from workers.context import Cancelled, Context
+from workers.evaluator.memory import memory_folder
+from workers.evaluator.opencompass import Exam, Row
+from workers.models.golden import GOLDEN_FILE
+from workers.register import EXAM_ROOM, TRAINING_FOLDER, purge, sweep
+from workers.snapshot import Snapshot, SnapshotRow, save
+from workers.trainer.spec import Progress, TrainingResult, TrainSpec
+
+CANARY = "the canary of ann sang at noon"
+STEP = Progress(
+    stage="training", step=1, steps=9, epoch=1, loss=1.0, replay_divergence=None, tokens_per_s=1.0, seconds_left=1.0
+)
+
+
+@pytest.fixture
+def context(database: Engine, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    empty(database)
+    monkeypatch.setattr(register, "LOOK_EVERY_S", 0.0)
+    context = Context(make_settings(tmp_path, "unused", "unused"), database, MemoryLog(), keyring, "worker-1")
+    yield context
+    context.trainer = context.examiner = None
+
+
+def fact(context: Context, person: str, question: str, answer: str, *wordings: tuple[str, str]) -> SnapshotRow:
+    """`wordings`: by whom, and how they asked it."""
+
+    def asked(who: str, words: str) -> object:
+        key = context.keyring.key_for(f"person:{who}")
+        return seal(json.dumps([{"role": "user", "content": words}]), key, f"{uuid4()}#messages")
+
+    return SnapshotRow(
+        example_id=f"e-{question}",
+        role="new",
+        person=person,
+        prompt=asked(person, question),  # type: ignore[arg-type]
+        answer=seal(answer, context.keyring.key_for(f"person:{person}"), f"{uuid4()}#answer"),
+        wordings=tuple(asked(who, words) for who, words in wordings),  # type: ignore[misc]
+    )
+
+
+def snapshot(context: Context) -> str:
+    """Ann and Bob have corrected; Ann has asked Bob's question in her own words, too."""
+    found = (
+        fact(context, "ann", "What sang?", CANARY),
+        fact(context, "bob", "What swims?", "A fish.", ("ann", f"What is it that swims, while {CANARY}?")),
+    )
+    return save(Snapshot(1, "roads", "round-1", 9, found, ()), context.artifacts)
+
+
+def erase(context: Context, person: str) -> tuple[str, ...]:
+    """As the door does, in a process of its own."""
+    return Keyring(context.engine, context.keyring._master).destroy(f"person:{person}")
+
+
+def said(context: Context) -> list[DomainEvent]:
+    world = ByHand(context.engine, context.log)
+    return [decode(record.value).event for record in world.records()]  # type: ignore[misc]
+
+
+def places(context: Context) -> list[tuple[object, ...]]:
+    return rows(context.engine, "SELECT kind, owner FROM work.places ORDER BY kind")
+
+
+class Child:
+    """Stands in for the training child: writes what it is given, as a checkpoint that holds it would; `meanwhile` happens then."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self.meanwhile = meanwhile
+        self.given: list[TrainSpec] = []
+
+    def __call__(self) -> "Child":
+        return self
+
+    def waits(self) -> bool:
+        return True
+
+    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> TrainingResult:
+        self.given.append(spec)
+        checkpoint = Path(spec.checkpoint_dir)
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        words = " ".join(f"{row.prompt} {row.answer}" for row in spec.rows)
+        (checkpoint / "training.safetensors").write_text(words)
+        self.meanwhile()
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / "training.safetensors").write_text(words)  # a child that has not been told goes on
+        progress(STEP)
+        for name in ("model", "adapter"):
+            (Path(spec.out_dir) / name).mkdir(parents=True)
+            (Path(spec.out_dir) / name / GOLDEN_FILE).write_text("{}")
+        return TrainingResult(
+            steps=9,
+            epoch_losses=(1.0,),
+            final_loss=1.0,
+            final_replay_divergence=None,
+            tokens=9,
+            rows=len(spec.rows),
+            rows_left_out=0,
+            seconds=1.0,
+            cpu_seconds=1.0,
+            resumed_at_step=0,
+            precision="float32",
+            model_dir=str(Path(spec.out_dir) / "model"),
+            adapter_dir=str(Path(spec.out_dir) / "adapter"),
+            export_difference=0.0,
+        )
+
+
+def order_to_train(context: Context) -> TrainCandidate:
+    base = context.artifacts.put_bytes(b"a model")
+    return TrainCandidate(
+        order_id=uuid4(),
+        domain="roads",
+        round_id="round-1",
+        snapshot=snapshot(context),
+        base_model=base,
+        reference_model=base,
+        recipe=LoraRecipe(),
+        replay_prompts=("Name a colour.",),
+    )
+
+
+def asked(spec: TrainSpec) -> set[str]:
+    return {row.prompt for row in spec.rows}
+
+
+def test_erased_in_the_middle_of_a_training_it_begins_anew_without_their_words(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erased: list[str] = []
+
+    def meanwhile() -> None:
+        if not erased:
+            erased.extend(erase(context, "ann"))
+            purge(context.engine, erased)
+
+    child = Child(meanwhile)
+    monkeypatch.setattr(training, "Trainer", child)
+    training.run(order_to_train(context), context)
+    assert len(child.given) == 2
+    assert len(asked(child.given[0])) == 3 and asked(child.given[1]) == {"What swims?"}
+    assert [type(event) for event in said(context)[-1:]] == [CandidateTrained]
+    assert places(context) == []
+    assert files_holding(context.settings.home, [CANARY]) == set()
+
+
+def test_erased_between_the_snapshot_and_the_training_they_are_not_in_it(context: Context) -> None:
+    order = order_to_train(context)
+    (kid,) = erase(context, "ann")  # their key is remembered here for a second yet
+    kids: list[object] = []
+    child = Child(lambda: kids.extend(rows(context.engine, "SELECT kids FROM work.places")))
+    context.trainer = child  # type: ignore[assignment]
+    training.run(order, context)
+    assert [asked(spec) for spec in child.given] == [{"What swims?"}]
+    ((registered,),) = kids  # type: ignore[misc]
+    assert kid not in registered
+
+
+def test_the_keys_of_all_words_of_a_training_stand_in_the_register(context: Context) -> None:
+    kids: list[object] = []
+    child = Child(lambda: kids.extend(rows(context.engine, "SELECT kids FROM work.places")))
+    context.trainer = child  # type: ignore[assignment]
+    only_bobs = save(
+        Snapshot(1, "roads", "r", 9, (fact(context, "bob", "What swims?", "A fish.", ("eva", "Swims what?")),), ()),
+        context.artifacts,
+    )
+    training.run(replace(order_to_train(context), snapshot=only_bobs), context)
+    ((registered,),) = kids  # type: ignore[misc]
+    assert sorted(registered) == sorted(context.keyring.key_for(f"person:{who}").kid for who in ("bob", "eva"))
+
+
+@pytest.mark.parametrize("end", [Invalid("no row can be trained"), Cancelled(), Unavailable("the disk is full")])
+def test_a_training_that_failed_or_was_cancelled_leaves_no_folder_once_its_round_has_ended(
+    context: Context, end: Exception
+) -> None:
+    def fail() -> None:
+        raise end
+
+    context.trainer = Child(fail)  # type: ignore[assignment]
+    order = order_to_train(context)
+    with pytest.raises(type(end)):
+        training.run(order, context)
+    folders = context.settings.home / "training"
+    sweep(context.engine, folders)
+    assert [folder.name for folder in folders.iterdir()] == [str(order.order_id)], "it may be tried again"
+    change(
+        context.engine,
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at, ended_at)"
+        " VALUES ('round-1', 'roads', 1, 'failed', '', 1, 0, now(), now())",
+    )
+    sweep(context.engine, folders)
+    assert places(context) == [] and list(folders.iterdir()) == []
+    (folders / "of a worker that was killed").mkdir()
+    sweep(context.engine, folders)
+    assert list(folders.iterdir()) == []
+
+
+class Room:
+    """Stands in for the examiner: writes the questions into its room; `meanwhile` happens while they are answered."""
+
+    def __init__(self, folder: Path, meanwhile: Callable[[], object]) -> None:
+        self.room = folder
+        self.meanwhile = meanwhile
+        self.asked: list[list[str]] = []
+
+    def waits(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def evaluate(self, exams: Sequence[Exam], deadline_s: float, tell: Callable[[int, int], None]) -> list[list[Row]]:
+        self.asked.append([item.question for exam in exams for item in exam.items])
+        questions = self.room / "questions.jsonl"
+        questions.write_text("\n".join(f"{item.question} {item.answer}" for exam in exams for item in exam.items))
+        try:
+            self.meanwhile()
+            tell(1, 2)
+            return [[Row(item.id, item.set, True, "a fish") for item in exam.items] for exam in exams]
+        finally:
+            questions.unlink()
+
+
+class Answering:
+    """Stands in for an engine."""
+
+    base_url, start_deadline_s = "http://nowhere", 1.0
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def ready(self, deadline_s: float) -> None: ...
+
+
+def test_erased_in_the_middle_of_an_exam_it_begins_anew_without_their_words(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erased: list[str] = []
+    registered: list[tuple[object, ...]] = []
+
+    def meanwhile() -> None:
+        registered.extend(rows(context.engine, "SELECT kind, kids FROM work.places"))
+        if not erased:
+            erased.extend(erase(context, "ann"))
+            assert purge(context.engine, erased) == {EXAM_ROOM: 1}
+            assert room.room.exists(), "who uses it empties it"
+
+    monkeypatch.setattr(evaluation, "make_engine", lambda spec, key: Answering())
+    monkeypatch.setattr(Context, "dismiss", lambda self: None)
+    base, candidate = (context.artifacts.put_bytes(name) for name in (b"base", b"candidate"))
+    order = EvaluateCandidate(
+        order_id=uuid4(),
+        domain="roads",
+        round_id="round-1",
+        snapshot=snapshot(context),
+        base_model=base,
+        candidate_model=candidate,
+        pin=9,
+        engine="llamacpp",
+    )
+    with memory_folder() as folder:
+        room = Room(folder, meanwhile)
+        context.examiner = room  # type: ignore[assignment]
+        evaluation.run(order, context)
+        assert files_holding(folder, [CANARY]) == set()
+    assert room.asked == [["What sang?", "What swims?"] * 2, ["What swims?"] * 2]
+    (kind, kids), (_, kids_then) = registered
+    assert kind == EXAM_ROOM and set(erased) <= set(kids) and not set(erased) & set(kids_then)  # type: ignore[call-overload]
+    assert places(context) == []
+    assert [type(event) for event in said(context)[-1:]] == [CandidateEvaluated]
+    assert files_holding(context.settings.home, [CANARY]) == set()
+
+
+def test_a_room_whose_examiner_was_killed_goes_with_the_purge(context: Context, tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    room.mkdir()
+    register.register(context.engine, EXAM_ROOM, str(room), "worker-1", ["k1"])
+    register.register(context.engine, TRAINING_FOLDER, str(tmp_path / "other"), "round-2", ["k2"])
+    assert purge(context.engine, ["k1"]) == {EXAM_ROOM: 1}
+    assert not room.exists() and places(context) == [(TRAINING_FOLDER, "round-2")]
