@@ -64,7 +64,7 @@ def test_no_turn_before_the_question_is_lost() -> None:
     messages.insert(3, {"role": "system", "content": "Be kind."})
     asked = seal(json.dumps(messages), RING.key_for("ann"), "1#prompt")
     snapshot_row = SnapshotRow("e-1", "new", "ann", asked, seal("Then.", RING.key_for("ann"), "1#answer"))
-    (learned,) = training_rows((snapshot_row,), "new", RING)
+    (learned,) = training_rows((snapshot_row,), "new", RING).rows
     assert turns_of(learned.history) == turns[:-1] and learned.system == "Be brief.\nBe kind."
 
 
