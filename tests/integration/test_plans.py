@@ -106,8 +106,8 @@ def fill(engine: Engine) -> None:
         "work.places": (OTHERS, "place, kind, owner, kids, made_at", f"{HEX.format('x')}, 'k', 'o', ARRAY['k-' || n], now()"),
         "work.examined": (
             OTHERS,
-            "evaluation, domain, model, exam_items, made_at",
-            f"{HEX.format('v')}, {DOMAIN}, 'm' || n, 1, now()",
+            "evaluation, domain, model, exam_items, form, made_at",
+            f"{HEX.format('v')}, {DOMAIN}, 'm' || n, 1, 'f', now()",
         ),
     }  # fmt: skip
     for table, (number, columns, values) in tables.items():
