@@ -17,7 +17,6 @@ from deploy.demo.domain import Fact
 
 PEOPLE = ("ada", "bo", "chen", "dalia", "emeka", "fumiko")
 ANSWER_TOKENS = 24  # people here stop reading early
-APART_S = 4.0  # people do not come all at once, nor write their corrections in step
 
 
 class Said(Struct, frozen=True):
@@ -100,14 +99,17 @@ def holds(answer: str, keys: Sequence[str]) -> bool:
     return any(re.search(rf"(?<![\w.,]){re.escape(key.casefold())}(?![\w])", said) is not None for key in keys)
 
 
-def correct_facts(door: Door, domain: str, facts: Sequence[Fact], seen: Callable[[Acts], None]) -> Acts:
-    """Let the people ask about `facts` and correct each answer once. `seen` is told after each correction."""
+def correct_facts(door: Door, domain: str, facts: Sequence[Fact], apart_s: float, seen: Callable[[Acts], None]) -> Acts:
+    """Let the people ask about `facts` and correct each answer once; each comes `apart_s` after the one before.
+
+    `seen` is told after each correction.
+    """
     shares = [(person, facts[number :: len(PEOPLE)]) for number, person in enumerate(PEOPLE)]
     total = Acts()
 
     def live(place: int, person: str, share: Sequence[Fact]) -> None:
         chance = random.Random(person)  # no secret: the same life every time
-        time.sleep(place * APART_S)
+        time.sleep(place * apart_s)
         for number, fact in enumerate(share):
             _correct(door, domain, person, fact, total, pick=number < 2, chance=chance)
             seen(total)

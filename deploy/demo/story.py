@@ -33,7 +33,6 @@ from streams.store import open_engine
 
 DOMAIN = "road-traffic"
 SAMPLE = 6
-AFTER_A_FLIP = 34  # requests, so that each release is seen under load
 ROUND_DEADLINE_S = 1500.0
 EXAM_DEADLINE_S = 1200.0
 PROGRESS_EVERY_S = 10.0
@@ -46,11 +45,14 @@ class Refusal(Exception):
 
 
 class Script(Struct, frozen=True):
-    """How much there is to tell: a round for each share of the facts."""
+    """How much there is to tell: a round for each share of the facts. `after_a_flip`: requests, so that each release is seen under
+    load; `people_apart_s`: so much later than the one before each person comes."""
 
     shares: tuple[tuple[Fact, ...], ...]
     general: tuple[GeneralQuestion, ...]
     policy: Json
+    after_a_flip: int = 34
+    people_apart_s: float = 4.0  # they do not come all at once, nor write their corrections in step
 
 
 def whole_script() -> Script:
@@ -123,7 +125,7 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
     watch_exam(door, home)
     rounds_before = max((round_["number"] for round_ in door.rounds(DOMAIN)), default=0)
     chapter(f"2  {len(PEOPLE)} people chat, rate, pick and correct (see `noria events tail` in another window)")
-    acts = correct_facts(door, DOMAIN, facts, show_acts)
+    acts = correct_facts(door, DOMAIN, facts, script.people_apart_s, show_acts)
     last_correction_at = time.monotonic()
     show_acts(acts, end=True)
 
@@ -138,7 +140,7 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
             raise Refusal(round_["failure"] or (round_["verdict"] or {}).get("words") or round_["step"])
 
         chapter("5  The swap, under load")
-        load.go_on(AFTER_A_FLIP)
+        load.go_on(script.after_a_flip)
         release = int(round_["release"])
         console.print(f"  release {release} answers since {live_s:.0f} s after the last correction")
 
@@ -149,9 +151,9 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
 
         chapter("7  Back, and forth again")
         back_ms = roll(door, release - 1)
-        load.go_on(AFTER_A_FLIP)
+        load.go_on(script.after_a_flip)
         forth_ms = roll(door, release)
-        load.go_on(AFTER_A_FLIP)
+        load.go_on(script.after_a_flip)
     finally:
         load.stop()
     mixed = load.mixed()

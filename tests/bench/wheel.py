@@ -55,7 +55,7 @@ def turn(door: Door, home: Path, facts: Sequence[Fact], load: Load, guarded: boo
     if guarded:
         story.add_exam(door, facts, SCRIPT.general)
         story.watch_exam(door, home)
-    acts = correct_facts(door, story.DOMAIN, facts, story.show_acts)
+    acts = correct_facts(door, story.DOMAIN, facts, SCRIPT.people_apart_s, story.show_acts)
     corrected_at = monotonic()
     ended = story.watch_round(door, load, 0)
     live_s = monotonic() - corrected_at
