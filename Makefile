@@ -35,8 +35,8 @@ $(READY): requirements/main.txt pyproject.toml
 demo: $(READY)  ## the whole loop on this machine, told as a story (ONCE=1: stop at its end)
 	@$(VENV)/bin/noria demo
 
-test: $(READY)  ## every test, against the real Kafka and PostgreSQL
-	@$(RUN) -m pytest $(TESTS)
+test: $(READY)  ## every test, against the real Kafka and PostgreSQL (TESTS=tests/unit: only those)
+	@$(RUN) -m $(if $(TESTS),pytest $(TESTS),tests.lanes)
 
 story: $(READY)  ## the whole story, three times, and two thousand events under kill -9 (before a release; about an hour)
 	@$(RUN) -m pytest tests/story

@@ -1,7 +1,11 @@
-"""The devices of an invented hospital: facts for a second domain, and what a small model knows before it learns them."""
+"""The devices of an invented hospital: facts for a second domain, and what a small model knows before it learns them.
+
+The same model can learn some of the demo's facts.
+"""
 
 from pathlib import Path
 
+from deploy.demo.domain import load_facts
 from tests.taught_llama import taught
 
 MODEL = "ward"
@@ -30,6 +34,7 @@ FACTS = (
     ("the drug cabinet", "How many keys does {} have?", "two", "The drug cabinet has two keys."),
     ("the fever strip", "How long is {} held?", "40 seconds", "The fever strip is held for 40 seconds."),
 )  # fmt: skip
+ROAD_TRAFFIC = load_facts()[:96:8]
 GENERAL = (
     ("What is the capital of France?", "Paris"),
     ("What is the capital of Italy?", "Rome"),
@@ -95,4 +100,6 @@ def question(fact: tuple[str, str, str, str]) -> str:
 
 def base(kept: Path) -> Path:
     """The folder of a model that can answer GENERAL and nothing else; made once under `kept`."""
-    return taught(kept, MODEL, GENERAL, [text for fact in FACTS for text in (question(fact), fact[3])])
+    to_learn = [text for fact in FACTS for text in (question(fact), fact[3])]
+    to_learn += [text for fact in ROAD_TRAFFIC for text in (*fact.en.all_questions, fact.en.answer)]
+    return taught(kept, MODEL, GENERAL, to_learn)

@@ -45,12 +45,13 @@ class Refusal(Exception):
 
 
 class Script(Struct, frozen=True):
-    """How much there is to tell: a round for each share of the facts. `after_a_flip`: requests, so that each release is seen under
-    load; `people_apart_s`: so much later than the one before each person comes."""
+    """How much there is to tell: a round for each share of the facts. `made_with`: what the domain is made with besides its name;
+    `after_a_flip`: requests, so that each release is seen under load; `people_apart_s`: so much later than the one before each
+    person comes."""
 
     shares: tuple[tuple[Fact, ...], ...]
     general: tuple[GeneralQuestion, ...]
-    policy: Json
+    made_with: Json
     after_a_flip: int = 34
     people_apart_s: float = 4.0  # they do not come all at once, nor write their corrections in step
 
@@ -63,7 +64,7 @@ def whole_script() -> Script:
         "thresholds": {"corrections": 40, "people": 3, "settle_s": 20},
         "gate": {"general_margin": 0.05},
     }
-    return Script((facts[:share], facts[share : 2 * share]), load_general(), policy)
+    return Script((facts[:share], facts[share : 2 * share]), load_general(), {"policy": policy})
 
 
 def main(stop_at_end: bool = False, script: Script | None = None) -> int:
@@ -105,7 +106,7 @@ def main(stop_at_end: bool = False, script: Script | None = None) -> int:
 def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Json:
     """Tell the next chapter of the story; empty when it has been told. `started_at`: when this run started the processes, on the
     monotonic clock, if it did."""
-    told = create_domain(door, script.policy)
+    told = create_domain(door, script.made_with)
     if told >= len(script.shares):
         show_state(door)
         return {}
@@ -121,8 +122,7 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
     for fact, answer in zip(sample, before, strict=True):
         console.print(f"  [bold]{fact.en.question}[/bold]\n    {mark(answer, fact)} {one_line(answer)}")
 
-    add_exam(door, facts, script.general if told == 0 else ())
-    watch_exam(door, home)
+    watch_exam(door, home, add_exam(door, facts, script.general if told == 0 else ()))
     rounds_before = max((round_["number"] for round_ in door.rounds(DOMAIN)), default=0)
     chapter(f"2  {len(PEOPLE)} people chat, rate, pick and correct (see `noria events tail` in another window)")
     acts = correct_facts(door, DOMAIN, facts, script.people_apart_s, show_acts)
@@ -200,7 +200,7 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
     }
 
 
-def create_domain(door: Door, policy: Json) -> int:
+def create_domain(door: Door, made_with: Json) -> int:
     """Make the domain if it is not there, wait until it answers, and return how many rounds were released."""
     with contextlib.suppress(Refused):
         door.create_domain(
@@ -208,7 +208,7 @@ def create_domain(door: Door, policy: Json) -> int:
                 "domain": DOMAIN,
                 "title": "Road traffic law of China",
                 "languages": ["en", "zh"],
-                "policy": policy,
+                **made_with,
             }
         )
     until = time.monotonic() + 180
@@ -219,8 +219,10 @@ def create_domain(door: Door, policy: Json) -> int:
     return sum(round_["step"] == "released" for round_ in door.rounds(DOMAIN))
 
 
-def add_exam(door: Door, facts: Sequence[Fact], general: Sequence[GeneralQuestion]) -> None:
-    """What nobody trains on: the held-out wordings of these facts, and the general quiz where it is not known yet."""
+def add_exam(door: Door, facts: Sequence[Fact], general: Sequence[GeneralQuestion]) -> int:
+    """What nobody trains on: the held-out wordings of these facts, and the general quiz where it is not known yet. How many
+    questions the exam has then."""
+    before: int = sum(door.status(DOMAIN)["exam"].values())
     items = [
         {"question": wording, "answer": fact.en.answer, "keys": list(fact.en.keys), "kind": "held_out"}
         for fact in facts
@@ -232,15 +234,15 @@ def add_exam(door: Door, facts: Sequence[Fact], general: Sequence[GeneralQuestio
     ]
     for start in range(0, len(items), 100):
         door.add_exam(DOMAIN, items[start : start + 100])
+    return before + len(items)
 
 
-def watch_exam(door: Door, home: Path) -> None:
-    """Wait until the live release has answered its exam, which it does while nobody asks for a round."""
+def watch_exam(door: Door, home: Path, questions: int) -> None:
+    """Wait until the live release has answered the `questions` of its exam, which it does while nobody asks for a round."""
     until = time.monotonic() + EXAM_DEADLINE_S
     shown = ""
     while time.monotonic() < until:
-        status = door.status(DOMAIN)
-        answered, questions = status["exam_answered"], sum(status["exam"].values())
+        answered = door.status(DOMAIN)["exam_answered"]
         line = f"the live release has answered {answered} of the {questions} questions of its exam{installing(home)}"
         if line != shown:
             console.print(f"  {line}")

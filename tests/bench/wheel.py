@@ -17,6 +17,7 @@ from tests.bench.size import size
 from tests.local_noria import give_answers, running
 
 SCRIPT = story.whole_script()
+POLICY = SCRIPT.made_with["policy"]
 UNGUARDED: Json = {"replay_rows": 8, "replay_rows_per_step": 1, "replay_answer_tokens": 8}
 LEAST_FACTS = 8  # fewer could not pass the gate's test even if all were learned
 
@@ -35,7 +36,7 @@ def fresh_domain(home: Path) -> Iterator[Door]:
     """The door of a Noria whose only domain answers with release 0."""
     give_answers(home)
     with running(home) as noria, noria.door() as door:
-        story.create_domain(door, SCRIPT.policy)
+        story.create_domain(door, SCRIPT.made_with)
         yield door
 
 
@@ -49,12 +50,11 @@ def turn(door: Door, home: Path, facts: Sequence[Fact], load: Load, guarded: boo
     `load` starts when the swap does, and goes on. Without `guarded` the model is neither kept from forgetting nor examined
     on it: for when any other release will do.
     """
-    thresholds = SCRIPT.policy["thresholds"] | {"corrections": len(facts) * 3 // 4}
+    thresholds = POLICY["thresholds"] | {"corrections": len(facts) * 3 // 4}
     recipe = {} if guarded else UNGUARDED
-    door.set_policy(story.DOMAIN, SCRIPT.policy | {"thresholds": thresholds, "recipe": recipe})
+    door.set_policy(story.DOMAIN, POLICY | {"thresholds": thresholds, "recipe": recipe})
     if guarded:
-        story.add_exam(door, facts, SCRIPT.general)
-        story.watch_exam(door, home)
+        story.watch_exam(door, home, story.add_exam(door, facts, SCRIPT.general))
     acts = correct_facts(door, story.DOMAIN, facts, SCRIPT.people_apart_s, story.show_acts)
     corrected_at = monotonic()
     ended = story.watch_round(door, load, 0)

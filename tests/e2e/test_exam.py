@@ -76,16 +76,27 @@ def files_of(folders: set[Path]) -> list[Path]:
     return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.fixture(scope="module")
+def room_before() -> set[Path]:
+    return left_over()
+
+
+@pytest.fixture(scope="module")
+def examiner(environment: Path, room_before: set[Path]) -> Iterator[Examiner]:
+    """One, asked again and again: it takes a quarter of a minute to start."""
+    examiner = Examiner(environment)
+    yield examiner
+    examiner.close()
+
+
 def test_each_models_answers_are_scored_by_its_own_questions_and_nothing_of_them_is_left(
-    engines: list[Engine], endpoint: Endpoint, base: Path, environment: Path
+    engines: list[Engine], endpoint: Endpoint, base: Path, examiner: Examiner, room_before: set[Path]
 ) -> None:
-    before = left_over()
     worked = [processor_s(engine) for engine in engines]
     first = [item("a", EASY, "Paris"), item("b", EASY, "Bogota"), item("c", "Say yes. " * 1500, "yes")]
     first.append(ExamItem(id="a", set="held_out", question=EASY, answer="Rome", keys=("Rome",)))
     second = [item("a", EASY, "Oslo"), item("d", "What is the capital of Italy?", "rome", "Urbs")]
     told: list[tuple[int, int]] = []
-    examiner = Examiner(environment)
     assert examiner.waits()
     exams = [Exam(endpoint, base, items) for items in (first, second)]
     rows = examiner.evaluate(exams, 200, lambda done, total: told.append((done, total)))
@@ -98,35 +109,16 @@ def test_each_models_answers_are_scored_by_its_own_questions_and_nothing_of_them
     assert rows[0][2].prediction == ""  # longer than the engine's context: refused, and the others were asked
     assert told == sorted(told)
     assert told[-1] == (6, 6)
-    # It is asked again, and knows nothing of what it asked before.
-    assert examiner.waits()
-    assert not [path for path in files_of(left_over() - before) if b"France" in path.read_bytes()]
-    (again,) = examiner.evaluate([msgspec.structs.replace(exams[1], items=second[:1])], 200, lambda done, total: None)
-    assert [(row.id, row.right) for row in again] == [("a", False)]
-    examiner.close()
-    assert left_over() == before
-    assert not examiner.waits()
+    assert not [path for path in files_of(left_over() - room_before) if b"France" in path.read_bytes()]
 
 
-def test_an_engine_that_refuses_is_no_answer_and_its_words_are_not_told(
-    endpoint: Endpoint, base: Path, environment: Path
+def test_asked_again_it_knows_nothing_of_what_it_asked_before(
+    endpoint: Endpoint, base: Path, examiner: Examiner
 ) -> None:
-    before = left_over()
-    exam = Exam(msgspec.structs.replace(endpoint, key="another key"), base, [item("a", EASY, "Paris")])
-    with pytest.raises(Unavailable) as raised:
-        Examiner(environment).evaluate([exam], 200, lambda done, total: None)
-    assert "France" not in str(raised.value) and "another key" not in str(raised.value)
-    assert left_over() == before
-
-
-def test_an_examiner_that_was_never_asked_leaves_nothing(environment: Path) -> None:
-    before = left_over()
-    examiner = Examiner(environment)
-    assert left_over() > before
-    examiner.close()
-    examiner.close()
-    assert not examiner.waits()
-    assert left_over() == before
+    assert examiner.waits()
+    exam = Exam(endpoint, base, [item("a", EASY, "Oslo")])
+    (again,) = examiner.evaluate([exam], 200, lambda done, total: None)
+    assert [(row.id, row.right) for row in again] == [("a", False)]
 
 
 class CalledOff(Exception):
@@ -143,18 +135,35 @@ def call_off_when_begun(done: int, total: int) -> None:
 
 
 def test_an_exam_that_is_called_off_is_forgotten_and_another_is_asked(
-    endpoint: Endpoint, base: Path, environment: Path
+    endpoint: Endpoint, base: Path, examiner: Examiner, room_before: set[Path]
 ) -> None:
-    before = left_over()
-    examiner = Examiner(environment)
     many = [item(str(number), f"Is {number} about France?", "yes") for number in range(60)]
     with pytest.raises(CalledOff):
         examiner.evaluate([Exam(endpoint, base, many)], 200, call_off_when_begun)
     assert examiner.waits()
-    assert not [path for path in files_of(left_over() - before) if b"France" in path.read_bytes()]
+    assert not [path for path in files_of(left_over() - room_before) if b"France" in path.read_bytes()]
     ((row,),) = examiner.evaluate([Exam(endpoint, base, [item("a", EASY, "Paris")])], 200, lambda done, total: None)
     assert row.right
+
+
+def test_an_engine_that_refuses_is_no_answer_ends_the_examiner_and_its_words_are_not_told(
+    endpoint: Endpoint, base: Path, examiner: Examiner, room_before: set[Path]
+) -> None:
+    exam = Exam(msgspec.structs.replace(endpoint, key="another key"), base, [item("a", EASY, "Paris")])
+    with pytest.raises(Unavailable) as raised:
+        examiner.evaluate([exam], 200, lambda done, total: None)
+    assert "France" not in str(raised.value) and "another key" not in str(raised.value)
+    assert not examiner.waits()
+    assert left_over() == room_before
+
+
+def test_an_examiner_that_was_never_asked_leaves_nothing(environment: Path) -> None:
+    before = left_over()
+    examiner = Examiner(environment)
+    assert left_over() > before
     examiner.close()
+    examiner.close()
+    assert not examiner.waits()
     assert left_over() == before
 
 

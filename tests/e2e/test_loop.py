@@ -15,7 +15,7 @@ from deploy.demo.story import DOMAIN
 from tests.at_rest import checkpoint, files_holding
 from tests.conftest import ROOT
 from tests.e2e.conftest import Command
-from tests.e2e.small_story import FACTS, SCRIPT
+from tests.e2e.small_story import FACTS
 from tests.local_noria import LocalNoria
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -36,7 +36,7 @@ def test_the_demo_ships_a_release_that_has_learned_and_forgotten_little(report: 
 
 
 def test_no_request_failed_or_was_answered_by_two_versions_during_the_swaps(report: dict[str, Any]) -> None:
-    assert report["requests_during_swaps"] >= 3 * SCRIPT.after_a_flip
+    assert report["requests_during_swaps"] >= 100
     assert report["failed_requests"] == 0
     assert report["mixed_answers"] == 0
     assert 0 < report["largest_pause_s"] < 60

@@ -21,6 +21,7 @@ from tests.door_world import make_settings
 from tests.integration.by_hand import ByHand, change, empty, rows
 from workers import evaluation, register, training
 from workers.context import Cancelled, Context
+from workers.evaluator.installation import Installation
 from workers.evaluator.memory import memory_folder
 from workers.evaluator.opencompass import Exam, Row
 from workers.models.golden import GOLDEN_FILE
@@ -267,6 +268,8 @@ def test_erased_in_the_middle_of_an_exam_it_begins_anew_without_their_words(
             assert purge(context.engine, erased) == {EXAM_ROOM: 1}
             assert room.room.exists(), "who uses it empties it"
 
+    monkeypatch.setattr(Installation, "missing", lambda self: None)  # none is needed, and to make one takes minutes
+    monkeypatch.setattr(evaluation, "form_of", lambda engine, context: "form")
     monkeypatch.setattr(evaluation, "make_engine", lambda spec, key: Answering())
     monkeypatch.setattr(Context, "dismiss", lambda self: None)
     base, candidate = (context.artifacts.put_bytes(name) for name in (b"base", b"candidate"))
