@@ -1,5 +1,6 @@
 """`noria domain` and `noria policy`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +230,19 @@ def _lines(path: Path) -> list[str]:
 
 
 def _object_in(path: Path) -> Json:
+    words = _read(path)
     try:
-        found = msgspec.json.decode(_read(path).encode())
+        found = msgspec.json.decode(words.encode())
     except msgspec.DecodeError as error:
         raise Invalid(f"{path} is not JSON: {error}") from error
+
+    def no_name_twice(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        for number, name in enumerate(names):
+            if name in names[:number]:  # whichever of the two counts, somebody meant the other
+                raise Invalid(f"{path} has {name!r} twice in one object")
+
+    json.loads(words, object_pairs_hook=no_name_twice)
     if not isinstance(found, dict):
         raise Invalid(f"{path} must hold one JSON object")
     return found

@@ -321,6 +321,11 @@ def test_a_byte_order_mark_is_no_part_of_a_file(run: Any, door: FakeDoor, tmp_pa
         (b'{"thresholds": {}} // c', "is not JSON"),
         (bytes(range(256)), "not UTF-8"),
         (b"[]", "must hold one JSON object"),
+        (
+            b'{"thresholds": {"corrections": 5}, "thresholds": {"corrections": 50}}',
+            "has 'thresholds' twice in one object",
+        ),
+        (b'{"thresholds": {"corrections": 5, "corrections": 50}}', "has 'corrections' twice in one object"),
     ],
     ids=lambda value: str(value)[:30],
 )
