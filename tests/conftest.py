@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.supervisor import down
-from tests.local_noria import end_with, give_models, opencompass_folder
+from tests.local_noria import end_with, opencompass_folder
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("unit", "property", "integration", "faults", "e2e")
@@ -39,7 +39,6 @@ class Demo:
         down(self.home)  # it has done so itself, unless it was killed
 
     def _tell(self) -> "subprocess.CompletedProcess[str]":
-        give_models(self.home)
         command = [sys.executable, "-m", "tests.e2e.small_story"]
         end_with_us = end_with(os.getpid())
 

@@ -83,7 +83,7 @@ POLICY = {
     "recipe": {
         "upper_layers": 1.0,
         "learning_rate": 5e-3,
-        "epochs": 24,
+        "epochs": 36,
         "replay_rows": 40,
         "replay_rows_per_step": 8,
         "replay_answer_tokens": 8,

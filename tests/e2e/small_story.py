@@ -4,11 +4,14 @@
 whole and with the demo's own model.
 """
 
+import os
 import sys
 
 from deploy.demo.domain import GeneralQuestion
 from deploy.demo.story import Script, main
+from streams.settings import home_of
 from tests import ward
+from tests.local_noria import give_models
 
 FACTS = ward.ROAD_TRAFFIC
 GENERAL = tuple(
@@ -26,4 +29,5 @@ MADE_WITH = {
 SCRIPT = Script((FACTS,), GENERAL, MADE_WITH, people_apart_s=0.5)
 
 if __name__ == "__main__":
+    give_models(home_of(os.environ))
     sys.exit(main(stop_at_end=True, script=SCRIPT))
