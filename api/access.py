@@ -1,45 +1,100 @@
-"""Who may call what: the bearer key of a request, and the role that a view asks for."""
+"""Who may call what: the bearer key of a request, the role that a view asks for, the person and the domains that are its own."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar, cast
 
 from flask import g, request
 
 from api.errors import ApiError
-from api.keys import ApiKeys, Caller
+from api.guessing import WrongKeys
+from api.keys import ONCE, ApiKeys, Caller
 from streams.errors import Unavailable
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+BEGINS_A_SESSION = "grants.open_session"  # the one view that a one-time token opens
+_WORDS = {
+    "unknown": "the key is not known here",
+    "revoked": "the key has been revoked",
+    "expired": "the key has expired",
+}
+_CODES = {"unknown": "invalid_api_key", "revoked": "revoked_api_key", "expired": "expired_api_key"}
 
-def authenticate(keys: ApiKeys) -> None:
-    """Find out whose key the request carries, for `caller`. Raises ApiError 401, or 503 when keys cannot be looked up."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+
+def authenticate(keys: ApiKeys, wrong: WrongKeys) -> None:
+    """Find out whose key the request carries, for `caller`. Raises ApiError 401, 429 for who tries many, or 503 when keys cannot
+    be looked up."""
+    scheme, _, said = request.headers.get("Authorization", "").partition(" ")
+    token = said.strip()
+    if scheme.lower() != "bearer" or not token:
         raise ApiError(401, "a key is needed: Authorization: Bearer <key>", code="missing_api_key")
+    address = request.remote_addr
+    known = keys.remembers(token)  # who has a right key is not slowed down by a neighbour who has none
+    wait_s = 0.0 if known else wrong.take(address)
+    if wait_s:
+        message = "too many wrong keys came from this address"
+        raise ApiError(429, message, code="too_many_wrong_keys", retry_after_s=math.ceil(wait_s))
     try:
-        found = keys.caller(token.strip())
+        works_once = token.startswith(ONCE) and request.endpoint == BEGINS_A_SESSION
+        found = keys.redeem(token) if works_once else keys.caller(token)
     except Unavailable:
+        if not known:
+            wrong.give_back(address)  # nobody knows that it is wrong
         raise ApiError(503, "keys cannot be looked up at present", retry_after_s=2) from None
-    if found is None:
-        raise ApiError(401, "the key is not known here", code="invalid_api_key")
+    if isinstance(found, str):
+        raise ApiError(401, _WORDS[found], code=_CODES[found])
+    if not known:
+        wrong.give_back(address)
     g.caller = found
+    g.token = token
 
 
 def caller() -> Caller:
     return cast(Caller, g.caller)
 
 
-def needs(role: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """The view behind this is for keys with `role`, or one above it."""
+def token() -> str:
+    """What the request carries."""
+    return cast(str, g.token)
+
+
+def check_domains() -> None:
+    """What a path or query names must be the key's own. Raises ApiError 404, as for a domain that is not there."""
+    named = [*request.args.getlist("domain"), (request.view_args or {}).get("domain")]
+    if not all(caller().sees(domain) for domain in named if domain is not None):
+        raise no_such_domain()
+
+
+def no_such_domain(param: str = "domain", code: str = "domain_not_found") -> ApiError:
+    return ApiError(404, "there is no such domain", param=param, code=code)
+
+
+def domains_asked(named: str | None) -> frozenset[str] | None:
+    """The domains that an answer is about: the named one, else the key's own. None: every one."""
+    return frozenset({named}) if named is not None else caller().domains
+
+
+def check_speaker(person: str, param: str = "user") -> None:
+    """Raises ApiError 403 unless the request may speak as `person`."""
+    own = caller().speaks_as
+    if own is not None and person != own:
+        message = "this key speaks as its own person only; a service's key (noria key create --service) names others"
+        raise ApiError(403, message, param=param, code="another_person")
+
+
+def needs(role: str, every_domain: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The view behind this is for keys with `role`, or one above it. `every_domain`: what it shows or does is not of one domain."""
 
     def wrap(view: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
             if not caller().may(role):
                 raise ApiError(403, f"this needs a key with the role {role}", code="role_missing")
+            if every_domain and caller().domains is not None:
+                raise ApiError(403, "this needs a key that is made for every domain", code="domains_missing")
             return view(*args, **kwargs)
 
         return guarded

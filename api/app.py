@@ -16,11 +16,11 @@ from flask import Flask, Response, g, request
 from sqlalchemy import text
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from api import conversations, datasets, domains, door, events, people, quarantine, rounds
-from api.access import authenticate
+from api import conversations, datasets, domains, door, events, grants, people, quarantine, rounds
+from api.access import authenticate, check_domains
 from api.cors import allow_origins
 from api.errors import ApiError, refusal_of
-from api.keys import ApiKeys
+from api.keys import CHANNEL, ApiKeys
 from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
@@ -52,9 +52,10 @@ def create_app(services: Services) -> Flask:
         g.started = time.monotonic()
         if request.path in OPEN_PATHS:
             return
-        authenticate(services.keys)
+        authenticate(services.keys, services.wrong_keys)
         if "\x00" in request.path:  # no name holds one, and PostgreSQL takes none
             raise ApiError(404, "no such path")
+        check_domains()
         if request.endpoint in datasets.LARGE_BODIES:
             request.max_content_length = DATASET_BODY_BYTES
         length = request.content_length
@@ -110,7 +111,7 @@ def create_app(services: Services) -> Flask:
             pass  # as many as there were when the log last answered
         return Response(services.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
-    for module in (door, conversations, domains, rounds, datasets, events, people, quarantine):
+    for module in (door, conversations, domains, rounds, datasets, events, people, quarantine, grants):
         app.register_blueprint(module.blueprint(services))
 
     app.register_error_handler(Exception, _to_client)
@@ -184,14 +185,16 @@ def build(settings: Settings, client_id: str = "noria-door") -> Services:
     """The services of a door on this machine, its routes not yet followed."""
     engine = open_engine(settings.database_url, pool_size=16, max_overflow=48, pool_timeout=5)
     master = MasterKey(settings.master_key)
+    keys = ApiKeys(engine)
+    told = {CHANNEL: keys.forget}
     return Services(
         settings=settings,
         engine=engine,
         recorder=Recorder(KafkaLog(settings.kafka, client_id), engine),
         keyring=Keyring(engine, master),
         master=master,
-        keys=ApiKeys(engine),
-        routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT),
+        keys=keys,
+        routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT, told=told),
         metrics=Metrics(),
     )
 

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, request
 from msgspec import Struct
 from sqlalchemy import select
 
-from api.access import caller, needs
+from api.access import caller, check_speaker, needs
 from api.errors import ApiError
 from api.keys import Caller
 from api.known import retired_domain
@@ -59,6 +59,7 @@ class _Reply(Struct, frozen=True):
     domain: str
     person: str
     text: Sealed
+    retired: bool  # its domain
 
 
 class _Given(Struct, frozen=True):
@@ -100,6 +101,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("chat")
     def give_feedback() -> Response:
         said, canonical = parse_feedback(read_object(), caller())
+        check_speaker(said.user or "")
         key = request.headers.get("Idempotency-Key")
         if key is None:
             return _record(services, memory, said, canonical, uuid4(), remembered=False)
@@ -208,8 +210,10 @@ def find_reply(services: Services, reply_id: str) -> _Reply:
         if found is None and not caught_up:
             message = "that reply is not known yet: the log is not followed at present"
             raise ApiError(503, message, param="reply_id", code="not_caught_up", retry_after_s=RETRY_AFTER_S)
-    if found is None:
+    if found is None or not caller().sees(found.domain):
         raise ApiError(404, "there is no such reply", param="reply_id", code="reply_not_found")
+    if found.retired:
+        raise retired_domain()
     return found
 
 
@@ -233,8 +237,6 @@ def _select_reply(services: Services, reply_id: str) -> _Reply | None:
         ).one_or_none()
     if row is None:
         return None
-    if row.retired_at is not None:
-        raise retired_domain()
     return _Reply(
         reply_id=row.reply_id,
         prompt_id=row.prompt_id,
@@ -242,6 +244,7 @@ def _select_reply(services: Services, reply_id: str) -> _Reply | None:
         domain=row.domain,
         person=row.person,
         text=msgspec.convert(row.text, Sealed),
+        retired=row.retired_at is not None,
     )
 
 

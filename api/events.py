@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 from msgspec import Raw
 from sqlalchemy import select
 
-from api.access import needs
+from api.access import caller, domains_asked, needs, token
 from api.errors import ApiError
 from api.known import domain_row
 from api.services import Services
@@ -44,6 +44,7 @@ def blueprint(services: Services) -> Blueprint:
         domain = check_domain(request.args["domain"]) if "domain" in request.args else None
         if domain is not None:
             domain_row(services, domain)
+        domains = domains_asked(domain)
         topics = _topics(request.args.get("topic"))
         limit = whole_argument("limit", 100, 1, MOST)
         after = request.args.get("after")
@@ -51,12 +52,12 @@ def blueprint(services: Services) -> Blueprint:
             if not followers.acquire(blocking=False):
                 raise ApiError(429, f"{FOLLOWERS} follow the log already", code="too_many_followers", retry_after_s=10)
             return Response(
-                _Follow(services, topics, domain, limit, after, followers), content_type="text/event-stream"
+                _Follow(services, topics, domains, limit, after, followers), content_type="text/event-stream"
             )
         if after is None:
-            found, cursor = last_events(services, topics, domain, limit)
+            found, cursor = last_events(services, topics, domains, limit)
         else:
-            found, cursor = events_after(services, _cursor(services, topics, after), domain, limit)
+            found, cursor = events_after(services, _cursor(services, topics, after), domains, limit)
         return reply({"data": found, "next": cursor_text(cursor)})
 
     @views.get("/v1/events/<event_id>")
@@ -65,9 +66,9 @@ def blueprint(services: Services) -> Blueprint:
         table = schema.events.c
         with postgres_trouble(), services.engine.connect() as connection:
             row = connection.execute(
-                select(table.topic, table.partition, table.offset).where(table.event_id == event_id)
+                select(table.topic, table.partition, table.offset, table.domain).where(table.event_id == event_id)
             ).one_or_none()
-        if row is None:
+        if row is None or not caller().sees(row.domain):
             raise ApiError(404, "there is no such event", param="event_id", code="event_not_found")
         for record in services.recorder.log.read(row.topic, row.partition, row.offset, row.offset + 1):
             return reply(_shown(record))
@@ -77,7 +78,7 @@ def blueprint(services: Services) -> Blueprint:
 
 
 def last_events(
-    services: Services, topics: tuple[str, ...], domain: str | None, limit: int
+    services: Services, topics: tuple[str, ...], domains: Set[str] | None, limit: int
 ) -> tuple[list[dict[str, Any]], Cursor]:
     """The newest `limit` events in order of time, and where to go on from."""
     found: list[tuple[datetime, dict[str, Any]]] = []
@@ -89,7 +90,7 @@ def last_events(
             upper, step = end, max(limit, 200)
             while upper > 0 and len(kept) < limit and end - upper < SCAN_RECORDS:
                 lower = max(0, upper - step)
-                kept = [*_read(services, topic, partition, lower, upper, domain), *kept]
+                kept = [*_read(services, topic, partition, lower, upper, domains), *kept]
                 upper, step = lower, step * 4
             found += kept[-limit:]
     found.sort(key=lambda pair: pair[0])
@@ -97,7 +98,7 @@ def last_events(
 
 
 def events_after(
-    services: Services, cursor: Cursor, domain: str | None, limit: int
+    services: Services, cursor: Cursor, domains: Set[str] | None, limit: int
 ) -> tuple[list[dict[str, Any]], Cursor]:
     """At most `limit` events from `cursor` on, of the next SCAN_RECORDS records of each partition, and where to go on from: it may
     have moved although nothing was found. Order holds within a partition."""
@@ -110,7 +111,7 @@ def events_after(
             if len(found) >= limit:
                 break
             reached[topic, partition] = record.offset + 1
-            found += _kept(record, domain)
+            found += _kept(record, domains)
         else:
             reached[topic, partition] = max(start, end)
     found.sort(key=lambda pair: pair[0])
@@ -149,19 +150,19 @@ def _topics(said: str | None) -> tuple[str, ...]:
 
 
 def _read(
-    services: Services, topic: str, partition: int, start: int, end: int, domain: str | None
+    services: Services, topic: str, partition: int, start: int, end: int, domains: Set[str] | None
 ) -> Iterator[tuple[datetime, dict[str, Any]]]:
     for record in services.recorder.log.read(topic, partition, start, end):
-        yield from _kept(record, domain)
+        yield from _kept(record, domains)
 
 
-def _kept(record: Record, domain: str | None) -> list[tuple[datetime, dict[str, Any]]]:
+def _kept(record: Record, domains: Set[str] | None) -> list[tuple[datetime, dict[str, Any]]]:
     """The event with its time, unless it is another domain's or cannot be read (it is in quarantine then)."""
     try:
         envelope = read_event(record.topic, record.key, record.value)
     except Invalid:
         return []
-    return [(envelope.time, _shown(record))] if domain in (None, envelope.event.domain) else []
+    return [(envelope.time, _shown(record))] if domains is None or envelope.event.domain in domains else []
 
 
 def _shown(record: Record) -> dict[str, Any]:
@@ -175,7 +176,7 @@ class _Follow:
         self,
         services: Services,
         topics: tuple[str, ...],
-        domain: str | None,
+        domains: Set[str] | None,
         limit: int,
         after: str | None,
         followers: threading.Semaphore,
@@ -186,13 +187,13 @@ class _Follow:
         resumed = request.headers.get("Last-Event-ID") or after
         try:
             if resumed is None:
-                self._first, self._cursor = last_events(services, topics, domain, limit)
+                self._first, self._cursor = last_events(services, topics, domains, limit)
             else:
                 self._first, self._cursor = [], _cursor(services, topics, resumed)
         except BaseException:
             followers.release()
             raise
-        self._services, self._domain = services, domain
+        self._services, self._domains, self._token = services, domains, token()
         self._events = self._follow()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -209,9 +210,13 @@ class _Follow:
         quiet_since = time.monotonic()
         while not self._left.is_set() and not self._gone():
             try:
-                found, self._cursor = events_after(self._services, self._cursor, self._domain, MOST)
+                found, self._cursor = events_after(self._services, self._cursor, self._domains, MOST)
+                holds = not isinstance(self._services.keys.caller(self._token), str)
             except Unavailable:
                 yield b": the log does not answer\n\n"  # the client comes back with the last id that it was given
+                return
+            if not holds:
+                yield b": the key does not hold any more\n\n"
                 return
             if found:
                 yield from self._sent(found)

@@ -1,8 +1,8 @@
-"""Bearer keys of the door: who may call it, and what for. Only their SHA-256 is kept.
+"""Bearer keys of the door: who may call it, as whom, and for which domains. Only their SHA-256 is kept.
 
 python -m api.keys --ensure-local            the local operator's key, in a file that only its owner can read
-python -m api.keys --create NAME --roles chat,data    a new key, printed once
-python -m api.keys --revoke NAME
+
+All other keys are made, listed and revoked through the door (`api.grants`).
 """
 
 import argparse
@@ -14,10 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 from uuid import uuid4
 
 from msgspec import Struct
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from streams.errors import Invalid, Unavailable
@@ -25,23 +26,57 @@ from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
 
 ROLES = ("chat", "data", "operator")  # each may do what those before it may
-CACHE_S = 2.0  # how long a revoked key may still be taken
+LOCAL = "local"  # the name of the key that `noria up` makes
+CHANNEL = "noria_keys"  # what every door listens to: the id of a key that is not what it was
+RECHECK_S = 3.0  # how long a key is taken without a look at its row, where nobody has said that it changed
 STALE_S = 600.0  # how long a known key is taken while PostgreSQL does not answer
+REMEMBERED = 10_000
+SESSION = "noria-session-"  # begins the token that a page's visitor holds in the place of a key
+ONCE = "noria-once-"  # begins the token that begins one session
+
+Refusal = Literal["unknown", "revoked", "expired"]
 
 
 class Caller(Struct, frozen=True):
-    """Who calls. `person` is who speaks when the request names nobody."""
+    """Who calls. `speaks_as` None: whoever the request names; `domains` None: all of them. `session`: the token stands for the key
+    and is no key itself."""
 
     key_id: str
     name: str
     roles: frozenset[str]
+    speaks_as: str | None = None
+    domains: frozenset[str] | None = None
+    session: bool = False
 
     @property
     def person(self) -> str:
-        return f"key:{self.name}"
+        """Who speaks when the request names nobody."""
+        return self.speaks_as or person_of(self.name)
+
+    @property
+    def role(self) -> str:
+        """The highest."""
+        return next((role for role in reversed(ROLES) if role in self.roles), "")
 
     def may(self, role: str) -> bool:
         return any(held in self.roles for held in ROLES[ROLES.index(role) :])
+
+    def sees(self, domain: str) -> bool:
+        return self.domains is None or domain in self.domains
+
+
+class _Held(Struct, frozen=True):
+    """`ends_at` on the same monotonic clock as `checked_at`."""
+
+    checked_at: float
+    generation: int
+    ends_at: float
+    caller: Caller
+
+
+def person_of(name: str) -> str:
+    """The person of a key that was made for nobody else."""
+    return f"key:{name}"
 
 
 def hash_of(token: str) -> str:
@@ -49,77 +84,214 @@ def hash_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def new_token(prefix: str = "noria-") -> str:
+    return f"{prefix}{secrets.token_hex(32)}"
+
+
+_KEY_ROW = "SELECT key_id, name, roles, person, domains, revoked_at, expires_at FROM access.api_keys WHERE hash = :hash"
+_SESSION_ROW = (
+    "SELECT k.key_id, k.name, k.roles, k.person, k.domains, k.revoked_at,"
+    " least(k.expires_at, s.expires_at) AS expires_at"
+    " FROM access.sessions s JOIN access.api_keys k ON k.key_id = s.key_id WHERE s.hash = :hash AND s.kind = 'session'"
+)
+_ONCE_ROW = (
+    "SELECT k.key_id, k.name, k.roles, k.person, k.domains, k.revoked_at, k.expires_at"
+    " FROM gone JOIN access.api_keys k ON k.key_id = gone.key_id"
+)
+_ONCE_GONE = "gone AS (DELETE FROM access.sessions WHERE hash = :hash AND kind = 'once' AND expires_at > now() RETURNING key_id), "
+# One statement, one round trip: the row, and once a minute that the key was used.
+_LOOK_UP = (
+    "WITH {first}found AS ({row}), used AS ("
+    "UPDATE access.api_keys k SET used_at = date_trunc('minute', now()) FROM found"
+    " WHERE k.key_id = found.key_id AND found.revoked_at IS NULL"
+    " AND (found.expires_at IS NULL OR found.expires_at > now())"
+    " AND (k.used_at IS NULL OR k.used_at < date_trunc('minute', now())))"
+    " SELECT found.*, CAST(extract(epoch FROM found.expires_at - now()) AS float) AS left_s FROM found"
+)
+
+
 class ApiKeys:
-    """The keys in `access.api_keys`, remembered for a moment so that a request costs no query."""
+    """The keys in `access.api_keys`, remembered for a moment so that a request costs no query.
+
+    A key that changes is said on CHANNEL: `forget` is to be called with what is said there.
+    """
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine = engine
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, Caller]] = {}
+        self._generation = 0
+        self._known: dict[str, _Held] = {}
 
-    def caller(self, token: str) -> Caller | None:
-        """Whose key that is; None when nobody's. Raises Unavailable when PostgreSQL does not answer and the key is new."""
+    def caller(self, token: str) -> Caller | Refusal:
+        """Whose key (or session) that is, or why nobody's. Raises Unavailable when PostgreSQL is away and the key is new."""
         hashed = hash_of(token)
         with self._lock:
-            cached = self._known.get(hashed)
-        if cached is not None and self._clock() - cached[0] < CACHE_S:
-            return cached[1]
+            held, generation = self._known.get(hashed), self._generation
+        now = self._clock()
+        if held is not None and now >= held.ends_at:
+            held = None
+        if held is not None and held.generation == generation and now - held.checked_at < RECHECK_S:
+            return held.caller
         try:
-            with postgres_trouble(), self._engine.connect() as connection:
-                row = connection.execute(
-                    text("SELECT key_id, name, roles FROM access.api_keys WHERE hash = :hash AND revoked_at IS NULL"),
-                    {"hash": hashed},
-                ).one_or_none()
+            session = token.startswith(SESSION)
+            found = self._look_up(hashed, _SESSION_ROW if session else _KEY_ROW, session=session)
         except Unavailable:
-            if cached is not None and self._clock() - cached[0] < STALE_S:
-                return cached[1]
+            if held is not None and now - held.checked_at < STALE_S:
+                return held.caller
             raise
         with self._lock:
-            if row is None:
+            if isinstance(found, str):
                 self._known.pop(hashed, None)
-                return None
-            if len(self._known) > 10_000:
-                self._known.clear()
-            caller = Caller(row.key_id, row.name, frozenset(row.roles))
-            self._known[hashed] = (self._clock(), caller)
+                return found
+            caller, ends_at = found
+            if generation == self._generation:  # else the row may have changed after it was read
+                if len(self._known) >= REMEMBERED and hashed not in self._known:
+                    self._known.pop(next(iter(self._known)))
+                self._known[hashed] = _Held(now, generation, ends_at, caller)
         return caller
 
+    def redeem(self, token: str) -> Caller | Refusal:
+        """Whose one-time token that is; from now on it is nobody's. Raises Unavailable."""
+        found = self._look_up(hash_of(token), _ONCE_ROW, first=_ONCE_GONE)
+        return found if isinstance(found, str) else found[0]
 
-def create_key(engine: Engine, name: str, roles: Sequence[str], token: str | None = None) -> str:
-    """Make (or, with `token`, make known) a key; return its token. Raises Invalid."""
-    unknown = set(roles) - set(ROLES)
-    if unknown or not roles:
-        raise Invalid(f"roles are {', '.join(ROLES)}; got {', '.join(sorted(unknown)) or 'none'}")
-    token = token or f"noria-{secrets.token_hex(32)}"
+    def remembers(self, token: str) -> bool:
+        """Whether that was a right key a moment ago."""
+        with self._lock:
+            return hash_of(token) in self._known
+
+    def forget(self, key_id: str = "") -> None:
+        """That key is not what it was, and its next request is a look at its row; without an id, every key's is."""
+        with self._lock:
+            self._generation += 1
+            if key_id:
+                for hashed in [hashed for hashed, held in self._known.items() if held.caller.key_id == key_id]:
+                    del self._known[hashed]
+
+    def _look_up(
+        self, hashed: str, row_of: str, first: str = "", session: bool = False
+    ) -> tuple[Caller, float] | Refusal:
+        asked_at = self._clock()
+        query = text(_LOOK_UP.format(first=first, row=row_of))
+        with postgres_trouble(), self._engine.connect() as connection:
+            row = connection.execute(query, {"hash": hashed}).one_or_none()
+        if row is None:
+            return "unknown"
+        if row.revoked_at is not None:
+            return "revoked"
+        if row.left_s is not None and row.left_s <= 0:
+            return "expired"
+        ends_at = float("inf") if row.left_s is None else asked_at + row.left_s
+        domains = frozenset(row.domains) if row.domains is not None else None
+        return Caller(row.key_id, row.name, frozenset(row.roles), row.person, domains, session), ends_at
+
+
+class KeyRow(Struct, frozen=True):
+    """A key as an operator sees it; the key itself is shown once, when it is made. Times are RFC 3339 in JSON."""
+
+    key_id: str
+    name: str
+    role: str
+    person: str | None  # None: whom each request names
+    domains: list[str] | None  # None: every one
+    created_at: Any
+    expires_at: Any
+    used_at: Any
+    revoked_at: Any
+
+
+def create_key(
+    engine: Engine,
+    name: str,
+    role: str,
+    *,
+    person: str | None,
+    domains: Sequence[str] | None = None,
+    expires_in_s: int | None = None,
+    token: str | None = None,
+) -> str:
+    """Make (or, with `token`, make known) a key; return its token. `person` None: it speaks as whoever a request names."""
+    token = token or new_token()
     with postgres_trouble(), engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO access.api_keys (key_id, name, hash, roles, created_at)"
-                " VALUES (:key_id, :name, :hash, :roles, now()) ON CONFLICT (hash) DO NOTHING"
+                "INSERT INTO access.api_keys (key_id, name, hash, roles, created_at, person, domains, expires_at)"
+                " VALUES (:key_id, :name, :hash, :roles, now(), :person, :domains,"
+                " now() + make_interval(secs => :expires_in_s)) ON CONFLICT (hash) DO NOTHING"
             ),
-            {"key_id": uuid4().hex, "name": name, "hash": hash_of(token), "roles": list(roles)},
+            {
+                "key_id": uuid4().hex,
+                "name": name,
+                "hash": hash_of(token),
+                "roles": [role],
+                "person": person,
+                "domains": sorted(set(domains)) if domains is not None else None,
+                "expires_in_s": expires_in_s,
+            },
         )
     return token
 
 
-def revoke_keys(engine: Engine, name: str) -> int:
-    """Revoke every key of that name; return how many there were."""
-    with postgres_trouble(), engine.begin() as connection:
-        done = connection.execute(
-            text("UPDATE access.api_keys SET revoked_at = now() WHERE name = :name AND revoked_at IS NULL"),
-            {"name": name},
+def key_rows(engine: Engine, token: str | None = None) -> list[KeyRow]:
+    """Every key there has been, the newest first; with `token`, that one."""
+    one = "WHERE hash = :hash " if token is not None else ""
+    with postgres_trouble(), engine.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT key_id, name, roles, person, domains, created_at, expires_at, used_at, revoked_at"
+                f" FROM access.api_keys {one}ORDER BY created_at DESC, key_id"
+            ),
+            {"hash": hash_of(token)} if token is not None else {},
+        ).all()
+    return [
+        KeyRow(
+            key_id=row.key_id,
+            name=row.name,
+            role=Caller(row.key_id, row.name, frozenset(row.roles)).role,
+            person=row.person,
+            domains=row.domains,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            used_at=row.used_at,
+            revoked_at=row.revoked_at,
         )
-        return int(done.rowcount)
+        for row in rows
+    ]
+
+
+def revoke_keys(engine: Engine, named: str) -> list[str]:
+    """Revoke every key of that name, or the one of that id; their ids. Every door hears of it."""
+    with postgres_trouble(), engine.begin() as connection:
+        revoked = list(
+            connection.execute(
+                text(
+                    "UPDATE access.api_keys SET revoked_at = now()"
+                    " WHERE (name = :named OR key_id = :named) AND revoked_at IS NULL RETURNING key_id"
+                ),
+                {"named": named},
+            ).scalars()
+        )
+        for key_id in revoked:
+            tell_doors(connection, key_id)
+        return revoked
+
+
+def tell_doors(connection: Connection, key_id: str) -> None:
+    """With the transaction, every door forgets what it knows of the key."""
+    connection.execute(text("SELECT pg_notify(:channel, :key_id)"), {"channel": CHANNEL, "key_id": key_id})
 
 
 def ensure_local(engine: Engine, path: Path) -> None:
-    """The local operator's key stands in `path` (mode 0600) and is known. Doing it again changes nothing."""
+    """The local operator's key stands in `path` (mode 0600) and holds. Doing it again changes nothing; one that was revoked is
+    followed by another."""
+    if path.exists() and _is_revoked(engine, path):
+        path.unlink()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.new")
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"noria-{secrets.token_hex(32)}\n")
+            file.write(f"{new_token()}\n")
             file.flush()
             os.fsync(file.fileno())
         try:
@@ -129,29 +301,22 @@ def ensure_local(engine: Engine, path: Path) -> None:
         temporary.unlink()
     if path.stat().st_mode & 0o077:
         raise Invalid(f"the key file {path.name} must not be readable by others (mode 0600)")
-    create_key(engine, "local", ROLES, path.read_text().strip())
+    create_key(engine, LOCAL, "operator", person=None, token=path.read_text().strip())
+
+
+def _is_revoked(engine: Engine, path: Path) -> bool:
+    return any(row.revoked_at is not None for row in key_rows(engine, path.read_text().strip()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m api.keys", description=(__doc__ or "").splitlines()[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--ensure-local", action="store_true", help="make the local operator's key, in its file")
-    what.add_argument("--create", metavar="NAME", help="make a key and print it, once")
-    what.add_argument("--revoke", metavar="NAME", help="revoke every key of that name")
-    parser.add_argument("--roles", default="chat", help="of a new key: chat,data,operator")
-    given = parser.parse_args(arguments)
+    parser.add_argument(
+        "--ensure-local", action="store_true", required=True, help="make the local operator's key, in its file"
+    )
+    parser.parse_args(arguments)
     try:
         settings = from_env(os.environ)
-        engine = open_engine(settings.database_url)
-        if given.ensure_local:
-            ensure_local(engine, settings.local_key)
-        elif given.create:
-            print(create_key(engine, given.create, [role.strip() for role in given.roles.split(",")]))
-        else:
-            revoked = revoke_keys(engine, given.revoke)
-            if not revoked:
-                raise Invalid(f"there is no key {given.revoke!r} that holds")
-            print(f"revoked: {revoked}")
+        ensure_local(open_engine(settings.database_url), settings.local_key)
     except (Invalid, Unavailable, IntegrityError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """What a request names must be there: whoever asks for something else is told so, and not that it is empty."""
 
+from collections.abc import Set
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -42,9 +43,14 @@ def find_domain(connection: Connection, domain: str) -> dict[str, Any] | None:
     return dict(row) if row is not None else None
 
 
-def check_spoke(services: Services, person: str) -> None:
-    """Raises ApiError 404 for somebody who never said a word here."""
+def check_spoke(services: Services, person: str, domains: Set[str] | None) -> None:
+    """Raises ApiError 404 for somebody who never said a word here; in none of `domains`, if they are given."""
     with postgres_trouble():
         known = services.keyring.knows(person_subject(person))
+    if known and domains is not None:
+        events = schema.events.c
+        there = select(events.event_id).where(events.person == person, events.domain.in_(domains)).limit(1)
+        with postgres_trouble(), services.engine.connect() as connection:
+            known = connection.execute(there).first() is not None
     if not known:
         raise ApiError(404, "nobody of that name has spoken here", param="person", code="person_not_found")

@@ -1,5 +1,6 @@
 """People: what became of their corrections, and their erasure."""
 
+from collections.abc import Set
 from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -33,19 +34,20 @@ def blueprint(services: Services) -> Blueprint:
     @needs("chat")
     def list_corrections(person: str) -> Response:
         check_person(person, "person")
-        if person != caller().person and not caller().may("data"):
-            raise ApiError(403, "a chat key sees its own person's corrections only", code="role_missing")
-        if person != caller().person:
-            check_spoke(services, person)
-        return reply({"person": person, "data": corrections(services, person)})
+        who = caller()
+        if person != who.person:
+            if who.speaks_as is not None and not who.may("data"):
+                raise ApiError(403, "a chat key sees its own person's corrections only", code="role_missing")
+            check_spoke(services, person, who.domains)
+        return reply({"person": person, "data": corrections(services, person, who.domains)})
 
     @views.post("/v1/people/<person>/erase")
-    @needs("operator")
+    @needs("operator", every_domain=True)
     def erase_person(person: str) -> Response:
         return reply(erase(services, check_person(person, "person"), caller().person))
 
     @views.get("/v1/people/<person>/erase")
-    @needs("operator")
+    @needs("operator", every_domain=True)
     def show_erasure(person: str) -> Response:
         check_person(person, "person")
         table = schema.erasures
@@ -60,15 +62,14 @@ def blueprint(services: Services) -> Blueprint:
     return views
 
 
-def corrections(services: Services, person: str) -> list[dict[str, Any]]:
-    """Each correction of a person, the newest first, with where it stands in the loop."""
+def corrections(services: Services, person: str, domains: Set[str] | None = None) -> list[dict[str, Any]]:
+    """Each correction of a person (in those domains, or in all), the newest first, with where it stands in the loop."""
     feedback, examples = schema.feedback, schema.examples
+    asked = select(feedback).where(feedback.c.person == person, feedback.c.kind == "correction")
+    if domains is not None:
+        asked = asked.where(feedback.c.domain.in_(domains))
     with postgres_trouble(), services.engine.connect() as connection:
-        given = connection.execute(
-            select(feedback)
-            .where(feedback.c.person == person, feedback.c.kind == "correction")
-            .order_by(feedback.c.given_at.desc())
-        ).all()
+        given = connection.execute(asked.order_by(feedback.c.given_at.desc())).all()
         by_id = {str(uuid5(UUID(row.event_id), "example")): row for row in given}
         held = {
             row.example_id: row

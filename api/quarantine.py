@@ -30,7 +30,7 @@ def blueprint(services: Services) -> Blueprint:
     views = Blueprint("quarantine", __name__)
 
     @views.get("/v1/quarantine")
-    @needs("operator")
+    @needs("operator", every_domain=True)
     def list_quarantine() -> Response:
         limit = whole_argument("limit", 50, 0, LOOKED_AT)
         found = _newest(services, limit) if limit else []
@@ -40,7 +40,7 @@ def blueprint(services: Services) -> Blueprint:
         return reply({"data": data, "count": count(services)})
 
     @views.get("/v1/quarantine/<place>")
-    @needs("operator")
+    @needs("operator", every_domain=True)
     def show_quarantined(place: str) -> Response:
         stood = parse_position(place, "place")
         found = next((one for one in _newest(services, LOOKED_AT) if one.place == place), None)

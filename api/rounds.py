@@ -1,5 +1,6 @@
 """Rounds and releases: asked for, shown, cancelled, rolled back."""
 
+from collections.abc import Set
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -8,7 +9,7 @@ from flask import Blueprint, Response, request
 from msgspec import Struct
 from sqlalchemy import Connection, select
 
-from api.access import caller, needs
+from api.access import caller, domains_asked, needs
 from api.errors import ApiError
 from api.known import domain_row, living_domain
 from api.services import SOURCE, Services
@@ -43,9 +44,9 @@ def blueprint(services: Services) -> Blueprint:
     @views.get("/v1/rounds")
     @needs("data")
     def list_rounds() -> Response:
-        domain = _wanted_domain(services)
+        domains = domains_asked(_wanted_domain(services))
         with postgres_trouble(), services.engine.connect() as connection:
-            return reply({"data": round_rows(connection, domain, whole_argument("limit", 50, 1, 1000))})
+            return reply({"data": round_rows(connection, domains, whole_argument("limit", 50, 1, 1000))})
 
     @views.get("/v1/rounds/<round_id>")
     @needs("data")
@@ -65,9 +66,9 @@ def blueprint(services: Services) -> Blueprint:
     @views.get("/v1/releases")
     @needs("data")
     def list_releases() -> Response:
-        domain = _wanted_domain(services)
+        domains = domains_asked(_wanted_domain(services))
         with postgres_trouble(), services.engine.connect() as connection:
-            return reply({"data": release_rows(connection, domain, whole_argument("limit", 1000, 1, 5000))})
+            return reply({"data": release_rows(connection, domains, whole_argument("limit", 1000, 1, 5000))})
 
     @views.post("/v1/domains/<domain>/rollback")
     @needs("operator")
@@ -75,7 +76,7 @@ def blueprint(services: Services) -> Blueprint:
         said = typed(read_object(), _Rollback)
         row = living_domain(services, domain)
         with postgres_trouble(), services.engine.connect() as connection:
-            known = {r["release"]: r for r in release_rows(connection, domain)}
+            known = {r["release"]: r for r in release_rows(connection, {domain})}
         if said.to not in known or known[said.to]["finished_at"] is None:
             raise ApiError(404, f"there is no release {said.to} to go to", param="to", code="release_not_found")
         if row["live_release"] == said.to:
@@ -106,24 +107,24 @@ def _round(services: Services, round_id: str) -> dict[str, Any]:
             .mappings()
             .one_or_none()
         )
-    if row is None:
+    if row is None or not caller().sees(row["domain"]):
         raise ApiError(404, "there is no such round", param="round_id", code="round_not_found")
     return dict(row)
 
 
-def round_rows(connection: Connection, domain: str | None, limit: int) -> list[dict[str, Any]]:
-    """Rounds, the newest first."""
+def round_rows(connection: Connection, domains: Set[str] | None, limit: int) -> list[dict[str, Any]]:
+    """Rounds of those domains, or of all, the newest first."""
     table = schema.rounds
     found = select(table).order_by(table.c.requested_at.desc(), table.c.number.desc()).limit(limit)
-    if domain is not None:
-        found = found.where(table.c.domain == domain)
+    if domains is not None:
+        found = found.where(table.c.domain.in_(domains))
     return [dict(row) for row in connection.execute(found).mappings()]
 
 
-def release_rows(connection: Connection, domain: str | None, limit: int | None = None) -> list[dict[str, Any]]:
-    """Releases of one domain, or of all, in order; the newest so many."""
+def release_rows(connection: Connection, domains: Set[str] | None, limit: int | None = None) -> list[dict[str, Any]]:
+    """Releases of those domains, or of all, in order; the newest so many."""
     table = schema.releases
     found = select(table).order_by(table.c.domain.desc(), table.c.release.desc()).limit(limit)
-    if domain is not None:
-        found = found.where(table.c.domain == domain)
+    if domains is not None:
+        found = found.where(table.c.domain.in_(domains))
     return [dict(row) for row in connection.execute(found).mappings()][::-1]

@@ -10,7 +10,7 @@ import secrets
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg2
@@ -77,11 +77,19 @@ class QueueFull(Exception):
 
 
 class Routes:
-    """Thread-safe. `limit` is the number of drafts that may be in flight on one engine."""
+    """Thread-safe. `limit` is the number of drafts that may be in flight on one engine. `told`: what else PostgreSQL says on a
+    channel, and who is to hear it; an empty word, when the connection is new and something may have been missed."""
 
-    def __init__(self, database_url: str, limit: int, door_id: str | None = None) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        limit: int,
+        door_id: str | None = None,
+        told: Mapping[str, Callable[[str], None]] | None = None,
+    ) -> None:
         self._database_url = database_url
         self._limit = limit
+        self._told = dict(told or {})
         self.door_id = door_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._changed = threading.Condition()
         self._routes: dict[str, Route] = {}
@@ -194,6 +202,9 @@ class Routes:
                 connection.autocommit = True
                 with connection.cursor() as cursor:
                     cursor.execute("LISTEN noria_routes; LISTEN noria_engines")
+                    for channel, hear in self._told.items():
+                        cursor.execute(f"LISTEN {channel}")
+                        hear("")
                     while not self._stopping.is_set():
                         self._refresh(cursor)
                         self._heartbeat(cursor)
@@ -207,13 +218,23 @@ class Routes:
                 connection.close()
 
     def _sleep(self, connection: "psycopg2.extensions.connection") -> None:
-        waited: list[Any] = [connection, self._wake_read]
-        readable, _, _ = select.select(waited, [], [], HEARTBEAT_S)
-        if connection in readable:
-            connection.poll()
-            connection.notifies.clear()
-        if self._wake_read in readable:
-            os.read(self._wake_read, 4096)
+        if not self._hear(connection):  # what was said while the tables were read
+            waited: list[Any] = [connection, self._wake_read]
+            readable, _, _ = select.select(waited, [], [], HEARTBEAT_S)
+            if connection in readable:
+                connection.poll()
+                self._hear(connection)
+            if self._wake_read in readable:
+                os.read(self._wake_read, 4096)
+
+    def _hear(self, connection: "psycopg2.extensions.connection") -> bool:
+        """Hand on what was said; whether anything was."""
+        said = list(connection.notifies)
+        connection.notifies.clear()
+        for one in said:
+            if one.channel in self._told:
+                self._told[one.channel](one.payload)
+        return bool(said)
 
     def _refresh(self, cursor: "psycopg2.extensions.cursor") -> None:
         cursor.execute("SELECT domain, release, engine_id, generation FROM work.routes")

@@ -1,8 +1,9 @@
 """What the door's views work with, put together once by `main` or by a test."""
 
-from msgspec import Struct
+from msgspec import Struct, field
 from sqlalchemy import Engine
 
+from api.guessing import WrongKeys
 from api.keys import ApiKeys
 from api.metrics import Metrics
 from api.recording import Recorder
@@ -22,6 +23,7 @@ class Services(Struct, frozen=True):
     keys: ApiKeys
     routes: Routes
     metrics: Metrics
+    wrong_keys: WrongKeys = field(default_factory=WrongKeys)
 
 
 def person_subject(person: str) -> str:

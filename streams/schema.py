@@ -2,7 +2,7 @@
 
 `noria`    projections of the log: can be dropped and rebuilt; a replay builds the same tables in `noria_shadow`.
 `keyring`  person keys, wrapped. Never rebuilt; backed up apart.
-`access`   the door's API keys, hashed.
+`access`   the door's API keys and the page's sessions, hashed.
 `work`     what is under way on these machines: claims, engines, routes. Lost, it costs time and no fact.
 """
 
@@ -304,6 +304,21 @@ api_keys = Table(
     Column("roles", ARRAY(Text), nullable=False),
     _time("created_at"),
     _time("revoked_at", nullable=True),
+    _text("person", nullable=True),  # whom it speaks as; NULL: whom each request names
+    Column("domains", ARRAY(Text)),  # NULL: every domain
+    _time("expires_at", nullable=True),
+    _time("used_at", nullable=True),  # to the minute
+    schema="access",
+)
+sessions = Table(
+    "sessions",
+    machinery,
+    Column("hash", String(64), primary_key=True),
+    Column("key_id", Text, ForeignKey("access.api_keys.key_id"), nullable=False),
+    _text("kind"),  # session: a browser's, in the place of its key; once: begins one session
+    _time("created_at"),
+    _time("expires_at"),
+    Index(None, "expires_at"),
     schema="access",
 )
 

@@ -45,7 +45,8 @@ def wait_until(holds: Callable[[], Any], timeout_s: float = 15.0, what: str = "t
 
 
 class World:
-    """`door_url` answers; `engine` answers for every release; `key`, `data_key` and `chat_key` are bearer keys."""
+    """`door_url` answers; `engine` answers for every release; `key` (the local operator's), `data_key` and `chat_key` (a service's)
+    are bearer keys."""
 
     def __init__(self, settings: Settings, kafka: str) -> None:
         self.settings = settings
@@ -53,8 +54,8 @@ class World:
         self.services: Services = build(settings, client_id=f"test-door-{uuid4().hex[:6]}")
         ensure_local(self.services.engine, settings.local_key)
         self.key = settings.local_key.read_text().strip()
-        self.data_key = create_key(self.services.engine, "curator", ["data"])
-        self.chat_key = create_key(self.services.engine, "app", ["chat"])
+        self.data_key = create_key(self.services.engine, "curator", "data", person="key:curator")
+        self.chat_key = create_key(self.services.engine, "app", "chat", person=None)
         self.engine = EngineServer()
         self.services.routes.start()
         self.server = make_server(create_app(self.services), "127.0.0.1", 0)

@@ -289,7 +289,6 @@ def test_a_rollback_goes_to_a_release_that_was_live(world: World) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "role"),
     [
-        ("GET", "/v1/domains", "data"),
         ("GET", "/v1/rounds", "data"),
         ("GET", "/v1/releases", "data"),
         ("GET", "/v1/events", "data"),

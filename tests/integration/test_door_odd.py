@@ -11,8 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.app import create_app
-from api.keys import create_key
-from api.keys import main as keys_main
 from tests.door_world import World
 
 ODD = [
@@ -145,12 +143,6 @@ def test_what_is_there_and_empty_is_not_404(world: World) -> None:
     assert world.as_data.get("/v1/people/cleo/corrections").json()["data"] == []
     mine = world.as_chat.get("/v1/people/key:app/corrections")  # a key's own person may have said nothing yet
     assert mine.status_code == 200 and mine.json()["data"] == []
-
-
-def test_a_key_that_is_not_there_cannot_be_revoked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.keys.from_env", lambda environ: world.settings)
-    create_key(world.services.engine, "temporary", ["chat"])
-    assert [keys_main(["--revoke", name]) for name in ("nope", "temporary", "temporary")] == [1, 0, 1]
 
 
 def test_a_byte_order_mark_before_a_body_is_passed_over(world: World) -> None:

@@ -169,7 +169,7 @@ def grown(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         metrics=Metrics(),
     )
     client = create_app(services).test_client()
-    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {create_key(engine, 'operator', ['operator'])}"
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {create_key(engine, 'operator', 'operator', person=None)}"
     said = envelope_for(
         RoundAsked(domain="d-1", by="x"), id=uuid4(), source="/t", time=datetime.now(UTC), correlation_id="d-1"
     )
