@@ -141,19 +141,23 @@ def _written(home: Path, name: str) -> str:
 class Door:
     """One door. Safe to use from several threads; `close` it, or use it as a context manager."""
 
-    def __init__(self, address: Address, transport: httpx.BaseTransport | None = None) -> None:
-        headers = {"User-Agent": "noria"}
-        if address.key:
-            headers["Authorization"] = f"Bearer {address.key}"
+    def __init__(
+        self, address: Address, transport: httpx.BaseTransport | None = None, http: httpx.Client | None = None
+    ) -> None:
         self.url = address.url
+        self._headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
         # trust_env off: a proxy of the machine has no business between a person and a door on loopback.
-        self._http = httpx.Client(
+        self._http = http or httpx.Client(
             base_url=address.url,
-            headers=headers,
+            headers={"User-Agent": "noria"},
             timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
             transport=transport,
             trust_env=False,
         )
+
+    def acting(self, key: str) -> "Door":
+        """The same door and the same connections, with another key; it is not closed apart."""
+        return Door(Address(self.url, key), http=self._http)
 
     def __enter__(self) -> "Door":
         return self
@@ -199,7 +203,7 @@ class Door:
             "POST",
             "/v1/chat/completions",
             content=msgspec.json.encode(body),
-            headers={"Content-Type": "application/json"},
+            headers={**self._headers, "Content-Type": "application/json"},
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=5.0),
         )
         answer: Answer | None = None
@@ -255,6 +259,34 @@ class Door:
 
     def erase(self, person: str) -> Json:
         return _object(self.send("POST", f"/v1/people/{_part(person)}/erase", {}))
+
+    # keys, and the page's sessions
+
+    def me(self) -> Json:
+        """Whose key it is: {"name", "role", "person", "names_persons", "domains"}."""
+        return _object(self.get("/v1/me"))
+
+    def list_keys(self) -> list[Json]:
+        return _data(self.get("/v1/keys"))
+
+    def create_key(self, body: Json) -> Json:
+        """A key's row, and under `key` the key itself: it is never shown again."""
+        return _object(self.send("POST", "/v1/keys", body))
+
+    def revoke_key(self, named: str) -> Json:
+        return _object(self.send("POST", f"/v1/keys/{_part(named)}/revoke", {}))
+
+    def page_link(self, page_url: str) -> str:
+        """An address that opens the page as this key, once. What follows the # stays in the browser: no server's log holds it."""
+        made = _object(self.send("POST", "/v1/sessions/link", {}))
+        return f"{page_url}/login#once={made['token']}"
+
+    def begin_session(self) -> Json:
+        """{"token", "expires_in_s"}: what a browser holds in the place of this door's key, which may be one that works once."""
+        return _object(self.send("POST", "/v1/sessions", {}))
+
+    def end_session(self) -> None:
+        self.send("POST", "/v1/sessions/end", {})
 
     # domains
 
@@ -342,7 +374,7 @@ class Door:
         timeout = httpx.Timeout(60.0, connect=5.0)
         with (
             _reaching(self.url),
-            self._http.stream("GET", "/v1/events", params=asked, timeout=timeout) as response,
+            self._http.stream("GET", "/v1/events", params=asked, headers=self._headers, timeout=timeout) as response,
         ):
             if response.status_code >= 400:
                 response.read()
@@ -359,7 +391,7 @@ class Door:
         return _object(self.get(f"/v1/quarantine/{_part(place)}"))
 
     def _send(self, method: str, path: str, **more: Any) -> Any:
-        headers = dict(more.pop("headers", None) or {})
+        headers = {**self._headers, **(more.pop("headers", None) or {})}
         if "content" in more:
             headers["Content-Type"] = "application/json"
         # A reading may be asked again; what writes is not, unless its sender gave it an idempotency key.

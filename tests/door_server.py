@@ -12,10 +12,13 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import msgspec
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 KEY = "noria-test-key"
+# The keys that it knows, by role; an operator's names persons, the others speak as their own.
+DATA_KEY, CHAT_KEY = "noria-test-data", "noria-test-chat"
+KEYS = {KEY: "operator", DATA_KEY: "data", CHAT_KEY: "chat"}
 Json = dict[str, Any]
 POLICY: Json = {
     "thresholds": {"corrections": 40, "preferences": None, "people": 3, "days": None},
@@ -74,6 +77,9 @@ class FakeDoor:
         self.chats: list[Json] = []
         self.feedback: list[Json] = []
         self.offset = 0
+        self.keys: list[Json] = []
+        self.revoked: set[str] = set()  # of those that it knows
+        self.tokens: dict[str, str] = {}  # of links and sessions: the key they stand for
 
     def record(self, kind: str, topic: str, data: Json, at: str | None = None) -> str:
         with self.lock:
@@ -159,12 +165,63 @@ def application(door: FakeDoor) -> Flask:
     def admit() -> Response | None:
         if door.down:
             return refusal(503, "the log does not answer; nothing was recorded", code="unavailable")
-        if request.headers.get("Authorization") != f"Bearer {KEY}":
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        once = token.startswith("noria-once-")
+        g.key, g.token = door.tokens.get(token, token), token
+        if g.key not in KEYS or g.key in door.revoked or (once and request.path != "/v1/sessions"):
             return refusal(401, "the key is not known here", code="invalid_api_key")
+        if once:
+            del door.tokens[token]
         named = list((request.view_args or {}).values()) if request.path.startswith("/v1/domains/") else []
         if any(name not in door.domains for name in [*named, *request.args.getlist("domain")]):
             return refusal(404, "there is no such domain", "domain", "domain_not_found")
         return None
+
+    def begun(prefix: str) -> Response:
+        token = f"{prefix}{uuid4().hex}"
+        door.tokens[token] = g.key
+        return said({"token": token, "expires_in_s": 3600}, 201)
+
+    @app.post("/v1/sessions")
+    def begin_session() -> Response:
+        return begun("noria-session-")
+
+    @app.post("/v1/sessions/link")
+    def make_link() -> Response:
+        return begun("noria-once-")
+
+    @app.post("/v1/sessions/end")
+    def end_session() -> Response:
+        del door.tokens[g.token]
+        return said({"ended": True})
+
+    @app.get("/v1/me")
+    def me() -> Response:
+        role = KEYS[g.key]
+        names = {"names_persons": role == "operator", "domains": None}
+        return said({"name": f"test-{role}", "role": role, "person": f"key:test-{role}", **names})
+
+    @app.get("/v1/keys")
+    def list_keys() -> Response:
+        return said({"data": door.keys})
+
+    @app.post("/v1/keys")
+    def create_key() -> Response:
+        body = request.get_json()
+        row = {"key_id": uuid4().hex, "created_at": now(), "used_at": None, "revoked_at": None}
+        row |= {name: body.get(name) for name in ("name", "role", "person", "domains")}
+        row["expires_at"] = ago(-body["expires_in_s"]) if body.get("expires_in_s") else None
+        door.keys.append(row)
+        return said({**row, "key": f"noria-{uuid4().hex}"}, 201)
+
+    @app.post("/v1/keys/<named>/revoke")
+    def revoke_key(named: str) -> Response:
+        found = [row for row in door.keys if named in (row["name"], row["key_id"]) and row["revoked_at"] is None]
+        if not found:
+            return refusal(404, "no key of that name or id holds", "key", "key_not_found")
+        for row in found:
+            row["revoked_at"] = now()
+        return said({"revoked": [row["key_id"] for row in found]})
 
     @app.post("/v1/chat/completions")
     def chat() -> Response:

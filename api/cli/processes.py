@@ -11,7 +11,7 @@ import msgspec
 
 from api.cli.context import NOT_RUNNING, json_option, print_json, print_table, shown, span
 from api.cli.rounds import progress_words
-from api.client import Refused, open_door
+from api.client import Refused, open_door, page_url_of
 from streams.errors import Invalid, Unavailable
 from streams.settings import from_env, home_of
 
@@ -22,6 +22,7 @@ from streams.settings import from_env, home_of
 def up(detach: bool, as_json: bool) -> None:
     """Start what is not given from elsewhere: Kafka, PostgreSQL, streams, relay, workers, engines, door and page.
 
+    When all is ready, a link is printed that opens the page as this machine's operator, once (`noria page-link` prints another).
     It stays in the foreground until Ctrl-C, restarts what dies, and stops everything when it is stopped.
 
     \b
@@ -37,17 +38,16 @@ def up(detach: bool, as_json: bool) -> None:
         raise Invalid("noria runs here already: see `noria status`, or stop it with `noria down`")
 
     def say(line: str) -> None:
-        if not as_json:
-            click.echo(line)
-        elif line.startswith("ready:") and not detach:
-            print_json(_facts(home))
+        ready = line.startswith("ready:")
+        if as_json and ready:
+            print_json(_facts(home) | {"page_link": _page_link()})
         else:
-            click.echo(line, err=True)
+            click.echo(line, err=as_json)
+            if ready:
+                click.echo(f"the page, for the first to open it within an hour: {_page_link()}")
 
     if detach:
         supervisor.detach([sys.executable, "-m", "deploy.local"], home, say)
-        if as_json:
-            print_json(_facts(home))
     else:
         local.up(home, say=say)
 
@@ -226,6 +226,15 @@ def _facts(home: Path) -> dict[str, Any]:
     written: dict[str, Any] = msgspec.json.decode((home / "run" / "noria.json").read_bytes())
     addresses = {name: address for name, address in written.items() if name != "database_url"}
     return {"condition": found.condition, **addresses, "processes": msgspec.to_builtins(found.processes)}
+
+
+def _page_link() -> str:
+    """A link that opens the page; how to get one, where there is none."""
+    try:
+        with open_door() as door:
+            return door.page_link(page_url_of(os.environ))
+    except (Invalid, Unavailable) as error:
+        return f"none ({error}); try `noria page-link`"
 
 
 def _since(at: float) -> str:

@@ -98,6 +98,28 @@ def test_a_wrong_key_is_refused(run: Any) -> None:
     assert (result.exit_code, result.stderr) == (1, "noria: refused: the key is not known here\n")
 
 
+def test_a_key_is_made_and_shown_once_and_listed_until_it_is_revoked(run: Any, door: FakeDoor) -> None:
+    made = run("key", "create", "ann-laptop", "-p", "ann", "-d", "road-traffic", "--expires-in", "30d")
+    assert made.exit_code == 0 and made.stdout.startswith("noria-")
+    run("key", "create", "app", "--service")
+    listed = run("key", "list").stdout
+    assert "ann-laptop" in listed and "road-traffic" in listed and made.stdout.strip() not in listed
+    assert re.search(r"app\s+chat\s+whom it names\s+all", listed)
+    assert run("key", "revoke", "ann-laptop").stdout == "revoked: 1\n"
+    assert "ann-laptop" not in run("key", "list").stdout and "ann-laptop" in run("key", "list", "--all").stdout
+    assert run("key", "revoke", "ann-laptop").exit_code == 1
+
+
+def test_a_length_of_time_that_is_none_is_refused(run: Any) -> None:
+    for words in ("30", "d", "-1d", "1y", "1.5h"):
+        assert run("key", "create", "x", f"--expires-in={words}").exit_code == 2
+
+
+def test_the_link_to_the_page_holds_its_token_where_no_server_sees_it(run: Any) -> None:
+    link = run("page-link", NORIA_PAGE="http://127.0.0.1:8401").stdout.strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:8401/login#once=noria-once-[0-9a-f]+", link)
+
+
 def test_a_door_that_is_down_or_not_there_exits_3_with_one_line(run: Any, door: FakeDoor) -> None:
     door.down = True
     assert run("round", "start").exit_code == 3
