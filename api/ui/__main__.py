@@ -6,7 +6,7 @@ import socket
 import sys
 from urllib.parse import urlsplit
 
-from api.client import Door, address_of, page_url_of
+from api.client import Address, Door, address_of, page_url_of
 from streams.errors import Invalid, Unavailable
 
 
@@ -16,7 +16,7 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
-        door = address_of(os.environ)
+        door = Address(address_of(os.environ).url, None)  # the page acts with its visitors' keys only
         url = page_url_of(os.environ)
         place = urlsplit(url)
         if place.scheme != "http" or place.hostname is None or place.port is None:

@@ -19,9 +19,14 @@ EVENTS_SHOWN = 14
 
 
 def draw_board(
-    status: Json, rounds: Sequence[Json], releases: Sequence[Json], events: Sequence[Json], lang: Lang
+    status: Json,
+    rounds: Sequence[Json],
+    releases: Sequence[Json],
+    events: Sequence[Json],
+    lang: Lang,
+    rolls_back: bool,
 ) -> str:
-    """The whole tab, from what the door says of one domain. `rounds`: the newest first."""
+    """The whole tab, from what the door says of one domain. `rounds`: the newest first; `rolls_back`: who looks may."""
     current = status.get("round")
     shown = current or (rounds[0] if rounds else None)
     judged = next((r for r in rounds if (r.get("verdict") or {}).get("checks")), None)
@@ -31,7 +36,7 @@ def draw_board(
         + _round(shown, current is not None, lang)
         + _gate(judged, lang)
         + '</div><div class="n-col n-side">'
-        + _card(say(lang, "releases"), _releases(status, releases, lang))
+        + _card(say(lang, "releases"), _releases(status, releases, lang, rolls_back))
         + _card(say(lang, "events"), _events(events, lang))
         + "</div></div>"
     )
@@ -209,14 +214,21 @@ def _check(check: Json, lang: Lang) -> str:
     elif check.get("lower") is not None and check.get("margin") is not None:
         measure = say(lang, "bound", lower=_signed(check["lower"]), margin=_signed(-check["margin"]))
     return (
-        f'<tr title="{safe(check.get("words") or "")}"><td>{safe(title)}</td><td class="n-num">{n}</td>'
-        f'<td class="n-num">{_share(check.get("before"), n)}</td><td class="n-num">{_share(check.get("after"), n)}</td>'
-        f'<td class="n-measure">{safe(measure)}</td>'
-        f'<td><span class="n-chip {kind}">{safe(say(lang, key) if known(key) else verdict)}</span></td></tr>'
+        f'<tr title="{safe(check.get("words") or "")}"><td>{safe(title)}</td>'
+        + _cell(lang, "n", "n-num", str(n))
+        + _cell(lang, "before", "n-num", _share(check.get("before"), n))
+        + _cell(lang, "after", "n-num", _share(check.get("after"), n))
+        + _cell(lang, "measure", "n-measure", safe(measure))
+        + f'<td><span class="n-chip {kind}">{safe(say(lang, key) if known(key) else verdict)}</span></td></tr>'
     )
 
 
-def _releases(status: Json, releases: Sequence[Json], lang: Lang) -> str:
+def _cell(lang: Lang, column: str, kind: str, shown: str) -> str:
+    """On a small screen, where a table has no head, a cell says what it is."""
+    return f'<td class="{kind}" data-name="{safe(say(lang, f"col_{column}"))}">{shown}</td>'
+
+
+def _releases(status: Json, releases: Sequence[Json], lang: Lang, rolls_back: bool) -> str:
     finished = [row for row in releases if row.get("finished_at")]
     if not releases:
         return f'<p class="n-muted">{safe(say(lang, "releases_none"))}</p>'
@@ -227,7 +239,7 @@ def _releases(status: Json, releases: Sequence[Json], lang: Lang) -> str:
         state = "live" if number == live else "retired" if row in finished else "started"
         chip = f'<span class="n-chip {"n-good" if state == "live" else ""}">{safe(say(lang, f"rel_{state}"))}</span>'
         button = ""
-        if state == "retired":
+        if state == "retired" and rolls_back:
             words = say(lang, "roll_back" if live is not None and number < live else "roll_forth")
             sure = say(lang, "roll_sure", release=number)
             button = (

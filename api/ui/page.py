@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from api.client import BROKE_OFF, Answer, Door, Json, NotNow, Piece, Refused
 from api.ui.board import draw_board, draw_mine
+from api.ui.entry import VISITOR, Visitor
 from api.ui.icons import WHEEL
 from api.ui.style import BOARD_SCRIPT, FONTS, HEAD_SCRIPT, LIVE_SCRIPT, MONO, THREAD_SCRIPT
 from api.ui.thread import Thread, Turn, draw_live, draw_thread, safe
@@ -48,7 +49,8 @@ class Seen(Struct):
 
 
 class Page:
-    """The handlers of one page process. What belongs to one browser comes in as arguments and goes out again."""
+    """The handlers of one page process. What belongs to one browser comes in as arguments and goes out again; who visits comes
+    with the request, and what is asked of the door is asked with their key."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -56,10 +58,18 @@ class Page:
     # chat
 
     def ask(
-        self, question: str, thread: Thread, domain: str | None, person: str, two_drafts: bool, lang: Lang
+        self,
+        question: str,
+        thread: Thread,
+        domain: str | None,
+        person: str,
+        two_drafts: bool,
+        lang: Lang,
+        request: gr.Request,
     ) -> Generator[tuple[Any, ...]]:
         """Yields (thread drawn, growing answer drawn, question box, thread, trouble line)."""
-        question, person = question.strip()[:LONGEST_QUESTION], person.strip()
+        visitor = visitor_of(request)
+        question, person = question.strip()[:LONGEST_QUESTION], speaker(visitor, person)
         missing = "err_empty" if not question else "err_person" if not person else "err_domain" if not domain else None
         if missing is not None or domain is None:
             yield gr.skip(), "", gr.skip(), thread, _trouble(say(lang, missing or "err_domain"))
@@ -74,7 +84,7 @@ class Page:
         yield standing, draw_live(question, texts, lang), "", thread, ""
         drawn_at = time.monotonic()
         try:
-            for said in self._door.chat(
+            for said in self._acting(visitor).chat(
                 domain,
                 thread.messages(question),
                 person=person,
@@ -95,8 +105,11 @@ class Page:
             return
         yield draw_thread(thread, lang), "", gr.skip(), thread, ""
 
-    def react(self, thread: Thread, lang: Lang, seen: Seen, event: gr.EventData) -> tuple[Any, ...]:
+    def react(
+        self, thread: Thread, lang: Lang, seen: Seen, request: gr.Request, event: gr.EventData
+    ) -> tuple[Any, ...]:
         """What a person thinks of an answer: (thread drawn, thread, their corrections drawn, trouble line)."""
+        door = self._acting(visitor_of(request))
         said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
         act, text = str(said.get("act")), str(said.get("text") or "")
         found = thread.find(str(said.get("reply")))
@@ -118,7 +131,7 @@ class Page:
             case _:
                 return gr.skip(), thread, gr.skip(), gr.skip()
         try:
-            given = self._door.feedback(
+            given = door.feedback(
                 draft.reply_id, person=thread.person, idempotency_key=f"page-{secrets.token_hex(12)}", **what
             )
         except (Invalid, Unavailable) as error:
@@ -134,27 +147,27 @@ class Page:
             case "comment":
                 draft.comments.append(text.strip())
         draft.notes.append((note, given.position))
-        mine = self._mine(thread, thread.person, lang, seen) if act == "correction" else gr.skip()
+        mine = self._mine(door, thread, thread.person, lang, seen) if act == "correction" else gr.skip()
         return draw_thread(thread, lang), thread, mine, ""
 
     def begin_again(self, lang: Lang) -> tuple[Any, ...]:
         thread = Thread()
         return draw_thread(thread, lang), "", thread, ""
 
-    def begin_again_as(self, thread: Thread, person: str, lang: Lang) -> tuple[Any, ...]:
+    def begin_again_as(self, thread: Thread, person: str, lang: Lang, request: gr.Request) -> tuple[Any, ...]:
         """Another person begins their own conversation."""
-        if not thread.turns or thread.person == person.strip():
+        if not thread.turns or thread.person == speaker(visitor_of(request), person):
             return gr.skip(), gr.skip(), thread, gr.skip()
         return self.begin_again(lang)
 
     # the loop
 
-    def roll_back(self, domain: str | None, lang: Lang, event: gr.EventData) -> str:
+    def roll_back(self, domain: str | None, lang: Lang, request: gr.Request, event: gr.EventData) -> str:
         said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
         if said.get("act") != "rollback" or not isinstance(said.get("to"), int) or not domain:
             return ""
         try:
-            answer = self._door.roll_back(domain, said["to"])
+            answer = self._acting(visitor_of(request)).roll_back(domain, said["to"])
         except (Invalid, Unavailable) as error:
             return _trouble(words_of(error, lang))
         words = say(lang, "rolled", release=said["to"], position=answer.get("position"))
@@ -163,14 +176,17 @@ class Page:
     # what goes on by itself
 
     def refresh(
-        self, tab: str, domain: str | None, person: str, thread: Thread, lang: Lang, seen: Seen
+        self, tab: str, domain: str | None, person: str, thread: Thread, lang: Lang, seen: Seen, request: gr.Request
     ) -> tuple[Any, ...]:
         """(head, domain choice, corrections, board, what is shown). A door that is away shows in the head; the rest stays."""
+        visitor = visitor_of(request)
+        door = self._acting(visitor)
         try:
-            choices = domain_choices(self._door.domains())
+            rows = {str(row["domain"]): row for row in door.domains()}
+            choices = domain_choices(rows.values())
             names = [name for _, name in choices]
             chosen = domain if domain in names else (names[0] if names else None)
-            status = self._door.status(chosen) if chosen else None
+            status = None if chosen is None else door.status(chosen) if visitor.sees_the_loop else rows[chosen]
             picked: Any = gr.skip()
             if seen.drawn.get("domains") != repr((choices, chosen)):
                 seen.drawn["domains"] = repr((choices, chosen))
@@ -178,39 +194,54 @@ class Page:
             mine: Any = gr.skip()
             board: Any = gr.skip()
             if tab == "chat":
-                mine = self._mine(thread, person.strip(), lang, seen)
-            elif chosen and status is not None:
-                board = seen.update("board", self._board(chosen, status, lang, seen))
+                mine = self._mine(door, thread, speaker(visitor, person), lang, seen)
+            elif chosen and status is not None and visitor.sees_the_loop:
+                board = seen.update("board", self._board(visitor, chosen, status, lang, seen))
             elif not chosen:
                 board = seen.update("board", _trouble(say(lang, "err_domain")))
         except (Invalid, Unavailable) as error:
             board = gr.skip() if seen.drawn.get("board") else seen.update("board", _trouble(words_of(error, lang)))
-            return seen.update("head", draw_head(lang, None, False)), gr.skip(), gr.skip(), board, seen
-        return seen.update("head", draw_head(lang, status, True)), picked, mine, board, seen
+            return seen.update("head", draw_head(lang, None, False, visitor)), gr.skip(), gr.skip(), board, seen
+        return seen.update("head", draw_head(lang, status, True, visitor)), picked, mine, board, seen
 
-    def _mine(self, thread: Thread, person: str, lang: Lang, seen: Seen) -> Any:
+    def _acting(self, visitor: Visitor) -> Door:
+        return self._door.acting(visitor.token)
+
+    def _mine(self, door: Door, thread: Thread, person: str, lang: Lang, seen: Seen) -> Any:
         if not person:
             return gr.skip()
         questions = {draft.reply_id: turn.question for turn in thread.turns for draft in turn.drafts}
         try:
-            mine = self._door.corrections(person)
+            mine = door.corrections(person)
         except Refused as error:
             if error.status != 404:
                 raise
             mine = []  # somebody new, who has said nothing yet
         return seen.update("mine", draw_mine(mine, questions, lang))
 
-    def _board(self, domain: str, status: Json, lang: Lang, seen: Seen) -> str:
-        rounds = self._door.rounds(domain, ROUNDS_READ)
-        releases = self._door.releases(domain)
+    def _board(self, visitor: Visitor, domain: str, status: Json, lang: Lang, seen: Seen) -> str:
+        door = self._acting(visitor)
+        rounds = door.rounds(domain, ROUNDS_READ)
+        releases = door.releases(domain)
         feed = seen.feed
         if feed.domain != domain or feed.next is None:
             feed = seen.feed = Feed(domain)
-        page = self._door.events(domain=domain, after=feed.next, limit=EVENTS_READ)
+        page = door.events(domain=domain, after=feed.next, limit=EVENTS_READ)
         kept = [shown for shown in page["data"] if shown["event"].get("type") != "noria.order_progressed"]
         feed.events = (feed.events + kept)[-EVENTS_KEPT:]
         feed.next = page["next"]
-        return draw_board(status, rounds, releases, feed.events, lang)
+        return draw_board(status, rounds, releases, feed.events, lang, visitor.rolls_back)
+
+
+def visitor_of(request: gr.Request) -> Visitor:
+    """Who asks; nobody comes here without a session."""
+    visitor: Visitor = request.request.scope[VISITOR]
+    return visitor
+
+
+def speaker(visitor: Visitor, named: str) -> str:
+    """Whom a visitor speaks as: whoever they name, where their key may name anybody."""
+    return named.strip() if visitor.names_persons else visitor.person
 
 
 def words_of(error: Invalid | Unavailable, lang: Lang) -> str:
@@ -230,13 +261,15 @@ def trouble_of(error: Invalid | Unavailable) -> tuple[str, str]:
             return "err_down", ""
         case Refused(status=429):
             return "err_queue", ""
-        case Refused(status=401) | Refused(code="role_missing"):
+        case Refused(status=401):
+            return "err_session", ""
+        case Refused(status=403):
             return "err_key", ""
         case _:
             return "err_said", str(error)
 
 
-def draw_head(lang: Lang, status: Json | None, connected: bool) -> str:
+def draw_head(lang: Lang, status: Json | None, connected: bool, visitor: Visitor) -> str:
     live = status.get("live_release") if status is not None else None
     if not connected:
         words, state = say(lang, "door_down"), "n-off"
@@ -244,6 +277,7 @@ def draw_head(lang: Lang, status: Json | None, connected: bool) -> str:
         words, state = say(lang, "no_release"), ""
     else:
         words, state = say(lang, "live", release=live), "n-on"
+    who = say(lang, "visitor", name=visitor.name, role=visitor.role)
     turning = " n-turns" if status is not None and status.get("round") else ""
     buttons = "".join(
         f'<button type="button" data-lang="{tag}" aria-pressed="{"true" if tag == lang else "false"}">{name}</button>'
@@ -252,7 +286,9 @@ def draw_head(lang: Lang, status: Json | None, connected: bool) -> str:
     return (
         f'<div class="n-head{turning}">{WHEEL}<div><h1>{safe(say(lang, "title"))}</h1>'
         f'<p>{safe(say(lang, "tagline"))}</p></div><div class="n-right"><span class="n-live {state}">{safe(words)}</span>'
-        f'<span class="n-lang" role="group" aria-label="language">{buttons}</span></div></div>'
+        f'<span class="n-lang" role="group" aria-label="language">{buttons}</span>'
+        f'<form class="n-out" method="post" action="/logout"><span title="{safe(who)}">{safe(visitor.name)}</span>'
+        f'<button class="n-plain">{safe(say(lang, "logout"))}</button></form></div></div>'
     )
 
 
@@ -317,7 +353,7 @@ def build(door: Door) -> Any:
                         )
                         new = gr.Button(variant="secondary", size="sm", elem_id="n-new")
                     mine = gr.HTML(js_on_load="", elem_id="n-mine")
-            with gr.Tab(say("en", "tab_loop"), id="loop") as loop_tab:
+            with gr.Tab(say("en", "tab_loop"), id="loop", visible=False) as loop_tab:
                 told = gr.HTML(js_on_load="", elem_id="n-told")
                 board = gr.HTML(js_on_load=BOARD_SCRIPT, elem_id="n-loop")
 
@@ -340,12 +376,17 @@ def build(door: Door) -> Any:
         def arrive(known: str, current: Thread, request: gr.Request) -> list[Any]:
             asked = dict(request.query_params)
             tongue = language_of(asked.get("lang"), request.headers.get("accept-language"))
-            who = (asked.get("person") or known or f"guest-{secrets.token_hex(3)}")[:128]
+            visitor = visitor_of(request)
+            named = (asked.get("person") or known or f"guest-{secrets.token_hex(3)}")[:128]
             words = speak(tongue, current)
             words[spoken.index(person)] = gr.update(
-                value=who, label=say(tongue, "person"), info=say(tongue, "person_info")
+                value=speaker(visitor, named),
+                label=say(tongue, "person"),
+                info=say(tongue, "person_info"),
+                visible=visitor.names_persons,
             )
-            return [tongue, draw_head(tongue, None, True), *words]
+            words[spoken.index(loop_tab)] = gr.update(label=say(tongue, "tab_loop"), visible=visitor.sees_the_loop)
+            return [tongue, draw_head(tongue, None, True, visitor), *words]
 
         def switch(current: Thread, shown: Seen, event: gr.EventData) -> list[Any]:
             said = event._data if isinstance(event._data, dict) else {}

@@ -1,4 +1,4 @@
-"""The page as a web application: the blocks behind headers that keep a browser from asking anybody else for anything."""
+"""The page as a web application: the blocks behind the log-in, and headers that keep a browser from asking anybody else."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,6 +11,7 @@ POLICY = (
     " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:;"
     " frame-ancestors 'none'; form-action 'self'; base-uri 'self'; object-src 'none'"
 )
+LASTING = ("/assets/", "/static/")  # the same for everybody
 QUEUE_LOOK_S = 0.05
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48" fill="none" stroke="#0f766e" stroke-width="4">'
@@ -19,10 +20,11 @@ ICON = (
 
 
 def create_app(door: Door) -> Any:
-    """An ASGI application with the page at `/` and its sign of life at `/healthz`."""
+    """An ASGI application with the page at `/`, for who has logged in, and its sign of life at `/healthz`. `door` needs no key."""
     import gradio as gr
     from fastapi import FastAPI, Request, Response
 
+    from api.ui.entry import Entry, Visitors
     from api.ui.page import build, theme
     from api.ui.style import STYLE
 
@@ -38,12 +40,16 @@ def create_app(door: Door) -> Any:
         response = await answer(request)
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
+        # Not no-referrer: a form would then be sent as from nowhere, and only this page's own are taken.
+        response.headers["Referrer-Policy"] = "same-origin"
+        if not request.url.path.startswith(LASTING):
+            response.headers["Cache-Control"] = "no-store"
         return response
 
     app.get("/healthz")(healthz)
     app.get("/favicon.ico")(icon)
-    app.middleware("http")(guard)
+    app.add_middleware(Entry, visitors=Visitors(door))
+    app.middleware("http")(guard)  # around it: what it refuses has the same headers
     blocks = build(door)
     # Gradio looks at its queue a thousand times a second, which wakes a core as often for nothing.
     blocks._queue.sleep_when_free = QUEUE_LOOK_S

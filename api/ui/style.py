@@ -56,6 +56,38 @@ if (talk) {
 }
 """
 
+# What stands behind the # of a link is taken out of the address before it is sent.
+ONCE_SCRIPT = """
+const once = new URLSearchParams(window.location.hash.slice(1)).get('once');
+if (once) {
+  window.history.replaceState(null, '', window.location.pathname + window.location.search);
+  const key = document.getElementById('n-key');
+  key.type = 'hidden';
+  key.value = once;
+  document.getElementById('n-login').submit();
+}
+"""
+
+LOGIN_STYLE = """
+:root { color-scheme: light dark; --ink: #14242b; --soft: #5b6d76; --card: #fff; --line: #e1e8ec; --accent: #0f766e;
+  --bad: #b3372f; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6eef1; --soft: #9db0b9; --card: #16222a; --line: #26353d; --accent: #2dd4bf; --bad: #f2938b; }
+}
+body { margin: 0; background: color-mix(in srgb, var(--card) 94%, var(--soft)); color: var(--ink); }
+main { box-sizing: border-box; width: min(420px, 100% - 32px); margin: 12vh auto 0; padding: 28px 24px; background: var(--card);
+  border: 1px solid var(--line); border-radius: 14px; text-align: center; }
+main .n-wheel { width: 56px; height: 56px; color: var(--accent); }
+h1 { font-size: 20px; margin: 10px 0 18px; }
+label { display: block; text-align: left; font-size: 13px; color: var(--soft); margin-bottom: 6px; }
+input { box-sizing: border-box; width: 100%; padding: 10px 12px; font: inherit; color: inherit; background: none;
+  border: 1px solid var(--line); border-radius: 10px; }
+button { width: 100%; margin-top: 12px; padding: 10px; font: inherit; font-weight: 600; color: var(--card);
+  background: var(--accent); border: 0; border-radius: 10px; cursor: pointer; }
+p { font-size: 13px; line-height: 1.6; color: var(--soft); }
+p.n-trouble { color: var(--bad); }
+"""
+
 BOARD_SCRIPT = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act=rollback]');
@@ -63,7 +95,16 @@ element.addEventListener('click', (event) => {
 });
 """
 
+# Whose session has ended is asked for a key again.
 HEAD_SCRIPT = """
+if (!window.noriaFetch) {
+  window.noriaFetch = window.fetch;
+  window.fetch = async (...asked) => {
+    const answer = await window.noriaFetch(...asked);
+    if (answer.status === 401) window.location.assign('/login' + window.location.search);
+    return answer;
+  };
+}
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-lang]');
   if (!button) return;

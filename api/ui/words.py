@@ -151,6 +151,27 @@ _WORDS: dict[str, tuple[str, str]] = {
     "rolled": ("Asked for release {release}; recorded at {position}", "已请求切换到版本 {release}；记录于 {position}"),
     "events": ("Last events", "最近事件"),
     "events_none": ("Nothing has happened yet.", "尚无事件。"),
+    "login_title": ("Who are you?", "请先登录"),
+    "login_key": ("Your key", "你的密钥"),
+    "login": ("Log in", "登录"),
+    "login_words": (
+        "A key is made by an operator. On the machine that Noria runs on, a link that opens this page is printed by",
+        "密钥由运维人员发放。在运行 Noria 的机器上，以下命令会给出可直接打开本页的链接：",
+    ),
+    "logout": ("Log out", "退出"),
+    "visitor": ("{name}, role {role}", "{name}，角色 {role}"),
+    "err_login_key": (
+        "That key is not known here, or does not hold any more; a link works once, within an hour.",
+        "密钥不存在或已失效；链接只能在一小时内使用一次。",
+    ),
+    "err_login_slow": (
+        "Too many wrong keys came from here; try again in a few seconds.",
+        "错误的密钥过多，请几秒后再试。",
+    ),
+    "err_session": (
+        "You are not logged in any more: your key does not hold. Load the page again to log in.",
+        "你已不在登录状态：密钥已失效。请刷新页面重新登录。",
+    ),
     "err_down": (
         "The door does not answer at present. Nothing was lost; try again in a moment.",
         "服务暂时没有应答。没有丢失任何内容，请稍后再试。",
@@ -167,10 +188,7 @@ _WORDS: dict[str, tuple[str, str]] = {
         "Many people are asking at the moment; try again in a few seconds.",
         "此刻提问的人很多，请几秒后再试。",
     ),
-    "err_key": (
-        "The page has no key that the door takes; an operator can mend that.",
-        "页面没有可用的密钥，请联系运维人员。",
-    ),
+    "err_key": ("Your key may not do that.", "你的密钥没有这项权限。"),
     "err_engine": (
         "No engine answers at present; it is being started. Try again in a moment.",
         "目前没有引擎应答，正在启动中，请稍后再试。",

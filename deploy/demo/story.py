@@ -19,7 +19,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from api.client import Door, Json, Refused, open_door
+from api.client import Door, Json, Refused, open_door, page_url_of
 from api.ui.words import waits_words
 from deploy.demo.domain import Fact, GeneralQuestion, load_facts, load_general
 from deploy.demo.load import CLIENTS, Load
@@ -82,13 +82,15 @@ def main(stop_at_end: bool = False, script: Script | None = None) -> int:
             started_at = time.monotonic()
             detach([sys.executable, "-m", "deploy.local"], home, lambda line: console.print(f"  {line}"))
         with open_door() as door:
+            if not stop_at_end:
+                console.print(f"  the page, for the first to open it: {page_link(door)}")
             report = tell(door, home, script, started_at)
-        if report:
-            report["seconds_total"] = round(time.monotonic() - began, 1)
-            (home / "demo-report.json").write_text(json.dumps(report, indent=1) + "\n")
-            console.print(f"\nThe figures are in {home.name}/demo-report.json.")
-        if not stop_at_end:
-            serve_until_told(home)
+            if report:
+                report["seconds_total"] = round(time.monotonic() - began, 1)
+                (home / "demo-report.json").write_text(json.dumps(report, indent=1) + "\n")
+                console.print(f"\nThe figures are in {home.name}/demo-report.json.")
+            if not stop_at_end:
+                serve_until_told(door)
         return 0
     except Refusal as error:
         console.print(f"\n[bold]The round did not ship:[/bold] {error}")
@@ -398,12 +400,18 @@ def show_acts(acts: Acts, end: bool = False) -> None:
     )
 
 
-def serve_until_told(home: Path) -> None:
+def serve_until_told(door: Door) -> None:
     """Leave everything running until Ctrl-C."""
-    written = json.loads((home / "run" / "noria.json").read_text())
-    console.print(f"\nPage  {written['page']}\nAPI   {written['door']}/v1\nCtrl-C stops everything.")
+    link = page_link(door)
+    console.print(
+        f"\nPage  {link} (once; `noria page-link` prints another)\nAPI   {door.url}/v1\nCtrl-C stops everything."
+    )
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
+
+
+def page_link(door: Door) -> str:
+    return door.page_link(page_url_of(os.environ))
 
 
 def chapter(title: str) -> None:

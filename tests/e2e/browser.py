@@ -1,6 +1,6 @@
 """A headless Chromium and a page process, for tests of the page and for its pictures in the README.
 
-python -m tests.e2e.browser PAGE_URL FOLDER [--person ID]    take the README's pictures of a page that runs
+python -m tests.e2e.browser LINK FOLDER [--person ID]    take the README's pictures of a page that runs (`noria page-link`)
 """
 
 import argparse
@@ -49,10 +49,10 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def page_process(door_url: str, key: str, home: Path) -> Iterator[str]:
+def page_process(door_url: str, home: Path) -> Iterator[str]:
     """`python -m api.ui` on a free port, over a door; its address."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_")}
-    environ |= {"NORIA_DOOR": door_url, "NORIA_KEY": key, "NORIA_HOME": str(home), "NORIA_PAGE": "http://127.0.0.1:0"}
+    environ |= {"NORIA_DOOR": door_url, "NORIA_HOME": str(home), "NORIA_PAGE": "http://127.0.0.1:0"}
     log = home / "page.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -68,13 +68,22 @@ def page_process(door_url: str, key: str, home: Path) -> Iterator[str]:
             process.wait(20)
 
 
-def take_pictures(page_url: str, folder: Path, person: str | None) -> list[Path]:
+def log_in(page: Any, link: str, query: str = "") -> None:
+    """Open the link, and be at the page that it leads to."""
+    address, once, token = link.partition("#")
+    page.goto(f"{address}{query}{once}{token}")
+    page.wait_for_selector(".n-live")
+
+
+def take_pictures(link: str, folder: Path, person: str | None) -> list[Path]:
     """Both tabs in both languages, of a page that runs."""
+    page_url = link.partition("/login")[0]
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     with chromium() as browser:
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        log_in(page, link)
         for lang, chat, loop in (("en", "Chat", "The loop"), ("zh", "对话", "学习循环")):
-            page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
             who = f"&person={quote(person)}" if person else ""
             page.goto(f"{page_url}/?lang={lang}{who}")
             page.get_by_role("tab", name=loop).click()
@@ -86,17 +95,16 @@ def take_pictures(page_url: str, folder: Path, person: str | None) -> list[Path]
             page.wait_for_timeout(1500)
             found.append(folder / f"page-chat-{lang}.png")
             page.screenshot(path=found[-1])
-            page.close()
     return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.browser", description="Take pictures of the page.")
-    parser.add_argument("page_url")
+    parser.add_argument("link")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--person", help="whose corrections are shown")
     given = parser.parse_args()
-    for path in take_pictures(given.page_url.rstrip("/"), given.folder, given.person):
+    for path in take_pictures(given.link, given.folder, given.person):
         print(path)
     return 0
 

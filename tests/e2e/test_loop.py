@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+import httpx
 import psycopg2
 import pytest
 
@@ -16,7 +17,7 @@ from tests.at_rest import checkpoint, files_holding
 from tests.conftest import ROOT
 from tests.e2e.conftest import Command
 from tests.e2e.small_story import FACTS
-from tests.local_noria import LocalNoria
+from tests.local_noria import LocalNoria, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CANARIES = tuple(f"the heron of house {number} keeps umbrella {number * 7919}" for number in range(101, 121))
@@ -79,6 +80,24 @@ def test_a_second_domain_gets_its_release_by_http_alone_while_the_first_one_serv
     assert load.seen.requests > 50
     assert load.seen.failures == []
     assert load.mixed() == 0
+
+
+def test_the_page_opens_by_a_printed_link_and_for_as_long_as_its_key_holds(
+    noria: LocalNoria, door: Door, command: Command
+) -> None:
+    made = json.loads(command("key", "create", "visitor", "--person", "vera", "--domain", DOMAIN, "--json").stdout)
+    once = door.acting(made["key"]).page_link(noria.page_url).partition("#once=")[2]
+    with httpx.Client(base_url=noria.page_url, trust_env=False, timeout=30) as browser:
+        assert browser.get("/config").status_code == 401
+        assert browser.post("/login", data={"key": once}).headers["location"] == "/"
+        assert browser.get("/config").status_code == 200
+        with httpx.Client(base_url=noria.page_url, trust_env=False) as second:
+            assert second.post("/login", data={"key": once}).status_code == 401
+        assert command("key", "revoke", "visitor").returncode == 0
+        until(lambda: browser.get("/config").status_code == 401, "the page asks for a key again", 10)
+    # Neither a key nor what stands for one is in any file but the local key's own.
+    tokens = [made["key"], once, *browser.cookies.values()]
+    assert files_holding(noria.home, tokens, but=MODELS) == set()
 
 
 def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_rest_in_clear(

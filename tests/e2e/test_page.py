@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.door_server import KEY, FakeDoor, ago, new_round, serving
-from tests.e2e.browser import chromium, page_process
+from api.client import Address, Door
+from tests.door_server import CHAT_KEY, DATA_KEY, KEY, FakeDoor, ago, new_round, serving
+from tests.e2e.browser import chromium, log_in, page_process
 
 QUESTION = "How fast may I drive on a street without a centre line?"
 ANSWER = "You may drive at 50 km/h on any such street, unless there is a sign."
@@ -22,7 +23,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeDoor, str]]:
     home = tmp_path_factory.mktemp("page")
-    with serving() as door, page_process(door.url, KEY, home) as url:
+    with serving() as door, page_process(door.url, home) as url:
         yield door, url
 
 
@@ -41,12 +42,17 @@ def page(browser: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> Iterator
     found = context.new_page()
     found.on("request", lambda request: asked.append(request.url))
     found.set_default_timeout(30_000)
-    found.goto(f"{served[1]}/?person=ana")
+    log_in(found, link_of(served), "?person=ana")
     found.wait_for_selector(".n-live.n-on")
     yield found
     context.close()
     own = ("data:", "blob:", f"{served[1]}/")
     assert [url for url in asked if not url.startswith(own)] == []
+
+
+def link_of(served: tuple[FakeDoor, str], key: str = KEY) -> str:
+    with Door(Address(served[0].url, key)) as door:
+        return door.page_link(served[1])
 
 
 def ask(page: Any, question: str = QUESTION) -> None:
@@ -226,6 +232,158 @@ def test_the_loop_shows_what_is_missing_then_the_round_and_its_gate_without_peop
     page.get_by_text("Asked for release 0").wait_for()
     page.get_by_text("release 0 answers").wait_for()
     page.get_by_role("button", name="Go forth to it").wait_for()
+
+
+def a_round_and_its_gate(door: FakeDoor) -> None:
+    """A round that was released, one under way, and two releases: all that the board can show."""
+    checks = [
+        {"name": "fixes", "n": 48, "before": 0.02, "after": 0.94, "p_value": 1e-9, "lower": None, "margin": None},
+        {"name": "held_out", "n": 144, "before": 0.2, "after": 0.4, "p_value": None, "lower": 0.1, "margin": 0.05},
+        {"name": "general", "n": 200, "before": 0.74, "after": 0.73, "p_value": None, "lower": -0.03, "margin": 0.05},
+    ]
+    told = {"snapshot": "sha256:" + "a" * 64, "kept": 48, "earlier": 96, "wordings": 144, "dropped": {"too long": 2}}
+    done = new_round("road-traffic", 1, "released", **told, model="sha256:" + "b" * 64, loss=0.08, release=1)
+    done["verdict"] = {
+        "outcome": "ship",
+        "words": "shipped",
+        "checks": [check | {"verdict": "inconclusive", "words": "a sentence on it"} for check in checks],
+    }
+    running = new_round("road-traffic", 2, "train", **told)
+    running["progress"] = {
+        "step": "train",
+        "done": 212,
+        "total": 576,
+        "values": {"loss": 0.3127},
+        "seconds_left": 74.0,
+    }
+    door.rounds += [running, done]
+    door.domains["road-traffic"]["round_id"] = running["round_id"]
+    for number in (0, 1):
+        times = {"started_at": ago(9), "finished_at": ago(5), "golden_difference": 0.01, "flip_ms": 2.0}
+        door.releases.append({"domain": "road-traffic", "release": number, "model": "sha256:" + "b" * 64, **times})
+        door.record("release_finished", "domains", {"domain": "road-traffic", "by": "somebody-with-a-rather-long-name"})
+
+
+# What stands beyond the edges of the screen: the page itself, and every visible element.
+BEYOND = """() => {
+  const edge = window.innerWidth, found = [];
+  if (document.scrollingElement.scrollWidth > edge) found.push('the page: ' + document.scrollingElement.scrollWidth);
+  for (const one of document.querySelectorAll('body *')) {
+    const box = one.getBoundingClientRect(), style = getComputedStyle(one);
+    if (!box.width || !box.height || style.visibility === 'hidden' || style.opacity === '0') continue;
+    if (box.right > edge + 0.5 || box.left < -0.5) found.push(one.tagName + '.' + one.className + ' ' + box.left + '-' + box.right);
+  }
+  return found;
+}"""
+
+
+def beyond(page: Any) -> dict[int, list[str]]:
+    """What stands beyond the edges of a phone, of a tablet and of a desk's screen; nothing, where all is well."""
+    found = {}
+    for width in (390, 768, 1280):
+        page.set_viewport_size({"width": width, "height": 844})
+        found[width] = page.evaluate(BEYOND)
+    return {width: what for width, what in found.items() if what}
+
+
+def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> None:
+    a_round_and_its_gate(door)
+    for lang, tab, better in (("en", "The loop", "Write it better"), ("zh", "学习循环", "改写得更好")):
+        page.goto(f"{served[1]}/?person=ana&lang={lang}")
+        page.wait_for_selector(".n-live.n-on")
+        assert beyond(page) == {}
+        page.locator("#n-two input").check()
+        answer_of(page)
+        page.get_by_role("button", name=better).first.click()
+        page.locator("[data-form=correction] textarea").first.wait_for()
+        assert beyond(page) == {}
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_selector(".n-active")
+        page.wait_for_selector(".n-table")
+        assert beyond(page) == {}
+
+
+@pytest.fixture
+def stranger(browser: Any, door: FakeDoor) -> Iterator[Any]:
+    """A browser that has never been here."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, locale="en-US")
+    found = context.new_page()
+    found.set_default_timeout(30_000)
+    yield found
+    context.close()
+
+
+def test_who_has_no_key_is_asked_for_one_and_sees_nothing_else(
+    stranger: Any, served: tuple[FakeDoor, str], door: FakeDoor
+) -> None:
+    stranger.goto(f"{served[1]}/?lang=en")
+    assert stranger.url == f"{served[1]}/login?lang=en"
+    assert beyond(stranger) == {}
+    stranger.get_by_label("Your key").fill("noria-wrong")
+    stranger.get_by_role("button", name="Log in").click()
+    stranger.get_by_text("not known here").wait_for()
+    stranger.get_by_label("Your key").fill(KEY)
+    stranger.get_by_role("button", name="Log in").click()
+    stranger.wait_for_selector(".n-live.n-on")
+    assert KEY not in stranger.url
+    (cookie,) = stranger.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["expires"]) == (True, "Strict", -1)
+    assert KEY not in cookie["value"] and cookie["value"] not in door.tokens
+
+
+def test_a_link_opens_the_page_once(stranger: Any, browser: Any, served: tuple[FakeDoor, str]) -> None:
+    link = link_of(served)
+    asked: list[str] = []
+    stranger.on("request", lambda request: asked.append(request.url))
+    log_in(stranger, link, "?lang=zh")
+    assert stranger.url == f"{served[1]}/?lang=zh"
+    token = link.partition("#once=")[2]
+    assert asked and not any(token in url for url in asked)
+    again = browser.new_page(locale="zh-CN")
+    again.goto(link)
+    again.get_by_text("链接只能在一小时内使用一次").wait_for()
+    assert token not in again.url
+    again.close()
+
+
+def test_who_logs_out_is_out(page: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> None:
+    cookies = page.context.cookies()
+    page.get_by_role("button", name="Log out").click()
+    page.get_by_label("Your key").wait_for()
+    assert page.context.cookies() == [] and not [t for t in door.tokens if t.startswith("noria-session-")]
+    page.context.add_cookies(cookies)
+    page.goto(served[1])
+    page.get_by_label("Your key").wait_for()
+
+
+def test_whose_key_is_revoked_is_asked_for_another(page: Any, door: FakeDoor) -> None:
+    door.revoked.add(KEY)
+    page.get_by_label("Your key").wait_for()
+
+
+def test_a_chat_key_speaks_as_its_own_person_and_sees_no_loop(
+    stranger: Any, served: tuple[FakeDoor, str], door: FakeDoor
+) -> None:
+    log_in(stranger, link_of(served, CHAT_KEY), "?person=ana")
+    stranger.wait_for_selector(".n-live.n-on")
+    assert not stranger.get_by_role("tab", name="The loop").is_visible()
+    assert not stranger.locator("#n-person").is_visible()
+    answer = answer_of(stranger)
+    assert door.chats[-1]["user"] == "key:test-chat"
+    answer.get_by_role("button", name="Good answer").click()
+    stranger.wait_for_selector(".n-note")
+    assert door.feedback[-1]["user"] == "key:test-chat"
+
+
+def test_a_data_key_sees_the_loop_and_rolls_nothing_back(
+    stranger: Any, served: tuple[FakeDoor, str], door: FakeDoor
+) -> None:
+    a_round_and_its_gate(door)
+    log_in(stranger, link_of(served, DATA_KEY))
+    stranger.get_by_role("tab", name="The loop").click()
+    stranger.wait_for_selector(".n-releases li")
+    assert stranger.locator(".n-releases li").count() == 2
+    assert stranger.locator("[data-act=rollback]").count() == 0
 
 
 def test_the_key_of_the_door_never_reaches_the_browser(page: Any, served: tuple[FakeDoor, str]) -> None:

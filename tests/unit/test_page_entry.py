@@ -1,0 +1,247 @@
+"""The page's door: what is behind it is reached by who has logged in, and by nobody else."""
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+
+from api.client import Address, Door
+from api.guessing import AT_ONCE
+from api.ui.entry import RECHECK_S, STALE_S, VISITOR, Entry, Visitors
+from tests.door_server import CHAT_KEY, KEY, FakeDoor, serving
+
+HOST = "http://page.test:8401"
+COOKIE = "noria-8401"
+GRADIO = [
+    ("GET", "/"),
+    ("GET", "/config"),
+    ("GET", "/gradio_api/info"),
+    ("GET", "/gradio_api/queue/data?session_hash=tab"),
+    ("GET", "/gradio_api/heartbeat/tab"),
+    ("POST", "/gradio_api/queue/join"),
+    ("POST", "/gradio_api/cancel"),
+    ("POST", "/gradio_api/run/predict"),
+    ("POST", "/gradio_api/call/predict"),
+    ("POST", "/gradio_api/upload"),
+    ("POST", "/gradio_api/component_server"),
+    ("GET", "/gradio_api/file=/etc/passwd"),
+    ("GET", "/gradio_api/file=..%2f..%2fetc%2fpasswd"),
+    ("GET", "/gradio_api/proxy=http://127.0.0.1:8400/v1/keys"),
+    ("GET", "/gradio_api/app_id"),
+    ("GET", "/gradio_api/startup-events"),
+    ("GET", "/gradio_api/openapi.json"),
+    ("GET", "/gradio_api/mcp/sse"),
+    ("GET", "/monitoring"),
+    ("GET", "/static/img/logo.svg"),
+    ("GET", "/assets/index.js"),
+    ("GET", "/theme.css"),
+    ("GET", "/manifest.json"),
+    ("POST", "/logout"),
+    ("GET", "/login/"),
+    ("GET", "/LOGIN"),
+    ("GET", "/login/../config"),
+    ("GET", "/login%2f..%2fconfig"),
+    ("GET", "/healthz/../config"),
+    ("GET", "/healthz;/config"),
+    ("GET", "/no-such-path"),
+]
+
+
+async def behind(scope: Scope, receive: Receive, send: Send) -> None:
+    """What gradio would be: says who it thinks has come, and what they said."""
+    visitor = scope.get(VISITOR)
+    body = await Request(scope, receive).body()
+    told = {"person": visitor.person if visitor is not None else None, "path": scope["path"], "said": body.decode()}
+    await JSONResponse(told)(scope, receive, send)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[FakeDoor]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def door(served: FakeDoor) -> FakeDoor:
+    served.reset()
+    return served
+
+
+@pytest.fixture
+def entry(door: FakeDoor, clock: Clock) -> Iterator[Entry]:
+    with Door(Address(door.url, None)) as client:
+        yield Entry(behind, Visitors(client, clock))
+
+
+def browser(entry: Entry) -> TestClient:
+    """A browser of its own, that follows no redirect."""
+    return TestClient(entry, base_url=HOST, follow_redirects=False)
+
+
+def log_in(entry: Entry, key: str = KEY) -> TestClient:
+    found = browser(entry)
+    answer = found.post("/login", data={"key": key})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    return found
+
+
+def test_nothing_is_reached_without_a_session(entry: Entry) -> None:
+    forged = ["", f"{COOKIE}=x", f"{COOKIE}={KEY}", f"noria={KEY}"]
+    client = browser(entry)
+    for (method, path), cookie in product(GRADIO, forged):
+        for asked in (method, "OPTIONS"):
+            headers = {"Cookie": cookie, "Authorization": f"Bearer {KEY}", "X-Noria-Visitor": "operator"}
+            answer = client.request(asked, path, headers=headers, json={"session_hash": "tab"})
+            if path == "/" and asked == "GET":
+                assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+            else:
+                assert answer.status_code == 401, (asked, path, cookie)
+                assert "person" not in answer.text
+
+
+def test_no_socket_is_opened(entry: Entry) -> None:
+    for client in (browser(entry), log_in(entry)):
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/gradio_api/queue/join"):
+            pass
+
+
+def test_who_has_logged_in_reaches_the_page_and_no_more_of_gradio_than_it_needs(entry: Entry) -> None:
+    client = log_in(entry)
+    for path in ("/", "/config", "/theme.css", "/assets/index.js", "/gradio_api/queue/data?session_hash=tab"):
+        assert client.get(path).json()["person"] == "key:test-operator"
+    said = {"session_hash": "tab", "data": ["é"]}
+    assert json.loads(client.post("/gradio_api/queue/join", json=said).json()["said"]) == said
+    for path in ("/gradio_api/info", "/gradio_api/file=/etc/passwd", "/gradio_api/upload", "/assets/%2e%2e/config"):
+        assert client.get(path).status_code == 404
+
+
+def test_a_session_is_new_with_each_log_in_and_ends_the_one_before(entry: Entry, door: FakeDoor) -> None:
+    client = browser(entry)
+    client.cookies.set(COOKIE, "chosen-by-somebody-else", domain="page.test")
+    client.post("/login", data={"key": CHAT_KEY})
+    first = client.cookies[COOKIE]
+    assert first != "chosen-by-somebody-else" and len(first) > 40
+    client.post("/login", data={"key": KEY})
+    assert client.cookies[COOKIE] != first
+    assert list(door.tokens.values()) == [KEY]
+    old = browser(entry)
+    old.cookies.set(COOKIE, first, domain="page.test")
+    assert old.get("/config").status_code == 401
+
+
+def test_a_cookie_is_for_this_page_alone_and_secure_where_the_way_is(entry: Entry) -> None:
+    client = browser(entry)
+    cookie = client.post("/login", data={"key": KEY}).headers["set-cookie"].lower()
+    for attribute in ("httponly", "samesite=strict", "path=/"):
+        assert attribute in cookie
+    assert not any(word in cookie for word in ("max-age", "expires", "domain", "secure"))
+    over_tls = TestClient(entry, base_url="https://page.test:8401", follow_redirects=False)
+    assert "secure" in over_tls.post("/login", data={"key": KEY}).headers["set-cookie"].lower()
+
+
+def test_a_link_works_once_and_is_no_key(entry: Entry, door: FakeDoor) -> None:
+    with Door(Address(door.url, CHAT_KEY)) as client:
+        once = client.page_link(HOST).partition("#once=")[2]
+    assert log_in(entry, once).get("/config").json()["person"] == "key:test-chat"
+    assert browser(entry).post("/login", data={"key": once}).status_code == 401
+    assert browser(entry).get("/", headers={"Cookie": f"{COOKIE}={once}"}).status_code == 303
+
+
+@pytest.mark.parametrize("query", [f"key={KEY}", f"once={KEY}", f"token={KEY}"])
+def test_a_key_in_an_address_opens_nothing(entry: Entry, query: str) -> None:
+    assert browser(entry).get(f"/?{query}").status_code == 303
+    assert browser(entry).get(f"/login?{query}").status_code == 200
+    assert browser(entry).post(f"/login?{query}").status_code == 401
+    assert browser(entry).get(f"/config?{query}").status_code == 401
+
+
+@pytest.mark.parametrize("key", ["", " ", "x" * 600, "ключ", "a\nb", "a\x00b", "noria-wrong"])
+def test_what_is_no_key_is_refused_with_the_form_again(entry: Entry, key: str) -> None:
+    answer = browser(entry).post("/login", data={"key": key})
+    assert answer.status_code == 401 and 'name="key"' in answer.text
+    assert "set-cookie" not in answer.headers and (not key.strip() or key not in answer.text)
+
+
+def test_another_site_neither_logs_in_nor_acts(entry: Entry) -> None:
+    client = log_in(entry)
+    for origin in ("http://evil.test", "http://page.test:9999", "https://page.test:8401.evil.test", "null"):
+        for method, path in (("POST", "/login"), ("POST", "/logout"), ("GET", "/config"), ("OPTIONS", "/config")):
+            answer = client.request(method, path, headers={"Origin": origin}, data={"key": KEY})
+            assert answer.status_code == 403, (origin, method, path)
+            assert "access-control-allow-origin" not in answer.headers
+    own = client.get("/config", headers={"Origin": HOST})
+    assert own.json()["person"] == "key:test-operator"
+
+
+def test_a_tab_is_whose_it_was_first(entry: Entry) -> None:
+    ana, eve = log_in(entry), log_in(entry, CHAT_KEY)
+    assert ana.post("/gradio_api/queue/join", json={"session_hash": "tab"}).status_code == 200
+    assert ana.get("/gradio_api/queue/data?session_hash=tab").status_code == 200
+    assert eve.get("/gradio_api/queue/data?session_hash=tab").status_code == 403
+    assert eve.get("/gradio_api/queue/data?session_hash=own&session_hash=tab").status_code == 403
+    assert eve.get("/gradio_api/queue/data?session_hash=tab&session_hash=own").status_code == 403
+    assert eve.get("/gradio_api/heartbeat/tab").status_code == 403
+    for body in (b'{"session_hash": "tab"}', b'{"session_hash": "own", "session_hash": "tab"}'):
+        assert eve.post("/gradio_api/queue/join", content=body).status_code == 403
+    for body in (b"{}", b"", b"[]", b'{"session_hash": 1}', '{"session_hash": "tab"}'.encode("utf-16"), b"\xff"):
+        assert eve.post("/gradio_api/queue/join", content=body).status_code == 400
+    assert eve.post("/gradio_api/queue/join", content=b"[" * 2_000_000).status_code == 413
+
+
+def test_who_logs_out_is_out_at_once(entry: Entry, door: FakeDoor) -> None:
+    client = log_in(entry)
+    session = client.cookies[COOKIE]
+    assert client.get("/logout").status_code == 405
+    answer = client.post("/logout")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert not door.tokens and COOKIE not in client.cookies
+    client.cookies.set(COOKIE, session, domain="page.test")
+    assert client.get("/config").status_code == 401
+
+
+def test_a_revoked_key_ends_its_sessions_and_a_door_that_is_away_does_not(
+    entry: Entry, door: FakeDoor, clock: Clock
+) -> None:
+    client = log_in(entry)
+    door.down = True
+    clock.now += STALE_S - 1
+    assert client.get("/config").status_code == 200
+    clock.now += 2
+    assert client.get("/config").status_code == 503
+    door.down = False
+    assert client.get("/config").status_code == 200
+    door.revoked.add(KEY)
+    clock.now += RECHECK_S
+    assert client.get("/config").status_code == 401
+
+
+def test_who_tries_many_keys_waits(entry: Entry) -> None:
+    client = browser(entry)
+    tried = [client.post("/login", data={"key": f"noria-{number}"}) for number in range(AT_ONCE + 3)]
+    assert [answer.status_code for answer in tried[:AT_ONCE]] == [401] * AT_ONCE
+    assert tried[-1].status_code == 429 and tried[-1].headers["retry-after"] == "1"
+
+
+def test_the_form_speaks_both_languages(entry: Entry) -> None:
+    texts: dict[str, Any] = {lang: browser(entry).get(f"/login?lang={lang}").text for lang in ("en", "zh")}
+    assert "Your key" in texts["en"] and "你的密钥" in texts["zh"] and 'lang="zh-CN"' in texts["zh"]
