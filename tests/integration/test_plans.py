@@ -187,6 +187,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "person": "p-1",
         "name": "d-1",
         "place": "noria.orders-0@1",
+        "named": "nobody",
     }
     example = {"instruction": "a", "output": "b"}
     question = {"question": "a", "answer": "b", "kind": "general"}
@@ -201,6 +202,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "datasets.retire_exam": [{"import": "x"}, {"items": [named("i")]}],
         "datasets.retire_examples": [{"import": "x"}, {"items": [named("e")]}],
         "rounds.roll_back": [{"to": 1}],
+        "grants.make_key": [{"name": "made", "domains": ["d-1"]}],
     }
     queries = {"domains.list_domains": "", "rounds.list_rounds": "?domain=d-1", "rounds.list_releases": "?domain=d-1"}
     unasked = []
