@@ -235,7 +235,8 @@ class Page:
 
 def visitor_of(request: gr.Request) -> Visitor:
     """Who asks; nobody comes here without a session."""
-    visitor: Visitor = request.request.scope[VISITOR]
+    asked: Any = request.request
+    visitor: Visitor = asked.scope[VISITOR]
     return visitor
 
 
