@@ -125,6 +125,7 @@ class Explained:
     """Every statement that was carried out, and those whose plan reads a growing table from end to end."""
 
     def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.statements: set[str] = set()
         self.scans: dict[str, set[str]] = {}
         event.listen(engine, "before_cursor_execute", self._explain)
@@ -205,6 +206,8 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "grants.make_key": [{"name": "made", "domains": ["d-1"]}],
     }
     queries = {"domains.list_domains": "", "rounds.list_rounds": "?domain=d-1", "rounds.list_releases": "?domain=d-1"}
+    domains = [f"d-{number}" for number in range(1, 4)]
+    few = create_key(explained.engine, "few", "data", person="p-2", domains=domains)
     unasked = []
     for rule in client.application.url_map.iter_rules():
         path = rule.rule
@@ -217,6 +220,8 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
                     headers = {"Idempotency-Key": "k"} if rule.endpoint == "conversations.give_feedback" else {}
                     sent = {} if method == "GET" else {"json": body}
                     answer = client.open(path + query, method=method, headers=headers, **sent)  # type: ignore[arg-type]
+                    if method == "GET":  # what a key of some domains is shown is found in another way
+                        client.get(path + query, headers={"Authorization": f"Bearer {few}"})
                     if answer.status_code >= 500 and rule.endpoint not in ("readyz", "door.chat_completions"):
                         unasked.append((method, path, answer.status_code, answer.get_data(as_text=True)))
     assert unasked == []
