@@ -184,15 +184,13 @@ def make_server(app: Flask, host: str, port: int) -> Any:
 def build(settings: Settings, client_id: str = "noria-door") -> Services:
     """The services of a door on this machine, its routes not yet followed."""
     engine = open_engine(settings.database_url, pool_size=16, max_overflow=48, pool_timeout=5)
-    master = MasterKey(settings.master_key)
     keys = ApiKeys(engine)
     told = {CHANNEL: keys.forget}
     return Services(
         settings=settings,
         engine=engine,
         recorder=Recorder(KafkaLog(settings.kafka, client_id), engine),
-        keyring=Keyring(engine, master),
-        master=master,
+        keyring=Keyring(engine, MasterKey(settings.master_key)),
         keys=keys,
         routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT, told=told),
         metrics=Metrics(),

@@ -73,7 +73,7 @@ def blueprint(services: Services) -> Blueprint:
                 chat,
                 pin,
                 services.routes,
-                services.master.derive,
+                services.keyring.derive,
                 services.metrics,
                 may_restart=not chat.stream,
             )

@@ -8,7 +8,7 @@ from api.keys import ApiKeys
 from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
-from streams.sealing import Keyring, MasterKey
+from streams.sealing import Keyring
 from streams.settings import Settings
 
 SOURCE = "/noria/api"
@@ -19,7 +19,6 @@ class Services(Struct, frozen=True):
     engine: Engine
     recorder: Recorder
     keyring: Keyring
-    master: MasterKey
     keys: ApiKeys
     routes: Routes
     metrics: Metrics

@@ -26,8 +26,9 @@ from joserfc.registry import HeaderParameter
 from msgspec import Struct
 from sqlalchemy import Engine, text
 
-from streams.errors import Erased, Invalid
+from streams.errors import Erased, Invalid, Unavailable
 from streams.sealed import Sealed
+from streams.store import postgres_trouble
 
 _REGISTRY = jwe.JWERegistry(
     header_registry={"ref": HeaderParameter("Where the text was first said", "str")},
@@ -35,6 +36,8 @@ _REGISTRY = jwe.JWERegistry(
 )
 # The library would seal any length and then open no more than 64 KB; a long conversation has more, an event never this.
 _REGISTRY.max_ciphertext_length = 1_000_000
+_WRAPPING = "hashtext('noria.keys.wrap')"
+REWRAP_ROWS = 500  # in one transaction
 KEY_CACHE_S = 1.0  # how long another process may still open what has just been erased
 
 
@@ -79,56 +82,130 @@ def digest(words: bytes, keys: Keys) -> str:
 
 
 class MasterKey:
-    """The key that wraps all others: a file of lines `id:base64`, mode 0600; the last line is in force."""
+    """The key that wraps all others: a file of lines `id:base64`, mode 0600; the last line is in force.
+
+    It may change under a running process (`Keyring.rotate`): what wraps looks first whether it has, and a wrapping by a key that
+    is not known here is looked up in the file as it is now. A key that was read once is remembered."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path.resolve()  # a link stays one when the file is replaced
         self._keys: dict[str, bytes] = {}
+        self._active = ""
+        self._read_at: tuple[int, int, int] | None = None
+        self._lock = threading.Lock()
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            line = f"{uuid4().hex[:8]}:{base64.b64encode(os.urandom(32)).decode()}\n"
-            temporary = path.with_suffix(f".{os.getpid()}.new")
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            temporary = _written(self._path, _new_line())
             try:
-                os.link(temporary, path)  # whoever comes first: two processes must not make two master keys
+                os.link(temporary, self._path)  # whoever comes first: two processes must not make two master keys
             except FileExistsError:
                 pass
             temporary.unlink()
-        if path.stat().st_mode & 0o077:
-            raise Invalid(f"the master key file {path.name} must not be readable by others (mode 0600)")
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            name, _, value = line.partition(":")
-            try:
-                self._keys[name] = base64.b64decode(value, validate=True)
-            except ValueError as error:
-                raise Invalid(f"line {number} of the master key file {path.name} is not `id:base64`") from error
-        if not self._keys or any(len(key) != 32 for key in self._keys.values()):
-            raise Invalid(f"the master key file {path.name} must hold keys of 32 bytes")
-        self._active = list(self._keys)[-1]
+        self._refresh()
 
     def wrap(self, secret: bytes, name: str) -> bytes:
+        self._refresh()
         nonce = os.urandom(12)
         sealed = AESGCM(self._keys[self._active]).encrypt(nonce, secret, name.encode())
         return self._active.encode() + b":" + nonce + sealed
 
     def unwrap(self, wrapped: bytes, name: str) -> bytes:
-        master, _, body = wrapped.partition(b":")
-        if master.decode() not in self._keys:
-            raise Invalid(f"key {name} was wrapped by master key {master.decode()}, which the file does not hold")
+        master, body = wrapped_by(wrapped), wrapped.partition(b":")[2]
+        if master not in self._keys:
+            self._refresh()
+        if master not in self._keys:
+            raise Invalid(f"key {name} was wrapped by master key {master}, which the file does not hold")
         try:
-            return AESGCM(self._keys[master.decode()]).decrypt(body[:12], body[12:], name.encode())
+            return AESGCM(self._keys[master]).decrypt(body[:12], body[12:], name.encode())
         except InvalidTag:
-            raise Invalid(f"key {name} does not unwrap with master key {master.decode()}") from None
+            raise Invalid(f"key {name} does not unwrap with master key {master}") from None
+
+    @property
+    def active(self) -> str:
+        """The id of the key in force."""
+        self._refresh()
+        return self._active
 
     def is_current(self, wrapped: bytes) -> bool:
-        return wrapped.partition(b":")[0].decode() == self._active
+        return wrapped_by(wrapped) == self.active
 
-    def derive(self, purpose: str) -> str:
-        """A secret for one purpose that need not be stored anywhere (an engine's key, say)."""
-        first = next(iter(self._keys.values()))
-        return hmac.new(first, purpose.encode(), hashlib.sha256).hexdigest()
+    def add(self) -> None:
+        """Put a new key in force; those before it stay in the file. With more than one there already, a rotation was broken
+        off, and its new key is the one in force. The file is whole at any moment."""
+        if len(lines := self._lines()) == 1:
+            self._replace([*lines, _new_line()])
+
+    def keep_active_only(self) -> None:
+        """Remove from the file every key but the one in force: nothing is wrapped by any other."""
+        self._replace(self._lines()[-1:])
+
+    def _lines(self) -> list[str]:
+        return self._path.read_text().splitlines(keepends=True)
+
+    def _replace(self, lines: list[str]) -> None:
+        owner = self._path.stat()
+        temporary = _written(self._path, "".join(line if line.endswith("\n") else f"{line}\n" for line in lines))
+        if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(temporary, owner.st_uid, owner.st_gid)
+        temporary.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _refresh(self) -> None:
+        """Read the file, if it is not the one that was read last."""
+        with self._lock:
+            try:
+                stat = self._path.stat()
+            except OSError:
+                if not self._keys:
+                    raise
+                raise Unavailable(f"the master key file {self._path.name} cannot be read") from None
+            if self._read_at == (stamp := (stat.st_ino, stat.st_mtime_ns, stat.st_size)):
+                return
+            if stat.st_mode & 0o077:
+                raise Invalid(f"the master key file {self._path.name} must not be readable by others (mode 0600)")
+            found: dict[str, bytes] = {}
+            for number, line in enumerate(self._path.read_text().splitlines(), 1):
+                name, _, value = line.partition(":")
+                try:
+                    found[name] = base64.b64decode(value, validate=True)
+                except ValueError as error:
+                    raise Invalid(
+                        f"line {number} of the master key file {self._path.name} is not `id:base64`"
+                    ) from error
+            if not found or any(len(key) != 32 for key in found.values()):
+                raise Invalid(f"the master key file {self._path.name} must hold keys of 32 bytes")
+            self._keys |= found
+            self._active, self._read_at = list(found)[-1], stamp
+
+
+def wrapped_by(wrapped: bytes) -> str:
+    """The id of the master key that did it."""
+    return wrapped.partition(b":")[0].decode()
+
+
+def _new_line() -> str:
+    return f"{uuid4().hex[:8]}:{base64.b64encode(os.urandom(32)).decode()}\n"
+
+
+def _written(path: Path, content: str) -> Path:
+    """A file beside `path` that holds `content` on disk, for its owner only."""
+    temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.new")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+class Rotated(Struct, frozen=True):
+    """`master_key`: the id of the one in force; `keys`: how many were wrapped anew."""
+
+    master_key: str
+    keys: int
 
 
 class Keyring:
@@ -141,6 +218,7 @@ class Keyring:
         self._lock = threading.Lock()
         self._by_subject: dict[str, tuple[float, PersonKey]] = {}
         self._by_kid: dict[str, tuple[float, PersonKey]] = {}
+        self._root: bytes | None = None  # of the secrets that are derived
 
     def key_for(self, subject: str) -> PersonKey:
         with self._lock:
@@ -151,6 +229,8 @@ class Keyring:
         with self._engine.begin() as connection:
             row = connection.execute(find, {"subject": subject}).one_or_none()
             if row is None:
+                # Shared by all who wrap: a rotation waits for them before it looks for the last time.
+                connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({_WRAPPING})"))
                 kid = uuid4().hex
                 connection.execute(
                     text(
@@ -199,10 +279,7 @@ class Keyring:
                 {"subject": subject},
             ).scalars()
             destroyed = tuple(kids)
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            # A dead row version still holds the wrapped key until it is vacuumed away, and the log of changes until
-            # it is recycled: both are wrapped by the master key, and the first goes now.
-            connection.execute(text("VACUUM keyring.person_keys"))
+        self._vacuum()
         with self._lock:
             self._by_subject.pop(subject, None)
             for kid in destroyed:
@@ -224,19 +301,69 @@ class Keyring:
                 self._by_subject = {name: kept for name, kept in self._by_subject.items() if kept[1].kid not in gone}
         return gone
 
+    def derive(self, purpose: str) -> str:
+        """A secret for one purpose that need not be stored anywhere (an engine's key, say); a rotation does not change it.
+
+        Raises Unavailable."""
+        if self._root is None:
+            with postgres_trouble():
+                self._root = self.key_for("noria:derive").secret
+        return hmac.new(self._root, purpose.encode(), hashlib.sha256).hexdigest()
+
+    def rotate(self) -> Rotated:
+        """Put a new master key in force, wrap every key anew and remove the old one; or finish that, if it was broken off.
+
+        At any moment each row is wrapped by a key that the file holds, and whoever reads or makes keys meanwhile goes on. Raises
+        Invalid when another rotation is under way."""
+        with self._engine.connect() as connection:
+            locked = connection.execute(text("SELECT pg_try_advisory_lock(hashtext('noria.keys.rotate'))")).scalar_one()
+            connection.commit()
+            if not locked:
+                raise Invalid("another rotation of the master key is under way")
+            try:
+                self._master.add()
+                done = self.rewrap()
+                with self._engine.begin() as last:
+                    # Whoever began to wrap before the new key stood in the file has ended; whoever comes now finds it there.
+                    last.execute(text(f"SELECT pg_advisory_xact_lock({_WRAPPING})"))
+                    done += self.rewrap()
+                self._master.keep_active_only()
+                self._vacuum()
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(hashtext('noria.keys.rotate'))"))
+        return Rotated(self._master.active, done)
+
     def rewrap(self) -> int:
         """Wrap every key anew that is not under the master key in force; return how many were."""
-        with self._engine.begin() as connection:
-            rows = connection.execute(
-                text("SELECT kid, wrapped FROM keyring.person_keys WHERE destroyed_at IS NULL FOR UPDATE")
-            ).all()
-            old = [(row.kid, bytes(row.wrapped)) for row in rows if not self._master.is_current(bytes(row.wrapped))]
-            for kid, wrapped in old:
-                connection.execute(
-                    text("UPDATE keyring.person_keys SET wrapped = :wrapped WHERE kid = :kid"),
-                    {"kid": kid, "wrapped": self._master.wrap(self._master.unwrap(wrapped, kid), kid)},
-                )
-        return len(old)
+        done, after = 0, ""
+        while True:
+            with self._engine.begin() as connection:
+                rows = connection.execute(
+                    text(
+                        "SELECT kid, wrapped FROM keyring.person_keys WHERE destroyed_at IS NULL AND kid > :after"
+                        " ORDER BY kid LIMIT :rows FOR UPDATE"
+                    ),
+                    {"after": after, "rows": REWRAP_ROWS},
+                ).all()
+                for row in rows:
+                    if not self._master.is_current(wrapped := bytes(row.wrapped)):
+                        connection.execute(
+                            text("UPDATE keyring.person_keys SET wrapped = :wrapped WHERE kid = :kid"),
+                            {
+                                "kid": row.kid,
+                                "wrapped": self._master.wrap(self._master.unwrap(wrapped, row.kid), row.kid),
+                            },
+                        )
+                        done += 1
+            if not rows:
+                return done
+            after = rows[-1].kid
+
+    def _vacuum(self) -> None:
+        """A dead row version still holds the wrapped key until it is vacuumed away, and the log of changes until it is recycled:
+        both are wrapped by the master key, and the first goes now."""
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM keyring.person_keys"))
 
     def _remember(self, subject: str | None, key: PersonKey) -> PersonKey:
         until = self._clock() + KEY_CACHE_S

@@ -18,7 +18,6 @@ from sqlalchemy import Connection, text
 from streams.errors import Invalid, Unavailable
 from streams.events import ReleaseFinished, ReleaseRolledBack, ReleaseStarted
 from streams.orders import SwapRelease
-from streams.sealing import MasterKey
 from streams.store import postgres_trouble
 from workers import orders
 from workers.context import Cancelled, Context
@@ -78,7 +77,7 @@ def run(order: SwapRelease, context: Context) -> None:
 
 def _prove(context: Context, order: SwapRelease, name: str, base_url: str) -> float:
     """The largest difference of the golden prompts. Raises Invalid when it is too large; the engine is not wanted then."""
-    key = MasterKey(context.settings.master_key).derive(f"engine:{name}")
+    key = context.keyring.derive(f"engine:{name}")
     compared = compare_with_golden(base_url, key, context.artifacts.path(order.model) / "golden.jsonl")
     allowed = golden_tolerance(order.engine)
     if not compared.within(allowed):

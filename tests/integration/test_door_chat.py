@@ -156,7 +156,7 @@ def test_the_engine_is_told_every_setting_and_the_clamped_length(world: World, d
     sent = world.engine.requests[-1]
     assert (sent["max_tokens"], sent["temperature"], sent["top_p"], sent["seed"]) == (1024, 0, 0.5, 3)
     assert sent["stop"] == ["###"] and sent["model"] == f"{domain}@0"
-    assert world.engine.keys[-1] == f"Bearer {world.services.master.derive(f'engine:{domain}@0')}"
+    assert world.engine.keys[-1] == f"Bearer {world.services.keyring.derive(f'engine:{domain}@0')}"
     world.chat(domain)
     assert world.engine.requests[-1]["max_tokens"] == 256
 

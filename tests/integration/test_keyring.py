@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Engine
 
 from streams import sealing
@@ -217,3 +219,13 @@ def test_a_digest_is_keyed_and_the_same_in_every_process(engine: Engine, master:
     assert here == sealing.digest(b"yes", Keyring(engine, MasterKey(master)))
     empty(engine)
     assert here != sealing.digest(b"yes", Keyring(engine, MasterKey(tmp_path / "another.key")))
+
+
+def test_a_derived_secret_is_the_same_in_every_process_for_its_purpose_and_wraps_nothing(
+    engine: Engine, master: Path
+) -> None:
+    found = Keyring(engine, MasterKey(master)).derive("engine")
+    other = Keyring(engine, MasterKey(master))
+    assert found == other.derive("engine") != other.derive("door")
+    with pytest.raises(InvalidTag):
+        AESGCM(bytes.fromhex(found)).decrypt(b"n" * 12, wrapped(engine)[0][-48:], b"k")

@@ -18,7 +18,7 @@ from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, Event, ReleaseFinished, ReleaseRolledBack, ReleaseStarted, RollbackAsked
 from streams.log import KafkaLog, MemoryLog
 from streams.orders import SwapRelease
-from streams.sealing import Keyring, MasterKey
+from streams.sealing import Keyring
 from tests import door_world
 from tests.door_world import World, make_settings
 from tests.engine_server import EngineServer
@@ -230,7 +230,7 @@ def test_an_engine_is_wanted_proved_and_then_asked(context: Context, engine: Gol
     assert math.isclose(finished.golden_difference, 0.02, abs_tol=1e-9)
     assert finished.ready_s > 0 and finished.flip_ms > 0
     assert [body["messages"][0]["content"] for body in engine.requests] == [line.prompt for line in GOLDEN]
-    secret = MasterKey(context.settings.master_key).derive("engine:roads@1")
+    secret = context.keyring.derive("engine:roads@1")
     assert set(engine.keys) == {f"Bearer {secret}"}
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from streams.errors import Invalid, Unavailable
 from streams.relay import Waiter
-from streams.sealing import MasterKey
+from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings, from_env
 from streams.store import open_engine, postgres_trouble
 from workers.artifacts import Artifacts
@@ -137,7 +137,7 @@ class Host:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._master = MasterKey(settings.master_key)
+        self._keyring = Keyring(database, MasterKey(settings.master_key))
         self._keepers: dict[str, Keeper] = {}
 
     def forget_the_past(self) -> None:
@@ -165,7 +165,7 @@ class Host:
         for name, found in wanted.items():
             if name not in self._keepers and not self._failed(name):
                 self._keepers[name] = Keeper(
-                    found, self._settings, self._database, self._master.derive(f"engine:{name}")
+                    found, self._settings, self._database, self._keyring.derive(f"engine:{name}")
                 )
 
     def close_retired(self) -> None:

@@ -1,0 +1,227 @@
+"""The master key is rotated under people who chat: nothing fails, everything opens, and a rotation that was killed is finished."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine
+
+from api.cli import main
+from streams import sealing
+from streams.errors import Erased, Invalid
+from streams.sealed import Sealed
+from streams.sealing import Keyring, MasterKey, Rotated, open_sealed, seal, wrapped_by
+from tests.door_world import World
+from tests.integration.by_hand import empty, rows
+
+ROOT = Path(__file__).parents[2]
+# Another process: it was there before the rotation, and makes keys after it.
+CHILD = """
+import sys
+from pathlib import Path
+from streams.sealing import Keyring, MasterKey, open_sealed, seal
+from streams.store import open_engine
+keyring = Keyring(open_engine(sys.argv[1]), MasterKey(Path(sys.argv[2])))
+for line in sys.stdin:
+    words = seal(line, keyring.key_for(line.strip()), "e#text")
+    print(open_sealed(words, keyring).strip(), flush=True)
+"""
+
+
+class Killed(BaseException):
+    """What a process does not live to catch."""
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Path:
+    return tmp_path / "master.key"
+
+
+@pytest.fixture
+def engine(database: Engine) -> Iterator[Engine]:
+    empty(database)
+    yield database
+
+
+def ids(master: Path) -> list[str]:
+    return [line.partition(":")[0] for line in master.read_text().splitlines()]
+
+
+def wrappings(engine: Engine) -> set[str]:
+    found = rows(engine, "SELECT wrapped FROM keyring.person_keys WHERE destroyed_at IS NULL")
+    return {wrapped_by(bytes(row[0])) for row in found}  # type: ignore[call-overload]
+
+
+def test_after_a_rotation_every_key_is_under_the_new_master_key_and_the_old_one_is_gone(
+    engine: Engine, master: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealing, "REWRAP_ROWS", 5)
+    running = Keyring(engine, MasterKey(master))
+    words = {person: seal(person, running.key_for(person), "e#text") for person in map(str, range(12))}
+    running.destroy("7")
+    derived, (before,) = running.derive("engine"), ids(master)
+    rotated = Keyring(engine, MasterKey(master)).rotate()
+    (after,) = ids(master)
+    assert rotated == Rotated(after, 12) and after != before  # with the key that secrets are derived from
+    assert wrappings(engine) == {after} and master.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in master.parent.iterdir()] == ["master.key"]
+    for keyring in (running, Keyring(engine, MasterKey(master))):
+        assert keyring.derive("engine") == derived
+        with pytest.raises(Erased):
+            open_sealed(words["7"], keyring)
+        assert all(open_sealed(sealed, keyring) == who for who, sealed in words.items() if who != "7")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (os, "replace"),
+        (MasterKey, "add"),
+        (Keyring, "rewrap"),
+        (MasterKey, "keep_active_only"),
+        (Keyring, "_vacuum"),
+    ],
+    ids=lambda place: place[1],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_rotation_that_is_killed_anywhere_leaves_every_key_readable_and_is_finished_by_the_next(
+    engine: Engine, master: Path, place: tuple[object, str], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Keyring(engine, MasterKey(master))
+    words = {person: seal(person, running.key_for(person), "e#text") for person in ("ann", "bob", "cem")}
+    owner, name = place
+    real: Callable[..., object] = getattr(owner, name)
+
+    def killed(*given: object) -> None:
+        if when == "after":
+            real(*given)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, killed)
+        if owner is os:
+            patched.setattr(Path, "replace", lambda source, target: os.replace(source, target))
+        with pytest.raises(Killed):
+            Keyring(engine, MasterKey(master)).rotate()
+    left = ids(master)
+    assert wrappings(engine) <= set(left)
+    for keyring in (running, Keyring(engine, MasterKey(master))):
+        keyring.key_for(f"new-{id(keyring)}")
+        assert all(open_sealed(sealed, keyring) == who for who, sealed in words.items())
+    Keyring(engine, MasterKey(master)).rotate()
+    assert wrappings(engine) == set(ids(master)) and len(ids(master)) == 1
+    # What was begun is finished, and not begun once more.
+    assert ids(master) == left[1:] or len(left) == 1
+    alone = Keyring(engine, MasterKey(master))
+    assert all(open_sealed(sealed, alone) == who for who, sealed in words.items())
+
+
+def test_a_key_that_was_wrapped_by_the_old_one_while_the_rotation_ran_is_waited_for_and_wrapped_anew(
+    engine: Engine, master: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process looks at the file, and is slow to write what it wrapped."""
+    slow, wrapped, go_on = Keyring(engine, MasterKey(master)), threading.Event(), threading.Event()
+    real = slow._master.wrap
+
+    def wrap(secret: bytes, name: str) -> bytes:
+        found = real(secret, name)
+        wrapped.set()
+        assert go_on.wait(20)
+        return found
+
+    monkeypatch.setattr(slow._master, "wrap", wrap)
+    newcomer = threading.Thread(target=slow.key_for, args=("ann",))
+    newcomer.start()
+    assert wrapped.wait(20)
+    rotation = threading.Thread(target=Keyring(engine, MasterKey(master)).rotate)
+    rotation.start()
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    while not rows(engine, waits)[0][0]:
+        assert rotation.is_alive()
+    assert len(ids(master)) == 2
+    go_on.set()
+    newcomer.join()
+    rotation.join()
+    assert wrappings(engine) == set(ids(master)) and len(ids(master)) == 1
+
+
+def test_two_rotations_at_once_are_one(engine: Engine, master: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyring = Keyring(engine, MasterKey(master))
+
+    def meanwhile(self: Keyring) -> int:
+        with pytest.raises(Invalid, match="another rotation"):
+            keyring.rotate()
+        return 0
+
+    monkeypatch.setattr(Keyring, "rewrap", meanwhile)
+    Keyring(engine, MasterKey(master)).rotate()
+
+
+def test_while_people_chat_and_come_the_master_key_is_rotated_and_nothing_fails(
+    world: World, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = world.domain()
+    monkeypatch.setenv("NORIA_HOME", str(world.settings.home))
+    for name, value in (
+        ("KAFKA", world.kafka),
+        ("DATABASE_URL", world.settings.database_url),
+        ("DOOR", world.door_url),
+    ):
+        monkeypatch.setenv(f"NORIA_{name}", value)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, world.settings.database_url, str(world.settings.master_key)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdin is not None and child.stdout is not None
+    stopping, troubles, asked = threading.Event(), list[BaseException](), list[tuple[str, str]]()
+
+    def chats(number: int) -> None:
+        turn = 0
+        while not stopping.is_set():
+            turn += 1
+            person = f"person-{number}" if turn % 2 else f"newcomer-{number}-{turn}"
+            try:
+                world.chat(domain, f"words of {person} in turn {turn}", user=person)
+                asked.append((person, f"words of {person} in turn {turn}"))
+            except BaseException as error:
+                troubles.append(error)
+                return
+
+    threads = [threading.Thread(target=chats, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(4):
+            said = len(asked)
+            done = CliRunner().invoke(main, ["keys", "rotate", "--json"])
+            assert done.exit_code == 0, done.output
+            print(f"person-of-the-child-{number}", file=child.stdin, flush=True)
+            assert child.stdout.readline() == f"person-of-the-child-{number}\n"
+            while len(asked) < said + 6 and not troubles:
+                stopping.wait(0.01)
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+    assert not troubles
+    assert len(ids(world.settings.master_key)) == 1
+    alone = Keyring(database, MasterKey(world.settings.master_key))
+    kept = world.services.recorder.wait_for_ends("noria.conversations", 15)
+    assert kept
+    query = "SELECT person, messages FROM noria.prompts"
+    opened = {(row[0], open_sealed(Sealed(**row[1]), alone)) for row in rows(database, query)}  # type: ignore[arg-type]
+    assert {(person, True) for person, words in asked} == {
+        (person, any(words in text for who, text in opened if who == person)) for person, words in asked
+    }
