@@ -26,6 +26,7 @@ from api.recording import Recorder
 from api.routing import Routes
 from api.services import Services
 from api.wire import BODY_BYTES, DATASET_BODY_BYTES, parse_position, reply
+from streams.erasures import Journal
 from streams.errors import Invalid, Unavailable
 from streams.log import KafkaLog
 from streams.sealing import Keyring, MasterKey
@@ -190,7 +191,7 @@ def build(settings: Settings, client_id: str = "noria-door") -> Services:
         settings=settings,
         engine=engine,
         recorder=Recorder(KafkaLog(settings.kafka, client_id), engine),
-        keyring=Keyring(engine, MasterKey(settings.master_key)),
+        keyring=Keyring(engine, MasterKey(settings.master_key), journal=Journal(settings.erasures)),
         keys=keys,
         routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT, told=told),
         metrics=Metrics(),

@@ -1,6 +1,7 @@
 """Bearer keys of the door: who may call it, as whom, and for which domains. Only their SHA-256 is kept.
 
-python -m api.keys --ensure-local            the local operator's key, in a file that only its owner can read
+python -m api.keys --ensure-local            the local operator's key, in a file that only its owner can read; and the journal of
+                                             erasures, whole
 
 All other keys are made, listed and revoked through the door (`api.grants`).
 """
@@ -21,7 +22,9 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
+from streams.erasures import Journal
 from streams.errors import Invalid, Unavailable
+from streams.sealing import Keyring, MasterKey
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
 
@@ -316,7 +319,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     try:
         settings = from_env(os.environ)
-        ensure_local(open_engine(settings.database_url), settings.local_key)
+        engine = open_engine(settings.database_url)
+        ensure_local(engine, settings.local_key)
+        keyring = Keyring(engine, MasterKey(settings.master_key), journal=Journal(settings.erasures))
+        with postgres_trouble():
+            keyring.complete_journal()
     except (Invalid, Unavailable, IntegrityError) as error:
         print(error, file=sys.stderr)
         return 1

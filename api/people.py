@@ -3,7 +3,7 @@
 from collections.abc import Set
 from datetime import UTC, datetime
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID, uuid5
 
 from flask import Blueprint, Response
 from sqlalchemy import Connection, Text, cast, select
@@ -16,15 +16,14 @@ from api.rounds import UNDER_WAY
 from api.services import SOURCE, Services, person_subject
 from api.wire import check_person, reply
 from streams import schema
-from streams.codec import envelope_for
 from streams.conversations import REPLACED
+from streams.erasures import domains_of, erasure
 from streams.errors import Unavailable
-from streams.events import CONVERSATIONS, DOMAINS, PersonErased
+from streams.events import CONVERSATIONS, DOMAINS
 from streams.lineage import lines, live_lines
 from streams.store import postgres_trouble
 
 CATCH_UP_S = 5.0
-_ERASURES = uuid5(NAMESPACE_URL, "urn:noria:erasure")
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -155,34 +154,14 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
             raise Unavailable(
                 "the keys are destroyed; the log is not followed at present, ask again to have it recorded"
             )
-    events = schema.events.c
     with postgres_trouble(), services.engine.connect() as connection:
-        domains = list(
-            connection.execute(
-                select(events.domain)
-                .where(events.person == person, events.type != "person_erased")
-                .distinct()
-                .order_by(events.domain)
-            ).scalars()
-        )
-        known = set(connection.execute(select(schema.domains.c.domain)).scalars())
+        domains = domains_of(connection, person)
         mine = list(
             connection.execute(select(schema.examples.c.example_id).where(schema.examples.c.person == person)).scalars()
         )
-        domains = [domain for domain in domains if domain in known]
         learned_by = _learned_by(connection, domains, mine)
     at = datetime.now(UTC)
-    envelopes = [
-        envelope_for(
-            PersonErased(domain=domain, person=person, kids=kids, by=by),
-            # The same keys gone from the same domain are the same fact, however often it is said.
-            id=uuid5(_ERASURES, "\n".join((domain, person, *kids))),
-            source=SOURCE,
-            time=at,
-            correlation_id=domain,
-        )
-        for domain in domains
-    ]
+    envelopes = [erasure(domain, person, kids, by, SOURCE, at) for domain in domains]
     positions = services.recorder.append_patiently(envelopes, 10.0) if envelopes else []
     return {
         "person": person,

@@ -8,6 +8,7 @@ from api.keys import ApiKeys
 from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
+from streams.erasures import PERSON
 from streams.sealing import Keyring
 from streams.settings import Settings
 
@@ -27,7 +28,7 @@ class Services(Struct, frozen=True):
 
 def person_subject(person: str) -> str:
     """The keyring's name for a person: apart from the subjects of domains and of noria itself, whatever they call themselves."""
-    return f"person:{person}"
+    return f"{PERSON}{person}"
 
 
 def domain_subject(domain: str) -> str:

@@ -19,6 +19,9 @@ from streams.errors import Invalid, Unavailable
 PREFERRED = {"kafka": 19092, "postgres": 15432, "door": 8400, "page": 8401}
 
 
+RESTORING = "restoring.json"  # stands in a home while a restore writes to it
+
+
 class Addresses(Struct):
     """Where everything answers; kept in run/noria.json, so that a restart finds its data under the same names."""
 
@@ -37,7 +40,7 @@ def addresses(home: Path, environ: Mapping[str, str]) -> Addresses:
     for name, port in PREFERRED.items():
         choices = [p for p in (before.get(name, port), port) if is_free(p) and p not in ports.values()]
         ports[name] = choices[0] if choices else free_port()
-    _write_private(written, msgspec.json.encode(ports))
+    write_private(written, msgspec.json.encode(ports))
     return Addresses(
         kafka=environ.get("NORIA_KAFKA") or f"{LOOPBACK}:{ports['kafka']}",
         database_url=environ.get("NORIA_DATABASE_URL") or "",
@@ -101,6 +104,8 @@ def environment(home: Path, found: Addresses, environ: Mapping[str, str]) -> dic
 
 def up(home: Path, environ: Mapping[str, str] = os.environ, say: Callable[[str], None] = print) -> None:
     """Run everything until SIGTERM or SIGINT. Raises Invalid or Unavailable, saying what did not come up."""
+    if (home / RESTORING).exists():
+        raise Invalid("a restore into this home was broken off: run `noria restore` again, it begins anew")
     for folder in (home, home / "run", home / "keys"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = addresses(home, environ)
@@ -108,11 +113,16 @@ def up(home: Path, environ: Mapping[str, str] = os.environ, say: Callable[[str],
     supervisor = Supervisor(home, table, environment(home, found, environ), say)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: supervisor.stop())
+    write_addresses(home, found)
+    supervisor.run(lambda: say(f"ready: page {found.page}  API {found.door}/v1"))
+
+
+def write_addresses(home: Path, found: Addresses) -> None:
+    """For whoever looks for what runs here."""
     written = {"kafka": found.kafka, "door": found.door, "page": found.page}
     if found.database_url:
         written["database_url"] = found.database_url
-    _write_private(home / "run" / "noria.json", msgspec.json.encode(written))
-    supervisor.run(lambda: say(f"ready: page {found.page}  API {found.door}/v1"))
+    write_private(home / "run" / "noria.json", msgspec.json.encode(written))
 
 
 def main() -> int:
@@ -160,7 +170,7 @@ def _postgres_ready(home: Path, port: int) -> Callable[[], bool]:
             return False
         path = home / "run" / "noria.json"
         written: dict[str, str] = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-        _write_private(path, msgspec.json.encode(written | {"database_url": postgres.url(data, port)}))
+        write_private(path, msgspec.json.encode(written | {"database_url": postgres.url(data, port)}))
         return True
 
     return ready
@@ -173,7 +183,8 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
+    """A file for its owner only, whole or as it was."""
     fresh = path.with_suffix(".new")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)

@@ -26,6 +26,7 @@ from joserfc.registry import HeaderParameter
 from msgspec import Struct
 from sqlalchemy import Engine, text
 
+from streams.erasures import Journal
 from streams.errors import Erased, Invalid, Unavailable
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
@@ -211,8 +212,16 @@ class Rotated(Struct, frozen=True):
 class Keyring:
     """Person keys in Postgres, schema `keyring`, wrapped by the master key."""
 
-    def __init__(self, engine: Engine, master: MasterKey, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        master: MasterKey,
+        clock: Callable[[], float] = time.monotonic,
+        journal: Journal | None = None,
+    ) -> None:
+        """`journal`: where the ids of the keys that are destroyed here are written first."""
         self._engine = engine
+        self._journal = journal
         self._master = master
         self._clock = clock
         self._lock = threading.Lock()
@@ -264,6 +273,11 @@ class Keyring:
     def destroy(self, subject: str) -> tuple[str, ...]:
         """Destroy every key of `subject`; return the ids of all that were ever destroyed for them."""
         with self._engine.begin() as connection:
+            if self._journal is not None:
+                going = text(
+                    "SELECT kid FROM keyring.person_keys WHERE subject = :subject AND destroyed_at IS NULL FOR UPDATE"
+                )
+                self._journal.add(connection.execute(going, {"subject": subject}).scalars())
             connection.execute(
                 text(
                     "UPDATE keyring.person_keys SET wrapped = ''::bytea, destroyed_at = now()"
@@ -300,6 +314,13 @@ class Keyring:
                 self._by_kid = {kid: kept for kid, kept in self._by_kid.items() if kid not in gone}
                 self._by_subject = {name: kept for name, kept in self._by_subject.items() if kept[1].kid not in gone}
         return gone
+
+    def complete_journal(self) -> None:
+        """Write to the journal what was destroyed where there was none."""
+        if self._journal is not None:
+            with self._engine.connect() as connection:
+                gone = text("SELECT kid FROM keyring.person_keys WHERE destroyed_at IS NOT NULL")
+                self._journal.add(connection.execute(gone).scalars())
 
     def derive(self, purpose: str) -> str:
         """A secret for one purpose that need not be stored anywhere (an engine's key, say); a rotation does not change it.

@@ -17,6 +17,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     door_url: str
     page_url: str
     master_key: Path
+    erasures: Path  # the journal of destroyed keys
     opencompass: Path
     lightllm: Path | None = None  # the folder of the environment that holds LightLLM; None: it is in this one
     engine_threads: int = 1
@@ -66,6 +67,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         door_url=value("NORIA_DOOR", "door"),
         page_url=environ.get("NORIA_PAGE") or known.get("page") or "",
         master_key=Path(environ.get("NORIA_MASTER_KEY") or home / "keys" / "master.key"),
+        erasures=Path(environ.get("NORIA_ERASURES") or home / "keys" / "erasures.jsonl"),
         opencompass=Path(environ.get("NORIA_OPENCOMPASS") or home / "opencompass"),
         lightllm=Path(environ["NORIA_LIGHTLLM"]) if environ.get("NORIA_LIGHTLLM") else None,
         engine_threads=_count(environ, "NORIA_ENGINE_THREADS", 1),

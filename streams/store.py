@@ -399,5 +399,9 @@ def _quarantined(record: Record, reason: str) -> tuple[str, str, str, bytes]:
         # What is too large to be repeated still stands where `place` says.
         "value_base64": base64.b64encode(record.value).decode() if whole else None,
     }
-    message_id = str(uuid5(UUID(int=0), f"quarantine:{place}"))
-    return message_id, QUARANTINE, place, msgspec.json.encode(value)
+    return quarantine_id(place), QUARANTINE, place, msgspec.json.encode(value)
+
+
+def quarantine_id(place: str) -> str:
+    """The id of the message that names what could not be read at `place`."""
+    return str(uuid5(UUID(int=0), f"quarantine:{place}"))

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -40,8 +41,12 @@ CONFIG = {
 MAX_EVENT_BYTES = 1_000_000
 
 
-def create_topics(bootstrap: str, replication_factor: int = 1) -> list[str]:
-    """Create the topics that are missing; return their names. Raises Unavailable if Kafka does not answer."""
+def create_topics(
+    bootstrap: str, replication_factor: int = 1, partitions: Mapping[str, int] | None = None
+) -> list[str]:
+    """Create the topics that are missing (with as many `partitions` as are named); return their names.
+
+    Raises Unavailable if Kafka does not answer."""
     try:
         admin = KafkaAdminClient(
             bootstrap_servers=bootstrap.split(","), client_id="noria-topics", reconnect_backoff_max_ms=500
@@ -53,7 +58,8 @@ def create_topics(bootstrap: str, replication_factor: int = 1) -> list[str]:
         missing = [topic for topic in TOPICS if topic.name not in there]
         for topic in missing:
             config = CONFIG | {"min.insync.replicas": str(max(1, replication_factor - 1))}
-            new = NewTopic(topic.name, topic.partitions, replication_factor, topic_configs=config)
+            number = (partitions or {}).get(topic.name, topic.partitions)
+            new = NewTopic(topic.name, number, replication_factor, topic_configs=config)
             try:
                 admin.create_topics([new], timeout_ms=30_000)
             except TopicAlreadyExistsError:

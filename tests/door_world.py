@@ -257,6 +257,7 @@ def make_settings(home: Path, kafka: str, database_url: str) -> Settings:
         door_url="http://127.0.0.1:1",
         page_url="",
         master_key=home / "keys" / "master.key",
+        erasures=home / "keys" / "erasures.jsonl",
         opencompass=home / "opencompass",
     )
 
@@ -265,7 +266,7 @@ def make_settings(home: Path, kafka: str, database_url: str) -> Settings:
 def running(kafka: str, database_url: str, home: Path) -> Iterator[World]:
     """A world on an empty log and a fresh database."""
     models = home / "models" / "index.json"
-    models.parent.mkdir(parents=True)
+    models.parent.mkdir(parents=True, exist_ok=True)
     models.write_text(json.dumps({DEFAULT_BASE_MODEL: MODEL}))
     world = World(make_settings(home, kafka, database_url), kafka)
     try:

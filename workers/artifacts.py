@@ -14,6 +14,8 @@ from pathlib import Path
 from streams.errors import Invalid
 
 PREFIX = "sha256:"
+# Of PostgreSQL: held, shared, by whoever reads many artifacts; nothing is removed meanwhile.
+IN_USE_LOCK = "hashtext('noria.artifacts')"
 _BLOCK = 1 << 20
 
 
@@ -58,6 +60,14 @@ class Artifacts:
                     _link_or_copy(file, target)
             self._settle(arriving, place)
         return PREFIX + digest
+
+    def take_over(self, path: Path) -> str:
+        """Keep the file or folder at `path`, which is another store's; return its digest."""
+        return self.put_dir(path) if path.is_dir() else self.put_file(path)
+
+    def all(self) -> list[str]:
+        """The digests of all that is kept."""
+        return sorted(PREFIX + place.name for place in self._kept.iterdir())
 
     def has(self, digest: str) -> bool:
         return self._place(digest).exists()

@@ -336,13 +336,14 @@ def state_words(row: dict[str, Any]) -> str:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for the id again.")
 @json_option
 def erase(person: str, yes: bool, as_json: bool) -> None:
-    """Destroy PERSON's key. What they said is gone from the log, the tables and every backup; it cannot be undone.
+    """Destroy PERSON's key. What they said is gone from the log and the tables, and no restore that is given the journal
+    of erasures brings it back; it cannot be undone.
 
     \b
     Example: noria erase ana
     """
     if not yes:
-        warning = f"What {printable(person)} said will be gone for ever: from the log, the tables and every backup."
+        warning = f"What {printable(person)} said will be gone for ever, and no restore that is given the journal brings it back."
         confirm_by_name(warning, person, "erased")
     with the_door() as door:
         said = door.erase(person)

@@ -1,0 +1,340 @@
+"""A backup put back into an empty home: the log at its old offsets, keyring and access without whom was erased since, the
+artifacts; the projections are rebuilt from the log.
+
+While it runs a mark stands in the home, and nothing serves from it. A restore that was broken off begins again, and removes what
+the first one wrote. A home, log or database that holds something else is never written to.
+"""
+
+import gzip
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
+from msgspec import Struct
+from sqlalchemy import Connection, Engine, text
+
+from deploy import local
+from deploy.backup import MODELS_INDEX, TABLES, Manifest, read_manifest
+from deploy.supervisor import Supervisor
+from streams import erasures
+from streams.codec import encode, key_of, topic_of
+from streams.errors import Invalid, Unavailable
+from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
+from streams.log import KafkaLog, Message
+from streams.log_copy import copied, write_back
+from streams.replay import rebuild
+from streams.schema import LIVE, machinery, projections
+from streams.sealing import MasterKey, wrapped_by
+from streams.settings import Settings, from_env
+from streams.store import Store, open_engine, postgres_trouble, quarantine_id
+from streams.topics import TOPICS, create_topics
+from workers.artifacts import PREFIX, Artifacts
+
+SOURCE = "/noria/restore"
+APPEND_TIMEOUT_S = 30.0
+GONE_S = 30.0
+INSERTED_ROWS = 1000
+KEYRING = "keyring.person_keys"
+
+
+class Mark(Struct, frozen=True):
+    """What a restore has begun to write to; `elsewhere`: a digest of the Kafka and PostgreSQL that are not this home's own."""
+
+    elsewhere: str
+
+
+class Restored(Struct, frozen=True):
+    records: int
+    keys: int  # that open something
+    erased: int  # keys that the backup still held and the journal names
+    told: int  # erasures that the log was told of
+    artifacts: int
+
+
+def restore(
+    home: Path,
+    source: Path,
+    journals: Sequence[Path] | None,
+    environ: Mapping[str, str],
+    say: Callable[[str], None] = lambda line: None,
+) -> Restored:
+    """Put the backup `source` into `home`. `journals`: what was erased since; that of the home itself is read too. None:
+    nothing is known of it.
+
+    Raises Invalid (before anything is written: the backup is damaged, a journal or the master key is not the one that it needs, the
+    home holds something), or Unavailable: call again."""
+    manifest = read_manifest(source)
+    mark = home / local.RESTORING
+    elsewhere = _elsewhere(environ)
+    again = mark.exists() and msgspec.json.decode(mark.read_bytes(), type=Mark) == Mark(elsewhere)
+    master_key = Path(environ.get("NORIA_MASTER_KEY") or home / "keys" / "master.key")
+    _check_master_key(master_key, source, manifest)
+    journal = erasures.Journal(Path(environ.get("NORIA_ERASURES") or home / "keys" / "erasures.jsonl"))
+    erased = _erased(source, journals, journal)
+    own = [home / "artifacts"]
+    own += [] if environ.get("NORIA_KAFKA") else [home / "kafka"]
+    own += [] if environ.get("NORIA_DATABASE_URL") else [home / "postgres"]
+    for folder in own:
+        if folder.exists() and any(folder.iterdir()):
+            if not again:
+                raise Invalid(f"the home is not empty: {folder.name} holds something")
+            shutil.rmtree(folder)
+    if not again:
+        _check_empty_elsewhere(environ)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    local.write_private(mark, msgspec.json.encode(Mark(elsewhere)))
+    with log_and_database(home, environ, say) as settings:
+        restored = _restore(settings, source, manifest, erased, environ, say)
+    journal.add(erased)
+    mark.unlink()
+    return restored
+
+
+@contextmanager
+def log_and_database(
+    home: Path, environ: Mapping[str, str], say: Callable[[str], None] = lambda line: None
+) -> Iterator[Settings]:
+    """Kafka and PostgreSQL with its tables, where they are not given from elsewhere, and nothing that reads or writes them."""
+    for folder in (home, home / "run", home / "keys"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = local.addresses(home, environ)
+    local.write_addresses(home, found)
+    wanted = ("kafka", "postgres", "migrate")
+    table = [process for process in local.process_table(home, found, environ) if process.name in wanted]
+    ready, ended = threading.Event(), list[BaseException]()
+    supervisor = Supervisor(home, table, local.environment(home, found, environ), say)
+
+    def run() -> None:
+        try:
+            supervisor.run(ready.set)
+        except BaseException as error:
+            ended.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="supervisor")
+    thread.start()
+    try:
+        ready.wait()
+        if ended:
+            raise ended[0]
+        yield from_env({**environ, "NORIA_HOME": str(home)})
+    finally:
+        supervisor.stop()
+        thread.join()
+
+
+def _restore(
+    settings: Settings,
+    source: Path,
+    manifest: Manifest,
+    erased: set[str],
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+) -> Restored:
+    _remove_topics(settings.kafka)
+    create_topics(settings.kafka, int(environ.get("NORIA_REPLICATION_FACTOR", "1")), manifest.partitions)
+    held = {row["kid"] for row in _rows(source, KEYRING) if not row["destroyed_at"]}
+    engine, log = open_engine(settings.database_url), KafkaLog(settings.kafka, "noria-restore")
+    try:
+        with postgres_trouble(), engine.begin() as connection:
+            every = [table.fullname for metadata in (projections, machinery) for table in metadata.sorted_tables]
+            connection.execute(text(f"TRUNCATE {', '.join(every)} RESTART IDENTITY CASCADE"))
+            for table in TABLES:
+                _insert(connection, table.fullname, list(_erasing(_rows(source, table.fullname), erased)))
+        say("keyring and access are back")
+        artifacts = _restore_artifacts(settings, source, manifest)
+        for place, end in manifest.ends.items():
+            topic, _, partition = place.rpartition("-")
+            records = copied(topic, int(partition), source / "log" / f"{place}.jsonl.gz")
+            write_back(settings.kafka, log, topic, int(partition), records, end)
+            say(f"{place}: up to offset {end}")
+        upto = {(topic, p): end for topic in (CONVERSATIONS, DOMAINS) for p, end in log.ends(topic).items()}
+        rebuild(engine, log, upto, LIVE)
+        _mark_said(engine, source, manifest)
+        say("the tables are rebuilt from the log")
+        told = _tell_erasures(engine, log)
+    finally:
+        log.close()
+        engine.dispose()
+    return Restored(manifest.records, len(held - erased), len(held & erased), told, artifacts)
+
+
+def _erased(source: Path, journals: Sequence[Path] | None, own: erasures.Journal) -> set[str]:
+    """The keys to be destroyed. Raises Invalid unless the journals go at least as far as the backup."""
+    if journals is None:
+        return own.kids()
+    if missing := [path for path in journals if not path.is_file()]:
+        raise Invalid(f"there is no erasure journal {missing[0]}")
+    found = own.kids().union(*(erasures.Journal(path).kids() for path in journals))
+    older = {row["kid"] for row in _rows(source, KEYRING) if row["destroyed_at"]} - found
+    if older:
+        raise Invalid(
+            f"the erasure journal is older than the backup, or another's: it lacks {len(older)} keys that were destroyed before"
+        )
+    return found
+
+
+def _check_master_key(path: Path, source: Path, manifest: Manifest) -> None:
+    """Raise Invalid unless the file holds every master key that the backup's keys are wrapped by."""
+    if not manifest.master_keys:
+        return
+    if not path.exists():
+        raise Invalid(
+            f"there is no master key file {path}; the backup needs master key {', '.join(manifest.master_keys)},"
+            " which is kept apart from it"
+        )
+    master, seen = MasterKey(path), set[str]()
+    for row in _rows(source, KEYRING):
+        wrapped = bytes.fromhex(row["wrapped"].removeprefix("\\x"))
+        if wrapped and (name := wrapped_by(wrapped)) not in seen:
+            master.unwrap(wrapped, row["kid"])
+            seen.add(name)
+
+
+def _elsewhere(environ: Mapping[str, str]) -> str:
+    named = f"{environ.get('NORIA_KAFKA', '')}\n{environ.get('NORIA_DATABASE_URL', '')}"
+    return hashlib.sha256(named.encode()).hexdigest()
+
+
+def _check_empty_elsewhere(environ: Mapping[str, str]) -> None:
+    if kafka := environ.get("NORIA_KAFKA"):
+        admin = _admin(kafka)
+        try:
+            there = set(admin.list_topics())
+        finally:
+            admin.close()
+        log = KafkaLog(kafka, "noria-restore")
+        try:
+            for topic in TOPICS:
+                if topic.name in there and any(log.ends(topic.name).values()):
+                    raise Invalid(f"Kafka at {kafka} is not empty: {topic.name} holds something")
+        finally:
+            log.close()
+    if url := environ.get("NORIA_DATABASE_URL"):
+        engine = open_engine(url)
+        try:
+            with postgres_trouble(), engine.connect() as connection:
+                for name in (KEYRING, "access.api_keys", f"{LIVE}.events", "work.claims"):
+                    there_is = connection.execute(text("SELECT to_regclass(:name)"), {"name": name}).scalar_one()
+                    if there_is and connection.execute(text(f"SELECT EXISTS (SELECT FROM {name})")).scalar_one():
+                        raise Invalid(f"the database is not empty: {name} holds something")
+        finally:
+            engine.dispose()
+
+
+def _admin(kafka: str) -> KafkaAdminClient:
+    try:
+        return KafkaAdminClient(bootstrap_servers=kafka.split(","), client_id="noria-restore")
+    except KafkaError as error:
+        raise Unavailable(f"Kafka at {kafka} does not answer: {type(error).__name__}") from error
+
+
+def _remove_topics(kafka: str) -> None:
+    """What a restore that was broken off has left."""
+    admin, names = _admin(kafka), {topic.name for topic in TOPICS}
+    try:
+        if there := names & set(admin.list_topics()):
+            admin.delete_topics(sorted(there))
+        deadline = time.monotonic() + GONE_S
+        while names & set(admin.list_topics()):
+            if time.monotonic() > deadline:
+                raise Unavailable("Kafka did not remove the topics of a restore that was broken off")
+            time.sleep(0.05)
+    except KafkaError as error:
+        raise Unavailable(f"Kafka at {kafka} refused: {type(error).__name__}") from error
+    finally:
+        admin.close()
+
+
+def _rows(source: Path, table: str) -> Iterator[dict[str, Any]]:
+    with gzip.open(source / "tables" / f"{table}.jsonl.gz") as file:
+        for line in file:
+            yield msgspec.json.decode(line)
+
+
+def _erasing(rows: Iterable[dict[str, Any]], erased: set[str]) -> Iterator[dict[str, Any]]:
+    """A key that is erased is not even written."""
+    at = datetime.now(UTC).isoformat()
+    for row in rows:
+        gone = row.get("kid") in erased and not row["destroyed_at"]
+        yield row | {"wrapped": "\\x", "destroyed_at": at} if gone else row
+
+
+def _insert(connection: Connection, table: str, rows: Sequence[dict[str, Any]]) -> None:
+    """What a later version has added to a table gets its default; raises Invalid for what an earlier one does not know."""
+    known = set(
+        connection.execute(
+            text(
+                "SELECT attname FROM pg_attribute WHERE attrelid = cast(:name AS regclass) AND attnum > 0"
+                " AND NOT attisdropped"
+            ),
+            {"name": table},
+        ).scalars()
+    )
+    for start in range(0, len(rows), INSERTED_ROWS):
+        batch = rows[start : start + INSERTED_ROWS]
+        if unknown := set(batch[0]) - known:
+            raise Invalid(f"the backup is of a later version: {table} has no {', '.join(sorted(unknown))} here")
+        columns = ", ".join(f'"{name}"' for name in batch[0])
+        connection.execute(
+            text(
+                f"INSERT INTO {table} ({columns}) SELECT {columns} FROM"
+                f" jsonb_populate_recordset(NULL::{table}, cast(:rows AS jsonb))"
+            ),
+            {"rows": msgspec.json.encode(batch).decode()},
+        )
+
+
+def _restore_artifacts(settings: Settings, source: Path, manifest: Manifest) -> int:
+    kept = Artifacts(settings.artifacts)
+    for digest in manifest.artifacts:
+        if kept.take_over(source / "artifacts" / "sha256" / digest.removeprefix(PREFIX)) != digest:
+            raise Invalid(f"the backup is damaged: artifact {digest}")
+    if (source / MODELS_INDEX).exists():
+        settings.models_index.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        local.write_private(settings.models_index, (source / MODELS_INDEX).read_bytes())
+    return len(manifest.artifacts)
+
+
+def _mark_said(engine: Engine, source: Path, manifest: Manifest) -> None:
+    """What the stream asked to be said and stands on the log is not said again; what the cut fell before is."""
+    said = []
+    for place in manifest.ends:
+        topic, _, partition = place.rpartition("-")
+        if topic in (ORDERS, QUARANTINE):
+            for record in copied(topic, int(partition), source / "log" / f"{place}.jsonl.gz"):
+                key = (record.key or b"").decode(errors="replace")
+                said.append(key if topic == ORDERS else quarantine_id(key))
+    with postgres_trouble(), engine.begin() as connection:
+        # It was made long ago, whatever the rebuilding says: who counts what could not be read of late does not count it.
+        change = f"UPDATE {LIVE}.outbox o SET sent_at = now(), made_at = now() - interval '1 hour' WHERE"
+        connection.execute(text(f"{change} EXISTS (SELECT FROM {LIVE}.events e WHERE e.event_id = o.message_id)"))
+        for start in range(0, len(said), INSERTED_ROWS):
+            ids = {"ids": said[start : start + INSERTED_ROWS]}
+            connection.execute(text(f"{change} message_id = ANY(:ids)"), ids)
+
+
+def _tell_erasures(engine: Engine, log: KafkaLog) -> int:
+    """Tell the domains of the erasures that the log, which ends at the backup, does not know of; how many there were."""
+    now = datetime.now(UTC)
+    with postgres_trouble(), engine.connect() as connection:
+        envelopes = erasures.untold(connection, "restore", SOURCE, now)
+    messages = [Message(topic_of(e.event), key_of(e.event), encode(e)) for e in envelopes]
+    if messages:
+        log.append(messages, APPEND_TIMEOUT_S)
+        store = Store(engine)
+        reached = store.positions()
+        for partition, end in log.ends(DOMAINS).items():
+            if records := list(log.read(DOMAINS, partition, reached.get((DOMAINS, partition), 0), end)):
+                store.apply(records)
+    return len(messages)

@@ -1,0 +1,119 @@
+"""Erasures, where they must outlive a backup: the journal of destroyed keys, and the events that tell of them.
+
+A backup lies outside: what was erased after it is in it still. So whoever destroys a key first writes its id (a random word that
+says nothing of a person) to the journal, a file that is kept apart from the backups, and a restore destroys the journal's keys
+before anything is served.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, text
+
+from streams.codec import envelope_for
+from streams.errors import Invalid, Unavailable
+from streams.events import Envelope, PersonErased
+
+_ERASURES = uuid5(NAMESPACE_URL, "urn:noria:erasure")
+PERSON = "person:"  # before a person's id in the keyring's subjects
+
+
+class Line(Struct, frozen=True):
+    kid: str
+    at: datetime
+
+
+class Journal:
+    """Lines of JSON, one a destroyed key, only ever added to; mode 0600. It need not exist."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, kids: Iterable[str]) -> None:
+        """Write those that it does not hold yet; they are on disk when this returns. Raises Unavailable."""
+        missing = sorted(set(kids) - self.kids())
+        if not missing:
+            return
+        try:
+            self._append(missing)
+        except OSError as error:
+            raise Unavailable(f"the erasure journal cannot be written: {error.strerror}") from error
+
+    def _append(self, kids: Sequence[str]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        at = datetime.now(UTC)
+        lines = b"".join(msgspec.json.encode(Line(kid, at)) + b"\n" for kid in kids)
+        with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            torn = not (b"\n" + file.read()).endswith(b"\n")  # whoever wrote last was killed in the middle
+            file.write(b"\n" + lines if torn else lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def kids(self) -> set[str]:
+        """The ids of every key that it names. Raises Invalid for a line that cannot be read, unless it was broken off."""
+        found: set[str] = set()
+        lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                found |= {msgspec.json.decode(line, type=Line).kid} if line else set()
+            except msgspec.MsgspecError:
+                if line.endswith(b"}"):  # not one that was broken off, and written again below
+                    raise Invalid(f"line {number} of the erasure journal {self._path.name} cannot be read") from None
+        return found
+
+
+def erasure(domain: str, person: str, kids: Sequence[str], by: str, source: str, at: datetime) -> Envelope:
+    """What tells one domain. The same keys gone from the same domain are the same fact, however often it is said."""
+    return envelope_for(
+        PersonErased(domain=domain, person=person, kids=tuple(kids), by=by),
+        id=uuid5(_ERASURES, "\n".join((domain, person, *kids))),
+        source=source,
+        time=at,
+        correlation_id=domain,
+    )
+
+
+def domains_of(connection: Connection, person: str) -> list[str]:
+    """The domains that a person spoke in."""
+    return list(
+        connection.execute(
+            text(
+                "SELECT DISTINCT e.domain FROM noria.events e JOIN noria.domains d ON d.domain = e.domain"
+                " WHERE e.person = :person AND e.type != 'person_erased' ORDER BY e.domain"
+            ),
+            {"person": person},
+        ).scalars()
+    )
+
+
+def untold(connection: Connection, by: str, source: str, at: datetime) -> list[Envelope]:
+    """The erasures whose keys are destroyed and of which a domain has not been told."""
+    destroyed = connection.execute(
+        text(
+            "SELECT subject, array_agg(kid ORDER BY created_at, kid) AS kids FROM keyring.person_keys"
+            " WHERE destroyed_at IS NOT NULL AND starts_with(subject, :person) GROUP BY subject ORDER BY subject"
+        ),
+        {"person": PERSON},
+    ).all()
+    found = []
+    for row in destroyed:
+        person = row.subject.removeprefix(PERSON)
+        told: dict[str, list[str]] = dict(
+            connection.execute(
+                text("SELECT domain, kids FROM noria.erasures WHERE person = :person"), {"person": person}
+            )
+            .tuples()
+            .all()
+        )
+        for domain in domains_of(connection, person):
+            if not set(row.kids) <= set(told.get(domain, ())):
+                found.append(erasure(domain, person, row.kids, by, source, at))
+    return found
