@@ -79,6 +79,11 @@ def blueprint(services: Services) -> Blueprint:
             known = {r["release"]: r for r in release_rows(connection, {domain})}
         if said.to not in known or known[said.to]["finished_at"] is None:
             raise ApiError(404, f"there is no release {said.to} to go to", param="to", code="release_not_found")
+        if known[said.to]["state"] == "removed":
+            message = (
+                f"release {said.to} was removed by the policy (keep.releases): its model is not on the disk any more"
+            )
+            raise ApiError(409, message, param="to", code="release_removed")
         if row["live_release"] == said.to:
             raise ApiError(422, f"release {said.to} is the one that answers", param="to")
         return _append(services, RollbackAsked(domain=domain, to=said.to, by=caller().person), domain)

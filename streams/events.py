@@ -292,6 +292,18 @@ class GateRefused(Struct, frozen=True, kw_only=True):
     verdict: Verdict
 
 
+class CandidateRetired(Struct, frozen=True, kw_only=True):
+    """The model and the adapter that a round made are kept no longer, by the policy; what they were, these digests say. `release`:
+    what they were released as, which cannot be gone back to any more. Without effect for what is in use by then."""
+
+    domain: str
+    round_id: str
+    release: Number | None
+    model: str
+    adapter: str
+    reason: str
+
+
 class ReleaseStarted(Struct, frozen=True, kw_only=True):
     domain: str
     release: Number
@@ -367,6 +379,7 @@ DomainEvent = (
     | CandidateEvaluated
     | GatePassed
     | GateRefused
+    | CandidateRetired
     | ReleaseStarted
     | ReleaseFinished
     | RollbackAsked

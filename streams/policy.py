@@ -14,6 +14,8 @@ from streams.recipes import LoraRecipe
 
 MOST_GATHERED = 1_000_000
 MINUTES_OF_A_DAY = 1440
+LEAST_RELEASES = 2  # what answers, and what a rollback goes back to
+MOST_KEPT = 10_000
 SCHEDULE_WITHIN = timedelta(days=3652)  # ten years
 _CRON_CHARACTERS = 200
 _ANY_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -48,6 +50,14 @@ class QuietHours(Struct, frozen=True, forbid_unknown_fields=True):
     timezone: str = "UTC"
 
 
+class Keep(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many models stay on the disk: of the newest `releases`, and of the newest `refused` candidates (refused, failed or
+    cancelled). What answers, what a rollback goes back to at once, what is in use and the base stay whatever is said here."""
+
+    releases: int = 4
+    refused: int = 2
+
+
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     thresholds: Thresholds = field(default_factory=Thresholds)
     schedule: Schedule | None = None
@@ -56,6 +66,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     budget_timezone: str = "UTC"
     recipe: LoraRecipe = field(default_factory=LoraRecipe)
     gate: GateMargins = field(default_factory=GateMargins)
+    keep: Keep = field(default_factory=Keep)
 
 
 class Gathered(Struct, frozen=True):
@@ -87,6 +98,9 @@ def check_policy(policy: Policy, now: datetime) -> None:
             raise Invalid(f"thresholds.{name} must be at most {MOST_GATHERED}, or it is never reached; got {value}")
     if policy.rounds_per_day > MINUTES_OF_A_DAY:
         raise Invalid(f"rounds_per_day must be at most {MINUTES_OF_A_DAY}; got {policy.rounds_per_day}")
+    for name, kept, least in (("releases", policy.keep.releases, LEAST_RELEASES), ("refused", policy.keep.refused, 0)):
+        if not least <= kept <= MOST_KEPT:
+            raise Invalid(f"keep.{name} must be from {least} to {MOST_KEPT}; got {kept}")
     policy.recipe.check_new()
     check_readable(policy)
     policy.gate.check_new()

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from streams.events import (
     CandidateEvaluated,
+    CandidateRetired,
     CandidateTrained,
     ClockTicked,
     ConversationEvent,
@@ -43,7 +44,7 @@ from streams.events import (
     SnapshotSelected,
 )
 from streams.policy import Policy
-from streams.rounds import Domain, gathered, prospect
+from streams.rounds import Domain, gathered, in_use, prospect
 
 Row = dict[str, Any]
 
@@ -215,6 +216,15 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
                 *_retire(event.domain, before.live, event.to),
                 _release(event.domain, event.to, {"state": "live", "flip_ms": event.flip_ms}),
             ]
+        case CandidateRetired():
+            if in_use(before, event.round_id, event.release):
+                return []
+            removed: list[Write] = [_round(event.round_id, {"removed_at": at})]
+            return (
+                removed
+                if event.release is None
+                else [*removed, _release(event.domain, event.release, {"state": "removed"})]
+            )
         case (
             ClockTicked()
             | PlacesPurged()
@@ -270,6 +280,7 @@ def _of_state(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
                 "progress",
                 "failure",
                 "ended_at",
+                "removed_at",
             ]
         )
         writes.append(Insert("rounds", row | empty))

@@ -29,6 +29,9 @@ from streams.store import open_engine, postgres_trouble
 BATCH_ROWS = 500
 APPEND_TIMEOUT_S = 10.0
 TICK_EVERY = timedelta(minutes=1)  # of one domain, at most
+SENT_KEPT = "1 day"  # rows of the outbox that were sent: somebody may want to see them
+FORGET_EVERY = timedelta(minutes=1)
+FORGET_ROWS = 10_000  # at once
 NEVER = datetime.min.replace(tzinfo=UTC)
 logger = logging.getLogger("noria.relay")
 
@@ -43,10 +46,25 @@ class Relay:
         self._engine = engine
         self._log = log
         self._ticked: dict[str, datetime] = {}
+        self._forgot_at = NEVER
 
     def step(self, now: datetime) -> Sent:
         """Send what is waiting, and the time to whom it matters. Raises Unavailable: call again."""
-        return Sent(self._send(), self._tick(now))
+        sent = Sent(self._send(), self._tick(now))
+        if now - self._forgot_at >= FORGET_EVERY:
+            self.forget_sent()
+            self._forgot_at = now
+        return sent
+
+    def forget_sent(self) -> int:
+        """Remove rows that were sent a while ago; how many. What was said stands on the log, and no id is made twice but by a cause
+        that is applied twice, which no cause is. Raises Unavailable."""
+        with postgres_trouble(), self._engine.begin() as connection:
+            done = connection.exec_driver_sql(
+                f"DELETE FROM {LIVE}.outbox WHERE id IN (SELECT id FROM {LIVE}.outbox"
+                f" WHERE sent_at < now() - interval '{SENT_KEPT}' LIMIT {FORGET_ROWS})"
+            )
+            return int(done.rowcount)
 
     def _send(self) -> int:
         with postgres_trouble(), self._engine.begin() as connection:

@@ -7,18 +7,21 @@ sent: what `react` said in the replay is compared with what stands on the log.
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Text
 
-from streams.events import CONVERSATIONS, DOMAINS
+from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
 from streams.following import pass_over_marks
 from streams.log import Log, Record
 from streams.schema import LIVE, SHADOW, projections
-from streams.store import Store, positions, postgres_trouble
+from streams.store import Store, positions, postgres_trouble, quarantine_id
 
 BATCH_RECORDS = 2000
+LISTED = 1000
 # The outbox is a queue with marks of its own sending, not a projection; its contents are compared by id.
 COMPARED = tuple(str(table.name) for table in projections.sorted_tables if table.name != "outbox")
 
@@ -56,7 +59,8 @@ class VerifyReport(Struct, frozen=True):
     equal: bool
     tables: tuple[TableDigest, ...]
     differences: tuple[Difference, ...]
-    unsaid: tuple[str, ...]  # ids that react implies and nobody put into the live outbox
+    # The first LISTED, each:
+    unsaid: tuple[str, ...]  # ids that react implies, and that stand neither on the log nor in the live outbox
     unexplained: tuple[str, ...]  # ids in the live outbox that the replay does not imply
     records: int
     records_per_s: float
@@ -117,8 +121,8 @@ def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lamb
                 for digest in digests
                 if not digest.equal and (found := _first_difference(live, fresh, digest.table))
             )
-            said, implied = _outbox(live, LIVE), _outbox(fresh, SHADOW)
-    unsaid, unexplained = tuple(sorted(implied - said)), tuple(sorted(said - implied))
+            newest = live.exec_driver_sql(f"SELECT coalesce(max(id), 0) FROM {LIVE}.outbox").scalar_one()
+        unsaid, unexplained = _compare_outbox(engine, log, newest)
     return VerifyReport(
         equal=all(digest.equal for digest in digests) and not unsaid and not unexplained,
         tables=digests,
@@ -156,28 +160,71 @@ def _digest(connection: Connection, schema: str, name: str) -> tuple[int, str]:
 
 
 def _first_difference(live: Connection, shadow: Connection, name: str) -> Difference | None:
-    keys, columns = _key(name), _columns(name)
-    listed = ", ".join(f'md5("{c}"::text)' for c in columns)
-    order = ", ".join(f'"{c}"' for c in keys)
-    query = (
-        f"SELECT {', '.join(f'{chr(34)}{c}{chr(34)}::text' for c in keys)}, {listed} FROM %s.{name} ORDER BY {order}"
-    )
-    left = {tuple(row[: len(keys)]): tuple(row[len(keys) :]) for row in live.exec_driver_sql(query % LIVE)}
-    right = {tuple(row[: len(keys)]): tuple(row[len(keys) :]) for row in shadow.exec_driver_sql(query % SHADOW)}
-    for key in sorted(left.keys() | right.keys()):
-        ours, theirs = left.get(key), right.get(key)
-        if ours == theirs:
-            continue
-        named = dict(zip(keys, key, strict=True))
-        if ours is None or theirs is None:
-            return Difference(name, named, (), "only live" if theirs is None else "only replay")
-        differing = tuple(c for c, a, b in zip(columns, ours, theirs, strict=True) if a != b)
-        return Difference(name, named, differing, "both")
+    """Both tables are read side by side, in the order of their keys."""
+    keys = _key(name)
+    sides = (_hashed(live, LIVE, name), _hashed(shadow, SHADOW, name))
+    ours, theirs = (next(side, None) for side in sides)
+    while ours is not None or theirs is not None:
+        if ours is None or theirs is None or ours[0] != theirs[0]:
+            only_live = theirs is None or (ours is not None and ours[0] < theirs[0])
+            (first,) = [row for row in (ours if only_live else theirs,) if row is not None]
+            key = {column: str(value) for column, value in zip(keys, first[0], strict=True)}
+            return Difference(name, key, (), "only live" if only_live else "only replay")
+        if ours[1] != theirs[1]:
+            differing = tuple(c for c, a, b in zip(_columns(name), ours[1], theirs[1], strict=True) if a != b)
+            key = {column: str(value) for column, value in zip(keys, ours[0], strict=True)}
+            return Difference(name, key, differing, "both")
+        ours, theirs = (next(side, None) for side in sides)
     return None
 
 
-def _outbox(connection: Connection, schema: str) -> set[str]:
-    return set(connection.exec_driver_sql(f"SELECT message_id FROM {schema}.outbox").scalars())
+def _hashed(connection: Connection, schema: str, name: str) -> Iterator[tuple[tuple[Any, ...], tuple[str, ...]]]:
+    """The rows by their keys, each with the hashes of its columns."""
+    table, keys = projections.tables[f"{LIVE}.{name}"], _key(name)
+    words = {str(column.name) for column in table.columns if isinstance(column.type, Text)}
+    # Whatever order of words the database has, this is Python's.
+    order = ", ".join(f'"{key}" COLLATE "C"' if key in words else f'"{key}"' for key in keys)
+    hashes = ", ".join(f'md5("{column}"::text)' for column in _columns(name))
+    named = ", ".join(f'"{key}"' for key in keys)
+    rows = connection.exec_driver_sql(
+        f"SELECT {named}, {hashes} FROM {schema}.{name} ORDER BY {order}",
+        execution_options={"yield_per": BATCH_RECORDS},
+    )
+    for row in rows:
+        yield tuple(row[: len(keys)]), tuple(row[len(keys) :])
+
+
+def _compare_outbox(engine: Engine, log: Log, newest: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What was to be said and what was: the outbox keeps no row for ever that was sent, so the log is asked too. `newest`: the last
+    row of the live outbox that the comparison is about."""
+    with postgres_trouble(), engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE {SHADOW}.said (message_id text)")
+        waiting = _sent_elsewhere(log)
+        while ids := list(islice(waiting, BATCH_RECORDS)):
+            connection.exec_driver_sql(f"INSERT INTO {SHADOW}.said SELECT unnest(%s)", (ids,))
+        unsaid = connection.exec_driver_sql(
+            f"SELECT message_id FROM {SHADOW}.outbox s"
+            f" WHERE NOT EXISTS (SELECT FROM {SHADOW}.said t WHERE t.message_id = s.message_id)"
+            f" AND NOT EXISTS (SELECT FROM {LIVE}.outbox o WHERE o.message_id = s.message_id)"
+            f" AND NOT EXISTS (SELECT FROM {LIVE}.events e WHERE e.event_id = s.message_id)"
+            f" ORDER BY message_id LIMIT {LISTED}"
+        ).scalars()
+        unexplained = connection.exec_driver_sql(
+            f"SELECT message_id FROM {LIVE}.outbox o WHERE id <= %s"
+            f" AND NOT EXISTS (SELECT FROM {SHADOW}.outbox s WHERE s.message_id = o.message_id)"
+            f" ORDER BY message_id LIMIT {LISTED}",
+            (newest,),
+        ).scalars()
+        return tuple(unsaid), tuple(unexplained)
+
+
+def _sent_elsewhere(log: Log) -> Iterator[str]:
+    """The ids of what stands on the topics that the tables do not hold."""
+    for topic in (ORDERS, QUARANTINE):
+        for partition, end in log.ends(topic).items():
+            for record in log.read(topic, partition, 0, end):
+                key = (record.key or b"").decode(errors="replace").replace("\0", "")
+                yield key if topic == ORDERS else quarantine_id(key)
 
 
 def as_json(report: VerifyReport) -> bytes:

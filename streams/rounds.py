@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from streams.conversations import Consequence
 from streams.events import (
     CandidateEvaluated,
+    CandidateRetired,
     CandidateTrained,
     ClockTicked,
     DomainCreated,
@@ -78,6 +79,13 @@ class Ended(Struct, frozen=True):
     failure: str | None = None
 
 
+class Going(Struct, frozen=True):
+    """Where a rollback goes that was asked for and is not done; `order_id`: of its order."""
+
+    to: int
+    order_id: UUID
+
+
 class Domain(Struct, frozen=True):
     """What decisions about a domain use, and no more."""
 
@@ -99,6 +107,14 @@ class Domain(Struct, frozen=True):
     highest: int = 0
     erased: tuple[str, ...] = ()  # sorted, so that equal states are equal bytes in every process
     retired: bool = False
+    going: Going | None = None
+
+
+def in_use(state: Domain, round_id: str, release: int | None) -> bool:
+    """Whether what that round made, and what became a release if it did, may be needed at any moment."""
+    if state.round is not None and (state.round.id == round_id or state.round.base_release == release):
+        return True
+    return release is not None and (release == state.live or (state.going is not None and release == state.going.to))
 
 
 def gathered(state: Domain, now: datetime) -> Gathered:
@@ -145,8 +161,7 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
     found: list[Consequence | Order] = []
     if isinstance(event, DomainCreated) and not before.base_model:
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), 0, None))
-    reachable = isinstance(event, RollbackAsked) and event.to in before.releases and event.to != before.live
-    if isinstance(event, RollbackAsked) and reachable and not before.retired:
+    if isinstance(event, RollbackAsked) and _reachable(before, event):
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), event.to, None, rollback=True))
     if isinstance(event, PersonErased):
         order_id = uuid5(cause, "purge_places")
@@ -247,17 +262,28 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
                 live=event.release,
                 highest=max(state.highest, event.release),
                 last_release_at=now,
+                going=None,
             )
             if round_ is not None and round_.order_id == event.order_id:
                 after = _end(after, "released")
             return after
         case ReleaseRolledBack():
-            return replace(state, live=event.to) if event.to in state.releases else state  # a foreign writer's
+            # Of no release that there is: a foreign writer's.
+            return replace(state, live=event.to, going=None) if event.to in state.releases else state
+        case RollbackAsked():
+            going = Going(event.to, uuid5(cause, "swap_release"))
+            return replace(state, going=going) if _reachable(state, event) else state
+        case CandidateRetired():
+            if event.release is None or in_use(state, event.round_id, event.release):
+                return state
+            return replace(state, releases={n: m for n, m in state.releases.items() if n != event.release or n == 0})
         case RoundCancelled():
             if round_ is None or round_.id != event.round_id or round_.step == "swap":
                 return state
             return _end(state, "cancelled")
         case RoundFailed():
+            if state.going is not None and state.going.order_id == event.order_id and not event.will_retry:
+                state = replace(state, going=None)
             if round_ is None or round_.order_id != event.order_id or event.will_retry:
                 return state
             return _end(state, "failed", failure=f"{event.step}: {event.reason}")
@@ -272,11 +298,14 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
             | GatePassed()
             | GateRefused()
             | ReleaseStarted()
-            | RollbackAsked()
         ):
             return state
         case _:
             assert_never(event)
+
+
+def _reachable(state: Domain, event: RollbackAsked) -> bool:
+    return event.to in state.releases and event.to != state.live and not state.retired
 
 
 def _start(state: Domain, recorded: Recorded, now: datetime, reason: str) -> Domain:

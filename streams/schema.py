@@ -234,6 +234,7 @@ rounds = Table(
     _text("failure", nullable=True),
     _time("requested_at"),
     _time("ended_at", nullable=True),
+    _time("removed_at", nullable=True),  # its model and adapter are kept no longer
     Index(None, "domain", "number"),
     Index(None, "domain", "requested_at", "number"),
     Index(None, "requested_at", "number"),
@@ -252,7 +253,7 @@ releases = Table(
     Column("release", Integer, primary_key=True),
     _text("round_id", nullable=True),
     _text("model"),
-    _text("state"),  # started, live, retired
+    _text("state"),  # started, live, retired, removed
     _time("started_at"),
     _time("finished_at", nullable=True),
     Column("golden_difference", Float),

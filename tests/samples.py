@@ -137,6 +137,14 @@ EVENTS: tuple[ev.Event, ...] = (
     ev.CandidateEvaluated(**_ASKED, rows="sha256:" + "e4" * 32, paired=SHIPS, duration_s=33.0),
     ev.GatePassed(domain=DOMAIN, round_id="round-1", release=1, verdict=judge(SHIPS, GateMargins())),
     ev.GateRefused(domain=DOMAIN, round_id="round-1", verdict=judge(REFUSED, GateMargins())),
+    ev.CandidateRetired(
+        domain=DOMAIN,
+        round_id="round-1",
+        release=None,
+        model="sha256:" + "b1" * 32,
+        adapter="sha256:" + "c2" * 32,
+        reason="more than 2 refused (keep.refused)",
+    ),
     ev.ReleaseStarted(domain=DOMAIN, release=1, order_id=id_of("swap"), model="sha256:" + "b1" * 32),
     ev.ReleaseFinished(
         domain=DOMAIN,

@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import uuid5
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from streams.codec import encode, envelope_for, key_of, topic_of
 from streams.errors import Unavailable
@@ -17,7 +17,8 @@ from streams.log import Log, Message
 from streams.orders import Order
 from streams.sealing import Keyring
 from streams.settings import Settings
-from workers.artifacts import Artifacts
+from streams.store import postgres_trouble
+from workers.artifacts import IN_USE_LOCK, Artifacts
 from workers.evaluator.opencompass import Examiner
 from workers.orders import Claim
 from workers.trainer.parent import Trainer
@@ -61,6 +62,13 @@ class Context:
     def close(self) -> None:
         self.dismiss()
         self.log.close()
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Nothing is removed from the artifacts meanwhile: from when something is put there until it is told on the log."""
+        with postgres_trouble(), self.engine.connect() as connection:
+            connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({IN_USE_LOCK})"))
+            yield
 
     def check(self) -> None:
         if self.cancelled.is_set():

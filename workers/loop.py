@@ -31,6 +31,7 @@ from workers.evaluator.install import NotInstalled
 from workers.evaluator.opencompass import Examiner
 from workers.orders import ATTEMPTS, Claim, failure_name
 from workers.register import sweep
+from workers.retention import Retention
 from workers.swapper import keep_level
 from workers.trainer.parent import Trainer
 
@@ -227,6 +228,7 @@ def main() -> int:
         if "train" in table and "evaluate" in table
         else None
     )
+    retention = Retention(context)
     while not stopping.is_set():
         try:
             worked = work_once(context, table, stopping)
@@ -234,6 +236,7 @@ def main() -> int:
                 keep_level(context)
             if "train" in table:
                 sweep(context.engine, context.settings.home / "training")
+                retention.step()
             if not worked and not (idle and idle.work()):
                 stopping.wait(0.25)
         except Unavailable as error:

@@ -18,7 +18,6 @@ from workers.trainer.general import answers_folder, general_prompts, kept_place,
 from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress, Row, TrainingResult, TrainSpec
 
-
 def run(order: TrainCandidate, context: Context) -> None:
     snapshot = load(order.snapshot, context.artifacts)
     # Named by the order, so that whoever takes it up again finds the checkpoint.
@@ -33,20 +32,21 @@ def run(order: TrainCandidate, context: Context) -> None:
     context.check()
     model_dir = Path(trained.model_dir)
     assert trained.export_difference is not None  # `finish` was asked for
-    golden = context.artifacts.put_file(model_dir / GOLDEN_FILE)
-    event = CandidateTrained(
-        domain=order.domain,
-        round_id=order.round_id,
-        order_id=order.order_id,
-        model=context.artifacts.put_dir(model_dir),
-        adapter=context.artifacts.put_dir(Path(trained.adapter_dir)),
-        golden=golden,
-        loss=trained.final_loss,
-        steps=trained.steps,
-        duration_s=round(trained.seconds, 1),
-        export_difference=trained.export_difference,
-    )
-    context.publish(order, event, "candidate_trained")
+    with context.keeping():
+        golden = context.artifacts.put_file(model_dir / GOLDEN_FILE)
+        event = CandidateTrained(
+            domain=order.domain,
+            round_id=order.round_id,
+            order_id=order.order_id,
+            model=context.artifacts.put_dir(model_dir),
+            adapter=context.artifacts.put_dir(Path(trained.adapter_dir)),
+            golden=golden,
+            loss=trained.final_loss,
+            steps=trained.steps,
+            duration_s=round(trained.seconds, 1),
+            export_difference=trained.export_difference,
+        )
+        context.publish(order, event, "candidate_trained")
     strike(context.engine, str(folder))
 
 

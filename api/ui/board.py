@@ -237,6 +237,7 @@ def _releases(status: Json, releases: Sequence[Json], lang: Lang, rolls_back: bo
     for row in sorted(releases, key=lambda row: -int(row["release"])):
         number = int(row["release"])
         state = "live" if number == live else "retired" if row in finished else "started"
+        state = "removed" if row.get("state") == "removed" else state
         chip = f'<span class="n-chip {"n-good" if state == "live" else ""}">{safe(say(lang, f"rel_{state}"))}</span>'
         button = ""
         if state == "retired" and rolls_back:

@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from streams.events import CONVERSATIONS, ReleaseRolledBack
+from streams.events import CONVERSATIONS, CandidateRetired, ReleaseRolledBack
 from streams.log import Message
 from tests.door_world import MODEL, World, wait_until
 from tests.engine_server import EngineServer
@@ -284,6 +284,17 @@ def test_a_rollback_goes_to_a_release_that_was_live(world: World) -> None:
     assert error_of(world.as_operator.post(f"/v1/domains/{domain}/rollback", json={"to": 0})) == (422, "to")
     assert error_of(world.as_operator.post(f"/v1/domains/{domain}/rollback", json={"to": 9})) == (404, "to")
     assert error_of(world.as_operator.post(f"/v1/domains/{domain}/rollback", json={})) == (400, "to")
+
+
+def test_a_rollback_to_a_release_whose_model_was_removed_is_refused_with_that_word(world: World) -> None:
+    domain = world.domain()
+    world.release(domain, 1)
+    world.release(domain, 2)
+    gone = CandidateRetired(domain=domain, round_id="r", release=1, model=MODEL, adapter=MODEL, reason="enough")
+    world.caught_up(world.say(gone))
+    refused = world.as_operator.post(f"/v1/domains/{domain}/rollback", json={"to": 1})
+    assert error_of(refused) == (409, "to") and "its model is not on the disk any more" in refused.text
+    assert world.as_operator.post(f"/v1/domains/{domain}/rollback", json={"to": 0}).status_code == 202
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ POLICIES = (
 ACTS = (  # as often as they are named
     *("correct",) * 8,
     *("do",) * 12,
-    *("prefer", "retire", "tick", "again", "return", "policy") * 2,
+    *("prefer", "retire", "tick", "again", "return", "policy", "forget") * 2,
     *("erase", "ask", "cancel", "fail", "retry", "roll back", "retire a question"),
 )
 UNSURE = SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}
@@ -131,6 +131,12 @@ class Happening(DomainLog):
                 return ev.RoundAsked(domain=DOMAIN, by="ops")
             case "roll back":
                 return ev.RollbackAsked(domain=DOMAIN, to=pick % (self.state.highest + 2), by="ops")
+            case "forget":
+                release = pick % (self.state.highest + 2)
+                digest = "sha256:" + "f0" * 32
+                return ev.CandidateRetired(
+                    domain=DOMAIN, round_id="another", release=release, model=digest, adapter=digest, reason="enough"
+                )
             case "policy":
                 return ev.PolicySet(domain=DOMAIN, policy=policy, by="ops")
             case "cancel":

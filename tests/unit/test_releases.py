@@ -74,6 +74,53 @@ def test_an_engine_that_was_given_up_and_answers_late_does_not_turn_the_numbers_
     assert log.state.live == 1 and upto_swap(log).release == 3
 
 
+def forgotten(release: int, round_id: str = "another") -> ev.CandidateRetired:
+    return ev.CandidateRetired(
+        domain=DOMAIN, round_id=round_id, release=release, model="m", adapter="a", reason="more than 2 releases"
+    )
+
+
+def test_what_was_removed_cannot_be_gone_back_to_and_its_number_is_not_used_again() -> None:
+    log = created()
+    for _ in range(2):
+        log.tell(finished(upto_swap(log)))
+    assert log.tell(forgotten(1)) == () and set(log.state.releases) == {0, 2}
+    assert log.tell(ev.RollbackAsked(domain=DOMAIN, to=1, by="ops")) == ()
+    assert upto_swap(log).release == 3
+
+
+def test_what_is_in_use_is_not_removed_whatever_is_said() -> None:
+    log = created()
+    for _ in range(3):
+        log.tell(finished(upto_swap(log)))
+    log.tell(forgotten(3))  # it answers
+    log.tell(forgotten(0))  # the base
+    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=1, by="ops"))
+    log.tell(forgotten(1))  # it is on its way
+    assert set(log.state.releases) == {0, 1, 2, 3}
+    log.tell(rolled_back(back))
+    begun(log)
+    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=2, by="ops"))
+    log.tell(rolled_back(back))
+    log.tell(forgotten(1))  # the round is made from it
+    assert set(log.state.releases) == {0, 1, 2, 3}
+    log.tell(forgotten(3))
+    assert set(log.state.releases) == {0, 1, 2}
+
+
+def test_a_rollback_that_was_given_up_holds_nothing_any_more() -> None:
+    log = created()
+    for _ in range(2):
+        log.tell(finished(upto_swap(log)))
+    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=1, by="ops"))
+    log.tell(failed(back, will_retry=True))
+    log.tell(forgotten(1))
+    assert 1 in log.state.releases, "it is tried again"
+    log.tell(failed(back))
+    log.tell(forgotten(1))
+    assert 1 not in log.state.releases
+
+
 @pytest.mark.parametrize("to", [0, 5, -1])
 def test_a_rollback_to_what_answers_already_or_never_did_asks_for_nothing(to: int) -> None:
     assert created().tell(ev.RollbackAsked(domain=DOMAIN, to=to, by="ops")) == ()

@@ -1,0 +1,165 @@
+"""What grows is kept within bounds: models that the policy keeps no longer, and orders that were carried out long ago.
+
+    candidate retired (on the log) → the tables say so → its model and adapter are removed
+
+The log decides: `CandidateRetired` has no effect for a model that is in use where it comes to stand (`rounds.in_use`), and nothing
+is removed before the tables say that it had one. So a release whose model is gone cannot be gone back to, and whoever dies in
+between leaves files that the next look removes.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+import msgspec
+from sqlalchemy import Connection, Row, text
+
+from streams.codec import encode, envelope_for, key_of, topic_of
+from streams.events import CandidateRetired
+from streams.log import Message
+from streams.policy import LEAST_RELEASES, Keep
+from streams.store import postgres_trouble
+from workers.artifacts import IN_USE_LOCK
+from workers.context import APPEND_TIMEOUT_S, Context
+from workers.orders import caught_up
+
+LOOK_EVERY_S = 60.0
+ORDERS_KEPT_DAYS = 30
+
+
+class Retention:
+    """Looks every LOOK_EVERY_S."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._looked_at = float("-inf")
+
+    def step(self) -> None:
+        """Raises Unavailable."""
+        if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = time.monotonic()
+            retire(self._context, datetime.now(UTC))
+            remove(self._context)
+            forget_orders(self._context)
+
+
+def retire(context: Context, now: datetime) -> list[CandidateRetired]:
+    """Say of every candidate beyond what its domain's policy keeps that it is retired. Raises Unavailable."""
+    with postgres_trouble(), context.engine.connect() as connection:
+        found = list(_beyond(connection))
+    messages = []
+    for standing, event in found:
+        envelope = envelope_for(
+            event,
+            # What had no effect, because it was in use, may be said again once the domain stands elsewhere.
+            id=uuid5(UUID(event.round_id), f"candidate_retired {standing}"),
+            source=f"/noria/workers/{context.worker}",
+            time=now,
+            correlation_id=event.round_id,
+        )
+        messages.append(Message(topic_of(event), key_of(event), encode(envelope)))
+    if messages:
+        context.log.append(messages, APPEND_TIMEOUT_S)
+    return [event for _, event in found]
+
+
+def _beyond(connection: Connection) -> Iterator[tuple[str, CandidateRetired]]:
+    """What is to be retired, with where its domain stands."""
+    domains = connection.execute(text("SELECT domain, live_release, policy -> 'keep' AS keep FROM noria.domains")).all()
+    for row in domains:
+        keep = msgspec.convert(row.keep or {}, Keep)
+        # What answers, what it was made from, what a round is made from, and what has an engine, to be gone back to at once.
+        near = set(
+            connection.execute(
+                text(
+                    "SELECT live_release FROM noria.domains WHERE domain = :domain"
+                    " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain AND release = :live"
+                    " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain AND ended_at IS NULL"
+                    " UNION SELECT release FROM work.engines WHERE domain = :domain AND wanted"
+                ),
+                {"domain": row.domain, "live": row.live_release},
+            ).scalars()
+        )
+        made = connection.execute(
+            text(
+                "SELECT round_id, number, step, release, model, adapter FROM noria.rounds WHERE domain = :domain"
+                " AND model IS NOT NULL AND removed_at IS NULL AND ended_at IS NOT NULL ORDER BY number DESC"
+            ),
+            {"domain": row.domain},
+        ).all()
+        released = [one for one in made if one.step == "released"]
+        refused = [one for one in made if one.step != "released"]
+        standing = f"{row.live_release} of {released[0].release if released else 0}"
+        for one in released[max(keep.releases, LEAST_RELEASES) :]:
+            if one.release not in near:
+                yield (
+                    standing,
+                    _retired(row.domain, one, one.release, f"more than {keep.releases} releases (keep.releases)"),
+                )
+        for one in refused[max(keep.refused, 0) :]:
+            yield standing, _retired(row.domain, one, None, f"more than {keep.refused} refused (keep.refused)")
+
+
+def _retired(domain: str, made: Row[Any], release: int | None, reason: str) -> CandidateRetired:
+    return CandidateRetired(
+        domain=domain,
+        round_id=made.round_id,
+        release=release,
+        model=made.model,
+        adapter=made.adapter,
+        reason=reason,
+    )
+
+
+def remove(context: Context) -> list[str]:
+    """Remove the models and adapters of retired candidates that nothing else needs; their digests. Raises Unavailable.
+
+    Nothing while a backup is made, or while what was made is not yet told (`Context.keeping`)."""
+    kept = context.artifacts
+    with postgres_trouble(), context.engine.begin() as connection:
+        if not connection.execute(text(f"SELECT pg_try_advisory_xact_lock({IN_USE_LOCK})")).scalar_one():
+            return []
+        if not caught_up(connection, context.log):  # what was made since may be the same model
+            return []
+        gone = connection.execute(
+            text(
+                "SELECT model AS digest FROM noria.rounds WHERE removed_at IS NOT NULL"
+                " UNION SELECT adapter FROM noria.rounds WHERE removed_at IS NOT NULL"
+            )
+        ).scalars()
+        needed = set(
+            connection.execute(
+                text(
+                    "SELECT base_model AS digest FROM noria.domains"
+                    " UNION SELECT model FROM noria.releases WHERE state != 'removed'"
+                    " UNION SELECT model FROM noria.rounds WHERE removed_at IS NULL"
+                    " UNION SELECT adapter FROM noria.rounds WHERE removed_at IS NULL"
+                    " UNION SELECT model FROM work.engines WHERE wanted OR state IN ('starting', 'ready')"
+                )
+            ).scalars()
+        )
+        if context.settings.models_index.exists():
+            needed |= set(json.loads(context.settings.models_index.read_bytes()).values())
+        # The same corrections make the same model: what one round's retirement names, another's may need.
+        removed = sorted(digest for digest in gone if digest not in needed and kept.has(digest))
+        for digest in removed:
+            kept.remove(digest)
+    return removed
+
+
+def forget_orders(context: Context) -> int:
+    """Remove the claims of orders that were carried out long ago; what came of each stands on the log, which is asked if they are
+    ever taken in again. The newest swap of each domain stays, which no older one may follow. Raises Unavailable."""
+    with postgres_trouble(), context.engine.begin() as connection:
+        done = connection.execute(
+            text(
+                "DELETE FROM work.claims c WHERE state != 'open' AND received_at < now() - make_interval(days => :days)"
+                " AND NOT (kind = 'swap_release' AND NOT EXISTS (SELECT FROM work.claims n WHERE n.domain = c.domain"
+                " AND n.kind = 'swap_release' AND n.received_at > c.received_at))"
+            ),
+            {"days": ORDERS_KEPT_DAYS},
+        )
+        return int(done.rowcount)
