@@ -26,6 +26,7 @@ from api.recording import Recorder
 from api.routing import Routes
 from api.services import Services
 from api.wire import BODY_BYTES, DATASET_BODY_BYTES, parse_position, reply
+from streams.disk import RememberedUse
 from streams.erasures import Journal
 from streams.errors import Invalid, Unavailable
 from streams.log import KafkaLog
@@ -46,6 +47,7 @@ def create_app(services: Services) -> Flask:
     app = Flask("noria", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     app.url_map.strict_slashes = False
+    on_disk = RememberedUse(services.settings)
     allow_origins(app, services.settings.cors_origins)  # before a key is asked for: a preflight carries none
 
     @app.before_request
@@ -106,6 +108,10 @@ def create_app(services: Services) -> Flask:
             services.metrics.in_flight.labels(engine_id).set(drafts)
         for domain, route in routes.items():
             services.metrics.live_release.labels(domain).set(route.release)
+        use = on_disk.get()
+        services.metrics.disk_free.set(use.free)
+        for kind, size in use.kinds.items():
+            services.metrics.disk.labels(kind).set(size)
         try:
             services.metrics.quarantined.set(quarantine.count(services))
         except Unavailable:

@@ -26,6 +26,8 @@ class Metrics:
         self.feedback = counter("noria_feedback", "Feedback recorded, by kind", ("kind",))
         self.in_flight = Gauge("noria_in_flight", "Drafts in flight", ["engine"], registry=self.registry)
         self.quarantined = Gauge("noria_quarantined", "Records that could not be read", registry=self.registry)
+        self.disk = Gauge("noria_disk_bytes", "What lies on the disk, by kind", ["kind"], registry=self.registry)
+        self.disk_free = Gauge("noria_disk_free_bytes", "Room that the disk has left", registry=self.registry)
         self.live_release = Gauge("noria_live_release", "The release that answers", ["domain"], registry=self.registry)
 
     def text(self) -> bytes:

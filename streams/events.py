@@ -21,7 +21,7 @@ QUARANTINE = "noria.quarantine"
 
 RoundStep = Literal["select", "train", "evaluate", "swap"]
 Step = Literal["select", "train", "evaluate", "swap", "purge"]
-WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed"]
+WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed", "disk_space"]
 ExampleKind = Literal["correction", "annotation"]
 ExamKind = Literal["held_out", "general"]
 Number = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]  # what a column of a table holds

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from streams.errors import Invalid
@@ -53,12 +54,15 @@ class Artifacts:
         place = self._kept / digest
         if not place.exists():
             arriving = Path(tempfile.mkdtemp(dir=self._arriving))
-            for file in path.rglob("*"):
-                target = arriving / file.relative_to(path)
-                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                if file.is_file():
-                    _link_or_copy(file, target)
-            self._settle(arriving, place)
+            try:
+                for file in path.rglob("*"):
+                    target = arriving / file.relative_to(path)
+                    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    if file.is_file():
+                        _link_or_copy(file, target)
+                self._settle(arriving, place)
+            finally:
+                shutil.rmtree(arriving, ignore_errors=True)  # what did not arrive takes no room
         return PREFIX + digest
 
     def take_over(self, path: Path) -> str:
@@ -103,6 +107,18 @@ class Artifacts:
             place.unlink()
             return True
         return False
+
+    def clear_arriving(self, older_than_s: float) -> int:
+        """Remove what was on its way here when its process was killed; how many there were."""
+        found = [one for one in self._arriving.iterdir() if time.time() - one.lstat().st_mtime > older_than_s]
+        for one in found:
+            shutil.rmtree(one, ignore_errors=True) if one.is_dir() else one.unlink(missing_ok=True)
+        return len(found)
+
+    def size_bytes(self, digest: str) -> int:
+        """What the artifact takes. Raises Invalid if it is not here."""
+        place = self.path(digest)
+        return sum(file.stat().st_size for file in [place, *place.rglob("*")] if file.is_file())
 
     def _place(self, digest: str) -> Path:
         name = digest.removeprefix(PREFIX)

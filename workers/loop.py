@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 from sqlalchemy import text
 
+from streams.disk import is_full
 from streams.errors import Invalid, Unavailable
 from streams.events import RoundFailed, Step
 from streams.log import KafkaLog
@@ -96,13 +97,19 @@ def _carry_out(context: Context, held: Claim, step: Step, run: Step_, stopping: 
         logger.error("order %s (%s) failed: %s", order.order_id, step, error)
         _tell_failure(context, held, step, str(error), False, stopping)
     except Unavailable as error:
-        again = held.attempt < ATTEMPTS
-        logger.warning("order %s (%s): %s", order.order_id, step, error)
-        _tell_failure(context, held, step, str(error), again, stopping)
+        _try_again(context, held, step, str(error), stopping)
     except Exception as error:
+        if is_full(error):
+            _try_again(context, held, step, "the disk is full", stopping)
+            return
         # A bug: say so on the log and stop. The order stays for the next process, a few times.
         _tell_failure(context, held, step, f"a bug: {type(error).__name__}", held.attempt < 3, stopping)
         raise
+
+
+def _try_again(context: Context, held: Claim, step: Step, reason: str, stopping: threading.Event) -> None:
+    logger.warning("order %s (%s): %s", held.order.order_id, step, reason)
+    _tell_failure(context, held, step, reason, held.attempt < ATTEMPTS, stopping)
 
 
 def _tell_failure(

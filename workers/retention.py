@@ -28,6 +28,7 @@ from workers.orders import caught_up
 
 LOOK_EVERY_S = 60.0
 ORDERS_KEPT_DAYS = 30
+ARRIVING_S = 86_400.0  # longer than anything takes to be put among the artifacts
 
 
 class Retention:
@@ -44,6 +45,7 @@ class Retention:
             retire(self._context, datetime.now(UTC))
             remove(self._context)
             forget_orders(self._context)
+            self._context.artifacts.clear_arriving(ARRIVING_S)
 
 
 def retire(context: Context, now: datetime) -> list[CandidateRetired]:

@@ -1,5 +1,6 @@
 """The step `train`: from a snapshot to a candidate, merged, exported and checked."""
 
+import shutil
 from pathlib import Path
 
 from msgspec import Struct
@@ -18,11 +19,14 @@ from workers.trainer.general import answers_folder, general_prompts, kept_place,
 from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress, Row, TrainingResult, TrainSpec
 
+SPARE_BYTES = 256_000_000  # for the log, the tables and the exam meanwhile
+
+
 def run(order: TrainCandidate, context: Context) -> None:
     snapshot = load(order.snapshot, context.artifacts)
     # Named by the order, so that whoever takes it up again finds the checkpoint.
     folder = context.settings.home / "training" / str(order.order_id)
-    context.wait(order, "train", lambda: missing_answers(_spec(order, folder, context)))
+    context.wait(order, "train", lambda: no_room(order, context) or missing_answers(_spec(order, folder, context)))
     while True:
         try:
             trained = _train(order, snapshot.rows, folder, context)
@@ -67,6 +71,13 @@ def _spec(
         precision=fast_precision(),
         finish=True,
     )
+
+
+def no_room(order: TrainCandidate, context: Context) -> WaitsFor | None:
+    """Whether the disk has no room for what the training writes: a model as large as its base, checkpoints of an adapter and of its
+    optimiser (a quarter of that, and one more while it is replaced), and some that is nobody's."""
+    needed = context.artifacts.size_bytes(order.base_model) * 3 // 2 + SPARE_BYTES
+    return "disk_space" if shutil.disk_usage(context.settings.artifacts).free < needed else None
 
 
 def missing_answers(spec: TrainSpec) -> WaitsFor | None:

@@ -12,6 +12,7 @@ import msgspec
 from api.cli.context import NOT_RUNNING, json_option, print_json, print_table, shown, span
 from api.cli.rounds import progress_words
 from api.client import Refused, open_door, page_url_of
+from streams.disk import DiskUse, disk_use
 from streams.errors import Invalid, Unavailable
 from streams.settings import from_env, home_of
 
@@ -92,10 +93,12 @@ def status(as_json: bool) -> None:
             raise
     except Unavailable as error:
         trouble = str(error)
+    use = _disk_use()
     if as_json:
         processes = msgspec.to_builtins(found.processes)
         counted = {"domains": domains, "quarantined": quarantined, "trouble": trouble}
-        print_json({"condition": found.condition, "processes": processes, **counted})
+        disk = msgspec.to_builtins(use)
+        print_json({"condition": found.condition, "processes": processes, **counted, "disk": disk})
     else:
         if found.processes:
             print_table(
@@ -108,6 +111,9 @@ def status(as_json: bool) -> None:
             click.echo()
         for line in [line for one in domains for line in domain_lines(one)]:
             click.echo(line)
+        if use is not None:
+            kinds = ", ".join(f"{kind} {_size(size)}" for kind, size in use.kinds.items())
+            click.echo(f"disk: {_size(use.free)} free of {_size(use.total)}; {kinds}")
         if quarantined:
             click.echo(f"{quarantined} records could not be read: `noria quarantine list` names them")
         if not domains and trouble is None:
@@ -115,6 +121,18 @@ def status(as_json: bool) -> None:
     if trouble is not None:
         click.echo(f"noria: {trouble}", err=True)
         sys.exit(NOT_RUNNING)
+
+
+def _disk_use() -> DiskUse | None:
+    """None where nothing was ever started."""
+    try:
+        return disk_use(from_env(os.environ))
+    except Invalid:
+        return None
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def domain_lines(found: dict[str, Any]) -> list[str]:

@@ -108,6 +108,7 @@ _WORDS: dict[str, tuple[str, str]] = {
         "waits: OpenCompass could not be installed; it is tried again",
         "等待：OpenCompass 安装失败，正在重试",
     ),
+    "waits_disk_space": ("waits: there is no room on the disk for another model", "等待：磁盘空间不足，放不下新的模型"),
     "release_n": ("release {release}", "版本 {release}"),
     "gate_table": ("The gate, round {number}", "关卡，第 {number} 轮"),
     "gate_none": ("No candidate has stood before the gate yet.", "还没有候选模型接受过评测。"),

@@ -1,5 +1,7 @@
 """Orders: taken in once, held by one worker at a time, carried on by another when it dies, and what came of them is told."""
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -285,6 +287,20 @@ def test_what_is_not_there_at_present_is_tried_again_later_and_not_for_ever(cont
     assert [failed.will_retry for failed in failures] == [True] * (ATTEMPTS - 1) + [False]
     assert [failed.attempt for failed in failures] == list(range(1, ATTEMPTS + 1))
     assert not work_once(context, table(run), threading.Event())
+
+
+def test_a_full_disk_is_no_bug_and_is_tried_again(context: Context) -> None:
+    log, order = context.log, select()
+    assert isinstance(log, KafkaLog)
+    ask(log, order)
+
+    def run(order: SelectSnapshot, context: Context) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert work_once(context, table(run), threading.Event())
+    (failed,) = failures_of(log, order)
+    assert failed.reason == "the disk is full" and failed.will_retry
+    assert [row[1] for row in claims(context.engine)] == ["open"]
 
 
 def test_an_order_that_kills_its_workers_is_given_up(context: Context) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from streams.disk import is_full
 from streams.errors import Invalid, Unavailable
 from workers.trainer import METHODS
 from workers.trainer.spec import Failure, Progress, TrainSpec
@@ -108,7 +109,7 @@ def main() -> int:
     except (Unavailable, MemoryError, OSError) as error:
         failure = Failure(reason="unavailable", message=place_of(error))
     except Exception as error:
-        failure = Failure(reason="bug", message=place_of(error))
+        failure = Failure(reason="unavailable" if is_full(error) else "bug", message=place_of(error))
     else:
         return 0
     os.write(out, msgspec.json.encode(failure) + b"\n")
