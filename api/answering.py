@@ -27,6 +27,7 @@ from streams.engine_client import (
 from streams.errors import Unavailable
 
 ENGINE_PATIENCE_S = 15.0  # for an engine that died to come back, before the request fails
+WAKING_PATIENCE_S = 60.0  # for one that slept
 _LOOK_S = 0.25
 
 
@@ -103,6 +104,7 @@ class Answering:
         self._window: Window | None = None
         self._queue: SimpleQueue[Piece | _Again | _Whole | _Failed] = SimpleQueue()
         self._started_at = time.monotonic()
+        self._woken = False
         for index in range(chat.drafts):
             threading.Thread(target=self._run, args=(index,), name=f"draft-{index}", daemon=True).start()
 
@@ -188,6 +190,8 @@ class Answering:
                 if shown and not self._may_restart:
                     self._metrics.broken.labels(self._pin.domain).inc()
                     raise
+                if self._woken:
+                    deadline = self._started_at + WAKING_PATIENCE_S
                 if time.monotonic() >= deadline or not self._await_engine(deadline):
                     self._metrics.broken.labels(self._pin.domain).inc()
                     raise
@@ -200,6 +204,7 @@ class Answering:
     def _stream(self, index: int) -> Generator[Delta, None, None]:
         engine = self._routes.ready(self._pin.engine_id)
         if engine is None or engine.base_url is None:
+            self._woken |= self._routes.wake(self._pin.engine_id)
             raise Unavailable("the engine is not ready")
         base_url, key, window = engine.base_url, self._key, self._window_of(engine)
         sampling = replace(self._chat.sampling, seed=(self._chat.sampling.seed + index) % ANY_SEED)

@@ -91,8 +91,7 @@ def create_app(services: Services) -> Flask:
                 connection.execute(text("SELECT 1"))
         except Unavailable:
             missing.append("postgres")
-        routes, _, _ = services.routes.table()
-        if not any(services.routes.address(route.engine_id) for route in routes.values()):
+        if not services.routes.there():
             missing.append("engine")
         if missing:
             return reply({"status": "not ready", "missing": missing}, 503, {"Retry-After": "2"})

@@ -108,7 +108,7 @@ def models(services: Services, who: Caller) -> list[dict[str, Any]]:
     """The caller's domains, each with the release that answers now, and every release that is kept running."""
     routes, engines, _ = services.routes.table()
     named = [(domain, route.release, engines.get(route.engine_id)) for domain, route in sorted(routes.items())]
-    kept = {f"{e.domain}@{e.release}": e for e in engines.values() if e.state == "ready"}
+    kept = {f"{e.domain}@{e.release}": e for e in engines.values() if e.state in ("ready", "asleep")}
     named += [(name, engine.release, engine) for name, engine in sorted(kept.items())]
     return [
         {

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 FORGET_DOORS_AFTER = "10 minutes"
-_COMING = frozenset({"asked", "starting"})
+_COMING = frozenset({"asked", "starting", "asleep"})  # who sleeps comes when it is asked for
+_THERE = frozenset({"ready", "asleep"})
 
 
 class Route(Struct, frozen=True):
@@ -95,6 +96,7 @@ class Routes:
         self._routes: dict[str, Route] = {}
         self._engines: dict[str, Served] = {}
         self._in_flight: dict[str, int] = {}
+        self._used: set[str] = set()  # engines that were asked since the last heartbeat
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -135,7 +137,7 @@ class Routes:
                 ready = [
                     e
                     for e in self._engines.values()
-                    if (e.domain, e.release, e.state, e.wanted) == (domain, release, "ready", True)
+                    if (e.domain, e.release, e.wanted) == (domain, release, True) and e.state in _THERE
                 ]
                 if not ready:
                     raise NotServed(known=route is not None)
@@ -144,6 +146,7 @@ class Routes:
             if self._in_flight.get(engine.engine_id, 0) + drafts > self._limit:
                 raise QueueFull
             self._in_flight[engine.engine_id] = self._in_flight.get(engine.engine_id, 0) + drafts
+            self._used.add(engine.engine_id)
             return Pin(domain, engine.release, engine.engine_id, engine.kind, engine.context_tokens)
 
     def unpin(self, engine_id: str) -> None:
@@ -168,6 +171,22 @@ class Routes:
         with self._changed:
             engine = self._engines.get(engine_id)
         return engine if engine is not None and engine.state == "ready" and engine.control_tokens is not None else None
+
+    def wake(self, engine_id: str) -> bool:
+        """Ask for the engine if it sleeps; whether it does."""
+        with self._changed:
+            engine = self._engines.get(engine_id)
+            if engine is None or engine.state != "asleep":
+                return False
+            self._used.add(engine_id)
+        self._wake()
+        return True
+
+    def there(self) -> bool:
+        """Whether anything answers, at once or when it has woken."""
+        with self._changed:
+            named = [self._engines.get(route.engine_id) for route in self._routes.values()]
+        return any(engine is not None and engine.state in _THERE for engine in named)
 
     def lives(self, engine_id: str) -> bool:
         """Whether waiting for that engine makes sense."""
@@ -255,6 +274,15 @@ class Routes:
             # One look under the lock: whoever reads that the new generation is in use reads the counts that go with it.
             generations = {domain: route.generation for domain, route in self._routes.items()}
             in_flight = dict(self._in_flight)
+            used, self._used = sorted({*self._used, *in_flight}), set()
+        if used:
+            cursor.execute("UPDATE work.engines SET used_at = now() WHERE engine_id = ANY(%s)", (used,))
+            cursor.execute(
+                "UPDATE work.engines SET state = 'asked', changed_at = now() WHERE engine_id = ANY(%s) AND state = 'asleep'",
+                (used,),
+            )
+            if cursor.rowcount:
+                cursor.execute("NOTIFY noria_engines")
         cursor.execute(
             "INSERT INTO work.doors (door_id, generations, in_flight, seen_at) VALUES (%s, %s, %s, now())"
             " ON CONFLICT (door_id) DO UPDATE SET generations = excluded.generations,"

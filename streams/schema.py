@@ -356,7 +356,7 @@ engines = Table(
     _text("kind"),
     _text("model"),
     Column("wanted", Boolean, nullable=False),
-    _text("state"),  # asked, starting, ready, stopped, failed
+    _text("state"),  # asked, starting, ready, asleep, stopped, failed
     _text("base_url", nullable=True),
     Column("pid", Integer),
     _text("error", nullable=True),
@@ -364,6 +364,7 @@ engines = Table(
     # What the engine's host found out when it became ready: of the model, and of the window for prompt and answer together.
     Column("control_tokens", ARRAY(Text)),
     Column("context_tokens", Integer),
+    _time("used_at", nullable=True),  # when a door last sent something there
     schema="work",
 )
 routes = Table(

@@ -22,6 +22,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     lightllm: Path | None = None  # the folder of the environment that holds LightLLM; None: it is in this one
     engine_threads: int = 1
     engine_slots: int = 4
+    engine_sleep_after_s: int = 1800  # of an engine that nobody asks; 0: never
     cors_origins: tuple[str, ...] = ()  # whose pages may call the door from a browser; "*": everybody's
 
     @property
@@ -72,6 +73,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         lightllm=Path(environ["NORIA_LIGHTLLM"]) if environ.get("NORIA_LIGHTLLM") else None,
         engine_threads=_count(environ, "NORIA_ENGINE_THREADS", 1),
         engine_slots=_count(environ, "NORIA_ENGINE_SLOTS", 4),
+        engine_sleep_after_s=_count(environ, "NORIA_ENGINE_SLEEP_AFTER_S", 1800, least=0),
         cors_origins=_origins(environ, "NORIA_CORS_ORIGINS"),
     )
     if missing:
@@ -79,10 +81,10 @@ def from_env(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _count(environ: Mapping[str, str], variable: str, default: int) -> int:
+def _count(environ: Mapping[str, str], variable: str, default: int, least: int = 1) -> int:
     text = environ.get(variable, str(default))
-    if not text.isdigit() or int(text) < 1:
-        raise Invalid(f"{variable} must be a whole number above 0; got {text!r}")
+    if not text.isdigit() or int(text) < least:
+        raise Invalid(f"{variable} must be a whole number above {least - 1}; got {text!r}")
     return int(text)
 
 

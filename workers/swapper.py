@@ -150,7 +150,7 @@ def keep_level(context: Context) -> None:
         off = connection.execute(text(_OFF_LEVEL), {"domain": None}).all()
     for row in off:
         name = engine_id(row.domain, row.live_release)
-        if not row.wanted:
+        if not row.wanted or row.state == "asleep":
             _want(context, row.domain, row.live_release, row.engine, row.model)
         elif row.state == "ready":
             with postgres_trouble(), context.engine.begin() as connection:

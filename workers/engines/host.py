@@ -2,6 +2,9 @@
 
 What is wanted stands in `work.engines`; each wanted engine has a keeper thread that starts it, says that it is ready, and
 starts it again when it dies. Engines die with their host, and come back with it.
+
+An engine that no door has used for a while falls asleep: first its row says so, and it ends once every living door knows and
+nothing is in flight there. A door that needs it asks for it again.
 """
 
 import logging
@@ -10,11 +13,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
+from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
-from sqlalchemy import text
 
 from streams.errors import Invalid, Unavailable
 from streams.relay import Waiter
@@ -29,6 +33,7 @@ from workers.models.tokens import control_tokens
 
 ATTEMPTS = 4
 HEALTHY_S = 30.0
+DOOR_SLOW_S = 1.0  # between what a door knew and what it says of it
 DOOR_SILENT_S = 5.0  # a door that has not been heard of for so long is gone
 logger = logging.getLogger("noria.engines")
 
@@ -48,14 +53,25 @@ class Keeper:
         self._database = database
         self._key = key
         self._stopping = threading.Event()
+        self._sleeping = False
+        self.serving = False
         self._thread = threading.Thread(target=self._keep, name=wanted.engine_id, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
 
+    def sleep(self) -> None:
+        """Stop, leaving the engine's row as it is but for the address."""
+        self._sleeping = True
+        self._stopping.set()
+
     def join(self) -> None:
         self._thread.join()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
 
     @property
     def over(self) -> bool:
@@ -79,7 +95,8 @@ class Keeper:
                 return
             self._stopping.wait(wait_s)
             wait_s = min(2 * wait_s, 10.0)
-        self._say("stopped")
+        if not self._sleeping:
+            self._say("stopped")
 
     def _serve(self) -> None:
         """Start the engine, and return when it has died or is to stop. Raises Unavailable, Invalid."""
@@ -99,12 +116,14 @@ class Keeper:
         try:
             engine.ready(engine.start_deadline_s)
             self._say("ready", base_url=engine.base_url, pid=engine.pid, **reads)
+            self.serving = True
             while engine.alive() and not self._stopping.wait(0.1):
                 pass
             if not self._stopping.is_set():
                 self._say("starting")
                 raise Unavailable("the process ended")
         finally:
+            self.serving = False
             engine.stop()
 
     def _say(self, state: str, **known: Any) -> None:
@@ -145,25 +164,31 @@ class Host:
         with postgres_trouble(), self._database.begin() as connection:
             connection.execute(
                 text(
-                    "UPDATE work.engines SET state = CASE WHEN wanted THEN 'asked' ELSE 'stopped' END, base_url = NULL"
+                    "UPDATE work.engines SET state = CASE WHEN wanted AND state = 'asleep' THEN 'asleep'"
+                    " WHEN wanted THEN 'asked' ELSE 'stopped' END, base_url = NULL"
                 )
             )
 
     def step(self) -> None:
         """Bring what runs to what is wanted. Raises Unavailable."""
         self.close_retired()
+        self.let_sleep()
         with postgres_trouble(), self._database.connect() as connection:
             rows = connection.execute(
-                text("SELECT engine_id, kind, model FROM work.engines WHERE wanted ORDER BY changed_at, engine_id")
+                text(
+                    "SELECT engine_id, kind, model, state FROM work.engines WHERE wanted ORDER BY changed_at, engine_id"
+                )
             ).all()
         wanted = {row.engine_id: Wanted(row.engine_id, row.kind, row.model) for row in rows}
+        asleep = {row.engine_id for row in rows if row.state == "asleep"}
+        self._awake(row.engine_id for row in rows if row.state == "asked")
         for name, keeper in list(self._keepers.items()):
             if keeper.over:
                 del self._keepers[name]
             elif wanted.get(name) != keeper.wanted:
                 keeper.stop()
         for name, found in wanted.items():
-            if name not in self._keepers and not self._failed(name):
+            if name not in self._keepers and name not in asleep and not self._failed(name):
                 self._keepers[name] = Keeper(
                     found, self._settings, self._database, self._keyring.derive(f"engine:{name}")
                 )
@@ -188,6 +213,61 @@ class Host:
                 ),
                 {"silent": DOOR_SILENT_S},
             )
+
+    def let_sleep(self) -> None:
+        """Have the engines fall asleep that nothing has used for as long as the setting says; end those that all doors know of."""
+        if not self._settings.engine_sleep_after_s:
+            return
+        with postgres_trouble(), self._database.begin() as connection:
+            fallen = connection.execute(
+                text(
+                    "UPDATE work.engines SET state = 'asleep', changed_at = clock_timestamp() WHERE wanted AND state = 'ready'"
+                    " AND greatest(used_at, changed_at) < now() - make_interval(secs => :after) RETURNING engine_id"
+                ),
+                {"after": self._settings.engine_sleep_after_s},
+            ).all()
+            if fallen:
+                connection.execute(text("NOTIFY noria_routes"))
+            known = connection.execute(
+                text(
+                    "SELECT e.engine_id, coalesce(bool_or((d.in_flight ->> e.engine_id)::int > 0), false) AS used,"
+                    " coalesce(bool_and(d.seen_at > e.changed_at + make_interval(secs => :slow)), true) AS known"
+                    " FROM work.engines e LEFT JOIN work.doors d ON d.seen_at > now() - make_interval(secs => :silent)"
+                    " WHERE e.state = 'asleep' AND e.base_url IS NOT NULL GROUP BY e.engine_id"
+                ),
+                {"slow": DOOR_SLOW_S, "silent": DOOR_SILENT_S},
+            ).all()
+            for row in known:
+                if row.used:  # somebody came while it fell asleep
+                    self._wake(connection, row.engine_id)
+                elif row.known and (keeper := self._keepers.get(row.engine_id)) is not None:
+                    ends = connection.execute(
+                        text(
+                            "UPDATE work.engines SET base_url = NULL, pid = NULL"
+                            " WHERE engine_id = :id AND state = 'asleep'"
+                        ),
+                        {"id": row.engine_id},
+                    )
+                    if ends.rowcount:  # nobody has asked for it in between
+                        keeper.sleep()
+
+    def _awake(self, asked: Iterable[str]) -> None:
+        """An engine that was asked for before it ended is ready still."""
+        for name in asked:
+            keeper = self._keepers.get(name)
+            if keeper is not None and keeper.serving and not keeper.stopping:
+                with postgres_trouble(), self._database.begin() as connection:
+                    self._wake(connection, name)
+
+    def _wake(self, connection: Connection, name: str) -> None:
+        connection.execute(
+            text(
+                "UPDATE work.engines SET state = 'ready', changed_at = clock_timestamp() WHERE engine_id = :id"
+                " AND state IN ('asleep', 'asked') AND base_url IS NOT NULL"
+            ),
+            {"id": name},
+        )
+        connection.execute(text("NOTIFY noria_routes"))
 
     def stop(self) -> None:
         for keeper in self._keepers.values():
