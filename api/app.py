@@ -25,6 +25,7 @@ from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
 from api.services import Services
+from api.turns import Turns
 from api.wire import BODY_BYTES, DATASET_BODY_BYTES, parse_position, reply
 from streams.disk import RememberedUse
 from streams.erasures import Journal
@@ -200,6 +201,7 @@ def build(settings: Settings, client_id: str = "noria-door") -> Services:
         keys=keys,
         routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT, told=told),
         metrics=Metrics(),
+        turns=Turns(engine),
     )
 
 

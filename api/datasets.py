@@ -16,7 +16,7 @@ from api.items import Example, ItemFault, Question, Read, counted, read_example,
 from api.known import CATCH_UP_S, domain_row, living_domain
 from api.services import SOURCE, Services, domain_subject, person_subject
 from api.wire import check_conversation, check_person, no_control_characters, read_json, read_object, reply, typed
-from streams import schema, sealing
+from streams import history, schema, sealing
 from streams.codec import envelope_for
 from streams.errors import Erased, Unavailable
 from streams.events import (
@@ -369,6 +369,7 @@ def _export(services: Services, domain: str) -> dict[str, Any]:
     table = schema.examples
     with postgres_trouble(), services.engine.connect() as connection:
         rows = connection.execute(select(table).where(table.c.domain == domain).order_by(table.c.accepted_offset)).all()
+        earlier = history.before(connection, {row.follows for row in rows if row.retired_offset is None})
     found, erased, retired = [], 0, 0
     for row in rows:
         if row.retired_reason == "erased":
@@ -377,9 +378,13 @@ def _export(services: Services, domain: str) -> dict[str, Any]:
         if row.retired_offset is not None:
             retired += 1
             continue
-        prompt, answer = _open(services, row.prompt), _open(services, row.answer)
-        if prompt is None or answer is None:
+        try:
+            with postgres_trouble():
+                whole = earlier.whole(msgspec.convert(row.prompt, Sealed), row.follows)
+                messages = history.open_whole(whole, services.keyring)
+                answer = sealing.open_sealed(msgspec.convert(row.answer, Sealed), services.keyring)
+        except Erased:
             erased += 1
             continue
-        found.append(to_alpaca(msgspec.json.decode(prompt), answer))
+        found.append(to_alpaca(messages, answer))
     return {"format": "alpaca", "data": found, "erased": erased, "retired": retired}

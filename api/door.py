@@ -16,18 +16,20 @@ from msgspec.structs import replace
 from sqlalchemy import select
 
 from api.access import caller, check_speaker, needs, no_such_domain
-from api.answering import Answering, ClientLeft, Piece
+from api.answering import Answering, ClientLeft, Draft, Piece
 from api.chat_request import ChatRequest, parse_chat, parse_model
 from api.errors import ApiError, refusal_of
 from api.keys import Caller
 from api.routing import NoEngine, NotServed, Pin, QueueFull
 from api.services import SOURCE, Services, person_subject
+from api.turns import Turns
 from api.wire import read_object, reply
-from streams import schema, sealing
+from streams import history, schema, sealing
 from streams.codec import envelope_for
 from streams.engine_client import ContextExceeded, TokenLogprob, beyond
 from streams.errors import Invalid, Unavailable
 from streams.events import Envelope, PromptAsked, ReplyDrafted
+from streams.sealing import Keys, PersonKey
 from streams.store import postgres_trouble
 
 DRAFTS_PATIENCE_S = 45.0  # for the log to take in an answer that is already there: a killed broker is back by then
@@ -42,6 +44,7 @@ class Asked(Struct, frozen=True):
     event_id: UUID
     at: datetime
     position: str
+    so_far: str
 
     @property
     def prompt_id(self) -> str:
@@ -188,19 +191,35 @@ def record_prompt(services: Services, chat: ChatRequest, pin: Pin) -> Asked:
     event_id, at = uuid4(), datetime.now(UTC)
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(chat.person))
-    words = msgspec.json.encode(chat.messages).decode()
+    chat, event = prompt_of(chat, pin.release, event_id, services.turns, services.keyring, key)
+    envelope = envelope_for(event, id=event_id, source=SOURCE, time=at, correlation_id=chat.conversation_id)
+    (position,) = append(services, [envelope])
+    assert event.so_far is not None
+    services.turns.remember(chat.conversation_id, event.so_far, event.prompt_id)
+    return Asked(chat, pin, event_id, at, str(position), event.so_far)
+
+
+def prompt_of(
+    chat: ChatRequest, release: int, event_id: UUID, turns: Turns, keys: Keys, key: PersonKey
+) -> tuple[ChatRequest, PromptAsked]:
+    """The event, with only what is new sealed in it. A request that names no conversation goes on with the one that it repeats."""
+    digests = history.digests(chat.domain, chat.messages, key)
+    known = turns.known(chat, digests, keys)
+    if chat.new_conversation and known.conversation_id is not None:
+        chat = replace(chat, conversation_id=known.conversation_id)
+    words = msgspec.json.encode(chat.messages[known.messages :]).decode()
     event = PromptAsked(
         domain=chat.domain,
         conversation_id=chat.conversation_id,
         prompt_id=prompt_id_of(event_id),
         person=chat.person,
         messages=sealing.seal(words, key, f"{event_id}#messages"),
-        release=pin.release,
+        release=release,
         drafts=chat.drafts,
+        follows=known.point,
+        so_far=digests[-1],
     )
-    envelope = envelope_for(event, id=event_id, source=SOURCE, time=at, correlation_id=chat.conversation_id)
-    (position,) = append(services, [envelope])
-    return Asked(chat, pin, event_id, at, str(position))
+    return chat, event
 
 
 def append(services: Services, envelopes: list[Envelope], patience_s: float | None = None) -> list[Any]:
@@ -246,40 +265,52 @@ def record_drafts(services: Services, asked: Asked, answering: Answering) -> str
     chat, at = asked.chat, datetime.now(UTC)
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(chat.person))
-    envelopes = []
-    for index, draft in enumerate(answering.drafts):
-        event_id = uuid5(asked.event_id, f"draft {index}")
-        event = ReplyDrafted(
-            domain=chat.domain,
-            conversation_id=chat.conversation_id,
-            prompt_id=asked.prompt_id,
-            reply_id=reply_id_of(asked, index),
-            person=chat.person,
-            index=index,
-            release=asked.pin.release,
-            text=sealing.seal(draft.text, key, f"{event_id}#text"),
-            finish_reason=draft.finish_reason or "stop",
-            prompt_tokens=draft.prompt_tokens,
-            completion_tokens=draft.completion_tokens,
-            duration_s=round(draft.duration_s, 3),
+    envelopes = [
+        envelope_for(
+            draft_of(chat, asked.event_id, index, asked.pin.release, draft, key),
+            id=draft_id_of(asked.event_id, index),
+            source=SOURCE,
+            time=at,
+            correlation_id=chat.conversation_id,
+            causation_id=asked.event_id,
         )
-        envelopes.append(
-            envelope_for(
-                event,
-                id=event_id,
-                source=SOURCE,
-                time=at,
-                correlation_id=chat.conversation_id,
-                causation_id=asked.event_id,
-            )
-        )
+        for index, draft in enumerate(answering.drafts)
+    ]
     found = append(services, envelopes, DRAFTS_PATIENCE_S)
+    for index, draft in enumerate(answering.drafts):
+        said = {"role": "assistant", "content": draft.text}
+        so_far = history.next_digest(asked.so_far, said, key)
+        services.turns.remember(chat.conversation_id, so_far, reply_id_of(asked, index))
     services.metrics.drafts.labels(asked.pin.domain, str(asked.pin.release)).inc(len(envelopes))
     return str(found[-1])
 
 
+def draft_of(
+    chat: ChatRequest, prompt_event_id: UUID, index: int, release: int, draft: Draft, key: PersonKey
+) -> ReplyDrafted:
+    event_id = draft_id_of(prompt_event_id, index)
+    return ReplyDrafted(
+        domain=chat.domain,
+        conversation_id=chat.conversation_id,
+        prompt_id=prompt_id_of(prompt_event_id),
+        reply_id=f"rpl_{event_id.hex}",
+        person=chat.person,
+        index=index,
+        release=release,
+        text=sealing.seal(draft.text, key, f"{event_id}#text"),
+        finish_reason=draft.finish_reason or "stop",
+        prompt_tokens=draft.prompt_tokens,
+        completion_tokens=draft.completion_tokens,
+        duration_s=round(draft.duration_s, 3),
+    )
+
+
+def draft_id_of(prompt_event_id: UUID, index: int) -> UUID:
+    return uuid5(prompt_event_id, f"draft {index}")
+
+
 def reply_id_of(asked: Asked, index: int) -> str:
-    return f"rpl_{uuid5(asked.event_id, f'draft {index}').hex}"
+    return f"rpl_{draft_id_of(asked.event_id, index).hex}"
 
 
 def completion(asked: Asked, answering: Answering, position: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from api.keys import ApiKeys
 from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
+from api.turns import Turns
 from streams.erasures import PERSON
 from streams.sealing import Keyring
 from streams.settings import Settings
@@ -23,6 +24,7 @@ class Services(Struct, frozen=True):
     keys: ApiKeys
     routes: Routes
     metrics: Metrics
+    turns: Turns
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
 
 

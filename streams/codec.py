@@ -42,12 +42,23 @@ _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzin
 
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
-VERSIONS: dict[str, int] = {"order_progressed": 3, "policy_set": 2, "round_requested": 2, "select_snapshot": 2}
+VERSIONS: dict[str, int] = {
+    "example_accepted": 2,
+    "order_progressed": 3,
+    "policy_set": 2,
+    "preference_accepted": 2,
+    "prompt_asked": 2,
+    "round_requested": 2,
+    "select_snapshot": 2,
+}
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
+    ("example_accepted", 1): ("follows",),
     ("order_progressed", 1): ("waits_for",),
     ("order_progressed", 2): (),  # one more thing to wait for: `disk_space`
     ("policy_set", 1): (),  # within the policy: `keep`
+    ("preference_accepted", 1): ("follows",),
+    ("prompt_asked", 1): ("follows", "so_far"),
     ("round_requested", 1): (),
     ("select_snapshot", 1): ("base_model", "recipe"),
 }

@@ -1,11 +1,14 @@
 """What a conversation means: replies become examples and preferences of their domain. Pure fold and react.
 
-The state of a conversation lives only as long as feedback on it can be understood; what people see is in the projections.
+The state is that of one prompt and its drafts. Whatever is said of a reply names its prompt, so nothing else of a conversation
+is needed to understand it, however long the conversation is and however long ago the reply was given; what people see is in the
+projections.
 """
 
 from typing import assert_never
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -31,15 +34,15 @@ REPLACED = "replaced by a newer correction of the same reply"
 class Draft(Struct, frozen=True, omit_defaults=True):
     """`corrected`: person -> the example of their newest correction."""
 
-    prompt_id: str
     text: Sealed
     corrected: dict[str, str] = field(default_factory=dict)
 
 
-class Conversation(Struct, frozen=True):
-    """The prompts and drafts that feedback may still refer to."""
+class Exchange(Struct, frozen=True, omit_defaults=True):
+    """One prompt, what it follows, and its drafts: what feedback on any of them may refer to. Bounded by the drafts of a prompt."""
 
-    prompts: dict[str, Sealed] = field(default_factory=dict)
+    prompt: Sealed | None = None
+    follows: str | None = None
     drafts: dict[str, Draft] = field(default_factory=dict)
 
 
@@ -50,16 +53,21 @@ class Consequence(Struct, frozen=True):
     event: Event
 
 
-def fold(state: Conversation, envelope: Envelope, event: ConversationEvent) -> Conversation:
-    """The conversation after `event`. Never refuses: it has happened."""
+def key_of(event: ConversationEvent) -> str:
+    """The name of the state that `event` belongs to. Ids are whatever a writer says, so both stand apart in it."""
+    return msgspec.json.encode((event.conversation_id, event.prompt_id)).decode()
+
+
+def fold(state: Exchange, envelope: Envelope, event: ConversationEvent) -> Exchange:
+    """The exchange after `event`. Never refuses: it has happened."""
     match event:
         case PromptAsked():
-            return replace(state, prompts=state.prompts | {event.prompt_id: event.messages})
+            return replace(state, prompt=event.messages, follows=event.follows)
         case ReplyDrafted():
-            return replace(state, drafts=state.drafts | {event.reply_id: Draft(event.prompt_id, event.text)})
+            return replace(state, drafts=state.drafts | {event.reply_id: Draft(event.text)})
         case ReplyCorrected():
             draft = state.drafts.get(event.reply_id)
-            if draft is None or event.prompt_id not in state.prompts:
+            if draft is None or state.prompt is None:
                 return state
             corrected = replace(draft, corrected=draft.corrected | {event.person: _example_of(envelope)})
             return replace(state, drafts=state.drafts | {event.reply_id: corrected})
@@ -69,22 +77,23 @@ def fold(state: Conversation, envelope: Envelope, event: ConversationEvent) -> C
             assert_never(event)
 
 
-def react(state: Conversation, envelope: Envelope, event: ConversationEvent) -> tuple[Consequence, ...]:
-    """What `event` implies for its domain, given the conversation before it."""
+def react(state: Exchange, envelope: Envelope, event: ConversationEvent) -> tuple[Consequence, ...]:
+    """What `event` implies for its domain, given the exchange before it."""
     match event:
         case ReplyCorrected():
-            prompt, draft = state.prompts.get(event.prompt_id), state.drafts.get(event.reply_id)
-            if prompt is None or draft is None:
+            draft = state.drafts.get(event.reply_id)
+            if state.prompt is None or draft is None:
                 return ()  # the door refuses such feedback; a foreign writer's stays on the log without effect
             accepted = ExampleAccepted(
                 domain=event.domain,
                 example_id=_example_of(envelope),
                 kind="correction",
                 person=event.person,
-                prompt=prompt,
+                prompt=state.prompt,
                 answer=event.text,
                 said_at=envelope.time,
                 prompt_id=event.prompt_id,
+                follows=state.follows,
             )
             said = Consequence(uuid5(envelope.id, "example_accepted"), accepted)
             older = draft.corrected.get(event.person)
@@ -93,25 +102,21 @@ def react(state: Conversation, envelope: Envelope, event: ConversationEvent) -> 
             retired = ExampleRetired(domain=event.domain, example_id=older, reason=REPLACED, by=event.person)
             return (Consequence(uuid5(envelope.id, "example_retired"), retired), said)
         case DraftPicked():
-            prompt = state.prompts.get(event.prompt_id)
             chosen = state.drafts.get(event.reply_id)
-            rejected = tuple(
-                draft.text
-                for reply_id, draft in sorted(state.drafts.items())
-                if draft.prompt_id == event.prompt_id and reply_id != event.reply_id
-            )
-            if prompt is None or chosen is None or not rejected:
+            rejected = tuple(draft.text for id_, draft in sorted(state.drafts.items()) if id_ != event.reply_id)
+            if state.prompt is None or chosen is None or not rejected:
                 return ()
             accepted_preference = PreferenceAccepted(
                 domain=event.domain,
                 # One of a person on a prompt, however often they pick: the newest replaces the one before.
                 preference_id=str(uuid5(NAMESPACE_URL, f"{event.conversation_id}\n{event.prompt_id}\n{event.person}")),
                 person=event.person,
-                prompt=prompt,
+                prompt=state.prompt,
                 chosen=chosen.text,
                 rejected=rejected,
                 said_at=envelope.time,
                 prompt_id=event.prompt_id,
+                follows=state.follows,
             )
             return (Consequence(uuid5(envelope.id, "preference_accepted"), accepted_preference),)
         case PromptAsked() | ReplyDrafted() | ReplyRated() | ReplyCommented():

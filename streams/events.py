@@ -33,7 +33,10 @@ Moment = Annotated[datetime, Meta(tz=True)]  # a time without a zone is refused:
 
 
 class PromptAsked(Struct, frozen=True, kw_only=True):
-    """A person asked. `messages` opens to the JSON list of OpenAI messages up to and with this prompt."""
+    """A person asked. `messages` opens to the JSON list of OpenAI messages that are new, up to and with this prompt.
+
+    `follows`: the reply or prompt of the same conversation that they come after, and whose own whole stands before them; None:
+    they are the whole. `so_far`: a digest of the whole, under the person's own key, by which it is known when it is sent again."""
 
     domain: str
     conversation_id: str
@@ -42,6 +45,8 @@ class PromptAsked(Struct, frozen=True, kw_only=True):
     messages: Sealed
     release: Number
     drafts: int = 1
+    follows: str | None = None
+    so_far: str | None = None
 
 
 class ReplyDrafted(Struct, frozen=True, kw_only=True):
@@ -161,7 +166,8 @@ class ExamItemRetired(Struct, frozen=True, kw_only=True):
 
 
 class ExampleAccepted(Struct, frozen=True, kw_only=True):
-    """One training item. `prompt` opens to the JSON list of messages up to and with the prompt, `answer` to the answer."""
+    """One training item. `prompt` opens to the JSON list of messages up to and with the prompt, after those of what it `follows`
+    (as in `PromptAsked`), `answer` to the answer."""
 
     domain: str
     example_id: str
@@ -171,6 +177,7 @@ class ExampleAccepted(Struct, frozen=True, kw_only=True):
     answer: Sealed
     said_at: Moment
     prompt_id: str | None = None
+    follows: str | None = None
 
 
 class PreferenceAccepted(Struct, frozen=True, kw_only=True):
@@ -182,6 +189,7 @@ class PreferenceAccepted(Struct, frozen=True, kw_only=True):
     rejected: tuple[Sealed, ...]
     said_at: Moment
     prompt_id: str
+    follows: str | None = None
 
 
 class ExampleRetired(Struct, frozen=True, kw_only=True):

@@ -88,7 +88,8 @@ def of_conversation(recorded: Recorded, event: ConversationEvent) -> list[Write]
     at = recorded.envelope.time
     match event:
         case PromptAsked():
-            row = _columns(event, "conversation_id", "domain", "prompt_id", "person", "messages", "release")
+            names = ("conversation_id", "domain", "prompt_id", "person", "messages", "follows", "so_far", "release")
+            row = _columns(event, *names)
             place = {"partition": recorded.partition, "offset": recorded.offset}
             return [Insert("prompts", row | place | {"asked_at": at})]
         case ReplyDrafted():
@@ -135,7 +136,7 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             return [Retire("exam_items", where, recorded.offset, event.reason)]
         case ExampleAccepted():
             gone = event.prompt.kid in before.erased or event.answer.kid in before.erased
-            row = _columns(event, "example_id", "domain", "kind", "person", "prompt", "answer", "prompt_id")
+            row = _columns(event, "example_id", "domain", "kind", "person", "prompt", "answer", "prompt_id", "follows")
             more = {
                 "said_at": event.said_at,
                 "accepted_offset": recorded.offset,
@@ -144,7 +145,8 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             }
             return [Insert("examples", row | more)]
         case PreferenceAccepted():
-            row = _columns(event, "preference_id", "domain", "person", "prompt", "chosen", "rejected", "prompt_id")
+            names = ("preference_id", "domain", "person", "prompt", "chosen", "rejected", "prompt_id", "follows")
+            row = _columns(event, *names)
             row |= {"said_at": event.said_at, "accepted_offset": recorded.offset}
             return [Insert("preferences", row), Update("preferences", {"preference_id": event.preference_id}, row)]
         case ExampleRetired():

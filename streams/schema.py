@@ -57,7 +57,7 @@ positions = Table(
 states = Table(
     "states",
     projections,
-    _text("kind", primary_key=True),  # "conversation" or "domain"
+    _text("kind", primary_key=True),  # "exchange" (a prompt with its drafts) or "domain"
     _text("key", primary_key=True),
     Column("body", LargeBinary, nullable=False),
 )
@@ -92,10 +92,13 @@ prompts = Table(
     _text("domain"),
     _text("person"),
     Column("messages", JSONB, nullable=False),  # Sealed
+    _text("follows", nullable=True),  # the reply or prompt whose whole stands before `messages`
+    _text("so_far", nullable=True),
     Column("release", Integer, nullable=False),
     _time("asked_at"),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
+    Index(None, "so_far"),
     Index(None, "conversation_id", "asked_at"),
     Index(None, "domain", "person"),
 )
@@ -176,6 +179,7 @@ examples = Table(
     Column("answer", JSONB, nullable=False),  # Sealed
     _time("said_at"),
     _text("prompt_id", nullable=True),
+    _text("follows", nullable=True),
     Column("accepted_offset", BigInteger, nullable=False),  # on the domain's partition
     Column("retired_offset", BigInteger),
     _text("retired_reason", nullable=True),
@@ -192,6 +196,7 @@ preferences = Table(
     Column("chosen", JSONB, nullable=False),  # Sealed
     Column("rejected", JSONB, nullable=False),  # list of Sealed
     _text("prompt_id"),
+    _text("follows", nullable=True),
     _time("said_at"),
     Column("accepted_offset", BigInteger, nullable=False),
     Index(None, "domain", "accepted_offset"),

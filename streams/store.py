@@ -23,9 +23,9 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from streams import conversations, projections, rounds
 from streams.codec import encode, encode_order, envelope_for, is_of_domain, name_of, read_event, topic_of
-from streams.conversations import Consequence, Conversation
+from streams.conversations import Consequence, Exchange
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, ORDERS, QUARANTINE, Envelope, Recorded
+from streams.events import ORDERS, QUARANTINE, Envelope, Recorded
 from streams.log import LostHistory, Record
 from streams.orders import Order
 from streams.projections import Count, Insert, Retire, Row, Update, Write
@@ -269,14 +269,14 @@ class Store:
         return once
 
     def _take_effect(self, cursor: Cursor, found: list[Recorded]) -> list[tuple[str, str, str, bytes]]:
-        keys = {(_kind(r), r.envelope.key) for r in found}
+        keys = {_state_of(r.envelope) for r in found}
         bodies: dict[tuple[str, str], bytes] = {}
         if keys:
             cursor.execute(
                 f"SELECT kind, key, body FROM {self._schema}.states WHERE (kind, key) IN %s", (tuple(sorted(keys)),)
             )
             bodies = {(kind, key): bytes(body) for kind, key, body in cursor.fetchall()}
-        talks = {k: msgspec.msgpack.decode(b, type=Conversation) for (kind, k), b in bodies.items() if kind != "domain"}
+        talks = {k: msgspec.msgpack.decode(b, type=Exchange) for (kind, k), b in bodies.items() if kind == "exchange"}
         domains = {k: msgspec.msgpack.decode(b, type=Domain) for (kind, k), b in bodies.items() if kind == "domain"}
         buffer = _Buffer(self._schema, cursor)
         said: list[tuple[str, str, str, bytes]] = []
@@ -291,15 +291,18 @@ class Store:
                 writes = projections.of_domain(before, after, recorded, happened)
                 consequences = rounds.react(before, after, recorded, happened)
             else:
-                talk = talks.get(envelope.key) or Conversation()
-                talks[envelope.key] = conversations.fold(talk, envelope, happened)
+                key = conversations.key_of(happened)
+                talk = talks.get(key) or Exchange()
+                talks[key] = conversations.fold(talk, envelope, happened)
                 writes = projections.of_conversation(recorded, happened)
                 consequences = conversations.react(talk, envelope, happened)
             for write in writes:
                 buffer.add(write)
             said.extend(_message(consequence, envelope) for consequence in consequences)
         buffer.flush()
-        states: list[tuple[str, str, Any]] = [("conversation", k, msgspec.msgpack.encode(s)) for k, s in talks.items()]
+        # One of which nothing is known (somebody rated what was never said) needs no row.
+        known = [(k, s) for k, s in talks.items() if s != Exchange()]
+        states: list[tuple[str, str, Any]] = [("exchange", k, msgspec.msgpack.encode(s)) for k, s in known]
         states += [("domain", k, msgspec.msgpack.encode(s)) for k, s in domains.items()]
         if states:
             execute_values(
@@ -351,8 +354,10 @@ def _adapted(table: str, items: Iterable[tuple[str, Any]]) -> list[Any]:
     ]
 
 
-def _kind(recorded: Recorded) -> str:
-    return "domain" if recorded.topic == DOMAINS else "conversation"
+def _state_of(envelope: Envelope) -> tuple[str, str]:
+    """The kind and the key of the state that the event changes."""
+    event = envelope.event
+    return ("domain", envelope.key) if is_of_domain(event) else ("exchange", conversations.key_of(event))
 
 
 def _event_row(recorded: Recorded) -> Row:

@@ -20,6 +20,7 @@ from sqlalchemy import text
 from streams.errors import Erased, Invalid
 from streams.events import CandidateEvaluated
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Paired
+from streams.history import open_question
 from streams.lineage import live_lines
 from streams.orders import EvaluateCandidate
 from streams.sealed import Sealed
@@ -33,7 +34,7 @@ from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
 from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
 from workers.register import EXAM_ROOM, Words, WordsGone, register, unregister
-from workers.snapshot import load, open_prompt
+from workers.snapshot import load
 
 NICENESS = 10  # of the engines that are examined
 SECONDS_PER_ITEM = 10.0
@@ -253,7 +254,7 @@ def _fix(
 ) -> Question | None:
     """A correction as a question; None if its person was erased."""
     try:
-        question, words = open_prompt(prompt, context.keyring).question, open_sealed(answer, context.keyring)
+        question, words = open_question(prompt, context.keyring), open_sealed(answer, context.keyring)
     except Erased:
         return None
     return _question(context, f"person:{person}", (prompt.kid, answer.kid), example_id, name, question, words, ())
@@ -263,7 +264,9 @@ def _of_snapshot(order: EvaluateCandidate, context: Context) -> list[Question]:
     """New and earlier fixes."""
     names = {"new": FIXES, "earlier": EARLIER}
     rows = load(order.snapshot, context.artifacts).rows
-    found = [_fix(row.example_id, row.person, row.prompt, row.answer, context, names[row.role]) for row in rows]
+    found = [
+        _fix(row.example_id, row.person, row.prompt[-1].sealed, row.answer, context, names[row.role]) for row in rows
+    ]
     return [question for question in found if question is not None]
 
 

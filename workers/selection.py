@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, text
 
-from streams.errors import Erased
+from streams.errors import Erased, Invalid
 from streams.events import SnapshotSelected
+from streams.history import Before, Whole, before
 from streams.lineage import lines
 from streams.orders import SelectSnapshot
 from streams.sealed import Sealed
@@ -19,17 +20,19 @@ from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
 from workers.selector.agreement import Candidate, settle, words_of
 from workers.selector.wordings import Asked, embed, same_question
-from workers.snapshot import Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
+from workers.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
 from workers.trainer.rows import encode_rows
 from workers.trainer.spec import Row as TrainingRow
 
 IN_THE_EXAM = "its question stands in the exam"
 ERASED = "erased"
 TOO_LONG = "longer than the recipe's row_tokens"
+UNREADABLE = "no conversation that can be read"
 
 
 def run(order: SelectSnapshot, context: Context) -> None:
-    examples, exam, in_vain = _read(order, context)
+    examples, exam, in_vain, earlier = _read(order, context)
+    wholes: dict[str, Whole] = {}
     opened: dict[str, Opened] = {}
     candidates, dropped = [], []
     forbidden = {words_of(question) for question in exam}
@@ -37,15 +40,19 @@ def run(order: SelectSnapshot, context: Context) -> None:
         context.progress(order, "select", done, len(examples))
         prompt, answer = msgspec.convert(row.prompt, Sealed), msgspec.convert(row.answer, Sealed)
         try:
-            found = open_prompt(prompt, context.keyring)
+            whole = earlier.whole(prompt, row.follows)
+            found = open_prompt(whole, context.keyring)
             words = open_sealed(answer, context.keyring)
         except Erased:
             dropped.append(Dropped(row.example_id, ERASED))
             continue
+        except Invalid:
+            dropped.append(Dropped(row.example_id, UNREADABLE))
+            continue
         if words_of(found.question) in forbidden:
             dropped.append(Dropped(row.example_id, IN_THE_EXAM))
             continue
-        opened[row.example_id] = found
+        opened[row.example_id], wholes[row.example_id] = found, whole
         candidates.append(
             Candidate(
                 example_id=row.example_id,
@@ -70,6 +77,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
         context,
         {e: opened[e] for e in kept},
         in_vain,
+        earlier,
         lambda e, asked: words_of(asked.question) not in forbidden and fits(asked, answers[e]),
     )
     rows = tuple(
@@ -77,7 +85,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
             example_id=row.example_id,
             role="earlier" if row.learned else "new",
             person=row.person,
-            prompt=msgspec.convert(row.prompt, Sealed),
+            prompt=wholes[row.example_id],
             answer=msgspec.convert(row.answer, Sealed),
             wordings=wordings.get(row.example_id, ()),
         )
@@ -85,7 +93,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
         if row.example_id in kept
     )
     context.check()
-    snapshot = Snapshot(1, order.domain, order.round_id, order.pin, rows, tuple(dropped))
+    snapshot = Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped))
     event = SnapshotSelected(
         domain=order.domain,
         round_id=order.round_id,
@@ -99,9 +107,9 @@ def run(order: SelectSnapshot, context: Context) -> None:
     context.publish(order, event, "snapshot_selected")
 
 
-def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list[str], list[Row[Any]]]:
-    """The domain's examples and exam questions as of the pin, and what was asked in vain before each correction. `learned`: by the
-    release that the round starts from."""
+def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list[str], list[Row[Any]], Before]:
+    """The domain's examples and exam questions as of the pin, what was asked in vain before each correction, and what stands before
+    them all. `learned`: by the release that the round starts from."""
     at: dict[str, Any] = {"domain": order.domain, "pin": order.pin}
     with postgres_trouble(), context.engine.connect() as connection:
         base = connection.execute(
@@ -110,7 +118,7 @@ def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list
         line = lines(connection, [order.domain]).of(order.domain, base)
         examples = connection.execute(
             text(
-                "SELECT e.example_id, e.person, e.prompt, e.answer, e.said_at, EXISTS ("
+                "SELECT e.example_id, e.person, e.prompt, e.follows, e.answer, e.said_at, EXISTS ("
                 " SELECT 1 FROM noria.learned l WHERE l.example_id = e.example_id AND l.round_id = ANY(:line)) AS learned"
                 " FROM noria.examples e WHERE e.domain = :domain AND e.accepted_offset < :pin"
                 " AND (e.retired_offset IS NULL OR (e.retired_offset >= :pin AND e.retired_reason <> 'erased'))"
@@ -128,7 +136,7 @@ def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list
         sealed_items = [msgspec.convert(item, Sealed) for item in items]
         in_vain = connection.execute(
             text(
-                "SELECT e.example_id, p.prompt_id, p.messages FROM noria.examples e"
+                "SELECT e.example_id, p.prompt_id, p.messages, p.follows FROM noria.examples e"
                 " JOIN noria.prompts q ON q.prompt_id = e.prompt_id"
                 " JOIN noria.prompts p ON p.conversation_id = q.conversation_id AND p.person = q.person"
                 " AND p.asked_at < q.asked_at"
@@ -139,13 +147,14 @@ def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list
             ),
             at,
         ).all()
+        earlier = before(connection, {row.follows for row in (*examples, *in_vain)})
     questions = []
     for item in sealed_items:
         try:
             questions.append(str(json.loads(open_sealed(item, context.keyring))["question"]))
         except Erased:
             continue  # an exam item of an erased domain key cannot be asked either
-    return list(examples), questions, list(in_vain)
+    return list(examples), questions, list(in_vain), earlier
 
 
 def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str], bool]:
@@ -164,31 +173,35 @@ def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str],
 
 
 def _wordings(
-    context: Context, kept: dict[str, Opened], in_vain: list[Row[Any]], usable: Callable[[str, Opened], bool]
-) -> dict[str, tuple[Sealed, ...]]:
+    context: Context,
+    kept: dict[str, Opened],
+    in_vain: list[Row[Any]],
+    earlier: Before,
+    usable: Callable[[str, Opened], bool],
+) -> dict[str, tuple[Whole, ...]]:
     """By example: the prompts that asked the same in other words, of those that are `usable` for it."""
-    earlier: dict[str, list[Asked]] = {}
-    sealed: dict[str, Sealed] = {}
+    others: dict[str, list[Asked]] = {}
+    wholes: dict[str, Whole] = {}
     for row in in_vain:
         if row.example_id not in kept:
             continue
-        messages = msgspec.convert(row.messages, Sealed)
         try:
-            prompt = open_prompt(messages, context.keyring)
-        except Erased:
+            whole = earlier.whole(msgspec.convert(row.messages, Sealed), row.follows)
+            prompt = open_prompt(whole, context.keyring)
+        except (Erased, Invalid):
             continue
         if usable(row.example_id, prompt):
-            sealed[row.prompt_id] = messages
-            earlier.setdefault(row.example_id, []).append(Asked(row.prompt_id, prompt.question))
-    asked = [*(prompt for prompts in earlier.values() for prompt in prompts)]
-    asked += [Asked(example_id, kept[example_id].question) for example_id in earlier]
+            wholes[row.prompt_id] = whole
+            others.setdefault(row.example_id, []).append(Asked(row.prompt_id, prompt.question))
+    asked = [*(prompt for prompts in others.values() for prompt in prompts)]
+    asked += [Asked(example_id, kept[example_id].question) for example_id in others]
     if not asked:
         return {}
     vectors = dict(zip((a.id for a in asked), embed([a.question for a in asked]), strict=True))
     return {
         example_id: tuple(
-            sealed[prompt_id]
+            wholes[prompt_id]
             for prompt_id in same_question(Asked(example_id, kept[example_id].question), prompts, vectors)
         )
-        for example_id, prompts in earlier.items()
+        for example_id, prompts in others.items()
     }

@@ -137,13 +137,13 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> Train
             prompts = [open_prompt(row.prompt, keys)]
         except Erased:
             continue  # erased since the snapshot was taken: it is not learned any more
-        kids |= {row.answer.kid, row.prompt.kid}
-        for messages in row.wordings:
+        kids |= {row.answer.kid, *(part.sealed.kid for part in row.prompt)}
+        for whole in row.wordings:
             try:
-                prompts.append(open_prompt(messages, keys))
+                prompts.append(open_prompt(whole, keys))
             except Erased:
                 continue  # whoever asked it in these words
-            kids.add(messages.kid)
+            kids |= {part.sealed.kid for part in whole}
         wordings = [
             Row(
                 prompt=prompt.question,

@@ -1,6 +1,6 @@
 """`python -m tests.bench` lists the benchmarks; `python -m tests.bench NAME` runs one and writes bench/NAME.json under the home.
 
-NORIA_BENCH_RUNS, …_EVENTS, …_SECONDS and …_FACTS make one smaller or larger than it is by itself.
+NORIA_BENCH_RUNS, …_RATE, …_EVENTS, …_SECONDS, …_MEMORY_SECONDS and …_FACTS make one smaller or larger than it is by itself.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from streams.settings import home_of
 from tests.bench.report import Report, Row, commit, machine, write
 
-NAMES = ("capture", "replay", "loop", "swap")
+NAMES = ("capture", "conversation", "replay", "loop", "swap")
 
 
 def describe(name: str) -> str:
@@ -31,7 +31,7 @@ def run(name: str, folder: Path) -> Path:
 def main(arguments: list[str]) -> int:
     if not arguments:
         for name in NAMES:
-            print(f"{name:<10} {describe(name)}")
+            print(f"{name:<12} {describe(name)}")
         return 0
     if len(arguments) > 1 or arguments[0] not in NAMES:
         print(f"no such benchmark: {' '.join(arguments)}; there are {', '.join(NAMES)}", file=sys.stderr)

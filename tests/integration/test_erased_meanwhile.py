@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
 from streams.events import CandidateEvaluated, CandidateTrained, DomainEvent
+from streams.history import Part, Whole
 from streams.log import MemoryLog
 from streams.orders import EvaluateCandidate, TrainCandidate
 from streams.recipes import LoraRecipe
@@ -26,7 +27,7 @@ from workers.evaluator.memory import memory_folder
 from workers.evaluator.opencompass import Exam, Row
 from workers.models.golden import GOLDEN_FILE
 from workers.register import EXAM_ROOM, TRAINING_FOLDER, purge, sweep
-from workers.snapshot import Snapshot, SnapshotRow, save
+from workers.snapshot import FORMAT, Snapshot, SnapshotRow, save
 from workers.trainer.spec import Progress, TrainingResult, TrainSpec
 
 CANARY = "the canary of ann sang at noon"
@@ -47,17 +48,17 @@ def context(database: Engine, keyring: Keyring, tmp_path: Path, monkeypatch: pyt
 def fact(context: Context, person: str, question: str, answer: str, *wordings: tuple[str, str]) -> SnapshotRow:
     """`wordings`: by whom, and how they asked it."""
 
-    def asked(who: str, words: str) -> object:
+    def asked(who: str, words: str) -> Whole:
         key = context.keyring.key_for(f"person:{who}")
-        return seal(json.dumps([{"role": "user", "content": words}]), key, f"{uuid4()}#messages")
+        return (Part(seal(json.dumps([{"role": "user", "content": words}]), key, f"{uuid4()}#messages")),)
 
     return SnapshotRow(
         example_id=f"e-{question}",
         role="new",
         person=person,
-        prompt=asked(person, question),  # type: ignore[arg-type]
+        prompt=asked(person, question),
         answer=seal(answer, context.keyring.key_for(f"person:{person}"), f"{uuid4()}#answer"),
-        wordings=tuple(asked(who, words) for who, words in wordings),  # type: ignore[misc]
+        wordings=tuple(asked(who, words) for who, words in wordings),
     )
 
 
@@ -67,7 +68,7 @@ def snapshot(context: Context) -> str:
         fact(context, "ann", "What sang?", CANARY),
         fact(context, "bob", "What swims?", "A fish.", ("ann", f"What is it that swims, while {CANARY}?")),
     )
-    return save(Snapshot(1, "roads", "round-1", 9, found, ()), context.artifacts)
+    return save(Snapshot(FORMAT, "roads", "round-1", 9, found, ()), context.artifacts)
 
 
 def erase(context: Context, person: str) -> tuple[str, ...]:
@@ -183,7 +184,9 @@ def test_the_keys_of_all_words_of_a_training_stand_in_the_register(context: Cont
     child = Child(lambda: kids.extend(rows(context.engine, "SELECT kids FROM work.places")))
     context.trainer = child  # type: ignore[assignment]
     only_bobs = save(
-        Snapshot(1, "roads", "r", 9, (fact(context, "bob", "What swims?", "A fish.", ("eva", "Swims what?")),), ()),
+        Snapshot(
+            FORMAT, "roads", "r", 9, (fact(context, "bob", "What swims?", "A fish.", ("eva", "Swims what?")),), ()
+        ),
         context.artifacts,
     )
     training.run(replace(order_to_train(context), snapshot=only_bobs), context)

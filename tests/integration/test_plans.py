@@ -16,6 +16,7 @@ from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
 from api.services import Services
+from api.turns import Turns
 from streams.codec import encode, envelope_for
 from streams.events import DOMAINS, RoundAsked
 from streams.log import MemoryLog, Message
@@ -168,6 +169,7 @@ def grown(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         keys=ApiKeys(engine),
         routes=Routes(database_url, 4),
         metrics=Metrics(),
+        turns=Turns(engine),
     )
     client = create_app(services).test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {create_key(engine, 'operator', 'operator', person=None)}"

@@ -7,15 +7,16 @@ import msgspec
 import pytest
 
 from streams import events as ev
-from streams.conversations import Consequence, Conversation, Draft, fold, react
+from streams.conversations import Consequence, Draft, Exchange, fold, key_of, react
 from tests.samples import DOMAIN, START, enveloped, sealed
 
 SAID: dict[str, Any] = {"domain": DOMAIN, "conversation_id": "cnv_1", "person": "ana"}
 FEEDBACK: dict[str, Any] = SAID | {"request_digest": "9f" * 32}
 
 
-def asked(prompt_id: str = "p1") -> ev.PromptAsked:
-    return ev.PromptAsked(**SAID, prompt_id=prompt_id, messages=sealed(f"asked {prompt_id}"), release=0)
+def asked(prompt_id: str = "p1", follows: str | None = None) -> ev.PromptAsked:
+    messages = sealed(f"asked {prompt_id}")
+    return ev.PromptAsked(**SAID, prompt_id=prompt_id, messages=messages, release=0, follows=follows)
 
 
 def drafted(reply_id: str, prompt_id: str = "p1") -> ev.ReplyDrafted:
@@ -50,24 +51,27 @@ def commented() -> ev.ReplyCommented:
     return ev.ReplyCommented(**FEEDBACK, prompt_id="p1", reply_id="r1", text=sealed("comment"))
 
 
-def told(*events: ev.ConversationEvent) -> tuple[Conversation, list[Consequence]]:
-    """The conversation after `events`, and what they implied."""
-    state = Conversation()
+def told(*events: ev.ConversationEvent) -> tuple[dict[str, Exchange], list[Consequence]]:
+    """The exchanges after `events`, by prompt, and what they implied."""
+    states: dict[str, Exchange] = {}
     said: list[Consequence] = []
     for number, event in enumerate(events):
         envelope = enveloped(event, f"told {number}")
+        state = states.get(event.prompt_id, Exchange())
         implied = react(state, envelope, event)
         assert react(state, envelope, event) == implied, "the same event twice is one consequence"
-        state = fold(state, envelope, event)
+        states[event.prompt_id] = state = fold(state, envelope, event)
         said.extend(implied)
-        assert msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=Conversation) == state
-    return state, said
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=Exchange) == state
+    return states, said
 
 
 def test_prompts_and_drafts_are_remembered_for_the_feedback_on_them() -> None:
-    state, said = told(asked("p1"), drafted("r1"), asked("p2"), drafted("r2", "p2"))
-    assert state.prompts == {"p1": sealed("asked p1"), "p2": sealed("asked p2")}
-    assert state.drafts == {"r1": Draft("p1", sealed("drafted r1")), "r2": Draft("p2", sealed("drafted r2"))}
+    states, said = told(asked("p1"), drafted("r1"), asked("p2", "r1"), drafted("r2", "p2"))
+    assert states == {
+        "p1": Exchange(sealed("asked p1"), None, {"r1": Draft(sealed("drafted r1"))}),
+        "p2": Exchange(sealed("asked p2"), "r1", {"r2": Draft(sealed("drafted r2"))}),
+    }
     assert said == [], "what was only said teaches nothing"
 
 
@@ -165,7 +169,23 @@ def test_feedback_on_what_was_never_said_stays_without_effect(events: tuple[ev.C
 
 
 def test_the_state_holds_sealed_words_only_and_folding_never_changes_what_was_before() -> None:
-    before = Conversation()
+    before = Exchange()
     after = fold(fold(before, enveloped(asked()), asked()), enveloped(drafted("r1")), drafted("r1"))
-    assert before == Conversation() and after != before
-    assert all(text.jwe for text in after.prompts.values())
+    assert before == Exchange() and after != before
+    assert after.prompt == sealed("asked p1") and after.drafts["r1"].text == sealed("drafted r1")
+
+
+@pytest.mark.parametrize(
+    "feedback", [corrected("r2", "p2"), picked("r2", "p2")], ids=lambda event: type(event).__name__
+)
+def test_what_becomes_of_a_reply_names_what_its_prompt_followed(feedback: ev.ConversationEvent) -> None:
+    asking = (asked("p1"), drafted("r1"), asked("p2", "r1"), drafted("r2", "p2"), drafted("r3", "p2"))
+    _, (found,) = told(*asking, feedback)
+    assert isinstance(found.event, ev.ExampleAccepted | ev.PreferenceAccepted)
+    assert (found.event.prompt, found.event.follows) == (sealed("asked p2"), "r1")
+
+
+def test_prompts_whose_ids_only_look_alike_when_joined_have_states_of_their_own() -> None:
+    pairs = [("a", "b c"), ("a b", "c"), ('a","b', "c"), ("a", 'b","c')]
+    events = [msgspec.structs.replace(asked(prompt), conversation_id=talk) for talk, prompt in pairs]
+    assert len({key_of(event) for event in events}) == len(pairs)

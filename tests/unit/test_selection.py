@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from streams.events import SnapshotSelected
+from streams.history import Before
 from streams.orders import SelectSnapshot
 from streams.sealing import seal
 from tests.keyring import Ring
@@ -40,6 +41,7 @@ def example(number: int, question: str, answer: str, person: str = "ann") -> Any
         example_id=f"e-{number}",
         person=person,
         prompt=msgspec.to_builtins(prompt),
+        follows=None,
         answer=msgspec.to_builtins(seal(answer, key, f"{number}#answer")),
         said_at=AT + timedelta(minutes=number),
         learned=False,
@@ -58,7 +60,7 @@ def select(
         check=lambda: None,
         publish=lambda order, event, name: said.append(event),
     )
-    monkeypatch.setattr(selection, "_read", lambda order, context: (list(examples), [], []))
+    monkeypatch.setattr(selection, "_read", lambda order, context: (list(examples), [], [], Before({}, {})))
     order = SelectSnapshot(
         order_id=uuid4(),
         domain="roads",

@@ -3,6 +3,7 @@
 import json
 import random
 
+from streams.history import Part
 from streams.sealing import seal
 from streams.turns import turns_of
 from tests.keyring import Ring
@@ -25,9 +26,9 @@ def row(number: int, question: str, answer: str, *wordings: str, person: str = "
         example_id=f"e-{number}",
         role=role,  # type: ignore[arg-type]
         person=person,
-        prompt=seal(asked(person, question), key, f"{number}#prompt"),
+        prompt=(Part(seal(asked(person, question), key, f"{number}#prompt")),),
         answer=seal(answer, key, f"{number}#answer"),
-        wordings=tuple(seal(asked(person, words), key, f"{number}#{words}") for words in wordings),
+        wordings=tuple((Part(seal(asked(person, words), key, f"{number}#{words}")),) for words in wordings),
     )
 
 
@@ -63,7 +64,7 @@ def test_no_turn_before_the_question_is_lost() -> None:
     messages = [{"role": "system", "content": "Be brief."}, *({"role": role, "content": w} for role, w in turns)]
     messages.insert(3, {"role": "system", "content": "Be kind."})
     asked = seal(json.dumps(messages), RING.key_for("ann"), "1#prompt")
-    snapshot_row = SnapshotRow("e-1", "new", "ann", asked, seal("Then.", RING.key_for("ann"), "1#answer"))
+    snapshot_row = SnapshotRow("e-1", "new", "ann", (Part(asked),), seal("Then.", RING.key_for("ann"), "1#answer"))
     (learned,) = training_rows((snapshot_row,), "new", RING).rows
     assert turns_of(learned.history) == turns[:-1] and learned.system == "Be brief.\nBe kind."
 
@@ -84,7 +85,7 @@ def test_who_was_erased_since_the_snapshot_is_not_learned_from() -> None:
 def test_of_a_wording_whose_person_was_erased_the_others_stay_and_the_keys_of_all_are_named() -> None:
     other = RING.key_for("other")
     row_ = row(1, "Who?", "Ann.", "By whom?")
-    theirs = seal(asked("other", "Whose?"), other, "1#other")
+    theirs = (Part(seal(asked("other", "Whose?"), other, "1#other")),)
     row_ = SnapshotRow(row_.example_id, row_.role, row_.person, row_.prompt, row_.answer, (*row_.wordings, theirs))
     found = training_rows((row_,), "new", RING)
     assert {each.prompt for each in found.rows} == {"Who?", "By whom?", "Whose?"}
@@ -97,9 +98,15 @@ def test_of_a_wording_whose_person_was_erased_the_others_stay_and_the_keys_of_al
 
 def test_turns_before_the_question_are_taught_only_where_no_other_wording_is() -> None:
     key = RING.key_for("ann")
-    talked = seal(asked("ann", "Hello", "Hi", "And now?", system="Be brief."), key, "9#prompt")
+    talked = (
+        Part(seal(asked("ann", "Hello", system="Be brief."), key, "9#messages")),
+        Part(seal("Hi", key, "9#text"), is_reply=True),
+        Part(seal(asked("ann", "And now?"), key, "10#messages")),
+    )
     alone = SnapshotRow("e-9", "new", "ann", talked, seal("Later.", key, "9#answer"))
     (learned,) = training_rows((alone,), "new", RING).rows
     assert (learned.prompt, learned.history, learned.system) == ("And now?", (("Hello", "Hi"),), "Be brief.")
-    reworded = SnapshotRow("e-9", "new", "ann", talked, alone.answer, (seal(asked("ann", "Now?"), key, "9#other"),))
+    reworded = SnapshotRow(
+        "e-9", "new", "ann", talked, alone.answer, ((Part(seal(asked("ann", "Now?"), key, "9#other")),),)
+    )
     assert [learned.history for learned in training_rows((reworded,), "new", RING).rows] == [(), ()]
