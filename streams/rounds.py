@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import assert_never
 from uuid import UUID, uuid5
 
+import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -48,6 +49,7 @@ from streams.events import (
     RoundStep,
     SnapshotSelected,
 )
+from streams.fresh import Fresh, from_wire, to_wire
 from streams.gate import Verdict, judge
 from streams.orders import EvaluateCandidate, Order, PurgePlaces, SelectSnapshot, SwapRelease, TrainCandidate
 from streams.policy import Gathered, Outlook, Policy, local_day, outlook
@@ -93,8 +95,7 @@ class Domain(Struct, frozen=True):
     engine: str = ""
     replay_prompts: tuple[str, ...] = ()
     policy: Policy = field(default_factory=Policy)
-    corrections: dict[str, str] = field(default_factory=dict)  # new example -> person, since a round was last asked for
-    preferences: dict[str, str] = field(default_factory=dict)
+    fresh: Fresh = field(default_factory=Fresh)  # since a round was last asked for
     last_new_at: datetime | None = None
     asked: tuple[datetime, ...] = ()  # of the budget's current day
     last_asked_at: datetime | None = None
@@ -117,12 +118,21 @@ def in_use(state: Domain, round_id: str, release: int | None) -> bool:
     return release is not None and (release == state.live or (state.going is not None and release == state.going.to))
 
 
+def pack(state: Domain) -> bytes:
+    """The state as it is kept. Equal states are equal bytes, in every process."""
+    return msgspec.msgpack.encode(state, enc_hook=to_wire)
+
+
+def unpack(body: bytes) -> Domain:
+    return msgspec.msgpack.decode(body, type=Domain, dec_hook=from_wire)
+
+
 def gathered(state: Domain, now: datetime) -> Gathered:
     today = local_day(now, state.policy)
     return Gathered(
-        corrections=len(state.corrections),
-        preferences=len(state.preferences),
-        people=len({*state.corrections.values(), *state.preferences.values()}),
+        corrections=len(state.fresh.corrections),
+        preferences=len(state.fresh.preferences),
+        people=state.fresh.people,
         last_new_at=state.last_new_at,
         last_release_at=state.last_release_at,
         last_asked_at=state.last_asked_at,
@@ -222,19 +232,18 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         case ExampleAccepted():
             if event.prompt.kid in state.erased or event.answer.kid in state.erased:
                 return state
-            return replace(state, corrections=state.corrections | {event.example_id: event.person}, last_new_at=now)
+            return replace(state, fresh=state.fresh.with_correction(event.example_id, event.person), last_new_at=now)
         case PreferenceAccepted():
             if event.prompt.kid in state.erased:
                 return state
-            return replace(state, preferences=state.preferences | {event.preference_id: event.person}, last_new_at=now)
+            return replace(state, fresh=state.fresh.with_preference(event.preference_id, event.person), last_new_at=now)
         case ExampleRetired():
-            return replace(state, corrections=_without(state.corrections, event.example_id))
+            return replace(state, fresh=state.fresh.without_correction(event.example_id))
         case PersonErased():
             return replace(
                 state,
                 erased=tuple(sorted({*state.erased, *event.kids})),
-                corrections={k: v for k, v in state.corrections.items() if v != event.person},
-                preferences={k: v for k, v in state.preferences.items() if v != event.person},
+                fresh=state.fresh.without_person(event.person),
             )
         case SnapshotSelected():
             if round_ is None or round_.order_id != event.order_id:
@@ -326,8 +335,7 @@ def _start(state: Domain, recorded: Recorded, now: datetime, reason: str) -> Dom
         state,
         round=round_,
         rounds=state.rounds + 1,
-        corrections={},
-        preferences={},
+        fresh=Fresh(),
         asked=(*(at for at in state.asked if local_day(at, state.policy) == today), now),
         last_asked_at=now,
     )
@@ -419,7 +427,3 @@ def _swap(
         round_id=round_.id if round_ is not None else None,
         rollback=rollback,
     )
-
-
-def _without(found: dict[str, str], key: str) -> dict[str, str]:
-    return {k: v for k, v in found.items() if k != key}

@@ -277,7 +277,7 @@ class Store:
             )
             bodies = {(kind, key): bytes(body) for kind, key, body in cursor.fetchall()}
         talks = {k: msgspec.msgpack.decode(b, type=Exchange) for (kind, k), b in bodies.items() if kind == "exchange"}
-        domains = {k: msgspec.msgpack.decode(b, type=Domain) for (kind, k), b in bodies.items() if kind == "domain"}
+        domains = {k: rounds.unpack(b) for (kind, k), b in bodies.items() if kind == "domain"}
         buffer = _Buffer(self._schema, cursor)
         said: list[tuple[str, str, str, bytes]] = []
         for recorded in found:
@@ -303,7 +303,7 @@ class Store:
         # One of which nothing is known (somebody rated what was never said) needs no row.
         known = [(k, s) for k, s in talks.items() if s != Exchange()]
         states: list[tuple[str, str, Any]] = [("exchange", k, msgspec.msgpack.encode(s)) for k, s in known]
-        states += [("domain", k, msgspec.msgpack.encode(s)) for k, s in domains.items()]
+        states += [("domain", k, rounds.pack(s)) for k, s in domains.items()]
         if states:
             execute_values(
                 cursor,

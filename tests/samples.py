@@ -4,8 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 from uuid import UUID, uuid5
 
-import msgspec
-
 from streams import events as ev
 from streams import orders, rounds
 from streams.codec import envelope_for
@@ -238,7 +236,7 @@ class DomainLog:
         said = rounds.react(self.state, after, recorded, event)
         self.told.append(recorded)
         self.said.extend(said)
-        self.state = msgspec.msgpack.decode(msgspec.msgpack.encode(after), type=rounds.Domain)
+        self.state = rounds.unpack(rounds.pack(after))
         assert self.state == after, "a state must survive being kept"
         return said
 

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
-import msgspec
 import pytest
 
 from streams import sealing
@@ -21,7 +20,7 @@ from streams.events import (
 )
 from streams.gate import Paired
 from streams.log import Position
-from streams.rounds import Domain
+from streams.rounds import unpack
 from streams.sealed import Sealed
 from tests import door_world
 from tests.door_world import MODEL, World, wait_until
@@ -275,7 +274,7 @@ def test_a_correction_is_followed_from_waiting_to_live(world: World) -> None:
             body = connection.exec_driver_sql(
                 "SELECT body FROM noria.states WHERE kind = 'domain' AND key = %s", (domain,)
             ).scalar_one()
-        found = msgspec.msgpack.decode(bytes(body), type=Domain).round
+        found = unpack(bytes(body)).round
         assert found is not None
         return found.order_id
 

@@ -3,13 +3,12 @@
 from datetime import datetime, timedelta
 from zoneinfo import available_timezones
 
-import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streams import events as ev
-from streams import orders
+from streams import orders, rounds
 from streams.errors import Invalid
 from streams.gate import GateMargins, Paired
 from streams.policy import Policy, QuietHours, Schedule, Thresholds, check_policy, check_readable, next_time
@@ -113,7 +112,7 @@ def test_no_policy_that_a_reader_accepts_makes_a_decision_raise(
 
 def _tell(domain: DomainLog, event: ev.DomainEvent, at: datetime) -> None:
     domain.tell(event, at=at)
-    msgspec.msgpack.encode(domain.state)
+    rounds.pack(domain.state)
     found = prospect(domain.state, at)
     assert found.wake_at is None or found.wake_at > at
 

@@ -151,7 +151,7 @@ def test_erasing_a_person_takes_what_they_said_out_of_the_count_and_orders_a_pur
     )
     found = gathered(log.state, START)
     assert (found.corrections, found.preferences, found.people) == (1, 0, 1)
-    assert log.state.corrections == {"two": "ben"}
+    assert dict(log.state.fresh.corrections) == {"two": "ben"}
 
 
 def test_words_sealed_with_a_destroyed_key_that_arrive_late_do_not_count() -> None:
@@ -183,7 +183,7 @@ def test_a_retired_example_no_longer_counts() -> None:
     log.tell(correction("one"))
     log.tell(ev.ExampleRetired(domain=DOMAIN, example_id="one", reason="wrong", by="ops"))
     log.tell(ev.ExampleRetired(domain=DOMAIN, example_id="unknown", reason="wrong", by="ops"))
-    assert log.tell(correction("two")) == () and set(log.state.corrections) == {"two"}
+    assert log.tell(correction("two")) == () and set(log.state.fresh.corrections) == {"two"}
 
 
 # Ids
