@@ -108,35 +108,46 @@ class Answering:
         for index in range(chat.drafts):
             threading.Thread(target=self._run, args=(index,), name=f"draft-{index}", daemon=True).start()
 
-    def pieces(self, client_gone: Callable[[], bool]) -> Iterator[Piece]:
-        """Every piece of text, as it comes. Raises ClientLeft, Unavailable (the engine broke off) or Invalid (it refused)."""
+    def pieces(self, client_gone: Callable[[], bool]) -> Iterator[list[Piece]]:
+        """The pieces of text as they come: each time all that are there, so that a door that is busy falls behind by no more than
+        one writing. Raises ClientLeft, Unavailable (the engine broke off) or Invalid (it refused)."""
         left = len(self.drafts)
         while left:
-            try:
-                said = self._queue.get(timeout=_LOOK_S)
-            except Empty:
-                if client_gone():
-                    raise ClientLeft from None
-                continue
-            draft = self.drafts[said.index]
-            match said:
-                case Piece(_, text, logprobs):
-                    draft.pieces.append(text)
-                    draft.logprobs += logprobs
-                    yield said
-                    if client_gone():
-                        raise ClientLeft
-                case _Again():
-                    draft.pieces.clear()
-                    draft.logprobs.clear()
-                case _Whole():
-                    draft.finish_reason = said.finish_reason
-                    draft.prompt_tokens = said.prompt_tokens
-                    draft.completion_tokens = said.completion_tokens
-                    draft.duration_s = said.duration_s
-                    left -= 1
-                case _Failed():
-                    raise said.error
+            came: list[Piece] = []
+            failed: Exception | None = None
+            for said in self._come():
+                draft = self.drafts[said.index]
+                match said:
+                    case Piece(_, text, logprobs):
+                        draft.pieces.append(text)
+                        draft.logprobs += logprobs
+                        came.append(said)
+                    case _Again():
+                        draft.pieces.clear()
+                        draft.logprobs.clear()
+                    case _Whole():
+                        draft.finish_reason = said.finish_reason
+                        draft.prompt_tokens = said.prompt_tokens
+                        draft.completion_tokens = said.completion_tokens
+                        draft.duration_s = said.duration_s
+                        left -= 1
+                    case _Failed():
+                        failed = said.error
+            if came:
+                yield came
+            if failed is not None:
+                raise failed
+            if client_gone():
+                raise ClientLeft
+
+    def _come(self) -> Iterator[Piece | _Again | _Whole | _Failed]:
+        """What is there, waiting a moment for the first."""
+        try:
+            yield self._queue.get(timeout=_LOOK_S)
+            while True:
+                yield self._queue.get_nowait()
+        except Empty:
+            return
 
     def close(self) -> None:
         """Whoever still answers may stop. Doing it again changes nothing."""

@@ -38,8 +38,8 @@ from streams.store import open_engine, postgres_trouble
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-# Enough for two engines' full queues, feedback and followers beside them; a thread that waits costs little.
-THREADS = 64
+# Enough for two hundred streams that are held open, feedback and followers beside them; a thread that waits costs little.
+THREADS = 256
 QUEUE_A_SLOT = 4
 FRESHNESS_TIMEOUT_S = 10.0
 
@@ -175,6 +175,7 @@ def make_server(app: Flask, host: str, port: int) -> Any:
         channel_timeout=180,
         cleanup_interval=15,
         connection_limit=512,
+        asyncore_use_poll=True,  # select knows no file descriptor above 1023, and those of two hundred streams are as many
         backlog=512,
         # One request ahead is read, which is how a client that leaves is noticed while its answer is being made.
         channel_request_lookahead=1,
@@ -192,14 +193,15 @@ def build(settings: Settings, client_id: str = "noria-door") -> Services:
     """The services of a door on this machine, its routes not yet followed."""
     engine = open_engine(settings.database_url, pool_size=16, max_overflow=48, pool_timeout=5)
     keys = ApiKeys(engine)
+    keyring = Keyring(engine, MasterKey(settings.master_key), journal=Journal(settings.erasures))
     told = {CHANNEL: keys.forget}
     return Services(
         settings=settings,
         engine=engine,
         recorder=Recorder(KafkaLog(settings.kafka, client_id), engine),
-        keyring=Keyring(engine, MasterKey(settings.master_key), journal=Journal(settings.erasures)),
+        keyring=keyring,
         keys=keys,
-        routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT, told=told),
+        routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT, keyring, told=told),
         metrics=Metrics(),
         turns=Turns(engine),
     )

@@ -82,6 +82,7 @@ def blueprint(services: Services) -> Blueprint:
         if row["retired_at"] is not None:
             return reply({"domain": domain, "known": True, "position": None})
         position = append_domain_events(services, [DomainRetired(domain=domain, by=caller().person)])
+        services.routes.retire(domain)
         return reply({"domain": domain, "known": False, "position": position}, 202)
 
     @views.get("/v1/domains/<domain>/policy")

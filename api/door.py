@@ -1,4 +1,4 @@
-"""The OpenAI endpoint. What was asked is on the log before the engine hears of it, and what was answered before the answer ends.
+"""The OpenAI endpoint. What was asked is on the log before a byte of the answer leaves, and what was answered before it ends.
 
 A client that leaves in the middle frees the engine's slot. Its unfinished drafts are counted and not recorded: a reply
 that nobody has seen whole can be neither rated nor learned from, and the prompt stands on the log all the same.
@@ -34,6 +34,8 @@ from streams.store import postgres_trouble
 
 DRAFTS_PATIENCE_S = 45.0  # for the log to take in an answer that is already there: a killed broker is back by then
 RETRY_AFTER_S = 2
+_WORDS = "\x1a"  # stands for the words of a piece; no domain's name or id can hold it
+_WORDS_JSON = msgspec.json.encode(_WORDS)
 
 
 class Asked(Struct, frozen=True):
@@ -71,7 +73,9 @@ def blueprint(services: Services) -> Blueprint:
         pin = pin_for(services, chat)
         try:
             check_engine(chat, pin)
-            asked = record_prompt(services, chat, pin)
+            chat, envelope, so_far = prompt_event(services, chat, pin)
+            services.recorder.check()  # a log that is known to be away: the engine is not asked in vain
+            # From here on the engine works, while the log takes in what was asked.
             answering = Answering(
                 chat,
                 pin,
@@ -84,6 +88,13 @@ def blueprint(services: Services) -> Blueprint:
             for _ in range(chat.drafts):
                 services.routes.unpin(pin.engine_id)
             raise
+        try:
+            (position,) = append(services, [envelope])
+        except BaseException:
+            answering.close()
+            raise
+        asked = Asked(chat, pin, envelope.id, envelope.time, str(position), so_far)
+        services.turns.remember(chat, so_far, asked.prompt_id)
         return answer(services, asked, answering)
 
     @views.get("/v1/models")
@@ -129,12 +140,14 @@ def models(services: Services, who: Caller) -> list[dict[str, Any]]:
 
 def with_system_prompt(services: Services, chat: ChatRequest) -> ChatRequest:
     """The domain's system prompt first, unless the caller gives one. It is recorded too: it is what the model was asked."""
-    with postgres_trouble(), services.engine.connect() as connection:
-        said = connection.execute(
-            select(schema.domains.c.system_prompt).where(
-                schema.domains.c.domain == chat.domain, schema.domains.c.retired_at.is_(None)
-            )
-        ).scalar_one_or_none()
+    said = services.routes.system_prompt(chat.domain)
+    if said is None and not services.routes.is_retired(chat.domain):
+        with postgres_trouble(), services.engine.connect() as connection:
+            said = connection.execute(
+                select(schema.domains.c.system_prompt).where(
+                    schema.domains.c.domain == chat.domain, schema.domains.c.retired_at.is_(None)
+                )
+            ).scalar_one_or_none()
     if said is None:
         raise no_such_model()
     if not said or any(message["role"] == "system" for message in chat.messages):
@@ -144,19 +157,16 @@ def with_system_prompt(services: Services, chat: ChatRequest) -> ChatRequest:
 
 def check_conversation_owner(services: Services, chat: ChatRequest) -> None:
     """A conversation belongs to one person and one domain."""
-    prompts = schema.prompts.c
-    with postgres_trouble(), services.engine.connect() as connection:
-        first = connection.execute(
-            select(prompts.person, prompts.domain).where(prompts.conversation_id == chat.conversation_id).limit(1)
-        ).one_or_none()
-    if first is None:
+    owner = services.turns.owner(chat.conversation_id)
+    if owner is None:
         return
-    if not caller().sees(first.domain):
+    person, domain = owner
+    if not caller().sees(domain):
         message = "there is no such conversation"
         raise ApiError(404, message, param="metadata.conversation_id", code="conversation_not_found")
-    if first.person != chat.person:
+    if person != chat.person:
         raise ApiError(403, "that conversation is another person's", param="metadata.conversation_id")
-    if first.domain != chat.domain:
+    if domain != chat.domain:
         raise ApiError(422, "that conversation is in another domain", param="metadata.conversation_id")
 
 
@@ -187,22 +197,25 @@ def check_engine(chat: ChatRequest, pin: Pin) -> None:
         raise ApiError(400, message, param=name, code="beyond_the_engine")
 
 
-def record_prompt(services: Services, chat: ChatRequest, pin: Pin) -> Asked:
-    event_id, at = uuid4(), datetime.now(UTC)
+def prompt_event(services: Services, chat: ChatRequest, pin: Pin) -> tuple[ChatRequest, Envelope, str]:
+    """The request as the conversation that it belongs to has it, its event, and the digest of all up to and with it."""
+    event_id = uuid4()
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(chat.person))
-    chat, event = prompt_of(chat, pin.release, event_id, services.turns, services.keyring, key)
-    envelope = envelope_for(event, id=event_id, source=SOURCE, time=at, correlation_id=chat.conversation_id)
-    (position,) = append(services, [envelope])
-    assert event.so_far is not None
-    services.turns.remember(chat.conversation_id, event.so_far, event.prompt_id)
-    return Asked(chat, pin, event_id, at, str(position), event.so_far)
+    chat, event, so_far = prompt_of(chat, pin.release, event_id, services.turns, services.keyring, key)
+    at = datetime.now(UTC)
+    return (
+        chat,
+        envelope_for(event, id=event_id, source=SOURCE, time=at, correlation_id=chat.conversation_id),
+        so_far,
+    )
 
 
 def prompt_of(
     chat: ChatRequest, release: int, event_id: UUID, turns: Turns, keys: Keys, key: PersonKey
-) -> tuple[ChatRequest, PromptAsked]:
-    """The event, with only what is new sealed in it. A request that names no conversation goes on with the one that it repeats."""
+) -> tuple[ChatRequest, PromptAsked, str]:
+    """The request, its event with only what is new sealed in it, and the digest of all up to and with it. One that names no
+    conversation goes on with that which it repeats."""
     digests = history.digests(chat.domain, chat.messages, key)
     known = turns.known(chat, digests, keys)
     if chat.new_conversation and known.conversation_id is not None:
@@ -219,7 +232,7 @@ def prompt_of(
         follows=known.point,
         so_far=digests[-1],
     )
-    return chat, event
+    return chat, event, digests[-1]
 
 
 def append(services: Services, envelopes: list[Envelope], patience_s: float | None = None) -> list[Any]:
@@ -280,7 +293,7 @@ def record_drafts(services: Services, asked: Asked, answering: Answering) -> str
     for index, draft in enumerate(answering.drafts):
         said = {"role": "assistant", "content": draft.text}
         so_far = history.next_digest(asked.so_far, said, key)
-        services.turns.remember(chat.conversation_id, so_far, reply_id_of(asked, index))
+        services.turns.remember(chat, so_far, reply_id_of(asked, index))
     services.metrics.drafts.labels(asked.pin.domain, str(asked.pin.release)).inc(len(envelopes))
     return str(found[-1])
 
@@ -343,8 +356,8 @@ class _Stream:
         services: Services,
         asked: Asked,
         answering: Answering,
-        first: Piece | None,
-        pieces: Iterator[Piece],
+        first: list[Piece] | None,
+        pieces: Iterator[list[Piece]],
     ) -> None:
         self._answering = answering
         self._events = _events(services, asked, answering, first, pieces)
@@ -357,27 +370,37 @@ class _Stream:
 
 
 def _events(
-    services: Services, asked: Asked, answering: Answering, first: Piece | None, pieces: Iterator[Piece]
+    services: Services,
+    asked: Asked,
+    answering: Answering,
+    first: list[Piece] | None,
+    pieces: Iterator[list[Piece]],
 ) -> Iterator[bytes]:
     head = _head(asked, "chat.completion.chunk")
 
     def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
         return b"data: " + msgspec.json.encode({**head, "choices": choices, **more}) + b"\n\n"
 
+    # What stands around the words of a piece is the same for all of a draft: it is encoded once.
+    frames = [
+        chunk([{"index": index, "delta": {"content": _WORDS}, "finish_reason": None}]).split(_WORDS_JSON)
+        for index in range(asked.chat.drafts)
+    ]
+
     def piece_of(piece: Piece) -> bytes:
-        choice: dict[str, Any] = {"index": piece.index, "delta": {"content": piece.text}, "finish_reason": None}
-        if asked.chat.sampling.logprobs is not None:
-            choice["logprobs"] = _logprobs(asked, piece.logprobs)
-        return chunk([choice])
+        if asked.chat.sampling.logprobs is None:
+            before, after = frames[piece.index]
+            return before + msgspec.json.encode(piece.text) + after
+        delta = {"content": piece.text}
+        choice: dict[str, Any] = {"index": piece.index, "delta": delta, "finish_reason": None}
+        return chunk([choice | {"logprobs": _logprobs(asked, piece.logprobs)}])
 
     try:
         opening = {"role": "assistant", "content": ""}
-        for index in range(asked.chat.drafts):
-            yield chunk([{"index": index, "delta": opening, "finish_reason": None}])
-        if first is not None:
-            yield piece_of(first)
-        for piece in pieces:
-            yield piece_of(piece)
+        opened = [chunk([{"index": i, "delta": opening, "finish_reason": None}]) for i in range(asked.chat.drafts)]
+        yield b"".join([*opened, *map(piece_of, first or ())])
+        for came in pieces:
+            yield b"".join(map(piece_of, came))
         # No client may take the answer for whole before it is on the log.
         metadata = _metadata(asked, answering, record_drafts(services, asked, answering))
     except ClientLeft:
@@ -387,6 +410,7 @@ def _events(
         yield b"data: " + msgspec.json.encode(_refusal(error, asked).body) + b"\n\n"
         return
     last = len(answering.drafts) - 1
+    ending = []
     for index, draft in enumerate(answering.drafts):
         choice = {
             "index": index,
@@ -394,10 +418,10 @@ def _events(
             "finish_reason": draft.finish_reason,
             "reply_id": reply_id_of(asked, index),
         }
-        yield chunk([choice], **({"metadata": metadata} if index == last else {}))
+        ending.append(chunk([choice], **({"metadata": metadata} if index == last else {})))
     if asked.chat.include_usage:
-        yield chunk([], usage=_usage(answering), metadata=metadata)
-    yield b"data: [DONE]\n\n"
+        ending.append(chunk([], usage=_usage(answering), metadata=metadata))
+    yield b"".join([*ending, b"data: [DONE]\n\n"])
 
 
 def _refusal(error: BaseException, asked: Asked) -> ApiError:

@@ -65,6 +65,13 @@ class Recorder:
             self._broken_until = None
         return found
 
+    def check(self) -> None:
+        """Raises Unavailable if the log is known to be down or gives no sign of life. An append may find out otherwise yet."""
+        with self._lock:
+            refusing = self._broken_until is not None and (self._probing or self._clock() < self._broken_until)
+        if refusing or not self.log.answers(0.3):
+            raise Unavailable("the log does not answer")
+
     def append_patiently(self, envelopes: Sequence[Envelope], patience_s: float) -> list[Position]:
         """Append again and again, under the same ids, until acknowledged. Raises Unavailable after `patience_s`."""
         deadline = self._clock() + patience_s

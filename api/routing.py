@@ -10,6 +10,7 @@ import secrets
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ import psycopg2
 import psycopg2.extensions
 from msgspec import Struct
 from psycopg2.extras import Json
+
+from streams.sealing import ERASED_CHANNEL, Keyring
 
 logger = logging.getLogger(__name__)
 
@@ -85,18 +88,24 @@ class Routes:
         self,
         database_url: str,
         limit: int,
+        keyring: Keyring | None = None,
         door_id: str | None = None,
         told: Mapping[str, Callable[[str], None]] | None = None,
     ) -> None:
         self._database_url = database_url
+        self._keyring = keyring
         self._limit = limit
         self._told = dict(told or {})
+        if keyring is not None:
+            self._told[ERASED_CHANNEL] = lambda _: keyring.forget()
         self.door_id = door_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._changed = threading.Condition()
         self._routes: dict[str, Route] = {}
         self._engines: dict[str, Served] = {}
         self._in_flight: dict[str, int] = {}
         self._used: set[str] = set()  # engines that were asked since the last heartbeat
+        self._system_prompts: dict[str, str] = {}  # of the domains that live
+        self._retired: set[str] = set()  # by this door: its projections may say otherwise for a moment
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -161,6 +170,21 @@ class Routes:
         if not routed:
             self._wake()  # somebody waits for this engine to drain
 
+    def system_prompt(self, domain: str) -> str | None:
+        """What a domain's conversations begin with; None where no domain that lives is known by that name."""
+        with self._changed:
+            return self._system_prompts.get(domain) if domain not in self._retired else None
+
+    def retire(self, domain: str) -> None:
+        """That the domain has been retired is on the log: it answers nobody here from now on."""
+        with self._changed:
+            self._retired.add(domain)
+
+    def is_retired(self, domain: str) -> bool:
+        """Whether this door retired it. (Nothing brings a retired domain back.)"""
+        with self._changed:
+            return domain in self._retired
+
     def address(self, engine_id: str) -> str | None:
         """Where that engine listens; None while it is not ready."""
         engine = self.ready(engine_id)
@@ -220,14 +244,19 @@ class Routes:
             try:
                 connection.autocommit = True
                 with connection.cursor() as cursor:
-                    cursor.execute("LISTEN noria_routes; LISTEN noria_engines")
+                    cursor.execute("LISTEN noria_routes; LISTEN noria_engines; LISTEN noria_domains")
                     for channel, hear in self._told.items():
                         cursor.execute(f"LISTEN {channel}")
-                        hear("")
+                        hear("")  # of what happened before, nobody has told
                     while not self._stopping.is_set():
+                        began = time.monotonic()
                         self._refresh(cursor)
                         self._heartbeat(cursor)
-                        self._sleep(connection)
+                        heard = self._hear(connection)  # while the tables were read
+                        if self._keyring is not None:
+                            self._keyring.vouch(began)
+                        if not heard:
+                            self._sleep(connection)
                     cursor.execute("DELETE FROM work.doors WHERE door_id = %s", (self.door_id,))
             except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
                 # What is in memory still holds; the engines answer without PostgreSQL.
@@ -237,14 +266,13 @@ class Routes:
                 connection.close()
 
     def _sleep(self, connection: "psycopg2.extensions.connection") -> None:
-        if not self._hear(connection):  # what was said while the tables were read
-            waited: list[Any] = [connection, self._wake_read]
-            readable, _, _ = select.select(waited, [], [], HEARTBEAT_S)
-            if connection in readable:
-                connection.poll()
-                self._hear(connection)
-            if self._wake_read in readable:
-                os.read(self._wake_read, 4096)
+        waited: list[Any] = [connection, self._wake_read]
+        readable, _, _ = select.select(waited, [], [], HEARTBEAT_S)
+        if connection in readable:
+            connection.poll()
+            self._hear(connection)
+        if self._wake_read in readable:
+            os.read(self._wake_read, 4096)
 
     def _hear(self, connection: "psycopg2.extensions.connection") -> bool:
         """Hand on what was said; whether anything was."""
@@ -263,7 +291,10 @@ class Routes:
             " FROM work.engines WHERE wanted OR state = 'ready'"
         )
         engines = {row[0]: Served(*row) for row in cursor.fetchall()}
+        cursor.execute("SELECT domain, system_prompt FROM noria.domains WHERE retired_at IS NULL")
+        system_prompts = dict(cursor.fetchall())
         with self._changed:
+            self._system_prompts = system_prompts
             different = (routes, engines) != (self._routes, self._engines) or not self._seen
             self._routes, self._engines, self._seen = routes, engines, True
             if different:

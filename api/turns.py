@@ -20,7 +20,7 @@ from streams.sealed import Sealed
 from streams.sealing import Keys, open_sealed
 from streams.store import postgres_trouble
 
-REMEMBERED = 50_000  # points; about 20 MB
+REMEMBERED = 50_000  # points, and conversations; some 30 MB
 
 
 class Known(Struct, frozen=True):
@@ -38,15 +38,34 @@ class Turns:
         self._engine = engine
         self._lock = threading.Lock()
         self._points: OrderedDict[tuple[str | None, str], tuple[str, str]] = OrderedDict()
+        self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
-    def remember(self, conversation_id: str, so_far: str, point: str) -> None:
+    def remember(self, chat: ChatRequest, so_far: str, point: str) -> None:
+        """That `point` of the request's conversation was recorded."""
         with self._lock:
             # Once for those who name the conversation, and once for those who only send it.
-            for named in (conversation_id, None):
-                self._points[named, so_far] = (point, conversation_id)
+            for named in (chat.conversation_id, None):
+                self._points[named, so_far] = (point, chat.conversation_id)
                 self._points.move_to_end((named, so_far))
             while len(self._points) > REMEMBERED:
                 self._points.popitem(last=False)
+            self._owners[chat.conversation_id] = (chat.person, chat.domain)
+            self._owners.move_to_end(chat.conversation_id)
+            while len(self._owners) > REMEMBERED:
+                self._owners.popitem(last=False)
+
+    def owner(self, conversation_id: str) -> tuple[str, str] | None:
+        """The person and the domain of a conversation; None: nobody has spoken in it."""
+        with self._lock:
+            found = self._owners.get(conversation_id)
+        if found is not None:
+            return found
+        prompts = schema.prompts.c
+        with postgres_trouble(), self._engine.connect() as connection:
+            first = connection.execute(
+                select(prompts.person, prompts.domain).where(prompts.conversation_id == conversation_id).limit(1)
+            ).one_or_none()
+        return (first.person, first.domain) if first is not None else None
 
     def known(self, chat: ChatRequest, digests: Sequence[str], keys: Keys) -> Known:
         """The longest beginning of the request that is recorded: of the conversation that it names or, if it names none, of any of

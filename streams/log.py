@@ -16,6 +16,7 @@ from streams.topics import MAX_EVENT_BYTES, TOPICS
 
 IDLE_CONSUMERS = 2
 ENDS_TIMEOUT_MS = 5_000
+SIGN_OF_LIFE_S = 1.0
 QUIET_S = 30.0  # how long a read waits for the next record
 
 
@@ -77,6 +78,16 @@ class Log(Protocol):
     def close(self) -> None: ...
 
 
+def _is_open(connection: socket.socket) -> bool:
+    """Whether the other end has not closed it. It never says anything, being asked nothing."""
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
 def partition_of(key: str, partitions: int) -> int:
     """The partition that Kafka's default partitioner gives a key."""
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
@@ -92,18 +103,37 @@ class KafkaLog:
         self._producer: KafkaProducer | None = None
         self._reader: KafkaConsumer | None = None
         self._closed = False
+        self._sign: socket.socket | None = None
+        self._sign_until = 0.0
         self._idle: list[KafkaConsumer] = []  # a consumer's first poll takes 200 ms, its next ones 3
 
     def answers(self, timeout_s: float = 0.5) -> bool:
-        """Whether a broker's port is open: the cheapest sign of life, for a door that must refuse at once."""
+        """Whether a broker's port is open: the cheapest sign of life, for a door that must refuse at once.
+
+        A connection that is kept for it says so without asking: a broker that dies closes it. A host that vanishes does not, so
+        it is opened anew each second."""
+        with self._lock:
+            if self._sign is not None and time.monotonic() < self._sign_until and _is_open(self._sign):
+                return True
         for server in self._servers:
             host, _, port = server.rpartition(":")
             try:
-                socket.create_connection((host, int(port)), timeout=timeout_s).close()
+                sign = socket.create_connection((host, int(port)), timeout=timeout_s)
             except OSError:
                 continue
+            sign.setblocking(False)
+            self._keep_sign(sign)
             return True
+        self._keep_sign(None)
         return False
+
+    def _keep_sign(self, sign: socket.socket | None) -> None:
+        with self._lock:
+            if not self._closed:
+                sign, self._sign = self._sign, sign
+                self._sign_until = time.monotonic() + SIGN_OF_LIFE_S
+        if sign is not None:
+            sign.close()
 
     def append(self, messages: Sequence[Message], timeout_s: float) -> list[Position]:
         deadline = time.monotonic() + timeout_s
@@ -181,6 +211,9 @@ class KafkaLog:
         self._drop_producer()
         with self._lock:
             self._closed = True
+            if self._sign is not None:
+                self._sign.close()
+                self._sign = None
             while self._idle:
                 self._idle.pop().close(autocommit=False)
             if self._reader is not None:

@@ -39,7 +39,11 @@ _REGISTRY = jwe.JWERegistry(
 _REGISTRY.max_ciphertext_length = 1_000_000
 _WRAPPING = "hashtext('noria.keys.wrap')"
 REWRAP_ROWS = 500  # in one transaction
+ERASED_CHANNEL = "noria_erased"  # what PostgreSQL says when a key was destroyed
 KEY_CACHE_S = 1.0  # how long another process may still open what has just been erased
+# The same for one that is told of erasures at once, should the telling fail. Whoever tells vouches again and again within it.
+VOUCHED_S = 2.0
+REMEMBERED_KEYS = 20_000
 
 
 class PersonKey(Struct, frozen=True):
@@ -228,12 +232,13 @@ class Keyring:
         self._by_subject: dict[str, tuple[float, PersonKey]] = {}
         self._by_kid: dict[str, tuple[float, PersonKey]] = {}
         self._root: bytes | None = None  # of the secrets that are derived
+        self._vouched_until = 0.0
+        self._forgotten = 0  # how often: what was read before is not remembered after
 
     def key_for(self, subject: str) -> PersonKey:
-        with self._lock:
-            cached = self._by_subject.get(subject)
-        if cached is not None and cached[0] > self._clock():
-            return cached[1]
+        cached, forgotten = self._remembered(self._by_subject, subject)
+        if cached is not None:
+            return cached
         find = text("SELECT kid, wrapped FROM keyring.person_keys WHERE subject = :subject AND destroyed_at IS NULL")
         with self._engine.begin() as connection:
             row = connection.execute(find, {"subject": subject}).one_or_none()
@@ -249,20 +254,19 @@ class Keyring:
                     {"kid": kid, "subject": subject, "wrapped": self._master.wrap(secrets.token_bytes(32), kid)},
                 )
                 row = connection.execute(find, {"subject": subject}).one()
-        return self._remember(subject, PersonKey(row.kid, self._master.unwrap(bytes(row.wrapped), row.kid)))
+        return self._remember(subject, PersonKey(row.kid, self._master.unwrap(bytes(row.wrapped), row.kid)), forgotten)
 
     def find(self, kid: str) -> PersonKey:
-        with self._lock:
-            cached = self._by_kid.get(kid)
-        if cached is not None and cached[0] > self._clock():
-            return cached[1]
+        cached, forgotten = self._remembered(self._by_kid, kid)
+        if cached is not None:
+            return cached
         with self._engine.connect() as connection:
             row = connection.execute(
                 text("SELECT wrapped FROM keyring.person_keys WHERE kid = :kid AND destroyed_at IS NULL"), {"kid": kid}
             ).one_or_none()
         if row is None:
             raise Erased(f"key {kid} was destroyed")
-        return self._remember(None, PersonKey(kid, self._master.unwrap(bytes(row.wrapped), kid)))
+        return self._remember(None, PersonKey(kid, self._master.unwrap(bytes(row.wrapped), kid)), forgotten)
 
     def knows(self, subject: str) -> bool:
         """Whether `subject` ever had a key."""
@@ -293,11 +297,9 @@ class Keyring:
                 {"subject": subject},
             ).scalars()
             destroyed = tuple(kids)
+            connection.execute(text(f"NOTIFY {ERASED_CHANNEL}"))
+        self.forget()
         self._vacuum()
-        with self._lock:
-            self._by_subject.pop(subject, None)
-            for kid in destroyed:
-                self._by_kid.pop(kid, None)
         return destroyed
 
     def destroyed(self, kids: Sequence[str]) -> set[str]:
@@ -310,9 +312,7 @@ class Keyring:
                 ).scalars()
             )
         if gone:
-            with self._lock:
-                self._by_kid = {kid: kept for kid, kept in self._by_kid.items() if kid not in gone}
-                self._by_subject = {name: kept for name, kept in self._by_subject.items() if kept[1].kid not in gone}
+            self.forget()
         return gone
 
     def complete_journal(self) -> None:
@@ -354,6 +354,19 @@ class Keyring:
                 connection.execute(text("SELECT pg_advisory_unlock(hashtext('noria.keys.rotate'))"))
         return Rotated(self._master.active, done)
 
+    def forget(self) -> None:
+        """Remember no key any more, not even one that is being read just now: somebody was erased."""
+        with self._lock:
+            self._by_kid.clear()
+            self._by_subject.clear()
+            self._forgotten += 1
+
+    def vouch(self, at: float) -> None:
+        """Of every erasure before `at` (by this keyring's clock) `forget` has been told: what is remembered holds for VOUCHED_S
+        from then."""
+        with self._lock:
+            self._vouched_until = at + VOUCHED_S
+
     def rewrap(self) -> int:
         """Wrap every key anew that is not under the master key in force; return how many were."""
         done, after = 0, ""
@@ -386,10 +399,18 @@ class Keyring:
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM keyring.person_keys"))
 
-    def _remember(self, subject: str | None, key: PersonKey) -> PersonKey:
+    def _remembered(self, keys: dict[str, tuple[float, PersonKey]], name: str) -> tuple[PersonKey | None, int]:
+        """The key, if it may still be used without asking, and the mark that `_remember` wants."""
+        with self._lock:
+            until, key = keys.get(name, (0.0, None))
+            return key if max(until, self._vouched_until) > self._clock() else None, self._forgotten
+
+    def _remember(self, subject: str | None, key: PersonKey, forgotten: int) -> PersonKey:
         until = self._clock() + KEY_CACHE_S
         with self._lock:
-            if len(self._by_kid) > 4096:
+            if forgotten != self._forgotten:
+                return key
+            if len(self._by_kid) > REMEMBERED_KEYS:
                 self._by_kid.clear()
                 self._by_subject.clear()
             self._by_kid[key.kid] = (until, key)

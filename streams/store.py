@@ -25,7 +25,7 @@ from streams import conversations, projections, rounds
 from streams.codec import encode, encode_order, envelope_for, is_of_domain, name_of, read_event, topic_of
 from streams.conversations import Consequence, Exchange
 from streams.errors import Invalid, Unavailable
-from streams.events import ORDERS, QUARANTINE, Envelope, Recorded
+from streams.events import ORDERS, QUARANTINE, DomainCreated, DomainRetired, Envelope, Recorded
 from streams.log import LostHistory, Record
 from streams.orders import Order
 from streams.projections import Count, Insert, Retire, Row, Update, Write
@@ -298,6 +298,8 @@ class Store:
                 consequences = conversations.react(talk, envelope, happened)
             for write in writes:
                 buffer.add(write)
+            if isinstance(happened, DomainCreated | DomainRetired):
+                cursor.execute("NOTIFY noria_domains")
             said.extend(_message(consequence, envelope) for consequence in consequences)
         buffer.flush()
         # One of which nothing is known (somebody rated what was never said) needs no row.

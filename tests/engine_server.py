@@ -14,6 +14,11 @@ def echo(messages: Messages) -> list[str]:
     return ["You said:", *(f" {word}" for word in messages[-1]["content"].split(" "))]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512  # hundreds of streams may be begun at one moment
+
+
 class EngineServer:
     """Answers with what `answer` makes of the messages. The rest can be changed while it runs.
 
@@ -35,8 +40,7 @@ class EngineServer:
         self.left = 0
         self.busy = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), self._handler())
         self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()

@@ -32,6 +32,7 @@ PLAIN_TURNS = 200  # the state of the plain way would have some 2 GB at the thou
 RUNS = 5
 CHARACTERS = 1500  # of each question and of each answer
 NAMES = UUID("0d9f5c4e-2a55-4b7e-8f0a-6a2a5a2f5b11")
+NAMED = {"conversation_id": "cnv_1"}
 AT = datetime(2026, 11, 2, 9, tzinfo=UTC)
 RING = Ring()
 
@@ -87,6 +88,7 @@ def turns(wanted: Container[int], last: int = TURNS[-1]) -> Iterator[Turn]:
     known = Turns(
         create_engine("postgresql+psycopg2://nobody@127.0.0.1:1/none")
     )  # memory knows all; nothing else is asked
+    named = parse_chat({"model": "roads", "messages": [{"role": "user", "content": "?"}], "metadata": NAMED}, "ann")
     key, so_far, sent = RING.key_for("person:ann"), "roads", list[dict[str, str]]()
     for number in range(1, last + 1):
         question = {"role": "user", "content": f"question {number} ".ljust(CHARACTERS, "?")}
@@ -94,12 +96,12 @@ def turns(wanted: Container[int], last: int = TURNS[-1]) -> Iterator[Turn]:
         sent.append(question)
         event_id = uuid5(NAMES, f"asked {number}")
         if number in wanted:
-            body = {"model": "roads", "messages": list(sent), "metadata": {"conversation_id": "cnv_1"}}
-            chat, asked = prompt_of(parse_chat(body, "ann"), 0, event_id, known, RING, key)
+            body = {"model": "roads", "messages": list(sent), "metadata": NAMED}
+            chat, asked, _ = prompt_of(parse_chat(body, "ann"), 0, event_id, known, RING, key)
             drafted = draft_of(chat, event_id, 0, 0, Draft([answer["content"]], finish_reason="stop"), key)
             yield Turn(number, _encoded(asked, event_id), _encoded(drafted, draft_id_of(event_id, 0)), chat.messages)
         so_far = history.next_digest(history.next_digest(so_far, question, key), answer, key)
-        known.remember("cnv_1", so_far, f"rpl_{draft_id_of(event_id, 0).hex}")
+        known.remember(named, so_far, f"rpl_{draft_id_of(event_id, 0).hex}")
         sent.append(answer)
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sqlalchemy import Engine
 
 from streams import sealing
 from streams.errors import Erased, Invalid
-from streams.sealing import KEY_CACHE_S, Keyring, MasterKey, open_sealed, seal
+from streams.sealing import KEY_CACHE_S, VOUCHED_S, Keyring, MasterKey, open_sealed, seal
 from tests.integration.by_hand import change, empty, rows
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +132,56 @@ def test_after_an_erasure_another_process_opens_nothing_once_its_cache_has_run_o
         open_sealed(words, there)
     assert there.key_for("ann").kid != words.kid
     assert KEY_CACHE_S <= 1
+
+
+def test_whoever_is_told_of_erasures_asks_no_more_and_forgets_at_once(
+    engine: Engine, master: Path, clock: Clock
+) -> None:
+    here, there = Keyring(engine, MasterKey(master)), Keyring(engine, MasterKey(master), clock)
+    words = seal("my name is Ann", here.key_for("ann"), "e#text")
+    assert there.key_for("ann").kid == words.kid
+    change(engine, "UPDATE keyring.person_keys SET subject = 'somebody else'")
+    for _ in range(5):
+        there.vouch(clock.now)
+        clock.now += KEY_CACHE_S
+        assert there.key_for("ann").kid == words.kid, "nobody was erased, so nothing is asked"
+    there.vouch(clock.now)
+    there.forget()
+    assert there.key_for("ann").kid != words.kid
+
+
+def test_a_key_whose_erasure_nobody_told_opens_nothing_once_nobody_vouches_for_it(
+    engine: Engine, master: Path, clock: Clock
+) -> None:
+    here, there = Keyring(engine, MasterKey(master)), Keyring(engine, MasterKey(master), clock)
+    words = seal("my name is Ann", here.key_for("ann"), "e#text")
+    there.vouch(clock.now)
+    assert open_sealed(words, there) == "my name is Ann"
+    here.destroy("ann")
+    clock.now += VOUCHED_S
+    with pytest.raises(Erased):
+        open_sealed(words, there)
+    assert VOUCHED_S <= 2
+
+
+def test_a_key_that_is_being_read_while_its_person_is_erased_is_not_remembered(engine: Engine, master: Path) -> None:
+    class Slow(MasterKey):
+        """Somebody is erased between the reading of a key and its being remembered."""
+
+        def unwrap(self, wrapped: bytes, name: str) -> bytes:
+            secret = super().unwrap(wrapped, name)
+            if not here.destroy("ann"):
+                raise AssertionError
+            there.forget()
+            return secret
+
+    here = Keyring(engine, MasterKey(master))
+    there = Keyring(engine, Slow(master))
+    kid = here.key_for("ann").kid
+    there.vouch(time.monotonic())
+    assert there.find(kid).kid == kid, "what was read in time is used"
+    with pytest.raises(Erased):
+        there.find(kid)
 
 
 def test_somebody_who_was_erased_gets_a_new_key_and_every_old_one_is_named(engine: Engine, master: Path) -> None:

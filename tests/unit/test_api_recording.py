@@ -77,6 +77,21 @@ def test_a_closed_port_is_found_out_before_anything_is_sent(recorder: Recorder, 
     assert log.tries == 0
 
 
+def test_whoever_asks_first_is_told_what_an_append_would_find_out(recorder: Recorder, log: Log, clock: Clock) -> None:
+    recorder.check()
+    log.open = False
+    with pytest.raises(Unavailable):
+        recorder.check()
+    log.open, log.acknowledges = True, False
+    recorder.check()
+    with pytest.raises(Unavailable):
+        recorder.append([envelope()])
+    with pytest.raises(Unavailable):
+        recorder.check()
+    clock.now += REFUSE_FOR_S
+    recorder.check()
+
+
 def test_a_log_that_does_not_acknowledge_is_left_alone_for_a_while_and_then_tried(
     recorder: Recorder, log: Log, clock: Clock
 ) -> None:
