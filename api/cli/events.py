@@ -25,6 +25,7 @@ _QUIET = frozenset(
         "request_digest",
         "policy",
         "messages",
+        "so_far",
         "text",
     }
 )
