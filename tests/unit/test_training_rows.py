@@ -2,12 +2,16 @@
 
 import json
 import random
+from pathlib import Path
+
+import msgspec
 
 from streams.history import Part
 from streams.sealing import seal
 from streams.turns import turns_of
 from tests.keyring import Ring
-from workers.snapshot import SnapshotRow
+from workers.artifacts import Artifacts
+from workers.snapshot import SnapshotRow, load, save
 from workers.trainer.spec import Row
 from workers.training import training_rows
 
@@ -67,6 +71,21 @@ def test_no_turn_before_the_question_is_lost() -> None:
     snapshot_row = SnapshotRow("e-1", "new", "ann", (Part(asked),), seal("Then.", RING.key_for("ann"), "1#answer"))
     (learned,) = training_rows((snapshot_row,), "new", RING).rows
     assert turns_of(learned.history) == turns[:-1] and learned.system == "Be brief.\nBe kind."
+
+
+def test_a_snapshot_in_which_every_prompt_was_one_piece_is_read_as_before(tmp_path: Path) -> None:
+    wanted = row(1, "Who?", "Ann.", "By whom?")
+    (prompt,), ((wording,),) = wanted.prompt, wanted.wordings
+    before = {
+        **msgspec.to_builtins(wanted),
+        "prompt": msgspec.to_builtins(prompt.sealed),
+        "wordings": [msgspec.to_builtins(wording.sealed)],
+    }
+    artifacts = Artifacts(tmp_path)
+    snapshot = {"format": 1, "domain": "roads", "round_id": "r", "pin": 9, "rows": [before], "dropped": []}
+    digest = artifacts.put_bytes(msgspec.json.encode(snapshot))
+    assert load(digest, artifacts).rows == (wanted,)
+    assert load(save(load(digest, artifacts), artifacts), artifacts).rows == (wanted,)
 
 
 def test_new_and_earlier_rows_are_told_apart() -> None:
