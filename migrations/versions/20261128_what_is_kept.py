@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261128_what_is_kept"
-down_revision = "20261127_how_it_was_asked"
+down_revision = "20261128_who_may_do_what"
 branch_labels = None
 depends_on = None
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261128_what_is_new"
-down_revision = "20261127_how_it_was_asked"
+down_revision = "20261128_engines_sleep"
 branch_labels = None
 depends_on = None
 
