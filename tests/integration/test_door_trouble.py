@@ -83,6 +83,8 @@ def test_while_kafka_is_down_writes_are_refused_at_once_and_it_recovers_by_itsel
     waiting = threading.Thread(target=lambda: in_the_middle.append(ask(world, domain)))
     waiting.start()
     wait_until(lambda: len(world.engine.requests) > asked_before, what="the request that is under way")
+    # The engine is asked while the log takes the question in: only what is on the log is answered after the broker has died.
+    wait_until(lambda: len(world.events(domain, "prompt_asked")) == 2, what="the question on the log")
     broker.signal(signal.SIGKILL)
     world.engine.hold.set()
 

@@ -165,7 +165,6 @@ def grown(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         engine=engine,
         recorder=Recorder(log, engine),
         keyring=Keyring(engine, master),
-        master=master,
         keys=ApiKeys(engine),
         routes=Routes(database_url, 4),
         metrics=Metrics(),
