@@ -374,7 +374,7 @@ def build(door: Door) -> Any:
                 draw_thread(current, tongue),
             ]
 
-        def arrive(known: str, current: Thread, request: gr.Request) -> list[Any]:
+        def arrive(known: str, current: Thread, shown: Seen, request: gr.Request) -> list[Any]:
             asked = dict(request.query_params)
             tongue = language_of(asked.get("lang"), request.headers.get("accept-language"))
             visitor = visitor_of(request)
@@ -387,7 +387,8 @@ def build(door: Door) -> Any:
                 visible=visitor.names_persons,
             )
             words[spoken.index(loop_tab)] = gr.update(label=say(tongue, "tab_loop"), visible=visitor.sees_the_loop)
-            return [tongue, draw_head(tongue, None, True, visitor), *words]
+            shown.drawn = {}  # a tick that was answered sooner has drawn what stands no longer
+            return [tongue, shown, draw_head(tongue, None, True, visitor), *words]
 
         def switch(current: Thread, shown: Seen, event: gr.EventData) -> list[Any]:
             said = event._data if isinstance(event._data, dict) else {}
@@ -402,7 +403,7 @@ def build(door: Door) -> Any:
             **HIDDEN,
         }
         listen: Callable[..., Any] = blocks.load
-        listen(arrive, [remembered, thread], [lang, head, *spoken], **HIDDEN).then(**refreshed)
+        listen(arrive, [remembered, thread, seen], [lang, seen, head, *spoken], **HIDDEN).then(**refreshed)
         head.said(switch, [thread, seen], [lang, seen, trouble, told, *spoken], **HIDDEN).then(**refreshed)
         gr.Timer(REFRESH_S).tick(**refreshed, concurrency_limit=16)
         chat_tab.select(lambda: "chat", None, tab, **HIDDEN).then(**refreshed)

@@ -122,6 +122,24 @@ def test_the_language_is_that_of_the_address(page: Any, served: tuple[FakeDoor, 
     page.get_by_text("已有 31 / 40 条纠正，还差 9 条，或者在星期一 02:00").wait_for()
 
 
+def test_a_page_that_arrives_late_shows_what_is_live(page: Any, served: tuple[FakeDoor, str]) -> None:
+    late: list[Any] = []
+
+    def hold(route: Any) -> None:
+        if not late and route.request.post_data_json["trigger_id"] == 0:  # the page itself
+            late.append(route)
+        else:
+            route.continue_()
+
+    page.goto("about:blank")
+    page.route("**/gradio_api/queue/join*", hold)
+    page.goto(f"{served[1]}/?person=ana")
+    page.wait_for_selector(".n-live.n-on")  # the answer to a tab or a tick
+    late[0].continue_()
+    page.get_by_text("Ask, and set right").first.wait_for()  # that to the arrival
+    page.wait_for_selector(".n-live.n-on")
+
+
 def test_of_two_drafts_one_is_picked_and_the_conversation_goes_on_from_it(page: Any, door: FakeDoor) -> None:
     page.get_by_label("Two drafts side by side").check()
     answer_of(page)
