@@ -34,18 +34,27 @@ def door(served: tuple[FakeDoor, str]) -> FakeDoor:
     return served[0]
 
 
+@pytest.fixture(scope="module")
+def visited(browser: Any) -> Iterator[Any]:
+    """Somebody's browser that has been here: scripts and styles lie in its cache."""
+    context = browser.new_context(locale="en-US")
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(browser: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> Iterator[Any]:
-    """A fresh visitor called ana. Whatever the page asks of anybody beyond loopback fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, locale="en-US")
+def page(visited: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> Iterator[Any]:
+    """A visitor called ana, newly logged in. Whatever the page asks of anybody beyond loopback fails the test."""
     asked: list[str] = []
-    found = context.new_page()
+    found = visited.new_page()
+    found.set_viewport_size({"width": 1280, "height": 860})
     found.on("request", lambda request: asked.append(request.url))
     found.set_default_timeout(30_000)
     log_in(found, link_of(served), "?person=ana")
     found.wait_for_selector(".n-live.n-on")
     yield found
-    context.close()
+    found.close()
+    visited.clear_cookies()
     own = ("data:", "blob:", f"{served[1]}/")
     assert [url for url in asked if not url.startswith(own)] == []
 
