@@ -4,7 +4,7 @@ A client that leaves in the middle frees the engine's slot. Its unfinished draft
 that nobody has seen whole can be neither rated nor learned from, and the prompt stands on the log all the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -83,6 +83,8 @@ def blueprint(services: Services) -> Blueprint:
                 services.keyring.derive,
                 services.metrics,
                 may_restart=not chat.stream,
+                leavers=services.leavers,
+                gone=request.environ.get("waitress.client_disconnected", lambda: False),
             )
         except BaseException:
             for _ in range(chat.drafts):
@@ -249,8 +251,7 @@ def append(services: Services, envelopes: list[Envelope], patience_s: float | No
 
 def answer(services: Services, asked: Asked, answering: Answering) -> Response:
     """The whole answer, or its stream once the first piece is there: until then an error still has its own status."""
-    gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
-    pieces = answering.pieces(gone)
+    pieces = answering.pieces()
     headers = {
         "X-Noria-Release": asked.pin.name,
         "X-Noria-Conversation": asked.chat.conversation_id,

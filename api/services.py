@@ -3,6 +3,7 @@
 from msgspec import Struct, field
 from sqlalchemy import Engine
 
+from api.answering import Leavers
 from api.guessing import WrongKeys
 from api.keys import ApiKeys
 from api.metrics import Metrics
@@ -26,6 +27,7 @@ class Services(Struct, frozen=True):
     metrics: Metrics
     turns: Turns
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
+    leavers: Leavers = field(default_factory=Leavers)
 
 
 def person_subject(person: str) -> str:

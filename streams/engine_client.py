@@ -2,7 +2,11 @@
 
 import http.client
 import socket
+import ssl
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from io import BufferedReader
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +18,8 @@ from streams.errors import Invalid, Unavailable
 
 ANY_SEED = 2**32 - 1  # llama.cpp draws a seed of its own for this one
 _PENALIZED_TOKENS = 16384  # of prompt and answer, from the end; llama.cpp would look at the last 64 only
+_AT_ONCE_BYTES = 65_536
+_LINE_BYTES = 65_536
 _LEAST_TOP_P = 1e-6  # LightLLM takes none of 0; the likeliest token alone is left either way
 
 
@@ -123,56 +129,143 @@ def beyond(kind: str, asked: Sampling) -> str | None:
     return next((name for name, is_asked in cannot.items() if is_asked), None)
 
 
-def chat_stream(
-    base_url: str,
-    key: str,
-    model: str,
-    messages: Sequence[dict[str, str]],
-    sampling: Sampling,
-    *,
-    connected: Callable[[socket.socket], None] = lambda connection: None,
-    connect_timeout_s: float = 2.0,
-    read_timeout_s: float = 120.0,
-) -> Generator[Delta, None, None]:
-    """One answer, piece by piece; always a stream, for an engine goes on with a plain request whose caller has left.
+class ChatStream(Iterator[Delta]):
+    """One answer of an engine, piece by piece; always a stream, for an engine goes on with a plain request whose caller has left.
 
-    Closing the iterator closes the connection, which frees the engine's slot; while it waits for the next piece, another thread
-    can do so by shutting down what `connected` was given. Raises Unavailable when the engine does not answer or its answer breaks
-    off, Invalid when it refuses the request, ContextExceeded when it is too long for it.
+    Making it asks; iterating reads. Closing it closes the connection, which frees the engine's slot; while a thread waits for the
+    next piece, another can do so by shutting down what `connected` was given. Raises Unavailable when the engine does not answer
+    or its answer breaks off, Invalid when it refuses the request, ContextExceeded when it is too long for it.
     """
-    body = msgspec.json.encode({"model": model, "messages": list(messages), **_settings(sampling)})
-    # A connection a request: llama.cpp's server drops kept ones after 5 s or 100 requests, in mid-air if need be.
-    headers = {"Authorization": f"Bearer {key}", "Connection": "close", "Content-Type": "application/json"}
-    # The standard library's client: any other costs more for one answer than all else that the door does for it.
-    connection = _connection(base_url, connect_timeout_s)
-    try:
-        connection.connect()
-        connection.sock.settimeout(read_timeout_s)
-        connected(connection.sock)
-        connection.request("POST", f"{urlsplit(base_url).path}/v1/chat/completions", body, headers)
-        with connection.getresponse() as response:
-            if response.status != 200:
-                _refused(response.status, response.read())
-            yield from _deltas(_lines(response))
-    except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"the engine {model} did not answer: {type(error).__name__}") from None
-    finally:
-        connection.close()
+
+    def __init__(
+        self,
+        base_url: str,
+        key: str,
+        model: str,
+        messages: Sequence[dict[str, str]],
+        sampling: Sampling,
+        *,
+        connected: Callable[[socket.socket], None] = lambda connection: None,
+        connect_timeout_s: float = 2.0,
+        read_timeout_s: float = 120.0,
+    ) -> None:
+        self._model = model
+        self._connection: socket.socket | None = None
+        self._arrivals = self._read()
+        self._deltas = chain.from_iterable(self._arrivals)
+        body = msgspec.json.encode({"model": model, "messages": list(messages), **_settings(sampling)})
+        try:
+            self._connection = _connect(base_url, connect_timeout_s)
+            self._connection.settimeout(read_timeout_s)
+            connected(self._connection)
+            self._connection.sendall(_request(base_url, key, body))
+        except OSError as error:
+            self.close()
+            raise self._no_answer(error) from None
+
+    def __next__(self) -> Delta:
+        return next(self._deltas)
+
+    def arrivals(self) -> Iterator[list[Delta]]:
+        """The same, all that came at once together: whoever is busy falls behind by no more than one turn."""
+        return self._arrivals
+
+    def close(self) -> None:
+        """Doing it again changes nothing."""
+        self._arrivals.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _read(self) -> Generator[list[Delta], None, None]:
+        assert self._connection is not None
+        try:
+            with self._connection.makefile("rb") as came:
+                status = _status(came.readline(_LINE_BYTES))
+                headers = dict(map(_header, iter(lambda: came.readline(_LINE_BYTES).strip(), b"")))
+                body = _body(came, headers)
+                if status != 200:
+                    _refused(status, b"".join(body))
+                yield from _deltas(body)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._no_answer(error) from None
+
+    def _no_answer(self, error: Exception) -> Unavailable:
+        return Unavailable(f"the engine {self._model} did not answer: {type(error).__name__}")
 
 
-def _connection(base_url: str, timeout_s: float) -> http.client.HTTPConnection:
+def _connect(base_url: str, timeout_s: float) -> socket.socket:
     url = urlsplit(base_url)
-    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    return kind(url.hostname or "", url.port, timeout=timeout_s)
+    secure = url.scheme == "https"
+    connection = socket.create_connection((url.hostname or "", url.port or (443 if secure else 80)), timeout_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ssl.create_default_context().wrap_socket(connection, server_hostname=url.hostname) if secure else connection
 
 
-def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """As they come. (The response's own way to lines takes each of them apart byte by byte.)"""
+def _request(base_url: str, key: str, body: bytes) -> bytes:
+    """The request as it is sent. Any client of a library costs more for one answer than all else that the door does for it.
+
+    A connection a request: llama.cpp's server drops kept ones after 5 s or 100 requests, in mid-air if need be."""
+    url = urlsplit(base_url)
+    head = (
+        f"POST {url.path}/v1/chat/completions HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {key}\r\n"
+        f"Connection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("ascii") + body
+
+
+def _status(line: bytes) -> int:
+    try:
+        return int(line.split(None, 2)[1])
+    except (ValueError, IndexError):
+        raise http.client.BadStatusLine(repr(line[:40])) from None
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b":")
+    return name.lower(), value.strip().lower()
+
+
+def _body(came: BufferedReader, headers: dict[bytes, bytes]) -> Iterator[bytes]:
+    """What follows the headers, as it comes."""
+    if headers.get(b"transfer-encoding", b"").endswith(b"chunked"):
+        yield from _chunks(came)
+        return
+    left = _length(headers.get(b"content-length"))  # without one, the end is where the engine closes
+    while left and (part := came.read1(min(left, _AT_ONCE_BYTES))):
+        left -= len(part)
+        yield part
+
+
+def _length(said: bytes | None) -> int:
+    try:
+        return sys.maxsize if said is None else int(said)
+    except ValueError:
+        raise http.client.HTTPException("a length that is no number") from None
+
+
+def _chunks(came: BufferedReader) -> Iterator[bytes]:
+    """What the chunks hold, of all that have come whole together (RFC 9112, section 7.1)."""
     rest = b""
-    while came := response.read1(65536):
-        *lines, rest = (rest + came).split(b"\n")
-        yield from lines
-    yield rest
+    while part := came.read1(_AT_ONCE_BYTES):
+        rest += part
+        whole: list[bytes] = []
+        at = 0
+        while (end := rest.find(b"\r\n", at)) >= 0:
+            try:
+                size = int(rest[at:end].partition(b";")[0], 16)
+            except ValueError:
+                raise http.client.HTTPException("a chunk without a size") from None
+            if size == 0:
+                yield b"".join(whole)
+                return
+            if len(rest) < end + size + 4:
+                break
+            whole.append(rest[end + 2 : end + 2 + size])
+            at = end + size + 4
+        rest = rest[at:]
+        if whole:
+            yield b"".join(whole)
+    raise http.client.IncompleteRead(rest)
 
 
 def count_tokens(base_url: str, key: str, messages: Sequence[dict[str, str]], timeout_s: float = 10.0) -> int:
@@ -229,35 +322,50 @@ def _settings(sampling: Sampling) -> dict[str, Any]:
     return found
 
 
-def _deltas(lines: Iterable[bytes]) -> Iterator[Delta]:
+def _deltas(parts: Iterable[bytes]) -> Iterator[list[Delta]]:
     finish: str | None = None
     usage = _Usage()
-    for line in lines:
-        if line.startswith(b"error:"):
-            raise Unavailable("the engine broke off its answer with an error")
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            break
-        try:
-            chunk = _decoder.decode(data)
-        except msgspec.DecodeError as error:
-            raise Unavailable(f"the engine sent what is no chunk: {type(error).__name__}") from None
-        if chunk.error is not None:
-            if _type_of(chunk.error) == "invalid_request_error":  # LightLLM has answered 200 before it reads the prompt
-                raise _invalid(chunk.error, "")
-            raise Unavailable("the engine broke off its answer with an error")
-        if chunk.usage is not None:
-            usage = chunk.usage
-        for choice in chunk.choices:
-            told = (choice.logprobs.content or ()) if choice.logprobs is not None else ()
-            if choice.delta.content or told:
-                yield Delta(choice.delta.content or "", logprobs=told)
-            finish = choice.finish_reason or finish
+    for data in _data(parts):
+        came: list[Delta] = []
+        for chunk in map(_chunk, data):
+            if chunk.usage is not None:
+                usage = chunk.usage
+            for choice in chunk.choices:
+                told = (choice.logprobs.content or ()) if choice.logprobs is not None else ()
+                if choice.delta.content or told:
+                    came.append(Delta(choice.delta.content or "", logprobs=told))
+                finish = choice.finish_reason or finish
+        if came:
+            yield came
     if finish is None:
         raise Unavailable("the engine's answer broke off")
-    yield Delta("", finish, usage.prompt_tokens, usage.completion_tokens)
+    yield [Delta("", finish, usage.prompt_tokens, usage.completion_tokens)]
+
+
+def _data(parts: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """What server-sent events say, all that came at once together, until they say that they are done."""
+    rest = b""
+    for part in chain(parts, [b"\n"]):
+        *lines, rest = (rest + part).split(b"\n")
+        if any(line.startswith(b"error:") for line in lines):
+            raise Unavailable("the engine broke off its answer with an error")
+        data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+        if b"[DONE]" in data:
+            yield data[: data.index(b"[DONE]")]
+            return
+        yield data
+
+
+def _chunk(data: bytes) -> _Chunk:
+    try:
+        chunk = _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise Unavailable(f"the engine sent what is no chunk: {type(error).__name__}") from None
+    if chunk.error is not None:
+        if _type_of(chunk.error) == "invalid_request_error":  # LightLLM has answered 200 before it reads the prompt
+            raise _invalid(chunk.error, "")
+        raise Unavailable("the engine broke off its answer with an error")
+    return chunk
 
 
 def _refused(status: int, said: bytes) -> None:

@@ -21,7 +21,7 @@ import pytest
 from msgspec import structs
 
 from api.chat_request import parse_chat
-from streams.engine_client import ContextExceeded, Delta, Sampling, chat_stream, count_tokens
+from streams.engine_client import ChatStream, ContextExceeded, Delta, Sampling, count_tokens
 from streams.errors import Invalid, Unavailable
 from tests import lightllm_protocol_server
 from tests.base_model import base_model
@@ -90,7 +90,7 @@ def ask(
     **more: Any,
 ) -> list[Delta]:
     return list(
-        chat_stream(
+        ChatStream(
             engine.base_url,
             engine.key,
             engine.model_name,
@@ -283,7 +283,7 @@ def test_a_prompt_longer_than_the_context_is_refused(engine: Engine) -> None:
 
 def test_closing_an_answer_frees_its_place(engine: Engine) -> None:
     for _ in range(6):  # three times as many as there are slots, each of them long
-        answer = chat_stream(
+        answer = ChatStream(
             engine.base_url,
             engine.key,
             engine.model_name,
@@ -309,9 +309,8 @@ def test_a_caller_who_leaves_while_the_prompt_is_read_frees_the_place(engine: En
 
         long = [{"role": "user", "content": f"{number} " + "one two " * 215}]
         settings = Sampling(max_tokens=1, temperature=0, top_p=1, seed=1)
-        asked = chat_stream(engine.base_url, engine.key, engine.model_name, long, settings, connected=connected)
         with contextlib.suppress(Unavailable):
-            list(asked)
+            list(ChatStream(engine.base_url, engine.key, engine.model_name, long, settings, connected=connected))
 
     with ThreadPoolExecutor(6) as pool, ThreadPoolExecutor(6) as leaver:
         asked = [pool.submit(ask_and_leave, number) for number in range(6)]
@@ -326,7 +325,7 @@ def test_a_caller_who_leaves_while_the_prompt_is_read_frees_the_place(engine: En
 
 @on_llamacpp
 def test_while_a_long_prompt_is_read_others_get_their_tokens(engine: Engine) -> None:
-    story = chat_stream(
+    story = ChatStream(
         engine.base_url,
         engine.key,
         engine.model_name,
@@ -455,7 +454,7 @@ def test_an_engine_dies_with_its_host(kind: str, base_model: Path) -> None:
 def test_a_break_in_mid_answer_is_never_taken_for_an_end(kind: str, started: Callable[[str], Engine]) -> None:
     engine = started(kind)
     engine.ready(engine.start_deadline_s)
-    answer = chat_stream(
+    answer = ChatStream(
         engine.base_url,
         engine.key,
         engine.model_name,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.answering import Answering
+from api.answering import Answering, Leavers
 from api.chat_request import parse_chat
 from api.metrics import Metrics
 from api.routing import Pin, Route, Routes, Served
@@ -55,8 +55,9 @@ def words_for_the_engine(words: str, folder: Path, engine: EngineServer) -> str:
     }
     chat = parse_chat({"model": "d", "messages": [{"role": "user", "content": words}]}, "ann")
     pin: Pin = routes.pin("d", None, 1)
-    answering = Answering(chat, pin, routes, str, Metrics(), may_restart=False)
-    assert list(answering.pieces(lambda: False))
+    answering = Answering(chat, pin, routes, str, Metrics(), may_restart=False, leavers=Leavers())
+    assert list(answering.pieces())
+    answering.close()
     return str(engine.requests[-1]["messages"][-1]["content"])
 
 
