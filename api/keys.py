@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 
 from streams.erasures import Journal
 from streams.errors import Invalid, Unavailable
-from streams.sealing import Keyring, MasterKey
+from streams.sealing import Keyring, ensure_master_key
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
 
@@ -286,8 +286,8 @@ def tell_doors(connection: Connection, key_id: str) -> None:
 
 
 def ensure_local(engine: Engine, path: Path) -> None:
-    """The local operator's key stands in `path` (mode 0600) and holds. Doing it again changes nothing; one that was revoked is
-    followed by another."""
+    """The local operator's key stands in `path` (mode 0600) and holds; none that stood there before does. Doing it again changes
+    nothing; one that was revoked is followed by another."""
     if path.exists() and _is_revoked(engine, path):
         path.unlink()
     if not path.exists():
@@ -304,7 +304,12 @@ def ensure_local(engine: Engine, path: Path) -> None:
         temporary.unlink()
     if path.stat().st_mode & 0o077:
         raise Invalid(f"the key file {path.name} must not be readable by others (mode 0600)")
-    create_key(engine, LOCAL, "operator", person=None, token=path.read_text().strip())
+    token = path.read_text().strip()
+    create_key(engine, LOCAL, "operator", person=None, token=token)
+    (held,) = key_rows(engine, token)
+    for row in key_rows(engine):
+        if (row.name, row.role, row.revoked_at) == (LOCAL, "operator", None) and row.key_id != held.key_id:
+            revoke_keys(engine, row.key_id)
 
 
 def _is_revoked(engine: Engine, path: Path) -> bool:
@@ -321,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = from_env(os.environ)
         engine = open_engine(settings.database_url)
         ensure_local(engine, settings.local_key)
-        keyring = Keyring(engine, MasterKey(settings.master_key), journal=Journal(settings.erasures))
+        keyring = Keyring(engine, ensure_master_key(engine, settings.master_key), journal=Journal(settings.erasures))
         with postgres_trouble():
             keyring.complete_journal()
     except (Invalid, Unavailable, IntegrityError) as error:

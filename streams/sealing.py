@@ -98,15 +98,20 @@ class MasterKey:
         self._active = ""
         self._read_at: tuple[int, int, int] | None = None
         self._lock = threading.Lock()
+        self._refresh()
+
+    @classmethod
+    def made(cls, path: Path) -> "MasterKey":
+        """The master key; a new one, if there is no file yet."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = _written(self._path, _new_line())
+            temporary = _written(path.resolve(), _new_line())
             try:
-                os.link(temporary, self._path)  # whoever comes first: two processes must not make two master keys
+                os.link(temporary, path)  # whoever comes first: two processes must not make two master keys
             except FileExistsError:
                 pass
             temporary.unlink()
-        self._refresh()
+        return cls(path)
 
     def wrap(self, secret: bytes, name: str) -> bytes:
         self._refresh()
@@ -166,7 +171,7 @@ class MasterKey:
                 stat = self._path.stat()
             except OSError:
                 if not self._keys:
-                    raise
+                    raise Invalid(f"there is no master key file {self._path.name}, or it cannot be read") from None
                 raise Unavailable(f"the master key file {self._path.name} cannot be read") from None
             if self._read_at == (stamp := (stat.st_ino, stat.st_mtime_ns, stat.st_size)):
                 return
@@ -204,6 +209,21 @@ def _written(path: Path, content: str) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return temporary
+
+
+def ensure_master_key(engine: Engine, path: Path) -> MasterKey:
+    """The master key, made where nothing was ever wrapped. Raises Invalid where the file is missing and keys stand that only it
+    opens: a new one would seal what is said from now on, and what was said before would be lost without a word."""
+    if not path.exists():
+        with engine.connect() as connection:
+            wrapped = connection.execute(text("SELECT wrapped FROM keyring.person_keys WHERE destroyed_at IS NULL"))
+            names = sorted({wrapped_by(bytes(row.wrapped)) for row in wrapped})
+        if names:
+            raise Invalid(
+                f"there is no master key file {path.name}, and the keyring holds keys that were wrapped by master key"
+                f" {', '.join(names)}: put the file back"
+            )
+    return MasterKey.made(path)
 
 
 class Rotated(Struct, frozen=True):

@@ -23,6 +23,7 @@ from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, Event, ReleaseFinished, ReleaseStarted
 from streams.log import PATIENCE, KafkaLog, Message, Position, Record
 from streams.relay import Relay
+from streams.sealing import MasterKey
 from streams.settings import Settings
 from streams.store import Store, open_engine
 from streams.topics import TOPICS
@@ -51,6 +52,7 @@ class World:
     def __init__(self, settings: Settings, kafka: str) -> None:
         self.settings = settings
         self.kafka = kafka
+        MasterKey.made(settings.master_key)
         self.services: Services = build(settings, client_id=f"test-door-{uuid4().hex[:6]}")
         ensure_local(self.services.engine, settings.local_key)
         self.key = settings.local_key.read_text().strip()

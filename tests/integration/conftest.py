@@ -89,7 +89,7 @@ def database(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def keyring(database: Engine, tmp_path: Path) -> Keyring:
-    return Keyring(database, MasterKey(tmp_path / "master.key"))
+    return Keyring(database, MasterKey.made(tmp_path / "master.key"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event, text
 
 from api.app import OPEN_PATHS, create_app
 from api.guessing import AT_ONCE, WrongKeys
-from api.keys import CHANNEL, RECHECK_S, ApiKeys, create_key, ensure_local, hash_of, key_rows, revoke_keys
+from api.keys import CHANNEL, RECHECK_S, ApiKeys, create_key, hash_of, key_rows
 from api.routing import Routes
 from api.sessions import begin_session
 from tests.door_world import World, wait_until
@@ -475,20 +475,6 @@ def test_whoever_follows_the_log_with_a_revoked_key_hears_no_more(world: World, 
         assert next(lines) == ": the log follows"
         world.as_operator.post("/v1/keys/follower/revoke", json={})
         assert ": the key does not hold any more" in list(lines)
-
-
-def test_a_revoked_local_key_is_followed_by_another(world: World, tmp_path: Path) -> None:
-    engine, path = world.services.engine, tmp_path / "keys" / "local.key"
-    ensure_local(engine, path)
-    first = path.read_text().strip()
-    (row,) = key_rows(engine, first)
-    assert row.role == "operator" and row.person is None
-    ensure_local(engine, path)
-    assert path.read_text().strip() == first
-    revoke_keys(engine, row.key_id)
-    ensure_local(engine, path)
-    keys = ApiKeys(engine)
-    assert keys.caller(first) == "revoked" and not isinstance(keys.caller(path.read_text().strip()), str)
 
 
 def test_wrong_keys_are_slowed_down_and_a_right_one_goes_on(world: World, mine: Things) -> None:

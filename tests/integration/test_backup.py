@@ -237,7 +237,7 @@ def test_everything_comes_back_but_whom_was_erased_and_the_chat_goes_on(
     assert sum(told.values()) == 1 and any(more for place, more in told.items() if place.startswith(DOMAINS)), told
 
     assert replay.verify(engine, log).equal
-    keyring = Keyring(engine, MasterKey(home / "keys" / "master.key"))
+    keyring = Keyring(engine, MasterKey.made(home / "keys" / "master.key"))
     opened: dict[str, set[str]] = {}
     for person, messages in rows(engine, "SELECT person, messages FROM noria.prompts"):
         try:
@@ -305,7 +305,7 @@ def test_a_restore_is_refused_where_it_could_bring_somebody_back_or_open_nothing
     (home / "keys" / "master.key").unlink()
     refused = restore(environ, backup, "--erasures", drill.erasures)
     assert refused.exit_code == 1 and "there is no master key file" in refused.output
-    MasterKey(home / "keys" / "master.key")
+    MasterKey.made(home / "keys" / "master.key")
     refused = restore(environ, backup, "--erasures", drill.erasures)
     assert refused.exit_code == 1 and "which the file does not hold" in refused.output
     (home / "keys" / "master.key").unlink()

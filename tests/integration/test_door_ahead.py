@@ -143,7 +143,7 @@ def test_what_a_domains_conversations_begin_with_is_known_without_asking(world: 
 def test_a_key_that_was_destroyed_elsewhere_is_forgotten_here(world: World) -> None:
     here = world.services.keyring
     words = seal("my name is Eva", here.key_for("person:eva"), "e#text")
-    elsewhere = Keyring(open_engine(world.settings.database_url), MasterKey(world.settings.master_key))
+    elsewhere = Keyring(open_engine(world.settings.database_url), MasterKey.made(world.settings.master_key))
     assert elsewhere.destroy("person:eva") == (words.kid,)
 
     def gone() -> bool:

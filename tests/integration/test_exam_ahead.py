@@ -26,7 +26,7 @@ SECRET = "what the model said of the lighthouse"
 
 @pytest.fixture
 def context(world: World) -> Iterator[Context]:
-    keyring = Keyring(world.services.engine, MasterKey(world.settings.master_key))
+    keyring = Keyring(world.services.engine, MasterKey.made(world.settings.master_key))
     log = KafkaLog(world.kafka, "test-exam-ahead")
     yield Context(world.settings, world.services.engine, log, keyring, "worker-1")
     log.close()

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from streams.sealing import Keyring, MasterKey
 from streams.store import open_engine
-keyring = Keyring(open_engine(sys.argv[1]), MasterKey(Path(sys.argv[2])))
+keyring = Keyring(open_engine(sys.argv[1]), MasterKey.made(Path(sys.argv[2])))
 print("ready", flush=True)
 for line in sys.stdin:
     key = keyring.key_for(line.strip())
@@ -58,7 +58,7 @@ def engine(database: Engine) -> Iterator[Engine]:
 
 def rotate(master: Path) -> None:
     other = master.with_name("other.key")
-    MasterKey(other)
+    MasterKey.made(other)
     master.write_text(master.read_text() + other.read_text())
     other.unlink()
 
@@ -68,7 +68,7 @@ def wrapped(engine: Engine) -> list[bytes]:
 
 
 def test_the_same_person_has_the_same_key_and_another_person_another(engine: Engine, master: Path) -> None:
-    one, other = (Keyring(engine, MasterKey(master)) for _ in range(2))
+    one, other = (Keyring(engine, MasterKey.made(master)) for _ in range(2))
     ann = one.key_for("roads/ann")
     assert ann == one.key_for("roads/ann") == other.key_for("roads/ann") == other.find(ann.kid)
     assert len(ann.secret) == 32
@@ -77,8 +77,8 @@ def test_the_same_person_has_the_same_key_and_another_person_another(engine: Eng
 
 
 def test_what_one_process_sealed_another_opens(engine: Engine, master: Path) -> None:
-    words = seal("which bus goes there", Keyring(engine, MasterKey(master)).key_for("ann"), "e#text")
-    assert open_sealed(words, Keyring(engine, MasterKey(master))) == "which bus goes there"
+    words = seal("which bus goes there", Keyring(engine, MasterKey.made(master)).key_for("ann"), "e#text")
+    assert open_sealed(words, Keyring(engine, MasterKey.made(master))) == "which bus goes there"
 
 
 def test_processes_that_race_for_a_master_key_and_for_peoples_keys_all_get_the_same(
@@ -109,7 +109,7 @@ def test_processes_that_race_for_a_master_key_and_for_peoples_keys_all_get_the_s
 
 
 def test_after_an_erasure_nothing_opens_here_and_now(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey(master))
+    keyring = Keyring(engine, MasterKey.made(master))
     words = seal("my name is Ann", keyring.key_for("ann"), "e#text")
     assert keyring.destroy("ann") == (words.kid,)
     with pytest.raises(Erased):
@@ -120,7 +120,7 @@ def test_after_an_erasure_nothing_opens_here_and_now(engine: Engine, master: Pat
 def test_after_an_erasure_another_process_opens_nothing_once_its_cache_has_run_out(
     engine: Engine, master: Path, clock: Clock
 ) -> None:
-    here, there = Keyring(engine, MasterKey(master)), Keyring(engine, MasterKey(master), clock)
+    here, there = Keyring(engine, MasterKey.made(master)), Keyring(engine, MasterKey.made(master), clock)
     words = seal("my name is Ann", here.key_for("ann"), "e#text")
     assert open_sealed(words, there) == "my name is Ann"
     assert there.key_for("ann").kid == words.kid
@@ -137,7 +137,7 @@ def test_after_an_erasure_another_process_opens_nothing_once_its_cache_has_run_o
 def test_whoever_is_told_of_erasures_asks_no_more_and_forgets_at_once(
     engine: Engine, master: Path, clock: Clock
 ) -> None:
-    here, there = Keyring(engine, MasterKey(master)), Keyring(engine, MasterKey(master), clock)
+    here, there = Keyring(engine, MasterKey.made(master)), Keyring(engine, MasterKey.made(master), clock)
     words = seal("my name is Ann", here.key_for("ann"), "e#text")
     assert there.key_for("ann").kid == words.kid
     change(engine, "UPDATE keyring.person_keys SET subject = 'somebody else'")
@@ -153,7 +153,7 @@ def test_whoever_is_told_of_erasures_asks_no_more_and_forgets_at_once(
 def test_a_key_whose_erasure_nobody_told_opens_nothing_once_nobody_vouches_for_it(
     engine: Engine, master: Path, clock: Clock
 ) -> None:
-    here, there = Keyring(engine, MasterKey(master)), Keyring(engine, MasterKey(master), clock)
+    here, there = Keyring(engine, MasterKey.made(master)), Keyring(engine, MasterKey.made(master), clock)
     words = seal("my name is Ann", here.key_for("ann"), "e#text")
     there.vouch(clock.now)
     assert open_sealed(words, there) == "my name is Ann"
@@ -175,7 +175,7 @@ def test_a_key_that_is_being_read_while_its_person_is_erased_is_not_remembered(e
             there.forget()
             return secret
 
-    here = Keyring(engine, MasterKey(master))
+    here = Keyring(engine, MasterKey.made(master))
     there = Keyring(engine, Slow(master))
     kid = here.key_for("ann").kid
     there.vouch(time.monotonic())
@@ -185,7 +185,7 @@ def test_a_key_that_is_being_read_while_its_person_is_erased_is_not_remembered(e
 
 
 def test_somebody_who_was_erased_gets_a_new_key_and_every_old_one_is_named(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey(master))
+    keyring = Keyring(engine, MasterKey.made(master))
     first = keyring.key_for("ann")
     keyring.destroy("ann")
     second = keyring.key_for("ann")
@@ -197,45 +197,45 @@ def test_somebody_who_was_erased_gets_a_new_key_and_every_old_one_is_named(engin
 
 def test_the_key_of_nobody_is_erased(engine: Engine, master: Path) -> None:
     with pytest.raises(Erased):
-        Keyring(engine, MasterKey(master)).find("no-such-kid")
+        Keyring(engine, MasterKey.made(master)).find("no-such-kid")
 
 
 def test_erasing_one_person_leaves_the_others(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey(master))
+    keyring = Keyring(engine, MasterKey.made(master))
     words = seal("still here", keyring.key_for("bob"), "e#text")
     keyring.key_for("ann")
     keyring.destroy("ann")
-    assert open_sealed(words, Keyring(engine, MasterKey(master))) == "still here"
+    assert open_sealed(words, Keyring(engine, MasterKey.made(master))) == "still here"
 
 
 def test_after_the_master_key_rotated_old_keys_open_and_are_wrapped_anew_once(engine: Engine, master: Path) -> None:
-    old = Keyring(engine, MasterKey(master))
+    old = Keyring(engine, MasterKey.made(master))
     words = [seal(f"words {number}", old.key_for(f"person-{number}"), "e#text") for number in range(4)]
     old.destroy("person-3")
     before = wrapped(engine)
     rotate(master)
-    new = Keyring(engine, MasterKey(master))
+    new = Keyring(engine, MasterKey.made(master))
     assert [open_sealed(sealed, new) for sealed in words[:3]] == ["words 0", "words 1", "words 2"]
     assert new.rewrap() == 3
     assert new.rewrap() == 0
     assert len(set(wrapped(engine)) & set(before)) == 1  # the destroyed one, which holds nothing
     # The old master key may go now.
     master.write_text(master.read_text().splitlines()[-1] + "\n")
-    alone = Keyring(engine, MasterKey(master))
+    alone = Keyring(engine, MasterKey.made(master))
     assert [open_sealed(sealed, alone) for sealed in words[:3]] == ["words 0", "words 1", "words 2"]
     with pytest.raises(Erased):
         open_sealed(words[3], alone)
 
 
 def test_without_the_master_key_that_wrapped_it_a_key_is_named_and_does_not_open(engine: Engine, master: Path) -> None:
-    kid = Keyring(engine, MasterKey(master)).key_for("ann").kid
+    kid = Keyring(engine, MasterKey.made(master)).key_for("ann").kid
     master.unlink()
     with pytest.raises(Invalid, match=f"key {kid} was wrapped by master key"):
-        Keyring(engine, MasterKey(master)).find(kid)
+        Keyring(engine, MasterKey.made(master)).find(kid)
 
 
 def test_a_wrapped_key_that_was_moved_to_another_person_does_not_open(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey(master))
+    keyring = Keyring(engine, MasterKey.made(master))
     ann, bob = keyring.key_for("ann"), keyring.key_for("bob")
     change(
         engine,
@@ -245,11 +245,11 @@ def test_a_wrapped_key_that_was_moved_to_another_person_does_not_open(engine: En
         bob=bob.kid,
     )
     with pytest.raises(Invalid, match="does not unwrap"):
-        Keyring(engine, MasterKey(master)).find(bob.kid)
+        Keyring(engine, MasterKey.made(master)).find(bob.kid)
 
 
 def test_what_is_stored_never_holds_the_secret(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey(master))
+    keyring = Keyring(engine, MasterKey.made(master))
     secrets = [keyring.key_for(f"person-{number}").secret for number in range(20)]
     stored = b"".join(wrapped(engine))
     assert len(stored) > 20 * 32
@@ -258,25 +258,25 @@ def test_what_is_stored_never_holds_the_secret(engine: Engine, master: Path) -> 
 
 
 def test_the_master_key_is_not_taken_from_a_file_that_others_may_read(master: Path) -> None:
-    MasterKey(master)
+    MasterKey.made(master)
     assert master.stat().st_mode & 0o777 == 0o600
     master.chmod(0o640)
     with pytest.raises(Invalid, match="0600"):
-        MasterKey(master)
+        MasterKey.made(master)
 
 
 def test_a_digest_is_keyed_and_the_same_in_every_process(engine: Engine, master: Path, tmp_path: Path) -> None:
-    here = sealing.digest(b"yes", Keyring(engine, MasterKey(master)))
-    assert here == sealing.digest(b"yes", Keyring(engine, MasterKey(master)))
+    here = sealing.digest(b"yes", Keyring(engine, MasterKey.made(master)))
+    assert here == sealing.digest(b"yes", Keyring(engine, MasterKey.made(master)))
     empty(engine)
-    assert here != sealing.digest(b"yes", Keyring(engine, MasterKey(tmp_path / "another.key")))
+    assert here != sealing.digest(b"yes", Keyring(engine, MasterKey.made(tmp_path / "another.key")))
 
 
 def test_a_derived_secret_is_the_same_in_every_process_for_its_purpose_and_wraps_nothing(
     engine: Engine, master: Path
 ) -> None:
-    found = Keyring(engine, MasterKey(master)).derive("engine")
-    other = Keyring(engine, MasterKey(master))
+    found = Keyring(engine, MasterKey.made(master)).derive("engine")
+    other = Keyring(engine, MasterKey.made(master))
     assert found == other.derive("engine") != other.derive("door")
     with pytest.raises(InvalidTag):
         AESGCM(bytes.fromhex(found)).decrypt(b"n" * 12, wrapped(engine)[0][-48:], b"k")

@@ -157,7 +157,7 @@ def scanned(plan: dict[str, Any]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def grown(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FlaskClient, Explained]]:
     home = tmp_path_factory.mktemp("plans")
-    engine, master, log = open_engine(database_url), MasterKey(home / "master.key"), Answering()
+    engine, master, log = open_engine(database_url), MasterKey.made(home / "master.key"), Answering()
     fill(engine)
     settings = make_settings(home, "nowhere:9", database_url)
     services = Services(

@@ -15,7 +15,7 @@ from api.cli import main
 from streams import sealing
 from streams.errors import Erased, Invalid
 from streams.sealed import Sealed
-from streams.sealing import Keyring, MasterKey, Rotated, open_sealed, seal, wrapped_by
+from streams.sealing import Keyring, MasterKey, Rotated, ensure_master_key, open_sealed, seal, wrapped_by
 from tests.door_world import World
 from tests.integration.by_hand import empty, rows
 
@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from streams.sealing import Keyring, MasterKey, open_sealed, seal
 from streams.store import open_engine
-keyring = Keyring(open_engine(sys.argv[1]), MasterKey(Path(sys.argv[2])))
+keyring = Keyring(open_engine(sys.argv[1]), MasterKey.made(Path(sys.argv[2])))
 for line in sys.stdin:
     words = seal(line, keyring.key_for(line.strip()), "e#text")
     print(open_sealed(words, keyring).strip(), flush=True)
@@ -57,20 +57,33 @@ def wrappings(engine: Engine) -> set[str]:
     return {wrapped_by(bytes(row[0])) for row in found}  # type: ignore[call-overload]
 
 
+def test_a_master_key_that_is_missing_is_made_only_where_nothing_was_wrapped(engine: Engine, master: Path) -> None:
+    keyring = Keyring(engine, ensure_master_key(engine, master))
+    words = seal("mine", keyring.key_for("person:ana"), "e#text")
+    away = master.rename(master.with_name("away"))
+    with pytest.raises(Invalid, match=rf"no master key file master\.key.*{ids(away)[0]}: put the file back"):
+        ensure_master_key(engine, master)
+    with pytest.raises(Invalid, match="there is no master key file"):
+        MasterKey(master)
+    assert not master.exists()
+    away.rename(master)
+    assert open_sealed(words, Keyring(engine, ensure_master_key(engine, master))) == "mine"
+
+
 def test_after_a_rotation_every_key_is_under_the_new_master_key_and_the_old_one_is_gone(
     engine: Engine, master: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sealing, "REWRAP_ROWS", 5)
-    running = Keyring(engine, MasterKey(master))
+    running = Keyring(engine, MasterKey.made(master))
     words = {person: seal(person, running.key_for(person), "e#text") for person in map(str, range(12))}
     running.destroy("7")
     derived, (before,) = running.derive("engine"), ids(master)
-    rotated = Keyring(engine, MasterKey(master)).rotate()
+    rotated = Keyring(engine, MasterKey.made(master)).rotate()
     (after,) = ids(master)
     assert rotated == Rotated(after, 12) and after != before  # with the key that secrets are derived from
     assert wrappings(engine) == {after} and master.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in master.parent.iterdir()] == ["master.key"]
-    for keyring in (running, Keyring(engine, MasterKey(master))):
+    for keyring in (running, Keyring(engine, MasterKey.made(master))):
         assert keyring.derive("engine") == derived
         with pytest.raises(Erased):
             open_sealed(words["7"], keyring)
@@ -92,7 +105,7 @@ def test_after_a_rotation_every_key_is_under_the_new_master_key_and_the_old_one_
 def test_a_rotation_that_is_killed_anywhere_leaves_every_key_readable_and_is_finished_by_the_next(
     engine: Engine, master: Path, place: tuple[object, str], when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = Keyring(engine, MasterKey(master))
+    running = Keyring(engine, MasterKey.made(master))
     words = {person: seal(person, running.key_for(person), "e#text") for person in ("ann", "bob", "cem")}
     owner, name = place
     real: Callable[..., object] = getattr(owner, name)
@@ -107,17 +120,17 @@ def test_a_rotation_that_is_killed_anywhere_leaves_every_key_readable_and_is_fin
         if owner is os:
             patched.setattr(Path, "replace", lambda source, target: os.replace(source, target))
         with pytest.raises(Killed):
-            Keyring(engine, MasterKey(master)).rotate()
+            Keyring(engine, MasterKey.made(master)).rotate()
     left = ids(master)
     assert wrappings(engine) <= set(left)
-    for keyring in (running, Keyring(engine, MasterKey(master))):
+    for keyring in (running, Keyring(engine, MasterKey.made(master))):
         keyring.key_for(f"new-{id(keyring)}")
         assert all(open_sealed(sealed, keyring) == who for who, sealed in words.items())
-    Keyring(engine, MasterKey(master)).rotate()
+    Keyring(engine, MasterKey.made(master)).rotate()
     assert wrappings(engine) == set(ids(master)) and len(ids(master)) == 1
     # What was begun is finished, and not begun once more.
     assert ids(master) == left[1:] or len(left) == 1
-    alone = Keyring(engine, MasterKey(master))
+    alone = Keyring(engine, MasterKey.made(master))
     assert all(open_sealed(sealed, alone) == who for who, sealed in words.items())
 
 
@@ -125,7 +138,7 @@ def test_a_key_that_was_wrapped_by_the_old_one_while_the_rotation_ran_is_waited_
     engine: Engine, master: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process looks at the file, and is slow to write what it wrapped."""
-    slow, wrapped, go_on = Keyring(engine, MasterKey(master)), threading.Event(), threading.Event()
+    slow, wrapped, go_on = Keyring(engine, MasterKey.made(master)), threading.Event(), threading.Event()
     real = slow._master.wrap
 
     def wrap(secret: bytes, name: str) -> bytes:
@@ -138,7 +151,7 @@ def test_a_key_that_was_wrapped_by_the_old_one_while_the_rotation_ran_is_waited_
     newcomer = threading.Thread(target=slow.key_for, args=("ann",))
     newcomer.start()
     assert wrapped.wait(20)
-    rotation = threading.Thread(target=Keyring(engine, MasterKey(master)).rotate)
+    rotation = threading.Thread(target=Keyring(engine, MasterKey.made(master)).rotate)
     rotation.start()
     waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     while not rows(engine, waits)[0][0]:
@@ -151,7 +164,7 @@ def test_a_key_that_was_wrapped_by_the_old_one_while_the_rotation_ran_is_waited_
 
 
 def test_two_rotations_at_once_are_one(engine: Engine, master: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keyring = Keyring(engine, MasterKey(master))
+    keyring = Keyring(engine, MasterKey.made(master))
 
     def meanwhile(self: Keyring) -> int:
         with pytest.raises(Invalid, match="another rotation"):
@@ -159,7 +172,7 @@ def test_two_rotations_at_once_are_one(engine: Engine, master: Path, monkeypatch
         return 0
 
     monkeypatch.setattr(Keyring, "rewrap", meanwhile)
-    Keyring(engine, MasterKey(master)).rotate()
+    Keyring(engine, MasterKey.made(master)).rotate()
 
 
 def test_while_people_chat_and_come_the_master_key_is_rotated_and_nothing_fails(
@@ -217,7 +230,7 @@ def test_while_people_chat_and_come_the_master_key_is_rotated_and_nothing_fails(
         child.stdout.close()
     assert not troubles
     assert len(ids(world.settings.master_key)) == 1
-    alone = Keyring(database, MasterKey(world.settings.master_key))
+    alone = Keyring(database, MasterKey.made(world.settings.master_key))
     kept = world.services.recorder.wait_for_ends("noria.conversations", 15)
     assert kept
     query = "SELECT person, messages FROM noria.prompts"

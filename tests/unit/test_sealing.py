@@ -160,30 +160,30 @@ def test_the_master_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "secrets" / "master.key"
     before = os.umask(0)
     try:
-        MasterKey(path)
+        MasterKey.made(path)
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert [file.name for file in path.parent.iterdir()] == ["master.key"], "nothing is left lying beside it"
     (line,) = lines(path)
-    MasterKey(path)
+    MasterKey.made(path)
     assert lines(path) == [line]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
 def test_a_master_key_that_others_may_touch_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "master.key"
-    MasterKey(path)
+    MasterKey.made(path)
     path.chmod(mode)
     with pytest.raises(Invalid, match="0600"):
-        MasterKey(path)
+        MasterKey.made(path)
 
 
 def test_of_processes_that_start_together_the_first_makes_the_master_key_and_the_others_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, first = tmp_path / "master.key", tmp_path / "first" / "master.key"
-    MasterKey(first)
+    MasterKey.made(first)
     link = os.link
 
     def late(source: Path, target: Path) -> None:
@@ -191,7 +191,7 @@ def test_of_processes_that_start_together_the_first_makes_the_master_key_and_the
         link(source, target)
 
     monkeypatch.setattr(os, "link", late)
-    assert MasterKey(path).active == MasterKey(first).active
+    assert MasterKey.made(path).active == MasterKey.made(first).active
     assert path.read_text() == first.read_text() and [file.name for file in tmp_path.glob("*.*")] == ["master.key"]
 
 
@@ -203,12 +203,12 @@ def test_a_master_key_file_that_holds_no_key_is_refused_without_repeating_it(tmp
     path.write_text(content)
     path.chmod(0o600)
     with pytest.raises(Invalid, match="master key file") as caught:
-        MasterKey(path)
+        MasterKey.made(path)
     assert not content.partition(":")[2] or content.partition(":")[2] not in str(caught.value)
 
 
 def test_a_wrapped_key_unwraps_under_its_own_name_only(tmp_path: Path) -> None:
-    master = MasterKey(tmp_path / "master.key")
+    master = MasterKey.made(tmp_path / "master.key")
     wrapped = master.wrap(ANA.secret, ANA.kid)
     assert ANA.secret not in wrapped and master.unwrap(wrapped, ANA.kid) == ANA.secret
     with pytest.raises(Invalid, match="key-of-ben does not unwrap"):
@@ -219,11 +219,11 @@ def test_a_wrapped_key_unwraps_under_its_own_name_only(tmp_path: Path) -> None:
 
 def test_a_line_added_to_the_file_is_in_force_and_what_the_old_one_wrapped_still_unwraps(tmp_path: Path) -> None:
     path = tmp_path / "master.key"
-    old = MasterKey(path)
+    old = MasterKey.made(path)
     wrapped = old.wrap(ANA.secret, ANA.kid)
     assert old.is_current(wrapped)
     add_line(path)
-    rotated = MasterKey(path)
+    rotated = MasterKey.made(path)
     assert rotated.unwrap(wrapped, ANA.kid) == ANA.secret and not rotated.is_current(wrapped)
     anew = rotated.wrap(ANA.secret, ANA.kid)
     assert anew.startswith(b"newer:") and rotated.is_current(anew)
@@ -233,12 +233,12 @@ def test_a_line_added_to_the_file_is_in_force_and_what_the_old_one_wrapped_still
 
 def test_once_everything_is_wrapped_anew_the_old_line_can_go_and_then_opens_nothing(tmp_path: Path) -> None:
     path = tmp_path / "master.key"
-    wrapped = MasterKey(path).wrap(ANA.secret, ANA.kid)
+    wrapped = MasterKey.made(path).wrap(ANA.secret, ANA.kid)
     add_line(path)
-    rotated = MasterKey(path)
+    rotated = MasterKey.made(path)
     anew = rotated.wrap(rotated.unwrap(wrapped, ANA.kid), ANA.kid)
     path.write_text(lines(path)[-1] + "\n")
-    last = MasterKey(path)
+    last = MasterKey.made(path)
     assert last.unwrap(anew, ANA.kid) == ANA.secret
     with pytest.raises(Invalid, match="which the file does not hold"):
         last.unwrap(wrapped, ANA.kid)
