@@ -32,7 +32,9 @@ def main() -> int:
 
     from api.ui.serve import create_app
 
-    config = uvicorn.Config(create_app(Door(door)), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    hosts = {place.hostname, *(host.strip().lower() for host in os.environ.get("NORIA_PAGE_HOSTS", "").split(","))}
+    app = create_app(Door(door), hosts - {""})
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     print(f"page: http://{place.hostname}:{listening.getsockname()[1]}", flush=True)
     uvicorn.Server(config).run(sockets=[listening])
     return 0

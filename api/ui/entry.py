@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import parse_qs, urlsplit
 
 import anyio.to_thread
@@ -34,6 +34,7 @@ OPEN = frozenset({"/healthz", "/favicon.ico", "/login"})
 SERVED = frozenset({"/", "/config", "/theme.css"})
 SERVED_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 QUEUE = frozenset({"/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/cancel"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 RECHECK_S = 3.0  # how long a visitor is believed to hold a key without the door being asked
 STALE_S = 600.0  # how long while the door does not answer
 SESSIONS = 10_000
@@ -141,11 +142,13 @@ class Visitors:
 
 
 class Entry:
-    """The application behind its door: log-in and log-out, and for all else a session."""
+    """The application behind its door: log-in and log-out, and for all else a session. `hosts`: the names that it is reached by;
+    under another, a page elsewhere whose name was made to mean this machine would be no other origin to a browser."""
 
-    def __init__(self, app: ASGIApp, visitors: Visitors) -> None:
+    def __init__(self, app: ASGIApp, visitors: Visitors, hosts: Collection[str]) -> None:
         self._app = app
         self._visitors = visitors
+        self._hosts = {*LOOPBACK_HOSTS, *hosts}
         self._wrong = WrongKeys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,6 +162,10 @@ class Entry:
     async def _answer(self, scope: Scope, receive: Receive) -> ASGIApp:
         """What answers the request: a refusal, or the page."""
         headers, path, method = Headers(scope=scope), str(scope["path"]), str(scope["method"])
+        if _host(headers) not in self._hosts:
+            return JSONResponse(
+                {"error": "the page is not reached by that name; NORIA_PAGE_HOSTS names those it is"}, 421
+            )
         if _is_foreign(headers):
             return JSONResponse({"error": "that is asked from another site"}, 403)
         if path == "/login":
@@ -248,6 +255,13 @@ def _cookie(scope: Scope) -> str:
 
 def _session_of(scope: Scope, headers: Headers) -> str | None:
     return cookie_parser(headers.get("cookie", "")).get(_cookie(scope))
+
+
+def _host(headers: Headers) -> str | None:
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname
+    except ValueError:
+        return None
 
 
 def _is_foreign(headers: Headers) -> bool:

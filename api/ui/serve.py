@@ -1,6 +1,6 @@
 """The page as a web application: the blocks behind the log-in, and headers that keep a browser from asking anybody else."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from api.client import Door
@@ -19,8 +19,9 @@ ICON = (
 )
 
 
-def create_app(door: Door) -> Any:
-    """An ASGI application with the page at `/`, for who has logged in, and its sign of life at `/healthz`. `door` needs no key."""
+def create_app(door: Door, hosts: Collection[str]) -> Any:
+    """An ASGI application with the page at `/`, for who has logged in, and its sign of life at `/healthz`. `door` needs no key;
+    `hosts`: the names it is reached by, besides those of this machine to itself."""
     import gradio as gr
     from fastapi import FastAPI, Request, Response
 
@@ -48,7 +49,7 @@ def create_app(door: Door) -> Any:
 
     app.get("/healthz")(healthz)
     app.get("/favicon.ico")(icon)
-    app.add_middleware(Entry, visitors=Visitors(door))
+    app.add_middleware(Entry, visitors=Visitors(door), hosts=hosts)
     app.middleware("http")(guard)  # around it: what it refuses has the same headers
     blocks = build(door)
     # Gradio looks at its queue a thousand times a second, which wakes a core as often for nothing.

@@ -90,7 +90,7 @@ def door(served: FakeDoor) -> FakeDoor:
 @pytest.fixture
 def entry(door: FakeDoor, clock: Clock) -> Iterator[Entry]:
     with Door(Address(door.url, None)) as client:
-        yield Entry(behind, Visitors(client, clock))
+        yield Entry(behind, Visitors(client, clock), {"page.test"})
 
 
 def browser(entry: Entry) -> TestClient:
@@ -117,6 +117,17 @@ def test_nothing_is_reached_without_a_session(entry: Entry) -> None:
             else:
                 assert answer.status_code == 401, (asked, path, cookie)
                 assert "person" not in answer.text
+
+
+def test_under_a_name_that_is_not_its_own_it_is_not_reached_at_all(entry: Entry) -> None:
+    client = log_in(entry)
+    for host in ("evil.example", "evil.example:8401", "page.test.evil.example", "127.0.0.1.evil.example", "[::1", ""):
+        for path in ("/", "/login", "/config", "/healthz"):
+            headers = {"Host": host, "Origin": f"http://{host}"}
+            assert client.get(path, headers=headers).status_code == 421, (host, path)
+            assert client.post(path, headers=headers, data={"key": KEY}).status_code == 421, (host, path)
+    for host in ("page.test", "PAGE.test:8401", "localhost:8401", "127.0.0.1:1", "[::1]:8401"):
+        assert client.get("/config", headers={"Host": host}).status_code == 200, host
 
 
 def test_no_socket_is_opened(entry: Entry) -> None:
