@@ -36,7 +36,7 @@ demo: $(READY)  ## the whole loop on this machine, told as a story (ONCE=1: stop
 	@$(VENV)/bin/noria demo
 
 test: $(READY)  ## every test, against the real Kafka and PostgreSQL (TESTS=tests/unit: only those)
-	@$(RUN) -m $(if $(TESTS),pytest $(TESTS),tests.lanes)
+	@env -u PYTHONDONTWRITEBYTECODE $(RUN) -m $(if $(TESTS),pytest $(TESTS),tests.lanes)
 
 story: $(READY)  ## the whole story, three times, and two thousand events under kill -9 (before a release; about an hour)
 	@$(RUN) -m pytest tests/story

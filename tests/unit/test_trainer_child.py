@@ -1,5 +1,6 @@
 """The training child: its lines, its errors, its end."""
 
+import io
 import json
 import os
 import signal
@@ -13,8 +14,9 @@ import psutil
 import pytest
 
 from streams.errors import Invalid, Unavailable
+from tests.local_noria import until
 from tests.unit import trainer_tiny as tiny
-from workers.trainer.child import place_of
+from workers.trainer.child import carry_out, place_of
 from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress, Row, TrainSpec
 
@@ -29,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def take() -> Iterator[Callable[[], Trainer]]:
     """A child that was started ahead, as a worker starts it when a round is near: all of them load torch side by side."""
-    waiting = [Trainer() for _ in range(3)]
+    waiting = [Trainer() for _ in range(4)]
     yield waiting.pop
     for left in waiting:
         left.close()
@@ -79,50 +81,45 @@ def test_an_error_of_the_listener_ends_the_child_and_the_next_one_goes_on_from_t
     assert niceness == {min(19, psutil.Process().nice() + 10)}
 
 
-def test_the_child_ends_with_its_parent(base: Path, tmp_path: Path) -> None:
+def test_the_child_ends_with_its_parent() -> None:
     program = (
-        "import sys, msgspec\n"
-        "from workers.trainer.parent import Trainer\n"
-        "from workers.trainer.spec import TrainSpec\n"
-        "spec = msgspec.json.decode(sys.stdin.buffer.read(), type=TrainSpec)\n"
-        "Trainer().train(spec, lambda progress: print(progress.step, flush=True))\n"
+        "import time; from workers.trainer.parent import Trainer; print(Trainer().pid, flush=True); time.sleep(600)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert parent.stdin is not None and parent.stdout is not None
-    with parent.stdin as pipe:
-        pipe.write(msgspec.json.encode(spec_for(base, tmp_path, epochs=10_000)))
-    parent.stdout.readline()
-    (child,) = psutil.Process(parent.pid).children()
-    parent.kill()
-    parent.wait()
-    gone, _ = psutil.wait_procs([child], timeout=WAIT_S)
-    assert gone == [child]
-    parent.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        try:
+            until(lambda: child.nice() > psutil.Process().nice(), "the child has come to its first lines", WAIT_S)
+            child.suspend()  # now it cannot notice anything and end by itself
+            parent.kill()
+            gone, left = psutil.wait_procs([child], timeout=10)
+            for process in left:
+                process.kill()
+            assert gone == [child]
+        finally:
+            parent.kill()
 
 
 def test_what_cannot_be_trained_is_told_in_one_line_without_a_word_of_the_rows(
-    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    base: Path, tmp_path: Path, take: Callable[[], Trainer], capfd: pytest.CaptureFixture[str]
 ) -> None:
     secret = "the canary sang at noon"
     spec = msgspec.structs.replace(spec_for(base, tmp_path), rows=(Row(prompt=secret * 200, answer=secret),))
     with pytest.raises(Invalid, match="none of the 1 rows") as raised:
-        Trainer().train(spec, lambda progress: None)
+        take().train(spec, lambda progress: None)
     assert secret not in str(raised.value)
     assert secret not in "".join(capfd.readouterr())
 
 
-def test_a_spec_that_cannot_be_read_is_not_quoted() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "workers.trainer.child"],
-        input=b'{"rows": ["the canary sang"]}',
-        capture_output=True,
-        timeout=WAIT_S,
-    )
-    assert done.returncode == 1
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        {"kind": "failure", "reason": "invalid", "message": "the spec cannot be read (ValidationError)"}
-    ]
-    assert b"canary" not in done.stderr
+def test_a_spec_that_cannot_be_read_is_not_quoted(capfd: pytest.CaptureFixture[str]) -> None:
+    lines, out = os.pipe()
+    assert carry_out(io.BytesIO(b'{"rows": ["the canary sang"]}'), out) == 1
+    os.close(out)
+    with open(lines) as told:
+        assert [json.loads(line) for line in told] == [
+            {"kind": "failure", "reason": "invalid", "message": "the spec cannot be read (ValidationError)"}
+        ]
+    assert "canary" not in "".join(capfd.readouterr())
 
 
 def test_an_error_is_told_by_its_kind_and_place_and_not_by_its_text() -> None:
