@@ -22,8 +22,14 @@ class _Tries(Struct):
 class WrongKeys:
     """Tries left by address: a bucket that fills again. Thread-safe, and of bounded size."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, at_once: int = AT_ONCE) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        at_once: int = AT_ONCE,
+        one_every_s: float = ONE_EVERY_S,
+    ) -> None:
         self._clock = clock
+        self._one_every_s = one_every_s
         self._at_once = at_once
         self._lock = threading.Lock()
         self._tries: OrderedDict[str, _Tries] = OrderedDict()
@@ -36,10 +42,10 @@ class WrongKeys:
             self._tries.move_to_end(place)
             if len(self._tries) > ADDRESSES:
                 self._tries.popitem(last=False)
-            tries.left = min(self._at_once, tries.left + (now - tries.at) / ONE_EVERY_S)
+            tries.left = min(self._at_once, tries.left + (now - tries.at) / self._one_every_s)
             tries.at = now
             if tries.left < 1:
-                return (1 - tries.left) * ONE_EVERY_S
+                return (1 - tries.left) * self._one_every_s
             tries.left -= 1
             return 0.0
 

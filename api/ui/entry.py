@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.client import Door, Refused
-from api.guessing import WrongKeys
+from api.guessing import AT_ONCE, ONE_EVERY_S, WrongKeys
 from api.ui.login import draw_login
 from api.ui.words import language_of
 from streams.errors import Invalid, Unavailable
@@ -38,6 +38,9 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 RECHECK_S = 3.0  # how long a visitor is believed to hold a key without the door being asked
 STALE_S = 600.0  # how long while the door does not answer
 SESSIONS = 10_000
+# To the door all visitors of a page come from one address: whoever guesses here must leave of its tries enough for the others.
+GUESSES_AT_ONCE = AT_ONCE // 2
+GUESS_EVERY_S = 5 * ONE_EVERY_S
 BODY_BYTES = 1 << 20
 KEY_BYTES = 512
 
@@ -149,7 +152,7 @@ class Entry:
         self._app = app
         self._visitors = visitors
         self._hosts = {*LOOPBACK_HOSTS, *hosts}
-        self._wrong = WrongKeys()
+        self._wrong = WrongKeys(at_once=GUESSES_AT_ONCE, one_every_s=GUESS_EVERY_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from api.client import Address, Door
-from api.guessing import AT_ONCE
-from api.ui.entry import RECHECK_S, STALE_S, VISITOR, Entry, Visitors
+from api.guessing import AT_ONCE, ONE_EVERY_S, WrongKeys
+from api.ui.entry import GUESS_EVERY_S, GUESSES_AT_ONCE, RECHECK_S, STALE_S, VISITOR, Entry, Visitors
 from tests.door_server import CHAT_KEY, KEY, FakeDoor, serving
 
 HOST = "http://page.test:8401"
@@ -248,9 +248,18 @@ def test_a_revoked_key_ends_its_sessions_and_a_door_that_is_away_does_not(
 
 def test_who_tries_many_keys_waits(entry: Entry) -> None:
     client = browser(entry)
-    tried = [client.post("/login", data={"key": f"noria-{number}"}) for number in range(AT_ONCE + 3)]
-    assert [answer.status_code for answer in tried[:AT_ONCE]] == [401] * AT_ONCE
-    assert tried[-1].status_code == 429 and tried[-1].headers["retry-after"] == "1"
+    tried = [client.post("/login", data={"key": f"noria-{number}"}) for number in range(GUESSES_AT_ONCE + 3)]
+    assert [answer.status_code for answer in tried[:GUESSES_AT_ONCE]] == [401] * GUESSES_AT_ONCE
+    assert tried[-1].status_code == 429 and tried[-1].headers["retry-after"] == "5"
+
+
+def test_who_guesses_at_the_page_leaves_the_others_their_tries_at_the_door(clock: Clock) -> None:
+    here, door = WrongKeys(clock, GUESSES_AT_ONCE, GUESS_EVERY_S), WrongKeys(clock)
+    for _ in range(1000):
+        if here.take("10.0.0.1") == 0.0:
+            assert door.take("127.0.0.1") == 0.0
+        clock.now += ONE_EVERY_S / 10
+    assert [door.take("127.0.0.1") for _ in range(AT_ONCE - 1)] == [0.0] * (AT_ONCE - 1)
 
 
 def test_the_form_speaks_both_languages(entry: Entry) -> None:
