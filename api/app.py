@@ -67,6 +67,8 @@ def create_app(services: Services) -> Flask:
             raise RequestEntityTooLarge
         if request.method == "GET" and "after" in request.args and request.endpoint != "events.list_events":
             wanted = parse_position(request.args["after"])
+            if not services.recorder.stands(wanted):
+                raise ApiError(400, f"nothing stands at {wanted}", param="after")
             if not services.recorder.wait_for([wanted], FRESHNESS_TIMEOUT_S):
                 raise ApiError(504, f"the projections did not reach {wanted} in time", param="after")
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from streams.codec import encode, topic_of
 from streams.errors import Unavailable
-from streams.events import Envelope
+from streams.events import CONVERSATIONS, DOMAINS, Envelope
 from streams.log import Log, Message, Position
 from streams.schema import LIVE
 from streams.store import positions, postgres_trouble
@@ -45,6 +45,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._broken_until: float | None = None
         self._probing = False
+        self._reading = threading.Lock()
+        self._read: tuple[float, dict[tuple[str, int], int]] | None = None  # when the projections' positions were read
 
     def append(self, envelopes: Sequence[Envelope], timeout_s: float = APPEND_TIMEOUT_S) -> list[Position]:
         """Append and return the positions, all acknowledged. Raises Unavailable, at once while the log is known to be down."""
@@ -87,13 +89,32 @@ class Recorder:
         """Whether the projections took in every wanted position within the time."""
         deadline = self._clock() + timeout_s
         while True:
-            with postgres_trouble(), self._engine.connect() as connection:
-                there = positions(connection, LIVE)
+            there = self._reached()
             if all(there.get((p.topic, p.partition), 0) > p.offset for p in wanted):
                 return True
             if self._clock() >= deadline:
                 return False
             self._pause(POLL_S)
+
+    def stands(self, wanted: Position) -> bool:
+        """Whether the projections will take in a record at that position: whoever waits for another waits in vain. Raises
+        Unavailable."""
+        if wanted.topic not in (CONVERSATIONS, DOMAINS):
+            return False
+        reached = self._reached().get((wanted.topic, wanted.partition), 0)
+        return reached > wanted.offset or self.ends(wanted.topic).get(wanted.partition, 0) > wanted.offset
+
+    def _reached(self) -> dict[tuple[str, int], int]:
+        """The positions of the projections, read once in POLL_S however many wait for them."""
+        asked_at = self._clock()
+        with self._reading:
+            if self._read is not None and self._read[0] >= asked_at - POLL_S:
+                return self._read[1]
+            read_at = self._clock()
+            with postgres_trouble(), self._engine.connect() as connection:
+                there = positions(connection, LIVE)
+            self._read = (read_at, there)
+            return there
 
     def wait_for_ends(self, topic: str, timeout_s: float) -> bool:
         """Whether the projections reached, within the time, where the topic ended when this was called."""

@@ -100,6 +100,7 @@ class KafkaLog:
         self._servers = bootstrap.split(",")
         self._client_id = client_id
         self._lock = threading.Lock()
+        self._reader_lock = threading.Lock()  # of its own: to ask where the log ends takes as long as the log likes
         self._producer: KafkaProducer | None = None
         self._reader: KafkaConsumer | None = None
         self._closed = False
@@ -193,7 +194,7 @@ class KafkaLog:
                 consumer.close(autocommit=False)
 
     def ends(self, topic: str) -> dict[int, int]:
-        with self._lock:
+        with self._reader_lock:
             try:
                 if self._reader is None:
                     self._reader = self._consumer(f"{self._client_id}-ends")
@@ -216,6 +217,7 @@ class KafkaLog:
                 self._sign = None
             while self._idle:
                 self._idle.pop().close(autocommit=False)
+        with self._reader_lock:
             if self._reader is not None:
                 self._reader.close(autocommit=False)
                 self._reader = None

@@ -3,12 +3,14 @@
 import base64
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from api.recording import POLL_S
 from streams.events import CONVERSATIONS, CandidateRetired, ReleaseRolledBack
 from streams.log import Message
 from tests.door_world import MODEL, World, wait_until
@@ -402,10 +404,29 @@ def _quarantine(world: World, places: set[str]) -> Any:
 def test_a_read_that_asks_to_be_fresher_than_the_projections_can_be_is_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.app.FRESHNESS_TIMEOUT_S", 0.1)
-    answer = world.as_data.get("/v1/domains", params={"after": "noria.domains-0@99999999"})
-    assert error_of(answer) == (504, "after")
-    assert error_of(world.as_data.get("/v1/domains", params={"after": "yesterday"})) == (400, "after")
+    there = world.as_operator.post("/v1/domains", json={"domain": "tanks-1", "title": "Tanks"}).json()["position"]
+    for nowhere in (
+        "yesterday",
+        "noria.domains-0@99999999",
+        "noria.domains-7@0",
+        "noria.nothing-7@1",
+        "noria.orders-0@0",
+    ):
+        assert error_of(world.as_data.get("/v1/domains", params={"after": nowhere})) == (400, "after"), nowhere
+    asked: list[int] = []
+
+    def unmoved(connection: Any, schema: str) -> dict[tuple[str, int], int]:
+        asked.append(1)
+        return {}
+
+    monkeypatch.setattr("api.recording.positions", unmoved)
+    monkeypatch.setattr("api.app.FRESHNESS_TIMEOUT_S", 1.0)
+    with ThreadPoolExecutor(16) as waiting:
+        answers = list(
+            waiting.map(lambda _: error_of(world.as_data.get("/v1/domains", params={"after": there})), range(16))
+        )
+    assert answers == [(504, "after")] * 16
+    assert len(asked) <= 1.5 / POLL_S  # together, whatever their number
 
 
 def test_events_are_listed_shown_and_paged(world: World) -> None:
