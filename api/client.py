@@ -352,6 +352,9 @@ class Door:
     def cancel_round(self, round_id: str) -> Json:
         return _object(self.send("POST", f"/v1/rounds/{_part(round_id)}/cancel", {}))
 
+    def rebuild_round(self, round_id: str) -> Json:
+        return _object(self.send("POST", f"/v1/rounds/{_part(round_id)}/rebuild", {}))
+
     def releases(self, domain: str | None = None) -> list[Json]:
         return _data(self.get("/v1/releases", domain=domain))
 

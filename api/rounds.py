@@ -15,8 +15,9 @@ from api.known import domain_row, living_domain
 from api.services import SOURCE, Services
 from api.wire import check_domain, read_object, reply, typed, whole_argument
 from streams import schema
-from streams.codec import envelope_for
-from streams.events import DomainEvent, RollbackAsked, RoundAsked, RoundCancelled
+from streams.codec import envelope_for, read_event
+from streams.events import DomainEvent, RebuildAsked, RollbackAsked, RoundAsked, RoundCancelled, RoundRequested
+from streams.recipes import LoraRecipe
 from streams.store import postgres_trouble
 
 UNDER_WAY = ("select", "train", "evaluate", "swap")
@@ -63,6 +64,27 @@ def blueprint(services: Services) -> Blueprint:
         event = RoundCancelled(domain=found["domain"], round_id=round_id, by=caller().person)
         return _append(services, event, round_id)
 
+    @views.post("/v1/rounds/<round_id>/rebuild")
+    @needs("operator")
+    def rebuild_round(round_id: str) -> Response:
+        found = _round(services, round_id)
+        living_domain(services, found["domain"])
+        with postgres_trouble(), services.engine.connect() as connection:
+            _check_rebuildable(connection, found)
+        event = RebuildAsked(
+            domain=found["domain"],
+            round_id=round_id,
+            pin=found["pin"],
+            snapshot=found["snapshot"],
+            base_release=found["base_release"],
+            recipe=_recipe(services, found),
+            release=found["release"] if found["step"] == "released" else None,
+            model=found["model"],
+            adapter=found["adapter"],
+            by=caller().person,
+        )
+        return _append(services, event, round_id)
+
     @views.get("/v1/releases")
     @needs("data")
     def list_releases() -> Response:
@@ -77,13 +99,12 @@ def blueprint(services: Services) -> Blueprint:
         row = living_domain(services, domain)
         with postgres_trouble(), services.engine.connect() as connection:
             known = {r["release"]: r for r in release_rows(connection, {domain})}
+            makes_it = _made_again_by(connection, domain, said.to)
         if said.to not in known or known[said.to]["finished_at"] is None:
             raise ApiError(404, f"there is no release {said.to} to go to", param="to", code="release_not_found")
         if known[said.to]["state"] == "removed":
-            message = (
-                f"release {said.to} was removed by the policy (keep.releases): its model is not on the disk any more"
-            )
-            raise ApiError(409, message, param="to", code="release_removed")
+            message = f"release {said.to} was removed by the policy (keep): its model is not on the disk any more"
+            raise ApiError(409, message + makes_it, param="to", code="release_removed")
         if row["live_release"] == said.to:
             raise ApiError(422, f"release {said.to} is the one that answers", param="to")
         return _append(services, RollbackAsked(domain=domain, to=said.to, by=caller().person), domain)
@@ -115,6 +136,57 @@ def _round(services: Services, round_id: str) -> dict[str, Any]:
     if row is None or not caller().sees(row["domain"]):
         raise ApiError(404, "there is no such round", param="round_id", code="round_not_found")
     return dict(row)
+
+
+def _check_rebuildable(connection: Connection, found: dict[str, Any]) -> None:
+    """Raises ApiError 409, if what the round made cannot be made again, or need not be."""
+    domain, number = found["domain"], found["number"]
+    if found["ended_at"] is None:
+        raise ApiError(409, f"round {number} is under way ({found['step']})", code="round_under_way")
+    table = schema.rounds.c
+    under_way = table.rebuild["outcome"].astext == "under_way"
+    busy = connection.execute(select(table.number).where(table.domain == domain, under_way)).scalars().first()
+    if busy is not None:
+        raise ApiError(409, f"round {busy} is being made again", code="rebuild_under_way")
+    if found["model"] is None:
+        raise ApiError(409, f"round {number} made no candidate ({found['step']})", code="no_candidate")
+    if found["removed_at"] is None:
+        raise ApiError(409, f"what round {number} made was not removed: it is there", code="not_removed")
+    base = found["base_release"]
+    releases = schema.releases.c
+    state = connection.execute(
+        select(releases.state).where(releases.domain == domain, releases.release == base)
+    ).scalar_one_or_none()
+    if state in (None, "removed"):
+        message = f"round {number} trained from {domain}@{base}, whose model was removed, too"
+        raise ApiError(409, message + _made_again_by(connection, domain, base), code="base_removed")
+
+
+def _made_again_by(connection: Connection, domain: str, release: int) -> str:
+    """What is to be called, so that a removed release is there again; empty for one that no round here has made."""
+    table = schema.rounds.c
+    made_it = select(table.number).where(table.domain == domain, table.release == release, table.step == "released")
+    number = connection.execute(made_it).scalars().first()
+    return f"; `noria round rebuild {number} --domain {domain}` makes it again" if number is not None else ""
+
+
+def _recipe(services: Services, found: dict[str, Any]) -> LoraRecipe:
+    """By which the round was to train, as the log says. Raises ApiError 409 where it does not."""
+    events = schema.events.c
+    requested = select(events.topic, events.partition, events.offset).where(
+        events.domain == found["domain"],
+        events.time == found["requested_at"],
+        events.type == "round_requested",
+        events.correlation_id == found["round_id"],
+    )
+    with postgres_trouble(), services.engine.connect() as connection:
+        row = connection.execute(requested).first()
+    if row is not None:
+        for record in services.recorder.log.read(row.topic, row.partition, row.offset, row.offset + 1):
+            event = read_event(record.topic, record.key, record.value).event
+            if isinstance(event, RoundRequested):
+                return event.policy.recipe
+    raise ApiError(409, "the log does not say by which recipe the round trained", code="recipe_unknown")
 
 
 def round_rows(connection: Connection, domains: Set[str] | None, limit: int) -> list[dict[str, Any]]:

@@ -45,10 +45,10 @@ _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzin
 VERSIONS: dict[str, int] = {
     "example_accepted": 2,
     "order_progressed": 3,
-    "policy_set": 2,
+    "policy_set": 3,
     "preference_accepted": 2,
     "prompt_asked": 2,
-    "round_requested": 2,
+    "round_requested": 3,
     "select_snapshot": 2,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
@@ -57,9 +57,11 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("order_progressed", 1): ("waits_for",),
     ("order_progressed", 2): (),  # one more thing to wait for: `disk_space`
     ("policy_set", 1): (),  # within the policy: `keep`
+    ("policy_set", 2): (),  # within `keep`: `days`
     ("preference_accepted", 1): ("follows",),
     ("prompt_asked", 1): ("follows", "so_far"),
     ("round_requested", 1): (),
+    ("round_requested", 2): (),
     ("select_snapshot", 1): ("base_model", "recipe"),
 }
 # (name, version) -> what turns that version's data into the next version's.

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct, field
 
 from streams.gate import Paired, Verdict
 from streams.policy import Policy
+from streams.recipes import LoraRecipe
 from streams.sealed import Sealed
 
 CONVERSATIONS = "noria.conversations"
@@ -312,6 +313,38 @@ class CandidateRetired(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class RebuildAsked(Struct, frozen=True, kw_only=True):
+    """Somebody asked that what a round made, and what was removed since, be made again: from `base_release` by `recipe`, on
+    `snapshot` (or on what stood before `pin`, should that be lost). It was `model` and `adapter`; `release`: what they were
+    released as."""
+
+    domain: str
+    round_id: str
+    pin: Offset
+    snapshot: str
+    base_release: Number
+    recipe: LoraRecipe
+    release: Number | None
+    model: str
+    adapter: str
+    by: str
+
+
+class CandidateRebuilt(Struct, frozen=True, kw_only=True):
+    """What a round made was made again. If it is `equal`, byte by byte, it is there again; otherwise `model` and `adapter` say what
+    came of it, of which nothing was kept. `erased`: the examples and wordings of its snapshot whose words are gone, and which are
+    not in it."""
+
+    domain: str
+    round_id: str
+    order_id: UUID
+    equal: bool
+    model: str
+    adapter: str
+    erased: Number
+    duration_s: float
+
+
 class ReleaseStarted(Struct, frozen=True, kw_only=True):
     domain: str
     release: Number
@@ -388,6 +421,8 @@ DomainEvent = (
     | GatePassed
     | GateRefused
     | CandidateRetired
+    | RebuildAsked
+    | CandidateRebuilt
     | ReleaseStarted
     | ReleaseFinished
     | RollbackAsked

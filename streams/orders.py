@@ -33,6 +33,23 @@ class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", t
     replay_prompts: tuple[str, ...]
 
 
+class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate", tag_field="kind"):
+    """Train once more as that round did, and keep what comes of it if it is the `model` and `adapter` that it was. A `snapshot`
+    that is lost is selected again, from what stood before `pin`."""
+
+    order_id: UUID
+    domain: str
+    round_id: str
+    pin: Offset
+    snapshot: str
+    base_model: str
+    reference_model: str
+    recipe: LoraRecipe
+    replay_prompts: tuple[str, ...]
+    model: str
+    adapter: str
+
+
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):
     """Examine `candidate_model` and `base_model` on the same questions."""
 
@@ -69,4 +86,4 @@ class PurgePlaces(Struct, frozen=True, kw_only=True, tag="purge_places", tag_fie
     round_id: str | None = None
 
 
-Order = SelectSnapshot | TrainCandidate | EvaluateCandidate | SwapRelease | PurgePlaces
+Order = SelectSnapshot | TrainCandidate | RebuildCandidate | EvaluateCandidate | SwapRelease | PurgePlaces

@@ -16,6 +16,7 @@ MOST_GATHERED = 1_000_000
 MINUTES_OF_A_DAY = 1440
 LEAST_RELEASES = 2  # what answers, and what a rollback goes back to
 MOST_KEPT = 10_000
+MOST_DAYS_KEPT = 3650
 SCHEDULE_WITHIN = timedelta(days=3652)  # ten years
 _CRON_CHARACTERS = 200
 _ANY_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -52,10 +53,12 @@ class QuietHours(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Keep(Struct, frozen=True, forbid_unknown_fields=True):
     """How many models stay on the disk: of the newest `releases`, and of the newest `refused` candidates (refused, failed or
-    cancelled). What answers, what a rollback goes back to at once, what is in use and the base stay whatever is said here."""
+    cancelled); and, however many they are, all releases that answered within the last `days`. What answers, what a rollback goes
+    back to at once, what is in use and the base stay whatever is said here."""
 
     releases: int = 4
     refused: int = 2
+    days: int = 7
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,9 +101,13 @@ def check_policy(policy: Policy, now: datetime) -> None:
             raise Invalid(f"thresholds.{name} must be at most {MOST_GATHERED}, or it is never reached; got {value}")
     if policy.rounds_per_day > MINUTES_OF_A_DAY:
         raise Invalid(f"rounds_per_day must be at most {MINUTES_OF_A_DAY}; got {policy.rounds_per_day}")
-    for name, kept, least in (("releases", policy.keep.releases, LEAST_RELEASES), ("refused", policy.keep.refused, 0)):
-        if not least <= kept <= MOST_KEPT:
-            raise Invalid(f"keep.{name} must be from {least} to {MOST_KEPT}; got {kept}")
+    for name, kept, least, most in (
+        ("releases", policy.keep.releases, LEAST_RELEASES, MOST_KEPT),
+        ("refused", policy.keep.refused, 0, MOST_KEPT),
+        ("days", policy.keep.days, 0, MOST_DAYS_KEPT),
+    ):
+        if not least <= kept <= most:
+            raise Invalid(f"keep.{name} must be from {least} to {most}; got {kept}")
     policy.recipe.check_new()
     check_readable(policy)
     policy.gate.check_new()

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from streams.events import (
     CandidateEvaluated,
+    CandidateRebuilt,
     CandidateRetired,
     CandidateTrained,
     ClockTicked,
@@ -28,6 +29,7 @@ from streams.events import (
     PolicySet,
     PreferenceAccepted,
     PromptAsked,
+    RebuildAsked,
     Recorded,
     ReleaseFinished,
     ReleaseRolledBack,
@@ -44,7 +46,7 @@ from streams.events import (
     SnapshotSelected,
 )
 from streams.policy import Policy
-from streams.rounds import Domain, gathered, in_use, prospect
+from streams.rounds import Domain, Rebuild, gathered, in_use, prospect
 
 Row = dict[str, Any]
 
@@ -124,7 +126,8 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
         case DomainRetired():
             if before.retired or not before.base_model:
                 return []
-            return [Update("domains", {"domain": event.domain}, {"retired_at": at})]
+            retired = Update("domains", {"domain": event.domain}, {"retired_at": at})
+            return [retired, *_rebuild_ended(before, after, at, "cancelled")]
         case PolicySet():
             return [Update("domains", {"domain": event.domain}, {"policy": msgspec.to_builtins(event.policy)})]
         case ExamItemAdded():
@@ -160,7 +163,8 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
                 Retire("examples", {"domain": event.domain, "person": event.person}, recorded.offset, "erased"),
             ]
         case OrderProgressed():
-            if before.round is None or before.round.order_id != event.order_id:
+            under_way = [one.order_id for one in (before.round, before.rebuild) if one is not None]
+            if event.order_id not in under_way:
                 return []
             shown = {"step": event.step, "done": event.done, "total": event.total, "values": event.values}
             waits = {"waits_for": event.waits_for} if event.waits_for is not None else {}
@@ -227,6 +231,21 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
                 if event.release is None
                 else [*removed, _release(event.domain, event.release, {"state": "removed"})]
             )
+        case RebuildAsked():
+            if after.rebuild is None or after.rebuild == before.rebuild:
+                return []
+            return [_rebuild(after.rebuild, at, "under_way")]
+        case CandidateRebuilt():
+            made = _columns(event, "model", "adapter", "erased")
+            rebuilt = _rebuild_ended(before, after, at, "equal" if event.equal else "differs", **made)
+            if before.rebuild is None or not rebuilt or not event.equal:
+                return rebuilt
+            rebuilt.append(_round(before.rebuild.round_id, {"removed_at": None}))
+            if before.rebuild.release is not None:
+                rebuilt.append(_release(event.domain, before.rebuild.release, {"state": "retired"}))
+            return rebuilt
+        case RoundFailed():
+            return _rebuild_ended(before, after, at, "failed", failure=event.reason)
         case (
             ClockTicked()
             | PlacesPurged()
@@ -236,7 +255,6 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             | GateRefused()
             | RollbackAsked()
             | RoundCancelled()
-            | RoundFailed()
         ):
             return []
         case _:
@@ -283,6 +301,7 @@ def _of_state(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
                 "failure",
                 "ended_at",
                 "removed_at",
+                "rebuild",
             ]
         )
         writes.append(Insert("rounds", row | empty))
@@ -325,6 +344,18 @@ def _feedback(
 
 def _round(round_id: str, row: Row) -> Update:
     return Update("rounds", {"round_id": round_id}, row)
+
+
+def _rebuild_ended(before: Domain, after: Domain, at: datetime, outcome: str, **more: Any) -> list[Write]:
+    """What came of the rebuild that was under way, if it no longer is."""
+    if before.rebuild is None or after.rebuild is not None:
+        return []
+    return [_rebuild(before.rebuild, at, outcome, **more)]
+
+
+def _rebuild(rebuild: Rebuild, at: datetime, outcome: str, **more: Any) -> Update:
+    row = {"order_id": str(rebuild.order_id), "outcome": outcome, "at": at.isoformat(), **more}
+    return _round(rebuild.round_id, {"rebuild": row, "progress": None})
 
 
 def _release(domain: str, release: int, row: Row) -> Update:

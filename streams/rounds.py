@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from streams.conversations import Consequence
 from streams.events import (
     CandidateEvaluated,
+    CandidateRebuilt,
     CandidateRetired,
     CandidateTrained,
     ClockTicked,
@@ -37,6 +38,7 @@ from streams.events import (
     PlacesPurged,
     PolicySet,
     PreferenceAccepted,
+    RebuildAsked,
     Recorded,
     ReleaseFinished,
     ReleaseRolledBack,
@@ -51,7 +53,15 @@ from streams.events import (
 )
 from streams.fresh import Fresh, from_wire, to_wire
 from streams.gate import Verdict, judge
-from streams.orders import EvaluateCandidate, Order, PurgePlaces, SelectSnapshot, SwapRelease, TrainCandidate
+from streams.orders import (
+    EvaluateCandidate,
+    Order,
+    PurgePlaces,
+    RebuildCandidate,
+    SelectSnapshot,
+    SwapRelease,
+    TrainCandidate,
+)
 from streams.policy import Gathered, Outlook, Policy, local_day, outlook
 
 
@@ -88,6 +98,15 @@ class Going(Struct, frozen=True):
     order_id: UUID
 
 
+class Rebuild(Struct, frozen=True):
+    """What is being made again: what `round_id` made of `base_release`, and was released as `release` if it was."""
+
+    round_id: str
+    release: int | None
+    base_release: int
+    order_id: UUID
+
+
 class Domain(Struct, frozen=True):
     """What decisions about a domain use, and no more."""
 
@@ -109,13 +128,20 @@ class Domain(Struct, frozen=True):
     erased: tuple[str, ...] = ()  # sorted, so that equal states are equal bytes in every process
     retired: bool = False
     going: Going | None = None
+    rebuild: Rebuild | None = None
 
 
 def in_use(state: Domain, round_id: str, release: int | None) -> bool:
     """Whether what that round made, and what became a release if it did, may be needed at any moment."""
     if state.round is not None and (state.round.id == round_id or state.round.base_release == release):
         return True
-    return release is not None and (release == state.live or (state.going is not None and release == state.going.to))
+    if release is None:
+        return False
+    return (
+        release == state.live
+        or (state.going is not None and release == state.going.to)
+        or (state.rebuild is not None and release == state.rebuild.base_release)
+    )
 
 
 def pack(state: Domain) -> bytes:
@@ -173,6 +199,8 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), 0, None))
     if isinstance(event, RollbackAsked) and _reachable(before, event):
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), event.to, None, rollback=True))
+    if isinstance(event, RebuildAsked) and after.rebuild is not None and after.rebuild != before.rebuild:
+        found.append(_rebuild(event, after, after.rebuild))
     if isinstance(event, PersonErased):
         order_id = uuid5(cause, "purge_places")
         found.append(PurgePlaces(order_id=order_id, domain=event.domain, person=event.person, kids=event.kids))
@@ -226,7 +254,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         case DomainRetired():
             if not state.base_model:
                 return state
-            return replace(state if round_ is None else _end(state, "cancelled"), retired=True)
+            return replace(state if round_ is None else _end(state, "cancelled"), retired=True, rebuild=None)
         case PolicySet():
             return replace(state, policy=event.policy)
         case ExampleAccepted():
@@ -286,6 +314,19 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
             if event.release is None or in_use(state, event.round_id, event.release):
                 return state
             return replace(state, releases={n: m for n, m in state.releases.items() if n != event.release or n == 0})
+        case RebuildAsked():
+            if not _rebuildable(state, event):
+                return state
+            order_id = uuid5(cause, "rebuild_candidate")
+            return replace(state, rebuild=Rebuild(event.round_id, event.release, event.base_release, order_id))
+        case CandidateRebuilt():
+            if state.rebuild is None or state.rebuild.order_id != event.order_id:
+                return state
+            rebuilt = state.rebuild
+            state = replace(state, rebuild=None)
+            if rebuilt.release is None or not event.equal:
+                return state
+            return replace(state, releases=state.releases | {rebuilt.release: event.model})
         case RoundCancelled():
             if round_ is None or round_.id != event.round_id or round_.step == "swap":
                 return state
@@ -293,6 +334,8 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         case RoundFailed():
             if state.going is not None and state.going.order_id == event.order_id and not event.will_retry:
                 state = replace(state, going=None)
+            if state.rebuild is not None and state.rebuild.order_id == event.order_id and not event.will_retry:
+                state = replace(state, rebuild=None)
             if round_ is None or round_.order_id != event.order_id or event.will_retry:
                 return state
             return _end(state, "failed", failure=f"{event.step}: {event.reason}")
@@ -315,6 +358,30 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
 
 def _reachable(state: Domain, event: RollbackAsked) -> bool:
     return event.to in state.releases and event.to != state.live and not state.retired
+
+
+def _rebuildable(state: Domain, event: RebuildAsked) -> bool:
+    if state.rebuild is not None or state.retired or event.base_release not in state.releases:
+        return False
+    if event.release is not None and (event.release in state.releases or not 0 < event.release <= state.highest):
+        return False
+    return state.round is None or state.round.id != event.round_id
+
+
+def _rebuild(event: RebuildAsked, state: Domain, rebuild: Rebuild) -> RebuildCandidate:
+    return RebuildCandidate(
+        order_id=rebuild.order_id,
+        domain=event.domain,
+        round_id=event.round_id,
+        pin=event.pin,
+        snapshot=event.snapshot,
+        base_model=state.releases[event.base_release],
+        reference_model=state.base_model,
+        recipe=event.recipe,
+        replay_prompts=state.replay_prompts,
+        model=event.model,
+        adapter=event.adapter,
+    )
 
 
 def _start(state: Domain, recorded: Recorded, now: datetime, reason: str) -> Domain:

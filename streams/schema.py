@@ -83,6 +83,13 @@ events = Table(
     Index(
         "ix_events_imported", "correlation_id", postgresql_where=text("type IN ('exam_item_added', 'example_accepted')")
     ),
+    # Since when a release answered, and until when.
+    Index(
+        "ix_events_went_live",
+        "domain",
+        "offset",
+        postgresql_where=text("type IN ('release_finished', 'release_rolled_back')"),
+    ),
 )
 prompts = Table(
     "prompts",
@@ -240,6 +247,8 @@ rounds = Table(
     _time("requested_at"),
     _time("ended_at", nullable=True),
     _time("removed_at", nullable=True),  # its model and adapter are kept no longer
+    # Of making them again: order_id, at, outcome (under_way, equal, differs, failed, cancelled), and what came of it.
+    Column("rebuild", JSONB),
     Index(None, "domain", "number"),
     Index(None, "domain", "requested_at", "number"),
     Index(None, "requested_at", "number"),

@@ -443,6 +443,10 @@ def application(door: FakeDoor) -> Flask:
                 return said(row)
         return refusal(404, "there is no such round", "round_id", "round_not_found")
 
+    @app.post("/v1/rounds/<round_id>/rebuild")
+    def rebuild(round_id: str) -> Response:
+        return said({"event_id": "e", "position": door.record("rebuild_asked", "domains", {"round_id": round_id})}, 202)
+
     @app.post("/v1/rounds/<round_id>/cancel")
     def cancel(round_id: str) -> Response:
         return said(

@@ -143,6 +143,26 @@ EVENTS: tuple[ev.Event, ...] = (
         adapter="sha256:" + "c2" * 32,
         reason="more than 2 refused (keep.refused)",
     ),
+    ev.RebuildAsked(
+        domain=DOMAIN,
+        round_id="round-1",
+        pin=9,
+        snapshot="sha256:" + "5e" * 32,
+        base_release=0,
+        recipe=LoraRecipe(rank=8, epochs=4),
+        release=1,
+        model="sha256:" + "b1" * 32,
+        adapter="sha256:" + "c2" * 32,
+        by="ops",
+    ),
+    ev.CandidateRebuilt(
+        **_ASKED,
+        equal=False,
+        model="sha256:" + "b7" * 32,
+        adapter="sha256:" + "c7" * 32,
+        erased=2,
+        duration_s=60.5,
+    ),
     ev.ReleaseStarted(domain=DOMAIN, release=1, order_id=id_of("swap"), model="sha256:" + "b1" * 32),
     ev.ReleaseFinished(
         domain=DOMAIN,
@@ -184,6 +204,19 @@ ORDERS: tuple[Order, ...] = (
         reference_model="sha256:" + "a0" * 32,
         recipe=LoraRecipe(rank=8),
         replay_prompts=("What is a river?",),
+    ),
+    orders.RebuildCandidate(
+        order_id=id_of("rebuild"),
+        domain=DOMAIN,
+        round_id="round-1",
+        pin=9,
+        snapshot="sha256:" + "5e" * 32,
+        base_model="sha256:" + "a0" * 32,
+        reference_model="sha256:" + "a0" * 32,
+        recipe=LoraRecipe(rank=8),
+        replay_prompts=("What is a river?",),
+        model="sha256:" + "b1" * 32,
+        adapter="sha256:" + "c2" * 32,
     ),
     orders.EvaluateCandidate(
         order_id=id_of("evaluate"),
@@ -316,6 +349,34 @@ def trained(order: orders.TrainCandidate) -> ev.CandidateTrained:
     )
 
 
+def rebuild_asked(round_id: str, release: int | None, base_release: int = 0) -> ev.RebuildAsked:
+    return ev.RebuildAsked(
+        domain=DOMAIN,
+        round_id=round_id,
+        pin=3,
+        snapshot=f"snapshot of {round_id}",
+        base_release=base_release,
+        recipe=LoraRecipe(rank=8),
+        release=release,
+        model=f"model of {round_id}",
+        adapter="adapter",
+        by="ops",
+    )
+
+
+def rebuilt(order: orders.RebuildCandidate, equal: bool = True) -> ev.CandidateRebuilt:
+    return ev.CandidateRebuilt(
+        domain=DOMAIN,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        equal=equal,
+        model=order.model if equal else "another model",
+        adapter=order.adapter,
+        erased=0,
+        duration_s=1.0,
+    )
+
+
 def evaluated(order: orders.EvaluateCandidate, paired: dict[str, Paired] | None = None) -> ev.CandidateEvaluated:
     return ev.CandidateEvaluated(
         domain=DOMAIN,
@@ -354,6 +415,7 @@ def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memo
     steps: dict[type[Order], ev.Step] = {
         orders.SelectSnapshot: "select",
         orders.TrainCandidate: "train",
+        orders.RebuildCandidate: "train",
         orders.EvaluateCandidate: "evaluate",
         orders.SwapRelease: "swap",
         orders.PurgePlaces: "purge",

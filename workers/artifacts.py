@@ -41,17 +41,8 @@ class Artifacts:
     def put_dir(self, path: Path) -> str:
         """Keep the folder at `path`; return its digest. Files are taken over (hard-linked) where the disk is the same, so
         they must not be written to afterwards. Raises Invalid for an empty one, and for anything but plain files in it."""
-        lines = []
-        for file in sorted(path.rglob("*")):
-            if file.is_symlink() or not (file.is_file() or file.is_dir()):
-                raise Invalid(f"{path.name}/{file.relative_to(path)} is no plain file")
-            if file.is_file():
-                name = file.relative_to(path).as_posix()
-                lines.append(f"{name} {_digest(file)} {file.stat().st_size}\n")
-        if not lines:
-            raise Invalid(f"the folder {path.name} holds no file")
-        digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-        place = self._kept / digest
+        digest = digest_of_dir(path)
+        place = self._place(digest)
         if not place.exists():
             arriving = Path(tempfile.mkdtemp(dir=self._arriving))
             try:
@@ -63,7 +54,7 @@ class Artifacts:
                 self._settle(arriving, place)
             finally:
                 shutil.rmtree(arriving, ignore_errors=True)  # what did not arrive takes no room
-        return PREFIX + digest
+        return digest
 
     def take_over(self, path: Path) -> str:
         """Keep the file or folder at `path`, which is another store's; return its digest."""
@@ -165,6 +156,20 @@ class Artifacts:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def digest_of_dir(path: Path) -> str:
+    """The digest that the folder at `path` has, or would have, among the artifacts. Raises Invalid as `put_dir` does."""
+    lines = []
+    for file in sorted(path.rglob("*")):
+        if file.is_symlink() or not (file.is_file() or file.is_dir()):
+            raise Invalid(f"{path.name}/{file.relative_to(path)} is no plain file")
+        if file.is_file():
+            name = file.relative_to(path).as_posix()
+            lines.append(f"{name} {_digest(file)} {file.stat().st_size}\n")
+    if not lines:
+        raise Invalid(f"the folder {path.name} holds no file")
+    return PREFIX + hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -50,6 +50,7 @@ class Context:
         self.examiner: Examiner | None = None
         # By domain and model: up to where on the log corrections were put to it ahead of their round.
         self.looked_at: dict[tuple[str, str], int] = {}
+        self.went_live: dict[str, int] = {}  # by event: which release answered from there on
         self._told_at = 0.0
 
     def dismiss(self) -> None:

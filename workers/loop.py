@@ -46,35 +46,36 @@ logger = logging.getLogger("noria.worker")
 Step_ = Callable[[Any, Context], None]
 
 
-# Every kind of work: the kind of order, and the module whose `run` carries it out (loaded when a worker asks for it).
-STEPS: Mapping[Step, tuple[str, str]] = {
-    "select": ("select_snapshot", "workers.selection"),
-    "train": ("train_candidate", "workers.training"),
-    "evaluate": ("evaluate_candidate", "workers.evaluation"),
-    "swap": ("swap_release", "workers.swapper"),
-    "purge": ("purge_places", "workers.register"),
+# Every kind of order: the step that it is, and the module whose `run` carries it out (loaded when a worker asks for it).
+STEPS: Mapping[str, tuple[Step, str]] = {
+    "select_snapshot": ("select", "workers.selection"),
+    "train_candidate": ("train", "workers.training"),
+    "rebuild_candidate": ("train", "workers.rebuilding"),
+    "evaluate_candidate": ("evaluate", "workers.evaluation"),
+    "swap_release": ("swap", "workers.swapper"),
+    "purge_places": ("purge", "workers.register"),
 }
 
 
-def steps(names: Sequence[str]) -> dict[Step, tuple[str, Step_]]:
-    """The kinds of work that are named, with the functions that carry them out."""
-    return {name: (kind, import_module(module).run) for name, (kind, module) in STEPS.items() if name in names}
+def steps(names: Sequence[str]) -> dict[str, tuple[Step, Step_]]:
+    """The kinds of order that the named steps take, with the functions that carry them out."""
+    return {kind: (step, import_module(module).run) for kind, (step, module) in STEPS.items() if step in names}
 
 
-def work_once(context: Context, table: Mapping[Step, tuple[str, Step_]], stopping: threading.Event) -> bool:
+def work_once(context: Context, table: Mapping[str, tuple[Step, Step_]], stopping: threading.Event) -> bool:
     """Take in what is new, and carry out one order if there is one. Raises Unavailable, or whatever bug a step has."""
     orders.take_in(context.engine, context.log)
-    held = orders.claim(context.engine, [kind for kind, _ in table.values()], context.worker)
+    held = orders.claim(context.engine, list(table), context.worker)
     if held is None:
         return False
-    step = next(name for name, (kind, _) in table.items() if kind == orders.kind_of(held.order))
+    step, run = table[orders.kind_of(held.order)]
     context.cancelled.clear()
     context.held = held
     finished = threading.Event()
     keeper = threading.Thread(target=_keep, args=(context, held, finished, stopping), daemon=True)
     keeper.start()
     try:
-        _carry_out(context, held, step, table[step][1], stopping)
+        _carry_out(context, held, step, run, stopping)
     finally:
         finished.set()
         keeper.join()
@@ -230,18 +231,14 @@ def main() -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
     table = steps(kinds)
-    idle = (
-        Idle(context, [kind for kind, _ in table.values()], stopping)
-        if "train" in table and "evaluate" in table
-        else None
-    )
+    idle = Idle(context, list(table), stopping) if "train" in kinds and "evaluate" in kinds else None
     retention = Retention(context)
     while not stopping.is_set():
         try:
             worked = work_once(context, table, stopping)
-            if "swap" in table:
+            if "swap" in kinds:
                 keep_level(context)
-            if "train" in table:
+            if "train" in kinds:
                 sweep(context.engine, context.settings.home / "training")
                 retention.step()
             if not worked and not (idle and idle.work()):

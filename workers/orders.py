@@ -24,6 +24,7 @@ ATTEMPTS = 5
 RESULTS = (
     "snapshot_selected",
     "candidate_trained",
+    "candidate_rebuilt",
     "candidate_evaluated",
     "release_finished",
     "release_rolled_back",
@@ -32,6 +33,11 @@ RESULTS = (
 _CLAIMABLE = (
     "state = 'open' AND kind = ANY(:kinds) AND (lease_until IS NULL OR lease_until < now())"
     " AND (not_before IS NULL OR not_before <= now())"
+)
+# Of a row `r` of the rounds: nothing is wanted of its order `:order_id` any more.
+ROUND_OVER = (
+    "r.ended_at IS NOT NULL"
+    " AND coalesce(r.rebuild ->> 'outcome' != 'under_way' OR r.rebuild ->> 'order_id' != :order_id, true)"
 )
 
 
@@ -122,10 +128,7 @@ def _standing(connection: Connection, log: Log, order: Order) -> tuple[str, int]
         return "done", 0
     last = max(said, key=lambda row: failures[row.event_id], default=None)
     attempts = failures[last.event_id] if last is not None else 0
-    ended = connection.execute(
-        text("SELECT ended_at FROM noria.rounds WHERE round_id = :round_id"), {"round_id": order.round_id}
-    ).scalar_one_or_none()
-    if ended is not None:
+    if _over(connection, order):
         return "cancelled", attempts
     if last is not None:
         for record in log.read(last.topic, last.partition, last.offset, last.offset + 1):
@@ -178,10 +181,16 @@ def renew(engine: Engine, held: Claim) -> bool:
             return False
         if held.order.round_id is None:
             return True
-        ended = connection.execute(
-            text("SELECT ended_at FROM noria.rounds WHERE round_id = :round_id"), {"round_id": held.order.round_id}
-        ).scalar_one_or_none()
-    return ended is None
+        return not _over(connection, held.order)
+
+
+def _over(connection: Connection, order: Order) -> bool:
+    """Whether the round that the order is of has ended, and is not being made again by it."""
+    ended = connection.execute(
+        text(f"SELECT FROM noria.rounds r WHERE round_id = :round_id AND {ROUND_OVER}"),
+        {"round_id": order.round_id, "order_id": str(order.order_id)},
+    )
+    return ended.one_or_none() is not None
 
 
 def is_held(connection: Connection, held: Claim) -> bool:

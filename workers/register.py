@@ -32,6 +32,7 @@ from streams.orders import PurgePlaces
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.evaluator.memory import in_use, purge_left_overs
+from workers.orders import ROUND_OVER
 
 TRAINING_FOLDER = "training folder"
 EXAM_ROOM = "exam room"
@@ -116,7 +117,7 @@ def sweep(engine: Engine, training: Path) -> None:
         over = connection.execute(
             text(
                 "SELECT p.place FROM work.places p JOIN noria.rounds r ON r.round_id = p.owner"
-                " WHERE p.kind = :kind AND r.ended_at IS NOT NULL"
+                f" WHERE p.kind = :kind AND {ROUND_OVER.replace(':order_id', 'right(p.place, 36)')}"
             ),
             {"kind": TRAINING_FOLDER},
         ).scalars()

@@ -4,21 +4,21 @@
 
 The log decides: `CandidateRetired` has no effect for a model that is in use where it comes to stand (`rounds.in_use`), and nothing
 is removed before the tables say that it had one. So a release whose model is gone cannot be gone back to, and whoever dies in
-between leaves files that the next look removes.
+between leaves files that the next look removes. What was removed can be made again: `workers.rebuilding`.
 """
 
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
 import msgspec
 from sqlalchemy import Connection, Row, text
 
-from streams.codec import encode, envelope_for, key_of, topic_of
-from streams.events import CandidateRetired
+from streams.codec import encode, envelope_for, key_of, read_event, topic_of
+from streams.events import CandidateRetired, ReleaseFinished, ReleaseRolledBack
 from streams.log import Message
 from streams.policy import LEAST_RELEASES, Keep
 from streams.store import postgres_trouble
@@ -28,6 +28,7 @@ from workers.orders import caught_up
 
 LOOK_EVERY_S = 60.0
 ORDERS_KEPT_DAYS = 30
+REBUILT_KEPT_DAYS = 1  # at the least: whoever asked for it is to have the time to use it
 ARRIVING_S = 86_400.0  # longer than anything takes to be put among the artifacts
 
 
@@ -51,7 +52,7 @@ class Retention:
 def retire(context: Context, now: datetime) -> list[CandidateRetired]:
     """Say of every candidate beyond what its domain's policy keeps that it is retired. Raises Unavailable."""
     with postgres_trouble(), context.engine.connect() as connection:
-        found = list(_beyond(connection))
+        found = list(_beyond(context, connection, now))
     messages = []
     for standing, event in found:
         envelope = envelope_for(
@@ -68,18 +69,20 @@ def retire(context: Context, now: datetime) -> list[CandidateRetired]:
     return [event for _, event in found]
 
 
-def _beyond(connection: Connection) -> Iterator[tuple[str, CandidateRetired]]:
+def _beyond(context: Context, connection: Connection, now: datetime) -> Iterator[tuple[str, CandidateRetired]]:
     """What is to be retired, with where its domain stands."""
     domains = connection.execute(text("SELECT domain, live_release, policy -> 'keep' AS keep FROM noria.domains")).all()
     for row in domains:
         keep = msgspec.convert(row.keep or {}, Keep)
-        # What answers, what it was made from, what a round is made from, and what has an engine, to be gone back to at once.
+        # What answers, what it was made from, what a round is made from or something is made again from, and what has an engine,
+        # to be gone back to at once.
         near = set(
             connection.execute(
                 text(
                     "SELECT live_release FROM noria.domains WHERE domain = :domain"
                     " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain AND release = :live"
-                    " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain AND ended_at IS NULL"
+                    " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain"
+                    " AND (ended_at IS NULL OR rebuild ->> 'outcome' = 'under_way')"
                     " UNION SELECT release FROM work.engines WHERE domain = :domain AND wanted"
                 ),
                 {"domain": row.domain, "live": row.live_release},
@@ -87,7 +90,10 @@ def _beyond(connection: Connection) -> Iterator[tuple[str, CandidateRetired]]:
         )
         made = connection.execute(
             text(
-                "SELECT round_id, number, step, release, model, adapter FROM noria.rounds WHERE domain = :domain"
+                "SELECT round_id, number, step, release, model, adapter,"
+                " CASE rebuild ->> 'outcome' WHEN 'equal' THEN rebuild ->> 'order_id' END AS rebuilt_by,"
+                " CASE rebuild ->> 'outcome' WHEN 'equal' THEN (rebuild ->> 'at')::timestamptz END AS rebuilt_at"
+                " FROM noria.rounds WHERE domain = :domain"
                 " AND model IS NOT NULL AND removed_at IS NULL AND ended_at IS NOT NULL ORDER BY number DESC"
             ),
             {"domain": row.domain},
@@ -95,21 +101,47 @@ def _beyond(connection: Connection) -> Iterator[tuple[str, CandidateRetired]]:
         released = [one for one in made if one.step == "released"]
         refused = [one for one in made if one.step != "released"]
         standing = f"{row.live_release} of {released[0].release if released else 0}"
-        for one in released[max(keep.releases, LEAST_RELEASES) :]:
-            if one.release not in near:
-                yield (
-                    standing,
-                    _retired(row.domain, one, one.release, f"more than {keep.releases} releases (keep.releases)"),
-                )
-        for one in refused[max(keep.refused, 0) :]:
-            yield standing, _retired(row.domain, one, None, f"more than {keep.refused} refused (keep.refused)")
+        over = [one for one in released[max(keep.releases, LEAST_RELEASES) :] if one.release not in near]
+        since = now - timedelta(days=keep.days)
+        answered = _answered(context, connection, row.domain, since) if over and keep.days else set()
+        reason = f"more than {keep.releases} releases, and none of the last {keep.days} days (keep.releases, keep.days)"
+        found = [(one, reason) for one in over if one.release not in answered]
+        reason = f"more than {keep.refused} refused (keep.refused)"
+        found += [(one, reason) for one in refused[max(keep.refused, 0) :]]
+        for one, reason in found:
+            if one.rebuilt_at is None:
+                yield standing, _retired(row.domain, one, reason)
+            elif one.rebuilt_at < now - timedelta(days=max(keep.days, REBUILT_KEPT_DAYS)):
+                # It may have been retired before, when its domain stood as it stands now.
+                yield f"{standing} {one.rebuilt_by}", _retired(row.domain, one, reason)
 
 
-def _retired(domain: str, made: Row[Any], release: int | None, reason: str) -> CandidateRetired:
+def _answered(context: Context, connection: Connection, domain: str, since: datetime) -> set[int]:
+    """The releases that answered at some time since then: which could be asked, and which may be gone back to."""
+    found = connection.execute(
+        text(
+            'SELECT event_id, topic, partition, "offset" FROM ('
+            ' SELECT event_id, topic, partition, "offset", lead(time) OVER (ORDER BY "offset") AS until'
+            " FROM noria.events WHERE domain = :domain AND type IN ('release_finished', 'release_rolled_back')"
+            ") went_live WHERE until IS NULL OR until >= :since"
+        ),
+        {"domain": domain, "since": since},
+    ).all()
+    for row in found:
+        if row.event_id not in context.went_live:
+            for record in context.log.read(row.topic, row.partition, row.offset, row.offset + 1):
+                event = read_event(record.topic, record.key, record.value).event
+                assert isinstance(event, ReleaseFinished | ReleaseRolledBack)
+                release = event.release if isinstance(event, ReleaseFinished) else event.to
+                context.went_live[row.event_id] = release
+    return {context.went_live[row.event_id] for row in found}
+
+
+def _retired(domain: str, made: Row[Any], reason: str) -> CandidateRetired:
     return CandidateRetired(
         domain=domain,
         round_id=made.round_id,
-        release=release,
+        release=made.release if made.step == "released" else None,
         model=made.model,
         adapter=made.adapter,
         reason=reason,

@@ -31,6 +31,23 @@ UNREADABLE = "no conversation that can be read"
 
 
 def run(order: SelectSnapshot, context: Context) -> None:
+    snapshot = select(order, context)
+    new = [row for row in snapshot.rows if row.role == "new"]
+    event = SnapshotSelected(
+        domain=order.domain,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        snapshot=save(snapshot, context.artifacts),
+        kept=tuple(row.example_id for row in new),
+        earlier=len(snapshot.rows) - len(new),
+        wordings=sum(len(row.wordings) for row in new),
+        dropped=dict(sorted(Counter(d.reason for d in snapshot.dropped).items())),
+    )
+    context.publish(order, event, "snapshot_selected")
+
+
+def select(order: SelectSnapshot, context: Context) -> Snapshot:
+    """The training set, by what stood on the log at the pin and opens now. Raises Cancelled, Unavailable."""
     examples, exam, in_vain, earlier = _read(order, context)
     wholes: dict[str, Whole] = {}
     opened: dict[str, Opened] = {}
@@ -93,18 +110,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
         if row.example_id in kept
     )
     context.check()
-    snapshot = Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped))
-    event = SnapshotSelected(
-        domain=order.domain,
-        round_id=order.round_id,
-        order_id=order.order_id,
-        snapshot=save(snapshot, context.artifacts),
-        kept=tuple(row.example_id for row in rows if row.role == "new"),
-        earlier=sum(row.role == "earlier" for row in rows),
-        wordings=sum(len(row.wordings) for row in rows if row.role == "new"),
-        dropped=dict(sorted(Counter(d.reason for d in dropped).items())),
-    )
-    context.publish(order, event, "snapshot_selected")
+    return Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped))
 
 
 def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list[str], list[Row[Any]], Before]:

@@ -22,19 +22,18 @@ from workers.trainer.spec import Progress, Row, TrainingResult, TrainSpec
 SPARE_BYTES = 256_000_000  # for the log, the tables and the exam meanwhile
 
 
+class Made(Struct, frozen=True):
+    """What a training made. `erased`: the examples and wordings of its snapshot whose words were gone. `folder` holds it, and is to
+    be struck from the register once it was kept."""
+
+    result: TrainingResult
+    erased: int
+    folder: Path
+
+
 def run(order: TrainCandidate, context: Context) -> None:
-    snapshot = load(order.snapshot, context.artifacts)
-    # Named by the order, so that whoever takes it up again finds the checkpoint.
-    folder = context.settings.home / "training" / str(order.order_id)
-    context.wait(order, "train", lambda: no_room(order, context) or missing_answers(_spec(order, folder, context)))
-    while True:
-        try:
-            trained = _train(order, snapshot.rows, folder, context)
-            break
-        except WordsGone:
-            strike(context.engine, str(folder))
-    context.check()
-    model_dir = Path(trained.model_dir)
+    made = train(order, context)
+    trained, model_dir = made.result, Path(made.result.model_dir)
     assert trained.export_difference is not None  # `finish` was asked for
     with context.keeping():
         golden = context.artifacts.put_file(model_dir / GOLDEN_FILE)
@@ -51,7 +50,23 @@ def run(order: TrainCandidate, context: Context) -> None:
             export_difference=trained.export_difference,
         )
         context.publish(order, event, "candidate_trained")
-    strike(context.engine, str(folder))
+    strike(context.engine, str(made.folder))
+
+
+def train(order: TrainCandidate, context: Context) -> Made:
+    """Train as it is ordered, from the last checkpoint of whoever began it. Raises Cancelled, Invalid, Unavailable."""
+    snapshot = load(order.snapshot, context.artifacts)
+    # Named by the order, so that whoever takes it up again finds the checkpoint.
+    folder = context.settings.home / "training" / str(order.order_id)
+    context.wait(order, "train", lambda: no_room(order, context) or missing_answers(_spec(order, folder, context)))
+    while True:
+        try:
+            made = _train(order, snapshot.rows, folder, context)
+            break
+        except WordsGone:
+            strike(context.engine, str(folder))
+    context.check()
+    return made
 
 
 def _spec(
@@ -88,7 +103,7 @@ def missing_answers(spec: TrainSpec) -> WaitsFor | None:
     return "general_answers" if not place.exists() and is_held(lock_of(place)) else None
 
 
-def _train(order: TrainCandidate, snapshot: tuple[SnapshotRow, ...], folder: Path, context: Context) -> TrainingResult:
+def _train(order: TrainCandidate, snapshot: tuple[SnapshotRow, ...], folder: Path, context: Context) -> Made:
     """Raises WordsGone when somebody was erased whose words are in it; the child has ended then."""
     fresh, earlier = (training_rows(snapshot, role, context.keyring) for role in ("new", "earlier"))
     kids = sorted({*fresh.kids, *earlier.kids})
@@ -109,14 +124,16 @@ def _train(order: TrainCandidate, snapshot: tuple[SnapshotRow, ...], folder: Pat
         trainer = Trainer()
     trained = trainer.train(spec, progress)
     words.look(at_once=True)
-    return trained
+    return Made(trained, fresh.erased + earlier.erased, folder)
 
 
 class TrainingRows(Struct, frozen=True):
-    """Rows in plain text, and the keys that they were sealed with. Lives in memory only."""
+    """Rows in plain text, and the keys that they were sealed with; how many examples and wordings do not open any more. Lives in
+    memory only."""
 
     rows: tuple[Row, ...]
     kids: frozenset[str]
+    erased: int
 
     def __repr__(self) -> str:
         return "TrainingRows(sealed)"
@@ -129,6 +146,7 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> Train
     """
     groups: list[list[Row]] = []
     kids: set[str] = set()
+    erased = 0
     for row in rows:
         if row.role != role:
             continue
@@ -136,12 +154,14 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> Train
             answer = open_sealed(row.answer, keys)
             prompts = [open_prompt(row.prompt, keys)]
         except Erased:
+            erased += 1
             continue  # erased since the snapshot was taken: it is not learned any more
         kids |= {row.answer.kid, *(part.sealed.kid for part in row.prompt)}
         for whole in row.wordings:
             try:
                 prompts.append(open_prompt(whole, keys))
             except Erased:
+                erased += 1
                 continue  # whoever asked it in these words
             kids |= {part.sealed.kid for part in whole}
         wordings = [
@@ -157,7 +177,7 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> Train
         ]
         groups.append(sorted(wordings, key=_words))
     ordered = sorted(groups, key=lambda group: _words(group[0]))
-    return TrainingRows(tuple(row for group in ordered for row in group), frozenset(kids))
+    return TrainingRows(tuple(row for group in ordered for row in group), frozenset(kids), erased)
 
 
 def _words(row: Row) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from api.ui.words import waits_words
 from streams.errors import Invalid
 
 
-@click.group("round", short_help="Start, list, show or cancel rounds.")
+@click.group("round", short_help="Start, list, show, cancel or rebuild rounds.")
 def round_group() -> None:
     """Rounds: attempts to make a better model."""
 
@@ -116,6 +116,29 @@ def cancel(round_: str, domain: str | None, as_json: bool) -> None:
         print_json(said)
     else:
         click.echo(f"cancelled; recorded at {said.get('position')}")
+
+
+@round_group.command("rebuild")
+@click.argument("round_", metavar="ROUND")
+@domain_option
+@json_option
+def rebuild(round_: str, domain: str | None, as_json: bool) -> None:
+    """Make again what a round made and the policy had removed: the same training, from the log. ROUND is its id or its number.
+
+    It is there again if it comes out the same, byte by byte. On another kind of machine, or without somebody who was erased since,
+    it comes out different: that is told, and it is not kept. `noria round show` says how far it is and what came of it.
+
+    \b
+    Example: noria round rebuild 2 --domain road-traffic
+    """
+    with the_door() as door:
+        row = find_round(door, round_, domain)
+        said = door.rebuild_round(str(row["round_id"]))
+    if as_json:
+        print_json(said)
+    else:
+        show_it = f"noria round show {row['number']} --domain {row['domain']}"
+        click.echo(f"asked for; recorded at {said.get('position')}. How far it is: {show_it}")
 
 
 @click.group("release", short_help="List releases, or go back to one.")
@@ -216,7 +239,33 @@ def round_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("gate", f"{verdict['outcome']}: {shown(verdict.get('words', ''))}"))
     if row.get("release") is not None:
         lines.append(("release", f"{row['domain']}@{row['release']}"))
+    if row.get("removed_at"):
+        lines.append(("removed", f"model and adapter, {moment(row['removed_at'])}"))
+    if row.get("rebuild"):
+        lines.append(("rebuild", rebuild_words(row["rebuild"])))
     return lines
+
+
+def rebuild_words(rebuild: dict[str, Any]) -> str:
+    """What came of making a candidate again."""
+    at = moment(rebuild["at"])
+    match rebuild["outcome"]:
+        case "under_way":
+            return f"under way since {at}"
+        case "equal":
+            return f"the same again, {at}"
+        case "differs":
+            gone = rebuild["erased"]
+            why = (
+                f"without {gone} examples and wordings that were erased"
+                if gone
+                else "trained on another kind of machine?"
+            )
+            return f"it came out different, and was not kept, {at} ({why}): {rebuild['model']}"
+        case "failed":
+            return f"failed, {at}: {shown(rebuild['failure'])}"
+        case outcome:
+            return f"{outcome}, {at}"
 
 
 def progress_words(progress: dict[str, Any] | None) -> str:

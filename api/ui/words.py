@@ -225,6 +225,8 @@ _EVENTS: dict[str, tuple[str, str]] = {
     "gate_passed": ("gate passed", "通过关卡"),
     "gate_refused": ("gate refused", "未过关卡"),
     "candidate_retired": ("model removed", "模型已删除"),
+    "rebuild_asked": ("rebuild asked", "请求重建"),
+    "candidate_rebuilt": ("model rebuilt", "模型已重建"),
     "release_started": ("release started", "版本启动"),
     "release_finished": ("release live", "版本上线"),
     "rollback_asked": ("roll-back asked", "请求回滚"),

@@ -13,6 +13,7 @@ from streams.events import (
     ORDERS,
     QUARANTINE,
     CandidateEvaluated,
+    CandidateRebuilt,
     CandidateTrained,
     ConversationEvent,
     DomainCreated,
@@ -32,7 +33,15 @@ from streams.events import (
 )
 from streams.gate import FIXES, Paired
 from streams.log import Log, Message, Position, Record
-from streams.orders import EvaluateCandidate, Order, PurgePlaces, SelectSnapshot, SwapRelease, TrainCandidate
+from streams.orders import (
+    EvaluateCandidate,
+    Order,
+    PurgePlaces,
+    RebuildCandidate,
+    SelectSnapshot,
+    SwapRelease,
+    TrainCandidate,
+)
 from streams.policy import Policy, Thresholds
 from streams.relay import Relay
 from streams.schema import machinery, projections
@@ -223,6 +232,20 @@ def results(order: Order) -> Iterable[tuple[str, Event]]:
                     steps=12,
                     duration_s=3.5,
                     export_difference=0.0001,
+                ),
+            )
+        case RebuildCandidate():
+            yield (
+                "candidate_rebuilt",
+                CandidateRebuilt(
+                    domain=domain,
+                    round_id=round_id,
+                    order_id=order_id,
+                    equal=True,
+                    model=order.model,
+                    adapter=order.adapter,
+                    erased=0,
+                    duration_s=3.5,
                 ),
             )
         case EvaluateCandidate():

@@ -111,6 +111,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/sessions/link"): of("/v1/sessions/link", {}),
     ("POST", "/v1/sessions/end"): of("/v1/sessions/end", {}),
     ("POST", "/v1/rounds/<round_id>/cancel"): of("/v1/rounds/{round_id}/cancel", {}),
+    ("POST", "/v1/rounds/<round_id>/rebuild"): of("/v1/rounds/{round_id}/rebuild", {}),
     ("POST", "/v1/domains/<domain>/retire"): of("/v1/domains/{domain}/retire", {}),
 }
 # What these ask for is not there for anybody: a 404 with one of these codes is the answer of who may ask.

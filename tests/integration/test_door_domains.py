@@ -316,6 +316,7 @@ def test_a_rollback_to_a_release_whose_model_was_removed_is_refused_with_that_wo
         ("POST", "/v1/domains/x/rollback", "operator"),
         ("POST", "/v1/domains/x/retire", "operator"),
         ("POST", "/v1/rounds/x/cancel", "operator"),
+        ("POST", "/v1/rounds/x/rebuild", "operator"),
         ("POST", "/v1/people/x/erase", "operator"),
         ("GET", "/v1/quarantine", "operator"),
         ("GET", "/v1/quarantine/noria.orders-0@1", "operator"),

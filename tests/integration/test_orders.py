@@ -92,8 +92,8 @@ def failures_of(log: KafkaLog, order: Order) -> list[RoundFailed]:
     return failures
 
 
-def table(run: Step_) -> dict[Step, tuple[str, Step_]]:
-    return {"select": ("select_snapshot", run)}
+def table(run: Step_) -> dict[str, tuple[Step, Step_]]:
+    return {"select_snapshot": ("select", run)}
 
 
 def begin_round(engine: Engine, order: SelectSnapshot) -> None:

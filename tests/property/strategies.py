@@ -26,6 +26,8 @@ from tests.samples import (
     failed,
     finished,
     preference,
+    rebuild_asked,
+    rebuilt,
     rolled_back,
     selected,
     trained,
@@ -79,7 +81,7 @@ ACTS = (  # as often as they are named
     *("correct",) * 8,
     *("do",) * 12,
     *("prefer", "retire", "tick", "again", "return", "policy", "forget") * 2,
-    *("erase", "ask", "cancel", "fail", "retry", "roll back", "retire a question"),
+    *("erase", "ask", "cancel", "fail", "retry", "roll back", "retire a question", "rebuild"),
 )
 UNSURE = SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}
 Course = list[tuple[str, int, Policy]]
@@ -137,6 +139,8 @@ class Happening(DomainLog):
                 return ev.CandidateRetired(
                     domain=DOMAIN, round_id="another", release=release, model=digest, adapter=digest, reason="enough"
                 )
+            case "rebuild":
+                return rebuild_asked("another", pick % (self.state.highest + 2), base_release=pick % 2)
             case "policy":
                 return ev.PolicySet(domain=DOMAIN, policy=policy, by="ops")
             case "cancel":
@@ -171,6 +175,8 @@ class Happening(DomainLog):
                 return selected(order, kept=() if pick == 7 else ("one",))
             case orders.TrainCandidate():
                 return trained(order)
+            case orders.RebuildCandidate():
+                return rebuilt(order, equal=pick != 7)
             case orders.EvaluateCandidate():
                 return evaluated(order, {5: UNSURE, 6: REFUSED, 7: REFUSED}.get(pick))
             case orders.SwapRelease():

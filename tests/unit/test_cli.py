@@ -378,6 +378,27 @@ def test_rounds_are_found_by_number_and_the_gates_table_is_shown(run: Any, door:
     assert run("round", "cancel", "2").exit_code == 0
 
 
+def test_a_round_is_asked_to_be_made_again_and_shown_with_what_came_of_it(run: Any, door: FakeDoor) -> None:
+    row = new_round("road-traffic", 2, "released", removed_at="2026-11-25T02:00:00Z", ended_at="2026-11-24T02:00:00Z")
+    door.rounds.append(row)
+    asked = run("round", "rebuild", "2").output
+    assert "noria round show 2 --domain road-traffic" in asked
+    assert door.events[-1]["event"]["data"] == {"round_id": row["round_id"]}
+    at = "2026-11-26T02:00:00+00:00"
+    for outcome, shown in (
+        ({"outcome": "under_way"}, "under way since"),
+        ({"outcome": "equal", "erased": 0}, "the same again"),
+        ({"outcome": "differs", "erased": 3, "model": "sha256:77"}, "3 examples and wordings that were erased"),
+        ({"outcome": "differs", "erased": 0, "model": "sha256:77"}, "another kind of machine"),
+        ({"outcome": "failed", "failure": "the disk is full"}, "the disk is full"),
+        ({"outcome": "cancelled"}, "cancelled"),
+    ):
+        row["rebuild"] = {"at": at, **outcome}
+        line = next(line for line in run("round", "show", "2").output.splitlines() if line.startswith("rebuild"))
+        assert shown in line
+        assert ("was not kept" in line) is (outcome["outcome"] == "differs")
+
+
 def test_a_release_that_does_not_exist_is_refused(run: Any) -> None:
     result = run("release", "rollback", "9")
     assert (result.exit_code, result.stderr) == (1, "noria: refused: there is no release 9 to go to (field to)\n")

@@ -10,6 +10,7 @@ from streams.errors import Invalid
 from streams.gate import GateMargins
 from streams.policy import (
     Gathered,
+    Keep,
     Outlook,
     Policy,
     QuietHours,
@@ -299,6 +300,8 @@ def test_everything_that_stands_in_the_way_is_said_and_the_first_moment_that_may
         (Policy(quiet_hours=QuietHours("22:00", "06:00", "")), r"quiet_hours\.timezone"),
         (Policy(recipe=LoraRecipe(rank=0)), r"recipe\.rank"),
         (Policy(gate=GateMargins(alpha=1.0)), r"gate\.alpha"),
+        (Policy(keep=Keep(releases=1)), r"keep\.releases must be from 2 to 10000; got 1"),
+        (Policy(keep=Keep(days=-1)), r"keep\.days must be from 0 to 3650; got -1"),
         (Policy(gate=GateMargins(alpha=1e-17)), r"gate\.alpha must be at least 0\.0001"),
     ],
 )
@@ -307,11 +310,12 @@ def test_a_policy_that_could_never_be_acted_upon_is_refused_by_name_of_the_field
         check_policy(policy, NOON)
 
 
-def whole_numbers(of: Policy | Thresholds | LoraRecipe, within: str = "") -> list[str]:
+def whole_numbers(of: Policy | Thresholds | LoraRecipe | Keep, within: str = "") -> list[str]:
     """The names of all whole numbers of a policy."""
     found = [f"{within}{name}" for name, hint in get_type_hints(type(of)).items() if hint in (int, int | None)]
     if isinstance(of, Policy):
-        found += whole_numbers(of.thresholds, "thresholds.") + whole_numbers(of.recipe, "recipe.")
+        for name in ("thresholds", "recipe", "keep"):
+            found += whole_numbers(getattr(of, name), f"{name}.")
     return found
 
 
@@ -323,7 +327,7 @@ def test_every_number_of_a_new_policy_has_a_range(name: str, number: int) -> Non
     policy = replace(Policy(), **{part: changed}) if part else changed
     if name == "recipe.seed" and number < 2**63:
         return
-    with pytest.raises(Invalid, match=rf"{name} must be (at most|from 0)"):
+    with pytest.raises(Invalid, match=rf"{name} must be (at most|from [02])"):
         check_policy(policy, NOON)
 
 

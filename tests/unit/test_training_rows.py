@@ -97,8 +97,10 @@ def test_new_and_earlier_rows_are_told_apart() -> None:
 def test_who_was_erased_since_the_snapshot_is_not_learned_from() -> None:
     ring = RING
     rows = (row(1, "Who?", "Ann.", person="gone"), row(2, "When?", "Now."))
+    assert training_rows(rows, "new", ring).erased == 0
     ring.erase("gone")
-    assert words_of(training_rows(rows, "new", ring).rows) == [("When?", "Now.")]
+    found = training_rows(rows, "new", ring)
+    assert words_of(found.rows) == [("When?", "Now.")] and found.erased == 1
 
 
 def test_of_a_wording_whose_person_was_erased_the_others_stay_and_the_keys_of_all_are_named() -> None:
@@ -112,7 +114,7 @@ def test_of_a_wording_whose_person_was_erased_the_others_stay_and_the_keys_of_al
     RING.erase("other")
     found = training_rows((row_,), "new", RING)
     assert {each.prompt for each in found.rows} == {"Who?", "By whom?"}
-    assert found.kids == {"ann"}
+    assert found.kids == {"ann"} and found.erased == 1
 
 
 def test_turns_before_the_question_are_taught_only_where_no_other_wording_is() -> None:

@@ -1,0 +1,122 @@
+"""What was removed is made again: by the order that an ask makes, and there again only if it came out the same."""
+
+from uuid import uuid5
+
+import pytest
+
+from streams import events as ev
+from streams import orders
+from streams.recipes import LoraRecipe
+from tests.samples import DOMAIN, DomainLog, created, failed, finished, rebuild_asked, rebuilt
+from tests.unit.round_steps import begun, upto_swap
+
+
+def removed(releases: int = 3) -> tuple[DomainLog, str]:
+    """A domain with so many releases, of which the first was removed; and the round that had made it."""
+    log = created()
+    swaps = [upto_swap(log)]
+    log.tell(finished(swaps[0]))
+    for _ in range(releases - 1):
+        log.tell(finished(upto_swap(log)))
+    round_id = swaps[0].round_id
+    assert round_id is not None
+    log.tell(
+        ev.CandidateRetired(
+            domain=DOMAIN, round_id=round_id, release=1, model=swaps[0].model, adapter="adapter", reason="enough"
+        )
+    )
+    assert set(log.state.releases) == {0, *range(2, releases + 1)}
+    return log, round_id
+
+
+def asked(log: DomainLog, round_id: str, release: int | None = 1) -> orders.RebuildCandidate:
+    (order,) = log.tell(rebuild_asked(round_id, release))
+    assert isinstance(order, orders.RebuildCandidate)
+    return order
+
+
+def test_the_order_says_all_that_the_training_needs_and_what_it_was() -> None:
+    log, round_id = removed()
+    assert asked(log, round_id) == orders.RebuildCandidate(
+        order_id=uuid5(log.told[-1].envelope.id, "rebuild_candidate"),
+        domain=DOMAIN,
+        round_id=round_id,
+        pin=3,
+        snapshot=f"snapshot of {round_id}",
+        base_model="model-0",
+        reference_model="model-0",
+        recipe=LoraRecipe(rank=8),
+        replay_prompts=("What is a river?",),
+        model=f"model of {round_id}",
+        adapter="adapter",
+    )
+
+
+def test_what_came_out_the_same_can_be_gone_back_to_again() -> None:
+    log, round_id = removed()
+    log.tell(rebuilt(asked(log, round_id)))
+    assert log.state.releases[1] == f"model of {round_id}" and log.state.rebuild is None
+    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=1, by="ops"))
+    assert isinstance(back, orders.SwapRelease) and back.model == f"model of {round_id}"
+
+
+def test_what_came_out_different_does_not_take_the_place_of_what_it_was() -> None:
+    log, round_id = removed()
+    log.tell(rebuilt(asked(log, round_id), equal=False))
+    assert 1 not in log.state.releases and log.state.rebuild is None
+    assert log.tell(ev.RollbackAsked(domain=DOMAIN, to=1, by="ops")) == ()
+    assert asked(log, round_id), "it may be tried once more"
+
+
+def test_a_result_that_nobody_waits_for_changes_nothing() -> None:
+    log, round_id = removed()
+    order = asked(log, round_id)
+    log.tell(failed(order, will_retry=True))
+    assert log.state.rebuild is not None, "it is tried again"
+    log.tell(failed(order))
+    assert log.state.rebuild is None
+    log.tell(rebuilt(order))
+    assert 1 not in log.state.releases
+
+
+def test_one_thing_is_made_again_at_a_time_and_its_base_is_not_removed_meanwhile() -> None:
+    log, round_id = removed()
+    (order,) = log.tell(rebuild_asked(round_id, 1, base_release=2))
+    assert isinstance(order, orders.RebuildCandidate)
+    assert log.tell(rebuild_asked("another", None)) == ()
+    gone = ev.CandidateRetired(domain=DOMAIN, round_id="r", release=2, model="m", adapter="a", reason="enough")
+    log.tell(gone)
+    assert 2 in log.state.releases
+    log.tell(rebuilt(order))
+    log.tell(gone)
+    assert 2 not in log.state.releases
+
+
+@pytest.mark.parametrize("base", [1, 7])
+def test_nothing_is_made_again_from_a_base_that_is_gone(base: int) -> None:
+    log, round_id = removed()
+    assert log.tell(rebuild_asked(round_id, None, base_release=base)) == ()
+
+
+@pytest.mark.parametrize("release", [0, 2, 3, 9])
+def test_nothing_is_made_again_that_is_there_or_never_was(release: int) -> None:
+    log, round_id = removed()
+    assert log.tell(rebuild_asked(round_id, release)) == () and log.state.rebuild is None
+
+
+def test_a_round_goes_on_beside_it_and_is_itself_not_made_again() -> None:
+    log, round_id = removed()
+    select = begun(log)
+    assert log.tell(rebuild_asked(select.round_id, None)) == ()
+    order = asked(log, round_id)
+    log.tell(failed(order))
+    assert log.state.round is not None and log.state.round.id == select.round_id
+
+
+def test_a_domain_that_is_retired_makes_nothing_again() -> None:
+    log, round_id = removed()
+    order = asked(log, round_id)
+    log.tell(ev.DomainRetired(domain=DOMAIN, by="ops"))
+    assert log.state.rebuild is None
+    log.tell(rebuilt(order))
+    assert 1 not in log.state.releases and log.tell(rebuild_asked(round_id, 1)) == ()

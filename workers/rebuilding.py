@@ -1,0 +1,66 @@
+"""A candidate whose model and adapter were removed is made again: by the same training, and kept only if the same comes of it."""
+
+from pathlib import Path
+
+from streams.errors import Invalid
+from streams.events import CandidateRebuilt
+from streams.orders import RebuildCandidate, SelectSnapshot, TrainCandidate
+from workers.artifacts import digest_of_dir
+from workers.context import Context
+from workers.register import strike
+from workers.selection import select
+from workers.snapshot import save
+from workers.training import train
+
+
+def run(order: RebuildCandidate, context: Context) -> None:
+    for model in (order.base_model, order.reference_model):
+        if not context.artifacts.has(model):
+            raise Invalid(f"the model {model}, from which it was trained, is not on the disk any more")
+    made = train(
+        TrainCandidate(
+            order_id=order.order_id,
+            domain=order.domain,
+            round_id=order.round_id,
+            snapshot=_snapshot(order, context),
+            base_model=order.base_model,
+            reference_model=order.reference_model,
+            recipe=order.recipe,
+            replay_prompts=order.replay_prompts,
+        ),
+        context,
+    )
+    model_dir, adapter_dir = Path(made.result.model_dir), Path(made.result.adapter_dir)
+    model, adapter = digest_of_dir(model_dir), digest_of_dir(adapter_dir)
+    equal = (model, adapter) == (order.model, order.adapter)
+    with context.keeping():
+        if equal:
+            context.artifacts.put_dir(model_dir)
+            context.artifacts.put_dir(adapter_dir)
+        event = CandidateRebuilt(
+            domain=order.domain,
+            round_id=order.round_id,
+            order_id=order.order_id,
+            equal=equal,
+            model=model,
+            adapter=adapter,
+            erased=made.erased,
+            duration_s=round(made.result.seconds, 1),
+        )
+        context.publish(order, event, "candidate_rebuilt")
+    strike(context.engine, str(made.folder))
+
+
+def _snapshot(order: RebuildCandidate, context: Context) -> str:
+    """The round's own, which no policy removes; one that is lost is selected again."""
+    if context.artifacts.has(order.snapshot):
+        return order.snapshot
+    again = SelectSnapshot(
+        order_id=order.order_id,
+        domain=order.domain,
+        round_id=order.round_id,
+        pin=order.pin,
+        base_model=order.base_model,
+        recipe=order.recipe,
+    )
+    return save(select(again, context), context.artifacts)
