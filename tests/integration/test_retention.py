@@ -2,7 +2,7 @@
 that were carried out go, and nothing runs again; the verification needs neither."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -10,10 +10,19 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
-from streams.events import CandidateEvaluated, CandidateTrained, PolicySet, RollbackAsked, RoundAsked
+from streams.events import (
+    CandidateEvaluated,
+    CandidateRebuilt,
+    CandidateTrained,
+    PolicySet,
+    RebuildAsked,
+    RollbackAsked,
+    RoundAsked,
+)
 from streams.gate import FIXES, Paired
 from streams.log import MemoryLog, Message
 from streams.policy import Keep, Policy, Thresholds
+from streams.recipes import LoraRecipe
 from streams.replay import verify
 from streams.sealing import Keyring
 from tests.door_world import make_settings
@@ -33,19 +42,43 @@ class Kept(ByHand):
         self.context = context
         self.made: list[tuple[str, str]] = []  # model and adapter, by round
         self.done: set[UUID] = set()
+        self.at = AT
 
     def begin(self, keep: Keep, base: str) -> None:
         policy = Policy(thresholds=Thresholds(corrections=None), keep=keep)
         self.say(replace(created("roads"), base_model=base), PolicySet(domain="roads", policy=policy, by="ops"))
-        self.settle()
+        self.settle(self.at)
         self.answer_all()
 
     def round(self, ship: bool = True) -> None:
-        self.say(*talk("roads", "ann"), RoundAsked(domain="roads", by="ops"))
-        self.settle()
+        self.say(*talk("roads", "ann"), RoundAsked(domain="roads", by="ops"), at=self.at)
+        self.settle(self.at)
         self.answer_all(ship)
 
-    def answer_all(self, ship: bool = True) -> None:
+    def go_to(self, release: int) -> None:
+        self.say(RollbackAsked(domain="roads", to=release, by="ops"), at=self.at)
+        self.settle(self.at)
+        self.answer_all()
+
+    def make_again(self, number: int, equal: bool = True) -> None:
+        """As the door asks for it, and a worker does it."""
+        query = "SELECT round_id, pin, snapshot, base_release, release FROM noria.rounds WHERE number = :number"
+        ((round_id, pin, snapshot, base, release),) = rows(self.engine, query, number=number)
+        model, adapter = self.made[number - 1]
+        asked = {"pin": pin, "snapshot": snapshot, "base_release": base, "release": release, "recipe": LoraRecipe()}
+        event = RebuildAsked(
+            domain="roads",
+            round_id=str(round_id),
+            model=model,
+            adapter=adapter,
+            by="ops",
+            **asked,  # type: ignore[arg-type]
+        )
+        self.say(event, at=self.at)
+        self.settle(self.at)
+        self.answer_all(equal=equal)
+
+    def answer_all(self, ship: bool = True, equal: bool = True) -> None:
         while fresh := [order for order in self.orders() if order.order_id not in self.done]:
             for order in fresh:
                 for name, event in results(order):
@@ -56,13 +89,19 @@ class Kept(ByHand):
                         event = replace(event, model=pair[0], adapter=pair[1])
                     if isinstance(event, CandidateEvaluated) and not ship:
                         event = replace(event, paired={FIXES: Paired(10, 0, 0, 0, 10)})
-                    self.log.append([answer(order, name, event, AT)], 10)
+                    if isinstance(event, CandidateRebuilt) and equal:
+                        number = str(self.made.index((event.model, event.adapter))).encode()
+                        for kind in (b"m", b"a"):
+                            self.context.artifacts.put_bytes(kind + number)
+                    elif isinstance(event, CandidateRebuilt):
+                        event = replace(event, equal=False, model="sha256:" + "d" * 64)
+                    self.log.append([answer(order, name, event, self.at)], 10)
                 self.done.add(order.order_id)
-            self.settle()
+            self.settle(self.at)
 
-    def look(self) -> None:
-        retention.retire(self.context, NOW)
-        self.settle()
+    def look(self, now: datetime = NOW) -> None:
+        retention.retire(self.context, now)
+        self.settle(self.at)
         retention.remove(self.context)
 
     def there(self) -> list[bool]:
@@ -79,9 +118,9 @@ def world(database: Engine, keyring: Keyring, tmp_path: Path) -> Kept:
     return Kept(database, Context(settings, database, MemoryLog(), keyring, "worker-1"))
 
 
-def begun(world: Kept, releases: int, refused: int, rounds: Sequence[bool]) -> str:
+def begun(world: Kept, releases: int, refused: int, rounds: Sequence[bool], days: int = 0) -> str:
     base = world.context.artifacts.put_bytes(b"base")
-    world.begin(Keep(releases=releases, refused=refused), base)
+    world.begin(Keep(releases=releases, refused=refused, days=days), base)
     for ship in rounds:
         world.round(ship)
     return base
@@ -136,6 +175,59 @@ def test_what_answers_what_is_warm_and_what_a_rollback_is_on_its_way_to_stays(wo
     world.round()
     world.look()
     assert world.there() == [False, False, False, False, True, True]
+
+
+def test_every_release_that_answered_within_the_last_days_stays_and_no_refused_candidate(world: Kept) -> None:
+    begun(world, 2, 0, [], days=3)
+    for _ in range(5):  # release 1 on the first day, 5 on the fifth
+        world.at += timedelta(days=1)
+        world.round()
+    world.round(ship=False)
+    world.look(world.at + timedelta(hours=12))
+    assert world.there() == [False, True, True, True, True, False]
+    world.at += timedelta(days=1)
+    world.go_to(2)
+    world.at += timedelta(days=1)
+    world.go_to(5)
+    world.look(world.at + timedelta(days=2, hours=12))
+    assert world.there() == [False, True, False, True, True, False], (
+        "2 answered once more, until two and a half days ago"
+    )
+    world.look(world.at + timedelta(days=3, hours=1))
+    assert world.there() == [False, False, False, True, True, False]
+    assert verify(world.engine, world.log).equal
+
+
+def test_what_was_made_again_is_there_and_can_be_gone_back_to_and_is_removed_again_in_its_time(world: Kept) -> None:
+    begun(world, 2, 0, [True, False, True, True])
+    world.look()
+    assert world.there() == [False, False, True, True]
+    world.at = NOW
+    world.make_again(1)
+    world.make_again(2)
+    query = "SELECT number, removed_at IS NULL, rebuild ->> 'outcome' FROM noria.rounds ORDER BY number"
+    assert rows(world.engine, query)[:2] == [(1, True, "equal"), (2, True, "equal")]
+    assert rows(world.engine, "SELECT state FROM noria.releases WHERE release = 1") == [("retired",)]
+    world.look(NOW + timedelta(hours=23))
+    assert world.there() == [True] * 4
+    world.go_to(1)
+    assert rows(world.engine, "SELECT live_release FROM noria.domains") == [(1,)]
+    world.go_to(3)
+    world.look(NOW + timedelta(hours=25))
+    assert world.there() == [False, False, True, True], "although it was told before, when 3 answered as it does now"
+    assert verify(world.engine, world.log).equal
+
+
+def test_what_came_out_different_is_told_and_not_taken_for_what_was_removed(world: Kept) -> None:
+    begun(world, 2, 0, [True, True, True])
+    world.look()
+    world.make_again(1, equal=False)
+    query = "SELECT removed_at IS NULL, model, rebuild ->> 'outcome', rebuild ->> 'model' FROM noria.rounds WHERE number = 1"
+    assert rows(world.engine, query) == [(False, world.made[0][0], "differs", "sha256:" + "d" * 64)]
+    assert rows(world.engine, "SELECT state FROM noria.releases WHERE release = 1") == [("removed",)]
+    world.go_to(1)
+    assert rows(world.engine, "SELECT live_release FROM noria.domains") == [(3,)]
+    assert verify(world.engine, world.log).equal
 
 
 def test_a_model_that_another_round_made_too_stays_while_one_of_them_is_kept(world: Kept) -> None:
