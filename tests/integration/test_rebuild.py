@@ -1,5 +1,5 @@
-"""What the policy had removed is made again from the log: the same bytes, although its worker was killed. Without whoever was erased
-since it comes out different, and says so; what cannot be made again is refused by name."""
+"""What the policy had removed is made again from the log: the same bytes, although its worker was killed. Without whoever was
+erased since it comes out different, and says so; what cannot be made again is refused by name."""
 
 import os
 import signal
