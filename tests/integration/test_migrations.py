@@ -23,7 +23,7 @@ from streams.replay import verify
 from streams.schema import LIVE, MACHINE_SCHEMAS, machinery, projections
 from streams.store import open_engine
 from tests import samples
-from tests.integration.by_hand import ByHand, message, rows, talk
+from tests.integration.by_hand import ByHand, live_domain, message, rows, talk
 from tests.integration.conftest import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +122,20 @@ def test_a_state_that_was_kept_before_is_what_the_log_gives_now(url: str, engine
     command.upgrade(config_for(url), "head")
     with engine.connect() as connection:
         assert bytes(connection.execute(text("SELECT body FROM noria.states")).scalar_one()) == kept
+
+
+def test_a_policy_that_was_kept_before_keeps_what_answered_within_a_week(url: str, engine: Engine) -> None:
+    command.upgrade(config_for(url), "head")
+    world = ByHand(engine, MemoryLog())
+    live_domain(world, "roads", corrections=1)
+    world.say(*talk("roads", "ann"))
+    world.settle()
+    policies = "SELECT policy -> 'keep' FROM noria.domains"
+    assert rows(engine, policies) == [({"releases": 4, "refused": 2, "days": 7},)]
+    command.downgrade(config_for(url), "20261128_fresh")
+    assert rows(engine, policies) == [({"releases": 4, "refused": 2},)]
+    command.upgrade(config_for(url), "head")
+    assert verify(engine, world.log).equal
 
 
 def test_a_conversation_that_was_kept_before_knows_its_newest_corrections(url: str, engine: Engine) -> None:

@@ -89,8 +89,9 @@ def fill(engine: Engine) -> None:
         ),
         "noria.rounds": (
             OTHERS,
-            "round_id, domain, number, step, reason, pin, base_release, requested_at",
-            f"{HEX.format('o')}, {DOMAIN}, n, 'released', 'r', n, 0, {WHEN}",
+            "round_id, domain, number, step, reason, pin, base_release, requested_at, ended_at, removed_at, snapshot, model,"
+            " adapter",
+            f"{HEX.format('o')}, {DOMAIN}, n, 'released', 'r', n, n, {WHEN}, {WHEN}, {WHEN}, 's', 'm', 'a'",
         ),
         "noria.learned": (OTHERS, "round_id, example_id", f"{HEX.format('o')}, {HEX.format('e')}"),
         "noria.releases": (

@@ -124,7 +124,7 @@ def test_an_erasure_on_the_log_leads_to_the_purge(
     world.say(PersonErased(domain="roads", person="ann", kids=("k1", "k0"), by="operator"))
     world.settle()
     context = Context(make_settings(tmp_path, empty_log, "unused"), engine, world.log, keyring, "worker-1")
-    assert STEPS["purge"][0] == "purge_places"
+    assert STEPS["purge_places"][0] == "purge"
     assert work_once(context, steps(["purge"]), threading.Event())
     assert not place.exists()
     world.settle()
