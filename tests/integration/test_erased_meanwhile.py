@@ -220,6 +220,25 @@ def test_a_training_that_failed_or_was_cancelled_leaves_no_folder_once_its_round
     assert list(folders.iterdir()) == []
 
 
+def test_the_folder_of_what_is_made_again_stays_until_that_is_over(context: Context) -> None:
+    order_id = str(uuid4())
+    folder = context.settings.home / "training" / order_id
+    register.register(context.engine, TRAINING_FOLDER, str(folder), "round-1", [])
+    folder.mkdir(parents=True)
+    change(
+        context.engine,
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at, ended_at, rebuild)"
+        " VALUES ('round-1', 'roads', 1, 'released', '', 1, 0, now(), now(),"
+        " jsonb_build_object('order_id', CAST(:order_id AS text), 'outcome', 'under_way'))",
+        order_id=order_id,
+    )
+    sweep(context.engine, folder.parent)
+    assert folder.exists()
+    change(context.engine, "UPDATE noria.rounds SET rebuild = jsonb_set(rebuild, '{outcome}', '\"failed\"')")
+    sweep(context.engine, folder.parent)
+    assert not folder.exists() and places(context) == []
+
+
 class Room:
     """Stands in for the examiner: writes the questions into its room; `meanwhile` happens while they are answered."""
 

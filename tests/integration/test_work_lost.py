@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from streams.events import PersonErased, RollbackAsked, RoundAsked, RoundFailed
+from streams.events import PersonErased, RebuildAsked, RollbackAsked, RoundAsked, RoundFailed
 from streams.log import MemoryLog
 from streams.orders import SelectSnapshot, SwapRelease
+from streams.recipes import LoraRecipe
 from streams.sealing import Keyring
 from tests.door_world import make_settings
-from tests.integration.by_hand import AT, ByHand, answer, change, empty, live_domain, rows, talk
+from tests.integration.by_hand import AT, CANDIDATE, MODEL, ByHand, answer, change, empty, live_domain, rows, talk
 from workers import orders
 from workers.context import Context
 from workers.orders import failure_name
@@ -88,3 +89,30 @@ def test_an_order_of_a_round_that_has_ended_is_not_claimed(world: ByHand) -> Non
     change(world.engine, "UPDATE noria.rounds SET ended_at = now()")
     orders.take_in(world.engine, world.log)
     assert states(world)[-1] == ("select_snapshot", "cancelled", 0)
+
+
+def test_an_order_that_makes_something_again_is_claimed_although_its_round_has_ended(world: ByHand) -> None:
+    ((round_id,),) = rows(world.engine, "SELECT round_id FROM noria.rounds")
+    asked = RebuildAsked(
+        domain="roads",
+        round_id=str(round_id),
+        pin=1,
+        snapshot=MODEL,
+        base_release=0,
+        recipe=LoraRecipe(),
+        release=None,
+        model=CANDIDATE,
+        adapter=CANDIDATE,
+        by="ops",
+    )
+    world.say(asked)
+    world.settle()
+    orders.take_in(world.engine, world.log)
+    assert states(world)[-1] == ("rebuild_candidate", "open", 0)
+    held = orders.claim(world.engine, ["rebuild_candidate"], "worker-1")
+    assert held is not None and orders.renew(world.engine, held)
+    world.work(done=frozenset(order.order_id for order in world.orders()[:-1]))
+    assert not orders.renew(world.engine, held)
+    change(world.engine, "TRUNCATE work.claims, work.intake")
+    orders.take_in(world.engine, world.log)
+    assert states(world)[-1] == ("rebuild_candidate", "done", 0)
