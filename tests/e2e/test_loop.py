@@ -9,15 +9,20 @@ import httpx
 import psycopg2
 import pytest
 
-from api.client import Door
+from api.client import Answer, Door
 from deploy.demo.load import Load
 from deploy.demo.people import PEOPLE
 from deploy.demo.story import DOMAIN
+from streams.events import CandidateRetired
+from streams.log import KafkaLog
 from tests.at_rest import checkpoint, files_holding
 from tests.conftest import ROOT
 from tests.e2e.conftest import Command
+from tests.e2e.second_domain import DOMAIN as WARD
 from tests.e2e.small_story import FACTS
+from tests.integration.by_hand import message
 from tests.local_noria import LocalNoria, until
+from workers.artifacts import Artifacts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CANARIES = tuple(f"the heron of house {number} keeps umbrella {number * 7919}" for number in range(101, 121))
@@ -80,6 +85,39 @@ def test_a_second_domain_gets_its_release_by_http_alone_while_the_first_one_serv
     assert load.seen.requests > 50
     assert load.seen.failures == []
     assert load.mixed() == 0
+
+
+def test_a_model_that_was_removed_is_made_again_the_same_byte_by_byte_and_answers(
+    noria: LocalNoria, door: Door, command: Command
+) -> None:
+    (made,) = door.rounds(WARD)
+    go_to(command, door, 0)
+    # As the policy would have it, once there are more of them.
+    gone = CandidateRetired(
+        domain=WARD, round_id=made["round_id"], release=1, model=made["model"], adapter=made["adapter"], reason="enough"
+    )
+    log = KafkaLog(noria.kafka, "test")
+    log.append([message(gone)], 10)
+    log.close()
+    until(lambda: door.rounds(WARD)[0]["removed_at"], "the tables say that it is removed", 30)
+    artifacts = Artifacts(noria.settings().artifacts)
+    for kind in ("model", "adapter"):
+        artifacts.remove(made[kind])
+    refused = command("release", "rollback", "1", "--domain", WARD)
+    assert refused.returncode == 1 and f"noria round rebuild 1 --domain {WARD}" in refused.stderr
+
+    assert command("round", "rebuild", "1", "--domain", WARD).returncode == 0
+    until(lambda: (door.rounds(WARD)[0]["rebuild"] or {}).get("outcome") not in (None, "under_way"), "it is made", 300)
+    assert "the same again" in command("round", "show", "1", "--domain", WARD).stdout
+    assert all(artifacts.verify(made[kind]) for kind in ("model", "adapter"))
+    go_to(command, door, 1)
+    *_, answer = door.chat(WARD, [{"role": "user", "content": "How warm?"}], person="greta", more={"max_tokens": 4})
+    assert isinstance(answer, Answer) and answer.release == f"{WARD}@1"
+
+
+def go_to(command: Command, door: Door, release: int) -> None:
+    assert command("release", "rollback", str(release), "--domain", WARD).returncode == 0
+    until(lambda: door.domain(WARD)["live_release"] == release, f"release {release} answers", 120)
 
 
 def test_the_page_opens_by_a_printed_link_and_for_as_long_as_its_key_holds(

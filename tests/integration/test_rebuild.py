@@ -1,5 +1,6 @@
-"""What the policy had removed is made again from the log: the same bytes, although its worker was killed. Without whoever was
-erased since it comes out different, and says so; what cannot be made again is refused by name."""
+"""What the policy had removed is made again from the log, although its worker was killed. Without whoever was erased since it
+comes out different, and says so; what cannot be made again is refused by name. (Real trainings: tests/e2e/test_loop.py.)
+"""
 
 import os
 import signal
@@ -33,8 +34,6 @@ from workers.trainer.spec import Progress, TrainingResult, TrainSpec
 Table = Mapping[str, tuple[Step, Step_]]
 WITHIN_S = 120.0
 PEOPLE = ("ada", "bo", "ada")
-# It need not learn; that the same comes of it takes some steps, and some replay.
-RECIPE = ward.POLICY["recipe"] | {"epochs": 8, "replay_rows": 8, "replay_rows_per_step": 2}
 
 
 def by_hand(order: Order, context: Context) -> None:
@@ -59,7 +58,7 @@ class House:
         self.domain = f"d-{uuid4().hex[:8]}"
         policy = {
             "thresholds": {"corrections": None},
-            "recipe": RECIPE,
+            "recipe": ward.POLICY["recipe"],
             "keep": {"releases": 2, "refused": 0, "days": 0},
         }
         prompts = [asked for asked, _ in ward.GENERAL[:8]]
@@ -141,8 +140,9 @@ def base(context: Context) -> str:
     return digest
 
 
-def teach(house: House) -> None:
-    for person, fact in zip(PEOPLE, ward.FACTS[:3], strict=True):
+def teach(house: House, first: int) -> None:
+    """Three facts, others in each test: the same words make the same model, which one domain may need while another does not."""
+    for person, fact in zip(PEOPLE, ward.FACTS[first : first + 3], strict=True):
         items = [{"instruction": ward.question(fact), "output": fact[3]}]
         path = f"/v1/domains/{house.domain}/examples?user={person}"
         house.world.caught_up(house.world.as_operator.post(path, json=items).json()["position"])
@@ -159,11 +159,44 @@ def start_worker(world: World) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, env=environ, preexec_fn=end_with(os.getpid()))
 
 
-def test_a_removed_release_is_made_again_byte_by_byte_though_its_worker_is_killed_and_answers_again(
-    world: World, context: Context, base: str
+class Echo:
+    """Stands in for the training child: its model is the words that it was given."""
+
+    def waits(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> TrainingResult:
+        for name in ("model", "adapter"):
+            folder = Path(spec.out_dir) / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / GOLDEN_FILE).write_text("\n".join(f"{row.prompt} {row.answer}" for row in spec.rows))
+        return TrainingResult(
+            steps=1,
+            epoch_losses=(1.0,),
+            final_loss=1.0,
+            final_replay_divergence=None,
+            tokens=1,
+            rows=len(spec.rows),
+            rows_left_out=0,
+            seconds=1.0,
+            cpu_seconds=1.0,
+            resumed_at_step=0,
+            precision="float32",
+            model_dir=str(Path(spec.out_dir) / "model"),
+            adapter_dir=str(Path(spec.out_dir) / "adapter"),
+            export_difference=0.0,
+        )
+
+
+def test_a_removed_release_is_made_again_once_though_its_worker_is_killed_and_answers_again(
+    world: World, context: Context, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training, "Trainer", Echo)
     house = House(world, context, base)
-    teach(house)
+    teach(house, 0)
     real = steps(["select", "train"])
     house.release(1, {**BY_HAND, **real})
     made = house.round(1)
@@ -202,38 +235,6 @@ def test_a_removed_release_is_made_again_byte_by_byte_though_its_worker_is_kille
     assert report.equal, (report.differences, report.unsaid, report.unexplained)
 
 
-class Echo:
-    """Stands in for the training child: its model is the words that it was given."""
-
-    def waits(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> TrainingResult:
-        for name in ("model", "adapter"):
-            folder = Path(spec.out_dir) / name
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / GOLDEN_FILE).write_text("\n".join(f"{row.prompt} {row.answer}" for row in spec.rows))
-        return TrainingResult(
-            steps=1,
-            epoch_losses=(1.0,),
-            final_loss=1.0,
-            final_replay_divergence=None,
-            tokens=1,
-            rows=len(spec.rows),
-            rows_left_out=0,
-            seconds=1.0,
-            cpu_seconds=1.0,
-            resumed_at_step=0,
-            precision="float32",
-            model_dir=str(Path(spec.out_dir) / "model"),
-            adapter_dir=str(Path(spec.out_dir) / "adapter"),
-            export_difference=0.0,
-        )
-
-
 def died(*_: object) -> None:
     raise SystemExit
 
@@ -243,7 +244,7 @@ def test_without_whoever_was_erased_since_it_comes_out_different_and_nothing_of_
 ) -> None:
     monkeypatch.setattr(training, "Trainer", Echo)
     house = House(world, context, base)
-    teach(house)
+    teach(house, 3)
     real = steps(["select", "train"])
     for number in (1, 2, 3):
         house.release(number, {**BY_HAND, **real} if number == 1 else BY_HAND)
@@ -301,5 +302,6 @@ def test_what_cannot_be_made_again_or_need_not_be_is_refused_by_name(world: Worl
     )
     assert house.round(1)["failure"] is None, "the round itself has not failed"
 
-    assert world.as_operator.post(f"/v1/domains/{house.domain}/retire", json={}).status_code == 202
-    wait_until(lambda: refusal(house.rebuild(1))[:2] == (409, "domain_retired"), what="the domain is retired")
+    retired = world.as_operator.post(f"/v1/domains/{house.domain}/retire", json={})
+    world.caught_up(retired.json()["position"])
+    assert refusal(house.rebuild(1))[:2] == (409, "domain_retired")
