@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ from api.wire import BODY_BYTES, DATASET_BODY_BYTES, parse_position, reply
 from streams.disk import RememberedUse
 from streams.erasures import Journal
 from streams.errors import Invalid, Unavailable
-from streams.log import KafkaLog
+from streams.log import KafkaLog, LostHistory
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings, from_env
 from streams.store import open_engine, postgres_trouble
@@ -86,9 +87,14 @@ def create_app(services: Services) -> Flask:
 
     @app.get("/readyz")
     def readyz() -> Response:
-        missing = []
+        missing, reason = [], None
         if not services.recorder.log.answers(0.5):
             missing.append("kafka")
+        try:
+            services.recorder.check_sound()
+        except LostHistory as error:
+            missing.append("log")
+            reason = str(error)
         try:
             with postgres_trouble(), services.engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
@@ -97,7 +103,7 @@ def create_app(services: Services) -> Flask:
         if not services.routes.there():
             missing.append("engine")
         if missing:
-            return reply({"status": "not ready", "missing": missing}, 503, {"Retry-After": "2"})
+            return reply({"status": "not ready", "missing": missing, "reason": reason}, 503, {"Retry-After": "2"})
         return reply({"status": "ready"})
 
     @app.get("/metrics")
@@ -227,6 +233,9 @@ def main() -> int:
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, leave)
+    stopping = threading.Event()
+    services.recorder.look()
+    threading.Thread(target=services.recorder.watch, args=(stopping,), name="continuity", daemon=True).start()
     services.routes.start()
     services.routes.wait_ready(5)
     try:
@@ -241,6 +250,7 @@ def main() -> int:
     except (KeyboardInterrupt, SystemExit):
         pass
     finally:
+        stopping.set()
         services.routes.stop()
         services.recorder.log.close()
         services.engine.dispose()

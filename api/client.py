@@ -314,6 +314,13 @@ class Door:
     def status(self, domain: str) -> Json:
         return _object(self.get(f"/v1/domains/{_part(domain)}/status"))
 
+    def trouble(self) -> str | None:
+        """Why the door records nothing until somebody acts, if that is so."""
+        with _reaching(self.url):
+            response = self._http.get("/readyz")
+        said = _object(_decode(response.content, Any)).get("reason")
+        return None if said is None else str(said)
+
     def add_exam(self, domain: str, items: Sequence[Json], import_id: str | None = None) -> Json:
         """`items` hold question, answer, keys and kind. What is there already is not added again."""
         path = f"/v1/domains/{_part(domain)}/exam"

@@ -10,6 +10,7 @@ from uuid import uuid4
 from sqlalchemy.exc import OperationalError
 
 from streams.errors import Invalid, Unavailable
+from streams.log import LostHistory
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def refusal_of(error: BaseException) -> ApiError:
             return error
         case Invalid():
             return ApiError(422, str(error))
+        case LostHistory():
+            return ApiError(503, f"nothing was recorded: {error}", code="log_lost", retry_after_s=30)
         case Unavailable() if "log" in str(error):
             return ApiError(503, "the log does not answer; nothing was recorded", code="unavailable", retry_after_s=2)
         case Unavailable() | OperationalError():

@@ -1,7 +1,7 @@
 """What the door says on the log, and how fresh its reading is.
 
 The door never accepts what it cannot record. A log that does not answer is found out once, and then refused at once,
-with one request at a time trying whether it is back.
+with one request at a time trying whether it is back; and one that comes back without what was read of it takes nothing.
 """
 
 import threading
@@ -12,15 +12,17 @@ from typing import Protocol
 from sqlalchemy import Engine
 
 from streams.codec import encode, topic_of
+from streams.continuity import Continuity
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, Envelope
-from streams.log import Log, Message, Position
+from streams.log import Log, LostHistory, Message, Position
 from streams.schema import LIVE
 from streams.store import positions, postgres_trouble
 
 APPEND_TIMEOUT_S = 3.0
 REFUSE_FOR_S = 1.0
 POLL_S = 0.02
+LOOK_EVERY_S = 1.0  # whether the log is the one that was read
 
 
 class DoorLog(Log, Protocol):
@@ -37,6 +39,7 @@ class Recorder:
         engine: Engine,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        continuity: Continuity | None = None,
     ) -> None:
         self.log = log
         self._engine = engine
@@ -45,22 +48,29 @@ class Recorder:
         self._lock = threading.Lock()
         self._broken_until: float | None = None
         self._probing = False
+        self._continuity = continuity or Continuity(engine, log)
+        self._lost: str | None = None
         self._reading = threading.Lock()
         self._read: tuple[float, dict[tuple[str, int], int]] | None = None  # when the projections' positions were read
 
     def append(self, envelopes: Sequence[Envelope], timeout_s: float = APPEND_TIMEOUT_S) -> list[Position]:
-        """Append and return the positions, all acknowledged. Raises Unavailable, at once while the log is known to be down."""
-        self._admit()
+        """Append and return the positions, all acknowledged. Raises Unavailable, at once while the log is known to be down, or
+        LostHistory."""
+        came_back = self._admit()
         messages = [Message(topic_of(e.event), e.key, encode(e)) for e in envelopes]
         try:
             if not self.log.answers(0.3):
                 raise Unavailable("the log does not answer")
+            if came_back:
+                self.look()
+            self.check_sound()
             found = self.log.append(messages, timeout_s)
         except BaseException as error:
             with self._lock:
                 self._probing = False
                 if isinstance(error, Unavailable):
                     self._broken_until = self._clock() + REFUSE_FOR_S
+                    self._continuity.doubt()
             raise
         with self._lock:
             self._probing = False
@@ -68,11 +78,33 @@ class Recorder:
         return found
 
     def check(self) -> None:
-        """Raises Unavailable if the log is known to be down or gives no sign of life. An append may find out otherwise yet."""
+        """Raises Unavailable if the log is known to be down or gives no sign of life, LostHistory if it is not the one that was
+        read. An append may find out otherwise yet."""
+        self.check_sound()
         with self._lock:
             refusing = self._broken_until is not None and (self._probing or self._clock() < self._broken_until)
         if refusing or not self.log.answers(0.3):
             raise Unavailable("the log does not answer")
+
+    def check_sound(self) -> None:
+        """Raises LostHistory if the log was not the one that was read, when it was last looked at."""
+        if self._lost is not None:
+            raise LostHistory(self._lost)
+
+    def look(self) -> None:
+        """See whether the log is the one that was read; one that does not answer shows nothing."""
+        try:
+            self._continuity.check()
+            self._lost = None
+        except LostHistory as error:
+            self._lost = str(error)
+        except Unavailable:
+            pass
+
+    def watch(self, stopping: threading.Event) -> None:
+        """Look again and again."""
+        while not stopping.wait(LOOK_EVERY_S):
+            self.look()
 
     def append_patiently(self, envelopes: Sequence[Envelope], patience_s: float) -> list[Position]:
         """Append again and again, under the same ids, until acknowledged. Raises Unavailable after `patience_s`."""
@@ -130,10 +162,12 @@ class Recorder:
             raise Unavailable("the log does not answer")
         return self.log.ends(topic)
 
-    def _admit(self) -> None:
+    def _admit(self) -> bool:
+        """Whether the log was away, and this is who tries whether it is back."""
         with self._lock:
             if self._broken_until is None:
-                return
+                return False
             if self._probing or self._clock() < self._broken_until:
                 raise Unavailable("the log does not answer")
             self._probing = True
+            return True

@@ -20,27 +20,24 @@ import msgspec
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
 from deploy import local
 from deploy.backup import MODELS_INDEX, TABLES, Manifest, read_manifest
 from deploy.supervisor import Supervisor
 from streams import erasures
-from streams.codec import encode, key_of, topic_of
 from streams.errors import Invalid, Unavailable
-from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
-from streams.log import KafkaLog, Message
+from streams.events import CONVERSATIONS, DOMAINS
+from streams.log import KafkaLog
 from streams.log_copy import copied, write_back
-from streams.replay import rebuild
+from streams.replay import mark_said, rebuild, tell_erasures
 from streams.schema import LIVE, machinery, projections
 from streams.sealing import MasterKey, wrapped_by
 from streams.settings import Settings, from_env
-from streams.store import Store, open_engine, postgres_trouble, quarantine_id
+from streams.store import open_engine, postgres_trouble
 from streams.topics import TOPICS, create_topics
 from workers.artifacts import PREFIX, Artifacts
 
-SOURCE = "/noria/restore"
-APPEND_TIMEOUT_S = 30.0
 GONE_S = 30.0
 INSERTED_ROWS = 1000
 KEYRING = "keyring.person_keys"
@@ -160,9 +157,10 @@ def _restore(
             say(f"{place}: up to offset {end}")
         upto = {(topic, p): end for topic in (CONVERSATIONS, DOMAINS) for p, end in log.ends(topic).items()}
         rebuild(engine, log, upto, LIVE)
-        _mark_said(engine, source, manifest)
+        with postgres_trouble(), engine.begin() as connection:
+            mark_said(connection, log)
         say("the tables are rebuilt from the log")
-        told = _tell_erasures(engine, log)
+        told = tell_erasures(engine, log, "restore")
     finally:
         log.close()
         engine.dispose()
@@ -304,37 +302,3 @@ def _restore_artifacts(settings: Settings, source: Path, manifest: Manifest) -> 
         settings.models_index.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         local.write_private(settings.models_index, (source / MODELS_INDEX).read_bytes())
     return len(manifest.artifacts)
-
-
-def _mark_said(engine: Engine, source: Path, manifest: Manifest) -> None:
-    """What the stream asked to be said and stands on the log is not said again; what the cut fell before is."""
-    said = []
-    for place in manifest.ends:
-        topic, _, partition = place.rpartition("-")
-        if topic in (ORDERS, QUARANTINE):
-            for record in copied(topic, int(partition), source / "log" / f"{place}.jsonl.gz"):
-                key = (record.key or b"").decode(errors="replace")
-                said.append(key if topic == ORDERS else quarantine_id(key))
-    with postgres_trouble(), engine.begin() as connection:
-        # It was made long ago, whatever the rebuilding says: who counts what could not be read of late does not count it.
-        change = f"UPDATE {LIVE}.outbox o SET sent_at = now(), made_at = now() - interval '1 hour' WHERE"
-        connection.execute(text(f"{change} EXISTS (SELECT FROM {LIVE}.events e WHERE e.event_id = o.message_id)"))
-        for start in range(0, len(said), INSERTED_ROWS):
-            ids = {"ids": said[start : start + INSERTED_ROWS]}
-            connection.execute(text(f"{change} message_id = ANY(:ids)"), ids)
-
-
-def _tell_erasures(engine: Engine, log: KafkaLog) -> int:
-    """Tell the domains of the erasures that the log, which ends at the backup, does not know of; how many there were."""
-    now = datetime.now(UTC)
-    with postgres_trouble(), engine.connect() as connection:
-        envelopes = erasures.untold(connection, "restore", SOURCE, now)
-    messages = [Message(topic_of(e.event), key_of(e.event), encode(e)) for e in envelopes]
-    if messages:
-        log.append(messages, APPEND_TIMEOUT_S)
-        store = Store(engine)
-        reached = store.positions()
-        for partition, end in log.ends(DOMAINS).items():
-            if records := list(log.read(DOMAINS, partition, reached.get((DOMAINS, partition), 0), end)):
-                store.apply(records)
-    return len(messages)

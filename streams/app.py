@@ -14,20 +14,21 @@ from typing import Any
 import faust
 
 from streams.committed import CommittedApp
+from streams.continuity import Continuity
 from streams.errors import Invalid
 from streams.events import CONVERSATIONS, DOMAINS
-from streams.following import apply_when_available, stop, watch
-from streams.log import KafkaLog, Log, Record
+from streams.following import BATCH_RECORDS, apply_when_available, stop, watch, when_available
+from streams.log import KafkaLog, Log, LostHistory, Record
 from streams.settings import Settings, from_env
 from streams.store import Store, open_engine
 
-BATCH_RECORDS = 500
 BATCH_WAIT_S = 0.02
 
 
 def build_app(settings: Settings, store: Store, log: Log) -> faust.App:
     app = CommittedApp(
         "noria-streams",
+        lambda: when_available(store.positions),
         broker=f"kafka://{settings.kafka.replace(',', ';kafka://')}",
         datadir=settings.home / "faust",
         topic_allow_declare=False,
@@ -71,9 +72,13 @@ def main() -> int:
     except Invalid as error:
         print(error, file=sys.stderr)
         return 2
-    store = Store(open_engine(settings.database_url, pool_size=2))
-    log = KafkaLog(settings.kafka, "noria-streams")
-    threading.Thread(target=watch, args=(store, log), daemon=True).start()
+    engine, log = open_engine(settings.database_url, pool_size=2), KafkaLog(settings.kafka, "noria-streams")
+    store, continuity = Store(engine), Continuity(engine, log)
+    try:
+        when_available(continuity.check)
+    except LostHistory:
+        stop("nothing is applied")
+    threading.Thread(target=watch, args=(store, log, continuity), daemon=True).start()
     worker = faust.Worker(build_app(settings, store, log), loglevel="WARNING")
     worker.execute_from_commandline()
     return 0

@@ -3,7 +3,11 @@
 import logging
 import os
 import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TypeVar
 
+from streams.continuity import Continuity
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import Log, LostHistory, Record
@@ -11,30 +15,42 @@ from streams.store import Store
 
 LOOK_EVERY_S = 1.0
 STALLED_S = 45.0
+BATCH_RECORDS = 500  # applied at once
 logger = logging.getLogger("noria.streams")
+Result = TypeVar("Result")
 
 
 def apply_when_available(store: Store, log: Log, records: list[Record]) -> None:
     """Apply, retrying in place as long as PostgreSQL does not answer: order is kept and nothing is skipped. Raises LostHistory."""
-    wait_s, again = 0.1, False
+
+    def apply() -> None:
+        try:
+            store.apply(records)
+        except LostHistory:
+            # A transaction left offsets without a record, the consumer left something out, or the store was put back.
+            missing = _as_the_log_has_them(store, log, records)
+            while batch := list(islice(missing, BATCH_RECORDS)):
+                store.apply(batch)
+
+    when_available(apply)
+
+
+def when_available(action: Callable[[], Result]) -> Result:
+    """Call `action` until it is not Unavailable."""
+    wait_s = 0.1
     while True:
         try:
-            store.apply(_as_the_log_has_them(store, log, records) if again else records)
-            return
-        except LostHistory:
-            if again:
-                raise
-            again = True  # a transaction left offsets without a record, or the consumer left something out
+            return action()
         except Unavailable as error:
             logger.warning("%s; trying again in %.1f s", error, wait_s)
             time.sleep(wait_s)
             wait_s = min(wait_s * 2, 5.0)
 
 
-def _as_the_log_has_them(store: Store, log: Log, records: list[Record]) -> list[Record]:
+def _as_the_log_has_them(store: Store, log: Log, records: list[Record]) -> Iterator[Record]:
     reached = store.positions()
     ends = {(record.topic, record.partition): record.offset + 1 for record in records}
-    return [record for place, end in sorted(ends.items()) for record in log.read(*place, reached.get(place, 0), end)]
+    return (record for place, end in sorted(ends.items()) for record in log.read(*place, reached.get(place, 0), end))
 
 
 def stop(why: str) -> None:
@@ -44,15 +60,16 @@ def stop(why: str) -> None:
     os._exit(70)
 
 
-def watch(store: Store, log: Log) -> None:
-    """Move on where the log ends with offsets that no record stands at. Stop the process when records wait and none is applied:
-    consumers are known to die silently after outages."""
+def watch(store: Store, log: Log, continuity: Continuity) -> None:
+    """Move on where the log ends with offsets that no record stands at. Stop the process when the log is not the one any more that
+    was read, and when records wait and none is applied: consumers are known to die silently after outages."""
     moved_at = time.monotonic()
     last: dict[tuple[str, int], int] | None = None
     try:
         while True:
             time.sleep(LOOK_EVERY_S)
             try:
+                continuity.check()
                 ends = {(topic, p): end for topic in (CONVERSATIONS, DOMAINS) for p, end in log.ends(topic).items()}
                 now = store.positions()
                 behind = {place: end for place, end in ends.items() if now.get(place, 0) < end}

@@ -1,5 +1,6 @@
 """Append to the log and read it: Kafka, and an in-memory log that passes the same contract tests."""
 
+import hashlib
 import socket
 import threading
 import time
@@ -51,6 +52,12 @@ class Record(Struct, frozen=True):
     key: bytes | None
     value: bytes
     since: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of key and value, in hexadecimal."""
+        key = self.key or b""
+        return hashlib.sha256(len(key).to_bytes(4) + key + self.value).hexdigest()
 
 
 class Message(Struct, frozen=True):

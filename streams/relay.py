@@ -19,9 +19,10 @@ from msgspec import Struct
 from sqlalchemy import Engine
 
 from streams.codec import encode, envelope_for, key_of, topic_of
+from streams.continuity import Continuity
 from streams.errors import Invalid, Unavailable
 from streams.events import ClockTicked
-from streams.log import KafkaLog, Log, Message
+from streams.log import KafkaLog, Log, LostHistory, Message
 from streams.schema import LIVE
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
@@ -45,11 +46,13 @@ class Relay:
     def __init__(self, engine: Engine, log: Log) -> None:
         self._engine = engine
         self._log = log
+        self._continuity = Continuity(engine, log)
         self._ticked: dict[str, datetime] = {}
         self._forgot_at = NEVER
 
     def step(self, now: datetime) -> Sent:
-        """Send what is waiting, and the time to whom it matters. Raises Unavailable: call again."""
+        """Send what is waiting, and the time to whom it matters. Raises Unavailable (call again), or LostHistory."""
+        self._continuity.check()
         sent = Sent(self._send(), self._tick(now))
         if now - self._forgot_at >= FORGET_EVERY:
             self.forget_sent()
@@ -156,6 +159,9 @@ def main() -> int:
     log = KafkaLog(settings.kafka, "noria-relay")
     try:
         run(Relay(engine, log), Waiter(engine, "noria_outbox"), stopping)
+    except LostHistory as error:
+        logger.critical("%s; the process stops", error)
+        return 70
     finally:
         log.close()
     return 0

@@ -5,23 +5,27 @@ sent: what `react` said in the replay is compared with what stands on the log.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, Text
+from sqlalchemy import Connection, Engine, Text, text
 
+from streams.codec import encode, topic_of
+from streams.erasures import untold
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
 from streams.following import pass_over_marks
-from streams.log import Log, Record
+from streams.log import Log, Message, Record
 from streams.schema import LIVE, SHADOW, projections
-from streams.store import Store, positions, postgres_trouble, quarantine_id
+from streams.store import Store, positions, positions_lock, postgres_trouble, quarantine_id
 
 BATCH_RECORDS = 2000
 LISTED = 1000
+APPEND_TIMEOUT_S = 30.0
+FOLLOWED = (CONVERSATIONS, DOMAINS)
 # The outbox is a queue with marks of its own sending, not a projection; its contents are compared by id.
 COMPARED = tuple(str(table.name) for table in projections.sorted_tables if table.name != "outbox")
 
@@ -85,22 +89,23 @@ def rebuild(
     """Apply every record before `upto` to an empty `schema`. `progress(done, total)` is called after each batch."""
     create_schema(engine, schema)
     store = Store(engine, schema, invalid_per_minute=None)
-    began, done, total = time.monotonic(), 0, sum(upto.values())
-    batch: list[Record] = []
-    for record in _records(log, upto):
-        batch.append(record)
-        if len(batch) == BATCH_RECORDS:
-            done += store.apply(batch).records
-            progress(done, total)
-            batch.clear()
-    if batch:
+    began, total = time.monotonic(), sum(upto.values())
+    done = _apply(store, log, upto, lambda done: progress(done, total))
+    return Rebuilt(done, time.monotonic() - began)
+
+
+def _apply(store: Store, log: Log, upto: dict[tuple[str, int], int], progress: Callable[[int], None]) -> int:
+    """Apply what the store does not have before `upto`; how many records that was."""
+    done, reached = 0, store.positions()
+    records = _records(log, reached, upto)
+    while batch := list(islice(records, BATCH_RECORDS)):
         done += store.apply(batch).records
-        progress(done, total)
+        progress(done)
     reached = store.positions()
     for place, end in upto.items():
         if reached.get(place, 0) < end:
             pass_over_marks(store, log, place, reached.get(place, 0), end)
-    return Rebuilt(done, time.monotonic() - began)
+    return done
 
 
 def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyReport:
@@ -135,10 +140,70 @@ def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lamb
     )
 
 
-def _records(log: Log, upto: dict[tuple[str, int], int]) -> Iterator[Record]:
+def rebuild_live(engine: Engine, log: Log, progress: Callable[[int, int], None] = lambda done, total: None) -> Rebuilt:
+    """Let the live tables be what the log says, whatever they were; they are read as they were until then.
+
+    What the log implies and does not hold is said (again). Claims on orders are dropped: they are taken in anew, by what the log
+    says of each; an order that it does not imply (what it followed from was lost) is carried out no more. Raises Unavailable."""
+    rebuilt = rebuild(engine, log, _ends(log), progress=progress)
+    with postgres_trouble(), engine.begin() as connection:
+        for lock in (positions_lock(LIVE), f"noria.relay.{LIVE}", "noria.intake"):  # who writes the tables waits
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:lock))"), {"lock": lock})
+        for table in projections.sorted_tables:
+            # A row of a queue gets its place anew.
+            names = [str(column.name) for column in table.columns if column.identity is None]
+            columns = ", ".join(f'"{name}"' for name in names)
+            order = f" ORDER BY {', '.join(_key(str(table.name)))}"
+            connection.exec_driver_sql(f"TRUNCATE {LIVE}.{table.name} RESTART IDENTITY")
+            connection.exec_driver_sql(
+                f"INSERT INTO {LIVE}.{table.name} ({columns}) SELECT {columns} FROM {SHADOW}.{table.name}{order}"
+            )
+        mark_said(connection, log)
+        connection.execute(text("TRUNCATE work.claims, work.intake"))
+        connection.execute(
+            text(
+                "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at)"
+                " SELECT message_id, 'unexplained', '', '', 'cancelled', 0, now() FROM said s"
+                f" WHERE topic = :orders AND NOT EXISTS (SELECT FROM {LIVE}.outbox o WHERE o.message_id = s.message_id)"
+                " ON CONFLICT (order_id) DO NOTHING"
+            ),
+            {"orders": ORDERS},
+        )
+        for channel in ("noria_positions", "noria_domains", "noria_outbox"):
+            connection.exec_driver_sql(f"NOTIFY {channel}")
+    _apply(Store(engine), log, _ends(log), lambda done: None)  # what came meanwhile; whoever follows goes on from there
+    return rebuilt
+
+
+def tell_erasures(engine: Engine, log: Log, by: str) -> int:
+    """Tell the domains of erasures that the log does not know of, and take that in; how many there were. Raises Unavailable."""
+    with postgres_trouble(), engine.connect() as connection:
+        envelopes = untold(connection, by, f"/noria/{by}", datetime.now(UTC))
+    if envelopes:
+        log.append([Message(topic_of(e.event), e.key, encode(e)) for e in envelopes], APPEND_TIMEOUT_S)
+        _apply(Store(engine), log, _ends(log), lambda done: None)
+    return len(envelopes)
+
+
+def mark_said(connection: Connection, log: Log) -> None:
+    """In the live outbox, mark as sent what stands on the log. It was made long ago, whatever a rebuilding says: who counts what
+    could not be read of late does not count it."""
+    _write_down_said(connection, log)
+    connection.exec_driver_sql(
+        f"UPDATE {LIVE}.outbox o SET sent_at = now(), made_at = now() - interval '1 hour'"
+        f" WHERE EXISTS (SELECT FROM {LIVE}.events e WHERE e.event_id = o.message_id)"
+        " OR EXISTS (SELECT FROM said s WHERE s.message_id = o.message_id)"
+    )
+
+
+def _ends(log: Log) -> dict[tuple[str, int], int]:
+    return {(topic, partition): end for topic in FOLLOWED for partition, end in log.ends(topic).items()}
+
+
+def _records(log: Log, since: Mapping[tuple[str, int], int], upto: Mapping[tuple[str, int], int]) -> Iterator[Record]:
     """Partition by partition, conversations first: tables must come out equal whatever the order across topics."""
-    for topic, partition in sorted(upto, key=lambda place: ((CONVERSATIONS, DOMAINS).index(place[0]), place[1])):
-        yield from log.read(topic, partition, 0, upto[topic, partition])
+    for topic, partition in sorted(upto, key=lambda place: (FOLLOWED.index(place[0]), place[1])):
+        yield from log.read(topic, partition, since.get((topic, partition), 0), upto[topic, partition])
 
 
 def _key(name: str) -> list[str]:
@@ -146,7 +211,9 @@ def _key(name: str) -> list[str]:
 
 
 def _columns(name: str) -> list[str]:
-    return [str(column.name) for column in projections.tables[f"{LIVE}.{name}"].columns]
+    """Not the marks by which a log is known again: an older row has none until its partition goes on."""
+    columns = (str(column.name) for column in projections.tables[f"{LIVE}.{name}"].columns)
+    return [column for column in columns if not (name == "positions" and column.startswith("last_"))]
 
 
 def _digest(connection: Connection, schema: str, name: str) -> tuple[int, str]:
@@ -198,13 +265,10 @@ def _compare_outbox(engine: Engine, log: Log, newest: int) -> tuple[tuple[str, .
     """What was to be said and what was: the outbox keeps no row for ever that was sent, so the log is asked too. `newest`: the last
     row of the live outbox that the comparison is about."""
     with postgres_trouble(), engine.begin() as connection:
-        connection.exec_driver_sql(f"CREATE TABLE {SHADOW}.said (message_id text)")
-        waiting = _sent_elsewhere(log)
-        while ids := list(islice(waiting, BATCH_RECORDS)):
-            connection.exec_driver_sql(f"INSERT INTO {SHADOW}.said SELECT unnest(%s)", (ids,))
+        _write_down_said(connection, log)
         unsaid = connection.exec_driver_sql(
             f"SELECT message_id FROM {SHADOW}.outbox s"
-            f" WHERE NOT EXISTS (SELECT FROM {SHADOW}.said t WHERE t.message_id = s.message_id)"
+            " WHERE NOT EXISTS (SELECT FROM said t WHERE t.message_id = s.message_id)"
             f" AND NOT EXISTS (SELECT FROM {LIVE}.outbox o WHERE o.message_id = s.message_id)"
             f" AND NOT EXISTS (SELECT FROM {LIVE}.events e WHERE e.event_id = s.message_id)"
             f" ORDER BY message_id LIMIT {LISTED}"
@@ -218,13 +282,17 @@ def _compare_outbox(engine: Engine, log: Log, newest: int) -> tuple[tuple[str, .
         return tuple(unsaid), tuple(unexplained)
 
 
-def _sent_elsewhere(log: Log) -> Iterator[str]:
-    """The ids of what stands on the topics that the tables do not hold."""
+def _write_down_said(connection: Connection, log: Log) -> None:
+    """What stands on the topics that the tables do not hold, as the table `said`, until the transaction ends."""
+    connection.exec_driver_sql("CREATE TEMPORARY TABLE said (message_id text, topic text) ON COMMIT DROP")
     for topic in (ORDERS, QUARANTINE):
         for partition, end in log.ends(topic).items():
-            for record in log.read(topic, partition, 0, end):
-                key = (record.key or b"").decode(errors="replace").replace("\0", "")
-                yield key if topic == ORDERS else quarantine_id(key)
+            records = log.read(topic, partition, 0, end)
+            while batch := list(islice(records, BATCH_RECORDS)):
+                keys = [(record.key or b"").decode(errors="replace").replace("\0", "") for record in batch]
+                ids = keys if topic == ORDERS else [quarantine_id(key) for key in keys]
+                connection.exec_driver_sql("INSERT INTO said SELECT unnest(%s), %s", (ids, topic))
+    connection.exec_driver_sql("ANALYZE said")
 
 
 def as_json(report: VerifyReport) -> bytes:

@@ -6,6 +6,8 @@
 `work`     what is under way on these machines: claims, engines, routes. Lost, it costs time and no fact.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -47,12 +49,18 @@ def _text(name: str, nullable: bool = False, primary_key: bool = False) -> Colum
     return Column(name, Text, nullable=nullable, primary_key=primary_key)
 
 
+def _last_read() -> tuple[Column[Any], Column[Any]]:
+    """The last record before the next offset, by which a log is known again: see `streams.continuity`."""
+    return Column("last_offset", BigInteger), Column("last_digest", String(64))
+
+
 positions = Table(
     "positions",
     projections,
     _text("topic", primary_key=True),
     Column("partition", Integer, primary_key=True),
     Column("next_offset", BigInteger, nullable=False),
+    *_last_read(),
 )
 states = Table(
     "states",
@@ -359,6 +367,7 @@ intake = Table(
     _text("topic", primary_key=True),
     Column("partition", Integer, primary_key=True),
     Column("next_offset", BigInteger, nullable=False),
+    *_last_read(),
     schema="work",
 )
 engines = Table(

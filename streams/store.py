@@ -6,7 +6,7 @@ imply, and an event that stands on the log twice is dropped by its id. Live foll
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -182,7 +182,7 @@ class Store:
             with raw.cursor() as cursor:
                 if self._locked_positions(cursor, [(topic, partition)])[topic, partition] != start:
                     return False
-                self._move(cursor, {(topic, partition): end})
+                self._move(cursor, {(topic, partition): end}, {})
         return True
 
     def _apply(self, records: Sequence[Record], refused: dict[tuple[str, int, int], str]) -> Applied:
@@ -218,7 +218,7 @@ class Store:
                         said,
                     )
                     cursor.execute("NOTIFY noria_outbox")
-                self._move(cursor, ends)
+                self._move(cursor, ends, {(record.topic, record.partition): record for record in fresh})
         return Applied(len(fresh), len(readable), quarantined)
 
     def _fence(self, cursor: Cursor, records: Sequence[Record]) -> tuple[list[Record], dict[tuple[str, int], int]]:
@@ -238,7 +238,7 @@ class Store:
         return fresh, next_offset
 
     def _locked_positions(self, cursor: Cursor, places: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"noria.positions.{self._schema}",))
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (positions_lock(self._schema),))
         cursor.execute(
             f"SELECT topic, partition, next_offset FROM {self._schema}.positions"
             " WHERE (topic, partition) IN %s FOR UPDATE",
@@ -246,12 +246,19 @@ class Store:
         )
         return dict.fromkeys(places, 0) | {(t, p): n for t, p, n in cursor.fetchall()}
 
-    def _move(self, cursor: Cursor, ends: dict[tuple[str, int], int]) -> None:
+    def _move(self, cursor: Cursor, ends: dict[tuple[str, int], int], last: Mapping[tuple[str, int], Record]) -> None:
+        """`last`: the last record before each end, where there is a new one."""
         execute_values(
             cursor,
-            f"INSERT INTO {self._schema}.positions (topic, partition, next_offset) VALUES %s"
-            " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset",
-            [(topic, partition, end) for (topic, partition), end in ends.items()],
+            f"INSERT INTO {self._schema}.positions AS p (topic, partition, next_offset, last_offset, last_digest)"
+            " VALUES %s ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset,"
+            " last_offset = coalesce(excluded.last_offset, p.last_offset),"
+            " last_digest = coalesce(excluded.last_digest, p.last_digest)",
+            [
+                (*place, end, record and record.offset, record and record.digest)
+                for place, end in ends.items()
+                for record in (last.get(place),)
+            ],
         )
         cursor.execute("NOTIFY noria_positions")
 
@@ -328,6 +335,11 @@ class Store:
             raise TooManyInvalid(
                 f"{recent + new} records within a minute could not be read (limit {self._invalid_per_minute})"
             )
+
+
+def positions_lock(schema: str) -> str:
+    """What whoever writes the projections of a schema holds."""
+    return f"noria.positions.{schema}"
 
 
 def positions(connection: Connection, schema: str) -> dict[tuple[str, int], int]:

@@ -20,7 +20,7 @@ from streams.settings import Settings
 from streams.store import postgres_trouble
 from workers.artifacts import IN_USE_LOCK, Artifacts
 from workers.evaluator.opencompass import Examiner
-from workers.orders import Claim
+from workers.orders import Claim, Intake
 from workers.trainer.parent import Trainer
 
 PROGRESS_EVERY_S = 2.0
@@ -42,6 +42,7 @@ class Context:
         self.log = log
         self.keyring = keyring
         self.worker = worker
+        self.intake = Intake(engine, log)
         self.artifacts = Artifacts(settings.artifacts)
         self.cancelled = threading.Event()
         self.held: Claim | None = None  # the order in hand

@@ -21,7 +21,7 @@ from sqlalchemy import text
 from streams.disk import is_full
 from streams.errors import Invalid, Unavailable
 from streams.events import RoundFailed, Step
-from streams.log import KafkaLog
+from streams.log import KafkaLog, LostHistory
 from streams.sealing import Keyring, MasterKey
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
@@ -63,8 +63,8 @@ def steps(names: Sequence[str]) -> dict[str, tuple[Step, Step_]]:
 
 
 def work_once(context: Context, table: Mapping[str, tuple[Step, Step_]], stopping: threading.Event) -> bool:
-    """Take in what is new, and carry out one order if there is one. Raises Unavailable, or whatever bug a step has."""
-    orders.take_in(context.engine, context.log)
+    """Take in what is new, and carry out one order if there is one. Raises Unavailable, LostHistory, or whatever bug a step has."""
+    context.intake.take_in()
     held = orders.claim(context.engine, list(table), context.worker)
     if held is None:
         return False
@@ -176,7 +176,7 @@ class Idle:
             return False
 
     def _called_away(self) -> bool:
-        orders.take_in(self._context.engine, self._context.log)
+        self._context.intake.take_in()
         self._get_ready()
         return self._stopping.is_set() or orders.waiting(self._context.engine, self._kinds)
 
@@ -248,6 +248,9 @@ def main() -> int:
             stopping.wait(1.0)
         except Cancelled:
             break
+        except LostHistory as error:
+            logger.critical("%s; the process stops", error)
+            return 70
     context.close()
     return 0
 

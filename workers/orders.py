@@ -11,7 +11,8 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 
 from streams.codec import decode_order, read_event, read_order
-from streams.errors import Invalid
+from streams.continuity import Continuity
+from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS, RoundFailed
 from streams.log import Log
 from streams.orders import Order
@@ -64,56 +65,87 @@ def caught_up(connection: Connection, log: Log) -> bool:
     return all(reached.get((DOMAINS, partition), 0) >= end for partition, end in ends.items())
 
 
-def take_in(engine: Engine, log: Log) -> int:
-    """Bring new orders from the log into `work.claims`, once each; return how many. Raises Unavailable.
+class Intake:
+    """Brings new orders from the log into `work.claims`, once each.
 
-    Where none was ever taken in, `work` is new or was lost: then the projections must first know what came of the old ones."""
-    ends = log.ends(ORDERS)
-    taken = 0
-    with postgres_trouble(), engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('noria.intake'))"))
-        rows = connection.execute(
-            text("SELECT partition, next_offset FROM work.intake WHERE topic = :t"), {"t": ORDERS}
-        )
-        start: dict[int, int] = {row.partition: row.next_offset for row in rows}
-        if not start and not caught_up(connection, log):
-            return 0
-        for partition, end in ends.items():
-            if start.get(partition, 0) >= end:
-                continue
-            for record in log.read(ORDERS, partition, start.get(partition, 0), end):
-                try:
-                    order = read_order(record.value)
-                except Invalid as error:
-                    # Not ours to carry out; it stays on the log, and this says where.
-                    place = f"{ORDERS}-{partition}@{record.offset}"
-                    row = {"order_id": place, "kind": str(error), "domain": "", "state": "unreadable", "attempts": 0}
-                else:
-                    state, attempts = _standing(connection, log, order)
-                    row = {
-                        "order_id": str(order.order_id),
-                        "kind": kind_of(order),
-                        "domain": order.domain,
-                        "state": state,
-                        "attempts": attempts,
-                    }
-                connection.execute(
-                    text(
-                        "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at)"
-                        " VALUES (:order_id, :kind, :domain, :body, :state, :attempts, clock_timestamp())"
-                        " ON CONFLICT (order_id) DO NOTHING"
-                    ),
-                    row | {"body": record.value},
-                )
-                taken += 1
+    `work` may be new, lost or of yesterday, and so may the projections: before the first order is taken in, and again when the log
+    or PostgreSQL was away, the projections must know what came of the old ones."""
+
+    def __init__(self, engine: Engine, log: Log) -> None:
+        self._engine = engine
+        self._log = log
+        self._continuity = Continuity(engine, log)
+        self._known = False
+
+    def take_in(self) -> int:
+        """How many were new. Raises Unavailable, or LostHistory when the log is not the one that was read."""
+        try:
+            self._continuity.check()
+            return self._take_in()
+        except Unavailable:
+            self._known = False
+            raise
+
+    def _take_in(self) -> int:
+        ends = self._log.ends(ORDERS)
+        taken = 0
+        with postgres_trouble(), self._engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('noria.intake'))"))
+            rows = connection.execute(
+                text("SELECT partition, next_offset FROM work.intake WHERE topic = :t"), {"t": ORDERS}
+            )
+            start: dict[int, int] = {row.partition: row.next_offset for row in rows}
+            if not (start and self._known) and not caught_up(connection, self._log):
+                return 0
+            self._known = True
+            for partition, end in ends.items():
+                if start.get(partition, 0) < end:
+                    taken += self._take_in_partition(connection, partition, start.get(partition, 0), end)
+        return taken
+
+    def _take_in_partition(self, connection: Connection, partition: int, start: int, end: int) -> int:
+        taken, last = 0, None
+        for last in self._log.read(ORDERS, partition, start, end):
+            try:
+                order = read_order(last.value)
+            except Invalid as error:
+                # Not ours to carry out; it stays on the log, and this says where.
+                place = f"{ORDERS}-{partition}@{last.offset}"
+                row = {"order_id": place, "kind": str(error), "domain": "", "state": "unreadable", "attempts": 0}
+            else:
+                state, attempts = _standing(connection, self._log, order)
+                row = {
+                    "order_id": str(order.order_id),
+                    "kind": kind_of(order),
+                    "domain": order.domain,
+                    "state": state,
+                    "attempts": attempts,
+                }
             connection.execute(
                 text(
-                    "INSERT INTO work.intake (topic, partition, next_offset) VALUES (:t, :p, :n)"
-                    " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset"
+                    "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at)"
+                    " VALUES (:order_id, :kind, :domain, :body, :state, :attempts, clock_timestamp())"
+                    " ON CONFLICT (order_id) DO NOTHING"
                 ),
-                {"t": ORDERS, "p": partition, "n": end},
+                row | {"body": last.value},
             )
-    return taken
+            taken += 1
+        connection.execute(
+            text(
+                "INSERT INTO work.intake AS i (topic, partition, next_offset, last_offset, last_digest)"
+                " VALUES (:t, :p, :n, :last, :digest) ON CONFLICT (topic, partition) DO UPDATE SET"
+                " next_offset = excluded.next_offset, last_offset = coalesce(excluded.last_offset, i.last_offset),"
+                " last_digest = coalesce(excluded.last_digest, i.last_digest)"
+            ),
+            {
+                "t": ORDERS,
+                "p": partition,
+                "n": end,
+                "last": None if last is None else last.offset,
+                "digest": None if last is None else last.digest,
+            },
+        )
+        return taken
 
 
 def _standing(connection: Connection, log: Log, order: Order) -> tuple[str, int]:

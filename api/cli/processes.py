@@ -86,6 +86,7 @@ def status(as_json: bool) -> None:
     trouble: str | None = None
     try:
         with open_door() as door:
+            trouble = door.trouble()
             domains = [door.status(str(row["domain"])) for row in door.domains()]
             quarantined = door.quarantine(0)["count"]
     except Refused as error:

@@ -165,10 +165,11 @@ def test_what_anybody_can_write_is_skipped_and_named_and_what_comes_after_it_tak
     assert sorted(decode_id(bytes(one["event"])) for one in shown) == ids
     assert events_after(services, reached, None, 1000)[0] == []
 
-    orders.take_in(database, log)
-    assert orders.take_in(database, log) == 0
+    intake = orders.Intake(database, log)
+    intake.take_in()
+    assert intake.take_in() == 0
     (real,) = log.append([message(ORDERS)], WAIT_S)
-    assert orders.take_in(database, log) == 1
+    assert intake.take_in() == 1
     claims = dict(rows(database, "SELECT order_id, state FROM work.claims"))
     (last,) = log.read(ORDERS, 0, real.offset, real.offset + 1)
     opened = {decode_id(one.value) for one in readable[ORDERS]} | {str(decode_order(last.value).order_id)}

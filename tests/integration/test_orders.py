@@ -37,11 +37,12 @@ def log(empty_log: str) -> Iterator[KafkaLog]:
 
 @pytest.fixture
 def engine(database: Engine, log: KafkaLog) -> Engine:
-    """No claims, and the orders of earlier tests are behind us."""
+    """No claims, and what stands on the log of earlier tests is behind us."""
     empty(database)
-    taken_in = "INSERT INTO work.intake (topic, partition, next_offset) VALUES (:topic, :partition, :end)"
-    for partition, end in log.ends(ORDERS).items():
-        change(database, taken_in, topic=ORDERS, partition=partition, end=end)
+    for topic, table in ((ORDERS, "work.intake"), (DOMAINS, "noria.positions")):
+        taken_in = f"INSERT INTO {table} (topic, partition, next_offset) VALUES (:topic, :partition, :end)"
+        for partition, end in log.ends(topic).items():
+            change(database, taken_in, topic=topic, partition=partition, end=end)
     return database
 
 
@@ -112,29 +113,29 @@ def end_round(engine: Engine, order: SelectSnapshot) -> None:
 def test_an_order_is_taken_in_once_however_often_it_stands_on_the_log(engine: Engine, log: KafkaLog) -> None:
     one, other = select(), purge()
     ask(log, one, one, other)
-    assert orders.take_in(engine, log) == 3
-    assert orders.take_in(engine, log) == 0
+    assert orders.Intake(engine, log).take_in() == 3
+    assert orders.Intake(engine, log).take_in() == 0
     ask(log, one)
-    orders.take_in(engine, log)
+    orders.Intake(engine, log).take_in()
     assert claims(engine) == [(str(one.order_id), "open", 0, None), (str(other.order_id), "open", 0, None)]
 
 
 def test_an_order_that_is_done_is_not_opened_again_by_its_repetition(engine: Engine, log: KafkaLog) -> None:
     order = select()
     ask(log, order)
-    orders.take_in(engine, log)
+    orders.Intake(engine, log).take_in()
     held = orders.claim(engine, KINDS, "worker-1")
     assert held is not None
     orders.finish(engine, held, "done")
     ask(log, order)
-    orders.take_in(engine, log)
+    orders.Intake(engine, log).take_in()
     assert orders.claim(engine, KINDS, "worker-2") is None
 
 
 def test_an_order_that_cannot_be_read_is_kept_by_its_place_and_the_rest_goes_on(engine: Engine, log: KafkaLog) -> None:
     order = select()
     log.append([Message(ORDERS, "x", b"no order"), order_message(order)], 10)
-    orders.take_in(engine, log)
+    orders.Intake(engine, log).take_in()
     end = log.ends(ORDERS)[0]
     assert [row[:2] for row in claims(engine)] == [
         (f"{ORDERS}-0@{end - 2}", "unreadable"),
@@ -152,7 +153,7 @@ def test_workers_that_ask_at_once_get_each_order_once(engine: Engine, log: Kafka
 
     def work(name: str) -> None:
         start.wait()
-        orders.take_in(engine, log)
+        orders.Intake(engine, log).take_in()
         while (held := orders.claim(engine, KINDS, name)) is not None:
             taken.append(held)
 
@@ -168,7 +169,7 @@ def test_workers_that_ask_at_once_get_each_order_once(engine: Engine, log: Kafka
 def test_the_oldest_order_comes_first_and_only_of_the_kinds_asked_for(engine: Engine, log: KafkaLog) -> None:
     first, second, third = select(), purge(), select()
     ask(log, first, second, third)
-    orders.take_in(engine, log)
+    orders.Intake(engine, log).take_in()
     names = [["purge_places"], KINDS, KINDS, KINDS]
     held = [orders.claim(engine, kinds, "worker-1") for kinds in names]
     assert [one.order if one else None for one in held] == [second, first, third, None]
@@ -178,7 +179,7 @@ def test_when_the_lease_runs_out_another_worker_takes_over_and_the_first_has_los
     engine: Engine, log: KafkaLog
 ) -> None:
     ask(log, select())
-    orders.take_in(engine, log)
+    orders.Intake(engine, log).take_in()
     first = orders.claim(engine, KINDS, "worker-1")
     assert first is not None and orders.renew(engine, first)
     assert orders.claim(engine, KINDS, "worker-2") is None
@@ -195,7 +196,7 @@ def test_a_worker_that_lost_an_order_and_got_it_back_does_not_hold_it_by_its_old
     engine: Engine, log: KafkaLog
 ) -> None:
     ask(log, select())
-    orders.take_in(engine, log)
+    orders.Intake(engine, log).take_in()
     first = orders.claim(engine, KINDS, "worker-1")
     lease_runs_out(engine)
     second = orders.claim(engine, KINDS, "worker-1")
@@ -206,7 +207,7 @@ def test_a_worker_that_lost_an_order_and_got_it_back_does_not_hold_it_by_its_old
 def test_a_lease_is_not_renewed_once_the_round_has_ended(engine: Engine, log: KafkaLog) -> None:
     order = select()
     ask(log, order)
-    orders.take_in(engine, log)
+    orders.Intake(engine, log).take_in()
     held = orders.claim(engine, KINDS, "worker-1")
     assert held is not None and orders.renew(engine, held)  # the projections may not know the round yet
     begin_round(engine, order)
@@ -217,7 +218,7 @@ def test_a_lease_is_not_renewed_once_the_round_has_ended(engine: Engine, log: Ka
 
 def test_an_order_without_a_round_is_renewed_whatever_rounds_do(engine: Engine, log: KafkaLog) -> None:
     ask(log, purge())
-    orders.take_in(engine, log)
+    orders.Intake(engine, log).take_in()
     held = orders.claim(engine, KINDS, "worker-1")
     assert held is not None and orders.renew(engine, held)
 
@@ -307,7 +308,7 @@ def test_an_order_that_kills_its_workers_is_given_up(context: Context) -> None:
     log, order = context.log, select()
     assert isinstance(log, KafkaLog)
     ask(log, order)
-    orders.take_in(context.engine, log)
+    context.intake.take_in()
     for number in range(ATTEMPTS):
         assert orders.claim(context.engine, KINDS, f"dead-{number}") is not None
         lease_runs_out(context.engine)

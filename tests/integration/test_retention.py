@@ -268,7 +268,7 @@ def test_orders_carried_out_long_ago_are_forgotten_and_run_no_more_though_the_in
     begun(world, 4, 4, [True, True])
     world.say(RoundAsked(domain="roads", by="ops"))
     world.settle()
-    taken = orders.take_in(world.engine, world.log)
+    taken = orders.Intake(world.engine, world.log).take_in()
     assert taken == 10
     assert retention.forget_orders(world.context) == 0
     change(world.engine, "UPDATE work.claims SET received_at = received_at - interval '31 days'")
@@ -276,7 +276,7 @@ def test_orders_carried_out_long_ago_are_forgotten_and_run_no_more_though_the_in
     query = "SELECT kind, state FROM work.claims ORDER BY received_at"
     assert rows(world.engine, query) == [("swap_release", "done"), ("select_snapshot", "open")]
     change(world.engine, "TRUNCATE work.intake")
-    orders.take_in(world.engine, world.log)
+    orders.Intake(world.engine, world.log).take_in()
     assert rows(world.engine, "SELECT kind FROM work.claims WHERE state = 'open'") == [("select_snapshot",)]
     assert rows(world.engine, "SELECT count(*) FROM work.claims") == [(10,)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from streams.events import PersonErased, RebuildAsked, RollbackAsked, RoundAsked, RoundFailed
+from streams.events import ORDERS, PersonErased, RebuildAsked, RollbackAsked, RoundAsked, RoundFailed
 from streams.log import MemoryLog
 from streams.orders import SelectSnapshot, SwapRelease
 from streams.recipes import LoraRecipe
@@ -42,7 +42,7 @@ def states(world: ByHand) -> list[tuple[object, ...]]:
 def test_an_order_whose_outcome_stands_on_the_log_is_not_claimed(world: ByHand) -> None:
     world.say(RoundAsked(domain="roads", by="ops"), PersonErased(domain="roads", person="eva", kids=("k",), by="ops"))
     world.settle()
-    assert orders.take_in(world.engine, world.log) == 7
+    assert orders.Intake(world.engine, world.log).take_in() == 7
     assert states(world) == [
         *((kind, "done", 0) for kind in ("swap_release", "select_snapshot", "train_candidate")),
         *((kind, "done", 0) for kind in ("evaluate_candidate", "swap_release")),
@@ -53,11 +53,34 @@ def test_an_order_whose_outcome_stands_on_the_log_is_not_claimed(world: ByHand) 
 
 def test_nothing_is_taken_in_before_the_projections_know_what_came_of_it(world: ByHand) -> None:
     world.say(RoundAsked(domain="roads", by="ops"))
-    assert orders.take_in(world.engine, world.log) == 0
+    intake = orders.Intake(world.engine, world.log)
+    assert intake.take_in() == 0
     world.settle()
-    assert orders.take_in(world.engine, world.log) > 0
+    assert intake.take_in() > 0
+    world.say(RoundAsked(domain="roads", by="ops"), RollbackAsked(domain="roads", to=0, by="ops"))
+    world.settle()
     world.say(RoundAsked(domain="roads", by="ops"))
-    orders.take_in(world.engine, world.log)  # from here on it waits for nothing
+    assert intake.take_in() > 0, "from here on it waits for nothing"
+
+
+def test_a_worker_that_starts_upon_tables_of_yesterday_takes_nothing_in_before_they_know_what_came_of_it(
+    world: ByHand,
+) -> None:
+    """`work` and the projections were put back together: the intake stands before orders that were carried out since."""
+    then, taken = world.records(), world.log.ends(ORDERS)[0]
+    world.say(RollbackAsked(domain="roads", to=0, by="ops"), RoundAsked(domain="roads", by="ops"))
+    world.settle()
+    world.work(done=frozenset(order.order_id for order in world.orders()[:taken]))
+    empty(world.engine)
+    world.store.apply(then)
+    change(
+        world.engine, "INSERT INTO work.intake (topic, partition, next_offset) VALUES (:t, 0, :n)", t=ORDERS, n=taken
+    )
+    intake = orders.Intake(world.engine, world.log)
+    assert intake.take_in() == 0
+    world.follow()
+    assert intake.take_in() > 4
+    assert {state for _, state, _ in states(world)} == {"done"}
 
 
 def test_attempts_that_failed_are_counted_and_what_was_given_up_stays_so(world: ByHand) -> None:
@@ -77,7 +100,7 @@ def test_attempts_that_failed_are_counted_and_what_was_given_up_stays_so(world: 
         )
         world.log.append([answer(order, failure_name(attempt), failed, AT)], 10)
     world.settle()
-    orders.take_in(world.engine, world.log)
+    orders.Intake(world.engine, world.log).take_in()
     assert states(world)[-2:] == [("select_snapshot", "open", 2), ("swap_release", "failed", 1)]
     held = orders.claim(world.engine, ["select_snapshot"], "worker-1")
     assert held is not None and held.attempt == 3, "whose failure is not taken for one that was told before"
@@ -87,7 +110,7 @@ def test_an_order_of_a_round_that_has_ended_is_not_claimed(world: ByHand) -> Non
     world.say(RoundAsked(domain="roads", by="ops"))
     world.settle()
     change(world.engine, "UPDATE noria.rounds SET ended_at = now()")
-    orders.take_in(world.engine, world.log)
+    orders.Intake(world.engine, world.log).take_in()
     assert states(world)[-1] == ("select_snapshot", "cancelled", 0)
 
 
@@ -107,12 +130,12 @@ def test_an_order_that_makes_something_again_is_claimed_although_its_round_has_e
     )
     world.say(asked)
     world.settle()
-    orders.take_in(world.engine, world.log)
+    orders.Intake(world.engine, world.log).take_in()
     assert states(world)[-1] == ("rebuild_candidate", "open", 0)
     held = orders.claim(world.engine, ["rebuild_candidate"], "worker-1")
     assert held is not None and orders.renew(world.engine, held)
     world.work(done=frozenset(order.order_id for order in world.orders()[:-1]))
     assert not orders.renew(world.engine, held)
     change(world.engine, "TRUNCATE work.claims, work.intake")
-    orders.take_in(world.engine, world.log)
+    orders.Intake(world.engine, world.log).take_in()
     assert states(world)[-1] == ("rebuild_candidate", "done", 0)

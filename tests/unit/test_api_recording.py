@@ -10,9 +10,10 @@ from sqlalchemy import Engine
 
 from api.recording import REFUSE_FOR_S, Recorder
 from streams.codec import envelope_for
+from streams.continuity import Continuity
 from streams.errors import Unavailable
 from streams.events import Envelope, RoundAsked
-from streams.log import MemoryLog, Message, Position
+from streams.log import LostHistory, MemoryLog, Message, Position
 
 
 class Log(MemoryLog):
@@ -45,6 +46,21 @@ class Clock:
         self.now += seconds
 
 
+class Seen(Continuity):
+    """What is found when the log is looked at."""
+
+    def __init__(self) -> None:
+        self.lost: str | None = None
+        self.doubts = 0
+
+    def doubt(self) -> None:
+        self.doubts += 1
+
+    def check(self) -> None:
+        if self.lost is not None:
+            raise LostHistory(self.lost)
+
+
 @pytest.fixture
 def log() -> Log:
     return Log()
@@ -56,8 +72,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def recorder(log: Log, clock: Clock) -> Recorder:
-    return Recorder(log, cast(Engine, None), clock, clock.pause)
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def recorder(log: Log, clock: Clock, seen: Seen) -> Recorder:
+    return Recorder(log, cast(Engine, None), clock, clock.pause, seen)
 
 
 def envelope() -> Envelope:
@@ -144,3 +165,32 @@ def test_an_error_that_is_a_bug_does_not_close_the_door(recorder: Recorder, log:
     with pytest.raises(AttributeError):
         recorder.append([cast(Envelope, None)])
     assert recorder.append([envelope()])
+
+
+def test_a_log_that_is_not_the_one_that_was_read_takes_nothing_until_it_is(
+    recorder: Recorder, log: Log, seen: Seen
+) -> None:
+    seen.lost = "noria.domains-0: it ends at offset 3, and was read up to 5"
+    recorder.look()
+    for refused in (recorder.check, lambda: recorder.append([envelope()])):
+        with pytest.raises(LostHistory, match="noria.domains-0"):
+            refused()
+    assert log.tries == 0
+    seen.lost = None
+    recorder.look()
+    recorder.append([envelope()])
+
+
+def test_what_comes_back_is_looked_at_before_the_first_word_is_written_to_it(
+    recorder: Recorder, log: Log, clock: Clock, seen: Seen
+) -> None:
+    log.open = False
+    with pytest.raises(Unavailable):
+        recorder.append([envelope()])
+    assert seen.doubts == 1
+    log.open, seen.lost = True, "noria.domains-0: it ends at offset 3, and was read up to 5"
+    clock.now += REFUSE_FOR_S
+    for _ in range(2):
+        with pytest.raises(LostHistory):
+            recorder.append([envelope()])
+    assert log.tries == 0

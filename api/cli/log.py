@@ -1,0 +1,100 @@
+"""`noria log` and `noria rebuild`: whether the log still holds what was read of it, and beginning again from what it holds.
+
+They look at Kafka and PostgreSQL themselves: the door may record nothing just then."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+import msgspec
+from sqlalchemy import Engine
+
+from api.cli.backup import running_settings
+from api.cli.context import json_option, print_json, print_table
+from streams import continuity, replay
+from streams.log import KafkaLog
+from streams.store import open_engine, postgres_trouble
+
+
+@contextmanager
+def _log_and_tables() -> Iterator[tuple[KafkaLog, Engine]]:
+    settings = running_settings()
+    engine, log = open_engine(settings.database_url), KafkaLog(settings.kafka, "noria-log")
+    try:
+        yield log, engine
+    finally:
+        log.close()
+        engine.dispose()
+
+
+@click.group("log", short_help="Whether the log still holds what was read of it.")
+def log_group() -> None:
+    """The log on Kafka, and how far it was read."""
+
+
+@log_group.command("check")
+@json_option
+def check(as_json: bool) -> None:
+    """Compare each partition with what was read of it: where it ends, and the last record.
+
+    A log that lost its tail, was made anew or is another stops whatever reads and writes it; `noria rebuild` begins again from what
+    it holds. Exit code 0: all is there. 1: something is not, and it is named.
+
+    \b
+    Example: noria log check
+    """
+    with _log_and_tables() as (log, engine):
+        with postgres_trouble(), engine.connect() as connection:
+            read = continuity.read_to(connection)
+        found = continuity.look(log, read)
+    lost = any(one.lost for one in found)
+    if as_json:
+        print_json({"sound": not lost, "partitions": msgspec.to_builtins(found)})
+    else:
+        print_table(
+            ["partition", "read up to", "ends at", "lost"],
+            [[one.place, one.read_to, one.end, one.lost] for one in found],
+            empty="nothing was read yet",
+        )
+        if lost:
+            click.echo(
+                "noria: what is lost is lost, unless a backup has it (`noria restore`);"
+                " `noria rebuild` goes on with what the log holds",
+                err=True,
+            )
+    sys.exit(1 if lost else 0)
+
+
+@click.command("rebuild", short_help="Let the tables be what the log says, whatever they were.")
+@json_option
+def rebuild(as_json: bool) -> None:
+    """Read the log from its first event, and put what it says in the place of the tables. The way on after the log lost something,
+    and after tables were damaged.
+
+    Nothing need be stopped; until it is done the old tables are read. What the log implies and does not hold is said again, and
+    orders are taken in anew: what was done is not done again. Erasures that the log lost are told to it again.
+
+    \b
+    Example: noria rebuild
+    """
+    with _log_and_tables() as (log, engine):
+        rebuilt = replay.rebuild_live(engine, log, _progress(as_json))
+        told = replay.tell_erasures(engine, log, "rebuild")
+    if as_json:
+        print_json(msgspec.to_builtins(rebuilt) | {"erasures_told": told})
+        return
+    click.echo(f"{rebuilt.records} events, {rebuilt.records_per_s:,.0f} a second: the tables are what the log says")
+    if told:
+        click.echo(f"{told} erasures were not on the log, and are again")
+
+
+def _progress(quiet: bool) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        if sys.stderr.isatty() and not quiet:
+            click.echo(f"\r{done} of {total} events", nl=done == total, err=True)
+
+    return tell
+
+
+COMMANDS = [log_group, rebuild]
