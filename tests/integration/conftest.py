@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psycopg2
@@ -95,15 +95,19 @@ def keyring(database: Engine, tmp_path: Path) -> Keyring:
 @pytest.fixture(scope="module")
 def empty_log(kafka_bootstrap: str) -> str:
     """The broker's address, its topics made anew."""
+    make_anew(kafka_bootstrap)
+    return kafka_bootstrap
+
+
+def make_anew(kafka_bootstrap: str, names: Sequence[str] = tuple(topic.name for topic in TOPICS)) -> None:
+    """Remove these topics with all that they hold, and create them."""
     admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
-    names = [topic.name for topic in TOPICS]
     there = [name for name in admin.list_topics() if name in names]
     if there:
         admin.delete_topics(there)
         eventually(lambda: not set(admin.list_topics()) & set(names), "the old topics are gone")
     admin.close()
     create_topics(kafka_bootstrap)
-    return kafka_bootstrap
 
 
 class _running:

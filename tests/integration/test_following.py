@@ -8,23 +8,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from sqlalchemy import Engine, text
 
+from api.recording import Recorder
 from streams.codec import encode, envelope_for, key_of, topic_of
 from streams.events import DOMAINS, ClockTicked
-from streams.log import KafkaLog, Message
+from streams.log import KafkaLog, LostHistory, Message
 from streams.store import Store
-from tests.integration.conftest import eventually
+from tests.integration.by_hand import ByHand, created, empty, rows
+from tests.integration.conftest import eventually, make_anew
+from workers.orders import Intake
 
 
-def start_app(tmp_path: Path, kafka: str, database_url: str) -> subprocess.Popen[bytes]:
+def start_app(
+    tmp_path: Path, kafka: str, database_url: str, module: str = "streams.app", stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "NORIA_HOME": str(tmp_path),
         "NORIA_KAFKA": kafka,
         "NORIA_DATABASE_URL": database_url,
         "NORIA_DOOR": "http://127.0.0.1:1",
     }
-    return subprocess.Popen([sys.executable, "-m", "streams.app"], env=environment)
+    return subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=stderr)
 
 
 def tick(domain: str) -> Message:
@@ -64,3 +70,52 @@ def test_every_event_takes_effect_once_although_the_process_is_killed_again_and_
         app.terminate()
         app.wait(30)
         log.close()
+
+
+def test_the_stream_begins_where_the_tables_say_whatever_its_group_has_committed(
+    tmp_path: Path, empty_log: str, database_url: str, database: Engine
+) -> None:
+    """PostgreSQL is put back as it was before everything."""
+    log = KafkaLog(empty_log, "test")
+
+    def count() -> int:
+        return int(str(rows(database, "SELECT count(*) FROM noria.events")[0][0]))
+
+    log.append([tick(f"d{number}") for number in range(8) for _ in range(5)], timeout_s=10)
+    standing = sum(log.ends(DOMAINS).values())
+    for _ in range(2):
+        empty(database)
+        app = start_app(tmp_path, empty_log, database_url)
+        try:
+            eventually(lambda: count() == standing, "everything took effect", 30)
+        finally:
+            app.terminate()  # which commits the group's offsets
+            app.wait(30)
+    log.close()
+
+
+def test_on_a_log_that_was_made_anew_nothing_goes_on_and_the_partition_is_named(
+    tmp_path: Path, empty_log: str, database_url: str, database: Engine
+) -> None:
+    empty(database)
+    log = KafkaLog(empty_log, "test")
+    world = ByHand(database, log)
+    world.say(created("roads"))
+    world.settle()
+    Intake(database, log).take_in()
+    make_anew(empty_log, [DOMAINS])
+    processes = [
+        start_app(tmp_path, empty_log, database_url, module, subprocess.PIPE)
+        for module in ("streams.app", "streams.relay")
+    ]
+    for process in processes:
+        said = process.communicate(timeout=60)[1].decode()
+        assert process.returncode == 70
+        assert f"{DOMAINS}-" in said and "it ends at offset 0, and was read up to" in said
+    with pytest.raises(LostHistory, match=DOMAINS):
+        Intake(database, log).take_in()
+    recorder = Recorder(log, database)
+    recorder.look()
+    with pytest.raises(LostHistory, match=DOMAINS):
+        recorder.check()
+    log.close()

@@ -173,7 +173,7 @@ def test_a_log_that_is_not_the_one_that_was_read_takes_nothing_until_it_is(
     seen.lost = "noria.domains-0: it ends at offset 3, and was read up to 5"
     recorder.look()
     for refused in (recorder.check, lambda: recorder.append([envelope()])):
-        with pytest.raises(LostHistory, match="noria.domains-0"):
+        with pytest.raises(LostHistory, match=r"noria\.domains-0"):
             refused()
     assert log.tries == 0
     seen.lost = None
