@@ -317,7 +317,7 @@ class Door:
     def trouble(self) -> str | None:
         """Why the door records nothing until somebody acts, if that is so."""
         with _reaching(self.url):
-            response = self._http.get("/readyz")
+            response = self._http.get("/readyz", headers=self._headers)
         said = _object(_decode(response.content, Any)).get("reason")
         return None if said is None else str(said)
 

@@ -73,6 +73,7 @@ class FakeDoor:
         self.refuse_after: int | None = None  # so many questions are taken, and then the log is away
         self.examples: list[Json] = []
         self.quarantine: list[Json] = []
+        self.log_lost: str | None = None
         self.by_key: dict[str, Json] = {}
         self.chats: list[Json] = []
         self.feedback: list[Json] = []
@@ -469,6 +470,10 @@ def application(door: FakeDoor) -> Flask:
         return said(
             {"event_id": "e", "position": door.record("rollback_asked", "domains", {"domain": domain, "to": to})}, 202
         )
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        return said({"status": "not ready", "missing": ["log"], "reason": door.log_lost} if door.log_lost else {})
 
     @app.get("/v1/quarantine")
     def quarantine() -> Response:

@@ -488,6 +488,13 @@ def test_what_is_in_quarantine_is_listed_counted_and_shown(run: Any, door: FakeD
     assert run("quarantine", "show", "noria.orders-0@1").exit_code == 1
 
 
+def test_status_says_why_nothing_is_recorded(run: Any, door: FakeDoor) -> None:
+    door.log_lost = "the log is not the one that was read: noria.domains-0: it ends at offset 3, and was read up to 5"
+    shown = run("status", "--json")
+    assert (shown.exit_code, json.loads(shown.stdout)["trouble"]) == (3, door.log_lost)
+    assert door.log_lost in run("status").stderr
+
+
 def test_words_from_elsewhere_cannot_steer_the_terminal(run: Any, door: FakeDoor) -> None:
     door.answer = "red \x1b[31m bell \x07"
     assert "\x1b" not in run("chat", "How fast?").stdout
