@@ -55,9 +55,9 @@ class Recorder:
 
     def append(self, envelopes: Sequence[Envelope], timeout_s: float = APPEND_TIMEOUT_S) -> list[Position]:
         """Append and return the positions, all acknowledged. Raises Unavailable, at once while the log is known to be down, or
-        LostHistory."""
-        came_back = self._admit()
+        LostHistory; Invalid for an event that is too large."""
         messages = [Message(topic_of(e.event), e.key, encode(e)) for e in envelopes]
+        came_back = self._admit()
         try:
             if not self.log.answers(0.3):
                 raise Unavailable("the log does not answer")

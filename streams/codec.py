@@ -20,6 +20,7 @@ from streams.errors import Invalid
 from streams.policy import check_readable
 
 CONTENT_TYPE = "application/cloudevents+json"
+MAX_EVENT_BYTES = 1_000_000
 Data = dict[str, Any]
 # Where msgspec repeats what it was given: the value of an enumeration or tag, the name of an unknown field.
 _GIVEN = re.compile(r"""'.*'|".*"|(?<=unknown field )`.*`(?= - at `)|(?<=unknown field )`.*`$""", re.DOTALL)
@@ -50,6 +51,7 @@ VERSIONS: dict[str, int] = {
     "prompt_asked": 2,
     "round_requested": 3,
     "select_snapshot": 2,
+    "snapshot_selected": 2,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
@@ -63,6 +65,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("round_requested", 1): (),
     ("round_requested", 2): (),
     ("select_snapshot", 1): ("base_model", "recipe"),
+    ("snapshot_selected", 1): ("named",),
 }
 # (name, version) -> what turns that version's data into the next version's.
 LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = dict.fromkeys(ADDED, lambda data: data)
@@ -125,10 +128,11 @@ def envelope_for(
 
 
 def encode(envelope: events.Envelope) -> bytes:
+    """Raises Invalid when it is larger than an event may be."""
     if envelope.time.tzinfo is None:
         raise ValueError("an event's time must be aware")
     name = name_of(envelope.event)
-    return _encoder.encode(
+    return _bounded(
         {
             "specversion": "1.0",
             "id": str(envelope.id),
@@ -201,9 +205,9 @@ def read_event(topic: str, key: bytes | None, value: bytes) -> events.Envelope:
 
 
 def encode_order(order: orders.Order, *, source: str, time: datetime, causation_id: UUID) -> bytes:
-    """An order as a CloudEvent, so that any reader can follow `noria.orders` too."""
+    """An order as a CloudEvent, so that any reader can follow `noria.orders` too. Raises Invalid when it is too large."""
     kind = _snake(type(order).__name__)
-    return _encoder.encode(
+    return _bounded(
         {
             "specversion": "1.0",
             "id": str(order.order_id),
@@ -218,6 +222,15 @@ def encode_order(order: orders.Order, *, source: str, time: datetime, causation_
             "data": order,
         }
     )
+
+
+def _bounded(wire: Data) -> bytes:
+    """As bytes that the log takes: what it refuses would be offered to it for ever."""
+    value = _encoder.encode(wire)
+    if len(value) > MAX_EVENT_BYTES:
+        kind = wire["type"].removeprefix("noria.")
+        raise Invalid(f"{kind} would have {len(value):,} bytes, and no event has more than {MAX_EVENT_BYTES:,}")
+    return value
 
 
 def read_order(value: bytes) -> orders.Order:

@@ -251,8 +251,19 @@ class OrderProgressed(Struct, frozen=True, kw_only=True):
     waits_for: WaitsFor | None = None
 
 
+class ExamplesSelected(Struct, frozen=True, kw_only=True):
+    """New examples of a training set that are too many to be named in its `snapshot_selected`, which follows."""
+
+    domain: str
+    round_id: str
+    order_id: UUID
+    snapshot: str
+    kept: tuple[str, ...]
+
+
 class SnapshotSelected(Struct, frozen=True, kw_only=True):
-    """The training set is fixed. `snapshot` is its digest; `kept` names its new examples; `dropped` counts by reason."""
+    """The training set is fixed. `snapshot` is its digest; `kept` names its new examples, but for those that `examples_selected`
+    has named before (`named` is how many); `dropped` counts by reason."""
 
     domain: str
     round_id: str
@@ -262,6 +273,7 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     earlier: Number
     wordings: Number
     dropped: dict[str, int]
+    named: Number = 0
 
 
 class CandidateTrained(Struct, frozen=True, kw_only=True):
@@ -415,6 +427,7 @@ DomainEvent = (
     | RoundAsked
     | RoundRequested
     | OrderProgressed
+    | ExamplesSelected
     | SnapshotSelected
     | CandidateTrained
     | CandidateEvaluated

@@ -12,8 +12,9 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.partitioner.default import murmur2
 from msgspec import Struct
 
+from streams.codec import MAX_EVENT_BYTES
 from streams.errors import Unavailable
-from streams.topics import MAX_EVENT_BYTES, TOPICS
+from streams.topics import TOPICS
 
 IDLE_CONSUMERS = 2
 ENDS_TIMEOUT_MS = 5_000

@@ -18,9 +18,9 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from msgspec import UNSET, Struct, UnsetType
 
+from streams.codec import MAX_EVENT_BYTES
 from streams.errors import Invalid, Unavailable
 from streams.log import PATIENCE, Log, Record
-from streams.topics import MAX_EVENT_BYTES
 
 ACKNOWLEDGED_S = 30.0
 AT_ONCE = 2000  # records under way

@@ -21,6 +21,7 @@ from streams.events import (
     ExamItemRetired,
     ExampleAccepted,
     ExampleRetired,
+    ExamplesSelected,
     GatePassed,
     GateRefused,
     OrderProgressed,
@@ -169,21 +170,21 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
             shown = {"step": event.step, "done": event.done, "total": event.total, "values": event.values}
             waits = {"waits_for": event.waits_for} if event.waits_for is not None else {}
             return [_round(event.round_id, {"progress": shown | {"seconds_left": event.seconds_left} | waits})]
+        case ExamplesSelected():
+            if before.round is None or before.round.order_id != event.order_id:
+                return []
+            return _learned(event)
         case SnapshotSelected():
             if before.round is None or before.round.order_id != event.order_id:
                 return []
             row = {
                 "snapshot": event.snapshot,
-                "kept": len(event.kept),
+                "kept": event.named + len(event.kept),
                 "earlier": event.earlier,
                 "wordings": event.wordings,
                 "dropped": event.dropped,
             }
-            learned: list[Write] = [
-                Insert("learned", {"round_id": event.round_id, "example_id": example_id})
-                for example_id in sorted(set(event.kept))
-            ]
-            return [_round(event.round_id, row), *learned]
+            return [_round(event.round_id, row), *_learned(event)]
         case CandidateTrained():
             if before.round is None or before.round.order_id != event.order_id:
                 return []
@@ -340,6 +341,11 @@ def _feedback(
     fixed = {"event_id": str(recorded.envelope.id), "kind": kind, "given_at": recorded.envelope.time}
     given = Insert("feedback", {"rating": None, "scale": None, "text": None} | row | fixed | more)
     return [given, Count("feedback_counts", {"domain": event.domain, "kind": kind})]
+
+
+def _learned(event: ExamplesSelected | SnapshotSelected) -> list[Write]:
+    named = sorted(set(event.kept))
+    return [Insert("learned", {"round_id": event.round_id, "example_id": example_id}) for example_id in named]
 
 
 def _round(round_id: str, row: Row) -> Update:

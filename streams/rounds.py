@@ -31,6 +31,7 @@ from streams.events import (
     ExamItemRetired,
     ExampleAccepted,
     ExampleRetired,
+    ExamplesSelected,
     GatePassed,
     GateRefused,
     OrderProgressed,
@@ -276,7 +277,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         case SnapshotSelected():
             if round_ is None or round_.order_id != event.order_id:
                 return state
-            if not event.kept:
+            if not event.kept and not event.named:
                 return _end(state, "empty")
             return _step(state, round_, "train", uuid5(cause, "train_candidate"), snapshot=event.snapshot)
         case CandidateTrained():
@@ -347,6 +348,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
             | RoundRequested()
             | PlacesPurged()
             | OrderProgressed()
+            | ExamplesSelected()
             | GatePassed()
             | GateRefused()
             | ReleaseStarted()

@@ -307,7 +307,7 @@ class Store:
                 buffer.add(write)
             if isinstance(happened, DomainCreated | DomainRetired):
                 cursor.execute("NOTIFY noria_domains")
-            said.extend(_message(consequence, envelope) for consequence in consequences)
+            said.extend(_message(consequence, recorded) for consequence in consequences)
         buffer.flush()
         # One of which nothing is known (somebody rated what was never said) needs no row.
         known = [(k, s) for k, s in talks.items() if s != Exchange()]
@@ -392,7 +392,16 @@ def _event_row(recorded: Recorded) -> Row:
     }
 
 
-def _message(consequence: Consequence | Order, cause: Envelope) -> tuple[str, str, str, bytes]:
+def _message(consequence: Consequence | Order, cause: Recorded) -> tuple[str, str, str, bytes]:
+    try:
+        return _saying(consequence, cause.envelope)
+    except Invalid as error:
+        # The log would never take it, and whatever comes after it would wait.
+        record = Record(cause.topic, cause.partition, cause.offset, None, b"")
+        return _quarantined(record, f"what follows from it cannot be said: {error}")
+
+
+def _saying(consequence: Consequence | Order, cause: Envelope) -> tuple[str, str, str, bytes]:
     if not isinstance(consequence, Consequence):
         value = encode_order(consequence, source=SOURCE, time=cause.time, causation_id=cause.id)
         return str(consequence.order_id), ORDERS, str(consequence.order_id), value

@@ -38,7 +38,6 @@ CONFIG = {
     # Whatever a producer compresses with: the readers have no library for most of it.
     "compression.type": "uncompressed",
 }
-MAX_EVENT_BYTES = 1_000_000
 
 
 def create_topics(

@@ -119,8 +119,15 @@ EVENTS: tuple[ev.Event, ...] = (
         policy=POLICY,
     ),
     ev.OrderProgressed(**_ASKED, step="train", done=3, total=40, seconds_left=88.5, values={"loss": 1.25}),
+    ev.ExamplesSelected(**_ASKED, snapshot="sha256:" + "5e" * 32, kept=("example-0",)),
     ev.SnapshotSelected(
-        **_ASKED, snapshot="sha256:" + "5e" * 32, kept=("example-1",), earlier=0, wordings=6, dropped={"repeated": 2}
+        **_ASKED,
+        snapshot="sha256:" + "5e" * 32,
+        kept=("example-1",),
+        earlier=0,
+        wordings=6,
+        dropped={"repeated": 2},
+        named=1,
     ),
     ev.CandidateTrained(
         **_ASKED,

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Row, text
 
 from streams.errors import Erased, Invalid
-from streams.events import SnapshotSelected
+from streams.events import ExamplesSelected, SnapshotSelected
 from streams.history import Before, Whole, before
 from streams.lineage import lines
 from streams.orders import SelectSnapshot
@@ -27,18 +27,28 @@ from workers.trainer.spec import Row as TrainingRow
 IN_THE_EXAM = "its question stands in the exam"
 ERASED = "erased"
 TOO_LONG = "longer than the recipe's row_tokens"
+NAMED_AT_ONCE = 10_000  # examples, in one event: half of what it may hold
 UNREADABLE = "no conversation that can be read"
 
 
 def run(order: SelectSnapshot, context: Context) -> None:
     snapshot = select(order, context)
     new = [row for row in snapshot.rows if row.role == "new"]
+    digest, kept = save(snapshot, context.artifacts), tuple(row.example_id for row in new)
+    about: dict[str, Any] = {
+        "domain": order.domain,
+        "round_id": order.round_id,
+        "order_id": order.order_id,
+        "snapshot": digest,
+    }
+    named = range(0, max(0, len(kept) - NAMED_AT_ONCE), NAMED_AT_ONCE)
+    for start in named:
+        part = ExamplesSelected(**about, kept=kept[start : start + NAMED_AT_ONCE])
+        context.publish(order, part, f"examples_selected {digest} {start}")
     event = SnapshotSelected(
-        domain=order.domain,
-        round_id=order.round_id,
-        order_id=order.order_id,
-        snapshot=save(snapshot, context.artifacts),
-        kept=tuple(row.example_id for row in new),
+        **about,
+        kept=kept[len(named) * NAMED_AT_ONCE :],
+        named=len(named) * NAMED_AT_ONCE,
         earlier=len(snapshot.rows) - len(new),
         wordings=sum(len(row.wordings) for row in new),
         dropped=dict(sorted(Counter(d.reason for d in snapshot.dropped).items())),

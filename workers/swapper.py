@@ -26,6 +26,7 @@ from workers.models.golden import compare_with_golden
 
 READY_DEADLINE_S = 660.0  # longer than any engine may take to start
 DRAIN_DEADLINE_S = 120.0
+LOOK_EVERY_S = 1.0  # whether an order that waits is still the newest
 DOOR_SILENT_S = 5.0  # a door that has not been heard of for so long is gone
 
 
@@ -45,7 +46,7 @@ def run(order: SwapRelease, context: Context) -> None:
     if not order.rollback:
         started = ReleaseStarted(domain=order.domain, release=order.release, order_id=order.order_id, model=order.model)
         context.publish(order, started, "release_started")
-    base_url = _wait_ready(context, name)
+    base_url = _wait_ready(context, order, name)
     ready_s = time.monotonic() - began
     # A warm engine was proved when its release went live, and going back to it must take no longer than the flip.
     difference = 0.0 if order.rollback and warm else _prove(context, order, name, base_url)
@@ -119,12 +120,17 @@ def _unwant(context: Context, name: str) -> None:
         connection.execute(text("NOTIFY noria_engines"))
 
 
-def _wait_ready(context: Context, name: str) -> str:
-    """The engine's address, once it answers. Raises Invalid when it cannot start, Unavailable when it takes too long."""
+def _wait_ready(context: Context, order: SwapRelease, name: str) -> str:
+    """The engine's address, once it answers. Raises Invalid when it cannot start or a newer order has been decided on, which must
+    not wait for this one; Unavailable when it takes too long."""
     deadline = time.monotonic() + READY_DEADLINE_S
+    looked_at = time.monotonic()
     while time.monotonic() < deadline:
         context.check()
         with postgres_trouble(), context.engine.connect() as connection:
+            if time.monotonic() - looked_at > LOOK_EVERY_S:
+                _check_newest(connection, order)
+                looked_at = time.monotonic()
             row = connection.execute(
                 text("SELECT state, base_url, error FROM work.engines WHERE engine_id = :id"), {"id": name}
             ).one()
@@ -172,8 +178,8 @@ _OFF_LEVEL = (
 )
 
 
-def _overtaken(connection: Connection, order: SwapRelease) -> bool:
-    """Whether an order of the domain was decided on after this one: what shall answer is what was decided last."""
+def _check_newest(connection: Connection, order: SwapRelease) -> None:
+    """Raises Invalid when an order of the domain was decided on after this one: what shall answer is what was decided last."""
     decisions = connection.execute(
         text(
             "SELECT event_id FROM noria.events WHERE domain = :domain AND type IN ('domain_created',"
@@ -188,7 +194,7 @@ def _overtaken(connection: Connection, order: SwapRelease) -> bool:
             break
         newer.append(str(asked))
     else:
-        return False  # the tables do not know its own decision, and are being rebuilt: `keep_level` has the last word
+        return  # the tables do not know its own decision, and are being rebuilt: `keep_level` has the last word
     found = connection.execute(
         text(
             "SELECT EXISTS (SELECT FROM noria.outbox WHERE message_id = ANY(:ids))"
@@ -196,7 +202,8 @@ def _overtaken(connection: Connection, order: SwapRelease) -> bool:
         ),
         {"ids": newer},
     )
-    return bool(found.scalar_one())
+    if found.scalar_one():
+        raise Invalid(f"a newer decision about {order.domain} stands on the log")
 
 
 def _move_route(connection: Connection, domain: str, release: int, name: str) -> int:
@@ -222,8 +229,7 @@ def _flip(context: Context, order: SwapRelease, name: str) -> Flip:
     with postgres_trouble(), context.engine.begin() as connection:
         if context.held is None or not orders.is_held(connection, context.held):
             raise Cancelled
-        if _overtaken(connection, order):
-            raise Invalid(f"a newer decision about {order.domain} stands on the log")
+        _check_newest(connection, order)
         generation = _move_route(connection, order.domain, order.release, name)
     deadline = time.monotonic() + 2 * DOOR_SILENT_S
     while time.monotonic() < deadline:

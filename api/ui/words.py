@@ -219,6 +219,7 @@ _EVENTS: dict[str, tuple[str, str]] = {
     "round_asked": ("round asked for", "手动开轮"),
     "round_requested": ("round requested", "一轮开始"),
     "order_progressed": ("progress", "进度"),
+    "examples_selected": ("examples selected", "选定样例"),
     "snapshot_selected": ("snapshot selected", "选定快照"),
     "candidate_trained": ("candidate trained", "训练完成"),
     "candidate_evaluated": ("candidate evaluated", "评测完成"),

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -219,6 +220,23 @@ def test_what_is_too_large_to_be_repeated_is_named_by_its_place_only(world: ByHa
     ((_, said),) = outbox(world.engine, QUARANTINE)
     told = msgspec.json.decode(said)
     assert (told["bytes"], told["value_base64"]) == (400_001, None)
+
+
+def test_what_follows_and_is_larger_than_an_event_may_be_is_named_and_holds_nobody_up(world: ByHand) -> None:
+    world.say(created("roads"))
+    asked, *drafts, picked, _, corrected, _ = talk("roads", "ann", "c")
+    assert isinstance(asked, PromptAsked) and isinstance(corrected, ReplyCorrected)
+    large = msgspec.structs.replace(sealed("ann"), jwe="e" * 600_000)
+    world.say(
+        msgspec.structs.replace(asked, messages=large), *drafts, msgspec.structs.replace(corrected, text=large), picked
+    )
+    world.settle()
+    assert rows(world.engine, "SELECT 1 FROM noria.examples") == []
+    assert len(rows(world.engine, "SELECT 1 FROM noria.preferences")) == 1, "what came after it is said"
+    ((_, said),) = outbox(world.engine, QUARANTINE)
+    told = msgspec.json.decode(said)
+    assert told["place"].startswith("noria.conversations-")
+    assert re.search(r"example_accepted would have 1,2\d\d,\d+ bytes", told["reason"])
 
 
 def test_more_unreadable_records_than_the_limit_stop_the_reader_and_nothing_is_written(world: ByHand) -> None:

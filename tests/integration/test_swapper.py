@@ -491,6 +491,25 @@ def test_an_order_that_a_newer_decision_has_overtaken_moves_no_route(
     assert route(context) == (0, "roads@0", 2)
 
 
+def test_an_order_that_waits_for_its_engine_makes_way_for_a_newer_decision(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swapper, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(swapper, "READY_DEADLINE_S", 20.0)
+    world = ByHand(context.engine, MemoryLog())
+    live_domain(world, "roads", corrections=400)
+    (first,) = world.orders()
+    assert isinstance(first, SwapRelease)
+    first = structs.replace(first, model=model(context, tmp_path))
+    thread, raised = in_thread(lambda: carry_out(context, first))
+    eventually(lambda: wanted(context), "the engine is wanted", 15)
+    world.say(ReleaseFinished(**FINISHED), RollbackAsked(domain="roads", to=0, by="ops"))
+    world.settle()
+    thread.join()
+    assert [str(error) for error in raised] == ["a newer decision about roads stands on the log"]
+    assert route(context) is None
+
+
 def test_a_route_that_was_moved_by_an_order_that_was_then_given_up_comes_back_to_what_is_live(
     context: Context, engine: GoldenEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from typing import cast
 from uuid import uuid4
 
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
 from api.recording import REFUSE_FOR_S, Recorder
-from streams.codec import envelope_for
+from streams.codec import MAX_EVENT_BYTES, envelope_for
 from streams.continuity import Continuity
-from streams.errors import Unavailable
+from streams.errors import Invalid, Unavailable
 from streams.events import Envelope, RoundAsked
 from streams.log import LostHistory, MemoryLog, Message, Position
 
@@ -194,3 +195,15 @@ def test_what_comes_back_is_looked_at_before_the_first_word_is_written_to_it(
         with pytest.raises(LostHistory):
             recorder.append([envelope()])
     assert log.tries == 0
+
+
+def test_an_event_that_no_log_takes_is_refused_and_holds_nobody_up(recorder: Recorder, log: Log, clock: Clock) -> None:
+    large = msgspec.structs.replace(envelope(), event=RoundAsked(domain="d", by="x" * MAX_EVENT_BYTES))
+    log.open = False
+    with pytest.raises(Unavailable):
+        recorder.append([envelope()])
+    log.open = True
+    clock.now += REFUSE_FOR_S
+    with pytest.raises(Invalid, match=r"round_asked would have 1,000,\d+ bytes"):
+        recorder.append([large])
+    recorder.append([envelope()])

@@ -70,7 +70,9 @@ def select(
         recipe=msgspec.structs.replace(tiny.RECIPE, row_tokens=row_tokens),
     )
     selection.run(order, context)
-    (event,) = said
+    *parts, event = said
+    assert event.named == sum(len(part.kept) for part in parts)
+    event = msgspec.structs.replace(event, kept=(*(name for part in parts for name in part.kept), *event.kept))
     return event, {d.example_id: d.reason for d in load(event.snapshot, artifacts).dropped}
 
 
@@ -81,6 +83,16 @@ def test_a_row_too_long_for_the_recipe_is_dropped_with_that_reason_and_not_count
     event, dropped = select(monkeypatch, tmp_path, folder, examples, 256)
     assert event.kept == ("e-1",) and event.dropped == {selection.TOO_LONG: 1}
     assert dropped == {"e-2": selection.TOO_LONG}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4])
+def test_examples_that_one_event_cannot_name_are_named_before_it(
+    at_once: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    monkeypatch.setattr(selection, "NAMED_AT_ONCE", at_once)
+    examples = [example(number, f"Who is number {number}?", f"Ann {number}.") for number in (1, 2, 3)]
+    event, _ = select(monkeypatch, tmp_path, folder, examples, 256)
+    assert event.kept == ("e-1", "e-2", "e-3") and event.named == {1: 2, 2: 2, 3: 0, 4: 0}[at_once]
 
 
 def test_an_older_correction_does_not_come_back_because_the_newest_is_too_long(
