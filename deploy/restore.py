@@ -35,7 +35,7 @@ from streams.schema import LIVE, machinery, projections
 from streams.sealing import MasterKey, wrapped_by
 from streams.settings import Settings, from_env
 from streams.store import open_engine, postgres_trouble
-from streams.topics import TOPICS, create_topics
+from streams.topics import TOPICS, create_topics, replication_factor
 from workers.artifacts import PREFIX, Artifacts
 
 GONE_S = 30.0
@@ -139,7 +139,7 @@ def _restore(
     say: Callable[[str], None],
 ) -> Restored:
     _remove_topics(settings.kafka)
-    create_topics(settings.kafka, int(environ.get("NORIA_REPLICATION_FACTOR", "1")), manifest.partitions)
+    create_topics(settings.kafka, replication_factor(environ), manifest.partitions)
     held = {row["kid"] for row in _rows(source, KEYRING) if not row["destroyed_at"]}
     engine, log = open_engine(settings.database_url), KafkaLog(settings.kafka, "noria-restore")
     try:

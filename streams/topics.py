@@ -3,9 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.admin import ConfigResource, KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from msgspec import Struct
 
@@ -34,18 +34,28 @@ CONFIG = {
     "retention.ms": "-1",
     "retention.bytes": "-1",
     "cleanup.policy": "delete",
-    "min.insync.replicas": "1",
     # Whatever a producer compresses with: the readers have no library for most of it.
     "compression.type": "uncompressed",
 }
+KEPT = ("retention.ms", "retention.bytes", "cleanup.policy")  # what must be so on a topic that others have made, too
+REPLICAS = 3
+
+
+def replication_factor(environ: Mapping[str, str]) -> int | None:
+    """NORIA_REPLICATION_FACTOR; None where it is not set. Raises Invalid."""
+    given = environ.get("NORIA_REPLICATION_FACTOR")
+    if given is not None and not (given.isdigit() and int(given) > 0):
+        raise Invalid(f"NORIA_REPLICATION_FACTOR must be a whole number above 0; got {given!r}")
+    return None if given is None else int(given)
 
 
 def create_topics(
-    bootstrap: str, replication_factor: int = 1, partitions: Mapping[str, int] | None = None
+    bootstrap: str, replicas: int | None = None, partitions: Mapping[str, int] | None = None
 ) -> list[str]:
-    """Create the topics that are missing (with as many `partitions` as are named); return their names.
+    """Create the topics that are missing, with so many `replicas` (3, or as many as there are brokers) and as many `partitions` as
+    are named; return their names.
 
-    Raises Unavailable if Kafka does not answer."""
+    Raises Invalid for a topic that is there and would lose records, Unavailable if Kafka does not answer."""
     try:
         admin = KafkaAdminClient(
             bootstrap_servers=bootstrap.split(","), client_id="noria-topics", reconnect_backoff_max_ms=500
@@ -55,10 +65,14 @@ def create_topics(
     try:
         there = set(admin.list_topics())
         missing = [topic for topic in TOPICS if topic.name not in there]
+        _check_kept(admin, [topic.name for topic in TOPICS if topic.name in there])
+        if missing and replicas is None:
+            replicas = min(REPLICAS, len(admin.describe_cluster()["brokers"]))
         for topic in missing:
-            config = CONFIG | {"min.insync.replicas": str(max(1, replication_factor - 1))}
             number = (partitions or {}).get(topic.name, topic.partitions)
-            new = NewTopic(topic.name, number, replication_factor, topic_configs=config)
+            # What is acknowledged is on two disks, where there are two.
+            config = CONFIG | {"min.insync.replicas": str(min(2, replicas or 1))}
+            new = NewTopic(topic.name, number, replicas, topic_configs=config)
             try:
                 admin.create_topics([new], timeout_ms=30_000)
             except TopicAlreadyExistsError:
@@ -70,11 +84,21 @@ def create_topics(
         admin.close()
 
 
+def _check_kept(admin: KafkaAdminClient, names: Sequence[str]) -> None:
+    if not names:
+        return
+    found = admin.describe_configs([ConfigResource("TOPIC", name) for name in names], config_filter="all")["topic"]
+    for name in names:
+        for key in KEPT:
+            if (value := found[name][key]["value"]) != CONFIG[key]:
+                raise Invalid(f"{name} would lose records: its {key} is {value}, and must be {CONFIG[key]}")
+
+
 def main() -> int:
     argparse.ArgumentParser(prog="python -m streams.topics", description=__doc__).parse_args()
     try:
         settings = from_env(os.environ)
-        created = create_topics(settings.kafka, int(os.environ.get("NORIA_REPLICATION_FACTOR", "1")))
+        created = create_topics(settings.kafka, replication_factor(os.environ))
     except (Invalid, Unavailable) as error:
         print(error, file=sys.stderr)
         return 1
