@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from sqlalchemy.exc import OperationalError
 
-from streams.errors import Invalid, Unavailable
+from streams.errors import Invalid, Unacknowledged, Unavailable
 from streams.log import LostHistory
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,12 @@ def refusal_of(error: BaseException) -> ApiError:
             return ApiError(422, str(error))
         case LostHistory():
             return ApiError(503, f"nothing was recorded: {error}", code="log_lost", retry_after_s=30)
+        case Unacknowledged():
+            message = (
+                "the log did not say in time that it has it: whether it was recorded is not known; what is sent again under the"
+                " same Idempotency-Key counts once"
+            )
+            return ApiError(503, message, code="unacknowledged", retry_after_s=2)
         case Unavailable() if "log" in str(error):
             return ApiError(503, "the log does not answer; nothing was recorded", code="unavailable", retry_after_s=2)
         case Unavailable() | OperationalError():

@@ -9,5 +9,10 @@ class Unavailable(Exception):
     """Something this needs does not answer at present: retry in place, keeping the order."""
 
 
+class Unacknowledged(Unavailable):
+    """The log was given something and did not say in time that it has it: it may have it, or come to have it yet. Sent again under
+    the same id it counts once."""
+
+
 class Erased(Exception):
     """The text was sealed with a key that has been destroyed. Whoever reads text must cope with it."""

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
@@ -13,7 +13,7 @@ from kafka.partitioner.default import murmur2
 from msgspec import Struct
 
 from streams.codec import MAX_EVENT_BYTES
-from streams.errors import Unavailable
+from streams.errors import Unacknowledged, Unavailable
 from streams.topics import TOPICS
 
 IDLE_CONSUMERS = 2
@@ -73,8 +73,8 @@ class Log(Protocol):
     def append(self, messages: Sequence[Message], timeout_s: float) -> list[Position]:
         """Append in order; return once every message is acknowledged by all in-sync replicas.
 
-        Raises Unavailable when that did not happen in `timeout_s`. What was sent may still be recorded then: send it
-        again under the same id, readers drop the second.
+        Raises Unavailable when nothing was sent, and Unacknowledged when that did not happen in `timeout_s`: what was sent may
+        still be recorded then. Send it again under the same id, readers drop the second.
         """
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
@@ -146,11 +146,11 @@ class KafkaLog:
 
     def append(self, messages: Sequence[Message], timeout_s: float) -> list[Position]:
         deadline = time.monotonic() + timeout_s
+        futures: list[Any] = []
         try:
             producer = self._open_producer()
-            futures = [
-                producer.send(message.topic, key=message.key.encode(), value=message.value) for message in messages
-            ]
+            for message in messages:
+                futures.append(producer.send(message.topic, key=message.key.encode(), value=message.value))
             positions = []
             for future in futures:
                 done = future.get(timeout=max(0.001, deadline - time.monotonic()))
@@ -158,7 +158,9 @@ class KafkaLog:
             return positions
         except KafkaError as error:
             self._drop_producer()
-            raise Unavailable(f"the log did not acknowledge: {type(error).__name__}") from error
+            if not futures:
+                raise Unavailable(f"the log does not answer: {type(error).__name__}") from error
+            raise Unacknowledged(f"the log did not acknowledge: {type(error).__name__}") from error
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
         if start >= end:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from streams import sealing
-from streams.errors import Unavailable
+from streams.errors import Unacknowledged, Unavailable
 from streams.events import (
     CandidateEvaluated,
     CandidateTrained,
@@ -19,7 +19,7 @@ from streams.events import (
     SnapshotSelected,
 )
 from streams.gate import Paired
-from streams.log import Position
+from streams.log import Message, Position
 from streams.rounds import unpack
 from streams.sealed import Sealed
 from tests import door_world
@@ -352,3 +352,29 @@ def test_what_was_left_out_when_the_log_died_between_a_rating_and_its_comment_is
     assert sorted(row.kind for row in feedback_rows(world, reply_id)) == ["comment", "rating"]
     third = give(world, reply_id, key="two-halves", **said).json()
     assert third == again | {"duplicate": True}
+
+
+def test_feedback_whose_acknowledgement_was_lost_is_one_event_when_it_is_sent_again(
+    world: World, reply_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = world.services.recorder.log.append
+
+    def unheard(messages: list[Message], timeout_s: float) -> list[Position]:
+        """It landed; the broker's answer did not come."""
+        whole(messages, timeout_s)
+        raise Unacknowledged("the log did not acknowledge")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.services.recorder.log, "append", unheard)
+        lost = give(world, reply_id, key="unheard", rating=2)
+    assert lost.status_code == 503 and lost.json()["error"]["code"] == "unacknowledged"
+    assert "not known" in lost.json()["error"]["message"]
+
+    def given() -> httpx.Response | None:
+        answer = give(world, reply_id, key="unheard", rating=2)
+        return answer if answer.status_code == 200 else None
+
+    wait_until(given, what="the door tries the log again")
+    again = give(world, reply_id, key="unheard", rating=2).json()
+    world.caught_up(again["position"])
+    assert [row.rating for row in feedback_rows(world, reply_id)] == [2]
