@@ -1,9 +1,11 @@
 """Domains: made, shown, their policy set, and why the next round has not come yet."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import msgspec
 from flask import Blueprint, Response
@@ -18,7 +20,7 @@ from api.services import SOURCE, Services
 from api.wire import check_domain, no_control_characters, read_json, read_object, reply, typed
 from streams import schema
 from streams.codec import envelope_for
-from streams.errors import Invalid
+from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, DomainCreated, DomainEvent, DomainRetired, PolicySet
 from streams.policy import Policy, check_policy
 from streams.settings import Settings
@@ -62,12 +64,15 @@ def blueprint(services: Services) -> Blueprint:
             raise no_such_domain()
         created = check_new_domain(said, services.settings)
         policy = check_new_policy(said.policy or {}, "policy")
-        services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S)
+        if not services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
+            raise Unavailable("whether there is such a domain is not known: the projections lag behind")
         with postgres_trouble(), services.engine.connect() as connection:
             if find_domain(connection, said.domain) is not None:
                 raise ApiError(409, "there is such a domain already", param="domain", code="domain_exists")
-        by = caller().person
-        position = append_domain_events(services, [created, PolicySet(domain=said.domain, policy=policy, by=by)])
+        first = PolicySet(domain=said.domain, policy=policy, by=caller().person)
+        # Of two who create it at once only one does, with its policy.
+        ids = [uuid5(NAMESPACE_URL, f"urn:noria:domain:{said.domain}:{what}") for what in ("created", "policy")]
+        position = append_domain_events(services, [created, first], ids=ids)
         return reply({"domain": said.domain, "base_model": created.base_model, "position": position}, 201)
 
     @views.get("/v1/domains/<domain>")
@@ -164,12 +169,14 @@ def check_new_policy(body: Any, within: str) -> Policy:
     return policy
 
 
-def append_domain_events(services: Services, events: list[DomainEvent], correlation_id: str | None = None) -> str:
-    """Append events of one domain in order; the position of the last."""
+def append_domain_events(
+    services: Services, events: list[DomainEvent], correlation_id: str | None = None, ids: Sequence[UUID] = ()
+) -> str:
+    """Append events of one domain in order, under new ids where none are given; the position of the last."""
     at = datetime.now(UTC)
     envelopes = [
-        envelope_for(event, id=uuid4(), source=SOURCE, time=at, correlation_id=correlation_id or event.domain)
-        for event in events
+        envelope_for(event, id=id_ or uuid4(), source=SOURCE, time=at, correlation_id=correlation_id or event.domain)
+        for event, id_ in zip_longest(events, ids)
     ]
     return str(services.recorder.append(envelopes)[-1])
 

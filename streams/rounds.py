@@ -9,7 +9,7 @@ What `react` asks for is part of the state at once (`fold` starts the round on t
 correction that arrives before the order comes back from the log does not ask a second time.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID, uuid5
 
@@ -99,6 +99,9 @@ class Going(Struct, frozen=True):
     order_id: UUID
 
 
+CLOCK_AHEAD = timedelta(days=7)  # of what an event says: more is no delay between writers
+
+
 class Rebuild(Struct, frozen=True):
     """What is being made again: what `round_id` made of `base_release`, and was released as `release` if it was."""
 
@@ -183,8 +186,8 @@ def prospect(state: Domain, now: datetime) -> Outlook:
 
 def fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
     """The domain after `event`. Never refuses: it has happened. A round that has become due starts here and now."""
-    after = _fold(state, recorded, event)
     now = event.at if isinstance(event, ClockTicked) else recorded.envelope.time
+    after = _fold(_without_the_future(state, now), recorded, event)
     if isinstance(event, RoundAsked):
         startable = after.round is None and after.live is not None and not after.retired
         return _start(after, recorded, now, f"asked for by {event.by}") if startable else after
@@ -236,6 +239,19 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
     elif new is not None and old is not None and new.step != old.step:
         found.extend(_next_order(event.domain, after, new, cause))
     return tuple(found)
+
+
+def _without_the_future(state: Domain, now: datetime) -> Domain:
+    """A clock that was years ahead and was set right has left times that nothing would be due after for years."""
+    wrong = now + CLOCK_AHEAD
+    times = {name: at for name in ("last_new_at", "last_asked_at", "last_release_at") if (at := getattr(state, name))}
+    if all(at <= wrong for at in (*times.values(), *state.asked)):
+        return state
+    return replace(
+        state,
+        asked=tuple(at for at in state.asked if at <= wrong),
+        **{name: now for name, at in times.items() if at > wrong},
+    )
 
 
 def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:

@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from api import domains
 from api.recording import POLL_S
 from streams.events import CONVERSATIONS, CandidateRetired, ReleaseRolledBack
 from streams.log import Message
@@ -553,3 +554,26 @@ def test_two_domains_are_two_lines_of_models(world: World) -> None:
     world.release(two, 1, other)
     assert world.chat(one)["model"] == f"{one}@0" and world.chat(two)["model"] == f"{two}@1"
     other.stop()
+
+
+def test_of_two_who_create_a_domain_at_once_one_does_and_its_policy_stands(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks before the projections know of the other."""
+    name = f"twice-{uuid4().hex[:6]}"
+    monkeypatch.setattr(domains, "find_domain", lambda connection, domain: None)
+    for number in (7, 8):
+        body = {"domain": name, "base_model": MODEL, "policy": {"thresholds": {"corrections": number}}}
+        answer = world.as_operator.post("/v1/domains", json=body)
+        assert answer.status_code == 201, answer.text
+        world.caught_up(answer.json()["position"])
+    monkeypatch.undo()
+    assert world.as_operator.get(f"/v1/domains/{name}/policy").json()["thresholds"]["corrections"] == 7
+
+
+def test_no_domain_is_created_while_it_is_not_known_which_there_are(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.services.recorder, "wait_for_ends", lambda topic, timeout_s: False)
+    body = {"domain": f"lag-{uuid4().hex[:6]}", "base_model": MODEL}
+    assert world.as_operator.post("/v1/domains", json=body).status_code == 503

@@ -9,7 +9,7 @@ from streams import events as ev
 from streams import orders
 from streams.conversations import Consequence
 from streams.gate import GateMargins, judge
-from streams.policy import Policy, QuietHours, Thresholds
+from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.recipes import LoraRecipe
 from streams.rounds import gathered, prospect
 from tests.samples import (
@@ -322,6 +322,27 @@ def test_the_budget_of_a_day_counts_rounds_asked_for_that_day_and_is_new_the_nex
     assert midnight is not None and gathered(log.state, midnight).asked_today == 0
     assert len(requests(log.tell(ev.ClockTicked(domain=DOMAIN, at=midnight)))) == 1
     assert log.state.asked == (midnight,), "yesterday's are forgotten"
+
+
+def test_a_clock_that_was_ten_years_ahead_and_was_set_right_keeps_no_round_from_being_due() -> None:
+    log = created(thresholds=Thresholds(corrections=None), schedule=Schedule("0 3 * * *"), rounds_per_day=1)
+    ahead = START + timedelta(days=3650)
+    (requested,) = requests(log.tell(correction("of the future"), at=ahead))
+    log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"), at=ahead)
+    log.tell(correction("of today"), at=START + MINUTE)
+    wake_at = prospect(log.state, START + MINUTE).wake_at
+    assert wake_at is not None and wake_at - START < timedelta(days=1)
+    (again,) = requests(log.tell(ev.ClockTicked(domain=DOMAIN, at=wake_at)))
+    assert again.reason.startswith("the schedule")
+    assert log.state.asked == (wake_at,)
+
+
+def test_an_event_that_comes_days_late_moves_no_time_back() -> None:
+    log = created()
+    select = begun(log)
+    asked_at = log.state.last_asked_at
+    log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"), at=START - timedelta(days=6))
+    assert log.state.last_asked_at == asked_at and log.state.asked == (asked_at,)
 
 
 def test_preferences_and_corrections_are_counted_apart_and_people_together() -> None:
