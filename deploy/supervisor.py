@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -89,7 +90,7 @@ class Supervisor:
         self._table = table
         self._first = [process for process in table if not process.beside]
         self._environment = dict(environment)
-        self._say = say
+        self._out = say
         self._stopping = threading.Event()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         me = psutil.Process()
@@ -169,9 +170,13 @@ class Supervisor:
                     continue
                 if process.name in due:
                     if now >= due[process.name]:
+                        try:
+                            self._start(process)
+                        except OSError:  # no room for its log, or for one more process: the others go on
+                            due[process.name] = now + BACKOFF_MOST_S
+                            continue
                         del due[process.name]
                         state.restarts += 1
-                        self._start(process)
                 elif process.beside and child.poll() == 0:
                     self._tell(state, "stopped")
                     self._say(f"{process.name:<12} done in {time.time() - state.since:.1f} s")
@@ -244,12 +249,18 @@ class Supervisor:
         state.state = what
         target = self._home / "run" / "supervisor.json"
         fresh = target.with_suffix(".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(self._state))
-        fresh.replace(target)
+        with suppress(OSError):  # a full disk ends nothing; it is told when there is room
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(msgspec.json.encode(self._state))
+            fresh.replace(target)
+
+    def _say(self, words: str) -> None:
+        with suppress(OSError):  # where it is written to may be full, or gone
+            self._out(words)
 
     def _last_line(self, process: Process) -> str:
-        lines = (self._home / "logs" / f"{process.name}.log").read_text(errors="replace").strip().splitlines()
+        log = self._home / "logs" / f"{process.name}.log"
+        lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
         return f"{lines[-1] if lines else 'it said nothing'} (logs/{process.name}.log)"
 
     def _take_lock(self) -> None:

@@ -252,6 +252,39 @@ def test_a_process_that_always_dies_does_not_stop_the_others(tmp_path: Path, mon
         assert status(tmp_path).processes[0].restarts == 0
 
 
+def test_a_disk_without_room_ends_nothing_and_what_died_meanwhile_comes_back_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in the way of each file does what a full disk does: it cannot be written."""
+    monkeypatch.setattr(supervisor, "BACKOFF_MOST_S", 0.3)
+
+    start, tries = Supervisor._start, list[str]()
+
+    def ready() -> bool:
+        return "steady" in began(tmp_path)
+
+    def counted(self: Supervisor, process: Process) -> None:
+        tries.append(process.name)
+        start(self, process)
+
+    monkeypatch.setattr(Supervisor, "_start", counted)
+    with running(tmp_path, serving("steady", tmp_path, ready), serving("mortal", tmp_path)):
+        before = pids(tmp_path)
+        log = tmp_path / "logs" / "mortal.log"
+        log.unlink()
+        in_the_way = [log, tmp_path / "run" / "supervisor.new"]
+        for folder in in_the_way:
+            folder.mkdir()
+        os.kill(before["mortal"], signal.SIGKILL)
+        eventually(lambda: tries.count("mortal") > 2, "it is tried again and again", 10)
+        assert lives(before["steady"])
+        for folder in in_the_way:
+            folder.rmdir()
+        eventually(lambda: began(tmp_path).count("mortal") == 2, "it is back", 10)
+        eventually(lambda: pids(tmp_path).get("mortal") not in (None, before["mortal"]), "it is told", 10)
+        assert lives(before["steady"])
+
+
 def test_everything_is_stopped_in_reverse_order_with_its_own_signal(tmp_path: Path) -> None:
     code = (
         "import signal, sys, time\n"
