@@ -7,6 +7,7 @@ supervisor, even if that is killed with -9. What runs is told in `run/supervisor
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -205,6 +206,7 @@ class Supervisor:
 
         def in_child() -> None:
             _prctl(_PR_SET_PDEATHSIG, process.stop_signal)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold people's words and keys
             if os.getppid() != parent:
                 os._exit(1)
             if process.beside:

@@ -1,5 +1,6 @@
 """`noria exam` and `noria examples`: what data teams bring and take, checked line by line before anything is sent."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,9 +121,11 @@ def export(out: Path | None, as_lines: bool, domain: str | None) -> None:
     if out is None:
         click.get_binary_stream("stdout").write(body)
         return
-    # People's words in clear: nobody else reads that file.
-    out.touch(mode=0o600)
-    out.write_bytes(body)
+    # People's words in clear: nobody else reads that file, not even one that stood there before and was open to all.
+    with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        if out.is_file():
+            os.fchmod(file.fileno(), 0o600)
+        file.write(body)
     gone = f"; left out: {said.get('retired', 0)} retired, {said.get('erased', 0)} erased"
     click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
 

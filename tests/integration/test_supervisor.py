@@ -349,6 +349,11 @@ def test_a_second_supervisor_is_refused_and_the_first_goes_on(tmp_path: Path) ->
         assert status(tmp_path).condition == "ready"
 
 
+def test_no_process_leaves_a_core_file(tmp_path: Path) -> None:
+    with running(tmp_path, serving("door", tmp_path)):
+        assert psutil.Process(pids(tmp_path)["door"]).rlimit(psutil.RLIMIT_CORE) == (0, 0)
+
+
 def test_down_stops_a_supervisor_and_waits_until_all_is_gone(tmp_path: Path) -> None:
     assert down(tmp_path) is False
     assert status(tmp_path) == supervisor.Status("stopped", [])

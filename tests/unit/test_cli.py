@@ -221,6 +221,7 @@ def test_examples_go_in_and_come_out(run: Any, door: FakeDoor, tmp_path: Path, f
     file.write_text(text, encoding=encoding)
     assert "2 examples imported" in run("examples", "import", str(file)).output
     out = tmp_path / "out.json"
+    out.touch(mode=0o644)  # one that stood there
     assert run("examples", "export", str(out)).exit_code == 0
     assert [item["instruction"] for item in json.loads(out.read_text())] == ["Ask", "问"]
     assert out.stat().st_mode & 0o077 == 0
