@@ -24,6 +24,7 @@ import psutil
 
 from api.client import sse
 from streams.codec import decode
+from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, PromptAsked, ReplyDrafted
 from streams.log import KafkaLog
 from streams.store import open_engine
@@ -246,7 +247,11 @@ def caught_up(noria: LocalNoria) -> None:
         with database.connect() as connection:
             query = "SELECT partition, next_offset FROM noria.positions WHERE topic = %s"
             there = {part: offset for part, offset in connection.exec_driver_sql(query, (CONVERSATIONS,)).all()}
-        return all(there.get(part, 0) >= end for part, end in log.ends(CONVERSATIONS).items())
+        try:
+            ends = log.ends(CONVERSATIONS)
+        except Unavailable:
+            return False  # the broker that was killed is not back yet
+        return all(there.get(part, 0) >= end for part, end in ends.items())
 
     try:
         until(reached, "the projections have followed", 120)
