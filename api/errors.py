@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy.exc import OperationalError
-
 from streams.errors import Invalid, Unacknowledged, Unavailable
 from streams.log import LostHistory
+from streams.sqlstate import meaning_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ def refusal_of(error: BaseException) -> ApiError:
             return ApiError(503, message, code="unacknowledged", retry_after_s=2)
         case Unavailable() if "log" in str(error):
             return ApiError(503, "the log does not answer; nothing was recorded", code="unavailable", retry_after_s=2)
-        case Unavailable() | OperationalError():
+        case _ if isinstance(error, Unavailable) or meaning_of(error) == "unavailable":
             return ApiError(503, "a part of noria does not answer", code="unavailable", retry_after_s=2)
     error_id = uuid4().hex[:12]
     # Where it happened, never what was said: a message or a local may hold somebody's words.

@@ -14,12 +14,11 @@ from uuid import UUID, uuid5
 
 import msgspec
 import psycopg2
-import psycopg2.errors
 from msgspec import Struct
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, execute_values
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from streams import conversations, projections, rounds
 from streams.codec import encode, encode_order, envelope_for, is_of_domain, name_of, read_event, topic_of
@@ -32,18 +31,10 @@ from streams.projections import Count, Insert, Retire, Row, Update, Write
 from streams.rounds import Domain
 from streams.schema import LIVE
 from streams.schema import projections as tables
+from streams.sqlstate import meaning_of
 
 SOURCE = "/noria/streams"
 QUARANTINE_VALUE_BYTES = 400_000
-# Well-formed values that no column or state holds. Other data errors are bugs of ours, and quarantine is not for these.
-CANNOT_HOLD = (
-    OverflowError,
-    psycopg2.errors.NumericValueOutOfRange,
-    psycopg2.errors.DatetimeFieldOverflow,
-    psycopg2.errors.UntranslatableCharacter,
-    psycopg2.errors.CharacterNotInRepertoire,
-    psycopg2.errors.ProgramLimitExceeded,  # a name that is too long for an index
-)
 # Tables whose rows come again and are changed then: an insert may meet one that is there, so a change is not merged into it.
 _COME_AGAIN = frozenset({"erasures", "preferences"})
 _JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
@@ -77,12 +68,12 @@ def open_engine(database_url: str, **options: Any) -> Engine:
 
 @contextmanager
 def postgres_trouble() -> Iterator[None]:
-    """Turn a server that does not answer into Unavailable."""
+    """Turn what goes by itself into Unavailable: a server that does not answer, is full, or was busy with somebody else."""
     try:
         yield
-    except psycopg2.errors.ProgramLimitExceeded:
-        raise  # PostgreSQL's "operational" errors hold this one too, but asking again does not help
-    except (OperationalError, InterfaceError, psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+    except (psycopg2.Error, SQLAlchemyError) as error:
+        if meaning_of(error) != "unavailable":
+            raise
         raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
 
 
@@ -164,7 +155,9 @@ class Store:
         """
         try:
             return self._apply(records, {})
-        except CANNOT_HOLD as error:
+        except (OverflowError, psycopg2.Error) as error:
+            if meaning_of(error) != "content":
+                raise
             if len(records) > 1:
                 done = [self.apply([record]) for record in records]
                 return Applied(*(sum(getattr(d, f) for d in done) for f in ("records", "events", "quarantined")))

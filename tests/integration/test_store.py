@@ -5,6 +5,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import UUID, uuid4, uuid5
 
@@ -41,7 +42,19 @@ from streams.policy import Policy, Schedule, Thresholds
 from streams.replay import verify
 from streams.schema import LIVE, projections
 from streams.store import Store, TooManyInvalid, open_engine
-from tests.integration.by_hand import AT, ByHand, created, empty, live_domain, message, policy, rows, sealed, talk
+from tests.integration.by_hand import (
+    AT,
+    ByHand,
+    change,
+    created,
+    empty,
+    live_domain,
+    message,
+    policy,
+    rows,
+    sealed,
+    talk,
+)
 from tests.integration.conftest import eventually
 
 
@@ -264,6 +277,54 @@ def test_a_value_that_no_column_holds_is_quarantined_and_the_rest_of_its_batch_g
     told = msgspec.json.decode(said)
     assert told["place"].endswith("@3")
     assert told["reason"] == "Expected `int` <= 2147483647 - at `$.release`"
+
+
+@contextmanager
+def raising(engine: Engine, code: str, where: str = "true") -> Iterator[None]:
+    """PostgreSQL refuses rows of `noria.events` with that SQLSTATE."""
+    change(
+        engine,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{code}'; END$$",
+    )
+    change(
+        engine,
+        f"CREATE TRIGGER refuse BEFORE INSERT ON noria.events FOR EACH ROW WHEN ({where}) EXECUTE FUNCTION refuse()",
+    )
+    try:
+        yield
+    finally:
+        change(engine, "DROP FUNCTION refuse CASCADE")
+
+
+@pytest.mark.parametrize("code", ["53100", "40P01", "57014", "55P03"])
+def test_a_full_disk_a_deadlock_or_a_timeout_is_waited_for_and_nothing_is_quarantined(world: ByHand, code: str) -> None:
+    world.say(*talk("roads", "ann"))
+    with raising(world.engine, code):
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                world.store.apply(world.records())
+    assert world.store.apply(world.records()).events == 7
+    assert outbox(world.engine, QUARANTINE) == []
+
+
+@pytest.mark.parametrize("code", ["54001", "22000"])
+def test_one_record_that_goes_beyond_a_limit_is_quarantined_and_its_neighbours_take_effect(
+    world: ByHand, code: str
+) -> None:
+    world.say(*talk("roads", "ann"))
+    with raising(world.engine, code, "NEW.type = 'reply_rated'"):
+        applied = world.store.apply(world.records())
+    assert (applied.events, applied.quarantined) == (6, 1)
+    ((_, said),) = outbox(world.engine, QUARANTINE)
+    assert msgspec.json.decode(said)["reason"].startswith("the store cannot hold it")
+
+
+def test_an_error_that_no_record_can_cause_stops_the_reader(world: ByHand) -> None:
+    world.say(*talk("roads", "ann"))
+    with raising(world.engine, "42P01"), pytest.raises(psycopg2.Error):
+        world.store.apply(world.records())
+    assert world.store.positions() == {}
 
 
 def test_two_writers_at_once_give_each_record_once(world: ByHand) -> None:

@@ -1,0 +1,45 @@
+"""What an error of PostgreSQL means, by its SQLSTATE: one table, for whoever asks again, quarantines or stops."""
+
+from typing import Literal
+
+import psycopg2
+from sqlalchemy import exc
+
+# Ask again, in place: the server is away or out of something, or this transaction met another.
+# What the record says is what no table holds: asking again does not help, and the next one may go on.
+# Whatever is in neither is a bug of ours.
+Meaning = Literal["unavailable", "content", "bug"]
+
+_BY_BEGINNING: dict[str, Meaning] = {
+    "08": "unavailable",  # the connection
+    "22": "content",  # a value that cannot be what it is to be
+    "25006": "unavailable",  # a server that only reads: another one leads by now
+    "25P03": "unavailable",  # idle in a transaction for too long
+    "25P04": "unavailable",  # a transaction took too long
+    "40001": "unavailable",  # could not be made one after the other
+    "40003": "unavailable",  # whether it was completed is not known
+    "40P01": "unavailable",  # deadlock
+    "53": "unavailable",  # full: disk, memory, connections
+    "54": "content",  # beyond a limit: too long for an index, too deep
+    "55P03": "unavailable",  # a lock was not to be had in time
+    "57": "unavailable",  # shut down, crashed, not up yet, cancelled, taking too long
+    "58": "unavailable",  # the system below: input or output
+}
+
+
+def meaning_of(error: BaseException) -> Meaning:
+    """Of an error of psycopg2's, or one of SQLAlchemy's around it. A Python number beyond any column is content, too."""
+    if isinstance(error, exc.TimeoutError):
+        return "unavailable"  # every connection of the pool is in use
+    if isinstance(error, exc.DBAPIError):
+        error = error.orig if isinstance(error.orig, Exception) else error
+    if isinstance(error, OverflowError):
+        return "content"
+    if not isinstance(error, psycopg2.Error):
+        return "bug"
+    code = error.pgcode
+    if code is None:
+        # The server said nothing: a connection that was not made, or broke.
+        broken = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+        return "unavailable" if broken or type(error) is psycopg2.DatabaseError else "bug"
+    return _BY_BEGINNING.get(code) or _BY_BEGINNING.get(code[:2], "bug")
