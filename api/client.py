@@ -393,12 +393,18 @@ class Door:
                 yield _decode(data, Json)
 
     def quarantine(self, limit: int) -> Json:
-        """{"data": what could not be read, the newest first, without its bytes, "count": how many there are}"""
+        """{"data": what could not be read, the newest first, without its bytes, "count": how many there are, "stopped": where the
+        stream stands still because it was too much, "skips": an operator's words that let it past}"""
         return _object(self.get("/v1/quarantine", limit=limit))
 
     def quarantined(self, place: str) -> Json:
         """One record that could not be read, with its bytes."""
         return _object(self.get(f"/v1/quarantine/{_part(place)}"))
+
+    def skip_unreadable(self, partition: str, to: int | None = None) -> Json:
+        """Let the stream past what cannot be read of a partition, up to and with offset `to` (None: the last that stopped it)."""
+        body = {"partition": partition} | ({"to": to} if to is not None else {})
+        return _object(self.send("POST", "/v1/quarantine/skip", body))
 
     def _send(self, method: str, path: str, **more: Any) -> Any:
         headers = {**self._headers, **(more.pop("headers", None) or {})}

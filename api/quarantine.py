@@ -1,17 +1,21 @@
 """What could not be read from the log: where it stood, why, and, for an operator, its bytes."""
 
 import base64
+from typing import Any
 
 import msgspec
 from flask import Blueprint, Response
 from msgspec import Struct
 
-from api.access import needs
+from api.access import caller, needs
 from api.errors import ApiError
-from api.services import Services
-from api.wire import parse_position, reply, whole_argument
-from streams.events import QUARANTINE
+from api.services import SOURCE, Services
+from api.wire import parse_position, read_object, reply, typed, whole_argument
+from streams.events import CONVERSATIONS, DOMAINS, QUARANTINE, SkipAllowed
+from streams.floods import Operations, read_operations, say
 from streams.log import Record
+from streams.schema import LIVE
+from streams.store import positions, postgres_trouble
 
 LOOKED_AT = 5000  # this far back, of each partition
 
@@ -26,6 +30,13 @@ class Quarantined(Struct, frozen=True):
     value_base64: str | None = None
 
 
+class _Skip(Struct, forbid_unknown_fields=True):
+    """`partition`: as `noria.conversations-0`. `to`: the last offset to let past; left out: the last that stopped the stream."""
+
+    partition: str
+    to: int | None = None
+
+
 def blueprint(services: Services) -> Blueprint:
     views = Blueprint("quarantine", __name__)
 
@@ -37,7 +48,19 @@ def blueprint(services: Services) -> Blueprint:
         data = [
             {"place": one.place, "reason": one.reason, "time": one.time, "bytes": one.bytes} for one in found[:limit]
         ]
-        return reply({"data": data, "count": count(services)})
+        said = read_operations(services.recorder.log)
+        return reply(
+            {
+                "data": data,
+                "count": count(services),
+                "stopped": _stopped(services, said),
+                "skips": [
+                    {"at": at, "partition": f"{event.topic}-{event.partition}", "to": event.to, "by": event.by}
+                    for at, event in reversed(said.said)
+                    if isinstance(event, SkipAllowed)
+                ][:limit],
+            }
+        )
 
     @views.get("/v1/quarantine/<place>")
     @needs("operator", every_domain=True)
@@ -52,7 +75,52 @@ def blueprint(services: Services) -> Blueprint:
                 value = base64.b64encode(record.value or b"").decode()
         return reply(msgspec.to_builtins(found) | {"value_base64": value})
 
+    @views.post("/v1/quarantine/skip")
+    @needs("operator", every_domain=True)
+    def allow_skip() -> Response:
+        wanted = typed(read_object(), _Skip)
+        place = parse_position(f"{wanted.partition}@0", "partition")
+        services.recorder.check()
+        end = (
+            services.recorder.ends(place.topic).get(place.partition)
+            if place.topic in (CONVERSATIONS, DOMAINS)
+            else None
+        )
+        if end is None:
+            message = "partition must be one that the stream follows, as noria.conversations-0"
+            raise ApiError(400, message, param="partition")
+        to = wanted.to
+        if to is None:
+            stopped = _stopped(services, read_operations(services.recorder.log))
+            to = next((row["last"] for row in stopped if row["partition"] == wanted.partition), None)
+            if to is None:
+                raise ApiError(404, "the stream does not stand still there", param="partition", code="not_stopped")
+        if not 0 <= to < end:
+            raise ApiError(400, f"to must be an offset that stands there: from 0 to {end - 1}", param="to")
+        event = SkipAllowed(topic=place.topic, partition=place.partition, to=to, by=caller().person)
+        position = say(services.recorder.log, event, SOURCE)
+        return reply({"partition": wanted.partition, "to": to, "position": str(position)}, 202)
+
     return views
+
+
+def _stopped(services: Services, said: Operations) -> list[dict[str, Any]]:
+    """Where the stream stands still at present: what it has not got past since it said so."""
+    if not said.stopped:
+        return []
+    with postgres_trouble(), services.engine.connect() as connection:
+        reached = positions(connection, LIVE)
+    return [
+        {
+            "partition": f"{topic}-{partition}",
+            "first": stop.first,
+            "last": stop.last,
+            "unreadable": stop.unreadable,
+            "at": at,
+        }
+        for (topic, partition), (at, stop) in sorted(said.stopped.items())
+        if reached.get((topic, partition), 0) <= stop.last
+    ]
 
 
 def count(services: Services) -> int:

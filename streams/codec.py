@@ -31,6 +31,7 @@ def _snake(name: str) -> str:
 
 
 EVENT_TYPES: dict[str, type[events.Event]] = {_snake(kind.__name__): kind for kind in get_args(events.Event)}
+OPERATIONS_TYPES = {_snake(kind.__name__): kind for kind in get_args(events.OperationsEvent)}
 NAME_OF: dict[type[events.Event], str] = {kind: name for name, kind in EVENT_TYPES.items()}
 _DOMAIN_EVENTS = frozenset(get_args(events.DomainEvent))
 
@@ -88,6 +89,7 @@ class _Wire(Struct, omit_defaults=True):
 _wire_decoder = msgspec.json.Decoder(_Wire)
 _encoder = msgspec.json.Encoder()
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()}
+_operations_decoders = {name: msgspec.json.Decoder(kind) for name, kind in OPERATIONS_TYPES.items()}
 _order_decoder: msgspec.json.Decoder[orders.Order] = msgspec.json.Decoder(orders.Order)
 
 
@@ -247,11 +249,47 @@ def decode_order(value: bytes) -> orders.Order:
         raise Invalid(_reason(error)) from None
 
 
+def encode_operation(event: events.OperationsEvent, *, id: UUID, source: str, time: datetime) -> bytes:
+    """An event of `noria.operations`, as a CloudEvent."""
+    name, key = _snake(type(event).__name__), operation_key(event)
+    return _encoder.encode(
+        {
+            "specversion": "1.0",
+            "id": str(id),
+            "source": source,
+            "type": f"noria.{name}",
+            "time": time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            "subject": key,
+            "datacontenttype": "application/json",
+            "dataschema": f"urn:noria:{name}:{newest_version(name)}",
+            "correlationid": key,
+            "data": event,
+        }
+    )
+
+
+def operation_key(event: events.OperationsEvent) -> str:
+    return f"{event.topic}-{event.partition}"
+
+
+def read_operation(value: bytes) -> tuple[datetime, events.OperationsEvent]:
+    """When it was said, and what. Raises Invalid for what cannot be read."""
+    try:
+        wire = _wire_decoder.decode(value)
+        name = wire.type.removeprefix("noria.")
+        if name not in _operations_decoders or wire.dataschema != f"urn:noria:{name}:1":
+            raise Invalid("type and dataschema name no version of an operation")
+        return _moment(wire.time), _operations_decoders[name].decode(wire.data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Invalid(_reason(error)) from None
+
+
 def schemas() -> dict[str, Data]:
     """A JSON Schema (2020-12) of every event and order as it stands on the wire, by `<name>.v<version>`: of every version that may
     stand there."""
     found: dict[str, Data] = {}
-    kinds: dict[str, type] = {**EVENT_TYPES, **{_snake(kind.__name__): kind for kind in get_args(orders.Order)}}
+    kinds: dict[str, type] = {**EVENT_TYPES, **OPERATIONS_TYPES}
+    kinds |= {_snake(kind.__name__): kind for kind in get_args(orders.Order)}
     for name, kind in kinds.items():
         data = msgspec.json.schema(kind, ref_template="#/$defs/{name}")
         definitions = data.pop("$defs", {})

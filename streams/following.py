@@ -10,8 +10,9 @@ from typing import TypeVar
 from streams.continuity import Continuity
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
+from streams.floods import read_operations, tell_stops
 from streams.log import Log, LostHistory, Record
-from streams.store import Store
+from streams.store import SOURCE, Store, TooManyInvalid
 
 LOOK_EVERY_S = 1.0
 STALLED_S = 45.0
@@ -21,16 +22,17 @@ Result = TypeVar("Result")
 
 
 def apply_when_available(store: Store, log: Log, records: list[Record]) -> None:
-    """Apply, retrying in place as long as PostgreSQL does not answer: order is kept and nothing is skipped. Raises LostHistory."""
+    """Apply, retrying in place as long as PostgreSQL does not answer: order is kept and nothing is skipped. Raises LostHistory, and
+    TooManyInvalid once it is said on the log where that was."""
 
     def apply() -> None:
         try:
-            store.apply(records)
+            _apply(store, log, records)
         except LostHistory:
             # A transaction left offsets without a record, the consumer left something out, or the store was put back.
             missing = _as_the_log_has_them(store, log, records)
             while batch := list(islice(missing, BATCH_RECORDS)):
-                store.apply(batch)
+                _apply(store, log, batch)
 
     when_available(apply)
 
@@ -45,6 +47,16 @@ def when_available(action: Callable[[], Result]) -> Result:
             logger.warning("%s; trying again in %.1f s", error, wait_s)
             time.sleep(wait_s)
             wait_s = min(wait_s * 2, 5.0)
+
+
+def _apply(store: Store, log: Log, records: list[Record]) -> None:
+    try:
+        store.apply(records)
+    except TooManyInvalid as flood:
+        if store.let_past(read_operations(log).allowed):
+            return _apply(store, log, records)
+        tell_stops(log, flood.met, SOURCE)
+        raise
 
 
 def _as_the_log_has_them(store: Store, log: Log, records: list[Record]) -> Iterator[Record]:

@@ -41,7 +41,15 @@ _JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in
 
 
 class TooManyInvalid(Exception):
-    """More records than the limit could not be read within a minute: stop, rather than empty the log into quarantine."""
+    """More records than the limit could not be read within a minute: stop, rather than empty the log into quarantine. `met`: those
+    of this batch."""
+
+    def __init__(self, within_a_minute: int, limit: int, met: Sequence[Record]) -> None:
+        first = f"{met[0].topic}-{met[0].partition}@{met[0].offset}"
+        super().__init__(
+            f"{within_a_minute} records within a minute could not be read (limit {limit}), {len(met)} of them from {first} on"
+        )
+        self.met = met
 
 
 class Applied(Struct, frozen=True):
@@ -142,6 +150,7 @@ class Store:
         self._engine = engine
         self._schema = schema
         self._invalid_per_minute = invalid_per_minute
+        self._allowed: Mapping[tuple[str, int], int] = {}
 
     def positions(self) -> dict[tuple[str, int], int]:
         """The next offset to be applied of every partition that has been read."""
@@ -164,6 +173,12 @@ class Store:
             record = records[0]
             place = (record.topic, record.partition, record.offset)
             return self._apply(records, {place: f"the store cannot hold it: {type(error).__name__}"})
+
+    def let_past(self, allowed: Mapping[tuple[str, int], int]) -> bool:
+        """What cannot be read of a partition, up to and with the offset that stands here, counts towards no limit; False if nothing
+        is new in it."""
+        known, self._allowed = self._allowed, allowed
+        return allowed != known
 
     def pass_over(self, topic: str, partition: int, start: int, end: int) -> bool:
         """Move the position from `start` to `end`, between which the log holds no record; False if it does not stand at `start`.
@@ -188,7 +203,7 @@ class Store:
                     return Applied(0, 0, 0)
                 readable: list[Recorded] = []
                 said: list[tuple[str, str, str, bytes]] = []  # message id, topic, key, value
-                quarantined = 0
+                unread: list[Record] = []
                 for record in fresh:
                     place = (record.topic, record.partition, record.offset)
                     try:
@@ -197,10 +212,10 @@ class Store:
                         envelope = read_event(record.topic, record.key, record.value)
                         readable.append(Recorded(envelope, *place))
                     except Invalid as error:
-                        quarantined += 1
+                        unread.append(record)
                         said.append(_quarantined(record, str(error)))
-                if quarantined:
-                    self._check_flood(cursor, quarantined)
+                if unread:
+                    self._check_flood(cursor, unread)
                 readable = self._drop_repeated(cursor, readable)
                 said.extend(self._take_effect(cursor, readable))
                 if said:
@@ -212,7 +227,7 @@ class Store:
                     )
                     cursor.execute("NOTIFY noria_outbox")
                 self._move(cursor, ends, {(record.topic, record.partition): record for record in fresh})
-        return Applied(len(fresh), len(readable), quarantined)
+        return Applied(len(fresh), len(readable), len(unread))
 
     def _fence(self, cursor: Cursor, records: Sequence[Record]) -> tuple[list[Record], dict[tuple[str, int], int]]:
         """What lies at or after the position of its partition, locked until the commit, and where that ends."""
@@ -315,19 +330,20 @@ class Store:
             )
         return said
 
-    def _check_flood(self, cursor: Cursor, new: int) -> None:
-        if self._invalid_per_minute is None:
+    def _check_flood(self, cursor: Cursor, unread: Sequence[Record]) -> None:
+        counted = [r for r in unread if not self._is_allowed(r.topic, r.partition, r.offset)]
+        if self._invalid_per_minute is None or not counted:
             return
         cursor.execute(
-            f"SELECT count(*) FROM {self._schema}.outbox WHERE topic = %s AND made_at > now() - interval '1 minute'",
+            f"SELECT key FROM {self._schema}.outbox WHERE topic = %s AND made_at > now() - interval '1 minute'",
             (QUARANTINE,),
         )
-        row = cursor.fetchone()
-        recent = int(row[0]) if row else 0
-        if recent + new > self._invalid_per_minute:
-            raise TooManyInvalid(
-                f"{recent + new} records within a minute could not be read (limit {self._invalid_per_minute})"
-            )
+        recent = [place for (key,) in cursor.fetchall() if not self._is_allowed(*(place := _place_of(key)))]
+        if len(recent) + len(counted) > self._invalid_per_minute:
+            raise TooManyInvalid(len(recent) + len(counted), self._invalid_per_minute, counted)
+
+    def _is_allowed(self, topic: str, partition: int, offset: int) -> bool:
+        return offset <= self._allowed.get((topic, partition), -1)
 
 
 def positions_lock(schema: str) -> str:
@@ -421,6 +437,13 @@ def _quarantined(record: Record, reason: str) -> tuple[str, str, str, bytes]:
         "value_base64": base64.b64encode(record.value).decode() if whole else None,
     }
     return quarantine_id(place), QUARANTINE, place, msgspec.json.encode(value)
+
+
+def _place_of(key: str) -> tuple[str, int, int]:
+    """Of a message of quarantine, which names it."""
+    stood, _, offset = key.rpartition("@")
+    topic, _, partition = stood.rpartition("-")
+    return topic, int(partition), int(offset)
 
 
 def quarantine_id(place: str) -> str:

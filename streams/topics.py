@@ -10,7 +10,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from msgspec import Struct
 
 from streams.errors import Invalid, Unavailable
-from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
+from streams.events import CONVERSATIONS, DOMAINS, OPERATIONS, ORDERS, QUARANTINE
 from streams.settings import from_env
 
 
@@ -28,6 +28,7 @@ TOPICS = (
     Topic(DOMAINS, "domain", 2, ("api", "streams (outbox)", "workers")),
     Topic(ORDERS, "order id", 1, ("streams (outbox)",)),
     Topic(QUARANTINE, "none", 1, ("streams (outbox)",)),
+    Topic(OPERATIONS, "partition", 1, ("api", "streams")),
 )
 # Kafka is the record: nothing expires and nothing is compacted away.
 CONFIG = {

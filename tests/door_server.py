@@ -74,6 +74,8 @@ class FakeDoor:
         self.examples: list[Json] = []
         self.quarantine: list[Json] = []
         self.log_lost: str | None = None
+        self.stopped: list[Json] = []
+        self.skips: list[Json] = []
         self.by_key: dict[str, Json] = {}
         self.chats: list[Json] = []
         self.feedback: list[Json] = []
@@ -479,7 +481,18 @@ def application(door: FakeDoor) -> Flask:
     def quarantine() -> Response:
         limit = int(request.args["limit"])
         rows = [{k: v for k, v in row.items() if k != "value_base64"} for row in door.quarantine[:limit]]
-        return said({"data": rows, "count": len(door.quarantine)})
+        return said({"data": rows, "count": len(door.quarantine), "stopped": door.stopped, "skips": door.skips})
+
+    @app.post("/v1/quarantine/skip")
+    def skip() -> Response:
+        body = request.get_json()
+        stop = next((stop for stop in door.stopped if stop["partition"] == body["partition"]), None)
+        if stop is None:
+            return refusal(404, "the stream does not stand still there", "partition", "not_stopped")
+        door.stopped.remove(stop)
+        row = {"partition": body["partition"], "to": body.get("to", stop["last"])}
+        door.skips.append(row | {"by": "key:local", "at": now()})
+        return said(row | {"position": "noria.operations-0@1"}, 202)
 
     @app.get("/v1/quarantine/<place>")
     def quarantined(place: str) -> Response:

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from api.cli.context import NOT_RUNNING, json_option, print_json, print_table, shown, span
+from api.cli.quarantine import stopped_lines
 from api.cli.rounds import progress_words
 from api.client import Refused, open_door, page_url_of
 from streams.disk import DiskUse, disk_use
@@ -83,12 +84,14 @@ def status(as_json: bool) -> None:
     found = supervisor.status(home_of(os.environ))
     domains: list[dict[str, Any]] = []
     quarantined: int | None = None
+    stopped: dict[str, Any] = {"stopped": []}
     trouble: str | None = None
     try:
         with open_door() as door:
             trouble = door.trouble()
             domains = [door.status(str(row["domain"])) for row in door.domains()]
-            quarantined = door.quarantine(0)["count"]
+            stopped = door.quarantine(0)
+            quarantined = stopped["count"]
     except Refused as error:
         if error.status != 403:  # the key may see domains and no more
             raise
@@ -97,7 +100,7 @@ def status(as_json: bool) -> None:
     use = _disk_use()
     if as_json:
         processes = msgspec.to_builtins(found.processes)
-        counted = {"domains": domains, "quarantined": quarantined, "trouble": trouble}
+        counted = {"domains": domains, "quarantined": quarantined, "stopped": stopped["stopped"], "trouble": trouble}
         disk = msgspec.to_builtins(use)
         print_json({"condition": found.condition, "processes": processes, **counted, "disk": disk})
     else:
@@ -117,6 +120,8 @@ def status(as_json: bool) -> None:
             click.echo(f"disk: {_size(use.free)} free of {_size(use.total)}; {kinds}")
         if quarantined:
             click.echo(f"{quarantined} records could not be read: `noria quarantine list` names them")
+        for line in stopped_lines(stopped):
+            click.echo(line)
         if not domains and trouble is None:
             click.echo("no domain yet; make one with `noria domain create`")
     if trouble is not None:

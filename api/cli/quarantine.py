@@ -1,10 +1,11 @@
 """`noria quarantine`: what could not be read from the log."""
 
 import base64
+from typing import Any
 
 import click
 
-from api.cli.context import json_option, moment, print_json, print_table, printable, the_door
+from api.cli.context import json_option, moment, print_json, print_table, printable, shown, the_door
 
 
 @click.group("quarantine", short_help="Show what could not be read from the log.")
@@ -33,6 +34,10 @@ def list_(limit: int, as_json: bool) -> None:
     )
     if len(said["data"]) < said["count"]:
         click.echo(f"{said['count']} in all", err=True)
+    for skip in said["skips"]:
+        click.echo(f"let past: {skip['partition']} to @{skip['to']}, by {shown(skip['by'])}, {moment(skip['at'])}")
+    for line in stopped_lines(said):
+        click.echo(line)
 
 
 @quarantine_group.command("show")
@@ -56,6 +61,42 @@ def show(place: str, raw: bool, as_json: bool) -> None:
         return
     click.echo(f"{found['place']}, {moment(found['time'])}, {found['bytes']} bytes: {printable(found['reason'])}")
     click.echo(printable(value.decode("utf-8", "replace")))
+
+
+@quarantine_group.command("skip")
+@click.argument("partition", metavar="TOPIC-PARTITION")
+@click.option(
+    "--to", type=click.IntRange(min=0), help="The last offset to let past. Left out: the last that stopped it."
+)
+@json_option
+def skip(partition: str, to: int | None, as_json: bool) -> None:
+    """Let the stream past more unreadable records than it goes past by itself, as `noria status` names them.
+
+    They land in quarantine and do not count towards the limit; what can be read between them takes effect. Who said so, and up to
+    where, stands on the log. The stream goes on within seconds.
+
+    \b
+    Examples:
+      noria quarantine skip noria.conversations-0
+      noria quarantine skip noria.conversations-0 --to 1842
+    """
+    with the_door() as door:
+        said = door.skip_unreadable(partition, to)
+    if as_json:
+        print_json(said)
+    else:
+        click.echo(
+            f"what cannot be read of {said['partition']} up to @{said['to']} goes to quarantine, recorded at {said['position']}"
+        )
+
+
+def stopped_lines(said: dict[str, Any]) -> list[str]:
+    """Where the stream stands still, and what an operator can do."""
+    return [
+        f"the stream stands still since {moment(stop['at'])}: {stop['unreadable']} records of {stop['partition']},"
+        f" from @{stop['first']} to @{stop['last']}, cannot be read; `noria quarantine skip {stop['partition']}` lets it past"
+        for stop in said["stopped"]
+    ]
 
 
 COMMANDS = [quarantine_group]

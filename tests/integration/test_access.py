@@ -101,6 +101,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/domains/<domain>/rollback"): of("/v1/domains/{domain}/rollback", {"to": 0}),
     ("GET", "/v1/quarantine"): of("/v1/quarantine"),
     ("GET", "/v1/quarantine/<place>"): of("/v1/quarantine/nowhere"),
+    ("POST", "/v1/quarantine/skip"): of("/v1/quarantine/skip", {"partition": "noria.domains-0"}),
     ("GET", "/v1/people/<person>/erase"): of("/v1/people/nil/erase"),
     ("POST", "/v1/people/<person>/erase"): of("/v1/people/eve/erase", {}),
     ("GET", "/v1/me"): of("/v1/me"),
@@ -115,7 +116,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/domains/<domain>/retire"): of("/v1/domains/{domain}/retire", {}),
 }
 # What these ask for is not there for anybody: a 404 with one of these codes is the answer of who may ask.
-_NOT_THERE = {"key_not_found", "not_quarantined", "person_not_found"}
+_NOT_THERE = {"key_not_found", "not_quarantined", "not_stopped", "person_not_found"}
 
 
 @pytest.fixture(scope="module")

@@ -399,6 +399,20 @@ def test_what_could_not_be_read_is_listed_for_operators_with_its_place_reason_an
     assert world.as_operator.get("/v1/quarantine", params={"limit": 1}).json()["data"] == listed["data"][:1]
 
 
+def test_a_word_to_skip_where_nothing_stands_still_or_nothing_stands_is_refused_by_name(world: World) -> None:
+    world.domain()
+    for body, status, param in (
+        ({"partition": "noria.conversations-0"}, 404, "partition"),
+        ({"partition": "noria.orders-0", "to": 0}, 400, "partition"),
+        ({"partition": "noria.conversations-99", "to": 0}, 400, "partition"),
+        ({"partition": "conversations"}, 400, "partition"),
+        ({"partition": "noria.domains-0", "to": 10**9}, 400, "to"),
+        ({"partition": "noria.domains-0", "to": -1}, 400, "to"),
+    ):
+        refused = world.as_operator.post("/v1/quarantine/skip", json=body)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (status, param), refused.text
+
+
 def _quarantine(world: World, places: set[str]) -> Any:
     listed = world.as_operator.get("/v1/quarantine").json()
     return listed if places <= {row["place"] for row in listed["data"]} else None

@@ -20,6 +20,7 @@ from streams.errors import Unavailable
 from streams.events import (
     CONVERSATIONS,
     DOMAINS,
+    OPERATIONS,
     ORDERS,
     QUARANTINE,
     ClockTicked,
@@ -35,7 +36,10 @@ from streams.events import (
     ReleaseFinished,
     ReleaseRolledBack,
     ReplyCorrected,
+    SkipAllowed,
 )
+from streams.floods import read_operations, say
+from streams.following import apply_when_available
 from streams.log import LostHistory, MemoryLog, Message, Record
 from streams.orders import SwapRelease
 from streams.policy import Policy, Schedule, Thresholds
@@ -265,6 +269,47 @@ def test_more_unreadable_records_than_the_limit_stop_the_reader_and_nothing_is_w
     with pytest.raises(TooManyInvalid):  # those of the last minute count, whatever batch they came in
         store.apply(batch[5:])
     assert Store(world.engine, invalid_per_minute=None).apply(batch[5:]).quarantined == 1
+
+
+def test_an_operators_word_lets_past_as_much_as_it_says_and_what_is_let_past_counts_towards_no_limit(
+    world: ByHand,
+) -> None:
+    store = Store(world.engine, invalid_per_minute=5)
+    events = talk("roads", "ann", "c")
+    for number in range(20):
+        put(world, "c", f"{number}".encode())
+    world.say(*events)
+    put(world, "c", b"one more")
+    batch = world.records()
+    place = (batch[0].topic, batch[0].partition)
+    with pytest.raises(TooManyInvalid, match=rf"20 of them from {place[0]}-{place[1]}@0 on"):
+        apply_when_available(store, world.log, batch[:20])
+    _, stop = read_operations(world.log).stopped[place]
+    assert (stop.first, stop.last, stop.unreadable) == (0, 27, 21), "what comes after it is told, too"
+    say(world.log, SkipAllowed(topic=place[0], partition=place[1], to=10, by="ann"), "/test")
+    with pytest.raises(TooManyInvalid, match=r"10 of them from .*@11 on"):
+        apply_when_available(store, world.log, batch)
+    assert store.positions() == {}
+    say(world.log, SkipAllowed(topic=place[0], partition=place[1], to=19, by="ann"), "/test")
+    apply_when_available(store, world.log, batch)
+    assert len(outbox(world.engine, QUARANTINE)) == 21
+    assert count(world.engine, "events") == len(events)
+    for number in range(5):
+        put(world, "c", f"after {number}".encode())
+    with pytest.raises(TooManyInvalid, match="6 records within a minute"):  # the first twenty are not among them
+        apply_when_available(Store(world.engine, invalid_per_minute=5), world.log, world.records())
+    report = verify(world.engine, world.log)
+    assert report.equal, report.differences
+
+
+def test_where_the_stream_stands_still_is_said_once_although_it_tries_again_and_again(world: ByHand) -> None:
+    for number in range(6):
+        put(world, "c", f"{number}".encode())
+    world.log.append([Message(OPERATIONS, "c", b"no operation")], 10)
+    for _ in range(3):
+        with pytest.raises(TooManyInvalid):
+            apply_when_available(Store(world.engine, invalid_per_minute=5), world.log, world.records())
+    assert len(read_operations(world.log).said) == 1
 
 
 def test_a_value_that_no_column_holds_is_quarantined_and_the_rest_of_its_batch_goes_on(world: ByHand) -> None:

@@ -496,6 +496,26 @@ def test_status_says_why_nothing_is_recorded(run: Any, door: FakeDoor) -> None:
     assert door.log_lost in run("status").stderr
 
 
+def test_status_says_where_the_stream_stands_still_and_the_command_that_it_names_lets_it_past(
+    run: Any, door: FakeDoor
+) -> None:
+    stop = {"partition": "noria.domains-1", "first": 4, "last": 63, "unreadable": 60, "at": "2026-11-24T02:00:00Z"}
+    door.stopped.append(stop)
+    told = run("status").output
+    assert "60 records of noria.domains-1, from @4 to @63, cannot be read" in told
+    assert json.loads(run("status", "--json").output)["stopped"] == [stop]
+    command = re.search(r"`noria (quarantine skip [^`]+)`", told)
+    assert command is not None
+    assert "noria.domains-1 up to @63 goes to quarantine" in run(*command[1].split()).output
+    assert "stands still" not in run("status").output
+    assert re.search(r"let past: noria\.domains-1 to @63, by key:local", run("quarantine", "list").output)
+    refused = run(*command[1].split())
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        "noria: refused: the stream does not stand still there (field partition)\n",
+    )
+
+
 def test_words_from_elsewhere_cannot_steer_the_terminal(run: Any, door: FakeDoor) -> None:
     door.answer = "red \x1b[31m bell \x07"
     assert "\x1b" not in run("chat", "How fast?").stdout

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from streams import events as ev
 from streams.codec import (
+    OPERATIONS_TYPES,
     VERSIONS,
     Data,
     decode,
@@ -344,7 +345,8 @@ def on_wire() -> dict[str, dict[str, Any]]:
 
 def test_there_is_a_schema_of_every_event_and_order() -> None:
     former = {f"{name}.v{version}" for name, newest in VERSIONS.items() for version in range(1, newest)}
-    assert set(schemas()) == set(on_wire()) | former
+    operations = {f"{name}.v1" for name in OPERATIONS_TYPES}
+    assert set(schemas()) == set(on_wire()) | former | operations
 
 
 @pytest.mark.parametrize("name", sorted(on_wire()))

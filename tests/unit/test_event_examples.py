@@ -14,7 +14,19 @@ from uuid import UUID
 import pytest
 from jsonschema import Draft202012Validator
 
-from streams.codec import EVENT_TYPES, decode, decode_order, encode, encode_order, name_of, newest_version, schemas
+from streams.codec import (
+    EVENT_TYPES,
+    OPERATIONS_TYPES,
+    decode,
+    decode_order,
+    encode,
+    encode_operation,
+    encode_order,
+    name_of,
+    newest_version,
+    read_operation,
+    schemas,
+)
 from streams.sealed import Sealed
 from streams.sealing import PersonKey, open_sealed
 
@@ -73,6 +85,10 @@ def test_an_example_still_reads_and_says_the_same_when_written_again(path: Path)
         assert name_of(envelope.event) == kind and type(envelope.event) is EVENT_TYPES[kind]
         again, newest = encode(envelope), decode(encode(envelope))
         assert newest == envelope
+    elif kind in OPERATIONS_TYPES:
+        at, event = read_operation(path.read_bytes())
+        again = encode_operation(event, id=UUID(found["id"]), source=found["source"], time=at)
+        assert read_operation(again) == (at, event)
     else:
         order = decode_order(path.read_bytes())
         time, cause = datetime.fromisoformat(found["time"]), UUID(found["causationid"])
