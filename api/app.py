@@ -18,16 +18,17 @@ from sqlalchemy import text
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from api import conversations, datasets, domains, door, events, grants, people, quarantine, rounds
-from api.access import authenticate, check_domains
+from api.access import authenticate, caller, check_domains
 from api.cors import allow_origins
 from api.errors import ApiError, refusal_of
 from api.keys import CHANNEL, ApiKeys
+from api.limits import Limits
 from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
 from api.services import Services
 from api.turns import Turns
-from api.wire import BODY_BYTES, DATASET_BODY_BYTES, parse_position, reply
+from api.wire import DATASET_BODY_BYTES, parse_position, reply
 from streams.disk import RememberedUse
 from streams.erasures import Journal
 from streams.errors import Invalid, Unavailable
@@ -43,11 +44,12 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 THREADS = 256
 QUEUE_A_SLOT = 4
 FRESHNESS_TIMEOUT_S = 10.0
+HOLD_A_THREAD = frozenset({"door.chat_completions", "events.list_events"})
 
 
 def create_app(services: Services) -> Flask:
     app = Flask("noria", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = services.settings.body_bytes
     app.url_map.strict_slashes = False
     on_disk = RememberedUse(services.settings)
     allow_origins(app, services.settings.cors_origins)  # before a key is asked for: a preflight carries none
@@ -58,20 +60,26 @@ def create_app(services: Services) -> Flask:
         if request.path in OPEN_PATHS:
             return
         authenticate(services.keys, services.wrong_keys)
+        services.limits.count_request(caller())
         if "\x00" in request.path:  # no name holds one, and PostgreSQL takes none
             raise ApiError(404, "no such path")
         check_domains()
         if request.endpoint in datasets.LARGE_BODIES:
             request.max_content_length = DATASET_BODY_BYTES
         length = request.content_length
-        if length is not None and length > (request.max_content_length or BODY_BYTES):
+        if length is not None and length > (request.max_content_length or services.settings.body_bytes):
             raise RequestEntityTooLarge
         if request.method == "GET" and "after" in request.args and request.endpoint != "events.list_events":
             wanted = parse_position(request.args["after"])
             if not services.recorder.stands(wanted):
                 raise ApiError(400, f"nothing stands at {wanted}", param="after")
-            if not services.recorder.wait_for([wanted], FRESHNESS_TIMEOUT_S):
+            with services.limits.waiting(caller()):
+                there = services.recorder.wait_for([wanted], FRESHNESS_TIMEOUT_S)
+            if not there:
                 raise ApiError(504, f"the projections did not reach {wanted} in time", param="after")
+
+        if request.endpoint in HOLD_A_THREAD and (request.method == "POST" or "follow" in request.args):
+            g.held = [services.limits.hold_open(caller())]
 
     @app.after_request
     def count(response: Response) -> Response:
@@ -79,6 +87,8 @@ def create_app(services: Services) -> Flask:
         services.metrics.requests.labels(route, str(response.status_code)).inc()
         services.metrics.duration_s.labels(route).observe(time.monotonic() - g.get("started", time.monotonic()))
         response.headers["Cache-Control"] = "no-store"
+        for release in g.pop("held", ()):
+            response.call_on_close(release)
         return response
 
     @app.get("/healthz")
@@ -135,8 +145,8 @@ def create_app(services: Services) -> Flask:
 
 def _to_client(error: Exception) -> Response:
     if isinstance(error, RequestEntityTooLarge):
-        limit = request.max_content_length or BODY_BYTES
-        refusal = ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
+        message = f"the body is larger than {request.max_content_length} bytes"
+        refusal = ApiError(413, message, code="body_too_large")
     elif isinstance(error, HTTPException):
         status = error.code or 500
         if 300 <= status < 400:
@@ -212,6 +222,7 @@ def build(settings: Settings, client_id: str = "noria-door") -> Services:
         routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT, keyring, told=told),
         metrics=Metrics(),
         turns=Turns(engine),
+        limits=Limits(settings.key_limits),
     )
 
 

@@ -402,7 +402,8 @@ class Door:
         return _object(self.get(f"/v1/quarantine/{_part(place)}"))
 
     def skip_unreadable(self, partition: str, to: int | None = None) -> Json:
-        """Let the stream past what cannot be read of a partition, up to and with offset `to` (None: the last that stopped it)."""
+        """Let the stream past what cannot be read of a partition, up to and with offset `to` (None: the last that stopped it).
+        Where it does not stand still, `to` comes back as None."""
         body = {"partition": partition} | ({"to": to} if to is not None else {})
         return _object(self.send("POST", "/v1/quarantine/skip", body))
 

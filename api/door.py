@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import select
@@ -20,6 +20,7 @@ from api.answering import Answering, ClientLeft, Draft, Piece
 from api.chat_request import ChatRequest, parse_chat, parse_model
 from api.errors import ApiError, refusal_of
 from api.keys import Caller
+from api.limits import BYTES_A_TOKEN
 from api.routing import NoEngine, NotServed, Pin, QueueFull
 from api.services import SOURCE, Services, person_subject
 from api.turns import Turns
@@ -47,10 +48,17 @@ class Asked(Struct, frozen=True):
     at: datetime
     position: str
     so_far: str
+    who: Caller
+    estimate: int  # of the tokens that its prompt and answer take
 
     @property
     def prompt_id(self) -> str:
         return prompt_id_of(self.event_id)
+
+
+def tokens_asked(chat: ChatRequest) -> int:
+    """About what a request takes, before an engine has counted: the most that it may answer is not taken for the answer."""
+    return chat.drafts * sum(len(message["content"].encode()) for message in chat.messages) // BYTES_A_TOKEN
 
 
 def prompt_id_of(event_id: UUID) -> str:
@@ -73,6 +81,9 @@ def blueprint(services: Services) -> Blueprint:
         pin = pin_for(services, chat)
         try:
             check_engine(chat, pin)
+            g.held.append(services.limits.hold_drafts(caller(), pin.engine_id, chat.drafts, services.routes.limit))
+            estimate = tokens_asked(chat)
+            services.limits.take_tokens(caller(), estimate)
             chat, envelope, so_far = prompt_event(services, chat, pin)
             services.recorder.check()  # a log that is known to be away: the engine is not asked in vain
             # From here on the engine works, while the log takes in what was asked.
@@ -95,7 +106,7 @@ def blueprint(services: Services) -> Blueprint:
         except BaseException:
             answering.close()
             raise
-        asked = Asked(chat, pin, envelope.id, envelope.time, str(position), so_far)
+        asked = Asked(chat, pin, envelope.id, envelope.time, str(position), so_far, caller(), estimate)
         services.turns.remember(chat, so_far, asked.prompt_id)
         return answer(services, asked, answering)
 
@@ -204,7 +215,9 @@ def prompt_event(services: Services, chat: ChatRequest, pin: Pin) -> tuple[ChatR
     event_id = uuid4()
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(chat.person))
-    chat, event, so_far = prompt_of(chat, pin.release, event_id, services.turns, services.keyring, key)
+    chat, event, so_far = prompt_of(
+        chat, pin.release, event_id, services.turns, services.keyring, key, services.settings.prompt_bytes
+    )
     at = datetime.now(UTC)
     return (
         chat,
@@ -214,15 +227,18 @@ def prompt_event(services: Services, chat: ChatRequest, pin: Pin) -> tuple[ChatR
 
 
 def prompt_of(
-    chat: ChatRequest, release: int, event_id: UUID, turns: Turns, keys: Keys, key: PersonKey
+    chat: ChatRequest, release: int, event_id: UUID, turns: Turns, keys: Keys, key: PersonKey, prompt_bytes: int
 ) -> tuple[ChatRequest, PromptAsked, str]:
     """The request, its event with only what is new sealed in it, and the digest of all up to and with it. One that names no
-    conversation goes on with that which it repeats."""
+    conversation goes on with that which it repeats. Raises ApiError 413 for more than `prompt_bytes` of what is new."""
     digests = history.digests(chat.domain, chat.messages, key)
     known = turns.known(chat, digests, keys)
     if chat.new_conversation and known.conversation_id is not None:
         chat = replace(chat, conversation_id=known.conversation_id)
     words = msgspec.json.encode(chat.messages[known.messages :]).decode()
+    if len(words.encode()) > prompt_bytes:
+        message = f"what the request adds to its conversation is larger than {prompt_bytes} bytes (NORIA_PROMPT_BYTES)"
+        raise ApiError(413, message, param="messages", code="prompt_too_large")
     event = PromptAsked(
         domain=chat.domain,
         conversation_id=chat.conversation_id,
@@ -290,6 +306,8 @@ def record_drafts(services: Services, asked: Asked, answering: Answering) -> str
         )
         for index, draft in enumerate(answering.drafts)
     ]
+    used = sum(draft.prompt_tokens + draft.completion_tokens for draft in answering.drafts)
+    services.limits.settle_tokens(asked.who, used - asked.estimate)
     found = append(services, envelopes, DRAFTS_PATIENCE_S)
     for index, draft in enumerate(answering.drafts):
         said = {"role": "assistant", "content": draft.text}

@@ -112,6 +112,11 @@ class Routes:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="routes", daemon=True)
 
+    @property
+    def limit(self) -> int:
+        """How many drafts may be in flight on one engine."""
+        return self._limit
+
     def start(self) -> None:
         self._thread.start()
 

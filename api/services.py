@@ -6,13 +6,14 @@ from sqlalchemy import Engine
 from api.answering import Leavers
 from api.guessing import WrongKeys
 from api.keys import ApiKeys
+from api.limits import Limits
 from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
 from api.turns import Turns
 from streams.erasures import PERSON
 from streams.sealing import Keyring
-from streams.settings import Settings
+from streams.settings import KeyLimits, Settings
 
 SOURCE = "/noria/api"
 
@@ -26,6 +27,7 @@ class Services(Struct, frozen=True):
     routes: Routes
     metrics: Metrics
     turns: Turns
+    limits: Limits = field(default_factory=lambda: Limits(KeyLimits()))
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
     leavers: Leavers = field(default_factory=Leavers)
 

@@ -14,7 +14,6 @@ from streams.log import Position
 
 T = TypeVar("T")
 
-BODY_BYTES = 256 * 1024
 DATASET_BODY_BYTES = 4 * 1024 * 1024
 _DOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CONVERSATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")

@@ -9,6 +9,18 @@ from msgspec import Struct
 
 from streams.errors import Invalid
 
+Pair = tuple[int, int]  # for a key that speaks as one person, and for one that names whom it speaks for
+
+
+class KeyLimits(Struct, frozen=True, kw_only=True):
+    """What one key may take of a door."""
+
+    requests: Pair = (1_200, 24_000)  # a minute
+    tokens: Pair = (200_000, 4_000_000)  # a minute, of prompts and answers
+    queue_percent: Pair = (25, 75)  # of an engine's queue
+    open: Pair = (16, 200)  # answers and followers, at once
+    waits: Pair = (8, 32)  # for a position, at once
+
 
 class Settings(Struct, frozen=True, kw_only=True):
     home: Path
@@ -24,6 +36,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     engine_slots: int = 4
     engine_sleep_after_s: int = 1800  # of an engine that nobody asks; 0: never
     cors_origins: tuple[str, ...] = ()  # whose pages may call the door from a browser; "*": everybody's
+
+    key_limits: KeyLimits = KeyLimits()
+    body_bytes: int = 256 * 1024
+    prompt_bytes: int = 128 * 1024  # what one request may add to a conversation
 
     @property
     def artifacts(self) -> Path:
@@ -75,6 +91,9 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         engine_slots=_count(environ, "NORIA_ENGINE_SLOTS", 4),
         engine_sleep_after_s=_count(environ, "NORIA_ENGINE_SLEEP_AFTER_S", 1800, least=0),
         cors_origins=_origins(environ, "NORIA_CORS_ORIGINS"),
+        key_limits=_key_limits(environ),
+        body_bytes=_count(environ, "NORIA_BODY_BYTES", 256 * 1024),
+        prompt_bytes=_count(environ, "NORIA_PROMPT_BYTES", 128 * 1024),
     )
     if missing:
         raise Invalid(f"not set: {', '.join(missing)} (is `noria up` running? it writes them under {home.name}/run)")
@@ -86,6 +105,21 @@ def _count(environ: Mapping[str, str], variable: str, default: int, least: int =
     if not text.isdigit() or int(text) < least:
         raise Invalid(f"{variable} must be a whole number above {least - 1}; got {text!r}")
     return int(text)
+
+
+def _key_limits(environ: Mapping[str, str]) -> KeyLimits:
+    """`NORIA_LIMIT_REQUESTS=600,6000`: for a key that speaks as one person, and for one that names whom. One number is for both."""
+    found: dict[str, Pair] = {}
+    for name in KeyLimits.__struct_fields__:
+        variable = f"NORIA_LIMIT_{name.upper()}"
+        if variable in environ:
+            words = environ[variable].split(",")
+            if not 1 <= len(words) <= 2 or not all(word.strip().isdigit() and int(word) > 0 for word in words):
+                raise Invalid(
+                    f"{variable} must be one whole number above 0, or two with a comma; got {environ[variable]!r}"
+                )
+            found[name] = (int(words[0]), int(words[-1]))
+    return KeyLimits(**found)
 
 
 def _origins(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:

@@ -488,7 +488,7 @@ def application(door: FakeDoor) -> Flask:
         body = request.get_json()
         stop = next((stop for stop in door.stopped if stop["partition"] == body["partition"]), None)
         if stop is None:
-            return refusal(404, "the stream does not stand still there", "partition", "not_stopped")
+            return said({"partition": body["partition"], "to": None, "position": None})
         door.stopped.remove(stop)
         row = {"partition": body["partition"], "to": body.get("to", stop["last"])}
         door.skips.append(row | {"by": "key:local", "at": now()})

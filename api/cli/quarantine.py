@@ -84,10 +84,11 @@ def skip(partition: str, to: int | None, as_json: bool) -> None:
         said = door.skip_unreadable(partition, to)
     if as_json:
         print_json(said)
+    elif said["to"] is None:
+        click.echo(f"the stream does not stand still at {said['partition']}: nothing is skipped")
     else:
-        click.echo(
-            f"what cannot be read of {said['partition']} up to @{said['to']} goes to quarantine, recorded at {said['position']}"
-        )
+        what = f"what cannot be read of {said['partition']} up to @{said['to']} goes to quarantine"
+        click.echo(f"{what}, recorded at {said['position']}")
 
 
 def stopped_lines(said: dict[str, Any]) -> list[str]:

@@ -97,7 +97,7 @@ def turns(wanted: Container[int], last: int = TURNS[-1]) -> Iterator[Turn]:
         event_id = uuid5(NAMES, f"asked {number}")
         if number in wanted:
             body = {"model": "roads", "messages": list(sent), "metadata": NAMED}
-            chat, asked, _ = prompt_of(parse_chat(body, "ann"), 0, event_id, known, RING, key)
+            chat, asked, _ = prompt_of(parse_chat(body, "ann"), 0, event_id, known, RING, key, 2**20)
             drafted = draft_of(chat, event_id, 0, 0, Draft([answer["content"]], finish_reason="stop"), key)
             yield Turn(number, _encoded(asked, event_id), _encoded(drafted, draft_id_of(event_id, 0)), chat.messages)
         so_far = history.next_digest(history.next_digest(so_far, question, key), answer, key)

@@ -116,7 +116,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/domains/<domain>/retire"): of("/v1/domains/{domain}/retire", {}),
 }
 # What these ask for is not there for anybody: a 404 with one of these codes is the answer of who may ask.
-_NOT_THERE = {"key_not_found", "not_quarantined", "not_stopped", "person_not_found"}
+_NOT_THERE = {"key_not_found", "not_quarantined", "person_not_found"}
 
 
 @pytest.fixture(scope="module")

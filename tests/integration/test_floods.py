@@ -124,7 +124,7 @@ def test_sixty_bad_records_and_one_with_a_key_of_9600_characters_on_each_topic_s
     ):
         for stop in new_stops():
             asked = noria.as_operator.post("/v1/quarantine/skip", json={"partition": stop["partition"]})
-            assert asked.status_code == 202, asked.text
+            assert asked.status_code in (200, 202), asked.text  # 200: it has gone on
             skipped.add((stop["partition"], stop["last"]))
     noria.caught_up(last)
     assert skipped, "it had stopped"
