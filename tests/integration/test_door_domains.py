@@ -442,7 +442,7 @@ def test_a_read_that_asks_to_be_fresher_than_the_projections_can_be_is_refused(
     monkeypatch.setattr("api.app.FRESHNESS_TIMEOUT_S", 1.0)
     with ThreadPoolExecutor(16) as waiting:
         answers = list(
-            waiting.map(lambda _: error_of(world.as_data.get("/v1/domains", params={"after": there})), range(16))
+            waiting.map(lambda _: error_of(world.as_operator.get("/v1/domains", params={"after": there})), range(16))
         )
     assert answers == [(504, "after")] * 16
     assert len(asked) <= 1.5 / POLL_S  # together, whatever their number
