@@ -1,7 +1,6 @@
 """Bearer keys of the door: who may call it, as whom, and for which domains. Only their SHA-256 is kept.
 
-python -m api.keys --ensure-local            the local operator's key, in a file that only its owner can read; and the journal of
-                                             erasures, whole
+python -m api.keys --ensure-local            the local operator's key, in a file that only its owner can read; and the master key
 
 All other keys are made, listed and revoked through the door (`api.grants`).
 """
@@ -22,9 +21,8 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
-from streams.erasures import Journal
 from streams.errors import Invalid, Unavailable
-from streams.sealing import Keyring, ensure_master_key
+from streams.sealing import ensure_master_key
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
 
@@ -326,9 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = from_env(os.environ)
         engine = open_engine(settings.database_url)
         ensure_local(engine, settings.local_key)
-        keyring = Keyring(engine, ensure_master_key(engine, settings.master_key), journal=Journal(settings.erasures))
         with postgres_trouble():
-            keyring.complete_journal()
+            ensure_master_key(engine, settings.master_key)
     except (Invalid, Unavailable, IntegrityError) as error:
         print(error, file=sys.stderr)
         return 1

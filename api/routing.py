@@ -19,7 +19,8 @@ import psycopg2.extensions
 from msgspec import Struct
 from psycopg2.extras import Json
 
-from streams.sealing import ERASED_CHANNEL, Keyring
+from streams.erasures import ERASED_CHANNEL
+from streams.sealing import Keyring
 
 logger = logging.getLogger(__name__)
 

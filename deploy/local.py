@@ -68,13 +68,14 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
         ready = _postgres_ready(home, port_)
         table.append(_process("postgres", argv, (), ready, 120.0, f"{LOOPBACK}:{port_}", signal.SIGINT))
         database = ("postgres",)
-    made = ("topics", "keys")
+    made = ("erased",)
     door = found.door
     return [
         *table,
         _step("migrate", ("-m", "migrations"), database),
         _step("topics", ("-m", "streams.topics"), log + database),
         _step("keys", ("-m", "api.keys", "--ensure-local"), ("migrate",)),
+        _step("erased", ("-m", "streams.erased"), ("topics", "keys")),  # before anything opens a word
         _step("base-model", ("-m", "workers.models.base", "--home", str(home)), deadline_s=600.0),
         _process("streams", ("-m", "streams.app"), made),
         _process("relay", ("-m", "streams.relay"), made),

@@ -26,6 +26,7 @@ from deploy import local
 from deploy.backup import MODELS_INDEX, TABLES, Manifest, read_manifest
 from deploy.supervisor import Supervisor
 from streams import erasures
+from streams.erased import keep_erased
 from streams.errors import Invalid, Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import KafkaLog
@@ -52,7 +53,7 @@ class Mark(Struct, frozen=True):
 class Restored(Struct, frozen=True):
     records: int
     keys: int  # that open something
-    erased: int  # keys that the backup still held and the journal names
+    erased: int  # keys that the backup still held and the journal or the log names
     told: int  # erasures that the log was told of
     artifacts: int
 
@@ -161,10 +162,15 @@ def _restore(
             mark_said(connection, log)
         say("the tables are rebuilt from the log")
         told = tell_erasures(engine, log, "restore")
+        keep_erased(engine, log, erasures.Journal(settings.erasures))  # the log may name what no journal does
+        with postgres_trouble(), engine.connect() as connection:
+            open_still = set(
+                connection.execute(text(f"SELECT kid FROM {KEYRING} WHERE destroyed_at IS NULL")).scalars()
+            )
     finally:
         log.close()
         engine.dispose()
-    return Restored(manifest.records, len(held - erased), len(held & erased), told, artifacts)
+    return Restored(manifest.records, len(open_still), len(held - open_still), told, artifacts)
 
 
 def _erased(source: Path, journals: Sequence[Path] | None, own: erasures.Journal) -> set[str]:

@@ -1,8 +1,8 @@
 """Erasures, where they must outlive a backup: the journal of destroyed keys, and the events that tell of them.
 
 A backup lies outside: what was erased after it is in it still. So whoever destroys a key first writes its id (a random word that
-says nothing of a person) to the journal, a file that is kept apart from the backups, and a restore destroys the journal's keys
-before anything is served.
+says nothing of a person) to the journal, a file that is kept apart from the backups. Whatever keyring was put back: a restore,
+every start (`streams.erased`), and the stream where it takes in an erasure destroy the keys that are named.
 """
 
 import fcntl
@@ -14,7 +14,9 @@ from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, text
+from psycopg2.extensions import cursor as Cursor
+from psycopg2.extras import execute_values
+from sqlalchemy import Connection, Engine, text
 
 from streams.codec import envelope_for
 from streams.errors import Invalid, Unavailable
@@ -22,6 +24,7 @@ from streams.events import Envelope, PersonErased
 
 _ERASURES = uuid5(NAMESPACE_URL, "urn:noria:erasure")
 PERSON = "person:"  # before a person's id in the keyring's subjects
+ERASED_CHANNEL = "noria_erased"  # what PostgreSQL says when a key was destroyed
 
 
 class Line(Struct, frozen=True):
@@ -79,6 +82,35 @@ def erasure(domain: str, person: str, kids: Sequence[str], by: str, source: str,
         time=at,
         correlation_id=domain,
     )
+
+
+def destroy_told(cursor: Cursor, told: Iterable[PersonErased]) -> list[str]:
+    """Destroy the keys that these events name; see `destroy_named`."""
+    return destroy_named(cursor, [(kid, PERSON + event.person) for event in told for kid in event.kids])
+
+
+def destroy_named(cursor: Cursor, named: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Destroy those keys that a keyring, which is then older than their erasure, holds still; their ids. `named`: the id of each
+    and whose it must be (None: whosoever's). Every process is told, with the transaction."""
+    rows = execute_values(
+        cursor,
+        "UPDATE keyring.person_keys k SET wrapped = ''::bytea, destroyed_at = now()"
+        " FROM (VALUES %s) AS named (kid, subject) WHERE k.kid = named.kid AND k.destroyed_at IS NULL"
+        " AND (named.subject IS NULL OR k.subject = named.subject) RETURNING k.kid",
+        sorted(set(named), key=str),
+        template="(%s, %s::text)",
+        fetch=True,
+    )
+    destroyed = [kid for (kid,) in rows]
+    if destroyed:
+        cursor.execute(f"NOTIFY {ERASED_CHANNEL}")
+    return destroyed
+
+
+def vacuum_keyring(engine: Engine) -> None:
+    """Remove the dead row versions, which hold wrapped keys yet. What is left of them on the disk: deploy/backup.md."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM keyring.person_keys"))
 
 
 def domains_of(connection: Connection, person: str) -> list[str]:

@@ -26,7 +26,7 @@ from joserfc.registry import HeaderParameter
 from msgspec import Struct
 from sqlalchemy import Engine, text
 
-from streams.erasures import Journal
+from streams.erasures import ERASED_CHANNEL, Journal, vacuum_keyring
 from streams.errors import Erased, Invalid, Unavailable
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
@@ -39,7 +39,6 @@ _REGISTRY = jwe.JWERegistry(
 _REGISTRY.max_ciphertext_length = 1_000_000
 _WRAPPING = "hashtext('noria.keys.wrap')"
 REWRAP_ROWS = 500  # in one transaction
-ERASED_CHANNEL = "noria_erased"  # what PostgreSQL says when a key was destroyed
 KEY_CACHE_S = 1.0  # how long another process may still open what has just been erased
 # The same for one that is told of erasures at once, should the telling fail. Whoever tells vouches again and again within it.
 VOUCHED_S = 2.0
@@ -319,7 +318,7 @@ class Keyring:
             destroyed = tuple(kids)
             connection.execute(text(f"NOTIFY {ERASED_CHANNEL}"))
         self.forget()
-        self._vacuum()
+        vacuum_keyring(self._engine)
         return destroyed
 
     def destroyed(self, kids: Sequence[str]) -> set[str]:
@@ -334,13 +333,6 @@ class Keyring:
         if gone:
             self.forget()
         return gone
-
-    def complete_journal(self) -> None:
-        """Write to the journal what was destroyed where there was none."""
-        if self._journal is not None:
-            with self._engine.connect() as connection:
-                gone = text("SELECT kid FROM keyring.person_keys WHERE destroyed_at IS NOT NULL")
-                self._journal.add(connection.execute(gone).scalars())
 
     def derive(self, purpose: str) -> str:
         """A secret for one purpose that need not be stored anywhere (an engine's key, say); a rotation does not change it.
@@ -369,7 +361,7 @@ class Keyring:
                     last.execute(text(f"SELECT pg_advisory_xact_lock({_WRAPPING})"))
                     done += self.rewrap()
                 self._master.keep_active_only()
-                self._vacuum()
+                vacuum_keyring(self._engine)
             finally:
                 connection.execute(text("SELECT pg_advisory_unlock(hashtext('noria.keys.rotate'))"))
         return Rotated(self._master.active, done)
@@ -412,12 +404,6 @@ class Keyring:
             if not rows:
                 return done
             after = rows[-1].kid
-
-    def _vacuum(self) -> None:
-        """A dead row version still holds the wrapped key until it is vacuumed away, and the log of changes until it is recycled:
-        both are wrapped by the master key, and the first goes now."""
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("VACUUM keyring.person_keys"))
 
     def _remembered(self, keys: dict[str, tuple[float, PersonKey]], name: str) -> tuple[PersonKey | None, int]:
         """The key, if it may still be used without asking, and the mark that `_remember` wants."""

@@ -23,8 +23,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from streams import conversations, projections, rounds
 from streams.codec import encode, encode_order, envelope_for, is_of_domain, name_of, read_event, topic_of
 from streams.conversations import Consequence, Exchange
+from streams.erasures import destroy_told
 from streams.errors import Invalid, Unavailable
-from streams.events import ORDERS, QUARANTINE, DomainCreated, DomainRetired, Envelope, Recorded
+from streams.events import ORDERS, QUARANTINE, DomainCreated, DomainRetired, Envelope, PersonErased, Recorded
 from streams.log import LostHistory, Record
 from streams.orders import Order
 from streams.projections import Count, Insert, Retire, Row, Update, Write
@@ -317,6 +318,8 @@ class Store:
                 cursor.execute("NOTIFY noria_domains")
             said.extend(_message(consequence, recorded) for consequence in consequences)
         buffer.flush()
+        if self._schema == LIVE:  # the keyring may have been put back as it was before them
+            destroy_told(cursor, (r.envelope.event for r in found if isinstance(r.envelope.event, PersonErased)))
         # One of which nothing is known (somebody rated what was never said) needs no row.
         known = [(k, s) for k, s in talks.items() if s != Exchange()]
         states: list[tuple[str, str, Any]] = [("exchange", k, msgspec.msgpack.encode(s)) for k, s in known]

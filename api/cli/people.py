@@ -336,8 +336,11 @@ def state_words(row: dict[str, Any]) -> str:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for the id again.")
 @json_option
 def erase(person: str, yes: bool, as_json: bool) -> None:
-    """Destroy PERSON's key. What they said is gone from the log and the tables, and no restore that is given the journal
-    of erasures brings it back; it cannot be undone.
+    """Destroy PERSON's key. What they said stays sealed on the log and in the tables and opens no more; no restore that is given
+    the journal of erasures brings it back, and it cannot be undone.
+
+    Copies of the destroyed key, wrapped by the master key, are left in older backups and in PostgreSQL's write-ahead log: run
+    `noria keys rotate` afterwards, which makes them useless (deploy/backup.md).
 
     \b
     Example: noria erase ana

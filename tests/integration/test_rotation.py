@@ -97,7 +97,7 @@ def test_after_a_rotation_every_key_is_under_the_new_master_key_and_the_old_one_
         (MasterKey, "add"),
         (Keyring, "rewrap"),
         (MasterKey, "keep_active_only"),
-        (Keyring, "_vacuum"),
+        (sealing, "vacuum_keyring"),
     ],
     ids=lambda place: place[1],
 )
