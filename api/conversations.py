@@ -17,7 +17,7 @@ from api.access import caller, check_speaker, needs
 from api.errors import ApiError
 from api.keys import Caller
 from api.known import retired_domain
-from api.services import SOURCE, Services, person_subject
+from api.services import SOURCE, Services
 from api.wire import check_person, read_object, reply, typed
 from streams import schema, sealing
 from streams.codec import envelope_for
@@ -32,6 +32,7 @@ from streams.events import (
 )
 from streams.log import Position
 from streams.sealed import Sealed
+from streams.sealing import Keys, PersonKey
 from streams.store import postgres_trouble
 
 TEXT_BYTES = 32 * 1024
@@ -144,15 +145,13 @@ def parse_feedback(body: dict[str, Any], who: Caller) -> tuple[_Body, bytes]:
 def _record(
     services: Services, memory: _Memory, said: _Body, canonical: bytes, event_id: UUID, remembered: bool
 ) -> Response:
-    with postgres_trouble():
-        digest = sealing.digest(canonical, services.keyring)
     if remembered:
         wanted = sum(getattr(said, kind) is not None for kind in KINDS)
         before = memory.get(event_id) or _from_projection(services, event_id)
         if (before is None or before.events < wanted) and services.recorder.wait_for_ends(CONVERSATIONS, CATCH_UP_S):
             # A door that died may have recorded it without having said so.
             before = _from_projection(services, event_id)
-        if before is not None and before.digest != digest:
+        if before is not None and not _says(before, canonical, services.keyring):
             message = "this Idempotency-Key was used for something else"
             raise ApiError(409, message, param="Idempotency-Key", code="idempotency_key_reused")
         if before is not None and before.events == wanted:
@@ -164,7 +163,14 @@ def _record(
         raise ApiError(403, "that reply was given to another person", param="user")
     if said.correction is not None:
         _check_correction(services, reply_, said.correction)
-    envelopes = _envelopes(services, said, reply_, event_id, digest)
+    try:
+        with postgres_trouble():
+            # That of the reply: feedback on it makes no key anew for somebody who was erased.
+            key = services.keyring.find(reply_.text.kid)
+    except Erased:
+        raise _gone() from None
+    digest = _digest(canonical, key)
+    envelopes = _envelopes(said, reply_, event_id, digest, key)
     try:
         with services.metrics.append_s.time():
             found: list[Position] = services.recorder.append(envelopes)
@@ -253,25 +259,44 @@ def _check_correction(services: Services, reply_: _Reply, correction: str) -> No
         with postgres_trouble():
             words = sealing.open_sealed(reply_.text, services.keyring)
     except Erased:
-        raise ApiError(410, "what that reply said was erased", param="reply_id", code="erased") from None
+        raise _gone() from None
     if _plain(words) == _plain(correction):
         raise ApiError(422, "the correction says the same as the reply", param="correction")
+
+
+def _gone() -> ApiError:
+    return ApiError(410, "what that reply said was erased", param="reply_id", code="erased")
+
+
+def _digest(canonical: bytes, key: PersonKey) -> str:
+    """Of a request, under the key of whoever said it; it names the key."""
+    return f"{key.kid}:{sealing.digest(canonical, key)}"
+
+
+def _says(given: _Given, canonical: bytes, keys: Keys) -> bool:
+    """Whether that request said the same. Raises ApiError 410 when its person was erased since: nobody can tell."""
+    kid = given.digest.rpartition(":")[0]
+    try:
+        with postgres_trouble():
+            # One that names no key was recorded when there was one for all.
+            here = _digest(canonical, keys.find(kid)) if kid else sealing.common_digest(canonical, keys)
+    except Erased:
+        message = "what was said with this Idempotency-Key was erased"
+        raise ApiError(410, message, param="Idempotency-Key", code="erased") from None
+    return here == given.digest
 
 
 def _plain(words: str) -> str:
     return unicodedata.normalize("NFKC", words).strip()
 
 
-def _envelopes(services: Services, said: _Body, reply_: _Reply, event_id: UUID, digest: str) -> list[Envelope]:
-    person = reply_.person
-    with postgres_trouble():
-        key = services.keyring.key_for(person_subject(person))
+def _envelopes(said: _Body, reply_: _Reply, event_id: UUID, digest: str, key: PersonKey) -> list[Envelope]:
     place: dict[str, str] = {
         "domain": reply_.domain,
         "conversation_id": reply_.conversation_id,
         "prompt_id": reply_.prompt_id,
         "reply_id": reply_.reply_id,
-        "person": person,
+        "person": reply_.person,
         "request_digest": digest,
     }
     found: list[tuple[UUID, DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented]] = []

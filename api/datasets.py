@@ -29,6 +29,7 @@ from streams.events import (
     ExampleRetired,
 )
 from streams.sealed import Sealed
+from streams.sealing import PersonKey
 from streams.store import postgres_trouble
 from streams.turns import pairs_of, turns_of
 
@@ -163,10 +164,12 @@ def _read_all(
     return [one.item for one in found], {name: n for name, n in counted(found).items() if name not in known}
 
 
-def _identified(services: Services, *parts: str) -> UUID:
-    """The id of an item, from its content by keyed digest: adding the same again is the same event."""
+def _identified(services: Services, *parts: str, key: PersonKey | None = None) -> UUID:
+    """The id of an item, from its content by keyed digest: adding the same again is the same event. `key`: of whoever said it;
+    None: it is nobody's, or was added when there was one for all."""
+    words = msgspec.json.encode(parts)
     with postgres_trouble():
-        return uuid5(_ITEMS, sealing.digest(msgspec.json.encode(parts), services.keyring))
+        return uuid5(_ITEMS, sealing.digest(words, key) if key else sealing.common_digest(words, services.keyring))
 
 
 def _add_exam(
@@ -196,9 +199,11 @@ def _add_examples(services: Services, domain: str, person: str, items: list[Exam
         key = services.keyring.key_for(person_subject(person))
     prompts = [msgspec.json.encode(alpaca_messages(item)).decode() for item in items]
     # The key is part of the name: what comes again after an erasure is new.
+    parts = [("example", domain, key.kid, prompt, item.output) for prompt, item in zip(prompts, items, strict=True)]
+    before = [_identified(services, *one) for one in parts]
+    known = _rows(services, EXAMPLES, before)
     names = [
-        _identified(services, "example", domain, key.kid, prompt, item.output)
-        for prompt, item in zip(prompts, items, strict=True)
+        old if old in known else _identified(services, *one, key=key) for old, one in zip(before, parts, strict=True)
     ]
 
     def event(number: int, id_: UUID) -> ExampleAccepted:

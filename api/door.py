@@ -28,7 +28,7 @@ from api.wire import read_object, reply
 from streams import history, schema, sealing
 from streams.codec import envelope_for
 from streams.engine_client import ContextExceeded, TokenLogprob, beyond
-from streams.errors import Invalid, Unavailable
+from streams.errors import Erased, Invalid, Unavailable
 from streams.events import Envelope, PromptAsked, ReplyDrafted
 from streams.sealing import Keys, PersonKey
 from streams.store import postgres_trouble
@@ -48,6 +48,7 @@ class Asked(Struct, frozen=True):
     at: datetime
     position: str
     so_far: str
+    kid: str  # of the key that the prompt was sealed with
     who: Caller
     estimate: int  # of the tokens that its prompt and answer take
 
@@ -84,7 +85,7 @@ def blueprint(services: Services) -> Blueprint:
             g.held.append(services.limits.hold_drafts(caller(), pin.engine_id, chat.drafts, services.routes.limit))
             estimate = tokens_asked(chat)
             services.limits.take_tokens(caller(), estimate)
-            chat, envelope, so_far = prompt_event(services, chat, pin)
+            chat, envelope, so_far, kid = prompt_event(services, chat, pin)
             services.recorder.check()  # a log that is known to be away: the engine is not asked in vain
             # From here on the engine works, while the log takes in what was asked.
             answering = Answering(
@@ -106,7 +107,7 @@ def blueprint(services: Services) -> Blueprint:
         except BaseException:
             answering.close()
             raise
-        asked = Asked(chat, pin, envelope.id, envelope.time, str(position), so_far, caller(), estimate)
+        asked = Asked(chat, pin, envelope.id, envelope.time, str(position), so_far, kid, caller(), estimate)
         services.turns.remember(chat, so_far, asked.prompt_id)
         return answer(services, asked, answering)
 
@@ -210,8 +211,9 @@ def check_engine(chat: ChatRequest, pin: Pin) -> None:
         raise ApiError(400, message, param=name, code="beyond_the_engine")
 
 
-def prompt_event(services: Services, chat: ChatRequest, pin: Pin) -> tuple[ChatRequest, Envelope, str]:
-    """The request as the conversation that it belongs to has it, its event, and the digest of all up to and with it."""
+def prompt_event(services: Services, chat: ChatRequest, pin: Pin) -> tuple[ChatRequest, Envelope, str, str]:
+    """The request as the conversation that it belongs to has it, its event, the digest of all up to and with it, and the id of
+    the key that it was sealed with."""
     event_id = uuid4()
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(chat.person))
@@ -223,6 +225,7 @@ def prompt_event(services: Services, chat: ChatRequest, pin: Pin) -> tuple[ChatR
         chat,
         envelope_for(event, id=event_id, source=SOURCE, time=at, correlation_id=chat.conversation_id),
         so_far,
+        key.kid,
     )
 
 
@@ -291,10 +294,11 @@ def answer(services: Services, asked: Asked, answering: Answering) -> Response:
 
 
 def record_drafts(services: Services, asked: Asked, answering: Answering) -> str:
-    """Every draft on the log, acknowledged; the position of the last."""
+    """Every draft on the log, acknowledged; the position of the last. Raises Erased when the key of the prompt was destroyed: what
+    answers it belongs to what was erased, and is not recorded under a key that its person got since."""
     chat, at = asked.chat, datetime.now(UTC)
     with postgres_trouble():
-        key = services.keyring.key_for(person_subject(chat.person))
+        key = services.keyring.find(asked.kid)
     envelopes = [
         envelope_for(
             draft_of(chat, asked.event_id, index, asked.pin.release, draft, key),
@@ -465,6 +469,9 @@ def _refusal(error: BaseException, asked: Asked) -> ApiError:
         case Unavailable():
             message = "the answer could not be recorded; it does not count"
             return ApiError(503, message, code="unavailable", retry_after_s=RETRY_AFTER_S)
+        case Erased():
+            message = "whoever asked was erased meanwhile: the answer is not recorded, and does not count"
+            return ApiError(410, message, code="erased")
         case ClientLeft():
             return ApiError(499, "the client left")
         case _:

@@ -56,7 +56,9 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(404, "no erasure of that person is on the log", param="person", code="person_not_found")
         kids = sorted({kid for row in rows for kid in row["kids"]})
         domains = [{"domain": row["domain"], "erased_at": row["erased_at"]} for row in rows]
-        return reply({"person": person, "kids": kids, "domains": domains, "places": _places(services, kids)})
+        learned_by = _learned_by(services, person)[1]
+        found = {"person": person, "kids": kids, "domains": domains, "learned_by": learned_by}
+        return reply(found | {"places": _places(services, kids)})
 
     return views
 
@@ -156,10 +158,7 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
             )
     with postgres_trouble(), services.engine.connect() as connection:
         domains = domains_of(connection, person)
-        mine = list(
-            connection.execute(select(schema.examples.c.example_id).where(schema.examples.c.person == person)).scalars()
-        )
-        learned_by = _learned_by(connection, domains, mine)
+    mine, learned_by = _learned_by(services, person)
     at = datetime.now(UTC)
     envelopes = [erasure(domain, person, kids, by, SOURCE, at) for domain in domains]
     positions = services.recorder.append_patiently(envelopes, 10.0) if envelopes else []
@@ -167,7 +166,7 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
         "person": person,
         "kids": list(kids),
         "domains": domains,
-        "examples": len(mine),
+        "examples": mine,
         "learned_by": learned_by,
         "places": _places(services, list(kids)),
         "position": str(positions[-1]) if positions else None,
@@ -175,9 +174,17 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
     }
 
 
-def _learned_by(connection: Connection, domains: list[str], example_ids: list[str]) -> list[dict[str, Any]]:
-    """The rounds whose candidates, and releases if any came of them, have learned the examples: in that round, or with the release
-    that it started from; with how many of them."""
+def _learned_by(services: Services, person: str) -> tuple[int, list[dict[str, Any]]]:
+    """How many examples a person gave, and the rounds whose candidates, and releases if any came of them, have learned from them:
+    in that round, or with the release that it started from; with how many of them."""
+    examples = schema.examples.c
+    with postgres_trouble(), services.engine.connect() as connection:
+        mine = connection.execute(select(examples.example_id, examples.domain).where(examples.person == person)).all()
+        found = _taught(connection, sorted({row.domain for row in mine}), [row.example_id for row in mine])
+    return len(mine), found
+
+
+def _taught(connection: Connection, domains: list[str], example_ids: list[str]) -> list[dict[str, Any]]:
     learned, rounds = schema.learned, schema.rounds
     new_in: dict[str, set[str]] = {}
     for row in connection.execute(
@@ -189,7 +196,9 @@ def _learned_by(connection: Connection, domains: list[str], example_ids: list[st
     for row in connection.execute(
         select(rounds).where(rounds.c.domain.in_(domains)).order_by(rounds.c.domain, rounds.c.number)
     ):
-        before = line.of(row.domain, row.base_release) if row.model is not None else ()
+        # One that is under way is going to.
+        trained = row.model is not None or row.ended_at is None
+        before = line.of(row.domain, row.base_release) if trained else ()
         taught = set().union(*(new_in.get(round_id, ()) for round_id in (row.round_id, *before)))
         if taught:
             named = {name: getattr(row, name) for name in ("domain", "release", "round_id", "number", "step")}

@@ -30,8 +30,8 @@ def keep_erased(engine: Engine, log: Log, journal: Journal) -> list[str]:
     LostHistory."""
     named: set[tuple[str, str | None]] = {(kid, None) for kid in journal.kids()}
     with postgres_trouble(), engine.connect() as connection:
-        for person, kids in connection.execute(text(f"SELECT person, kids FROM {LIVE}.erasures")).tuples():
-            named.update((kid, PERSON + person) for kid in kids)
+        for row in connection.execute(text(f"SELECT person, kids FROM {LIVE}.erasures")):
+            named.update((kid, PERSON + row.person) for kid in row.kids)
         reached = positions(connection, LIVE)
     for event in _not_applied(log, reached):
         named.update((kid, PERSON + event.person) for kid in event.kids)

@@ -80,8 +80,14 @@ def open_sealed(sealed: Sealed, keys: Keys) -> str:
     return opened.plaintext.decode()
 
 
-def digest(words: bytes, keys: Keys) -> str:
-    """A keyed digest (HMAC-SHA256), so that a short text cannot be guessed back from it."""
+def digest(words: bytes, key: PersonKey) -> str:
+    """A digest keyed (HMAC-SHA256) by whose words they are: with that key gone, no guess at a short text can be confirmed."""
+    secret = hmac.digest(key.secret, b"noria: a digest of words", "sha256")
+    return hmac.digest(secret, words, "sha256").hex()
+
+
+def common_digest(words: bytes, keys: Keys) -> str:
+    """The same under a key of Noria's own, which no erasure destroys: for words that are no person's."""
     return hmac.new(keys.key_for("noria:digest").secret, words, hashlib.sha256).hexdigest()
 
 

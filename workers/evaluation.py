@@ -24,7 +24,7 @@ from streams.history import open_question
 from streams.lineage import live_lines
 from streams.orders import EvaluateCandidate
 from streams.sealed import Sealed
-from streams.sealing import digest, open_sealed, seal
+from streams.sealing import common_digest, digest, open_sealed, seal
 from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
 from workers.engines import engine_version, exam_engines, make_engine
@@ -45,8 +45,8 @@ CORRECTED_AT_LEAST = 8  # an engine is started for them
 
 
 class KeptRow(Struct, frozen=True):
-    """One answered question. `fingerprint` is a keyed digest of question, answer and keys; `prediction` is sealed with the
-    key of whoever asked."""
+    """One answered question. `fingerprint` is a digest of question, answer and keys, keyed by whose they are; `prediction` is
+    sealed with the same key."""
 
     id: str
     set: str
@@ -66,8 +66,7 @@ class Question(Struct, frozen=True):
 
     item: ExamItem
     fingerprint: str
-    subject: str  # whose key seals what a model answers to it
-    kids: tuple[str, ...]  # of the keys that its words were sealed with
+    kids: tuple[str, ...]  # of the keys that its words were sealed with; the last seals what a model answers, too
 
     def __repr__(self) -> str:
         return f"Question({self.item.id})"
@@ -208,9 +207,9 @@ def _answer_ahead(
 
     try:
         (rows,) = _examine(engine, [(model, questions)], context, tell)
+        _keep(domain, model, form, questions, rows, context)
     except (Cancelled, WordsGone):
         return False
-    _keep(domain, model, form, questions, rows, context)
     return True
 
 
@@ -221,7 +220,7 @@ def _corrected(domain: str, model: str, form: str, least: int, context: Context)
         line = live_lines(connection, [domain])[domain]
         new = connection.execute(
             text(
-                "SELECT e.example_id, e.person, e.prompt, e.answer, e.accepted_offset FROM noria.examples e"
+                "SELECT e.example_id, e.prompt, e.answer, e.accepted_offset FROM noria.examples e"
                 " WHERE e.domain = :domain AND e.retired_offset IS NULL AND e.accepted_offset > :after AND NOT EXISTS ("
                 " SELECT 1 FROM noria.learned l WHERE l.example_id = e.example_id AND l.round_id = ANY(:line))"
                 " ORDER BY e.accepted_offset LIMIT :few"
@@ -239,7 +238,6 @@ def _corrected(domain: str, model: str, form: str, least: int, context: Context)
     found = [
         _fix(
             row.example_id,
-            row.person,
             msgspec.convert(row.prompt, Sealed),
             msgspec.convert(row.answer, Sealed),
             context,
@@ -249,24 +247,22 @@ def _corrected(domain: str, model: str, form: str, least: int, context: Context)
     return [q for q in found if q is not None and q.fingerprint not in known], new[-1].accepted_offset
 
 
-def _fix(
-    example_id: str, person: str, prompt: Sealed, answer: Sealed, context: Context, name: str = FIXES
-) -> Question | None:
+def _fix(example_id: str, prompt: Sealed, answer: Sealed, context: Context, name: str = FIXES) -> Question | None:
     """A correction as a question; None if its person was erased."""
     try:
         question, words = open_question(prompt, context.keyring), open_sealed(answer, context.keyring)
+        fingerprint = digest(_canonical(question, words, ()), context.keyring.find(answer.kid))
     except Erased:
         return None
-    return _question(context, f"person:{person}", (prompt.kid, answer.kid), example_id, name, question, words, ())
+    item = ExamItem(id=example_id, set=name, question=question, answer=words, keys=())
+    return Question(item, fingerprint, (prompt.kid, answer.kid))
 
 
 def _of_snapshot(order: EvaluateCandidate, context: Context) -> list[Question]:
     """New and earlier fixes."""
     names = {"new": FIXES, "earlier": EARLIER}
     rows = load(order.snapshot, context.artifacts).rows
-    found = [
-        _fix(row.example_id, row.person, row.prompt[-1].sealed, row.answer, context, names[row.role]) for row in rows
-    ]
+    found = [_fix(row.example_id, row.prompt[-1].sealed, row.answer, context, names[row.role]) for row in rows]
     return [question for question in found if question is not None]
 
 
@@ -289,24 +285,14 @@ def _of_exam(domain: str, pin: int | None, context: Context) -> list[Question]:
         except Erased:
             continue
         asked, answer, keys = str(opened["question"]), str(opened["answer"]), tuple(map(str, opened["keys"]))
-        found.append(
-            _question(context, f"domain:{domain}", (sealed.kid,), item.item_id, item.kind, asked, answer, keys)
-        )
+        fingerprint = common_digest(_canonical(asked, answer, keys), context.keyring)
+        exam_item = ExamItem(id=item.item_id, set=item.kind, question=asked, answer=answer, keys=keys)
+        found.append(Question(exam_item, fingerprint, (sealed.kid,)))
     return found
 
 
-def _question(
-    context: Context,
-    subject: str,
-    kids: tuple[str, ...],
-    id: str,
-    name: str,
-    question: str,
-    answer: str,
-    keys: tuple[str, ...],
-) -> Question:
-    fingerprint = digest(json.dumps([question, answer, keys]).encode(), context.keyring)
-    return Question(ExamItem(id=id, set=name, question=question, answer=answer, keys=keys), fingerprint, subject, kids)
+def _canonical(question: str, answer: str, keys: tuple[str, ...]) -> bytes:
+    return json.dumps([question, answer, keys]).encode()
 
 
 def answered_before(domain: str, model: str, form: str, context: Context) -> dict[str, bool]:
@@ -377,10 +363,15 @@ def _examine(
 def _keep(
     domain: str, model: str, form: str, questions: Sequence[Question], rows: Sequence[Row], context: Context
 ) -> str:
-    """Seal and keep what the model answered, so that no round asks it again; the digest."""
+    """Seal and keep what the model answered, so that no round asks it again; the digest. Raises WordsGone when somebody was erased
+    whose words were asked."""
     kept = []
     for question, row in zip(questions, rows, strict=True):
-        key = context.keyring.key_for(question.subject)
+        try:
+            with postgres_trouble():
+                key = context.keyring.find(question.kids[-1])
+        except Erased:
+            raise WordsGone from None
         sealed = seal(row.prediction, key, f"{model}#{row.set}/{row.id}")
         kept.append(KeptRow(row.id, row.set, question.fingerprint, row.right, sealed))
     name = context.artifacts.put_bytes(msgspec.json.encode(Evaluation(1, model, tuple(kept))))

@@ -266,10 +266,15 @@ def test_the_master_key_is_not_taken_from_a_file_that_others_may_read(master: Pa
 
 
 def test_a_digest_is_keyed_and_the_same_in_every_process(engine: Engine, master: Path, tmp_path: Path) -> None:
-    here = sealing.digest(b"yes", Keyring(engine, MasterKey.made(master)))
-    assert here == sealing.digest(b"yes", Keyring(engine, MasterKey.made(master)))
+    def digests(master: Path, person: str) -> tuple[str, str]:
+        keyring = Keyring(engine, MasterKey.made(master))
+        return sealing.digest(b"yes", keyring.key_for(person)), sealing.common_digest(b"yes", keyring)
+
+    here = digests(master, "ann")
+    assert here == digests(master, "ann") and len(set(here)) == 2
+    assert here[0] != digests(master, "bob")[0] and here[1] == digests(master, "bob")[1]
     empty(engine)
-    assert here != sealing.digest(b"yes", Keyring(engine, MasterKey.made(tmp_path / "another.key")))
+    assert not set(here) & set(digests(tmp_path / "another.key", "ann"))
 
 
 def test_a_derived_secret_is_the_same_in_every_process_for_its_purpose_and_wraps_nothing(
