@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from streams.errors import Erased
+from streams.errors import Erased, Unavailable
 from streams.events import CandidateTrained, WaitsFor
 from streams.orders import TrainCandidate
 from streams.sealing import Keys, open_sealed
@@ -122,7 +122,11 @@ def _train(order: TrainCandidate, snapshot: tuple[SnapshotRow, ...], folder: Pat
     trainer, context.trainer = context.trainer, None
     if trainer is None or not trainer.waits():
         trainer = Trainer()
-    trained = trainer.train(spec, progress)
+    try:
+        trained = trainer.train(spec, progress)
+    except Unavailable:
+        words.look(at_once=True)  # the folder may be gone for that very reason, and the child have ended over it
+        raise
     words.look(at_once=True)
     return Made(trained, fresh.erased + earlier.erased, folder)
 

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine
 
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
-from streams.events import CandidateEvaluated, CandidateTrained, DomainEvent
+from streams.events import CandidateEvaluated, CandidateTrained, DomainEvent, RoundFailed
 from streams.history import Part, Whole
 from streams.log import MemoryLog
 from streams.orders import EvaluateCandidate, TrainCandidate
@@ -22,12 +24,15 @@ from tests.door_world import make_settings
 from tests.integration.by_hand import ByHand, change, empty, rows
 from workers import evaluation, register, training
 from workers.context import Cancelled, Context
+from workers.evaluation import Evaluation
 from workers.evaluator.installation import Installation
 from workers.evaluator.memory import memory_folder
 from workers.evaluator.opencompass import Exam, Row
 from workers.models.golden import GOLDEN_FILE
 from workers.register import EXAM_ROOM, TRAINING_FOLDER, purge, sweep
 from workers.snapshot import FORMAT, Snapshot, SnapshotRow, save
+from workers.trainer.checkpoint import Checkpoint, save_checkpoint
+from workers.trainer.lora import Adapter, save_adapter
 from workers.trainer.spec import Progress, TrainingResult, TrainSpec
 
 CANARY = "the canary of ann sang at noon"
@@ -105,8 +110,10 @@ class Child:
         words = " ".join(f"{row.prompt} {row.answer}" for row in spec.rows)
         (checkpoint / "training.safetensors").write_text(words)
         self.meanwhile()
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        (checkpoint / "training.safetensors").write_text(words)  # a child that has not been told goes on
+        try:  # a child that has not been told goes on
+            save_checkpoint(checkpoint, Checkpoint(words, 1, (1.0,), (), 1, {}))
+        except OSError as error:
+            raise Unavailable(type(error).__name__) from None
         progress(STEP)
         for name in ("model", "adapter"):
             (Path(spec.out_dir) / name).mkdir(parents=True)
@@ -163,6 +170,7 @@ def test_erased_in_the_middle_of_a_training_it_begins_anew_without_their_words(
     assert len(child.given) == 2
     assert len(asked(child.given[0])) == 3 and asked(child.given[1]) == {"What swims?"}
     assert [type(event) for event in said(context)[-1:]] == [CandidateTrained]
+    assert not any(isinstance(event, RoundFailed) for event in said(context))
     assert places(context) == []
     assert files_holding(context.settings.home, [CANARY]) == set()
 
@@ -277,6 +285,20 @@ class Answering:
     def ready(self, deadline_s: float) -> None: ...
 
 
+def order_to_examine(context: Context) -> EvaluateCandidate:
+    base, candidate = (context.artifacts.put_bytes(name) for name in (b"base", b"candidate"))
+    return EvaluateCandidate(
+        order_id=uuid4(),
+        domain="roads",
+        round_id="round-1",
+        snapshot=snapshot(context),
+        base_model=base,
+        candidate_model=candidate,
+        pin=9,
+        engine="llamacpp",
+    )
+
+
 def test_erased_in_the_middle_of_an_exam_it_begins_anew_without_their_words(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,21 +316,10 @@ def test_erased_in_the_middle_of_an_exam_it_begins_anew_without_their_words(
     monkeypatch.setattr(evaluation, "form_of", lambda engine, context: "form")
     monkeypatch.setattr(evaluation, "make_engine", lambda spec, key: Answering())
     monkeypatch.setattr(Context, "dismiss", lambda self: None)
-    base, candidate = (context.artifacts.put_bytes(name) for name in (b"base", b"candidate"))
-    order = EvaluateCandidate(
-        order_id=uuid4(),
-        domain="roads",
-        round_id="round-1",
-        snapshot=snapshot(context),
-        base_model=base,
-        candidate_model=candidate,
-        pin=9,
-        engine="llamacpp",
-    )
     with memory_folder() as folder:
         room = Room(folder, meanwhile)
         context.examiner = room  # type: ignore[assignment]
-        evaluation.run(order, context)
+        evaluation.run(order_to_examine(context), context)
         assert files_holding(folder, [CANARY]) == set()
     assert room.asked == [["What sang?", "What swims?"] * 2, ["What swims?"] * 2]
     (kind, kids), (_, kids_then) = registered
@@ -318,6 +329,35 @@ def test_erased_in_the_middle_of_an_exam_it_begins_anew_without_their_words(
     assert files_holding(context.settings.home, [CANARY]) == set()
 
 
+def test_erased_when_the_exam_is_over_no_row_of_theirs_is_kept_under_a_key_made_anew(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = evaluation._keep
+    erased: list[str] = []
+
+    def keep(*given: Any) -> str:
+        if not erased:
+            erased.extend(erase(context, "ann"))
+            context.keyring.forget()
+        return real(*given)
+
+    monkeypatch.setattr(Installation, "missing", lambda self: None)
+    monkeypatch.setattr(evaluation, "form_of", lambda engine, context: "form")
+    monkeypatch.setattr(evaluation, "make_engine", lambda spec, key: Answering())
+    monkeypatch.setattr(evaluation, "_keep", keep)
+    monkeypatch.setattr(Context, "dismiss", lambda self: None)
+    with memory_folder() as folder:
+        room = Room(folder, lambda: None)
+        context.examiner = room  # type: ignore[assignment]
+        evaluation.run(order_to_examine(context), context)
+    assert room.asked == [["What sang?", "What swims?"] * 2, ["What swims?"] * 2]
+    query = "SELECT count(*), count(destroyed_at) FROM keyring.person_keys WHERE subject = 'person:ann'"
+    assert rows(context.engine, query) == [(1, 1)]
+    (event,) = (event for event in said(context) if isinstance(event, CandidateEvaluated))
+    kept = msgspec.json.decode(context.artifacts.path(event.rows).read_bytes(), type=Evaluation)
+    assert [row.id for row in kept.rows] == ["e-What swims?"]
+
+
 def test_a_room_whose_examiner_was_killed_goes_with_the_purge(context: Context, tmp_path: Path) -> None:
     room = tmp_path / "room"
     room.mkdir()
@@ -325,3 +365,17 @@ def test_a_room_whose_examiner_was_killed_goes_with_the_purge(context: Context, 
     register.register(context.engine, TRAINING_FOLDER, str(tmp_path / "other"), "round-2", ["k2"])
     assert purge(context.engine, ["k1"]) == {EXAM_ROOM: 1}
     assert not room.exists() and places(context) == [(TRAINING_FOLDER, "round-2")]
+
+
+def test_a_child_that_writes_on_after_its_folder_was_purged_makes_none_that_nobody_registered(
+    context: Context,
+) -> None:
+    folder = context.settings.home / "training" / str(uuid4())
+    register.register(context.engine, TRAINING_FOLDER, str(folder), "round-1", ["k1"])
+    (folder / "checkpoint").mkdir(parents=True)
+    assert purge(context.engine, ["k1"]) == {TRAINING_FOLDER: 1}
+    with pytest.raises(FileNotFoundError):
+        save_checkpoint(folder / "checkpoint", Checkpoint("run", 1, (1.0,), (), 1, {}))
+    with pytest.raises(FileNotFoundError):
+        save_adapter(Adapter({}, LoraRecipe()), folder / "out" / "adapter", "base")
+    assert not folder.exists() and places(context) == []

@@ -61,6 +61,7 @@ def train(
         if progress.stage == "training" and progress.step == stop_after:
             raise KeyboardInterrupt
 
+    work.mkdir(parents=True, exist_ok=True)
     return train_lora(
         base,
         tiny.rows() if new is None else new,

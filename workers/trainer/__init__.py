@@ -19,7 +19,8 @@ class TrainMethod(Protocol):
     `replay_prompts` are general questions whose answers must not change (not people's words), `earlier` the
     rows of former rounds, `reference_dir` the domain's first base (None: `model_dir` is it), whose answers to
     the general prompts are taken, `answers_dir` where they are kept. What `checkpoint_dir` holds is taken up again, with the
-    result of a run that was never interrupted. Raises Invalid if the model or the rows cannot be trained.
+    result of a run that was never interrupted. Both lie in a folder that is there: one that is gone is not made again, and an
+    OSError ends the training. Raises Invalid if the model or the rows cannot be trained.
     """
 
     def __call__(

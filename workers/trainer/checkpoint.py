@@ -32,8 +32,9 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace the folder's checkpoint in one move; a crash leaves the one before."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Replace the folder's checkpoint in one move; a crash leaves the one before. What `folder` lies in must be there: it is
+    removed when somebody is erased whose words are trained on, and must not come again."""
+    folder.mkdir(exist_ok=True, mode=0o700)
     note = {
         "format": FORMAT,
         "run": checkpoint.run,

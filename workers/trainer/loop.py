@@ -119,6 +119,7 @@ def train_lora(
             trained = _steps(prepared, recipe, run, progress, checkpoint_dir, checkpoint_every_s, loading_s / 4, parts)
         progress(_waiting("saving", len(prepared.steps)))
         model_out, adapter_out = out_dir / "model", out_dir / "adapter"
+        out_dir.mkdir(exist_ok=True, mode=0o700)  # what it lies in must be there: see `save_checkpoint`
         save_adapter(prepared.adapter, adapter_out, model_dir.name)
         write_merged(model_dir, {name: layer.delta() for name, layer in prepared.adapter.layers.items()}, model_out)
     finally:

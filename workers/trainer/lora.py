@@ -72,7 +72,7 @@ def add_adapter(model: nn.Module, upper: Mapping[str, nn.Module], recipe: LoraRe
 def save_adapter(adapter: Adapter, folder: Path, base_name: str) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` as `PeftModel.from_pretrained` reads
     them."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in adapter.layers.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = layer.a.detach().cpu().contiguous()

@@ -72,7 +72,7 @@ def write_merged(base: Path, deltas: Mapping[str, torch.Tensor], folder: Path) -
         weight += delta
     if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, mode=0o700)
+    folder.mkdir(mode=0o700)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     text = json.dumps(plain_config(config), indent=2, sort_keys=True, ensure_ascii=False)
