@@ -18,6 +18,7 @@ from typing_extensions import TypeIs
 from streams import events, orders
 from streams.errors import Invalid
 from streams.policy import check_readable
+from streams.sealed import Sealed
 
 CONTENT_TYPE = "application/cloudevents+json"
 MAX_EVENT_BYTES = 1_000_000
@@ -201,9 +202,36 @@ def read_event(topic: str, key: bytes | None, value: bytes) -> events.Envelope:
         raise Invalid("the record has no key, so that nothing keeps it in order")
     if key != envelope.key.encode():
         raise Invalid("the record's key is not the event's")
+    _check_refs(envelope)
     if isinstance(envelope.event, events.PolicySet):
         check_readable(envelope.event.policy)  # one that passed the door by would stop every decision after it
     return envelope
+
+
+def _check_refs(envelope: events.Envelope) -> None:
+    """Raise Invalid for a sealed text that was moved here as a whole. `ref` says where it was first said: in this event and field
+    or, of a copy, in a field of those that are copied. (That its token says the same is seen where it is opened.)"""
+    event = envelope.event
+    here: dict[str, Sealed] = {}
+    copies: list[tuple[str, Sealed]] = []
+    match event:
+        case events.PromptAsked():
+            here = {"messages": event.messages}
+        case events.ReplyDrafted() | events.ReplyCorrected() | events.ReplyCommented():
+            here = {"text": event.text}
+        case events.ExamItemAdded():
+            here = {"item": event.item}
+        case events.ExampleAccepted(kind="annotation"):
+            here = {"prompt": event.prompt, "answer": event.answer}
+        case events.ExampleAccepted():
+            copies = [("#messages", event.prompt), (f"{envelope.causation_id}#text", event.answer)]
+        case events.PreferenceAccepted():
+            copies = [("#messages", event.prompt), *(("#text", said) for said in (event.chosen, *event.rejected))]
+        case _:
+            return
+    moved = [field for field, sealed in here.items() if sealed.ref != f"{envelope.id}#{field}"]
+    if moved or not all(sealed.ref.endswith(place) for place, sealed in copies):
+        raise Invalid(f"{name_of(event)} holds a sealed text that was said elsewhere")
 
 
 def encode_order(order: orders.Order, *, source: str, time: datetime, causation_id: UUID) -> bytes:

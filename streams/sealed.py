@@ -6,8 +6,9 @@ from msgspec import Struct
 class Sealed(Struct, frozen=True):
     """Text under a person's own key (JWE compact, `dir` + `A256GCM`).
 
-    `ref` is "<event id>#<field>", where the text was first said; the token's protected header repeats it, so that a
-    token moved under another event does not open.
+    `ref` is "<event id>#<field>", where the text was first said. The token's protected header repeats it, so that a token under
+    another `ref` does not open; and where a text is first said no reader takes an event whose texts name another place
+    (`streams.codec.read_event`). Copies keep the `ref` of what they are copies of.
     """
 
     kid: str

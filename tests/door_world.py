@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 from kafka import KafkaConsumer, TopicPartition
@@ -171,9 +171,11 @@ class World:
 
         wait_until(known, what=f"engine {state}")
 
-    def say(self, event: Event) -> str:
+    def say(self, event: Event, id: UUID | None = None) -> str:
         """Append an event as a worker would; its position."""
-        envelope = envelope_for(event, id=uuid4(), source="/test", time=datetime.now(UTC), correlation_id=event.domain)
+        envelope = envelope_for(
+            event, id=id or uuid4(), source="/test", time=datetime.now(UTC), correlation_id=event.domain
+        )
         message = Message(topic_of(event), envelope.key, encode(envelope))
         (position,) = self.services.recorder.log.append([message], 10)
         return str(position)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4, uuid5
 
+from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
 from streams.codec import decode_order, encode, encode_order, envelope_for, topic_of
@@ -51,6 +52,7 @@ from streams.store import Store
 AT = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 MODEL = "sha256:" + "1" * 64
 CANDIDATE = "sha256:" + "2" * 64
+LOOKS_SEALED = "eyJhbGciOiJkaXIifQ..aaaa.bbbb.cccc"
 
 
 def rows(engine: Engine, query: str, **given: object) -> list[tuple[object, ...]]:
@@ -71,11 +73,21 @@ def empty(engine: Engine) -> None:
 
 def sealed(person: str, ref: str = "somewhere#text") -> Sealed:
     """What looks like sealed words; nothing here opens it."""
-    return Sealed(kid=f"kid-of-{person}", ref=ref, jwe="eyJhbGciOiJkaXIifQ..aaaa.bbbb.cccc")
+    return Sealed(kid=f"kid-of-{person}", ref=ref, jwe=LOOKS_SEALED)
+
+
+def placed(event: Event, id: UUID) -> Event:
+    """The event with what looks like sealed words said in it."""
+    for field in ("messages", "text", "item"):
+        said = getattr(event, field, None)
+        if isinstance(said, Sealed) and said.jwe == LOOKS_SEALED:
+            event = replace(event, **{field: replace(said, ref=f"{id}#{field}")})
+    return event
 
 
 def message(event: Event, *, id: UUID | None = None, at: datetime = AT) -> Message:
-    envelope = envelope_for(event, id=id or uuid4(), source="/test", time=at, correlation_id=event.domain)
+    id = id or uuid4()
+    envelope = envelope_for(placed(event, id), id=id, source="/test", time=at, correlation_id=event.domain)
     return Message(topic_of(event), envelope.key, encode(envelope))
 
 

@@ -172,7 +172,7 @@ def test_an_example_that_was_imported_when_one_key_served_all_is_known_again(wor
         answer=seal(said.output, key, f"{id_}#answer"),
         said_at=datetime.now(UTC),
     )
-    world.caught_up(world.say(accepted))
+    world.caught_up(world.say(accepted, id_))
     again = world.as_data.post(f"/v1/domains/{domain}/examples", params={"user": who}, json=[item]).json()
     assert (again["added"], again["known"], again["ids"]) == (0, 1, [id_.hex])
 

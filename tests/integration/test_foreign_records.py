@@ -21,7 +21,7 @@ from streams.orders import PurgePlaces
 from streams.replay import verify
 from streams.store import Store
 from streams.topics import TOPICS
-from tests.integration.by_hand import order_message, rows, talk
+from tests.integration.by_hand import order_message, placed, rows, talk
 from tests.integration.conftest import eventually
 from tests.integration.test_following import start_app
 from workers import orders
@@ -58,7 +58,10 @@ def message(topic: str) -> Message:
     if topic in (ORDERS, QUARANTINE):
         order = PurgePlaces(order_id=uuid4(), domain="odd", person="ann", kids=("k",))
         return Message(topic, str(order.order_id), order_message(order).value)
-    said = envelope_for(event(topic), id=uuid4(), source="/foreign", time=datetime.now(UTC), correlation_id="odd")
+    id_ = uuid4()
+    said = envelope_for(
+        placed(event(topic), id_), id=id_, source="/foreign", time=datetime.now(UTC), correlation_id="odd"
+    )
     return Message(topic, said.key, encode(said))
 
 

@@ -54,6 +54,7 @@ from tests.integration.by_hand import (
     empty,
     live_domain,
     message,
+    placed,
     policy,
     rows,
     sealed,
@@ -442,9 +443,10 @@ def test_a_connection_that_is_cut_in_the_middle_is_unavailable_and_the_batch_can
 
 def test_what_an_event_implies_is_written_in_the_transaction_of_its_cause(world: ByHand) -> None:
     events = talk("roads", "ann", "c-1")
-    cause, pick = uuid4(), uuid4()
-    sent = [message(event) for event in events]
-    sent[5], sent[3] = message(events[5], id=cause), message(events[3], id=pick)
+    ids = [uuid4() for _ in events]
+    cause, pick = ids[5], ids[3]
+    events = [placed(event, id_) for event, id_ in zip(events, ids, strict=True)]
+    sent = [message(event, id=id_) for event, id_ in zip(events, ids, strict=True)]
     world.log.append(sent, 10)
     world.follow()
     implied = [decode(value) for _, value in outbox(world.engine, DOMAINS)]
@@ -492,14 +494,15 @@ def test_one_reply_corrected_and_picked_three_times_counts_once_and_the_newest_i
     events = talk("roads", "ann", "c")
     picked, corrected = events[3], events[5]
     assert isinstance(picked, DraftPicked) and isinstance(corrected, ReplyCorrected)
-    newest = msgspec.structs.replace(corrected, text=sealed("ann", "newest#text"))
+    newest = msgspec.structs.replace(corrected, text=sealed("ann, at last"))
     repicked = msgspec.structs.replace(picked, reply_id="c-r2")
     world.say(*events, corrected, picked, newest, repicked)
     world.settle()
     assert rows(world.engine, "SELECT corrections, preferences, people FROM noria.domains") == [(1, 1, 1)]
-    in_force = "SELECT answer ->> 'ref' FROM noria.examples WHERE retired_offset IS NULL"
-    assert rows(world.engine, in_force) == [("newest#text",)]
-    assert rows(world.engine, "SELECT chosen ->> 'ref' FROM noria.preferences") == [("c-r2#text",)]
+    in_force = "SELECT answer ->> 'kid' FROM noria.examples WHERE retired_offset IS NULL"
+    assert rows(world.engine, in_force) == [("kid-of-ann, at last",)]
+    chosen = "SELECT reply_id FROM noria.preferences p JOIN noria.replies r ON r.text = p.chosen"
+    assert rows(world.engine, chosen) == [("c-r2",)]
     world.say(*talk("roads", "bob"))
     world.settle()
     assert rows(world.engine, "SELECT number FROM noria.rounds") == [(1,)]
