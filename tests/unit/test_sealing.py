@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from streams.errors import Erased, Invalid
 from streams.sealed import Sealed
-from streams.sealing import MasterKey, PersonKey, digest, open_sealed, seal
+from streams.sealing import MasterKey, PersonKey, common_digest, digest, open_sealed, seal
 from tests.keyring import Ring
 
 WORDS = "Prune the old canes in February. 二月剪枝。 🌿"
@@ -136,12 +136,13 @@ def test_the_reason_names_where_it_was_said_and_repeats_no_words() -> None:
     assert REF in str(caught.value) and "between" not in str(caught.value)
 
 
-def test_a_digest_is_keyed_so_that_short_words_cannot_be_guessed_back() -> None:
-    one, other = Ring(), Ring(PersonKey("noria:digest", b"k" * 32))
-    assert digest(b"yes", one) == digest(b"yes", one) != digest(b"no", one)
-    assert digest(b"yes", Ring(PersonKey("noria:digest", b"q" * 32))) != digest(b"yes", other)
-    other.keys["noria:digest"] = PersonKey("noria:digest", b"k" * 32)
-    assert len(digest(b"yes", other)) == 64
+def test_a_digest_is_keyed_by_whose_words_they_are_and_a_common_one_by_a_key_of_its_own() -> None:
+    assert digest(b"yes", ANA) == digest(b"yes", ANA) != digest(b"no", ANA)
+    assert digest(b"yes", ANA) != digest(b"yes", BEN)
+    assert len(digest(b"yes", ANA)) == 64
+    one, other = (Ring(PersonKey("noria:digest", letter * 32)) for letter in (b"k", b"q"))
+    assert common_digest(b"yes", one) == common_digest(b"yes", one) != common_digest(b"no", one)
+    assert common_digest(b"yes", one) != common_digest(b"yes", other)
 
 
 # The master key
