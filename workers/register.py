@@ -15,7 +15,8 @@ through `register`, so that it can be purged.
 
 The first three and the artifacts need no act of a worker: what they hold is sealed. `work.places` lists the others one by one.
 Whoever works with words in clear looks, every second, whether a key of theirs was destroyed (`Words`); whatever a worker that
-died or gave up has left is removed by `sweep`.
+died or gave up has left is removed by `sweep`. A training child makes no folder but within its own: once that was purged, it writes
+nothing more and ends.
 """
 
 import shutil

@@ -8,7 +8,9 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+import torch
 from msgspec.structs import replace
+from safetensors.torch import save_file
 from sqlalchemy import Engine
 
 from streams.codec import decode
@@ -33,6 +35,7 @@ from workers.register import EXAM_ROOM, TRAINING_FOLDER, purge, sweep
 from workers.snapshot import FORMAT, Snapshot, SnapshotRow, save
 from workers.trainer.checkpoint import Checkpoint, save_checkpoint
 from workers.trainer.lora import Adapter, save_adapter
+from workers.trainer.merge import write_merged
 from workers.trainer.spec import Progress, TrainingResult, TrainSpec
 
 CANARY = "the canary of ann sang at noon"
@@ -378,4 +381,9 @@ def test_a_child_that_writes_on_after_its_folder_was_purged_makes_none_that_nobo
         save_checkpoint(folder / "checkpoint", Checkpoint("run", 1, (1.0,), (), 1, {}))
     with pytest.raises(FileNotFoundError):
         save_adapter(Adapter({}, LoraRecipe()), folder / "out" / "adapter", "base")
+    base = context.settings.home / "base"
+    base.mkdir(parents=True)
+    save_file({"weight": torch.zeros(1)}, base / "model.safetensors")
+    with pytest.raises(FileNotFoundError):
+        write_merged(base, {}, folder / "out" / "model")
     assert not folder.exists() and places(context) == []
