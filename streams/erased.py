@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from sqlalchemy import Engine, text
 
 from streams.codec import read_event
-from streams.erasures import PERSON, Journal, destroy_named, vacuum_keyring
+from streams.erasures import PERSON, Journal, destroy_named, recorded, vacuum_keyring
 from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, PersonErased
 from streams.log import KafkaLog, Log, LostHistory
@@ -30,8 +30,7 @@ def keep_erased(engine: Engine, log: Log, journal: Journal) -> list[str]:
     LostHistory."""
     named: set[tuple[str, str | None]] = {(kid, None) for kid in journal.kids()}
     with postgres_trouble(), engine.connect() as connection:
-        for row in connection.execute(text(f"SELECT person, kids FROM {LIVE}.erasures")):
-            named.update((kid, PERSON + row.person) for kid in row.kids)
+        named.update(recorded(connection))
         reached = positions(connection, LIVE)
     for event in _not_applied(log, reached):
         named.update((kid, PERSON + event.person) for kid in event.kids)

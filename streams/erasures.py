@@ -107,6 +107,12 @@ def destroy_named(cursor: Cursor, named: Iterable[tuple[str, str | None]]) -> li
     return destroyed
 
 
+def recorded(connection: Connection) -> list[tuple[str, str | None]]:
+    """The keys that the tables name as erased, as `destroy_named` takes them."""
+    rows = connection.execute(text("SELECT person, kids FROM noria.erasures"))
+    return [(kid, PERSON + row.person) for row in rows for kid in row.kids]
+
+
 def vacuum_keyring(engine: Engine) -> None:
     """Remove the dead row versions, which hold wrapped keys yet. What is left of them on the disk: deploy/backup.md."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

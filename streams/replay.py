@@ -15,7 +15,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, Text, text
 
 from streams.codec import encode, topic_of
-from streams.erasures import untold
+from streams.erasures import destroy_named, recorded, untold
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
 from streams.following import pass_over_marks
 from streams.log import Log, Message, Record
@@ -149,6 +149,7 @@ def rebuild_live(engine: Engine, log: Log, progress: Callable[[int, int], None] 
     with postgres_trouble(), engine.begin() as connection:
         for lock in (positions_lock(LIVE), f"noria.relay.{LIVE}", "noria.intake"):  # who writes the tables waits
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:lock))"), {"lock": lock})
+        erased = recorded(connection)  # the log may have lost it
         for table in projections.sorted_tables:
             # A row of a queue gets its place anew.
             names = [str(column.name) for column in table.columns if column.identity is None]
@@ -158,6 +159,10 @@ def rebuild_live(engine: Engine, log: Log, progress: Callable[[int, int], None] 
             connection.exec_driver_sql(
                 f"INSERT INTO {LIVE}.{table.name} ({columns}) SELECT {columns} FROM {SHADOW}.{table.name}{order}"
             )
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        with raw.cursor() as cursor:
+            destroy_named(cursor, [*erased, *recorded(connection)])  # the keyring may be older than either
         mark_said(connection, log)
         connection.execute(text("TRUNCATE work.claims, work.intake"))
         connection.execute(

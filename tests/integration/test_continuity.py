@@ -191,6 +191,26 @@ def test_an_erasure_that_the_log_lost_is_told_to_it_again(house: House) -> None:
     assert tell_erasures(world.engine, house.log, "rebuild") == 0
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_key_that_was_erased_and_put_back_is_destroyed_by_a_rebuilding(house: House, lost: bool) -> None:
+    """`lost`: by the log; the tables that are replaced name it. Else it is the other way round."""
+    world, before = house.world, house.end
+    world.log.append([message(PersonErased(domain="roads", person="ann", kids=("kid-of-ann",), by="ops"))], 10)
+    world.settle()
+    if lost:
+        house.log.cut(DOMAINS, house.partition, before)
+    else:
+        change(world.engine, "DELETE FROM noria.erasures")
+    change(
+        world.engine,
+        "INSERT INTO keyring.person_keys (kid, subject, wrapped, created_at)"
+        " VALUES ('kid-of-ann', 'person:ann', 'w', now()), ('kid-of-bob', 'person:bob', 'w', now())",
+    )
+    rebuild_live(world.engine, house.log)
+    left = "SELECT kid, wrapped = ''::bytea FROM keyring.person_keys ORDER BY kid"
+    assert rows(world.engine, left) == [("kid-of-ann", True), ("kid-of-bob", False)]
+
+
 def test_the_command_names_what_is_lost_and_the_rebuilding_mends_it(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
