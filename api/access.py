@@ -12,6 +12,7 @@ from api.guessing import WrongKeys
 from api.keys import ONCE, ApiKeys, Caller
 from streams.errors import Unavailable
 
+SOURCE = "/noria/api"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -59,6 +60,11 @@ def caller() -> Caller:
 def token() -> str:
     """What the request carries."""
     return cast(str, g.token)
+
+
+def source_of(who: Caller) -> str:
+    """What an event says of where it comes from: the door, and the key that acted there."""
+    return f"{SOURCE}/keys/{who.key_id}"
 
 
 def check_domains() -> None:

@@ -13,11 +13,11 @@ from flask import Blueprint, Response, request
 from msgspec import Struct
 from sqlalchemy import select
 
-from api.access import caller, check_speaker, needs
+from api.access import caller, check_speaker, needs, source_of
 from api.errors import ApiError
 from api.keys import Caller
 from api.known import retired_domain
-from api.services import SOURCE, Services
+from api.services import Services
 from api.wire import check_person, read_object, reply, typed
 from streams import schema, sealing
 from streams.codec import envelope_for
@@ -317,6 +317,6 @@ def _envelopes(said: _Body, reply_: _Reply, event_id: UUID, digest: str, key: Pe
         found.append((comment_id, ReplyCommented(text=text, **place)))
     at = datetime.now(UTC)
     return [
-        envelope_for(event, id=id_, source=SOURCE, time=at, correlation_id=reply_.conversation_id)
+        envelope_for(event, id=id_, source=source_of(caller()), time=at, correlation_id=reply_.conversation_id)
         for id_, event in found
     ]

@@ -10,11 +10,11 @@ from flask import Blueprint, Response, request
 from msgspec import Struct, field
 from sqlalchemy import Column, Table, select
 
-from api.access import caller, needs
+from api.access import caller, needs, source_of
 from api.errors import ApiError
 from api.items import Example, ItemFault, Question, Read, counted, read_example, read_question
 from api.known import CATCH_UP_S, domain_row, living_domain
-from api.services import SOURCE, Services, domain_subject, person_subject
+from api.services import Services, domain_subject, person_subject
 from api.wire import check_conversation, check_person, no_control_characters, read_json, read_object, reply, typed
 from streams import history, schema, sealing
 from streams.codec import envelope_for
@@ -254,7 +254,7 @@ def _add(
     # Of what an import says twice, the first counts.
     first = {id_: number for number, id_ in reversed(list(enumerate(ids)))}
     new = [
-        envelope_for(event(first[id_], id_), id=id_, source=SOURCE, time=at, correlation_id=import_id)
+        envelope_for(event(first[id_], id_), id=id_, source=source_of(caller()), time=at, correlation_id=import_id)
         for id_ in dict.fromkeys(ids)
         if id_ not in there
     ]
@@ -337,7 +337,7 @@ def _retire(services: Services, domain: str, kept: _Kept, said: _Taken) -> dict[
         envelope_for(
             kept.retired(domain=domain, reason=reason, by=by, **{kept.id: id_}),
             id=uuid5(_ITEMS, f"retire {domain} {id_}"),
-            source=SOURCE,
+            source=source_of(caller()),
             time=at,
             correlation_id=said.import_id or domain,
         )

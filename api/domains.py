@@ -12,11 +12,11 @@ from flask import Blueprint, Response
 from msgspec import Struct, field
 from sqlalchemy import func, select
 
-from api.access import caller, needs, no_such_domain
+from api.access import caller, needs, no_such_domain, source_of
 from api.errors import ApiError
 from api.known import CATCH_UP_S, domain_row, find_domain, living_domain
 from api.rounds import release_rows, round_rows
-from api.services import SOURCE, Services
+from api.services import Services
 from api.wire import check_domain, no_control_characters, read_json, read_object, reply, typed
 from streams import schema
 from streams.codec import envelope_for
@@ -175,7 +175,9 @@ def append_domain_events(
     """Append events of one domain in order, under new ids where none are given; the position of the last."""
     at = datetime.now(UTC)
     envelopes = [
-        envelope_for(event, id=id_ or uuid4(), source=SOURCE, time=at, correlation_id=correlation_id or event.domain)
+        envelope_for(
+            event, id=id_ or uuid4(), source=source_of(caller()), time=at, correlation_id=correlation_id or event.domain
+        )
         for event, id_ in zip_longest(events, ids)
     ]
     return str(services.recorder.append(envelopes)[-1])

@@ -15,14 +15,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import select
 
-from api.access import caller, check_speaker, needs, no_such_domain
+from api.access import caller, check_speaker, needs, no_such_domain, source_of
 from api.answering import Answering, ClientLeft, Draft, Piece
 from api.chat_request import ChatRequest, parse_chat, parse_model
 from api.errors import ApiError, refusal_of
 from api.keys import Caller
 from api.limits import BYTES_A_TOKEN
 from api.routing import NoEngine, NotServed, Pin, QueueFull
-from api.services import SOURCE, Services, person_subject
+from api.services import Services, person_subject
 from api.turns import Turns
 from api.wire import read_object, reply
 from streams import history, schema, sealing
@@ -223,7 +223,7 @@ def prompt_event(services: Services, chat: ChatRequest, pin: Pin) -> tuple[ChatR
     at = datetime.now(UTC)
     return (
         chat,
-        envelope_for(event, id=event_id, source=SOURCE, time=at, correlation_id=chat.conversation_id),
+        envelope_for(event, id=event_id, source=source_of(caller()), time=at, correlation_id=chat.conversation_id),
         so_far,
         key.kid,
     )
@@ -303,7 +303,7 @@ def record_drafts(services: Services, asked: Asked, answering: Answering) -> str
         envelope_for(
             draft_of(chat, asked.event_id, index, asked.pin.release, draft, key),
             id=draft_id_of(asked.event_id, index),
-            source=SOURCE,
+            source=source_of(asked.who),
             time=at,
             correlation_id=chat.conversation_id,
             causation_id=asked.event_id,

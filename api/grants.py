@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from api.access import caller, needs, token
 from api.errors import ApiError
-from api.keys import LOCAL, ROLES, create_key, key_rows, person_of, revoke_keys
+from api.keys import LOCAL, ROLES, create_key, key_rows, person_of, revoke_keys, speaks_already
 from api.known import domain_row
 from api.services import Services
 from api.sessions import begin_session, end_session, make_link
@@ -61,6 +61,11 @@ def blueprint(services: Services) -> Blueprint:
         person = check_new_key(wanted)
         for domain in wanted.domains or ():
             domain_row(services, check_domain(domain, "domains"))
+        if wanted.person is None and person is not None and speaks_already(services.engine, person):
+            message = (
+                "a key of that name holds, and two would read each other's corrections: revoke it, or say --person"
+            )
+            raise ApiError(409, message, param="name", code="name_taken")
         made = create_key(
             services.engine,
             wanted.name,

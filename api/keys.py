@@ -261,6 +261,16 @@ def key_rows(engine: Engine, token: str | None = None) -> list[KeyRow]:
     ]
 
 
+def speaks_already(engine: Engine, person: str) -> bool:
+    """Whether a key that holds speaks as that person."""
+    query = (
+        "SELECT EXISTS (SELECT FROM access.api_keys WHERE person = :person AND revoked_at IS NULL"
+        " AND coalesce(expires_at > now(), true))"
+    )
+    with postgres_trouble(), engine.connect() as connection:
+        return bool(connection.execute(text(query), {"person": person}).scalar_one())
+
+
 def revoke_keys(engine: Engine, named: str) -> list[str]:
     """Revoke every key of that name, or the one of that id; their ids. Every door hears of it."""
     with postgres_trouble(), engine.begin() as connection:

@@ -9,11 +9,11 @@ from flask import Blueprint, Response
 from sqlalchemy import Connection, Text, cast, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from api.access import caller, needs
+from api.access import caller, needs, source_of
 from api.errors import ApiError
 from api.known import check_spoke
 from api.rounds import UNDER_WAY
-from api.services import SOURCE, Services, person_subject
+from api.services import Services, person_subject
 from api.wire import check_person, reply
 from streams import schema
 from streams.conversations import REPLACED
@@ -160,7 +160,7 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
         domains = domains_of(connection, person)
     mine, learned_by = _learned_by(services, person)
     at = datetime.now(UTC)
-    envelopes = [erasure(domain, person, kids, by, SOURCE, at) for domain in domains]
+    envelopes = [erasure(domain, person, kids, by, source_of(caller()), at) for domain in domains]
     positions = services.recorder.append_patiently(envelopes, 10.0) if envelopes else []
     return {
         "person": person,

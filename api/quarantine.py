@@ -7,9 +7,9 @@ import msgspec
 from flask import Blueprint, Response
 from msgspec import Struct
 
-from api.access import caller, needs
+from api.access import caller, needs, source_of
 from api.errors import ApiError
-from api.services import SOURCE, Services
+from api.services import Services
 from api.wire import parse_position, read_object, reply, typed, whole_argument
 from streams.events import CONVERSATIONS, DOMAINS, QUARANTINE, SkipAllowed
 from streams.floods import Operations, read_operations, say
@@ -98,7 +98,7 @@ def blueprint(services: Services) -> Blueprint:
         if not 0 <= to < end:
             raise ApiError(400, f"to must be an offset that stands there: from 0 to {end - 1}", param="to")
         event = SkipAllowed(topic=place.topic, partition=place.partition, to=to, by=caller().person)
-        position = say(services.recorder.log, event, SOURCE)
+        position = say(services.recorder.log, event, source_of(caller()))
         return reply({"partition": wanted.partition, "to": to, "position": str(position)}, 202)
 
     return views

@@ -9,10 +9,10 @@ from flask import Blueprint, Response, request
 from msgspec import Struct
 from sqlalchemy import Connection, select
 
-from api.access import caller, domains_asked, needs
+from api.access import caller, domains_asked, needs, source_of
 from api.errors import ApiError
 from api.known import domain_row, living_domain
-from api.services import SOURCE, Services
+from api.services import Services
 from api.wire import check_domain, read_object, reply, typed, whole_argument
 from streams import schema
 from streams.codec import envelope_for, read_event
@@ -115,7 +115,7 @@ def blueprint(services: Services) -> Blueprint:
 def _append(services: Services, event: DomainEvent, correlation_id: str) -> Response:
     id_ = uuid4()
     at = datetime.now(UTC)
-    envelope = envelope_for(event, id=id_, source=SOURCE, time=at, correlation_id=correlation_id)
+    envelope = envelope_for(event, id=id_, source=source_of(caller()), time=at, correlation_id=correlation_id)
     (position,) = services.recorder.append([envelope])
     return reply({"event_id": str(id_), "position": str(position)}, 202)
 

@@ -15,8 +15,6 @@ from streams.erasures import PERSON
 from streams.sealing import Keyring
 from streams.settings import KeyLimits, Settings
 
-SOURCE = "/noria/api"
-
 
 class Services(Struct, frozen=True):
     settings: Settings

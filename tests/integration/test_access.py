@@ -353,6 +353,30 @@ def test_a_key_that_was_made_for_nobody_speaks_as_itself(world: World, mine: Thi
         assert kiosk.post("/v1/chat/completions", json=question(MINE, user="key:local")).status_code == 403
 
 
+def test_of_two_keys_of_one_name_none_reads_what_the_other_said(world: World) -> None:
+    with make(world, "desk"):
+        second = world.as_operator.post("/v1/keys", json={"name": "desk"})
+        assert refusal(second) == (409, "name_taken")
+        assert world.as_operator.post("/v1/keys", json={"name": "desk", "person": "ann"}).status_code == 201
+        assert world.as_operator.post("/v1/keys", json={"name": "desk", "service": True}).status_code == 201
+    world.as_operator.post("/v1/keys/desk/revoke")
+    with make(world, "desk"):
+        pass
+
+
+def test_the_log_says_which_key_acted(world: World, mine: Things) -> None:
+    with make(world, "nora-phone", person="nora") as nora:
+        said = nora.post("/v1/chat/completions", json=question(MINE)).json()
+        rating = {"reply_id": said["metadata"]["reply_ids"][0], "rating": "up"}
+        assert nora.post("/v1/feedback", json=rating).status_code == 200
+        world.caught_up(said["metadata"]["position"])
+    (key_id,) = {
+        row["key_id"] for row in world.as_operator.get("/v1/keys").json()["data"] if row["name"] == "nora-phone"
+    }
+    told = [e for name in ("prompt_asked", "reply_drafted", "reply_rated") for e in world.events(MINE, name)]
+    assert {e["source"] for e in told if e["data"]["person"] == "nora"} == {f"/noria/api/keys/{key_id}"}
+
+
 def test_a_service_and_an_operator_name_whom_they_speak_for(world: World, mine: Things) -> None:
     with make(world, "ward-app", service=True) as app, make(world, "head", role="operator") as head:
         for client in (app, head):
