@@ -18,7 +18,7 @@ from sqlalchemy import text
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from api import conversations, datasets, domains, door, events, grants, people, quarantine, rounds
-from api.access import authenticate, caller, check_domains
+from api.access import authenticate, caller, check_domains, needs
 from api.cors import allow_origins
 from api.errors import ApiError, refusal_of
 from api.keys import CHANNEL, ApiKeys
@@ -39,7 +39,7 @@ from streams.store import open_engine, postgres_trouble
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 # Enough for two hundred streams that are held open, feedback and followers beside them; a thread that waits costs little.
 THREADS = 256
 QUEUE_A_SLOT = 4
@@ -52,12 +52,13 @@ def create_app(services: Services) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = services.settings.body_bytes
     app.url_map.strict_slashes = False
     on_disk = RememberedUse(services.settings)
+    open_paths = OPEN_PATHS | ({"/metrics"} if services.settings.metrics_open else set())
     allow_origins(app, services.settings.cors_origins)  # before a key is asked for: a preflight carries none
 
     @app.before_request
     def admit() -> None:
         g.started = time.monotonic()
-        if request.path in OPEN_PATHS:
+        if request.path in open_paths:
             return
         authenticate(services.keys, services.wrong_keys)
         services.limits.count_request(caller())
@@ -116,10 +117,7 @@ def create_app(services: Services) -> Flask:
             return reply({"status": "not ready", "missing": missing, "reason": reason}, 503, {"Retry-After": "2"})
         return reply({"status": "ready"})
 
-    @app.get("/metrics")
     def metrics() -> Response:
-        if request.remote_addr not in ("127.0.0.1", "::1"):
-            raise ApiError(403, "metrics are for this machine only")
         routes, _, in_flight = services.routes.table()
         services.metrics.in_flight.clear()
         for engine_id, drafts in in_flight.items():
@@ -135,6 +133,8 @@ def create_app(services: Services) -> Flask:
         except Unavailable:
             pass  # as many as there were when the log last answered
         return Response(services.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    app.get("/metrics")(metrics if services.settings.metrics_open else needs("data", every_domain=True)(metrics))
 
     for module in (door, conversations, domains, rounds, datasets, events, people, quarantine, grants):
         app.register_blueprint(module.blueprint(services))

@@ -35,6 +35,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     engine_threads: int = 1
     engine_slots: int = 4
     engine_sleep_after_s: int = 1800  # of an engine that nobody asks; 0: never
+    metrics_open: bool = False  # /metrics without a key
     cors_origins: tuple[str, ...] = ()  # whose pages may call the door from a browser; "*": everybody's
 
     key_limits: KeyLimits = KeyLimits()
@@ -92,6 +93,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         engine_threads=_count(environ, "NORIA_ENGINE_THREADS", 1),
         engine_slots=_count(environ, "NORIA_ENGINE_SLOTS", 4),
         engine_sleep_after_s=_count(environ, "NORIA_ENGINE_SLEEP_AFTER_S", 1800, least=0),
+        metrics_open=_count(environ, "NORIA_METRICS_OPEN", 0, least=0) > 0,
         cors_origins=_origins(environ, "NORIA_CORS_ORIGINS"),
         key_limits=_key_limits(environ),
         body_bytes=_count(environ, "NORIA_BODY_BYTES", 256 * 1024),

@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 import pytest
+from msgspec import structs
 
+from api.app import create_app
 from streams import sealing
 from streams.sealed import Sealed
 from tests.door_world import World
@@ -304,9 +306,13 @@ def test_the_open_paths_need_no_key_and_say_how_things_are(world: World, domain:
     world.chat(domain)
     assert httpx.get(f"{world.door_url}/healthz").json() == {"status": "ok"}
     assert httpx.get(f"{world.door_url}/readyz").json() == {"status": "ready"}
-    metrics = httpx.get(f"{world.door_url}/metrics").text
+    assert httpx.get(f"{world.door_url}/metrics").status_code == 401
+    metrics = world.as_data.get("/metrics").text
     assert 'noria_requests_total{route="/v1/chat/completions",status="200"}' in metrics
     assert f'noria_live_release{{domain="{domain}"}} 0.0' in metrics
+    settings = structs.replace(world.services.settings, metrics_open=True)
+    opened = create_app(structs.replace(world.services, settings=settings)).test_client()
+    assert opened.get("/metrics").status_code == 200 and opened.get("/v1/models").status_code == 401
 
 
 def test_no_path_and_no_method_have_the_same_shape(world: World) -> None:
