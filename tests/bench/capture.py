@@ -50,8 +50,13 @@ PIECES = [f" word{n}" for n in range(32)]
 
 def measure(home: Path) -> list[Row]:
     rate, runs, seconds = size("RATE", RATE), size("RUNS", RUNS), size("SECONDS", SECONDS)
-    # As many slots as streams: the door must take what comes, and not say that the engine's queue is full.
-    with running(home / "noria", {"NORIA_ENGINE_SLOTS": str(STREAMS // 4 + 2)}) as noria, stub() as engine:
+    # As many slots as streams, and all for one key: the door must take what comes, and not say that this is too much.
+    given = {
+        "NORIA_ENGINE_SLOTS": str(STREAMS // 4 + 2),
+        "NORIA_LIMIT_QUEUE_PERCENT": "25,100",
+        "NORIA_LIMIT_OPEN": f"16,{2 * STREAMS}",
+    }
+    with running(home / "noria", given) as noria, stub() as engine:
         with noria.door() as door:
             door.create_domain({"domain": DOMAIN, "policy": {"thresholds": {"corrections": None}}})
             until(lambda: any(model["id"] == DOMAIN for model in door.models()), "the first release answers", 120)
