@@ -36,6 +36,9 @@ class Refused(Invalid):
         self.code = code
 
 
+BUSY = ("queue_full", "rate_limit_exceeded")  # an engine has as much to do as it takes, or as one key may ask of it
+
+
 class NotNow(Unavailable):
     """The door answered that it cannot at present. `code` says what is missing (`no_engine`, …), if it said so."""
 
@@ -466,7 +469,7 @@ def _refusal(response: httpx.Response) -> Refused | Unavailable:
         said = msgspec.json.decode(response.content, type=_ErrorBody).error
     except msgspec.DecodeError:
         said = _Error(f"the door answered {response.status_code} in words that are not its own")
-    if response.status_code in (502, 503, 504):
+    if response.status_code in (502, 503, 504) or said.code in BUSY:
         return NotNow(said.message, said.code)
     return Refused(response.status_code, said.message, said.param, said.code)
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from msgspec import Struct, field
 
-from api.client import BROKE_OFF, Answer, Door, Json, NotNow, Piece, Refused
+from api.client import BROKE_OFF, BUSY, Answer, Door, Json, NotNow, Piece, Refused
 from api.ui.board import draw_board, draw_mine
 from api.ui.entry import VISITOR, Visitor
 from api.ui.icons import WHEEL
@@ -258,10 +258,10 @@ def trouble_of(error: Invalid | Unavailable) -> tuple[str, str]:
             return "err_engine", ""
         case NotNow(code=code) if code == BROKE_OFF:
             return "err_broke", ""
+        case NotNow(code=code) if code in BUSY:
+            return "err_queue", ""
         case Unavailable():
             return "err_down", ""
-        case Refused(status=429):
-            return "err_queue", ""
         case Refused(status=401):
             return "err_session", ""
         case Refused(status=403):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
-from api.client import Answer, Door, NotNow, Piece, Refused
+from api.client import BUSY, Answer, Door, NotNow, Piece, Refused
 from deploy.demo.domain import Fact
 
 PEOPLE = ("ada", "bo", "chen", "dalia", "emeka", "fumiko")
@@ -50,13 +50,13 @@ def ask(
     patience_s: float = 60.0,
     answer_tokens: int = ANSWER_TOKENS,
 ) -> Said:
-    """One question, one answer (or several drafts); asked again for `patience_s` while the engine's queue is full."""
+    """One question, one answer (or several drafts); asked again for `patience_s` while the engine has enough to do."""
     until = time.monotonic() + patience_s
     while True:
         try:
             return _ask_once(door, model, question, person, conversation_id, drafts, temperature, answer_tokens)
         except NotNow as error:
-            if error.code != "queue_full" or time.monotonic() > until:
+            if error.code not in BUSY or time.monotonic() > until:
                 raise
             time.sleep(1.0)
 

@@ -4,11 +4,18 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
-from api.client import Answer, Door, Piece
+from api.client import BUSY, Address, Answer, Door, NotNow, Piece
+from api.ui.page import trouble_of
 from deploy.demo import load, people
 from deploy.demo.people import Said
+
+ANSWERED = (
+    'data: {"choices": [], "metadata": {"conversation_id": "c", "release": "roads@1", "reply_ids": ["r"],'
+    ' "position": "noria.conversations-0@1"}}\n\ndata: [DONE]\n\n'
+)
 
 
 def test_an_answer_is_mixed_only_if_its_release_says_it_neither_alone_nor_beside_others(
@@ -55,6 +62,21 @@ def test_the_longest_pause_of_an_answer_may_be_before_its_first_piece_between_tw
     door = Slow(*waits_s)
     monkeypatch.setattr(people.time, "monotonic", door.monotonic)
     assert people.ask(door, "roads", "How?", "ann").longest_pause_s == pytest.approx(3.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", BUSY)
+def test_who_is_told_that_the_engine_has_enough_to_do_asks_again_and_the_page_says_so(
+    code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [
+        httpx.Response(429, json={"error": {"message": "not now", "code": code}}),
+        httpx.Response(200, text=ANSWERED),
+    ]
+    monkeypatch.setattr(people.time, "sleep", lambda seconds: None)
+    transport = httpx.MockTransport(lambda request: answers.pop(0))
+    with Door(Address("http://door", "key"), transport) as door:
+        assert people.ask(door, "roads", "How?", "ann").release == "roads@1"
+    assert trouble_of(NotNow("not now", code)) == ("err_queue", "")
 
 
 def test_several_people_ask_at_once_and_the_largest_pause_is_that_of_the_one_who_waited_longest() -> None:
