@@ -63,17 +63,25 @@ def test_the_door_tells_the_swapper_what_it_uses_and_what_is_in_flight(world: Wo
 def test_a_full_queue_is_429_with_retry_after(world: World) -> None:
     domain = world.domain()
     world.engine.hold.clear()
-    four = [threading.Thread(target=lambda: world.chat(domain, n=4)) for _ in range(4)]
+    body = {"model": domain, **GOOD}
+
+    def by_another_key() -> None:
+        world.as_operator.post("/v1/chat/completions", json=body | {"n": 4})
+
+    # One key alone may not fill it.
+    four = [threading.Thread(target=lambda: world.chat(domain, n=4)) for _ in range(3)]
+    four.append(threading.Thread(target=by_another_key))
     try:
         for thread in four:
             thread.start()
         wait_until(lambda: world.in_flight().get(f"{domain}@0") == 16, what="a full queue")
-        answer = world.as_chat.post("/v1/chat/completions", json={"model": domain, **GOOD})
+        answer = world.as_operator.post("/v1/chat/completions", json=body)
     finally:
         world.engine.hold.set()
         for thread in four:
             thread.join(20)
     assert answer.status_code == 429 and int(answer.headers["Retry-After"]) >= 1
+    assert answer.json()["error"]["code"] == "queue_full"
     assert world.chat(domain)["model"] == f"{domain}@0"
 
 

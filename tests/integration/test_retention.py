@@ -23,6 +23,7 @@ from streams.gate import FIXES, Paired
 from streams.log import MemoryLog, Message
 from streams.policy import Keep, Policy, Thresholds
 from streams.recipes import LoraRecipe
+from streams.relay import Relay
 from streams.replay import verify
 from streams.sealing import Keyring
 from tests.door_world import make_settings
@@ -155,7 +156,8 @@ def test_what_answers_what_is_warm_and_what_a_rollback_is_on_its_way_to_stays(wo
     assert [event.release for event in said] == [1]
     change(world.engine, "DELETE FROM work.engines")
     # It came to stand on the log behind a rollback to what it is about.
-    world.log = world.context.log = world.relay._log = MemoryLog()
+    world.log = world.context.log = MemoryLog()
+    world.relay = Relay(world.engine, world.log)
     empty(world.engine)
     world.made.clear()
     world.done.clear()
