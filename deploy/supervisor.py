@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,8 @@ BACKOFF_FIRST_S = 0.2
 BACKOFF_MOST_S = 10.0
 HEALTHY_S = 30.0
 STOP_DEADLINE_S = 15.0
-LOG_BYTES = 5_000_000
+LOG_BYTES = 5_000_000  # of one process; as many more lie aside
+LOGS_EVERY_S = 10.0
 NICENESS_BESIDE = 19  # the kernel takes a process's turn at the disk from it too
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl
@@ -163,8 +165,13 @@ class Supervisor:
         due: dict[str, float] = {}
         waits: dict[str, float] = {}
         said: dict[str, str] = {}
+        look_at = 0.0
         while not self._stopping.wait(0.1):
             now = time.monotonic()
+            if now >= look_at:
+                look_at = now + LOGS_EVERY_S
+                for process in kept:
+                    self._cut_log(process)
             for process in kept:
                 state, child = self._of(process.name), self._children[process.name]
                 if state.state == "stopped":
@@ -224,6 +231,18 @@ class Supervisor:
             )
         state.pid, state.since = self._children[process.name].pid, time.time()
         self._tell(state, "working" if process.beside else "starting")
+
+    def _cut_log(self, process: Process) -> None:
+        """Put a log that has grown aside while its process writes on: it appends, wherever the file ends. What it writes between
+        the two steps is lost."""
+        log = self._home / "logs" / f"{process.name}.log"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with suppress(OSError):
+            if log.stat().st_size <= LOG_BYTES:
+                return
+            with log.open("rb") as old, os.fdopen(os.open(log.with_suffix(".log.1"), flags, 0o600), "wb") as aside:
+                shutil.copyfileobj(old, aside)
+            os.truncate(log, 0)
 
     def _stop_all(self) -> None:
         for process in reversed(self._table):

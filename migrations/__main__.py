@@ -8,8 +8,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import text
 
 from streams.errors import Invalid, Unavailable
+from streams.schema import machinery
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
 
@@ -36,6 +38,21 @@ def wait_for_postgres(database_url: str, deadline_s: float) -> None:
     engine.dispose()
 
 
+def make_work_again(database_url: str) -> bool:
+    """Make the schema `work` anew, empty, if it was dropped; whether it was. It holds no fact: what was done stands on the log."""
+    engine = open_engine(database_url, pool_size=1)
+    try:
+        with postgres_trouble(), engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('noria.migrations.work'))"))
+            if connection.execute(text("SELECT to_regnamespace('work')")).scalar_one() is not None:
+                return False
+            connection.execute(text("CREATE SCHEMA work"))
+            machinery.create_all(connection, [table for table in machinery.sorted_tables if table.schema == "work"])
+            return True
+    finally:
+        engine.dispose()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m migrations", description=__doc__)
     parser.add_argument("revision", nargs="?", default="head")
@@ -47,6 +64,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     command.upgrade(config_for(database_url), revision)
+    if revision == "head" and make_work_again(database_url):
+        print("migrations: the schema work was not there, and is again")
     print(f"migrations: at {revision}")
     return 0
 

@@ -6,6 +6,7 @@ sent: what `react` said in the replay is compared with what stands on the log.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy import Connection, Engine, Text, text
 
 from streams.codec import encode, topic_of
 from streams.erasures import destroy_named, recorded, untold
+from streams.errors import Invalid
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
 from streams.following import pass_over_marks
 from streams.log import Log, Message, Record
@@ -108,12 +110,29 @@ def _apply(store: Store, log: Log, upto: dict[tuple[str, int], int], progress: C
     return done
 
 
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """There is one shadow schema, and one replay at a time."""
+    with postgres_trouble(), engine.connect() as connection:
+        free = connection.execute(text("SELECT pg_try_advisory_lock(hashtext('noria.replay'))")).scalar_one()
+        connection.commit()
+        if not free:
+            raise Invalid("another replay is under way (`noria verify` or `noria rebuild`): wait for its end")
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(hashtext('noria.replay'))"))
+            connection.commit()
+
+
 def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyReport:
     """Rebuild into the shadow schema up to where the live one stands, and compare table by table.
 
-    The live tables are read in one snapshot (repeatable read), so they may go on changing meanwhile.
+    The live tables are read in one snapshot (repeatable read), so they may go on changing meanwhile. Raises Invalid while another
+    replay runs.
     """
-    with postgres_trouble(), engine.connect().execution_options(isolation_level="REPEATABLE READ") as live:
+    options = {"isolation_level": "REPEATABLE READ"}
+    with _alone(engine), postgres_trouble(), engine.connect().execution_options(**options) as live:
         upto = positions(live, LIVE)
         rebuilt = rebuild(engine, log, upto, progress=progress)
         # A snapshot sees what was committed before it began; so the rebuilt rows are read beside it.
@@ -144,40 +163,44 @@ def rebuild_live(engine: Engine, log: Log, progress: Callable[[int, int], None] 
     """Let the live tables be what the log says, whatever they were; they are read as they were until then.
 
     What the log implies and does not hold is said (again). Claims on orders are dropped: they are taken in anew, by what the log
-    says of each; an order that it does not imply (what it followed from was lost) is carried out no more. Raises Unavailable."""
-    rebuilt = rebuild(engine, log, _ends(log), progress=progress)
-    with postgres_trouble(), engine.begin() as connection:
-        for lock in (positions_lock(LIVE), f"noria.relay.{LIVE}", "noria.intake"):  # who writes the tables waits
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:lock))"), {"lock": lock})
-        erased = recorded(connection)  # the log may have lost it
-        for table in projections.sorted_tables:
-            # A row of a queue gets its place anew.
-            names = [str(column.name) for column in table.columns if column.identity is None]
-            columns = ", ".join(f'"{name}"' for name in names)
-            order = f" ORDER BY {', '.join(_key(str(table.name)))}"
-            connection.exec_driver_sql(f"TRUNCATE {LIVE}.{table.name} RESTART IDENTITY")
-            connection.exec_driver_sql(
-                f"INSERT INTO {LIVE}.{table.name} ({columns}) SELECT {columns} FROM {SHADOW}.{table.name}{order}"
+    says of each; an order that it does not imply (what it followed from was lost) is carried out no more. Raises Unavailable, or
+    Invalid while another replay runs."""
+    with _alone(engine):
+        rebuilt = rebuild(engine, log, _ends(log), progress=progress)
+        with postgres_trouble(), engine.begin() as connection:
+            for lock in (positions_lock(LIVE), f"noria.relay.{LIVE}", "noria.intake"):  # who writes the tables waits
+                connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:lock))"), {"lock": lock})
+            erased = recorded(connection)  # the log may have lost it
+            for table in projections.sorted_tables:
+                # A row of a queue gets its place anew.
+                names = [str(column.name) for column in table.columns if column.identity is None]
+                columns = ", ".join(f'"{name}"' for name in names)
+                order = f" ORDER BY {', '.join(_key(str(table.name)))}"
+                connection.exec_driver_sql(f"TRUNCATE {LIVE}.{table.name} RESTART IDENTITY")
+                connection.exec_driver_sql(
+                    f"INSERT INTO {LIVE}.{table.name} ({columns}) SELECT {columns} FROM {SHADOW}.{table.name}{order}"
+                )
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            with raw.cursor() as cursor:
+                destroy_named(cursor, [*erased, *recorded(connection)])  # the keyring may be older than either
+            mark_said(connection, log)
+            connection.execute(text("TRUNCATE work.claims, work.intake"))
+            connection.execute(
+                text(
+                    "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at)"
+                    " SELECT message_id, 'unexplained', '', '', 'cancelled', 0, now() FROM said s"
+                    f" WHERE topic = :orders AND NOT EXISTS (SELECT FROM {LIVE}.outbox o WHERE o.message_id = s.message_id)"
+                    " ON CONFLICT (order_id) DO NOTHING"
+                ),
+                {"orders": ORDERS},
             )
-        raw = connection.connection.driver_connection
-        assert raw is not None
-        with raw.cursor() as cursor:
-            destroy_named(cursor, [*erased, *recorded(connection)])  # the keyring may be older than either
-        mark_said(connection, log)
-        connection.execute(text("TRUNCATE work.claims, work.intake"))
-        connection.execute(
-            text(
-                "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at)"
-                " SELECT message_id, 'unexplained', '', '', 'cancelled', 0, now() FROM said s"
-                f" WHERE topic = :orders AND NOT EXISTS (SELECT FROM {LIVE}.outbox o WHERE o.message_id = s.message_id)"
-                " ON CONFLICT (order_id) DO NOTHING"
-            ),
-            {"orders": ORDERS},
-        )
-        for channel in ("noria_positions", "noria_domains", "noria_outbox"):
-            connection.exec_driver_sql(f"NOTIFY {channel}")
-    _apply(Store(engine), log, _ends(log), lambda done: None)  # what came meanwhile; whoever follows goes on from there
-    return rebuilt
+            for channel in ("noria_positions", "noria_domains", "noria_outbox"):
+                connection.exec_driver_sql(f"NOTIFY {channel}")
+        _apply(
+            Store(engine), log, _ends(log), lambda done: None
+        )  # what came meanwhile; whoever follows goes on from there
+        return rebuilt
 
 
 def tell_erasures(engine: Engine, log: Log, by: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TypeVar
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 from sqlalchemy import Engine, text
 
@@ -24,6 +24,7 @@ from workers.orders import Claim, Intake
 from workers.trainer.parent import Trainer
 
 PROGRESS_EVERY_S = 2.0
+PROGRESS_EVERY_SHARE = 0.02  # of the time that a step has taken: some 300 times in ten hours
 LOOK_EVERY_S = 0.5  # whether what a step waits for is there
 APPEND_TIMEOUT_S = 10.0
 Result = TypeVar("Result")
@@ -52,7 +53,8 @@ class Context:
         # By domain and model: up to where on the log corrections were put to it ahead of their round.
         self.looked_at: dict[tuple[str, str], int] = {}
         self.went_live: dict[str, int] = {}  # by event: which release answered from there on
-        self._told_at = 0.0
+        self._telling: tuple[UUID, Step] | None = None  # of which order and step progress is told
+        self._told_at = self._began_at = 0.0
 
     def dismiss(self) -> None:
         """End the children that wait; each holds half a gigabyte."""
@@ -100,10 +102,14 @@ class Context:
         seconds_left: float | None = None,
         **values: float,
     ) -> None:
-        """Tell how far a step is, at most every PROGRESS_EVERY_S seconds; a log that does not answer is no reason to stop."""
+        """Tell how far a step is: every PROGRESS_EVERY_S seconds, and the longer it takes the more seldom, for each time stands on
+        the log for ever. A log that does not answer is no reason to stop."""
         self.check()
         now = time.monotonic()
-        if order.round_id is None or (now - self._told_at < PROGRESS_EVERY_S and done < total):
+        if self._telling != (order.order_id, step):
+            self._telling, self._began_at = (order.order_id, step), now
+        every_s = max(PROGRESS_EVERY_S, (now - self._began_at) * PROGRESS_EVERY_SHARE)
+        if order.round_id is None or (now - self._told_at < every_s and done < total):
             return
         self._told_at = now
         event = OrderProgressed(

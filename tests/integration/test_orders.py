@@ -457,6 +457,24 @@ def test_a_step_whose_order_another_worker_took_is_dropped(context: Context, mon
     assert [row[1:] for row in claims(context.engine)] == [("open", 2, "worker-2")]
 
 
+def test_the_longer_a_step_takes_the_more_seldom_its_progress_is_told(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, told_at = [100.0], list[float]()
+    monkeypatch.setattr(workers.context.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(context, "_publish_progress", lambda order, event: told_at.append(now[0]))
+    order = select()
+    while now[0] < 36_100:
+        context.progress(order, "train", int(now[0]), 40_000)
+        now[0] += 1.0
+    assert told_at[:3] == [100.0, 102.0, 104.0]
+    assert 250 < len(told_at) < 400
+    context.progress(order, "evaluate", 0, 10)  # another step begins anew
+    now[0] += 2.0
+    context.progress(order, "evaluate", 1, 10)
+    assert told_at[-1] == 36_102.0
+
+
 def test_progress_is_told_at_most_every_two_seconds_and_always_at_the_end(context: Context) -> None:
     order = select()
     for done in range(101):

@@ -10,9 +10,10 @@ from msgspec import json
 from sqlalchemy import Engine
 
 from api.cli import main
+from streams.errors import Invalid
 from streams.events import CONVERSATIONS, PersonErased, RollbackAsked
 from streams.log import KafkaLog, Message
-from streams.replay import Difference, VerifyReport, rebuild, verify
+from streams.replay import Difference, VerifyReport, rebuild, rebuild_live, verify
 from streams.store import Store
 from tests.integration.by_hand import AT, ByHand, change, rows, story, talk
 
@@ -165,6 +166,20 @@ def test_the_live_reader_goes_on_while_a_replay_runs(
     assert report.equal, report
     assert report.records == sum(before.values())
     assert sum(world.store.positions().values()) > sum(before.values()) + 7 * 5
+    assert verify(world.engine, log).equal
+
+
+def test_two_replays_at_once_do_not_meet_the_second_is_refused(world: ByHand, log: KafkaLog) -> None:
+    refused: list[str] = []
+
+    def again(done: int, total: int) -> None:
+        for replay in (verify, rebuild_live):
+            with pytest.raises(Invalid, match="another replay is under way"):
+                replay(world.engine, log)
+            refused.append(replay.__name__)
+
+    assert verify(world.engine, log, again).equal
+    assert refused[:2] == ["verify", "rebuild_live"]
     assert verify(world.engine, log).equal
 
 

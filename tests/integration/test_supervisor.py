@@ -349,6 +349,21 @@ def test_a_second_supervisor_is_refused_and_the_first_goes_on(tmp_path: Path) ->
         assert status(tmp_path).condition == "ready"
 
 
+def test_a_log_that_grows_while_its_process_runs_is_put_aside_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 2000)
+    monkeypatch.setattr(supervisor, "LOGS_EVERY_S", 0.05)
+    code = "import sys, time\nfor n in range(10**6): print(f'{n:09}', flush=True); time.sleep(0.001)"
+    log, aside = tmp_path / "logs" / "wordy.log", tmp_path / "logs" / "wordy.log.1"
+    with running(tmp_path, Process("wordy", python(code), ready=lambda: log.stat().st_size > 0)):
+        eventually(aside.exists, "it is put aside", 10)
+        eventually(lambda: log.stat().st_size > 0, "it goes on", 10)
+    written = [int(line) for file in (aside, log) for line in file.read_text().split()]
+    assert written == sorted(written) and log.stat().st_size < 2000 + 10_000
+    assert log.stat().st_mode & 0o077 == aside.stat().st_mode & 0o077 == 0
+
+
 def test_no_process_leaves_a_core_file(tmp_path: Path) -> None:
     with running(tmp_path, serving("door", tmp_path)):
         assert psutil.Process(pids(tmp_path)["door"]).rlimit(psutil.RLIMIT_CORE) == (0, 0)
