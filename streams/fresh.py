@@ -1,11 +1,11 @@
 """What has come to a domain since a round was last asked for: told apart by id, and counted by person. Pure.
 
 Thousands may come in one import, each an event with a state of its own, so a state shares with the one before it all but what
-changed.
+changed; and what is kept of it is a row for each, of which only what changed is written (`streams.projections`).
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterable
+from typing import TypeAlias
 
 from rpds import HashTrieMap
 
@@ -31,11 +31,14 @@ class Fresh:
         self._number_by_person = number_by_person
 
     @classmethod
-    def of(cls, corrections: Mapping[str, str], preferences: Mapping[str, str]) -> "Fresh":
+    def of(cls, rows: Iterable[tuple[str, str, str]]) -> "Fresh":
+        """Of what is kept: kind (correction or preference), id and person of each."""
+        given: dict[str, dict[str, str]] = {"correction": {}, "preference": {}}
         numbers: dict[str, int] = {}
-        for person in (*corrections.values(), *preferences.values()):
+        for kind, id_, person in rows:
+            given[kind][id_] = person
             numbers[person] = numbers.get(person, 0) + 1
-        return cls(HashTrieMap(corrections), HashTrieMap(preferences), HashTrieMap(numbers))
+        return cls(HashTrieMap(given["correction"]), HashTrieMap(given["preference"]), HashTrieMap(numbers))
 
     @property
     def people(self) -> int:
@@ -82,21 +85,3 @@ class Fresh:
 
     def __repr__(self) -> str:
         return f"Fresh({dict(self.corrections.items())}, {dict(self.preferences.items())})"
-
-
-def to_wire(value: object) -> Any:
-    """For msgspec's `enc_hook`. In order of the ids, so that equal states are equal bytes in every process."""
-    if not isinstance(value, Fresh):
-        raise NotImplementedError(type(value).__name__)
-    return {"corrections": _sorted(value.corrections.items()), "preferences": _sorted(value.preferences.items())}
-
-
-def from_wire(kind: type, value: Any) -> Fresh:
-    """For msgspec's `dec_hook`."""
-    if kind is not Fresh:
-        raise NotImplementedError(kind.__name__)
-    return Fresh.of(value["corrections"], value["preferences"])
-
-
-def _sorted(items: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return dict(sorted(items))

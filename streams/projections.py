@@ -83,7 +83,14 @@ class Count(Struct, frozen=True):
     key: Row
 
 
-Write = Insert | Update | Retire | Count
+class Delete(Struct, frozen=True):
+    """Every row that `where` names is gone."""
+
+    table: str
+    where: Row
+
+
+Write = Insert | Update | Retire | Count | Delete
 CONVERSATION_EVENTS = get_args(ConversationEvent)
 
 
@@ -111,7 +118,11 @@ def of_conversation(recorded: Recorded, event: ConversationEvent) -> list[Write]
 
 def of_domain(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> list[Write]:
     """The rows of one domain event, and what the step from `before` to `after` shows of the domain and its round."""
-    return [*_of_event(before, after, recorded, event), *_of_state(before, after, recorded, event)]
+    return [
+        *_of_event(before, after, recorded, event),
+        *_of_state(before, after, recorded, event),
+        *_of_fresh(before, after, event),
+    ]
 
 
 def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> list[Write]:
@@ -314,6 +325,33 @@ def _of_state(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
     if after.base_model and (after is not before or isinstance(event, ClockTicked)):
         writes.append(Update("domains", {"domain": event.domain}, _standing(after, _now(recorded, event))))
     return writes
+
+
+def _of_fresh(before: Domain, after: Domain, event: DomainEvent) -> list[Write]:
+    """The rows that keep `after.fresh`, given those of `before.fresh`."""
+    if after.fresh is before.fresh:
+        return []
+    if after.rounds != before.rounds:  # whatever it was that made the round due, nothing waits any more
+        return [Delete("fresh", {"domain": event.domain})]
+    match event:
+        case ExampleAccepted():
+            was = before.fresh.corrections.get(event.example_id)
+            return _given(event.domain, "correction", event.example_id, event.person, was)
+        case PreferenceAccepted():
+            was = before.fresh.preferences.get(event.preference_id)
+            return _given(event.domain, "preference", event.preference_id, event.person, was)
+        case ExampleRetired():
+            where = {"domain": event.domain, "kind": "correction", "given_id": event.example_id}
+            return [Delete("fresh", where)]
+        case PersonErased():
+            return [Delete("fresh", {"domain": event.domain, "person": event.person})]
+        case _:
+            raise AssertionError(f"{type(event).__name__} changes nothing of what is fresh")
+
+
+def _given(domain: str, kind: str, given_id: str, person: str, was: str | None) -> list[Write]:
+    key = {"domain": domain, "kind": kind, "given_id": given_id}
+    return [Insert("fresh", key | {"person": person}) if was is None else Update("fresh", key, {"person": person})]
 
 
 def _standing(state: Domain, now: datetime) -> Row:

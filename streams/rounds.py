@@ -52,7 +52,7 @@ from streams.events import (
     RoundStep,
     SnapshotSelected,
 )
-from streams.fresh import Fresh, from_wire, to_wire
+from streams.fresh import Fresh
 from streams.gate import Verdict, judge
 from streams.orders import (
     EvaluateCandidate,
@@ -112,7 +112,7 @@ class Rebuild(Struct, frozen=True):
 
 
 class Domain(Struct, frozen=True):
-    """What decisions about a domain use, and no more."""
+    """What decisions about a domain use, and no more. `fresh` is kept apart from the rest."""
 
     base_model: str = ""
     engine: str = ""
@@ -149,12 +149,13 @@ def in_use(state: Domain, round_id: str, release: int | None) -> bool:
 
 
 def pack(state: Domain) -> bytes:
-    """The state as it is kept. Equal states are equal bytes, in every process."""
-    return msgspec.msgpack.encode(state, enc_hook=to_wire)
+    """The state as it is kept, but for what is `fresh`. Equal states are equal bytes, in every process."""
+    return msgspec.msgpack.encode(state, enc_hook=lambda fresh: None)
 
 
-def unpack(body: bytes) -> Domain:
-    return msgspec.msgpack.decode(body, type=Domain, dec_hook=from_wire)
+def unpack(body: bytes, fresh: Fresh) -> Domain:
+    """The state of which `pack` made the body."""
+    return msgspec.msgpack.decode(body, type=Domain, dec_hook=lambda kind, nothing: fresh)
 
 
 def gathered(state: Domain, now: datetime) -> Gathered:

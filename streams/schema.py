@@ -69,6 +69,15 @@ states = Table(
     _text("key", primary_key=True),
     Column("body", LargeBinary, nullable=False),
 )
+# The part of a domain's state that grows with what people give: `streams.fresh`, a row for each.
+fresh = Table(
+    "fresh",
+    projections,
+    _text("domain", primary_key=True),
+    _text("kind", primary_key=True),  # correction, preference
+    _text("given_id", primary_key=True),
+    _text("person"),
+)
 events = Table(
     "events",
     projections,

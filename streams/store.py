@@ -26,9 +26,10 @@ from streams.conversations import Consequence, Exchange
 from streams.erasures import destroy_told
 from streams.errors import Invalid, Unavailable
 from streams.events import ORDERS, QUARANTINE, DomainCreated, DomainRetired, Envelope, PersonErased, Recorded
+from streams.fresh import Fresh
 from streams.log import LostHistory, Record
 from streams.orders import Order
-from streams.projections import Count, Insert, Retire, Row, Update, Write
+from streams.projections import Count, Delete, Insert, Retire, Row, Update, Write
 from streams.rounds import Domain
 from streams.schema import LIVE
 from streams.schema import projections as tables
@@ -37,7 +38,7 @@ from streams.sqlstate import meaning_of
 SOURCE = "/noria/streams"
 QUARANTINE_VALUE_BYTES = 400_000
 # Tables whose rows come again and are changed then: an insert may meet one that is there, so a change is not merged into it.
-_COME_AGAIN = frozenset({"erasures", "preferences"})
+_COME_AGAIN = frozenset({"erasures", "fresh", "preferences"})
 _JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
 
 
@@ -112,14 +113,21 @@ class _Buffer:
             case Count(table, key_row):
                 self._counts[table, tuple(key_row.items())] += 1
             case Retire(table, named):
-                if table in self._inserts or table in self._updates:
-                    self.flush()
-                where = " AND ".join(f'"{name}" = %s' for name in named)
+                where = self._named(table, named)
                 self._cursor.execute(
                     f"UPDATE {self._schema}.{table} SET retired_offset = %s, retired_reason = %s"
                     f" WHERE {where} AND retired_offset IS NULL",
                     (write.offset, write.reason, *named.values()),
                 )
+            case Delete(table, named):
+                where = self._named(table, named)
+                self._cursor.execute(f"DELETE FROM {self._schema}.{table} WHERE {where}", tuple(named.values()))
+
+    def _named(self, table: str, named: Row) -> str:
+        """The rows that `named` names as a condition, once all that was written of that table stands there."""
+        if table in self._inserts or table in self._updates:
+            self.flush()
+        return " AND ".join(f'"{name}" = %s' for name in named)
 
     def flush(self) -> None:
         for table, rows in self._inserts.items():
@@ -152,6 +160,8 @@ class Store:
         self._schema = schema
         self._invalid_per_minute = invalid_per_minute
         self._allowed: Mapping[tuple[str, int], int] = {}
+        # Of each domain, and which transaction wrote its state then: a row that somebody else wrote since says so.
+        self._fresh: dict[str, tuple[str, Fresh]] = {}
 
     def positions(self) -> dict[tuple[str, int], int]:
         """The next offset to be applied of every partition that has been read."""
@@ -218,7 +228,8 @@ class Store:
                 if unread:
                     self._check_flood(cursor, unread)
                 readable = self._drop_repeated(cursor, readable)
-                said.extend(self._take_effect(cursor, readable))
+                implied, known = self._take_effect(cursor, readable)
+                said.extend(implied)
                 if said:
                     execute_values(
                         cursor,
@@ -228,6 +239,7 @@ class Store:
                     )
                     cursor.execute("NOTIFY noria_outbox")
                 self._move(cursor, ends, {(record.topic, record.partition): record for record in fresh})
+        self._fresh |= known
         return Applied(len(fresh), len(readable), len(unread))
 
     def _fence(self, cursor: Cursor, records: Sequence[Record]) -> tuple[list[Record], dict[tuple[str, int], int]]:
@@ -284,16 +296,23 @@ class Store:
                 once.append(recorded)
         return once
 
-    def _take_effect(self, cursor: Cursor, found: list[Recorded]) -> list[tuple[str, str, str, bytes]]:
+    def _take_effect(
+        self, cursor: Cursor, found: list[Recorded]
+    ) -> tuple[list[tuple[str, str, str, bytes]], dict[str, tuple[str, Fresh]]]:
+        """What is to be said, and what is fresh of each domain once this is committed."""
         keys = {_state_of(r.envelope) for r in found}
-        bodies: dict[tuple[str, str], bytes] = {}
+        talks: dict[str, Exchange] = {}
+        domains: dict[str, Domain] = {}
         if keys:
             cursor.execute(
-                f"SELECT kind, key, body FROM {self._schema}.states WHERE (kind, key) IN %s", (tuple(sorted(keys)),)
+                f"SELECT kind, key, body, xmin::text FROM {self._schema}.states WHERE (kind, key) IN %s",
+                (tuple(sorted(keys)),),
             )
-            bodies = {(kind, key): bytes(body) for kind, key, body in cursor.fetchall()}
-        talks = {k: msgspec.msgpack.decode(b, type=Exchange) for (kind, k), b in bodies.items() if kind == "exchange"}
-        domains = {k: rounds.unpack(b) for (kind, k), b in bodies.items() if kind == "domain"}
+            for kind, key, body, written_by in cursor.fetchall():
+                if kind == "exchange":
+                    talks[key] = msgspec.msgpack.decode(body, type=Exchange)
+                else:
+                    domains[key] = rounds.unpack(body, self._fresh_of(cursor, key, written_by))
         buffer = _Buffer(self._schema, cursor)
         said: list[tuple[str, str, str, bytes]] = []
         for recorded in found:
@@ -324,14 +343,23 @@ class Store:
         known = [(k, s) for k, s in talks.items() if s != Exchange()]
         states: list[tuple[str, str, Any]] = [("exchange", k, msgspec.msgpack.encode(s)) for k, s in known]
         states += [("domain", k, rounds.pack(s)) for k, s in domains.items()]
-        if states:
-            execute_values(
-                cursor,
-                f"INSERT INTO {self._schema}.states (kind, key, body) VALUES %s"
-                " ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body",
-                states,
-            )
-        return said
+        if not states:
+            return said, {}
+        written = execute_values(
+            cursor,
+            f"INSERT INTO {self._schema}.states (kind, key, body) VALUES %s"
+            " ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body RETURNING kind, key, xmin::text",
+            states,
+            fetch=True,
+        )
+        return said, {key: (by, domains[key].fresh) for kind, key, by in written if kind == "domain"}
+
+    def _fresh_of(self, cursor: Cursor, domain: str, written_by: str) -> Fresh:
+        known_by, fresh = self._fresh.get(domain, (None, Fresh()))
+        if known_by == written_by:
+            return fresh
+        cursor.execute(f"SELECT kind, given_id, person FROM {self._schema}.fresh WHERE domain = %s", (domain,))
+        return Fresh.of(cursor.fetchall())
 
     def _check_flood(self, cursor: Cursor, unread: Sequence[Record]) -> None:
         counted = [r for r in unread if not self._is_allowed(r.topic, r.partition, r.offset)]

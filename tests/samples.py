@@ -8,9 +8,11 @@ from streams import events as ev
 from streams import orders, rounds
 from streams.codec import envelope_for
 from streams.conversations import Consequence
+from streams.fresh import Fresh
 from streams.gate import GateMargins, Paired, judge
 from streams.orders import Order
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
+from streams.projections import Delete, Insert, Update, Write, of_domain
 from streams.recipes import LoraRecipe
 from streams.sealed import Sealed
 
@@ -263,6 +265,7 @@ class DomainLog:
         self.state = rounds.Domain()
         self.told: list[ev.Recorded] = []
         self.said: list[Consequence | Order] = []
+        self.fresh: dict[tuple[str, ...], str] = {}  # the rows of the table: domain, kind and id, and the person
 
     def tell(
         self, event: ev.DomainEvent, *, at: datetime = START, id: UUID | None = None
@@ -276,9 +279,25 @@ class DomainLog:
         said = rounds.react(self.state, after, recorded, event)
         self.told.append(recorded)
         self.said.extend(said)
-        self.state = rounds.unpack(rounds.pack(after))
+        for write in of_domain(self.state, after, recorded, event):
+            self._keep(write)
+        fresh = Fresh.of((kind, id_, person) for (_, kind, id_), person in self.fresh.items())
+        self.state = rounds.unpack(rounds.pack(after), fresh)
         assert self.state == after, "a state must survive being kept"
         return said
+
+    def _keep(self, write: Write) -> None:
+        match write:
+            case Insert("fresh", {"domain": domain, "kind": kind, "given_id": id_, "person": person}):
+                self.fresh.setdefault((domain, kind, id_), person)
+            case Update("fresh", {"domain": domain, "kind": kind, "given_id": id_}, {"person": person}):
+                assert (domain, kind, id_) in self.fresh
+                self.fresh[domain, kind, id_] = person
+            case Delete("fresh", where):
+                for key, person in list(self.fresh.items()):
+                    row = dict(zip(("domain", "kind", "given_id", "person"), (*key, person), strict=True))
+                    if where.items() <= row.items():
+                        del self.fresh[key]
 
 
 def created(**policy: Any) -> DomainLog:

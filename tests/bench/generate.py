@@ -48,7 +48,7 @@ class Generator:
         """Exactly so many events: the domains with their first releases, then conversation after conversation."""
         left = events
         for number in range(DOMAINS):
-            for event in self._domain(f"domain-{number}"):
+            for event in self.domain(f"domain-{number}"):
                 if left:
                     left -= 1
                     yield self._message(event, self._id())
@@ -58,7 +58,7 @@ class Generator:
                     left -= 1
                     yield self._message(event, event_id)
 
-    def _domain(self, name: str) -> Iterator[Event]:
+    def domain(self, name: str) -> Iterator[Event]:
         yield DomainCreated(
             domain=name,
             title=name,

@@ -18,6 +18,7 @@ from streams.events import (
     ReleaseStarted,
     SnapshotSelected,
 )
+from streams.fresh import Fresh
 from streams.gate import Paired
 from streams.log import Message, Position
 from streams.rounds import unpack
@@ -274,7 +275,7 @@ def test_a_correction_is_followed_from_waiting_to_live(world: World) -> None:
             body = connection.exec_driver_sql(
                 "SELECT body FROM noria.states WHERE kind = 'domain' AND key = %s", (domain,)
             ).scalar_one()
-        found = unpack(bytes(body)).round
+        found = unpack(bytes(body), Fresh()).round
         assert found is not None
         return found.order_id
 

@@ -33,7 +33,7 @@ def world(database: Engine, log: KafkaLog) -> ByHand:
         story(world, "roads", ["ann", "bob", "cem"], talks=24)
         story(world, "fields", ["ann", "dan"], talks=12)
         erased = PersonErased(domain="roads", person="cem", kids=("kid-of-cem",), by="operator")
-        world.say(erased, RollbackAsked(domain="roads", to=0, by="operator"))
+        world.say(erased, RollbackAsked(domain="roads", to=0, by="operator"), *talk("roads", "ann"))
         world.settle()
         world.work(done=frozenset())
     return world

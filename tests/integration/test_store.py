@@ -402,6 +402,27 @@ def test_two_writers_at_once_give_each_record_once(world: ByHand) -> None:
     assert len(outbox(world.engine, DOMAINS)) == 30 * 2
 
 
+def test_of_two_readers_in_turn_each_knows_what_the_other_took_in(world: ByHand) -> None:
+    live_domain(world, "roads", corrections=100)
+    world.settle()
+    readers = [world.store, Store(world.engine), Store(world.engine)]
+    for number in range(7):
+        world.say(*talk("roads", f"person-{number % 2}"))
+        world.store = readers[number % 3]
+        world.settle()
+    world.say(PersonErased(domain="roads", person="person-0", kids=("kid-of-person-0",), by="operator"))
+    world.settle()
+    world.store = readers[1]
+    world.say(*talk("roads", "person-0"))
+    world.settle()
+    ((corrections, preferences, people),) = rows(
+        world.engine, "SELECT corrections, preferences, people FROM noria.domains WHERE domain = 'roads'"
+    )
+    kept = "SELECT kind, count(*), count(DISTINCT person) FROM noria.fresh GROUP BY kind ORDER BY kind"
+    assert rows(world.engine, kept) == [("correction", corrections, people), ("preference", preferences, people)]
+    assert verify(world.engine, world.log).equal
+
+
 def test_postgresql_away_is_unavailable(world: ByHand) -> None:
     world.say(*talk("roads", "ann"))
     away = Store(open_engine(f"postgresql://noria:secret@{LOOPBACK}:{free_port()}/noria"))

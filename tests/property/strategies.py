@@ -115,9 +115,9 @@ class Happening(DomainLog):
         person = ("ana", "ben", "eva")[pick % 3]
         match what:
             case "correct":
-                return correction(f"example {len(self.told)}", person)
+                return correction(f"example {len(self.told) if pick else 0}", person)
             case "prefer":
-                return preference(f"preference {len(self.told)}", person)
+                return preference(f"preference {len(self.told) if pick else 0}", person)
             case "retire":
                 known = [r.envelope.event for r in self.told if isinstance(r.envelope.event, ev.ExampleAccepted)]
                 example_id = known[pick % len(known)].example_id if known else "unknown"

@@ -42,7 +42,7 @@ def follow(log: list[ev.Recorded], batch: int) -> tuple[Domain, Said]:
         before, state = state, rounds.fold(state, read, event)
         said.extend(rounds.react(before, state, read, event))
         if number % batch == 0:
-            state = rounds.unpack(rounds.pack(state))
+            state = rounds.unpack(rounds.pack(state), state.fresh)
     return state, said
 
 
