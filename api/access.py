@@ -11,6 +11,7 @@ from api.errors import ApiError
 from api.guessing import WrongKeys
 from api.keys import ONCE, ApiKeys, Caller
 from streams.errors import Unavailable
+from streams.events import SERVICES
 
 SOURCE = "/noria/api"
 P = ParamSpec("P")
@@ -63,8 +64,8 @@ def token() -> str:
 
 
 def source_of(who: Caller) -> str:
-    """What an event says of where it comes from: the door, and the key that acted there."""
-    return f"{SOURCE}/keys/{who.key_id}"
+    """What an event says of where it comes from: the door, and the key that acted there, as its own person or as a service."""
+    return f"{SERVICES}{who.key_id}" if who.speaks_as is None else f"{SOURCE}/keys/{who.key_id}"
 
 
 def check_domains() -> None:

@@ -194,7 +194,7 @@ def _add_exam(
 
 
 def _add_examples(services: Services, domain: str, person: str, items: list[Example], import_id: str) -> dict[str, Any]:
-    at = datetime.now(UTC)
+    at, who = datetime.now(UTC), caller()
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(person))
     prompts = [msgspec.json.encode(alpaca_messages(item)).decode() for item in items]
@@ -215,6 +215,7 @@ def _add_examples(services: Services, domain: str, person: str, items: list[Exam
             prompt=sealing.seal(prompts[number], key, f"{id_}#prompt"),
             answer=sealing.seal(items[number].output, key, f"{id_}#answer"),
             said_at=at,
+            service=None if person == who.speaks_as else who.key_id,
         )
 
     return _add(services, EXAMPLES, names, event, import_id)

@@ -43,34 +43,49 @@ _MOMENTS: dict[str, tuple[str, ...]] = {
 # What lies beyond cannot be reckoned with: zones, schedules and tables end at the year 9999.
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
+
+def _each_for_one(data: Data) -> Data:
+    """A policy of a time when everybody counted, whoever named them, goes on to mean that."""
+    policy = data["policy"]
+    thresholds = {"named_people": "each"} | policy.get("thresholds", {})
+    return data | {"policy": policy | {"thresholds": thresholds}}
+
+
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {
-    "example_accepted": 2,
+    "example_accepted": 3,
     "order_progressed": 3,
-    "policy_set": 3,
-    "preference_accepted": 2,
+    "policy_set": 4,
+    "preference_accepted": 3,
     "prompt_asked": 2,
-    "round_requested": 3,
+    "round_requested": 4,
     "select_snapshot": 2,
     "snapshot_selected": 2,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("example_accepted", 1): ("follows",),
+    ("example_accepted", 2): ("service",),
     ("order_progressed", 1): ("waits_for",),
     ("order_progressed", 2): (),  # one more thing to wait for: `disk_space`
     ("policy_set", 1): (),  # within the policy: `keep`
     ("policy_set", 2): (),  # within `keep`: `days`
+    ("policy_set", 3): (),  # within `thresholds`: `named_people`
     ("preference_accepted", 1): ("follows",),
+    ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
     ("round_requested", 1): (),
     ("round_requested", 2): (),
+    ("round_requested", 3): (),
     ("select_snapshot", 1): ("base_model", "recipe"),
     ("snapshot_selected", 1): ("named",),
 }
 # (name, version) -> what turns that version's data into the next version's.
-LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = dict.fromkeys(ADDED, lambda data: data)
+LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = dict.fromkeys(ADDED, lambda data: data) | {
+    ("policy_set", 3): _each_for_one,
+    ("round_requested", 3): _each_for_one,
+}
 
 
 class _Wire(Struct, omit_defaults=True):

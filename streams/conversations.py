@@ -94,6 +94,7 @@ def react(state: Exchange, envelope: Envelope, event: ConversationEvent) -> tupl
                 said_at=envelope.time,
                 prompt_id=event.prompt_id,
                 follows=state.follows,
+                service=envelope.service,
             )
             said = Consequence(uuid5(envelope.id, "example_accepted"), accepted)
             older = draft.corrected.get(event.person)
@@ -117,6 +118,7 @@ def react(state: Exchange, envelope: Envelope, event: ConversationEvent) -> tupl
                 said_at=envelope.time,
                 prompt_id=event.prompt_id,
                 follows=state.follows,
+                service=envelope.service,
             )
             return (Consequence(uuid5(envelope.id, "preference_accepted"), accepted_preference),)
         case PromptAsked() | ReplyDrafted() | ReplyRated() | ReplyCommented():

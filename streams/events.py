@@ -20,6 +20,7 @@ DOMAINS = "noria.domains"
 ORDERS = "noria.orders"
 QUARANTINE = "noria.quarantine"
 OPERATIONS = "noria.operations"
+SERVICES = "/noria/api/services/"  # begins the source of what a service's key said for people
 
 RoundStep = Literal["select", "train", "evaluate", "swap"]
 Step = Literal["select", "train", "evaluate", "swap", "purge"]
@@ -169,7 +170,7 @@ class ExamItemRetired(Struct, frozen=True, kw_only=True):
 
 class ExampleAccepted(Struct, frozen=True, kw_only=True):
     """One training item. `prompt` opens to the JSON list of messages up to and with the prompt, after those of what it `follows`
-    (as in `PromptAsked`), `answer` to the answer."""
+    (as in `PromptAsked`), `answer` to the answer. `service`: the id of the key that named the person; None: it was their own."""
 
     domain: str
     example_id: str
@@ -180,9 +181,12 @@ class ExampleAccepted(Struct, frozen=True, kw_only=True):
     said_at: Moment
     prompt_id: str | None = None
     follows: str | None = None
+    service: str | None = None
 
 
 class PreferenceAccepted(Struct, frozen=True, kw_only=True):
+    """A person picked `chosen` of the drafts of a prompt. `service` as in `ExampleAccepted`."""
+
     domain: str
     preference_id: str
     person: str
@@ -192,6 +196,7 @@ class PreferenceAccepted(Struct, frozen=True, kw_only=True):
     said_at: Moment
     prompt_id: str
     follows: str | None = None
+    service: str | None = None
 
 
 class ExampleRetired(Struct, frozen=True, kw_only=True):
@@ -485,6 +490,11 @@ class Envelope(Struct, frozen=True, kw_only=True):
     event: Event
     correlation_id: str
     causation_id: UUID | None = None
+
+    @property
+    def service(self) -> str | None:
+        """The id of the key by which the door recorded it, if that names the people that it speaks for."""
+        return self.source.removeprefix(SERVICES) if self.source.startswith(SERVICES) else None
 
 
 class Recorded(Struct, frozen=True):

@@ -1,80 +1,113 @@
-"""What has come to a domain since a round was last asked for: told apart by id, and counted by person. Pure.
+"""What has come to a domain since a round was last asked for: told apart by id, and counted by who gave it. Pure.
 
 Thousands may come in one import, each an event with a state of its own, so a state shares with the one before it all but what
 changed; and what is kept of it is a row for each, of which only what changed is written (`streams.projections`).
 """
 
+from collections import Counter
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from rpds import HashTrieMap
 
-Given: TypeAlias = "HashTrieMap[str, str]"  # example or preference -> the person who gave it
-Numbers: TypeAlias = "HashTrieMap[str, int]"  # person -> how many of both
+from streams.policy import NamedPeople
+
+
+class Giver(NamedTuple):
+    """`service`: the key that named the person; None: the person's own key spoke."""
+
+    person: str
+    service: str | None = None
+
+
+Given: TypeAlias = "HashTrieMap[str, Giver]"  # by example or preference
+Numbers: TypeAlias = "HashTrieMap[str, int]"  # how many gave each of them, or it had given for them
 _NOTHING: Given = HashTrieMap()
 _NOBODY: Numbers = HashTrieMap()
 
 
 class Fresh:
-    """Immutable. `people`: how many persons gave any of it."""
+    """Immutable. `named`: how many persons were named by a service."""
 
-    __slots__ = ("_number_by_person", "corrections", "preferences")
+    __slots__ = ("_named", "_own", "_persons", "_services", "corrections", "preferences")
 
     def __init__(
         self,
         corrections: Given = _NOTHING,
         preferences: Given = _NOTHING,
-        number_by_person: Numbers = _NOBODY,
+        persons: Numbers = _NOBODY,
+        own: Numbers = _NOBODY,
+        named: Numbers = _NOBODY,
+        services: Numbers = _NOBODY,
     ) -> None:
         self.corrections = corrections
         self.preferences = preferences
-        self._number_by_person = number_by_person
+        self._persons = persons
+        self._own = own  # persons, by what they gave with a key of their own
+        self._named = named  # persons, by what services gave for them
+        self._services = services
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[str, str, str]]) -> "Fresh":
-        """Of what is kept: kind (correction or preference), id and person of each."""
-        given: dict[str, dict[str, str]] = {"correction": {}, "preference": {}}
-        numbers: dict[str, int] = {}
-        for kind, id_, person in rows:
-            given[kind][id_] = person
-            numbers[person] = numbers.get(person, 0) + 1
-        return cls(HashTrieMap(given["correction"]), HashTrieMap(given["preference"]), HashTrieMap(numbers))
+    def of(cls, rows: Iterable[tuple[str, str, str, str | None]]) -> "Fresh":
+        """Of what is kept: kind (correction or preference), id, person and service of each."""
+        given: dict[str, dict[str, Giver]] = {"correction": {}, "preference": {}}
+        for kind, id_, person, service in rows:
+            given[kind][id_] = Giver(person, service)
+        givers = Counter(giver for of_kind in given.values() for giver in of_kind.values())
+        persons, own, named, services = (Counter[str]() for _ in range(4))
+        for giver, number in givers.items():
+            persons[giver.person] += number
+            if giver.service is None:
+                own[giver.person] += number
+            else:
+                named[giver.person] += number
+                services[giver.service] += number
+        numbers = (HashTrieMap(found) for found in (persons, own, named, services))
+        return cls(HashTrieMap(given["correction"]), HashTrieMap(given["preference"]), *numbers)
 
     @property
-    def people(self) -> int:
-        return len(self._number_by_person)
+    def named(self) -> int:
+        return len(self._named)
 
-    def with_correction(self, example_id: str, person: str) -> "Fresh":
-        numbers = self._counted(self.corrections.get(example_id), person)
-        return Fresh(self.corrections.insert(example_id, person), self.preferences, numbers)
+    def people(self, rule: NamedPeople) -> int:
+        """How many gave any of it, where those whom services name count by the rule of `Thresholds`."""
+        if rule == "each":
+            return len(self._persons)
+        return len(self._own) + (len(self._services) if rule == "one" else 0)
 
-    def with_preference(self, preference_id: str, person: str) -> "Fresh":
-        numbers = self._counted(self.preferences.get(preference_id), person)
-        return Fresh(self.corrections, self.preferences.insert(preference_id, person), numbers)
+    def with_correction(self, example_id: str, giver: Giver) -> "Fresh":
+        less = self.corrections.get(example_id)
+        return self._counted(self.corrections.insert(example_id, giver), self.preferences, less, giver)
+
+    def with_preference(self, preference_id: str, giver: Giver) -> "Fresh":
+        less = self.preferences.get(preference_id)
+        return self._counted(self.corrections, self.preferences.insert(preference_id, giver), less, giver)
 
     def without_correction(self, example_id: str) -> "Fresh":
-        person = self.corrections.get(example_id)
-        if person is None:
+        less = self.corrections.get(example_id)
+        if less is None:
             return self
-        return Fresh(self.corrections.remove(example_id), self.preferences, self._counted(person, None))
+        return self._counted(self.corrections.remove(example_id), self.preferences, less, None)
 
     def without_person(self, person: str) -> "Fresh":
-        if person not in self._number_by_person:
+        if person not in self._persons:
             return self
-        corrections, preferences = (
-            HashTrieMap((id_, by) for id_, by in given.items() if by != person)
-            for given in (self.corrections, self.preferences)
-        )
-        return Fresh(corrections, preferences, self._number_by_person.remove(person))
+        of_kind = (("correction", self.corrections), ("preference", self.preferences))
+        return Fresh.of((kind, id_, *by) for kind, given in of_kind for id_, by in given.items() if by.person != person)
 
-    def _counted(self, less: str | None, more: str | None) -> Numbers:
-        numbers = self._number_by_person
-        if less == more:
-            return numbers
-        if less is not None:
-            left = numbers[less] - 1
-            numbers = numbers.insert(less, left) if left else numbers.remove(less)
-        return numbers if more is None else numbers.insert(more, numbers.get(more, 0) + 1)
+    def _counted(self, corrections: Given, preferences: Given, less: Giver | None, more: Giver | None) -> "Fresh":
+        numbers = self._persons, self._own, self._named, self._services
+        for giver, change in ((less, -1), (more, 1)):
+            if giver is not None:
+                persons, own, named, services = numbers
+                persons = _changed(persons, giver.person, change)
+                if giver.service is None:
+                    own = _changed(own, giver.person, change)
+                else:
+                    named = _changed(named, giver.person, change)
+                    services = _changed(services, giver.service, change)
+                numbers = persons, own, named, services
+        return Fresh(corrections, preferences, *numbers)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Fresh):
@@ -85,3 +118,8 @@ class Fresh:
 
     def __repr__(self) -> str:
         return f"Fresh({dict(self.corrections.items())}, {dict(self.preferences.items())})"
+
+
+def _changed(numbers: Numbers, who: str, change: int) -> Numbers:
+    number = numbers.get(who, 0) + change
+    return numbers.insert(who, number) if number else numbers.remove(who)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -22,9 +23,15 @@ _CRON_CHARACTERS = 200
 _ANY_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 
 
+NamedPeople = Literal["each", "one", "none"]
+
+
 class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
     """A round is due when enough corrections *or* enough preferences *or* enough days have gathered,
     and, whichever it was, from enough distinct people. None switches a threshold off.
+
+    `named_people`: how people count whom a service's key named, and who may be invented: each for one, all of one key as one, or
+    not at all. Who has a key of their own always counts.
 
     `settle_s`: a round that is due waits until nothing new has come for so long, so that a burst is taken whole; it waits
     no longer once twice as much has gathered as was asked for."""
@@ -32,6 +39,7 @@ class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
     corrections: int | None = 40
     preferences: int | None = None
     people: int = 1
+    named_people: NamedPeople = "one"
     days: float | None = None
     settle_s: float = 0.0
 
@@ -73,11 +81,13 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Gathered(Struct, frozen=True):
-    """What has come in since a round was last asked for, and what the decision needs to know of the past."""
+    """What has come in since a round was last asked for, and what the decision needs to know of the past. `people`: as the policy
+    counts them."""
 
     corrections: int = 0
     preferences: int = 0
     people: int = 0
+    named: int = 0  # persons, however they count, whom a service's key named
     last_new_at: datetime | None = None
     last_release_at: datetime | None = None
     last_asked_at: datetime | None = None
@@ -205,13 +215,10 @@ def outlook(policy: Policy, gathered: Gathered, now: datetime) -> Outlook:
             wakes.append(at)
             missing.append(f"or on {at.astimezone(zone(policy.schedule.timezone, 'schedule')):%A %H:%M}")
     if not reasons:
-        if gathered.people < t.people:
-            missing.append(_of(gathered.people, t.people, "people"))
+        missing += _people_missing(gathered, t)
         return Outlook(due=False, reason="", missing=tuple(missing), wake_at=min(wakes, default=None))
 
-    blocked: list[str] = []
-    if gathered.people < t.people:
-        blocked.append(_of(gathered.people, t.people, "people"))
+    blocked = _people_missing(gathered, t)
     if gathered.asked_today >= policy.rounds_per_day:
         here = zone(policy.budget_timezone, "budget_timezone")
         tomorrow = datetime.combine(local_day(now, policy) + timedelta(days=1), time(), here).astimezone(UTC)
@@ -263,6 +270,16 @@ def quiet_until(hours: QuietHours, now: datetime) -> datetime | None:
     until = datetime.combine(day, end, here.tzinfo)
     # When clocks go back, an end within the repeated hour comes twice.
     return max(until.astimezone(UTC), until.replace(fold=here.fold).astimezone(UTC))
+
+
+def _people_missing(gathered: Gathered, thresholds: Thresholds) -> list[str]:
+    if gathered.people >= thresholds.people:
+        return []
+    missing = [_of(gathered.people, thresholds.people, "people")]
+    if gathered.named and thresholds.named_people != "each":
+        counted = "as one a key" if thresholds.named_people == "one" else "not at all"
+        missing.append(f"the {gathered.named} whom services named count {counted} (thresholds.named_people)")
+    return missing
 
 
 def _plenty(gathered: Gathered, thresholds: Thresholds) -> bool:

@@ -46,6 +46,7 @@ from streams.events import (
     RoundRequested,
     SnapshotSelected,
 )
+from streams.fresh import Giver
 from streams.policy import Policy
 from streams.rounds import Domain, Rebuild, gathered, in_use, prospect
 
@@ -336,10 +337,10 @@ def _of_fresh(before: Domain, after: Domain, event: DomainEvent) -> list[Write]:
     match event:
         case ExampleAccepted():
             was = before.fresh.corrections.get(event.example_id)
-            return _given(event.domain, "correction", event.example_id, event.person, was)
+            return _given(event, "correction", event.example_id, was)
         case PreferenceAccepted():
             was = before.fresh.preferences.get(event.preference_id)
-            return _given(event.domain, "preference", event.preference_id, event.person, was)
+            return _given(event, "preference", event.preference_id, was)
         case ExampleRetired():
             where = {"domain": event.domain, "kind": "correction", "given_id": event.example_id}
             return [Delete("fresh", where)]
@@ -349,9 +350,10 @@ def _of_fresh(before: Domain, after: Domain, event: DomainEvent) -> list[Write]:
             raise AssertionError(f"{type(event).__name__} changes nothing of what is fresh")
 
 
-def _given(domain: str, kind: str, given_id: str, person: str, was: str | None) -> list[Write]:
-    key = {"domain": domain, "kind": kind, "given_id": given_id}
-    return [Insert("fresh", key | {"person": person}) if was is None else Update("fresh", key, {"person": person})]
+def _given(event: ExampleAccepted | PreferenceAccepted, kind: str, given_id: str, was: Giver | None) -> list[Write]:
+    key = {"domain": event.domain, "kind": kind, "given_id": given_id}
+    giver = {"person": event.person, "service": event.service}
+    return [Insert("fresh", key | giver) if was is None else Update("fresh", key, giver)]
 
 
 def _standing(state: Domain, now: datetime) -> Row:

@@ -52,7 +52,7 @@ from streams.events import (
     RoundStep,
     SnapshotSelected,
 )
-from streams.fresh import Fresh
+from streams.fresh import Fresh, Giver
 from streams.gate import Verdict, judge
 from streams.orders import (
     EvaluateCandidate,
@@ -163,7 +163,8 @@ def gathered(state: Domain, now: datetime) -> Gathered:
     return Gathered(
         corrections=len(state.fresh.corrections),
         preferences=len(state.fresh.preferences),
-        people=state.fresh.people,
+        people=state.fresh.people(state.policy.thresholds.named_people),
+        named=state.fresh.named,
         last_new_at=state.last_new_at,
         last_release_at=state.last_release_at,
         last_asked_at=state.last_asked_at,
@@ -278,11 +279,19 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         case ExampleAccepted():
             if event.prompt.kid in state.erased or event.answer.kid in state.erased:
                 return state
-            return replace(state, fresh=state.fresh.with_correction(event.example_id, event.person), last_new_at=now)
+            return replace(
+                state,
+                fresh=state.fresh.with_correction(event.example_id, Giver(event.person, event.service)),
+                last_new_at=now,
+            )
         case PreferenceAccepted():
             if event.prompt.kid in state.erased:
                 return state
-            return replace(state, fresh=state.fresh.with_preference(event.preference_id, event.person), last_new_at=now)
+            return replace(
+                state,
+                fresh=state.fresh.with_preference(event.preference_id, Giver(event.person, event.service)),
+                last_new_at=now,
+            )
         case ExampleRetired():
             return replace(state, fresh=state.fresh.without_correction(event.example_id))
         case PersonErased():

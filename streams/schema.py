@@ -77,6 +77,7 @@ fresh = Table(
     _text("kind", primary_key=True),  # correction, preference
     _text("given_id", primary_key=True),
     _text("person"),
+    _text("service", nullable=True),  # the key that named the person
 )
 events = Table(
     "events",

@@ -358,7 +358,7 @@ class Store:
         known_by, fresh = self._fresh.get(domain, (None, Fresh()))
         if known_by == written_by:
             return fresh
-        cursor.execute(f"SELECT kind, given_id, person FROM {self._schema}.fresh WHERE domain = %s", (domain,))
+        cursor.execute(f"SELECT kind, given_id, person, service FROM {self._schema}.fresh WHERE domain = %s", (domain,))
         return Fresh.of(cursor.fetchall())
 
     def _check_flood(self, cursor: Cursor, unread: Sequence[Record]) -> None:

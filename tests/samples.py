@@ -265,7 +265,7 @@ class DomainLog:
         self.state = rounds.Domain()
         self.told: list[ev.Recorded] = []
         self.said: list[Consequence | Order] = []
-        self.fresh: dict[tuple[str, ...], str] = {}  # the rows of the table: domain, kind and id, and the person
+        self.fresh: dict[tuple[str, ...], tuple[str, str | None]] = {}  # the rows of the table
 
     def tell(
         self, event: ev.DomainEvent, *, at: datetime = START, id: UUID | None = None
@@ -281,21 +281,22 @@ class DomainLog:
         self.said.extend(said)
         for write in of_domain(self.state, after, recorded, event):
             self._keep(write)
-        fresh = Fresh.of((kind, id_, person) for (_, kind, id_), person in self.fresh.items())
+        fresh = Fresh.of((kind, id_, *by) for (_, kind, id_), by in self.fresh.items())
         self.state = rounds.unpack(rounds.pack(after), fresh)
         assert self.state == after, "a state must survive being kept"
         return said
 
     def _keep(self, write: Write) -> None:
         match write:
-            case Insert("fresh", {"domain": domain, "kind": kind, "given_id": id_, "person": person}):
-                self.fresh.setdefault((domain, kind, id_), person)
-            case Update("fresh", {"domain": domain, "kind": kind, "given_id": id_}, {"person": person}):
+            case Insert("fresh", {"domain": domain, "kind": kind, "given_id": id_, **by}):
+                self.fresh.setdefault((domain, kind, id_), (by["person"], by["service"]))
+            case Update("fresh", {"domain": domain, "kind": kind, "given_id": id_}, by):
                 assert (domain, kind, id_) in self.fresh
-                self.fresh[domain, kind, id_] = person
+                self.fresh[domain, kind, id_] = by["person"], by["service"]
             case Delete("fresh", where):
-                for key, person in list(self.fresh.items()):
-                    row = dict(zip(("domain", "kind", "given_id", "person"), (*key, person), strict=True))
+                for key, (person, service) in list(self.fresh.items()):
+                    names = ("domain", "kind", "given_id", "person", "service")
+                    row = dict(zip(names, (*key, person, service), strict=True))
                     if where.items() <= row.items():
                         del self.fresh[key]
 
@@ -320,7 +321,9 @@ def created(**policy: Any) -> DomainLog:
     return log
 
 
-def correction(example_id: str, person: str = "ana", kid: str | None = None) -> ev.ExampleAccepted:
+def correction(
+    example_id: str, person: str = "ana", kid: str | None = None, service: str | None = None
+) -> ev.ExampleAccepted:
     kid = kid or f"key-of-{person}"
     return ev.ExampleAccepted(
         domain=DOMAIN,
@@ -330,6 +333,7 @@ def correction(example_id: str, person: str = "ana", kid: str | None = None) -> 
         prompt=sealed(f"asked {example_id}", kid),
         answer=sealed(f"answered {example_id}", kid),
         said_at=START,
+        service=service,
     )
 
 

@@ -250,6 +250,14 @@ _SENTENCES: tuple[tuple[str, str], ...] = (
     (r"(\d+) of (\d+) corrections; (\d+) more", r"已有 \1 / \2 条纠正，还差 \3 条"),
     (r"(\d+) of (\d+) preferences; (\d+) more", r"已有 \1 / \2 条偏好，还差 \3 条"),
     (r"(\d+) of (\d+) people; (\d+) more", r"已有 \1 / \2 位参与者，还差 \3 位"),
+    (
+        r"the (\d+) whom services named count as one a key \(thresholds\.named_people\)",
+        r"服务密钥代表的 \1 位参与者，每个密钥只计为一位（thresholds.named_people）",
+    ),
+    (
+        r"the (\d+) whom services named count not at all \(thresholds\.named_people\)",
+        r"服务密钥代表的 \1 位参与者不计入（thresholds.named_people）",
+    ),
     (r"the release is (\S+) days old at (.+)", r"当前版本将于 \2 满 \1 天"),
     (r"the release is more than (\S+) days old and (\d+) things are new", r"当前版本已超过 \1 天，且有 \2 条新内容"),
     (r"the release is more than (\S+) days old, but nothing is new", r"当前版本已超过 \1 天，但没有新内容"),

@@ -61,7 +61,7 @@ def whole_script() -> Script:
     facts, share = load_facts(), 48
     policy = {
         # Six people who share one thread's engine correct in bursts: pauses of 15 s within them were seen on a slow host.
-        "thresholds": {"corrections": 40, "people": 3, "settle_s": 20},
+        "thresholds": {"corrections": 40, "people": 3, "named_people": "each", "settle_s": 20},
         "gate": {"general_margin": 0.05},
     }
     return Script((facts[:share], facts[share : 2 * share]), load_general(), {"policy": policy})

@@ -22,7 +22,7 @@ MADE_WITH = {
     "replay_prompts": [asked for asked, _ in ward.GENERAL],
     "policy": ward.POLICY
     | {
-        "thresholds": {"corrections": len(FACTS), "people": 3, "settle_s": 0},
+        "thresholds": {"corrections": len(FACTS), "people": 3, "named_people": "each", "settle_s": 0},
         "recipe": ward.POLICY["recipe"] | {"epochs": 60},  # each fact in four wordings
     },
 }

@@ -16,7 +16,10 @@ from tests.local_noria import running, until
 
 DOMAIN = "school-zones"
 CORRECTIONS_A_ROUND = 12  # of replies: of several corrections of one reply the newest counts
-POLICY = {"thresholds": {"corrections": CORRECTIONS_A_ROUND, "people": 3, "settle_s": 0}, "rounds_per_day": 1000}
+POLICY = {
+    "thresholds": {"corrections": CORRECTIONS_A_ROUND, "people": 3, "named_people": "each", "settle_s": 0},
+    "rounds_per_day": 1000,
+}
 # One chat is 29 acknowledged events: two drafts, a pick, eleven ratings with a comment each, four corrections.
 RATINGS, CORRECTIONS, EVENTS_A_CHAT = 11, 4, 29
 EXAM_ITEMS = 40

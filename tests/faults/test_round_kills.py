@@ -14,7 +14,10 @@ DOMAIN = "ward"
 LEARNED = ward.FACTS[:6]
 # Long enough to be killed in its middle, and no longer.
 RECIPE = ward.POLICY["recipe"] | {"epochs": 120, "batch_rows": 6}
-POLICY = {"thresholds": {"corrections": len(LEARNED), "people": 2, "settle_s": 0}, "recipe": RECIPE}
+POLICY = {
+    "thresholds": {"corrections": len(LEARNED), "people": 2, "named_people": "each", "settle_s": 0},
+    "recipe": RECIPE,
+}
 STEP_WITHIN_S = 240.0
 
 

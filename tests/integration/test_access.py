@@ -388,6 +388,36 @@ def test_a_service_and_an_operator_name_whom_they_speak_for(world: World, mine: 
         assert olga.post("/v1/chat/completions", json=question(MINE, user="fred")).status_code == 403
 
 
+def test_people_whom_a_service_invents_count_as_one_unless_the_policy_says_otherwise(world: World) -> None:
+    world.domain("crowd", policy={"thresholds": {"corrections": 100, "people": 5}})
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = world.as_operator.get("/v1/domains/crowd/status").json()
+        return found
+
+    def correct(client: httpx.Client, **user: str) -> None:
+        said = client.post("/v1/chat/completions", json=question("crowd", **user)).json()
+        given = {"reply_id": said["metadata"]["reply_ids"][0], "correction": "At the second gate."} | user
+        assert client.post("/v1/feedback", json=given).status_code == 200
+
+    with make(world, "app", service=True) as app, make(world, "ida-phone", person="ida") as ida:
+        for number in range(3):
+            correct(app, user=f"invented-{number}")
+        correct(ida)
+        wait_until(lambda: status()["gathered"] == {"corrections": 4, "preferences": 0, "people": 2})
+        with make(world, "files", role="data") as files:
+            for user in ("curie", "noether"):
+                item = {"instruction": "Who opens the gate?", "output": "Whoever rings.", "input": user}
+                path = "/v1/domains/crowd/examples"
+                assert files.post(path, params={"user": user}, json=[item]).status_code in (200, 201)
+            wait_until(lambda: status()["gathered"] == {"corrections": 6, "preferences": 0, "people": 3})
+        assert "the 5 whom services named count as one a key (thresholds.named_people)" in status()["missing"]
+        for rule, people in (("each", 6), ("none", 1)):
+            policy = {"thresholds": {"corrections": 100, "people": 5, "named_people": rule}}
+            assert world.as_operator.put("/v1/domains/crowd/policy", json=policy).status_code == 200
+            wait_until(lambda people=people: status()["gathered"]["people"] == people)
+
+
 @pytest.mark.parametrize(
     ("wanted", "status", "param"),
     [

@@ -23,7 +23,7 @@ from streams.replay import verify
 from streams.schema import LIVE, MACHINE_SCHEMAS, machinery, projections
 from streams.store import open_engine
 from tests import samples
-from tests.integration.by_hand import ByHand, live_domain, message, rows, talk
+from tests.integration.by_hand import ByHand, created, live_domain, message, policy, rows, talk
 from tests.integration.conftest import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +115,7 @@ def test_a_state_that_was_kept_before_is_what_the_log_gives_now(url: str, engine
         before |= {"corrections": {"one": "ana"}, "preferences": {}} if name == "fresh" else {name: value}
     del before["retired"], before["going"], before["rebuild"]
     before["policy"] = {name: value for name, value in before["policy"].items() if name != "keep"}
+    assert before["policy"]["thresholds"].pop("named_people") == "one"
     command.upgrade(config_for(url), "20261124_first_tables")
     with engine.begin() as connection:
         insert = text("INSERT INTO noria.states (kind, key, body) VALUES ('domain', 'd', :body)")
@@ -122,13 +123,13 @@ def test_a_state_that_was_kept_before_is_what_the_log_gives_now(url: str, engine
     command.upgrade(config_for(url), "head")
     with engine.connect() as connection:
         assert bytes(connection.execute(text("SELECT body FROM noria.states")).scalar_one()) == kept
-    assert rows(engine, "SELECT * FROM noria.fresh") == [("d", "correction", "one", "ana")]
+    assert rows(engine, "SELECT * FROM noria.fresh") == [("d", "correction", "one", "ana", None)]
 
 
 def test_a_policy_that_was_kept_before_keeps_what_answered_within_a_week(url: str, engine: Engine) -> None:
     command.upgrade(config_for(url), "head")
     world = ByHand(engine, MemoryLog())
-    live_domain(world, "roads", corrections=1)
+    live_domain(world, "roads", corrections=1, named_people="each")
     world.say(*talk("roads", "ann"))
     world.settle()
     policies = "SELECT policy -> 'keep' FROM noria.domains"
@@ -137,6 +138,27 @@ def test_a_policy_that_was_kept_before_keeps_what_answered_within_a_week(url: st
     assert rows(engine, policies) == [({"releases": 4, "refused": 2},)]
     command.upgrade(config_for(url), "head")
     assert verify(engine, world.log).equal
+
+
+def test_a_policy_that_was_set_before_lets_everybody_count_whoever_named_them(url: str, engine: Engine) -> None:
+    command.upgrade(config_for(url), "head")
+    world = ByHand(engine, MemoryLog())
+    world.say(created("fields"))  # nobody set a policy
+    live_domain(world, "roads", corrections=9)
+    before = message(policy("roads", corrections=1))
+    told = msgspec.json.decode(before.value)
+    told["dataschema"] = "urn:noria:policy_set:3"
+    del told["data"]["policy"]["thresholds"]["named_people"]
+    world.log.append([Message(before.topic, before.key, msgspec.json.encode(told))], 10)
+    world.say(*talk("roads", "ann"))
+    world.settle()
+    policies = "SELECT policy -> 'thresholds' ->> 'named_people' FROM noria.domains ORDER BY domain"
+    assert rows(engine, policies) == [("one",), ("each",)]
+    command.downgrade(config_for(url), "20261130_fresh_rows")
+    assert rows(engine, policies) == [(None,), (None,)]
+    command.upgrade(config_for(url), "head")
+    assert rows(engine, policies) == [("one",), ("each",)]
+    assert verify(engine, world.log).equal, "also the policy of the round under way"
 
 
 def test_a_conversation_that_was_kept_before_knows_its_newest_corrections(url: str, engine: Engine) -> None:

@@ -71,6 +71,7 @@ POLICIES = (
     Policy(Thresholds(corrections=2)),
     Policy(Thresholds(corrections=1), rounds_per_day=2),
     Policy(Thresholds(corrections=3, preferences=1, people=2)),
+    Policy(Thresholds(corrections=3, people=2, named_people="none")),
     Policy(Thresholds(corrections=2, settle_s=120)),
     Policy(Thresholds(corrections=None, days=0.1)),
     Policy(Thresholds(corrections=None), Schedule("0 * * * *", "Europe/Madrid")),
@@ -115,7 +116,8 @@ class Happening(DomainLog):
         person = ("ana", "ben", "eva")[pick % 3]
         match what:
             case "correct":
-                return correction(f"example {len(self.told) if pick else 0}", person)
+                service = "desk" if pick > 6 else None
+                return correction(f"example {len(self.told) if pick else 0}", person, service=service)
             case "prefer":
                 return preference(f"preference {len(self.told) if pick else 0}", person)
             case "retire":

@@ -29,6 +29,7 @@ from streams.codec import (
 )
 from streams.errors import Invalid
 from streams.orders import Order
+from streams.policy import Thresholds
 from tests.samples import EVENTS, ORDERS, START, enveloped, id_of
 
 SECRET = "my neighbour's name is Octavia"
@@ -278,6 +279,20 @@ def test_an_old_version_is_lifted_step_by_step_to_the_newest(version: int) -> No
     value = json.dumps(old_rating(version)).encode()
     event = decode(value, versions={"reply_rated": 3}, lifts=LIFTS).event
     assert isinstance(event, ev.ReplyRated) and (event.rating, event.scale) == (1, "thumb")
+
+
+@pytest.mark.parametrize("event", [ev.PolicySet, ev.RoundRequested])
+def test_a_policy_that_was_set_when_everybody_counted_goes_on_to_count_everybody(event: type) -> None:
+    (new,) = [found for found in EVENTS if type(found) is event]
+    value = wire(new)
+    assert value["data"]["policy"]["thresholds"].pop("named_people") == "one"
+    value["dataschema"] = value["dataschema"].replace(":4", ":3")
+    old = decode(json.dumps(value).encode()).event
+    assert isinstance(old, ev.PolicySet | ev.RoundRequested) and old.policy.thresholds.named_people == "each"
+    del value["data"]["policy"]["thresholds"]
+    bare = decode(json.dumps(value).encode()).event
+    assert isinstance(bare, ev.PolicySet | ev.RoundRequested)
+    assert bare.policy.thresholds == Thresholds(named_people="each")
 
 
 def test_the_newest_version_is_not_lifted() -> None:

@@ -5,6 +5,7 @@ from uuid import uuid5
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from streams import events as ev
 from streams.conversations import Consequence, Draft, Exchange, fold, key_of, react
@@ -119,6 +120,19 @@ def test_a_prompt_picked_from_again_is_one_preference() -> None:
     assert isinstance(first, ev.PreferenceAccepted) and isinstance(second, ev.PreferenceAccepted)
     assert first.preference_id == second.preference_id and second.chosen == sealed("drafted r2")
     assert said[0].id != said[1].id
+
+
+def test_what_a_service_says_for_a_person_names_its_key_and_what_persons_say_themselves_names_none() -> None:
+    exchange = Exchange(sealed("asked p1"), None, {"r1": Draft(sealed("one")), "r2": Draft(sealed("two"))})
+    for event in (corrected(), picked("r1")):
+        for source, service in (
+            ("/noria/api/services/abc", "abc"),
+            ("/noria/api/keys/abc", None),
+            ("/noria/api", None),
+        ):
+            (found,) = react(exchange, replace(enveloped(event), source=source), event)
+            assert isinstance(found.event, ev.ExampleAccepted | ev.PreferenceAccepted)
+            assert found.event.service == service
 
 
 def test_a_picked_draft_becomes_a_preference_over_all_others_of_its_prompt() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streams import rounds
 from streams.events import DOMAINS, Recorded
-from streams.fresh import Fresh
+from streams.fresh import Fresh, Giver
 from streams.policy import Thresholds
 from streams.projections import of_domain
 from streams.rounds import Domain
@@ -14,35 +14,40 @@ from tests.samples import correction, created, enveloped
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e"])
 PEOPLE = st.sampled_from(["ann", "ben", "cem"])
-ACTS = st.lists(st.tuples(st.sampled_from(["correct", "prefer", "retire", "erase"]), IDS, PEOPLE), max_size=40)
+GIVERS = st.builds(Giver, PEOPLE, st.sampled_from([None, "desk", "kiosk"]))
+ACTS = st.lists(st.tuples(st.sampled_from(["correct", "prefer", "retire", "erase"]), IDS, GIVERS), max_size=40)
 
 
 @given(ACTS)
-def test_it_counts_what_is_there_and_who_gave_it(acts: list[tuple[str, str, str]]) -> None:
-    fresh, corrections, preferences = Fresh(), dict[str, str](), dict[str, str]()
-    for act, id_, person in acts:
+def test_it_counts_what_is_there_and_who_gave_it(acts: list[tuple[str, str, Giver]]) -> None:
+    fresh, corrections, preferences = Fresh(), dict[str, Giver](), dict[str, Giver]()
+    for act, id_, giver in acts:
         before, was = fresh, repr(fresh)
         match act:
             case "correct":
-                fresh = fresh.with_correction(id_, person)
-                corrections[id_] = person
+                fresh = fresh.with_correction(id_, giver)
+                corrections[id_] = giver
             case "prefer":
-                fresh = fresh.with_preference(id_, person)
-                preferences[id_] = person
+                fresh = fresh.with_preference(id_, giver)
+                preferences[id_] = giver
             case "retire":
                 fresh = fresh.without_correction(id_)
                 corrections.pop(id_, None)
             case _:
-                fresh = fresh.without_person(person)
+                fresh = fresh.without_person(giver.person)
                 for given_ in (corrections, preferences):
-                    for gone in [one for one, by in given_.items() if by == person]:
+                    for gone in [one for one, by in given_.items() if by.person == giver.person]:
                         del given_[gone]
         assert repr(before) == was, "what was before stays as it was"
         assert (dict(fresh.corrections), dict(fresh.preferences)) == (corrections, preferences)
-        assert fresh.people == len({*corrections.values(), *preferences.values()})
-        kept = [("correction", *one) for one in corrections.items()] + [
-            ("preference", *one) for one in preferences.items()
-        ]
+        givers = {*corrections.values(), *preferences.values()}
+        own = {person for person, service in givers if service is None}
+        assert fresh.people("each") == len({person for person, _ in givers})
+        assert fresh.people("one") == len(own) + len({service for _, service in givers} - {None})
+        assert fresh.people("none") == len(own)
+        assert fresh.named == len({person for person, service in givers if service is not None})
+        kept = [("correction", id_, *by) for id_, by in corrections.items()]
+        kept += [("preference", id_, *by) for id_, by in preferences.items()]
         assert fresh == Fresh.of(reversed(kept)), "in whatever order the rows are read"
 
 
@@ -81,6 +86,6 @@ class Name(str):
 def test_who_gave_what_is_not_counted_anew_for_each_that_comes() -> None:
     fresh = Fresh()
     for number in range(1000):
-        fresh = fresh.with_correction(f"e-{number}", Name(f"p-{number}"))
-        assert fresh.people == number + 1
-    assert Name.looked_up < 10 * 1000
+        fresh = fresh.with_correction(f"e-{number}", Giver(Name(f"p-{number}")))
+        assert fresh.people("one") == number + 1
+    assert Name.looked_up < 20 * 1000

@@ -11,6 +11,7 @@ from streams.gate import GateMargins
 from streams.policy import (
     Gathered,
     Keep,
+    NamedPeople,
     Outlook,
     Policy,
     QuietHours,
@@ -72,6 +73,19 @@ def test_enough_corrections_of_too_few_people_wait_for_more_people() -> None:
     assert found.reason == "5 corrections (the policy asks for 3)", "what is there already is said too"
     assert look(crowd, corrections=1, people=1).missing == ("1 of 3 corrections; 2 more", "1 of 2 people; 1 more")
     assert look(crowd, corrections=5, people=2).due
+
+
+@pytest.mark.parametrize(("rule", "counted"), [("one", "as one a key"), ("none", "not at all")])
+def test_where_people_are_missing_it_is_said_how_those_count_whom_services_named(
+    rule: NamedPeople, counted: str
+) -> None:
+    crowd = Thresholds(corrections=3, people=2, named_people=rule)
+    said = f"the 17 whom services named count {counted} (thresholds.named_people)"
+    assert look(crowd, corrections=5, people=1, named=17).missing == ("1 of 2 people; 1 more", said)
+    assert look(crowd, corrections=5, people=1).missing == ("1 of 2 people; 1 more",)
+    assert look(replace(crowd, named_people="each"), corrections=5, people=1, named=1).missing == (
+        "1 of 2 people; 1 more",
+    )
 
 
 # Days

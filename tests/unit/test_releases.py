@@ -7,6 +7,7 @@ import pytest
 from streams import events as ev
 from streams import orders
 from streams.conversations import Consequence
+from streams.fresh import Giver
 from streams.orders import Order
 from streams.policy import Thresholds
 from streams.rounds import Domain, gathered
@@ -151,7 +152,7 @@ def test_erasing_a_person_takes_what_they_said_out_of_the_count_and_orders_a_pur
     )
     found = gathered(log.state, START)
     assert (found.corrections, found.preferences, found.people) == (1, 0, 1)
-    assert dict(log.state.fresh.corrections) == {"two": "ben"}
+    assert dict(log.state.fresh.corrections) == {"two": Giver("ben")}
 
 
 def test_words_sealed_with_a_destroyed_key_that_arrive_late_do_not_count() -> None:
