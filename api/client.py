@@ -256,9 +256,9 @@ class Door:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
         return msgspec.convert(self.send("POST", "/v1/feedback", body, headers), Given)
 
-    def corrections(self, person: str) -> list[Json]:
-        """What became of the corrections of a person, the newest first."""
-        return _data(self.get(f"/v1/people/{_part(person)}/corrections"))
+    def corrections(self, person: str, limit: int | None = None) -> Json:
+        """What became of the corrections of a person: {"data": the newest first, "total": how many there are}"""
+        return _object(self.get(f"/v1/people/{_part(person)}/corrections", limit=limit))
 
     def erase(self, person: str) -> Json:
         return _object(self.send("POST", f"/v1/people/{_part(person)}/erase", {}))
@@ -331,7 +331,7 @@ class Door:
 
     def exam(self, domain: str) -> Json:
         """{"data": questions in force, "erased": n, "retired": n}"""
-        return _object(self.get(f"/v1/domains/{_part(domain)}/exam"))
+        return self._all(f"/v1/domains/{_part(domain)}/exam")
 
     def import_examples(
         self, domain: str, items: Sequence[Json], person: str | None = None, import_id: str | None = None
@@ -346,7 +346,19 @@ class Door:
 
     def examples(self, domain: str) -> Json:
         """{"data": Alpaca items in force, "erased": n, "retired": n}"""
-        return _object(self.get(f"/v1/domains/{_part(domain)}/examples", format="alpaca"))
+        return self._all(f"/v1/domains/{_part(domain)}/examples")
+
+    def _all(self, path: str) -> Json:
+        """The pages of a list as one, their counts added up."""
+        found: Json = {"data": [], "erased": 0, "retired": 0}
+        since: Any = 0
+        while since is not None:
+            page = _object(self.get(path, since=since))
+            found["data"] += _data(page)
+            for name in ("erased", "retired"):
+                found[name] += page[name]
+            since = page["next"]
+        return found
 
     # rounds and releases
 

@@ -8,14 +8,23 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Struct, field
-from sqlalchemy import Column, Table, select
+from sqlalchemy import Column, Connection, Row, Table, select
 
 from api.access import caller, needs, source_of
 from api.errors import ApiError
 from api.items import Example, ItemFault, Question, Read, counted, read_example, read_question
 from api.known import CATCH_UP_S, domain_row, living_domain
 from api.services import Services, domain_subject, person_subject
-from api.wire import check_conversation, check_person, no_control_characters, read_json, read_object, reply, typed
+from api.wire import (
+    check_conversation,
+    check_person,
+    no_control_characters,
+    read_json,
+    read_object,
+    reply,
+    typed,
+    whole_argument,
+)
 from streams import history, schema, sealing
 from streams.codec import envelope_for
 from streams.errors import Erased, Unavailable
@@ -34,6 +43,7 @@ from streams.store import postgres_trouble
 from streams.turns import pairs_of, turns_of
 
 MOST_ITEMS = 5000
+PAGE_ITEMS = 1000
 APPENDED_AT_ONCE = 200
 LARGE_BODIES = frozenset({"datasets.add_exam", "datasets.import_examples"})
 T = TypeVar("T")
@@ -86,11 +96,8 @@ def blueprint(services: Services) -> Blueprint:
     @needs("data")
     def show_exam(domain: str) -> Response:
         domain_row(services, domain)
-        table = schema.exam_items
         with postgres_trouble(), services.engine.connect() as connection:
-            rows = connection.execute(
-                select(table).where(table.c.domain == domain).order_by(table.c.added_offset)
-            ).all()
+            rows, next_ = _page(connection, schema.exam_items, schema.exam_items.c.added_offset, domain)
         in_force = [row for row in rows if row.retired_offset is None]
         found = []
         for row in in_force:
@@ -98,7 +105,7 @@ def blueprint(services: Services) -> Blueprint:
             if opened is not None:
                 found.append({"item_id": row.item_id, "kind": row.kind, **msgspec.json.decode(opened)})
         counts = {"erased": len(in_force) - len(found), "retired": len(rows) - len(in_force)}
-        return reply({"data": found, **counts})
+        return reply({"data": found, **counts, "next": next_})
 
     @views.post("/v1/domains/<domain>/exam/retire")
     @needs("data")
@@ -371,10 +378,21 @@ def _open(services: Services, sealed: dict[str, Any]) -> str | None:
         return None
 
 
+def _page(
+    connection: Connection, table: Table, place: Column[int], domain: str
+) -> tuple[Sequence[Row[Any]], int | None]:
+    """The domain's rows from the place that the request names on, at most as many as it asks for, and where the next page begins.
+    Each is opened: a whole domain at once would hold the door up for minutes."""
+    limit = whole_argument("limit", PAGE_ITEMS, 1, MOST_ITEMS)
+    since = whole_argument("since", 0, 0, 2**63 - 1)
+    asked = select(table).where(table.c.domain == domain, place >= since).order_by(place).limit(limit + 1)
+    rows = connection.execute(asked).all()
+    return rows[:limit], rows[limit]._mapping[place] if len(rows) > limit else None
+
+
 def _export(services: Services, domain: str) -> dict[str, Any]:
-    table = schema.examples
     with postgres_trouble(), services.engine.connect() as connection:
-        rows = connection.execute(select(table).where(table.c.domain == domain).order_by(table.c.accepted_offset)).all()
+        rows, next_ = _page(connection, schema.examples, schema.examples.c.accepted_offset, domain)
         earlier = history.before(connection, {row.follows for row in rows if row.retired_offset is None})
     found, erased, retired = [], 0, 0
     for row in rows:
@@ -393,4 +411,4 @@ def _export(services: Services, domain: str) -> dict[str, Any]:
             erased += 1
             continue
         found.append(to_alpaca(messages, answer))
-    return {"format": "alpaca", "data": found, "erased": erased, "retired": retired}
+    return {"format": "alpaca", "data": found, "erased": erased, "retired": retired, "next": next_}

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from flask import Blueprint, Response
-from sqlalchemy import Connection, Text, cast, select
+from sqlalchemy import Connection, Text, any_, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from api.access import caller, needs, source_of
@@ -14,7 +14,7 @@ from api.errors import ApiError
 from api.known import check_spoke
 from api.rounds import UNDER_WAY
 from api.services import Services, person_subject
-from api.wire import check_person, reply
+from api.wire import check_person, reply, whole_argument
 from streams import schema
 from streams.conversations import REPLACED
 from streams.erasures import domains_of, erasure
@@ -24,6 +24,8 @@ from streams.lineage import lines, live_lines
 from streams.store import postgres_trouble
 
 CATCH_UP_S = 5.0
+LISTED = 1000
+MOST_LISTED = 5000
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -38,7 +40,9 @@ def blueprint(services: Services) -> Blueprint:
             if who.speaks_as is not None and not who.may("data"):
                 raise ApiError(403, "a chat key sees its own person's corrections only", code="role_missing")
             check_spoke(services, person, who.domains)
-        return reply({"person": person, "data": corrections(services, person, who.domains)})
+        limit = whole_argument("limit", LISTED, 1, MOST_LISTED)
+        found, total = corrections(services, person, limit, who.domains)
+        return reply({"person": person, "data": found, "total": total})
 
     @views.post("/v1/people/<person>/erase")
     @needs("operator", every_domain=True)
@@ -63,14 +67,19 @@ def blueprint(services: Services) -> Blueprint:
     return views
 
 
-def corrections(services: Services, person: str, domains: Set[str] | None = None) -> list[dict[str, Any]]:
-    """Each correction of a person (in those domains, or in all), the newest first, with where it stands in the loop."""
+def corrections(
+    services: Services, person: str, limit: int, domains: Set[str] | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """The newest corrections of a person (in those domains, or in all), with where each stands in the loop; and how many there
+    are in all."""
     feedback, examples = schema.feedback, schema.examples
-    asked = select(feedback).where(feedback.c.person == person, feedback.c.kind == "correction")
+    theirs = (feedback.c.person == person) & (feedback.c.kind == "correction")
     if domains is not None:
-        asked = asked.where(feedback.c.domain.in_(domains))
+        theirs &= feedback.c.domain.in_(domains)
     with postgres_trouble(), services.engine.connect() as connection:
-        given = connection.execute(asked.order_by(feedback.c.given_at.desc())).all()
+        total = connection.execute(select(func.count()).select_from(feedback).where(theirs)).scalar_one()
+        asked = select(feedback).where(theirs).order_by(feedback.c.given_at.desc()).limit(limit)
+        given = connection.execute(asked).all()
         by_id = {str(uuid5(UUID(row.event_id), "example")): row for row in given}
         held = {
             row.example_id: row
@@ -113,7 +122,7 @@ def corrections(services: Services, person: str, domains: Set[str] | None = None
             if step["step"] in UNDER_WAY and shown["state"] == "waiting":
                 shown |= {"state": "in_round", "round_id": step["round_id"], "round": step["number"]}
         found.append(shown)
-    return found
+    return found, total
 
 
 def _learned(connection: Connection, example_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -188,7 +197,9 @@ def _taught(connection: Connection, domains: list[str], example_ids: list[str]) 
     learned, rounds = schema.learned, schema.rounds
     new_in: dict[str, set[str]] = {}
     for row in connection.execute(
-        select(learned.c.round_id, learned.c.example_id).where(learned.c.example_id.in_(example_ids))
+        select(learned.c.round_id, learned.c.example_id).where(
+            learned.c.example_id == any_(cast(example_ids, ARRAY(Text)))
+        )
     ):
         new_in.setdefault(row.round_id, set()).add(row.example_id)
     line = lines(connection, domains)

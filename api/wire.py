@@ -104,6 +104,6 @@ def whole_argument(name: str, default: int, lowest: int, highest: int) -> int:
     said = request.args.get(name)
     if said is None:
         return default
-    if not re.fullmatch(r"\d{1,9}", said) or not lowest <= int(said) <= highest:
+    if not re.fullmatch(r"\d{1,19}", said) or not lowest <= int(said) <= highest:
         raise ApiError(400, f"{name} must be a whole number from {lowest} to {highest}", param=name)
     return int(said)

@@ -327,7 +327,8 @@ def application(door: FakeDoor) -> Flask:
     def corrections(person: str) -> Response:
         if person not in {found["person"] for found in door.replies.values()}:
             return refusal(404, "nobody of that name has spoken here", "person", "person_not_found")
-        return said({"person": person, "data": door.corrections.get(person, [])})
+        theirs = door.corrections.get(person, [])
+        return said({"person": person, "data": theirs[: int(request.args.get("limit", 1000))], "total": len(theirs)})
 
     @app.post("/v1/people/<person>/erase")
     def erase(person: str) -> Response:
@@ -391,6 +392,11 @@ def application(door: FakeDoor) -> Flask:
     def status(domain: str) -> Response:
         return said(door.status_of(domain))
 
+    def page_of(items: list[Json]) -> Json:
+        since, size = int(request.args.get("since", 0)), 2
+        next_ = since + size if len(items) > since + size else None
+        return {"data": items[since : since + size], "erased": 0, "retired": 0, "next": next_}
+
     @app.post("/v1/domains/<domain>/exam")
     def exam(domain: str) -> Response:
         items = request.get_json()
@@ -402,7 +408,7 @@ def application(door: FakeDoor) -> Flask:
 
     @app.get("/v1/domains/<domain>/exam")
     def show_exam(domain: str) -> Response:
-        return said({"data": door.exam, "erased": 0, "retired": 0})
+        return said(page_of(door.exam))
 
     @app.post("/v1/domains/<domain>/exam/retire")
     def retire_exam(domain: str) -> Response:
@@ -426,7 +432,7 @@ def application(door: FakeDoor) -> Flask:
 
     @app.get("/v1/domains/<domain>/examples")
     def export_examples(domain: str) -> Response:
-        return said({"format": "alpaca", "data": door.examples, "erased": 0, "retired": 0})
+        return said(page_of(door.examples))
 
     @app.post("/v1/domains/<domain>/rounds")
     def start_round(domain: str) -> Response:

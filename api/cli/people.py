@@ -308,15 +308,18 @@ def list_corrections(person: str, as_json: bool) -> None:
     Example: noria feedback list ana
     """
     with the_door() as door:
-        rows = door.corrections(person)
+        said = door.corrections(person)
     if as_json:
-        print_json({"person": person, "data": rows})
+        print_json(said)
         return
+    rows = said["data"]
     print_table(
         ["domain", "state", "reply", "event"],
         [[row["domain"], state_words(row), row["reply_id"], row["event_id"]] for row in rows],
         empty=f"{person} has corrected nothing yet",
     )
+    if said["total"] > len(rows):
+        click.echo(f"the newest {len(rows)} of {said['total']}", err=True)
 
 
 def state_words(row: dict[str, Any]) -> str:

@@ -300,13 +300,14 @@ def _colour(kind: str) -> str:
     return ""
 
 
-def draw_mine(rows: Sequence[Json], questions: dict[str, str], lang: Lang) -> str:
-    """A person's corrections, the newest first, with where each stands in the loop. `questions`: by reply, where known."""
+def draw_mine(rows: Sequence[Json], total: int, questions: dict[str, str], lang: Lang) -> str:
+    """The newest of a person's corrections, of which there are `total`, with where each stands in the loop. `questions`: by reply,
+    where known."""
     if not rows:
         body = f'<p class="n-muted">{safe(say(lang, "mine_empty"))}</p>'
     else:
-        body = f'<ul class="n-mine">{"".join(_correction(row, questions, lang) for row in rows[:50])}</ul>'
-    count = f'<span class="n-count">{len(rows)}</span>' if rows else ""
+        body = f'<ul class="n-mine">{"".join(_correction(row, questions, lang) for row in rows)}</ul>'
+    count = f'<span class="n-count">{total}</span>' if rows else ""
     return _card(say(lang, "mine"), body, count)
 
 

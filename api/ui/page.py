@@ -20,6 +20,7 @@ from streams.errors import Invalid, Unavailable
 REFRESH_S = 2.0
 DRAW_EVERY_S = 0.06  # how often a growing answer is drawn
 ROUNDS_READ = 20
+CORRECTIONS_SHOWN = 50
 EVENTS_READ = 300
 EVENTS_KEPT = 120
 LONGEST_QUESTION = 8000
@@ -212,12 +213,12 @@ class Page:
             return gr.skip()
         questions = {draft.reply_id: turn.question for turn in thread.turns for draft in turn.drafts}
         try:
-            mine = door.corrections(person)
+            mine = door.corrections(person, CORRECTIONS_SHOWN)
         except Refused as error:
             if error.status != 404:
                 raise
-            mine = []  # somebody new, who has said nothing yet
-        return seen.update("mine", draw_mine(mine, questions, lang))
+            mine = {"data": [], "total": 0}  # somebody new, who has said nothing yet
+        return seen.update("mine", draw_mine(mine["data"], mine["total"], questions, lang))
 
     def _board(self, visitor: Visitor, domain: str, status: Json, lang: Lang, seen: Seen) -> str:
         door = self._acting(visitor)

@@ -334,7 +334,7 @@ def show_side_by_side(sample: Sequence[Fact], before: Sequence[str], after: Sequ
 
 
 def show_correction(door: Door, person: str) -> None:
-    for correction in door.corrections(person):
+    for correction in door.corrections(person)["data"]:
         if correction["state"] == "live":
             minutes, seconds = divmod(round(correction["live_after_s"]), 60)
             console.print(

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from api import domains
+from api.client import Address, Door
 from api.recording import POLL_S
 from streams.events import CONVERSATIONS, CandidateRetired, ReleaseRolledBack
 from streams.log import Message
@@ -245,6 +246,37 @@ def test_examples_go_in_and_come_out_in_the_alpaca_shape(world: World) -> None:
     assert "secret" not in json.dumps(world.events(domain))
     bad = world.as_data.post(f"/v1/domains/{domain}/examples", json=[{"instruction": "x", "output": ""}])
     assert error_of(bad) == (400, "[0].output")
+
+
+def test_a_domain_is_taken_out_page_by_page_and_a_page_is_bounded(world: World) -> None:
+    domain = world.domain(policy={"thresholds": {"corrections": 40}})
+    items = [{"instruction": f"Question {number}?", "output": f"Answer {number}."} for number in range(7)]
+    path = f"/v1/domains/{domain}/examples"
+    added = world.as_data.post(path, json=items).json()
+    gone = world.as_data.post(f"{path}/retire", json={"items": [added["ids"][1]]}).json()
+    pages, since = [], 0
+    while since is not None:
+        page = world.as_data.get(path, params={"limit": 3, "since": since, "after": gone["position"]}).json()
+        pages.append(([one["output"] for one in page["data"]], page["retired"], page["erased"]))
+        since = page["next"]
+    assert pages == [
+        (["Answer 0.", "Answer 2."], 1, 0),
+        (["Answer 3.", "Answer 4.", "Answer 5."], 0, 0),
+        (["Answer 6."], 0, 0),
+    ]
+    door = Door(Address(world.door_url, world.data_key))
+    whole = door.examples(domain)
+    door.close()
+    assert [one["output"] for one in whole["data"]] == [f"Answer {n}." for n in (0, 2, 3, 4, 5, 6)]
+    assert (whole["retired"], whole["erased"]) == (1, 0)
+    questions = [{"question": f"Who {number}?", "answer": "She.", "kind": "general"} for number in range(3)]
+    asked = world.as_data.post(f"/v1/domains/{domain}/exam", json=questions).json()
+    exam = {"limit": 2, "after": asked["position"]}
+    first = world.as_data.get(f"/v1/domains/{domain}/exam", params=exam).json()
+    second = world.as_data.get(f"/v1/domains/{domain}/exam", params=exam | {"since": first["next"]}).json()
+    assert [len(page["data"]) for page in (first, second)] == [2, 1] and second["next"] is None
+    assert error_of(world.as_data.get(path, params={"limit": 5001})) == (400, "limit")
+    assert error_of(world.as_data.get(path, params={"since": "x"})) == (400, "since")
 
 
 def test_a_large_import_is_taken_where_a_large_chat_is_not(world: World) -> None:

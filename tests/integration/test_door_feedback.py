@@ -331,6 +331,8 @@ def test_a_correction_is_followed_from_waiting_to_live(world: World) -> None:
     assert {(c["state"], c["release"]) for c in mine()} == {("live", 1)}
     assert all(0 < c["live_after_s"] < 60 for c in mine())
     assert world.as_chat.get("/v1/people/zoe/corrections").json()["data"] == mine()  # who speaks for her may tell her
+    newest = world.as_data.get("/v1/people/zoe/corrections", params={"limit": 1}).json()
+    assert newest["data"] == mine()[:1] and newest["total"] == len(mine()) > 1
     assert world.as_chat.get("/v1/people/key:app/corrections").json()["data"] == []
 
 
