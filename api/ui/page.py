@@ -18,6 +18,8 @@ from api.ui.words import Lang, domain_choices, language_of, say
 from streams.errors import Invalid, Unavailable
 
 REFRESH_S = 2.0
+SLOWEST_REFRESH_S = 10.0  # of a tab in which nothing changes
+SLOWER = 1.5  # times as long after each time that nothing had changed
 DRAW_EVERY_S = 0.06  # how often a growing answer is drawn
 ROUNDS_READ = 20
 CORRECTIONS_SHOWN = 50
@@ -37,16 +39,25 @@ class Feed(Struct):
 
 
 class Seen(Struct):
-    """What the browser shows already: what has not changed is not sent again."""
+    """What the browser shows already: what has not changed is not sent again. `every_s`: how often it looks; None: the person has
+    just done something, so that it looks often again."""
 
     drawn: dict[str, str] = field(default_factory=dict)
     feed: Feed = field(default_factory=Feed)
+    every_s: float | None = REFRESH_S
 
     def update(self, name: str, html: str) -> Any:
         if self.drawn.get(name) == html:
             return gr.skip()
         self.drawn[name] = html
         return html
+
+    def pace(self, shown: dict[str, str]) -> Any:
+        """How often to look from now on, given what was shown before this look."""
+        before = self.every_s
+        quiet = self.drawn == shown and before is not None
+        self.every_s = min(SLOWEST_REFRESH_S, before * SLOWER) if quiet and before is not None else REFRESH_S
+        return gr.skip() if self.every_s == before else self.every_s
 
 
 class Page:
@@ -109,13 +120,13 @@ class Page:
     def react(
         self, thread: Thread, lang: Lang, seen: Seen, request: gr.Request, event: gr.EventData
     ) -> tuple[Any, ...]:
-        """What a person thinks of an answer: (thread drawn, thread, their corrections drawn, trouble line)."""
+        """What a person thinks of an answer: (thread drawn, thread, their corrections drawn, trouble line, what is shown)."""
         door = self._acting(visitor_of(request))
         said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
         act, text = str(said.get("act")), str(said.get("text") or "")
         found = thread.find(str(said.get("reply")))
         if found is None:
-            return gr.skip(), thread, gr.skip(), gr.skip()
+            return gr.skip(), thread, gr.skip(), gr.skip(), seen
         turn, draft = found
         what: dict[str, Any]
         match act:
@@ -126,17 +137,17 @@ class Page:
             case "correction" | "comment":
                 what, note = {act: text.strip()}, f"recorded_{act}"
                 if not text.strip():
-                    return gr.skip(), thread, gr.skip(), _trouble(say(lang, "err_empty"))
+                    return gr.skip(), thread, gr.skip(), _trouble(say(lang, "err_empty")), seen
                 if act == "correction" and text.strip() == draft.text.strip():
-                    return gr.skip(), thread, gr.skip(), _trouble(say(lang, "err_same"))
+                    return gr.skip(), thread, gr.skip(), _trouble(say(lang, "err_same")), seen
             case _:
-                return gr.skip(), thread, gr.skip(), gr.skip()
+                return gr.skip(), thread, gr.skip(), gr.skip(), seen
         try:
             given = door.feedback(
                 draft.reply_id, person=thread.person, idempotency_key=f"page-{secrets.token_hex(12)}", **what
             )
         except (Invalid, Unavailable) as error:
-            return gr.skip(), thread, gr.skip(), _trouble(words_of(error, lang))
+            return gr.skip(), thread, gr.skip(), _trouble(words_of(error, lang)), seen
         match act:
             case "up" | "down":
                 draft.rating = act
@@ -149,7 +160,8 @@ class Page:
                 draft.comments.append(text.strip())
         draft.notes.append((note, given.position))
         mine = self._mine(door, thread, thread.person, lang, seen) if act == "correction" else gr.skip()
-        return draw_thread(thread, lang), thread, mine, ""
+        seen.every_s = None
+        return draw_thread(thread, lang), thread, mine, "", seen
 
     def begin_again(self, lang: Lang) -> tuple[Any, ...]:
         thread = Thread()
@@ -179,7 +191,9 @@ class Page:
     def refresh(
         self, tab: str, domain: str | None, person: str, thread: Thread, lang: Lang, seen: Seen, request: gr.Request
     ) -> tuple[Any, ...]:
-        """(head, domain choice, corrections, board, what is shown). A door that is away shows in the head; the rest stays."""
+        """(head, domain choice, corrections, board, what is shown, seconds until the next look). A door that is away shows in the
+        head; the rest stays."""
+        before = dict(seen.drawn)
         visitor = visitor_of(request)
         door = self._acting(visitor)
         try:
@@ -202,8 +216,10 @@ class Page:
                 board = seen.update("board", _trouble(say(lang, "err_domain")))
         except (Invalid, Unavailable) as error:
             board = gr.skip() if seen.drawn.get("board") else seen.update("board", _trouble(words_of(error, lang)))
-            return seen.update("head", draw_head(lang, None, False, visitor)), gr.skip(), gr.skip(), board, seen
-        return seen.update("head", draw_head(lang, status, True, visitor)), picked, mine, board, seen
+            head = seen.update("head", draw_head(lang, None, False, visitor))
+            return head, gr.skip(), gr.skip(), board, seen, seen.pace(before)
+        head = seen.update("head", draw_head(lang, status, True, visitor))
+        return head, picked, mine, board, seen, seen.pace(before)
 
     def _acting(self, visitor: Visitor) -> Door:
         return self._door.acting(visitor.token)
@@ -375,7 +391,9 @@ def build(door: Door) -> Any:
                 draw_thread(current, tongue),
             ]
 
-        def arrive(known: str, current: Thread, shown: Seen, request: gr.Request) -> list[Any]:
+        def arrive(known: str, current: Thread, request: gr.Request) -> list[Any]:
+            """Nothing that `refresh` draws: whichever of two answers comes last would stand, and what the other drew be taken for
+            drawn."""
             asked = dict(request.query_params)
             tongue = language_of(asked.get("lang"), request.headers.get("accept-language"))
             visitor = visitor_of(request)
@@ -388,8 +406,7 @@ def build(door: Door) -> Any:
                 visible=visitor.names_persons,
             )
             words[spoken.index(loop_tab)] = gr.update(label=say(tongue, "tab_loop"), visible=visitor.sees_the_loop)
-            shown.drawn = {}  # a tick that was answered sooner has drawn what stands no longer
-            return [tongue, shown, draw_head(tongue, None, True, visitor), *words]
+            return [tongue, *words]
 
         def switch(current: Thread, shown: Seen, event: gr.EventData) -> list[Any]:
             said = event._data if isinstance(event._data, dict) else {}
@@ -397,16 +414,17 @@ def build(door: Door) -> Any:
             shown.drawn = {"domains": shown.drawn.get("domains", "")}
             return [tongue, shown, "", "", *speak(tongue, current)]
 
+        clock = gr.Timer(REFRESH_S)
         refreshed = {
             "fn": page.refresh,
             "inputs": [tab, domain, person, thread, lang, seen],
-            "outputs": [head, domain, mine, board, seen],
+            "outputs": [head, domain, mine, board, seen, clock],
             **HIDDEN,
         }
         listen: Callable[..., Any] = blocks.load
-        listen(arrive, [remembered, thread, seen], [lang, seen, head, *spoken], **HIDDEN).then(**refreshed)
+        listen(arrive, [remembered, thread], [lang, *spoken], **HIDDEN).then(**refreshed)
         head.said(switch, [thread, seen], [lang, seen, trouble, told, *spoken], **HIDDEN).then(**refreshed)
-        gr.Timer(REFRESH_S).tick(**refreshed, concurrency_limit=16)
+        clock.tick(**refreshed, concurrency_limit=16)
         chat_tab.select(lambda: "chat", None, tab, **HIDDEN).then(**refreshed)
         loop_tab.select(lambda: "loop", None, tab, **HIDDEN).then(**refreshed)
         domain.input(page.begin_again, [lang], [talk, growing, thread, trouble], **HIDDEN).then(**refreshed)
@@ -426,7 +444,9 @@ def build(door: Door) -> Any:
             concurrency_limit=32,
             **HIDDEN,
         )
-        talk.said(page.react, [thread, lang, seen], [talk, thread, mine, trouble], concurrency_limit=32, **HIDDEN)
+        talk.said(
+            page.react, [thread, lang, seen], [talk, thread, mine, trouble, seen], concurrency_limit=32, **HIDDEN
+        ).then(**refreshed)
         new.click(page.begin_again, [lang], [talk, growing, thread, trouble], **HIDDEN)
         board.said(page.roll_back, [domain, lang], [told], **HIDDEN).then(**refreshed)
     return blocks
