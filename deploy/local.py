@@ -11,10 +11,12 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from deploy import postgres
+from deploy import kafka, postgres
 from deploy.ports import LOOPBACK, free_port, is_free
 from deploy.supervisor import Process, Supervisor
+from streams.cluster import Cluster, named_cluster
 from streams.errors import Invalid, Unavailable
+from streams.private import write_private
 
 PREFERRED = {"kafka": 19092, "postgres": 15432, "door": 8400, "page": 8401}
 
@@ -25,7 +27,7 @@ RESTORING = "restoring.json"  # stands in a home while a restore writes to it
 class Addresses(Struct):
     """Where everything answers; kept in run/noria.json, so that a restart finds its data under the same names."""
 
-    kafka: str
+    kafka: Cluster
     database_url: str
     door: str
     page: str
@@ -33,7 +35,9 @@ class Addresses(Struct):
 
 
 def addresses(home: Path, environ: Mapping[str, str]) -> Addresses:
-    """The addresses of last time where they are free, else others. NORIA_KAFKA and NORIA_DATABASE_URL name real clusters."""
+    """The addresses of last time where they are free, else others. NORIA_KAFKA and NORIA_DATABASE_URL name real clusters; a broker
+    that is started here asks for a password, which is made where there is none. Raises Invalid."""
+    theirs = named_cluster(environ)
     written = home / "run" / "noria-ports.json"
     before: dict[str, int] = msgspec.json.decode(written.read_bytes(), type=dict[str, int]) if written.exists() else {}
     ports: dict[str, int] = {}
@@ -42,7 +46,7 @@ def addresses(home: Path, environ: Mapping[str, str]) -> Addresses:
         ports[name] = choices[0] if choices else free_port()
     write_private(written, msgspec.json.encode(ports))
     return Addresses(
-        kafka=environ.get("NORIA_KAFKA") or f"{LOOPBACK}:{ports['kafka']}",
+        kafka=theirs or kafka.cluster(ports["kafka"], kafka.made_password(home / "keys" / "kafka.password")),
         database_url=environ.get("NORIA_DATABASE_URL") or "",
         door=f"http://{LOOPBACK}:{ports['door']}",
         page=f"http://{LOOPBACK}:{ports['page']}",
@@ -58,9 +62,8 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
     log: tuple[str, ...] = ()
     database: tuple[str, ...] = ()
     if not environ.get("NORIA_KAFKA"):
-        data, port = str(home / "kafka"), found.ports["kafka"]
-        argv = ("-m", "deploy.kafka", "--data", data, "--port", str(port))
-        table.append(_process("kafka", argv, (), lambda: _listens(port), 300.0, found.kafka))
+        port, broker = found.ports["kafka"], kafka.argv(home / "kafka", found.kafka)
+        table.append(_process("kafka", broker, (), lambda: _listens(port), 300.0, found.kafka.servers))
         log = ("kafka",)
     if not environ.get("NORIA_DATABASE_URL"):
         port_ = found.ports["postgres"]
@@ -93,7 +96,7 @@ def environment(home: Path, found: Addresses, environ: Mapping[str, str]) -> dic
     """What every process is given beside the caller's environment."""
     return dict(environ) | {
         "NORIA_HOME": str(home),
-        "NORIA_KAFKA": found.kafka,
+        **found.kafka.environ(),
         "NORIA_DOOR": found.door,
         "NORIA_PAGE": found.page,
         "GOMP_SPINCOUNT": "0",  # waiting OpenMP threads that spin make everything ten times slower on few cores
@@ -120,7 +123,8 @@ def up(home: Path, environ: Mapping[str, str] = os.environ, say: Callable[[str],
 
 def write_addresses(home: Path, found: Addresses) -> None:
     """For whoever looks for what runs here."""
-    written = {"kafka": found.kafka, "door": found.door, "page": found.page}
+    cluster = {name.removeprefix("NORIA_").lower(): said for name, said in found.kafka.environ().items()}
+    written = cluster | {"door": found.door, "page": found.page}
     if found.database_url:
         written["database_url"] = found.database_url
     write_private(home / "run" / "noria.json", msgspec.json.encode(written))
@@ -182,14 +186,6 @@ def _answers(url: str) -> bool:
         return httpx.get(url, timeout=2.0, trust_env=False).status_code < 500
     except httpx.HTTPError:
         return False
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """A file for its owner only, whole or as it was."""
-    fresh = path.with_suffix(".new")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-    fresh.replace(path)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,13 @@ from deploy import local
 from deploy.backup import MODELS_INDEX, TABLES, Manifest, read_manifest
 from deploy.supervisor import Supervisor
 from streams import erasures
+from streams.cluster import Cluster, named_cluster
 from streams.erased import keep_erased
 from streams.errors import Invalid, Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import KafkaLog
 from streams.log_copy import copied, write_back
+from streams.private import write_private
 from streams.replay import mark_said, rebuild, tell_erasures
 from streams.schema import LIVE, machinery, projections
 from streams.sealing import MasterKey, wrapped_by
@@ -89,7 +91,7 @@ def restore(
     if not again:
         _check_empty_elsewhere(environ)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    local.write_private(mark, msgspec.json.encode(Mark(elsewhere)))
+    write_private(mark, msgspec.json.encode(Mark(elsewhere)))
     with log_and_database(home, environ, say) as settings:
         restored = _restore(settings, source, manifest, erased, environ, say)
     journal.add(erased)
@@ -211,7 +213,7 @@ def _elsewhere(environ: Mapping[str, str]) -> str:
 
 
 def _check_empty_elsewhere(environ: Mapping[str, str]) -> None:
-    if kafka := environ.get("NORIA_KAFKA"):
+    if kafka := named_cluster(environ):
         admin = _admin(kafka)
         try:
             there = set(admin.list_topics())
@@ -221,7 +223,7 @@ def _check_empty_elsewhere(environ: Mapping[str, str]) -> None:
         try:
             for topic in TOPICS:
                 if topic.name in there and any(log.ends(topic.name).values()):
-                    raise Invalid(f"Kafka at {kafka} is not empty: {topic.name} holds something")
+                    raise Invalid(f"Kafka at {kafka.servers} is not empty: {topic.name} holds something")
         finally:
             log.close()
     if url := environ.get("NORIA_DATABASE_URL"):
@@ -236,14 +238,14 @@ def _check_empty_elsewhere(environ: Mapping[str, str]) -> None:
             engine.dispose()
 
 
-def _admin(kafka: str) -> KafkaAdminClient:
+def _admin(kafka: Cluster) -> KafkaAdminClient:
     try:
-        return KafkaAdminClient(bootstrap_servers=kafka.split(","), client_id="noria-restore")
+        return KafkaAdminClient(**kafka.client(), client_id="noria-restore")
     except KafkaError as error:
-        raise Unavailable(f"Kafka at {kafka} does not answer: {type(error).__name__}") from error
+        raise kafka.unreachable(error) from error
 
 
-def _remove_topics(kafka: str) -> None:
+def _remove_topics(kafka: Cluster) -> None:
     """What a restore that was broken off has left."""
     admin, names = _admin(kafka), {topic.name for topic in TOPICS}
     try:
@@ -255,7 +257,7 @@ def _remove_topics(kafka: str) -> None:
                 raise Unavailable("Kafka did not remove the topics of a restore that was broken off")
             time.sleep(0.05)
     except KafkaError as error:
-        raise Unavailable(f"Kafka at {kafka} refused: {type(error).__name__}") from error
+        raise Unavailable(f"Kafka at {kafka.servers} refused: {type(error).__name__}") from error
     finally:
         admin.close()
 
@@ -306,5 +308,5 @@ def _restore_artifacts(settings: Settings, source: Path, manifest: Manifest) -> 
             raise Invalid(f"the backup is damaged: artifact {digest}")
     if (source / MODELS_INDEX).exists():
         settings.models_index.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        local.write_private(settings.models_index, (source / MODELS_INDEX).read_bytes())
+        write_private(settings.models_index, (source / MODELS_INDEX).read_bytes())
     return len(manifest.artifacts)

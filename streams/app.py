@@ -13,6 +13,7 @@ from typing import Any
 
 import faust
 
+from streams.cluster import Cluster
 from streams.committed import CommittedApp
 from streams.continuity import Continuity
 from streams.errors import Invalid
@@ -29,7 +30,8 @@ def build_app(settings: Settings, store: Store, log: Log) -> faust.App:
     app = CommittedApp(
         "noria-streams",
         lambda: when_available(store.positions),
-        broker=f"kafka://{settings.kafka.replace(',', ';kafka://')}",
+        broker=";".join(f"kafka://{address}" for address in settings.kafka.addresses),
+        broker_credentials=credentials(settings.kafka),
         datadir=settings.home / "faust",
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -64,6 +66,16 @@ def build_app(settings: Settings, store: Store, log: Log) -> faust.App:
             stop("a record could not be applied")
 
     return app
+
+
+def credentials(cluster: Cluster) -> faust.auth.Credentials | None:
+    """How Faust connects; None: as anybody. Raises Invalid."""
+    context = cluster.tls_context() if cluster.speaks_tls else None
+    if cluster.asks_login:
+        return faust.SASLCredentials(
+            username=cluster.user, password=cluster.password(), ssl_context=context, mechanism=cluster.mechanism
+        )
+    return faust.SSLCredentials(context) if context else None
 
 
 def main() -> int:

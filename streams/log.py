@@ -12,6 +12,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.partitioner.default import murmur2
 from msgspec import Struct
 
+from streams.cluster import Cluster
 from streams.codec import MAX_EVENT_BYTES
 from streams.errors import Unacknowledged, Unavailable
 from streams.topics import TOPICS
@@ -104,8 +105,8 @@ def partition_of(key: str, partitions: int) -> int:
 class KafkaLog:
     """The log on Kafka, through kafka-python's idempotent producer and plain consumers."""
 
-    def __init__(self, bootstrap: str, client_id: str) -> None:
-        self._servers = bootstrap.split(",")
+    def __init__(self, cluster: Cluster, client_id: str) -> None:
+        self._cluster = cluster
         self._client_id = client_id
         self._lock = threading.Lock()
         self._reader_lock = threading.Lock()  # of its own: to ask where the log ends takes as long as the log likes
@@ -124,7 +125,7 @@ class KafkaLog:
         with self._lock:
             if self._sign is not None and time.monotonic() < self._sign_until and _is_open(self._sign):
                 return True
-        for server in self._servers:
+        for server in self._cluster.addresses:
             host, _, port = server.rpartition(":")
             try:
                 sign = socket.create_connection((host, int(port)), timeout=timeout_s)
@@ -149,6 +150,9 @@ class KafkaLog:
         futures: list[Any] = []
         try:
             producer = self._open_producer()
+        except KafkaError as error:
+            raise self._cluster.unreachable(error) from error
+        try:
             for message in messages:
                 futures.append(producer.send(message.topic, key=message.key.encode(), value=message.value))
             positions = []
@@ -159,7 +163,7 @@ class KafkaLog:
         except KafkaError as error:
             self._drop_producer()
             if not futures:
-                raise Unavailable(f"the log does not answer: {type(error).__name__}") from error
+                raise self._cluster.trouble("the log does not answer", error) from error
             raise Unacknowledged(f"the log did not acknowledge: {type(error).__name__}") from error
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
@@ -194,7 +198,7 @@ class KafkaLog:
             raise LostHistory(f"{topic}-{partition} does not hold offset {start}") from None
         except KafkaError as error:
             sound = False
-            raise Unavailable(f"the log could not be read: {type(error).__name__}") from error
+            raise self._cluster.trouble("the log could not be read", error) from error
         finally:
             with self._lock:
                 keep = sound and not self._closed and len(self._idle) < IDLE_CONSUMERS
@@ -215,7 +219,7 @@ class KafkaLog:
                 ends = self._reader.end_offsets(places, timeout_ms=ENDS_TIMEOUT_MS)
             except KafkaError as error:
                 self._reader = None
-                raise Unavailable(f"the log did not answer: {type(error).__name__}") from error
+                raise self._cluster.trouble("the log did not answer", error) from error
             return {place.partition: int(offset) for place, offset in ends.items()}
 
     def close(self) -> None:
@@ -236,7 +240,7 @@ class KafkaLog:
         with self._lock:
             if self._producer is None:
                 self._producer = KafkaProducer(
-                    bootstrap_servers=self._servers,
+                    **self._cluster.client(),
                     client_id=self._client_id,
                     acks="all",
                     enable_idempotence=True,
@@ -265,7 +269,7 @@ class KafkaLog:
     def _consumer(self, client_id: str) -> KafkaConsumer:
         try:
             return KafkaConsumer(
-                bootstrap_servers=self._servers,
+                **self._cluster.client(),
                 client_id=client_id,
                 group_id=None,
                 enable_auto_commit=False,
@@ -276,7 +280,7 @@ class KafkaLog:
                 **PATIENCE,
             )
         except KafkaError as error:
-            raise Unavailable(f"Kafka does not answer: {type(error).__name__}") from error
+            raise self._cluster.unreachable(error) from error
 
 
 class MemoryLog:

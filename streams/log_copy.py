@@ -18,6 +18,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from msgspec import UNSET, Struct, UnsetType
 
+from streams.cluster import Cluster
 from streams.codec import MAX_EVENT_BYTES
 from streams.errors import Invalid, Unavailable
 from streams.log import PATIENCE, Log, Record
@@ -60,11 +61,11 @@ def copied(topic: str, partition: int, source: Path) -> Iterator[Record]:
         raise Invalid(f"{source.name} is not a copy of a partition: {type(error).__name__}") from None
 
 
-def write_back(bootstrap: str, log: Log, topic: str, partition: int, records: Iterable[Record], end: int) -> None:
+def write_back(cluster: Cluster, log: Log, topic: str, partition: int, records: Iterable[Record], end: int) -> None:
     """Append to an empty partition, so that each record gets its old offset and the partition ends at `end`.
 
     Raises Unavailable, or Invalid when Kafka gave an offset that is not the old one."""
-    back = _Back(bootstrap, log, topic, partition)
+    back = _Back(cluster, log, topic, partition)
     try:
         held: Record | None = None
         for record in records:
@@ -79,14 +80,14 @@ def write_back(bootstrap: str, log: Log, topic: str, partition: int, records: It
             back.leave_out(end)
         back.reached(end)
     except KafkaError as error:
-        raise Unavailable(f"the log did not acknowledge: {type(error).__name__}") from error
+        raise cluster.trouble("the log did not acknowledge", error) from error
     finally:
         back.close()
 
 
 class _Back:
-    def __init__(self, bootstrap: str, log: Log, topic: str, partition: int) -> None:
-        self._servers = bootstrap.split(",")
+    def __init__(self, cluster: Cluster, log: Log, topic: str, partition: int) -> None:
+        self._cluster = cluster
         self._log = log
         self._topic = topic
         self._partition = partition
@@ -164,7 +165,7 @@ class _Back:
     def _producer(self, **more: object) -> KafkaProducer:
         try:
             return KafkaProducer(
-                bootstrap_servers=self._servers,
+                **self._cluster.client(),
                 client_id="noria-restore",
                 acks="all",
                 linger_ms=5,
@@ -173,7 +174,7 @@ class _Back:
                 **PATIENCE,
             )
         except KafkaError as error:
-            raise Unavailable(f"Kafka does not answer: {type(error).__name__}") from error
+            raise self._cluster.unreachable(error) from error
 
 
 def _named(name: str, content: bytes) -> dict[str, str]:

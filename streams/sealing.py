@@ -28,6 +28,7 @@ from sqlalchemy import Engine, text
 
 from streams.erasures import ERASED_CHANNEL, Journal, vacuum_keyring
 from streams.errors import Erased, Invalid, Unavailable
+from streams.private import make_private, written_beside
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
 
@@ -108,14 +109,7 @@ class MasterKey:
     @classmethod
     def made(cls, path: Path) -> "MasterKey":
         """The master key; a new one, if there is no file yet."""
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = _written(path.resolve(), _new_line())
-            try:
-                os.link(temporary, path)  # whoever comes first: two processes must not make two master keys
-            except FileExistsError:
-                pass
-            temporary.unlink()
+        make_private(path, _new_line().encode())
         return cls(path)
 
     def wrap(self, secret: bytes, name: str) -> bytes:
@@ -159,7 +153,8 @@ class MasterKey:
 
     def _replace(self, lines: list[str]) -> None:
         owner = self._path.stat()
-        temporary = _written(self._path, "".join(line if line.endswith("\n") else f"{line}\n" for line in lines))
+        content = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+        temporary = written_beside(self._path, content.encode())
         if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
             os.chown(temporary, owner.st_uid, owner.st_gid)
         temporary.replace(self._path)
@@ -204,16 +199,6 @@ def wrapped_by(wrapped: bytes) -> str:
 
 def _new_line() -> str:
     return f"{uuid4().hex[:8]}:{base64.b64encode(os.urandom(32)).decode()}\n"
-
-
-def _written(path: Path, content: str) -> Path:
-    """A file beside `path` that holds `content` on disk, for its owner only."""
-    temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
 
 
 def ensure_master_key(engine: Engine, path: Path) -> MasterKey:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from streams.cluster import Cluster, named_cluster
 from streams.errors import Invalid
 
 Pair = tuple[int, int]  # for a key that speaks as one person, and for one that names whom it speaks for
@@ -24,7 +25,7 @@ class KeyLimits(Struct, frozen=True, kw_only=True):
 
 class Settings(Struct, frozen=True, kw_only=True):
     home: Path
-    kafka: str
+    kafka: Cluster
     database_url: str
     door_url: str
     page_url: str
@@ -80,9 +81,12 @@ def from_env(environ: Mapping[str, str]) -> Settings:
             return ""
         return found
 
+    cluster = _cluster(environ, known)
+    if cluster is None:
+        missing.append("NORIA_KAFKA")
     settings = Settings(
         home=home,
-        kafka=value("NORIA_KAFKA", "kafka"),
+        kafka=cluster or Cluster(servers=""),
         database_url=value("NORIA_DATABASE_URL", "database_url"),
         door_url=value("NORIA_DOOR", "door"),
         page_url=environ.get("NORIA_PAGE") or known.get("page") or "",
@@ -102,6 +106,12 @@ def from_env(environ: Mapping[str, str]) -> Settings:
     if missing:
         raise Invalid(f"not set: {', '.join(missing)} (is `noria up` running? it writes them under {home.name}/run)")
     return settings
+
+
+def _cluster(environ: Mapping[str, str], known: Mapping[str, str]) -> Cluster | None:
+    """Named as a whole, here or there: the login of one cluster is never shown to another."""
+    written = {f"NORIA_{name.upper()}": said for name, said in known.items() if name.startswith("kafka")}
+    return named_cluster(environ) or named_cluster(written)
 
 
 def _count(environ: Mapping[str, str], variable: str, default: int, least: int = 1) -> int:

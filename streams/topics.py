@@ -9,6 +9,7 @@ from kafka.admin import ConfigResource, KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from msgspec import Struct
 
+from streams.cluster import Cluster
 from streams.errors import Invalid, Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, OPERATIONS, ORDERS, QUARANTINE
 from streams.settings import from_env
@@ -51,18 +52,16 @@ def replication_factor(environ: Mapping[str, str]) -> int | None:
 
 
 def create_topics(
-    bootstrap: str, replicas: int | None = None, partitions: Mapping[str, int] | None = None
+    cluster: Cluster, replicas: int | None = None, partitions: Mapping[str, int] | None = None
 ) -> list[str]:
     """Create the topics that are missing, with so many `replicas` (3, or as many as there are brokers) and as many `partitions` as
     are named; return their names.
 
     Raises Invalid for a topic that is there and would lose records, Unavailable if Kafka does not answer."""
     try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=bootstrap.split(","), client_id="noria-topics", reconnect_backoff_max_ms=500
-        )
+        admin = KafkaAdminClient(**cluster.client(), client_id="noria-topics", reconnect_backoff_max_ms=500)
     except KafkaError as error:
-        raise Unavailable(f"Kafka at {bootstrap} does not answer: {type(error).__name__}") from error
+        raise cluster.unreachable(error) from error
     try:
         there = set(admin.list_topics())
         missing = [topic for topic in TOPICS if topic.name not in there]
@@ -80,7 +79,7 @@ def create_topics(
                 pass  # another process was first
         return [topic.name for topic in missing]
     except KafkaError as error:
-        raise Unavailable(f"Kafka at {bootstrap} refused: {type(error).__name__}: {error}") from error
+        raise Unavailable(f"Kafka at {cluster.servers} refused: {type(error).__name__}: {error}") from error
     finally:
         admin.close()
 

@@ -18,6 +18,7 @@ from api.app import build, create_app, make_server
 from api.domains import DEFAULT_BASE_MODEL
 from api.keys import create_key, ensure_local
 from api.services import Services
+from streams.cluster import Cluster
 from streams.codec import encode, envelope_for, topic_of
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, Event, ReleaseFinished, ReleaseStarted
@@ -49,7 +50,7 @@ class World:
     """`door_url` answers; `engine` answers for every release; `key` (the local operator's), `data_key` and `chat_key` (a service's)
     are bearer keys."""
 
-    def __init__(self, settings: Settings, kafka: str) -> None:
+    def __init__(self, settings: Settings, kafka: Cluster) -> None:
         self.settings = settings
         self.kafka = kafka
         MasterKey.made(settings.master_key)
@@ -238,7 +239,7 @@ class World:
 
     def _consumer(self, store: Store) -> KafkaConsumer:
         consumer = KafkaConsumer(
-            bootstrap_servers=self.kafka, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20, **PATIENCE
+            **self.kafka.client(), group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20, **PATIENCE
         )
         places = [
             TopicPartition(topic.name, partition)
@@ -253,7 +254,7 @@ class World:
         return consumer
 
 
-def make_settings(home: Path, kafka: str, database_url: str) -> Settings:
+def make_settings(home: Path, kafka: Cluster, database_url: str) -> Settings:
     return Settings(
         home=home,
         kafka=kafka,
@@ -267,7 +268,7 @@ def make_settings(home: Path, kafka: str, database_url: str) -> Settings:
 
 
 @contextmanager
-def running(kafka: str, database_url: str, home: Path) -> Iterator[World]:
+def running(kafka: Cluster, database_url: str, home: Path) -> Iterator[World]:
     """A world on an empty log and a fresh database."""
     models = home / "models" / "index.json"
     models.parent.mkdir(parents=True, exist_ok=True)

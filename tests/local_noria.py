@@ -59,7 +59,7 @@ class LocalNoria:
         self.home = home
         self.supervisor = supervisor
         written = msgspec.json.decode((home / "run" / "noria.json").read_bytes(), type=dict[str, str])
-        self.kafka = written["kafka"]
+        self.kafka = self.settings().kafka
         self.database_url = written["database_url"]
         self.door_url = written["door"]
         self.page_url = written["page"]
@@ -138,8 +138,7 @@ def log_and_database(home: Path) -> Iterator[Settings]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     take_ports(home)
     found = local.addresses(home, {})
-    written = {"kafka": found.kafka, "door": found.door, "page": found.page}
-    (home / "run" / "noria.json").write_bytes(msgspec.json.encode(written))
+    local.write_addresses(home, found)
     wanted = ("kafka", "postgres", "migrate", "topics")
     table = [process for process in local.process_table(home, found, {}) if process.name in wanted]
     handed_on = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_")}

@@ -14,9 +14,10 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 from sqlalchemy import Engine
 
-from deploy import postgres
-from deploy.ports import LOOPBACK, free_port
+from deploy import kafka, postgres
+from deploy.ports import free_port
 from migrations.__main__ import config_for
+from streams.cluster import Cluster
 from streams.log import KafkaLog
 from streams.sealing import Keyring, MasterKey
 from streams.store import open_engine
@@ -46,12 +47,12 @@ def kafka_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(kafka_data: Path) -> Iterator[str]:
-    port = free_port()
-    with _running([sys.executable, "-m", "deploy.kafka", "--data", str(kafka_data), "--port", str(port)]):
-        address = f"{LOOPBACK}:{port}"
-        eventually(KafkaLog(address, "test").answers, "Kafka answers", 120)
-        yield address
+def cluster(kafka_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    password = kafka.made_password(tmp_path_factory.mktemp("keys") / "kafka.password")
+    found = kafka.cluster(free_port(), password)
+    with _running([sys.executable, *kafka.argv(kafka_data, found)]):
+        eventually(KafkaLog(found, "test").answers, "Kafka answers", 120)
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -93,21 +94,21 @@ def keyring(database: Engine, tmp_path: Path) -> Keyring:
 
 
 @pytest.fixture(scope="module")
-def empty_log(kafka_bootstrap: str) -> str:
-    """The broker's address, its topics made anew."""
-    make_anew(kafka_bootstrap)
-    return kafka_bootstrap
+def empty_log(cluster: Cluster) -> Cluster:
+    """The broker, its topics made anew."""
+    make_anew(cluster)
+    return cluster
 
 
-def make_anew(kafka_bootstrap: str, names: Sequence[str] = tuple(topic.name for topic in TOPICS)) -> None:
+def make_anew(cluster: Cluster, names: Sequence[str] = tuple(topic.name for topic in TOPICS)) -> None:
     """Remove these topics with all that they hold, and create them."""
-    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    admin = KafkaAdminClient(**cluster.client())
     there = [name for name in admin.list_topics() if name in names]
     if there:
         admin.delete_topics(there)
         eventually(lambda: not set(admin.list_topics()) & set(names), "the old topics are gone")
     admin.close()
-    create_topics(kafka_bootstrap)
+    create_topics(cluster)
 
 
 class _running:
@@ -134,7 +135,7 @@ def _execute(url: str, statement: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(empty_log: Cluster, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A door with everything behind it, on an empty log: one for a module's tests."""
     with door_world.running(empty_log, database_url, tmp_path_factory.mktemp("door")) as running:
         yield running

@@ -21,6 +21,7 @@ from msgspec import json
 from api.cli import main
 from deploy import local
 from streams import replay
+from streams.cluster import Cluster
 from streams.errors import Erased, Invalid
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS
 from streams.log import KafkaLog
@@ -40,8 +41,8 @@ WAIT_S = 30
 KEPT, EARLIER, LATER = "the ferry leaves at nine", "the bridge is closed on Mondays", "the toll is four crowns"
 
 
-def remove_topics(kafka: str) -> None:
-    admin, names = KafkaAdminClient(bootstrap_servers=kafka), {topic.name for topic in TOPICS}
+def remove_topics(kafka: Cluster) -> None:
+    admin, names = KafkaAdminClient(**kafka.client()), {topic.name for topic in TOPICS}
     admin.delete_topics(sorted(names & set(admin.list_topics())))
     wait_until(lambda: not names & set(admin.list_topics()), WAIT_S)
     admin.close()
@@ -50,12 +51,12 @@ def remove_topics(kafka: str) -> None:
 # The log alone
 
 
-def test_the_log_comes_back_record_by_record_at_the_same_offsets(kafka_bootstrap: str, tmp_path: Path) -> None:
-    remove_topics(kafka_bootstrap)
-    create_topics(kafka_bootstrap)
-    log = KafkaLog(kafka_bootstrap, "test-copy")
-    plain = KafkaProducer(bootstrap_servers=kafka_bootstrap)
-    one, other = (KafkaProducer(bootstrap_servers=kafka_bootstrap, transactional_id=f"t-{uuid4()}") for _ in range(2))
+def test_the_log_comes_back_record_by_record_at_the_same_offsets(cluster: Cluster, tmp_path: Path) -> None:
+    remove_topics(cluster)
+    create_topics(cluster)
+    log = KafkaLog(cluster, "test-copy")
+    plain = KafkaProducer(**cluster.client())
+    one, other = (KafkaProducer(**cluster.client(), transactional_id=f"t-{uuid4()}") for _ in range(2))
 
     def send(producer: KafkaProducer, key: bytes | None, value: bytes | None) -> None:
         producer.send(ORDERS, key=key, value=value, partition=0).get(WAIT_S)
@@ -80,13 +81,13 @@ def test_the_log_comes_back_record_by_record_at_the_same_offsets(kafka_bootstrap
     before = list(log.read(ORDERS, 0, 0, end))
     assert len(before) == 6 and end == 10
     assert copy_out(log, ORDERS, 0, end, tmp_path / "orders") == 6
-    remove_topics(kafka_bootstrap)
-    create_topics(kafka_bootstrap)
-    write_back(kafka_bootstrap, log, ORDERS, 0, copied(ORDERS, 0, tmp_path / "orders"), end)
+    remove_topics(cluster)
+    create_topics(cluster)
+    write_back(cluster, log, ORDERS, 0, copied(ORDERS, 0, tmp_path / "orders"), end)
     assert list(log.read(ORDERS, 0, 0, end)) == before
     assert log.ends(ORDERS)[0] == end
     with pytest.raises(Invalid, match="written to by another"):
-        write_back(kafka_bootstrap, log, ORDERS, 0, copied(ORDERS, 0, tmp_path / "orders"), end)
+        write_back(cluster, log, ORDERS, 0, copied(ORDERS, 0, tmp_path / "orders"), end)
     log.close()
 
 
@@ -115,15 +116,14 @@ class Drill:
 
 
 @pytest.fixture(scope="module")
-def drill(kafka_bootstrap: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
+def drill(cluster: Cluster, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
     found = Drill(tmp_path_factory.mktemp("drill"))
-    remove_topics(kafka_bootstrap)
-    create_topics(kafka_bootstrap)
+    remove_topics(cluster)
+    create_topics(cluster)
     home = tmp_path_factory.mktemp("lost")
-    with door_world.running(kafka_bootstrap, database_url, home) as world, pytest.MonkeyPatch.context() as patched:
-        for name, value in (("HOME", home), ("KAFKA", kafka_bootstrap), ("DATABASE_URL", database_url)):
-            patched.setenv(f"NORIA_{name}", str(value))
-        patched.setenv("NORIA_DOOR", world.door_url)
+    with door_world.running(cluster, database_url, home) as world, pytest.MonkeyPatch.context() as patched:
+        for name, value in (environment(home, cluster, database_url) | {"NORIA_DOOR": world.door_url}).items():
+            patched.setenv(name, value)
         found.domain = world.domain()
         artifacts = Artifacts(home / "artifacts")
         artifacts.put_bytes(b"a snapshot")
@@ -168,8 +168,8 @@ def drill(kafka_bootstrap: str, database_url: str, tmp_path_factory: pytest.Temp
         found.later = erased.json()["kids"]
         shutil.copytree(home / "keys", found.apart)
     yield found
-    remove_topics(kafka_bootstrap)
-    create_topics(kafka_bootstrap)
+    remove_topics(cluster)
+    create_topics(cluster)
 
 
 @pytest.fixture
@@ -185,10 +185,10 @@ def database(postgres_server: str) -> Iterator[str]:
             yield postgres_server.rpartition("/")[0] + f"/{name}"
 
 
-def environment(home: Path, kafka: str, database: str) -> dict[str, str]:
+def environment(home: Path, kafka: Cluster, database: str) -> dict[str, str]:
     return {
         "NORIA_HOME": str(home),
-        "NORIA_KAFKA": kafka,
+        **kafka.environ(),
         "NORIA_DATABASE_URL": database,
         "NORIA_DOOR": "http://[::1]:1",
     }
@@ -200,13 +200,13 @@ def restore(environ: dict[str, str], *given: str) -> Result:
 
 
 def test_everything_comes_back_but_whom_was_erased_and_the_chat_goes_on(
-    drill: Drill, kafka_bootstrap: str, database: str, tmp_path: Path
+    drill: Drill, cluster: Cluster, database: str, tmp_path: Path
 ) -> None:
     home = drill.home(tmp_path / "home")
-    environ = environment(home, kafka_bootstrap, database)
+    environ = environment(home, cluster, database)
     full = restore(environ, str(drill.backup), "--erasures", drill.erasures)
-    assert full.exit_code == 1 and f"Kafka at {kafka_bootstrap} is not empty" in full.output
-    remove_topics(kafka_bootstrap)
+    assert full.exit_code == 1 and f"Kafka at {cluster.servers} is not empty" in full.output
+    remove_topics(cluster)
 
     # Killed in the middle of the log.
     killed = subprocess.Popen(
@@ -231,7 +231,7 @@ def test_everything_comes_back_but_whom_was_erased_and_the_chat_goes_on(
     assert "1 keys that were erased since are not" in done.output
     assert not (home / local.RESTORING).exists()
     manifest = json.decode((drill.backup / "manifest.json").read_bytes())
-    log, engine = KafkaLog(kafka_bootstrap, "test-restored"), open_engine(database)
+    log, engine = KafkaLog(cluster, "test-restored"), open_engine(database)
     ends = {f"{topic.name}-{p}": end for topic in TOPICS for p, end in log.ends(topic.name).items()}
     told = {place: end - manifest["ends"][place] for place, end in ends.items()}
     assert sum(told.values()) == 1 and any(more for place, more in told.items() if place.startswith(DOMAINS)), told
@@ -258,7 +258,7 @@ def test_everything_comes_back_but_whom_was_erased_and_the_chat_goes_on(
     query += " (SELECT event_id FROM noria.events)"
     assert rows(engine, query) == [(0, True)]
 
-    with door_world.running(kafka_bootstrap, database, home) as world:
+    with door_world.running(cluster, database, home) as world:
         world.route(drill.domain, 0, world.engine)
         world.chat(drill.domain, "is the ferry late?", user="ann")
         world.chat(drill.domain, "it is me again", user="bob")
@@ -271,7 +271,7 @@ def test_everything_comes_back_but_whom_was_erased_and_the_chat_goes_on(
 
 
 def test_a_backup_that_is_damaged_is_refused_by_the_name_of_the_file_before_anything_is_written(
-    drill: Drill, kafka_bootstrap: str, tmp_path: Path
+    drill: Drill, cluster: Cluster, tmp_path: Path
 ) -> None:
     home = drill.home(tmp_path / "home")
     environ = {"NORIA_HOME": str(home)}

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from deploy.ports import LOOPBACK, free_port
+from deploy import kafka
+from deploy.ports import free_port
 from streams.log import KafkaLog
 from streams.topics import create_topics
 from tests import door_world
@@ -29,13 +30,13 @@ class Broker:
     def __init__(self, data: Path) -> None:
         self._data = data
         self.port = free_port()
-        self.address = f"{LOOPBACK}:{self.port}"
+        self.cluster = kafka.cluster(self.port, kafka.made_password(data / "password"))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        argv = [sys.executable, "-m", "deploy.kafka", "--data", str(self._data), "--port", str(self.port)]
+        argv = [sys.executable, *kafka.argv(self._data, self.cluster)]
         self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(KafkaLog(self.address, "test").answers, 120, "Kafka")
+        wait_until(KafkaLog(self.cluster, "test").answers, 120, "Kafka")
 
     def signal(self, number: int) -> None:
         assert self._process is not None
@@ -48,14 +49,14 @@ class Broker:
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     broker = Broker(tmp_path_factory.mktemp("kafka"))
     broker.start()
-    create_topics(broker.address)
+    create_topics(broker.cluster)
     yield broker
     broker.signal(signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
 def world(broker: Broker, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with door_world.running(broker.address, database_url, tmp_path_factory.mktemp("door")) as running:
+    with door_world.running(broker.cluster, database_url, tmp_path_factory.mktemp("door")) as running:
         yield running
 
 
@@ -153,7 +154,7 @@ def test_the_process_makes_its_key_serves_and_leaves_cleanly(world: World, broke
     port = free_port()
     environ = os.environ | {
         "NORIA_HOME": str(tmp_path),
-        "NORIA_KAFKA": broker.address,
+        **broker.cluster.environ(),
         "NORIA_DATABASE_URL": world.settings.database_url,
         "NORIA_DOOR": f"http://127.0.0.1:{port}",
         "NORIA_MASTER_KEY": str(world.settings.master_key),

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from safetensors.torch import save_file
 from sqlalchemy import Engine
 
+from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
 from streams.events import CandidateEvaluated, CandidateTrained, DomainEvent, RoundFailed
@@ -48,7 +49,9 @@ STEP = Progress(
 def context(database: Engine, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     empty(database)
     monkeypatch.setattr(register, "LOOK_EVERY_S", 0.0)
-    context = Context(make_settings(tmp_path, "unused", "unused"), database, MemoryLog(), keyring, "worker-1")
+    context = Context(
+        make_settings(tmp_path, Cluster(servers="unused"), "unused"), database, MemoryLog(), keyring, "worker-1"
+    )
     yield context
     context.trainer = context.examiner = None
 

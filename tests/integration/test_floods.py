@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from streams.cluster import Cluster
 from streams.codec import decode
 from streams.events import CONVERSATIONS, DOMAINS, ClockTicked
 from streams.floods import read_operations
@@ -58,11 +59,11 @@ def kept(start: Callable[[], "subprocess.Popen[bytes]"]) -> Iterator[None]:
 
 
 @pytest.fixture
-def noria(empty_log: str, database_url: str, tmp_path: Path) -> Iterator[World]:
+def noria(empty_log: Cluster, database_url: str, tmp_path: Path) -> Iterator[World]:
     world = Unfollowed(make_settings(tmp_path / "home", empty_log, database_url), empty_log)
     environment = {
         "NORIA_HOME": str(tmp_path / "home"),
-        "NORIA_KAFKA": empty_log,
+        **empty_log.environ(),
         "NORIA_DATABASE_URL": database_url,
         "NORIA_DOOR": "http://127.0.0.1:1",
     }

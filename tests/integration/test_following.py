@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from api.recording import Recorder
+from streams.cluster import Cluster
 from streams.codec import encode, envelope_for, key_of, topic_of
 from streams.events import DOMAINS, ClockTicked
 from streams.log import KafkaLog, LostHistory, Message
@@ -22,11 +23,11 @@ from workers.orders import Intake
 
 
 def start_app(
-    tmp_path: Path, kafka: str, database_url: str, module: str = "streams.app", stderr: int | None = None
+    tmp_path: Path, kafka: Cluster, database_url: str, module: str = "streams.app", stderr: int | None = None
 ) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "NORIA_HOME": str(tmp_path),
-        "NORIA_KAFKA": kafka,
+        **kafka.environ(),
         "NORIA_DATABASE_URL": database_url,
         "NORIA_DOOR": "http://127.0.0.1:1",
     }
@@ -40,7 +41,7 @@ def tick(domain: str) -> Message:
 
 
 def test_every_event_takes_effect_once_although_the_process_is_killed_again_and_again(
-    tmp_path: Path, empty_log: str, database_url: str, database: Engine
+    tmp_path: Path, empty_log: Cluster, database_url: str, database: Engine
 ) -> None:
     log, store = KafkaLog(empty_log, "test"), Store(database)
     domains = [f"d{number}" for number in range(8)]
@@ -73,7 +74,7 @@ def test_every_event_takes_effect_once_although_the_process_is_killed_again_and_
 
 
 def test_the_stream_begins_where_the_tables_say_whatever_its_group_has_committed(
-    tmp_path: Path, empty_log: str, database_url: str, database: Engine
+    tmp_path: Path, empty_log: Cluster, database_url: str, database: Engine
 ) -> None:
     """PostgreSQL is put back as it was before everything."""
     log = KafkaLog(empty_log, "test")
@@ -95,7 +96,7 @@ def test_the_stream_begins_where_the_tables_say_whatever_its_group_has_committed
 
 
 def test_on_a_log_that_was_made_anew_nothing_goes_on_and_the_partition_is_named(
-    tmp_path: Path, empty_log: str, database_url: str, database: Engine
+    tmp_path: Path, empty_log: Cluster, database_url: str, database: Engine
 ) -> None:
     empty(database)
     log = KafkaLog(empty_log, "test")

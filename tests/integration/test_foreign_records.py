@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from api.events import events_after
 from api.services import Services
+from streams.cluster import Cluster
 from streams.codec import decode_order, encode, envelope_for
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE, ClockTicked, Event
 from streams.log import KafkaLog, Message, partition_of
@@ -35,14 +36,14 @@ def decode_id(value: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def log(empty_log: str) -> Iterator[KafkaLog]:
+def log(empty_log: Cluster) -> Iterator[KafkaLog]:
     log = KafkaLog(empty_log, "test-foreign")
     yield log
     log.close()
 
 
 @pytest.fixture(scope="module")
-def stream(tmp_path_factory: pytest.TempPathFactory, empty_log: str, database_url: str) -> Iterator[None]:
+def stream(tmp_path_factory: pytest.TempPathFactory, empty_log: Cluster, database_url: str) -> Iterator[None]:
     app = start_app(tmp_path_factory.mktemp("app"), empty_log, database_url)
     yield
     app.terminate()
@@ -93,13 +94,15 @@ def write_in_transactions(producer: KafkaProducer, topic: str) -> tuple[Message,
     return kept, gone
 
 
-def transactional(kafka: str) -> KafkaProducer:
-    producer = KafkaProducer(bootstrap_servers=kafka, transactional_id=f"foreign-{uuid4()}")
+def transactional(kafka: Cluster) -> KafkaProducer:
+    producer = KafkaProducer(**kafka.client(), transactional_id=f"foreign-{uuid4()}")
     producer.init_transactions()
     return producer
 
 
-def write_compressed(kafka: str, topics: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
+def write_compressed(
+    kafka: Cluster, topics: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[str, Message]]:
     """With what the readers have no library for, too."""
 
     def compress(name: str) -> Any:
@@ -111,7 +114,7 @@ def write_compressed(kafka: str, topics: Sequence[str], monkeypatch: pytest.Monk
         libraries.setattr(codec, "zstd", zstd)
         libraries.setattr(codec, "snappy", SimpleNamespace(compress=compress("snappy")))
         for name in ("gzip", "snappy", "zstd"):
-            producer = KafkaProducer(bootstrap_servers=kafka, compression_type=name)
+            producer = KafkaProducer(**kafka.client(), compression_type=name)
             for topic in topics:
                 one = message(topic)
                 sent.append((topic, one))
@@ -122,12 +125,12 @@ def write_compressed(kafka: str, topics: Sequence[str], monkeypatch: pytest.Monk
 
 
 def test_what_anybody_can_write_is_skipped_and_named_and_what_comes_after_it_takes_effect(
-    stream: None, log: KafkaLog, empty_log: str, database: Engine, monkeypatch: pytest.MonkeyPatch
+    stream: None, log: KafkaLog, empty_log: Cluster, database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(database)
     topics = [topic.name for topic in TOPICS]
     readable: dict[str, list[Message]] = {topic: [] for topic in topics}
-    producer = KafkaProducer(bootstrap_servers=empty_log)
+    producer = KafkaProducer(**empty_log.client())
     for topic in topics:
         write_odd_ones(producer, topic)
     producer.close()
@@ -181,7 +184,7 @@ def test_what_anybody_can_write_is_skipped_and_named_and_what_comes_after_it_tak
 
 
 def test_what_a_transaction_takes_back_has_no_effect_while_it_is_open_and_none_after(
-    stream: None, log: KafkaLog, empty_log: str, database: Engine
+    stream: None, log: KafkaLog, empty_log: Cluster, database: Engine
 ) -> None:
     producer = transactional(empty_log)
     gone, meanwhile, after = message(DOMAINS), message(CONVERSATIONS), message(DOMAINS)
@@ -201,7 +204,7 @@ def test_what_a_transaction_takes_back_has_no_effect_while_it_is_open_and_none_a
     assert not took_effect(gone)
 
 
-def test_an_offset_that_holds_no_record_is_told_from_one_that_was_lost(log: KafkaLog, empty_log: str) -> None:
+def test_an_offset_that_holds_no_record_is_told_from_one_that_was_lost(log: KafkaLog, empty_log: Cluster) -> None:
     before = log.ends(DOMAINS)
     producer = transactional(empty_log)
     write_in_transactions(producer, DOMAINS)

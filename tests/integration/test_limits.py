@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from api.keys import create_key
+from streams.cluster import Cluster
 from streams.settings import KeyLimits
 from tests import door_world
 from tests.door_world import World, make_settings, wait_until
@@ -19,7 +20,7 @@ WAITS, LARGE_PROMPTS, CALLS = 64, 300, 60
 
 
 @pytest.fixture(scope="module")
-def tight(empty_log: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def tight(empty_log: Cluster, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A door with small limits for keys of one person."""
     given = KeyLimits(requests=(400, 24_000), tokens=(40_000, 4_000_000), open=(3, 200), waits=(4, 32))
     home = tmp_path_factory.mktemp("tight")

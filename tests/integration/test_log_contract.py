@@ -8,6 +8,7 @@ import pytest
 
 from deploy.ports import LOOPBACK, free_port
 from streams import log as log_module
+from streams.cluster import Cluster
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS
 from streams.log import KafkaLog, Log, MemoryLog, Message, Position
@@ -127,7 +128,7 @@ def test_a_position_says_where_in_one_word() -> None:
     assert str(Position(DOMAINS, 1, 42)) == "noria.domains-1@42"
 
 
-def test_both_logs_give_a_key_the_same_partition(empty_log: str) -> None:
+def test_both_logs_give_a_key_the_same_partition(empty_log: Cluster) -> None:
     kafka, memory = KafkaLog(empty_log, "test-same"), MemoryLog()
     keys = ["", "road-traffic", "c-1", "交通", *(uuid4().hex for _ in range(40))]
     for topic in (CONVERSATIONS, DOMAINS, ORDERS):
@@ -138,7 +139,7 @@ def test_both_logs_give_a_key_the_same_partition(empty_log: str) -> None:
 
 
 def test_a_broker_that_is_not_there_is_unavailable_within_the_timeout() -> None:
-    log = KafkaLog(f"{LOOPBACK}:{free_port()}", "test-nobody")
+    log = KafkaLog(Cluster(servers=f"{LOOPBACK}:{free_port()}"), "test-nobody")
     assert not log.answers()
     for ask in (
         lambda: log.append(messages("nobody", 1), 2),

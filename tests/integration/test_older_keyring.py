@@ -81,12 +81,11 @@ def test_an_older_keyring_after_an_erasure_opens_nothing_once_noria_has_started(
     assert opens(sealed, engine, master), "else this shows nothing"
 
     settings = world.settings
-    given = {"HOME": settings.home, "KAFKA": settings.kafka, "DATABASE_URL": settings.database_url}
-    given |= {"DOOR": world.door_url}
+    given = {"HOME": settings.home, "DATABASE_URL": settings.database_url, "DOOR": world.door_url}
     started = subprocess.run(
         [sys.executable, "-m", "streams.erased"],
         cwd=ROOT,
-        env=dict(os.environ) | {f"NORIA_{name}": str(value) for name, value in given.items()},
+        env=os.environ | settings.kafka.environ() | {f"NORIA_{name}": str(value) for name, value in given.items()},
         capture_output=True,
         text=True,
         check=False,

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine
 
 import workers.context
+from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS, Envelope, OrderProgressed, RoundFailed, SnapshotSelected, Step, WaitsFor
@@ -29,7 +30,7 @@ KINDS = ["select_snapshot", "purge_places"]
 
 
 @pytest.fixture(scope="module")
-def log(empty_log: str) -> Iterator[KafkaLog]:
+def log(empty_log: Cluster) -> Iterator[KafkaLog]:
     log = KafkaLog(empty_log, "test-orders")
     yield log
     log.close()
@@ -47,7 +48,7 @@ def engine(database: Engine, log: KafkaLog) -> Engine:
 
 
 @pytest.fixture
-def context(engine: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: str) -> Context:
+def context(engine: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: Cluster) -> Context:
     return Context(make_settings(tmp_path, empty_log, "unused"), engine, log, keyring, "worker-1")
 
 

@@ -17,6 +17,7 @@ from api.recording import Recorder
 from api.routing import Routes
 from api.services import Services
 from api.turns import Turns
+from streams.cluster import Cluster
 from streams.codec import encode, envelope_for
 from streams.events import DOMAINS, RoundAsked
 from streams.log import MemoryLog, Message
@@ -160,7 +161,7 @@ def grown(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     home = tmp_path_factory.mktemp("plans")
     engine, master, log = open_engine(database_url), MasterKey.made(home / "master.key"), Answering()
     fill(engine)
-    settings = make_settings(home, "nowhere:9", database_url)
+    settings = make_settings(home, Cluster(servers="nowhere:9"), database_url)
     services = Services(
         settings=settings,
         engine=engine,

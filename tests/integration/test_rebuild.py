@@ -151,7 +151,7 @@ def teach(house: House, first: int) -> None:
 def start_worker(world: World) -> subprocess.Popen[bytes]:
     environ = os.environ | {
         "NORIA_HOME": str(world.settings.home),
-        "NORIA_KAFKA": world.kafka,
+        **world.kafka.environ(),
         "NORIA_DATABASE_URL": world.settings.database_url,
         "NORIA_DOOR": world.door_url,
     }

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from deploy.ports import LOOPBACK, free_port
+from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Unavailable
 from streams.events import DOMAINS, PersonErased, PlacesPurged
@@ -24,7 +25,7 @@ from workers.register import purge, register, strike
 
 
 @pytest.fixture(scope="module")
-def log(empty_log: str) -> Iterator[KafkaLog]:
+def log(empty_log: Cluster) -> Iterator[KafkaLog]:
     log = KafkaLog(empty_log, "test-register")
     yield log
     log.close()
@@ -102,7 +103,7 @@ def test_a_person_without_keys_touches_nothing(engine: Engine, tmp_path: Path) -
 
 
 def test_the_step_purges_and_tells_how_many_of_each_kind(
-    engine: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: str
+    engine: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: Cluster
 ) -> None:
     context = Context(make_settings(tmp_path, empty_log, "unused"), engine, log, keyring, "worker-1")
     gone = [folder(engine, tmp_path, name, "k1") for name in ("a", "b")]
@@ -117,7 +118,7 @@ def test_the_step_purges_and_tells_how_many_of_each_kind(
 
 
 def test_an_erasure_on_the_log_leads_to_the_purge(
-    engine: Engine, keyring: Keyring, tmp_path: Path, empty_log: str
+    engine: Engine, keyring: Keyring, tmp_path: Path, empty_log: Cluster
 ) -> None:
     world = ByHand(engine, MemoryLog())
     place = folder(engine, tmp_path, "one", "k1")

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
+from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Unavailable
 from streams.events import DOMAINS, ORDERS, QUARANTINE, ClockTicked
@@ -18,7 +19,7 @@ LATER = AT + timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")
-def kafka(empty_log: str) -> Iterator[KafkaLog]:
+def kafka(empty_log: Cluster) -> Iterator[KafkaLog]:
     log = KafkaLog(empty_log, "test-relay")
     yield log
     log.close()

@@ -10,6 +10,7 @@ from msgspec import json
 from sqlalchemy import Engine
 
 from api.cli import main
+from streams.cluster import Cluster
 from streams.errors import Invalid
 from streams.events import CONVERSATIONS, PersonErased, RollbackAsked
 from streams.log import KafkaLog, Message
@@ -19,7 +20,7 @@ from tests.integration.by_hand import AT, ByHand, change, rows, story, talk
 
 
 @pytest.fixture(scope="module")
-def log(empty_log: str) -> Iterator[KafkaLog]:
+def log(empty_log: Cluster) -> Iterator[KafkaLog]:
     log = KafkaLog(empty_log, "test-replay")
     yield log
     log.close()
@@ -213,10 +214,10 @@ def test_quarantined_records_are_met_again_by_a_replay_without_limit(world: ByHa
     assert verify(world.engine, log).equal
 
 
-def run_verify(kafka: str, database_url: str, home: Path, *more: str) -> Result:
+def run_verify(kafka: Cluster, database_url: str, home: Path, *more: str) -> Result:
     environment = {
         "NORIA_HOME": str(home),
-        "NORIA_KAFKA": kafka,
+        **kafka.environ(),
         "NORIA_DATABASE_URL": database_url,
         "NORIA_DOOR": "http://127.0.0.1:1",
     }
@@ -224,7 +225,7 @@ def run_verify(kafka: str, database_url: str, home: Path, *more: str) -> Result:
 
 
 def test_the_command_ends_with_0_when_equal_and_with_1_naming_the_row_when_not(
-    world: ByHand, empty_log: str, database_url: str, tmp_path: Path
+    world: ByHand, empty_log: Cluster, database_url: str, tmp_path: Path
 ) -> None:
     done = run_verify(empty_log, database_url, tmp_path)
     assert done.exit_code == 0, done.stderr

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
+from streams.cluster import Cluster
 from streams.events import (
     CandidateEvaluated,
     CandidateRebuilt,
@@ -115,7 +116,7 @@ class Kept(ByHand):
 @pytest.fixture
 def world(database: Engine, keyring: Keyring, tmp_path: Path) -> Kept:
     empty(database)
-    settings = make_settings(tmp_path, "unused", "unused")
+    settings = make_settings(tmp_path, Cluster(servers="unused"), "unused")
     return Kept(database, Context(settings, database, MemoryLog(), keyring, "worker-1"))
 
 

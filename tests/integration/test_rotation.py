@@ -179,13 +179,9 @@ def test_while_people_chat_and_come_the_master_key_is_rotated_and_nothing_fails(
     world: World, database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = world.domain()
-    monkeypatch.setenv("NORIA_HOME", str(world.settings.home))
-    for name, value in (
-        ("KAFKA", world.kafka),
-        ("DATABASE_URL", world.settings.database_url),
-        ("DOOR", world.door_url),
-    ):
-        monkeypatch.setenv(f"NORIA_{name}", value)
+    given = {"HOME": str(world.settings.home), "DATABASE_URL": world.settings.database_url, "DOOR": world.door_url}
+    for name, value in (world.kafka.environ() | {f"NORIA_{name}": value for name, value in given.items()}).items():
+        monkeypatch.setenv(name, value)
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, world.settings.database_url, str(world.settings.master_key)],
         cwd=ROOT,

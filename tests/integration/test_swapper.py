@@ -13,6 +13,7 @@ import pytest
 from msgspec import structs
 from sqlalchemy import Engine
 
+from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, Event, ReleaseFinished, ReleaseRolledBack, ReleaseStarted, RollbackAsked
@@ -79,14 +80,14 @@ FINISHED: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def log(empty_log: str) -> Iterator[KafkaLog]:
+def log(empty_log: Cluster) -> Iterator[KafkaLog]:
     log = KafkaLog(empty_log, "test-swapper")
     yield log
     log.close()
 
 
 @pytest.fixture
-def context(database: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: str) -> Context:
+def context(database: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: Cluster) -> Context:
     empty(database)
     return Context(make_settings(tmp_path, empty_log, "unused"), database, log, keyring, "swapper-1")
 
@@ -548,7 +549,7 @@ def test_when_engines_and_routes_were_lost_the_release_that_the_log_names_answer
 
 
 @pytest.fixture
-def world(empty_log: str, database: Engine, database_url: str, tmp_path: Path) -> Iterator[World]:
+def world(empty_log: Cluster, database: Engine, database_url: str, tmp_path: Path) -> Iterator[World]:
     empty(database)
     with door_world.running(empty_log, database_url, tmp_path / "door") as running:
         yield running

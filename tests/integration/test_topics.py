@@ -3,14 +3,15 @@
 import pytest
 from kafka.admin import ConfigResource, KafkaAdminClient, NewTopic
 
+from streams.cluster import Cluster
 from streams.errors import Invalid
 from streams.events import QUARANTINE
 from streams.topics import CONFIG, TOPICS, create_topics, replication_factor
 from tests.integration.conftest import eventually, make_anew
 
 
-def test_a_topic_that_others_made_and_that_would_lose_records_is_refused_by_name(empty_log: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=empty_log)
+def test_a_topic_that_others_made_and_that_would_lose_records_is_refused_by_name(empty_log: Cluster) -> None:
+    admin = KafkaAdminClient(**empty_log.client())
     try:
         admin.delete_topics([QUARANTINE])
         eventually(lambda: QUARANTINE not in admin.list_topics(), "it is gone")
@@ -23,8 +24,8 @@ def test_a_topic_that_others_made_and_that_would_lose_records_is_refused_by_name
         admin.close()
 
 
-def test_what_is_made_keeps_everything_on_as_many_brokers_as_there_are(empty_log: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=empty_log)
+def test_what_is_made_keeps_everything_on_as_many_brokers_as_there_are(empty_log: Cluster) -> None:
+    admin = KafkaAdminClient(**empty_log.client())
     try:
         names = [topic.name for topic in TOPICS]
         found = admin.describe_configs([ConfigResource("TOPIC", name) for name in names], config_filter="all")["topic"]

@@ -13,6 +13,7 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka
 from cloudevents.core.formats.json import JSONFormat
 from kafka import KafkaConsumer, TopicPartition
 
+from streams.cluster import Cluster
 from streams.codec import EVENT_TYPES, decode, schemas, topic_of
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import KafkaLog, Message
@@ -42,9 +43,9 @@ def every_example() -> list[bytes]:
     return found
 
 
-def read_as_anybody(bootstrap: str, topic: str) -> list[tuple[bytes, BaseCloudEvent]]:
+def read_as_anybody(cluster: Cluster, topic: str) -> list[tuple[bytes, BaseCloudEvent]]:
     """Every event of a topic, by kafka-python and the CloudEvents SDK alone: the record's key, and the event."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest")
+    consumer = KafkaConsumer(**cluster.client(), group_id=None, auto_offset_reset="earliest")
     places = [TopicPartition(topic, partition) for partition in sorted(consumer.partitions_for_topic(topic))]
     consumer.assign(places)
     ends = consumer.end_offsets(places)
@@ -68,7 +69,7 @@ def test_there_is_an_example_of_every_type_of_event() -> None:
     assert {json.loads(value)["type"].removeprefix("noria.") for value in every_example()} == set(EVENT_TYPES)
 
 
-def test_any_cloudevents_reader_reads_every_event_and_our_schemas_hold(world: World, empty_log: str) -> None:
+def test_any_cloudevents_reader_reads_every_event_and_our_schemas_hold(world: World, empty_log: Cluster) -> None:
     domain = world.domain()
     said = world.chat(domain, user="ann")
     log = KafkaLog(empty_log, "test-wire")
@@ -119,7 +120,7 @@ def test_a_schema_refuses_what_is_not_its_event() -> None:
         assert not validator.is_valid(broken)
 
 
-def test_every_order_is_a_cloudevent_too(world: World, empty_log: str) -> None:
+def test_every_order_is_a_cloudevent_too(world: World, empty_log: Cluster) -> None:
     domain = world.domain()
     events = [event for _, event in read_as_anybody(empty_log, "noria.orders")]
     ours = [event for event in events if isinstance(d := event.get_data(), dict) and d["domain"] == domain]

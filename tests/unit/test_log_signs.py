@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from streams import log as logs
+from streams.cluster import Cluster
 from streams.log import KafkaLog
 from tests.door_world import wait_until
 
@@ -19,7 +20,7 @@ def port() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def log(port: socket.socket) -> Iterator[KafkaLog]:
-    log = KafkaLog(f"127.0.0.1:{port.getsockname()[1]}", "test")
+    log = KafkaLog(Cluster(servers=f"127.0.0.1:{port.getsockname()[1]}"), "test")
     yield log
     log.close()
 
