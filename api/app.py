@@ -101,6 +101,9 @@ def create_app(services: Services) -> Flask:
         missing, reason = [], None
         if not services.recorder.log.answers(0.5):
             missing.append("kafka")
+        elif services.recorder.refused:
+            missing.append("kafka")
+            reason = services.recorder.refused
         try:
             services.recorder.check_sound()
         except LostHistory as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from streams.errors import Invalid, Unacknowledged, Unavailable
+from streams.errors import Invalid, LoginRefused, Unacknowledged, Unavailable
 from streams.log import LostHistory
 from streams.sqlstate import meaning_of
 
@@ -78,6 +78,9 @@ def refusal_of(error: BaseException) -> ApiError:
                 " same Idempotency-Key counts once"
             )
             return ApiError(503, message, code="unacknowledged", retry_after_s=2)
+        case LoginRefused():
+            message = "the log refused the door's login; nothing was recorded"
+            return ApiError(503, message, code="unavailable", retry_after_s=30)
         case Unavailable() if "log" in str(error):
             return ApiError(503, "the log does not answer; nothing was recorded", code="unavailable", retry_after_s=2)
         case _ if isinstance(error, Unavailable) or meaning_of(error) == "unavailable":

@@ -4,6 +4,7 @@ The door never accepts what it cannot record. A log that does not answer is foun
 with one request at a time trying whether it is back; and one that comes back without what was read of it takes nothing.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from sqlalchemy import Engine
 
 from streams.codec import encode, topic_of
 from streams.continuity import Continuity
-from streams.errors import Unavailable
+from streams.errors import LoginRefused, Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, Envelope
 from streams.log import Log, LostHistory, Message, Position
 from streams.schema import LIVE
@@ -23,6 +24,7 @@ APPEND_TIMEOUT_S = 3.0
 REFUSE_FOR_S = 1.0
 POLL_S = 0.02
 LOOK_EVERY_S = 1.0  # whether the log is the one that was read
+logger = logging.getLogger(__name__)
 
 
 class DoorLog(Log, Protocol):
@@ -50,6 +52,7 @@ class Recorder:
         self._probing = False
         self._continuity = continuity or Continuity(engine, log)
         self._lost: str | None = None
+        self.refused: str | None = None  # the log, when it was last asked, did not know who asks
         self._reading = threading.Lock()
         self._read: tuple[float, dict[tuple[str, int], int]] | None = None  # when the projections' positions were read
 
@@ -71,10 +74,13 @@ class Recorder:
                 if isinstance(error, Unavailable):
                     self._broken_until = self._clock() + REFUSE_FOR_S
                     self._continuity.doubt()
+            if isinstance(error, Unavailable):
+                self._note(error)
             raise
         with self._lock:
             self._probing = False
             self._broken_until = None
+        self.refused = None
         return found
 
     def check(self) -> None:
@@ -95,11 +101,17 @@ class Recorder:
         """See whether the log is the one that was read; one that does not answer shows nothing."""
         try:
             self._continuity.check()
-            self._lost = None
+            self._lost = self.refused = None
         except LostHistory as error:
             self._lost = str(error)
-        except Unavailable:
-            pass
+        except Unavailable as error:
+            self._note(error)
+
+    def _note(self, error: Unavailable) -> None:
+        refused = str(error) if isinstance(error, LoginRefused) else None
+        if refused is not None and self.refused is None:
+            logger.error("%s", refused)  # once: it is tried again and again
+        self.refused = refused
 
     def watch(self, stopping: threading.Event) -> None:
         """Look again and again."""
