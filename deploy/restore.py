@@ -33,6 +33,7 @@ from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import KafkaLog
 from streams.log_copy import copied, write_back
 from streams.private import write_private
+from streams.reach import unreachable
 from streams.replay import mark_said, rebuild, tell_erasures
 from streams.schema import LIVE, machinery, projections
 from streams.sealing import MasterKey, wrapped_by
@@ -242,7 +243,7 @@ def _admin(kafka: Cluster) -> KafkaAdminClient:
     try:
         return KafkaAdminClient(**kafka.client(), client_id="noria-restore")
     except KafkaError as error:
-        raise kafka.unreachable(error) from error
+        raise unreachable(kafka, error) from error
 
 
 def _remove_topics(kafka: Cluster) -> None:

@@ -1,23 +1,20 @@
 """The Kafka cluster that holds the log: where it answers, and how whoever connects proves who it is."""
 
 import logging
-import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kafka.errors import KafkaError, SaslAuthenticationFailedError
 from msgspec import Struct
 
-from streams.errors import Invalid, LoginRefused, Unavailable
+from streams.errors import Invalid, Unavailable
 from streams.private import is_private
 
 SECURITY = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 LOGIN = {"NORIA_KAFKA_USER", "NORIA_KAFKA_PASSWORD_FILE", "NORIA_KAFKA_MECHANISM"}
 TLS = {"NORIA_KAFKA_CA", "NORIA_KAFKA_CERTIFICATE", "NORIA_KAFKA_KEY"}
-PROBE_S = 1.0
 
 # With each connection the libraries warn that a login goes over it in the clear; who sets SASL_PLAINTEXT has said so.
 for _talker in ("kafka.net.sasl.plain", "kafka.net.sasl.scram", "aiokafka.conn"):
@@ -99,7 +96,7 @@ class Cluster(Struct, frozen=True, kw_only=True):
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except OSError as error:
-            raise Invalid(f"NORIA_KAFKA_CA: {self.ca} holds no certificates ({_reason(error)})") from None
+            raise Invalid(f"NORIA_KAFKA_CA: {self.ca} holds no certificates ({reason_of(error)})") from None
         if self.certificate is not None and self.key is not None:
             _read_private("NORIA_KAFKA_KEY", self.key)
             try:
@@ -109,43 +106,9 @@ class Cluster(Struct, frozen=True, kw_only=True):
             except OSError as error:
                 raise Invalid(
                     f"NORIA_KAFKA_CERTIFICATE and NORIA_KAFKA_KEY: {self.certificate} and {self.key} are not a certificate and"
-                    f" its key without a password ({_reason(error)})"
+                    f" its key without a password ({reason_of(error)})"
                 ) from None
         return context
-
-    def trouble(self, what: str, error: KafkaError) -> Unavailable:
-        """`error` said as `what` came of it."""
-        if isinstance(error, SaslAuthenticationFailedError):
-            return LoginRefused(f"{what}: Kafka at {self.servers} refused the login of {self.user}")
-        return Unavailable(f"{what}: {type(error).__name__}")
-
-    def unreachable(self, error: KafkaError) -> Unavailable:
-        """Why no client could be opened. The library tells a refused login, and of all else no more than that the time was up."""
-        what = "the log cannot be reached"
-        if isinstance(error, SaslAuthenticationFailedError):
-            return self.trouble(what, error)
-        for server in self.addresses:
-            host, _, port = server.rpartition(":")
-            try:
-                connection = socket.create_connection((host, int(port)), timeout=PROBE_S)
-            except OSError:
-                continue
-            with connection:
-                return Unavailable(f"{what}: Kafka at {server} {self._trouble_of(connection, host)}")
-        return Unavailable(f"{what}: Kafka at {self.servers} does not answer: {type(error).__name__}")
-
-    def _trouble_of(self, connection: socket.socket, host: str) -> str:
-        """Of a server that takes connections."""
-        if self.speaks_tls:
-            try:
-                with self.tls_context().wrap_socket(connection, server_hostname=host) as wrapped:
-                    wrapped.recv(1)  # what it thinks of our certificate comes after the handshake
-            except TimeoutError:
-                pass  # it has nothing against it
-            except OSError as error:
-                return f"does not agree on TLS: {_reason(error)}"
-        how = f"{self.security} with {self.mechanism}" if self.asks_login else self.security
-        return f"takes connections and does not answer to {how} (NORIA_KAFKA_SECURITY)"
 
 
 def named_cluster(environ: Mapping[str, str]) -> Cluster | None:
@@ -197,10 +160,11 @@ def _read_private(variable: str, path: Path) -> bytes:
             raise Invalid(f"{variable}: {path} must not be readable by others (mode 0600)")
         return path.read_bytes()
     except OSError as error:
-        raise Invalid(f"{variable}: {path} cannot be read ({_reason(error)})") from None
+        raise Invalid(f"{variable}: {path} cannot be read ({reason_of(error)})") from None
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """In a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, ssl.SSLError):

@@ -15,6 +15,7 @@ from msgspec import Struct
 from streams.cluster import Cluster
 from streams.codec import MAX_EVENT_BYTES
 from streams.errors import Unacknowledged, Unavailable
+from streams.reach import unreachable
 from streams.topics import TOPICS
 
 IDLE_CONSUMERS = 2
@@ -151,7 +152,7 @@ class KafkaLog:
         try:
             producer = self._open_producer()
         except KafkaError as error:
-            raise self._cluster.unreachable(error) from error
+            raise unreachable(self._cluster, error) from error
         try:
             for message in messages:
                 futures.append(producer.send(message.topic, key=message.key.encode(), value=message.value))
@@ -163,7 +164,7 @@ class KafkaLog:
         except KafkaError as error:
             self._drop_producer()
             if not futures:
-                raise self._cluster.trouble("the log does not answer", error) from error
+                raise Unavailable(f"the log does not answer: {type(error).__name__}") from error
             raise Unacknowledged(f"the log did not acknowledge: {type(error).__name__}") from error
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
@@ -198,7 +199,7 @@ class KafkaLog:
             raise LostHistory(f"{topic}-{partition} does not hold offset {start}") from None
         except KafkaError as error:
             sound = False
-            raise self._cluster.trouble("the log could not be read", error) from error
+            raise Unavailable(f"the log could not be read: {type(error).__name__}") from error
         finally:
             with self._lock:
                 keep = sound and not self._closed and len(self._idle) < IDLE_CONSUMERS
@@ -219,7 +220,7 @@ class KafkaLog:
                 ends = self._reader.end_offsets(places, timeout_ms=ENDS_TIMEOUT_MS)
             except KafkaError as error:
                 self._reader = None
-                raise self._cluster.trouble("the log did not answer", error) from error
+                raise Unavailable(f"the log did not answer: {type(error).__name__}") from error
             return {place.partition: int(offset) for place, offset in ends.items()}
 
     def close(self) -> None:
@@ -280,7 +281,7 @@ class KafkaLog:
                 **PATIENCE,
             )
         except KafkaError as error:
-            raise self._cluster.unreachable(error) from error
+            raise unreachable(self._cluster, error) from error
 
 
 class MemoryLog:

@@ -22,6 +22,7 @@ from streams.cluster import Cluster
 from streams.codec import MAX_EVENT_BYTES
 from streams.errors import Invalid, Unavailable
 from streams.log import PATIENCE, Log, Record
+from streams.reach import unreachable
 
 ACKNOWLEDGED_S = 30.0
 AT_ONCE = 2000  # records under way
@@ -80,7 +81,7 @@ def write_back(cluster: Cluster, log: Log, topic: str, partition: int, records: 
             back.leave_out(end)
         back.reached(end)
     except KafkaError as error:
-        raise cluster.trouble("the log did not acknowledge", error) from error
+        raise Unavailable(f"the log did not acknowledge: {type(error).__name__}") from error
     finally:
         back.close()
 
@@ -174,7 +175,7 @@ class _Back:
                 **PATIENCE,
             )
         except KafkaError as error:
-            raise self._cluster.unreachable(error) from error
+            raise unreachable(self._cluster, error) from error
 
 
 def _named(name: str, content: bytes) -> dict[str, str]:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from streams.cluster import Cluster
 from streams.errors import Invalid, Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, OPERATIONS, ORDERS, QUARANTINE
+from streams.reach import unreachable
 from streams.settings import from_env
 
 
@@ -61,7 +62,7 @@ def create_topics(
     try:
         admin = KafkaAdminClient(**cluster.client(), client_id="noria-topics", reconnect_backoff_max_ms=500)
     except KafkaError as error:
-        raise cluster.unreachable(error) from error
+        raise unreachable(cluster, error) from error
     try:
         there = set(admin.list_topics())
         missing = [topic for topic in TOPICS if topic.name not in there]

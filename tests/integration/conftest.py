@@ -50,7 +50,7 @@ def kafka_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(kafka_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     password = kafka.made_password(tmp_path_factory.mktemp("keys") / "kafka.password")
     found = kafka.cluster(free_port(), password)
-    with _running([sys.executable, *kafka.argv(kafka_data, found)]):
+    with started([sys.executable, *kafka.argv(kafka_data, found)]):
         eventually(KafkaLog(found, "test").answers, "Kafka answers", 120)
         yield found
 
@@ -65,7 +65,7 @@ def postgres_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def postgres_server(postgres_data: Path) -> Iterator[str]:
     """The URL of the server's maintenance database."""
     data, port = postgres_data, free_port()
-    with _running([sys.executable, "-m", "deploy.postgres", "--data", str(data), "--port", str(port)]):
+    with started([sys.executable, "-m", "deploy.postgres", "--data", str(data), "--port", str(port)]):
         eventually(lambda: psycopg2.connect(postgres.url(data, port)).close() is None, "PostgreSQL answers", 60)
         yield postgres.url(data, port)
 
@@ -111,7 +111,7 @@ def make_anew(cluster: Cluster, names: Sequence[str] = tuple(topic.name for topi
     create_topics(cluster)
 
 
-class _running:
+class started:
     def __init__(self, argv: list[str]) -> None:
         self._argv = argv
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from api.recording import REFUSE_FOR_S, Recorder
 from streams.codec import MAX_EVENT_BYTES, envelope_for
 from streams.continuity import Continuity
-from streams.errors import Invalid, Unavailable
+from streams.errors import Invalid, LoginRefused, Unavailable
 from streams.events import Envelope, RoundAsked
 from streams.log import LostHistory, MemoryLog, Message, Position
 
@@ -24,6 +24,7 @@ class Log(MemoryLog):
         super().__init__()
         self.open = True
         self.acknowledges = True
+        self.knows_me = True
         self.tries = 0
 
     def answers(self, timeout_s: float = 0.5) -> bool:
@@ -31,6 +32,8 @@ class Log(MemoryLog):
 
     def append(self, messages: Sequence[Message], timeout_s: float) -> list[Position]:
         self.tries += 1
+        if not self.knows_me:
+            raise LoginRefused("Kafka refused the login")
         if not self.acknowledges:
             raise Unavailable("the log did not acknowledge")
         return super().append(messages, timeout_s)
@@ -195,6 +198,19 @@ def test_what_comes_back_is_looked_at_before_the_first_word_is_written_to_it(
         with pytest.raises(LostHistory):
             recorder.append([envelope()])
     assert log.tries == 0
+
+
+def test_a_refused_login_is_told_apart_from_a_log_that_is_away_until_the_log_takes_something(
+    recorder: Recorder, log: Log, clock: Clock
+) -> None:
+    log.knows_me = False
+    with pytest.raises(LoginRefused):
+        recorder.append([envelope()])
+    assert recorder.refused == "Kafka refused the login"
+    log.knows_me = True
+    clock.now += REFUSE_FOR_S
+    recorder.append([envelope()])
+    assert recorder.refused is None
 
 
 def test_an_event_that_no_log_takes_is_refused_and_holds_nobody_up(recorder: Recorder, log: Log, clock: Clock) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from kafka.errors import KafkaTimeoutError
 
 from deploy.kafka import made_password, properties
 from streams.cluster import Cluster, named_cluster
 from streams.errors import Invalid, Unavailable
+from streams.reach import unreachable
 from streams.settings import from_env
 from tests.certificates import Authority
 
@@ -138,14 +140,11 @@ def test_the_login_of_a_running_noria_is_never_shown_to_a_cluster_that_the_envir
 
 
 def test_whoever_takes_connections_and_says_nothing_is_told_from_nobody() -> None:
-    from kafka.errors import KafkaTimeoutError
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         cluster = Cluster(servers=f"127.0.0.1:{silent.getsockname()[1]}")
-        assert "takes connections and does not answer to PLAINTEXT (NORIA_KAFKA_SECURITY)" in str(
-            cluster.unreachable(KafkaTimeoutError())
-        )
-    assert "does not answer: KafkaTimeoutError" in str(cluster.unreachable(KafkaTimeoutError()))
+        told = str(unreachable(cluster, KafkaTimeoutError()))
+        assert "takes connections and does not answer to PLAINTEXT (NORIA_KAFKA_SECURITY)" in told
+    assert "does not answer: KafkaTimeoutError" in str(unreachable(cluster, KafkaTimeoutError()))
 
 
 def test_the_password_of_a_broker_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
