@@ -87,6 +87,7 @@ def main() -> int:
     engine, log = open_engine(settings.database_url, pool_size=2), KafkaLog(settings.kafka, "noria-streams")
     store, continuity = Store(engine), Continuity(engine, log)
     try:
+        when_available(lambda: log.ends(CONVERSATIONS))  # what keeps Faust out, it does not say in words
         when_available(continuity.check)
     except LostHistory:
         stop("nothing is applied")

@@ -54,7 +54,7 @@ def _trouble_of(cluster: Cluster, server: str, connection: socket.socket, host: 
 
 
 def _log_in(connection: socket.socket, given: dict[str, str]) -> int:
-    """Kafka's code for what the server has against the login; 0: nothing. Raises OSError or ValueError for what is no such server."""
+    """Kafka's code for what the server has against the login; 0: nothing. Raises OSError, ValueError for what is no such server."""
     name = given["sasl_mechanism"].encode()
     answer = _ask(connection, SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name)
     if code := _number(">h", answer[:2]):
