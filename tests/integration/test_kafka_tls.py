@@ -1,4 +1,4 @@
-"""A broker of somebody else's, as companies run it: TLS with certificates of their own, and logins by SCRAM, PLAIN or certificate."""
+"""A broker of somebody else, as companies run it: TLS with certificates of their own, and logins by SCRAM, PLAIN or certificate."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +54,7 @@ class Broker:
         said["listeners"] += f",OWN://{LOOPBACK}:{certificates}"
         said["advertised.listeners"] += f",OWN://{LOOPBACK}:{certificates}"
         said["listener.security.protocol.map"] = "CONTROLLER:SASL_PLAINTEXT,CLIENT:SASL_SSL,OWN:SSL"
-        said["sasl.enabled.mechanisms"] = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512"
+        said["listener.name.client.sasl.enabled.mechanisms"] = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512"
         for mechanism in ("scram-sha-256", "scram-sha-512"):
             said[f"listener.name.client.{mechanism}.sasl.jaas.config"] = (
                 "org.apache.kafka.common.security.scram.ScramLoginModule required;"
