@@ -22,8 +22,8 @@ for _talker in ("kafka.net.sasl.plain", "kafka.net.sasl.scram", "aiokafka.conn")
 
 
 class Cluster(Struct, frozen=True, kw_only=True):
-    """`security` and `mechanism` by Kafka's names. The password stands in its file and nowhere else: a client gets it when it is
-    opened, so that a new one needs no restart."""
+    """`security` and `mechanism` by Kafka's names. The password stands in its file and nowhere else; a client gets it when it is
+    opened."""
 
     servers: str  # host:port, by comma
     security: str = "PLAINTEXT"
