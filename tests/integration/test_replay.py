@@ -244,7 +244,7 @@ def test_the_command_ends_with_0_when_equal_and_with_1_naming_the_row_when_not(
 
 
 def test_the_command_ends_with_3_when_the_log_does_not_answer(database_url: str, tmp_path: Path) -> None:
-    done = run_verify("127.0.0.1:1", database_url, tmp_path)
+    done = run_verify(Cluster(servers="127.0.0.1:1"), database_url, tmp_path)
     assert done.exit_code == 3
     assert "Traceback" not in done.stderr
 
