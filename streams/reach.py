@@ -2,6 +2,7 @@
 step that it takes is taken once more, by itself."""
 
 import socket
+import ssl
 import struct
 
 from kafka.errors import KafkaError
@@ -24,37 +25,43 @@ def unreachable(cluster: Cluster, error: KafkaError) -> Unavailable:
             connection = socket.create_connection((host, int(port)), timeout=TIMEOUT_S)
         except OSError:
             continue
-        with connection:
+        try:
             return _trouble_of(cluster, server, connection, host)
+        finally:
+            connection.close()
     return Unavailable(f"the log cannot be reached: Kafka at {cluster.servers} does not answer: {type(error).__name__}")
 
 
 def _trouble_of(cluster: Cluster, server: str, connection: socket.socket, host: str) -> Unavailable:
     """Of a server that takes connections."""
-    what = f"the log cannot be reached: Kafka at {server}"
-    given = cluster.client()
+    what, given = f"the log cannot be reached: Kafka at {server}", cluster.client()
+    how = f"{cluster.security} with {cluster.mechanism}" if cluster.asks_login else cluster.security
+    silent = Unavailable(f"{what} takes connections and does not answer to {how} (NORIA_KAFKA_SECURITY)")
     if cluster.speaks_tls:
         try:
             connection = given["ssl_context"].wrap_socket(connection, server_hostname=host)
-            if not cluster.asks_login:
-                connection.recv(1)  # what it thinks of our certificate comes after the handshake
         except TimeoutError:
-            pass  # it has nothing against it
+            return silent
         except OSError as error:
             return Unavailable(f"{what} does not agree on TLS: {reason_of(error)}")
     try:
-        if cluster.asks_login and (code := _log_in(connection, given)):
-            if code == UNSUPPORTED_SASL_MECHANISM:
-                return LoginRefused(f"{what} takes no login by {cluster.mechanism} (NORIA_KAFKA_MECHANISM)")
-            return LoginRefused(f"{what} refused the login of {cluster.user}")
-    except (OSError, ValueError):
-        pass  # it speaks something else
-    how = f"{cluster.security} with {cluster.mechanism}" if cluster.asks_login else cluster.security
-    return Unavailable(f"{what} takes connections and does not answer to {how} (NORIA_KAFKA_SECURITY)")
+        code = _log_in(connection, given) if cluster.asks_login else 0
+        if cluster.speaks_tls and not cluster.asks_login:
+            connection.recv(1)  # what a server thinks of our certificate comes after the handshake
+    except ssl.SSLError as error:
+        return Unavailable(f"{what} does not agree on TLS: {reason_of(error)}")
+    except (OSError, ValueError, LookupError):
+        return silent
+    finally:
+        connection.close()
+    if code == UNSUPPORTED_SASL_MECHANISM:
+        return LoginRefused(f"{what} takes no login by {cluster.mechanism} (NORIA_KAFKA_MECHANISM)")
+    return LoginRefused(f"{what} refused the login of {cluster.user}") if code else silent
 
 
 def _log_in(connection: socket.socket, given: dict[str, str]) -> int:
-    """Kafka's code for what the server has against the login; 0: nothing. Raises OSError, ValueError for what is no such server."""
+    """Kafka's code for what the server has against the login; 0: nothing. Raises OSError, ValueError or LookupError for what is no
+    such server."""
     name = given["sasl_mechanism"].encode()
     answer = _ask(connection, SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name)
     if code := _number(">h", answer[:2]):
