@@ -26,9 +26,9 @@ _WORDS = {
 _CODES = {"unknown": "invalid_api_key", "revoked": "revoked_api_key", "expired": "expired_api_key"}
 
 
-def authenticate(keys: ApiKeys, wrong: WrongKeys) -> None:
-    """Find out whose key the request carries, for `caller`. Raises ApiError 401, 429 for who tries many, or 503 when keys cannot
-    be looked up."""
+def authenticate(keys: ApiKeys, wrong: WrongKeys, only_looks: bool = False) -> None:
+    """Find out whose key the request carries, for `caller`; `only_looks`: what works once still does. Raises ApiError 401, 429 for
+    who tries many, or 503 when keys cannot be looked up."""
     scheme, _, said = request.headers.get("Authorization", "").partition(" ")
     token = said.strip()
     if scheme.lower() != "bearer" or not token:
@@ -41,7 +41,7 @@ def authenticate(keys: ApiKeys, wrong: WrongKeys) -> None:
         raise ApiError(429, message, code="too_many_wrong_keys", retry_after_s=math.ceil(wait_s))
     try:
         works_once = token.startswith(ONCE) and request.endpoint == BEGINS_A_SESSION
-        found = keys.redeem(token) if works_once else keys.caller(token)
+        found = keys.redeem(token, only_looks) if works_once else keys.caller(token)
     except Unavailable:
         if not known:
             wrong.give_back(address)  # nobody knows that it is wrong

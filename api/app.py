@@ -6,13 +6,8 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-import waitress.channel
-import waitress.server
-import waitress.task
 from flask import Flask, Response, g, request
 from sqlalchemy import text
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -26,6 +21,7 @@ from api.limits import Limits
 from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
+from api.server import make_server, question_of, too_large, was_asked
 from api.services import Services
 from api.turns import Turns
 from api.wire import DATASET_BODY_BYTES, parse_position, reply
@@ -40,8 +36,6 @@ from streams.store import open_engine, postgres_trouble
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-# Enough for two hundred streams that are held open, feedback and followers beside them; a thread that waits costs little.
-THREADS = 256
 QUEUE_A_SLOT = 4
 FRESHNESS_TIMEOUT_S = 10.0
 HOLD_A_THREAD = frozenset({"door.chat_completions", "events.list_events"})
@@ -49,27 +43,33 @@ HOLD_A_THREAD = frozenset({"door.chat_completions", "events.list_events"})
 
 def create_app(services: Services) -> Flask:
     app = Flask("noria", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = services.settings.body_bytes
     app.url_map.strict_slashes = False
     on_disk = RememberedUse(services.settings)
     open_paths = OPEN_PATHS | ({"/metrics"} if services.settings.metrics_open else set())
     allow_origins(app, services.settings.cors_origins)  # before a key is asked for: a preflight carries none
 
     @app.before_request
-    def admit() -> None:
+    def admit() -> Response | None:
+        """Everything that can be refused by the headers, in both of a request's turns: before its body is read, and with it."""
         g.started = time.monotonic()
-        if request.path in open_paths:
-            return
-        authenticate(services.keys, services.wrong_keys)
-        services.limits.count_request(caller())
-        if "\x00" in request.path:  # no name holds one, and PostgreSQL takes none
-            raise ApiError(404, "no such path")
-        check_domains()
-        if request.endpoint in datasets.LARGE_BODIES:
-            request.max_content_length = DATASET_BODY_BYTES
-        length = request.content_length
-        if length is not None and length > (request.max_content_length or services.settings.body_bytes):
+        question = question_of(request.environ)
+        is_open = request.path in open_paths
+        if not is_open:
+            authenticate(services.keys, services.wrong_keys, only_looks=question is not None)
+            if not was_asked(request.environ):
+                services.limits.count_request(caller())
+            if "\x00" in request.path:  # no name holds one, and PostgreSQL takes none
+                raise ApiError(404, "no such path")
+            check_domains()
+        large = request.endpoint in datasets.LARGE_BODIES
+        request.max_content_length = 0 if is_open else DATASET_BODY_BYTES if large else services.settings.body_bytes
+        if (request.content_length or 0) > request.max_content_length:
             raise RequestEntityTooLarge
+        if question is not None:
+            question.takes = request.max_content_length
+            return Response(status=204)
+        if is_open:
+            return None
         if request.method == "GET" and "after" in request.args and request.endpoint != "events.list_events":
             wanted = parse_position(request.args["after"])
             if not services.recorder.stands(wanted):
@@ -81,9 +81,13 @@ def create_app(services: Services) -> Flask:
 
         if request.endpoint in HOLD_A_THREAD and (request.method == "POST" or "follow" in request.args):
             g.held = [services.limits.hold_open(caller())]
+        return None
 
     @app.after_request
     def count(response: Response) -> Response:
+        question = question_of(request.environ)
+        if question is not None and question.takes is not None:
+            return response  # the request goes on
         route = request.url_rule.rule if request.url_rule is not None else "none"
         services.metrics.requests.labels(route, str(response.status_code)).inc()
         services.metrics.duration_s.labels(route).observe(time.monotonic() - g.get("started", time.monotonic()))
@@ -148,8 +152,7 @@ def create_app(services: Services) -> Flask:
 
 def _to_client(error: Exception) -> Response:
     if isinstance(error, RequestEntityTooLarge):
-        message = f"the body is larger than {request.max_content_length} bytes"
-        refusal = ApiError(413, message, code="body_too_large")
+        refusal = too_large(request.max_content_length or 0)
     elif isinstance(error, HTTPException):
         status = error.code or 500
         if 300 <= status < 400:
@@ -159,55 +162,6 @@ def _to_client(error: Exception) -> Response:
     else:
         refusal = refusal_of(error)
     return reply(refusal.body, refusal.status, refusal.headers)
-
-
-class _JsonErrorTask(waitress.task.ErrorTask):
-    """What the server itself refuses (a body far too large, a broken request line) has the same shape as all else."""
-
-    def execute(self) -> None:
-        error: Any = self.request.error  # type: ignore[attr-defined]
-        status = int(error.code)
-        message = {413: "the body is too large", 431: "the headers are too large"}.get(
-            status, "this is no HTTP request"
-        )
-        if status >= 500:
-            message = "something went wrong here"
-        body = msgspec.json.encode(ApiError(status, message).body)
-        self.status = f"{status} {error.reason}"
-        self.response_headers = [("Content-Type", "application/json")]
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-class _Channel(waitress.channel.HTTPChannel):
-    error_task_class = _JsonErrorTask
-
-
-def make_server(app: Flask, host: str, port: int) -> Any:
-    """A waitress server that streams, keeps bodies in memory only, and answers in JSON. `port` 0 picks a free one."""
-    server: Any = waitress.server.create_server(
-        app,
-        host=host,
-        port=port,
-        threads=THREADS,
-        ident="noria",
-        clear_untrusted_proxy_headers=True,
-        channel_timeout=180,
-        cleanup_interval=15,
-        connection_limit=512,
-        asyncore_use_poll=True,  # select knows no file descriptor above 1023, and those of two hundred streams are as many
-        backlog=512,
-        # One request ahead is read, which is how a client that leaves is noticed while its answer is being made.
-        channel_request_lookahead=1,
-        max_request_body_size=DATASET_BODY_BYTES,
-        # Past these waitress writes to temporary files, and people's words must not lie on a disk in clear.
-        inbuf_overflow=2 * DATASET_BODY_BYTES,
-        outbuf_overflow=1 << 30,
-        expose_tracebacks=False,
-    )
-    server.channel_class = _Channel
-    return server
 
 
 def build(settings: Settings, client_id: str = "noria-door") -> Services:

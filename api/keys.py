@@ -97,9 +97,11 @@ _SESSION_ROW = (
 )
 _ONCE_ROW = (
     "SELECT k.key_id, k.name, k.roles, k.person, k.domains, k.revoked_at, k.expires_at"
-    " FROM gone JOIN access.api_keys k ON k.key_id = gone.key_id"
+    " FROM shown JOIN access.api_keys k ON k.key_id = shown.key_id"
 )
-_ONCE_GONE = "gone AS (DELETE FROM access.sessions WHERE hash = :hash AND kind = 'once' AND expires_at > now() RETURNING key_id), "
+_ONCE_HOLDS = "access.sessions WHERE hash = :hash AND kind = 'once' AND expires_at > now()"
+_ONCE_GONE = f"shown AS (DELETE FROM {_ONCE_HOLDS} RETURNING key_id), "
+_ONCE_SEEN = f"shown AS (SELECT key_id FROM {_ONCE_HOLDS}), "
 # One statement, one round trip: the row, and once a minute that the key was used.
 _LOOK_UP = (
     "WITH {first}found AS ({row}), used AS ("
@@ -152,9 +154,9 @@ class ApiKeys:
                 self._known[hashed] = _Held(now, generation, ends_at, caller)
         return caller
 
-    def redeem(self, token: str) -> Caller | Refusal:
-        """Whose one-time token that is; from now on it is nobody's. Raises Unavailable."""
-        found = self._look_up(hash_of(token), _ONCE_ROW, first=_ONCE_GONE)
+    def redeem(self, token: str, only_looks: bool = False) -> Caller | Refusal:
+        """Whose one-time token that is; from now on it is nobody's, unless this `only_looks`. Raises Unavailable."""
+        found = self._look_up(hash_of(token), _ONCE_ROW, first=_ONCE_SEEN if only_looks else _ONCE_GONE)
         return found if isinstance(found, str) else found[0]
 
     def remembers(self, token: str) -> bool:
