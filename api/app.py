@@ -25,6 +25,7 @@ from api.server import make_server, question_of, too_large, was_asked
 from api.services import Services
 from api.turns import Turns
 from api.wire import DATASET_BODY_BYTES, parse_position, reply
+from streams.connections import SHARES
 from streams.disk import RememberedUse
 from streams.erasures import Journal
 from streams.errors import Invalid, Unavailable
@@ -166,7 +167,7 @@ def _to_client(error: Exception) -> Response:
 
 def build(settings: Settings, client_id: str = "noria-door") -> Services:
     """The services of a door on this machine, its routes not yet followed."""
-    engine = open_engine(settings.database_url, pool_size=16, max_overflow=48, pool_timeout=5)
+    engine = open_engine(settings.database_url, SHARES["door"])
     keys = ApiKeys(engine)
     keyring = Keyring(engine, MasterKey(settings.master_key), journal=Journal(settings.erasures))
     told = {CHANNEL: keys.forget}

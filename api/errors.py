@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from streams.errors import Invalid, LoginRefused, Unacknowledged, Unavailable
 from streams.log import LostHistory
-from streams.sqlstate import meaning_of
+from streams.sqlstate import meaning_of, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,10 @@ def refusal_of(error: BaseException) -> ApiError:
             return ApiError(503, message, code="unavailable", retry_after_s=30)
         case Unavailable() if "log" in str(error):
             return ApiError(503, "the log does not answer; nothing was recorded", code="unavailable", retry_after_s=2)
-        case _ if isinstance(error, Unavailable) or meaning_of(error) == "unavailable":
-            return ApiError(503, "a part of noria does not answer", code="unavailable", retry_after_s=2)
+    cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ is not None else error
+    if isinstance(error, Unavailable) or meaning_of(cause) == "unavailable":
+        why = f": {words_of(cause)}" if meaning_of(cause) == "unavailable" else ""
+        return ApiError(503, f"a part of noria does not answer{why}", code="unavailable", retry_after_s=2)
     error_id = uuid4().hex[:12]
     # Where it happened, never what was said: a message or a local may hold somebody's words.
     places = " < ".join(

@@ -19,8 +19,10 @@ import psycopg2.extensions
 from msgspec import Struct
 from psycopg2.extras import Json
 
+from streams.connections import SHARES
 from streams.erasures import ERASED_CHANNEL
 from streams.sealing import Keyring
+from streams.store import CONNECT_TIMEOUT_S, settle
 
 logger = logging.getLogger(__name__)
 
@@ -242,13 +244,14 @@ class Routes:
     def _follow(self) -> None:
         while not self._stopping.is_set():
             try:
-                connection = psycopg2.connect(self._database_url, connect_timeout=5)
+                connection = psycopg2.connect(self._database_url, connect_timeout=CONNECT_TIMEOUT_S)
             except psycopg2.OperationalError as error:
                 logger.warning("routes: PostgreSQL does not answer (%s)", type(error).__name__)
                 self._stopping.wait(0.5)
                 continue
             try:
                 connection.autocommit = True
+                settle(connection, SHARES["door"])
                 with connection.cursor() as cursor:
                     cursor.execute("LISTEN noria_routes; LISTEN noria_engines; LISTEN noria_domains")
                     for channel, hear in self._told.items():

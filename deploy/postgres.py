@@ -22,7 +22,8 @@ PASSWORD_FILE = "noria.password"
 SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
-    "max_connections": "100",
+    "max_connections": "100",  # what everything here may have at once is in streams.connections
+    "superuser_reserved_connections": "3",
     "shared_buffers": "64MB",
     "max_wal_size": "512MB",
     "dynamic_shared_memory_type": "posix",

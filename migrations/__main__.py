@@ -25,7 +25,7 @@ def config_for(database_url: str) -> Config:
 
 def wait_for_postgres(database_url: str, deadline_s: float) -> None:
     """Return once a connection is accepted. Raises Unavailable after `deadline_s`."""
-    engine = open_engine(database_url, pool_size=1)
+    engine = open_engine(database_url)
     until = time.monotonic() + deadline_s
     while True:
         try:
@@ -40,7 +40,7 @@ def wait_for_postgres(database_url: str, deadline_s: float) -> None:
 
 def make_work_again(database_url: str) -> bool:
     """Make the schema `work` anew, empty, if it was dropped; whether it was. It holds no fact: what was done stands on the log."""
-    engine = open_engine(database_url, pool_size=1)
+    engine = open_engine(database_url)
     try:
         with postgres_trouble(), engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('noria.migrations.work'))"))

@@ -16,7 +16,7 @@ def ours(name: str | None, kind: str, parents: Any) -> bool:
     return name in OURS if kind == "schema" else True
 
 
-engine = open_engine(context.config.attributes["database_url"], pool_size=1)
+engine = open_engine(context.config.attributes["database_url"])
 with engine.connect() as connection:
     connection.execute(text("SET lock_timeout = '10s'"))
     connection.execute(text("SET statement_timeout = '10min'"))

@@ -15,6 +15,7 @@ import faust
 
 from streams.cluster import Cluster
 from streams.committed import CommittedApp
+from streams.connections import SHARES
 from streams.continuity import Continuity
 from streams.errors import Invalid
 from streams.events import CONVERSATIONS, DOMAINS
@@ -84,7 +85,7 @@ def main() -> int:
     except Invalid as error:
         print(error, file=sys.stderr)
         return 2
-    engine, log = open_engine(settings.database_url, pool_size=2), KafkaLog(settings.kafka, "noria-streams")
+    engine, log = open_engine(settings.database_url, SHARES["streams"]), KafkaLog(settings.kafka, "noria-streams")
     store, continuity = Store(engine), Continuity(engine, log)
     try:
         when_available(lambda: log.ends(CONVERSATIONS))  # what keeps Faust out, it does not say in words

@@ -116,7 +116,12 @@ def recorded(connection: Connection) -> list[tuple[str, str | None]]:
 def vacuum_keyring(engine: Engine) -> None:
     """Remove the dead row versions, which hold wrapped keys yet. What is left of them on the disk: deploy/backup.md."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM keyring.person_keys"))
+        limit = connection.execute(text("SHOW statement_timeout")).scalar_one()
+        connection.execute(text("SET statement_timeout = 0"))  # it takes as long as the keyring is large
+        try:
+            connection.execute(text("VACUUM keyring.person_keys"))
+        finally:
+            connection.execute(text("SELECT set_config('statement_timeout', :limit, false)"), {"limit": limit})
 
 
 def domains_of(connection: Connection, person: str) -> list[str]:

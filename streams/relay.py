@@ -19,6 +19,7 @@ from msgspec import Struct
 from sqlalchemy import Engine
 
 from streams.codec import encode, envelope_for, key_of, topic_of
+from streams.connections import SHARES
 from streams.continuity import Continuity
 from streams.errors import Invalid, Unavailable
 from streams.events import ClockTicked
@@ -155,7 +156,7 @@ def main() -> int:
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopping.set())
-    engine = open_engine(settings.database_url, pool_size=2)
+    engine = open_engine(settings.database_url, SHARES["relay"])
     log = KafkaLog(settings.kafka, "noria-relay")
     try:
         run(Relay(engine, log), Waiter(engine, "noria_outbox"), stopping)

@@ -27,12 +27,21 @@ _BY_BEGINNING: dict[str, Meaning] = {
 }
 
 
+_WORDS = {
+    "25P03": "PostgreSQL ended a transaction in which nothing was done for too long (idle_in_transaction_session_timeout)",
+    "53100": "PostgreSQL has no room left on its disk",
+    "53200": "PostgreSQL has no memory left",
+    "53300": "PostgreSQL takes no more connections",
+    "55P03": "PostgreSQL did not give a lock in time (lock_timeout)",
+    "57014": "PostgreSQL ended a statement that took too long (statement_timeout)",
+}
+
+
 def meaning_of(error: BaseException) -> Meaning:
     """Of an error of psycopg2's, or one of SQLAlchemy's around it. A Python number beyond any column is content, too."""
     if isinstance(error, exc.TimeoutError):
         return "unavailable"  # every connection of the pool is in use
-    if isinstance(error, exc.DBAPIError):
-        error = error.orig if isinstance(error.orig, Exception) else error
+    error = _said(error)
     if isinstance(error, OverflowError):
         return "content"
     if not isinstance(error, psycopg2.Error):
@@ -43,3 +52,17 @@ def meaning_of(error: BaseException) -> Meaning:
         broken = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
         return "unavailable" if broken or type(error) is psycopg2.DatabaseError else "bug"
     return _BY_BEGINNING.get(code) or _BY_BEGINNING.get(code[:2], "bug")
+
+
+def words_of(error: BaseException) -> str:
+    """What is told of an error that is `unavailable`: never what was asked, which may hold somebody's words."""
+    if isinstance(error, exc.TimeoutError):
+        return "every connection to PostgreSQL is in use"
+    error = _said(error)
+    code = error.pgcode if isinstance(error, psycopg2.Error) else None
+    return _WORDS.get(code or "", f"PostgreSQL does not answer: {type(error).__name__}")
+
+
+def _said(error: BaseException) -> BaseException:
+    """By PostgreSQL, where SQLAlchemy only hands it on."""
+    return error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from streams import conversations, projections, rounds
 from streams.codec import encode, encode_order, envelope_for, is_of_domain, name_of, read_event, topic_of
+from streams.connections import SHARES, Share
 from streams.conversations import Consequence, Exchange
 from streams.erasures import destroy_told
 from streams.errors import Invalid, Unavailable
@@ -33,9 +34,10 @@ from streams.projections import Count, Delete, Insert, Retire, Row, Update, Writ
 from streams.rounds import Domain
 from streams.schema import LIVE
 from streams.schema import projections as tables
-from streams.sqlstate import meaning_of
+from streams.sqlstate import meaning_of, words_of
 
 SOURCE = "/noria/streams"
+CONNECT_TIMEOUT_S = 5
 QUARANTINE_VALUE_BYTES = 400_000
 # Tables whose rows come again and are changed then: an insert may meet one that is there, so a change is not merged into it.
 _COME_AGAIN = frozenset({"erasures", "fresh", "preferences"})
@@ -62,18 +64,29 @@ class Applied(Struct, frozen=True):
     quarantined: int
 
 
-def open_engine(database_url: str, **options: Any) -> Engine:
-    """A pool of connections that read and write UTC and give up on a dead server soon."""
-    url = database_url.replace("postgresql://", "postgresql+psycopg2://", 1)
-    engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5}, **options)
-
-    @event.listens_for(engine, "connect")
-    def settle(connection: Any, record: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SET TIME ZONE 'UTC'")
-        connection.commit()
-
+def open_engine(database_url: str, share: Share = SHARES["command"]) -> Engine:
+    """A pool of connections that read and write UTC, give up on a dead server soon, and take no more than their `share`."""
+    engine = create_engine(
+        database_url.replace("postgresql://", "postgresql+psycopg2://", 1),
+        pool_pre_ping=True,
+        pool_size=share.pool,
+        max_overflow=0,
+        pool_timeout=share.wait_s,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+    )
+    event.listen(engine, "connect", lambda connection, record: settle(connection, share))
     return engine
+
+
+def settle(connection: "psycopg2.extensions.connection", share: Share) -> None:
+    """What holds for every connection of a process, once it is made."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SET TIME ZONE 'UTC'; SET statement_timeout = '{share.statement_s}s'; SET lock_timeout = '{share.lock_s}s';"
+            f" SET idle_in_transaction_session_timeout = '{share.idle_in_transaction_s}s'"
+        )
+    if not connection.autocommit:
+        connection.commit()
 
 
 @contextmanager
@@ -84,7 +97,7 @@ def postgres_trouble() -> Iterator[None]:
     except (psycopg2.Error, SQLAlchemyError) as error:
         if meaning_of(error) != "unavailable":
             raise
-        raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}") from error
+        raise Unavailable(words_of(error)) from error
 
 
 class _Buffer:

@@ -216,7 +216,7 @@ class World:
             assert self._stopping.is_set()  # its socket was closed under it
 
     def _follow(self) -> None:
-        engine = open_engine(self.settings.database_url, pool_size=4)
+        engine = open_engine(self.settings.database_url)
         store, relay = Store(engine), Relay(engine, KafkaLog(self.kafka, "test-relay"))
         consumer: KafkaConsumer | None = None
         while not self._stopping.is_set():

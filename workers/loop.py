@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 from sqlalchemy import text
 
+from streams.connections import SHARES
 from streams.disk import is_full
 from streams.errors import Invalid, Unavailable
 from streams.events import RoundFailed, Step
@@ -219,7 +220,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     stopping = threading.Event()
-    engine = open_engine(settings.database_url, pool_size=3)
+    engine = open_engine(settings.database_url, SHARES["swapper" if "swap" in kinds else "worker"])
     keyring = Keyring(engine, MasterKey(settings.master_key))
     worker = f"{socket.gethostname()}-{os.getpid()}"
     context = Context(settings, engine, KafkaLog(settings.kafka, f"noria-{kinds[0]}"), keyring, worker)

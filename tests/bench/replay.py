@@ -30,7 +30,7 @@ LIVE_RECORDS = 500  # as the stream processor takes them
 def measure(home: Path) -> list[Row]:
     events, runs = size("EVENTS", EVENTS), size("RUNS", RUNS)
     with log_and_database(home) as settings:
-        log, database = KafkaLog(settings.kafka, "bench-replay"), open_engine(settings.database_url, pool_size=4)
+        log, database = KafkaLog(settings.kafka, "bench-replay"), open_engine(settings.database_url)
         try:
             sizes = append(log, Generator().messages(events))
             live_s = follow(log, database)

@@ -72,7 +72,7 @@ class Tally:
 
 @contextmanager
 def tally_of(noria: LocalNoria) -> Iterator[Tally]:
-    log, database = KafkaLog(noria.kafka, "test-tally"), open_engine(noria.database_url, pool_size=3)
+    log, database = KafkaLog(noria.kafka, "test-tally"), open_engine(noria.database_url)
     try:
         yield Tally(log, database)
     finally:

@@ -438,7 +438,7 @@ def test_a_connection_that_is_cut_in_the_middle_is_unavailable_and_the_batch_can
 ) -> None:
     world.say(*talk("roads", "ann"))
     batch = world.records()
-    engine = open_engine(database_url, pool_size=1)
+    engine = open_engine(database_url)
     holder = psycopg2.connect(database_url)
     with holder.cursor() as cursor:
         cursor.execute("LOCK TABLE noria.outbox")  # the writer's last table: it waits here with all else written

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import exc
 
 from streams.errors import Unavailable
-from streams.sqlstate import meaning_of
+from streams.sqlstate import meaning_of, words_of
 from streams.store import postgres_trouble
 
 
@@ -73,3 +73,15 @@ def test_an_error_is_the_same_within_sqlalchemys() -> None:
 def test_a_number_beyond_any_column_is_content_and_what_has_nothing_to_do_with_it_a_bug() -> None:
     assert meaning_of(OverflowError()) == "content"
     assert meaning_of(ValueError()) == "bug"
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [("57014", "statement_timeout"), ("55P03", "lock_timeout"), ("53100", "no room left"), ("08006", "Said")],
+)
+def test_what_goes_by_itself_is_told_by_its_name_and_never_by_what_was_asked(code: str, named: str) -> None:
+    for error in (Said(code), exc.OperationalError("SELECT 'words'", None, Said(code))):
+        with pytest.raises(Unavailable, match=named) as told, postgres_trouble():
+            raise error
+        assert "words" not in str(told.value)
+    assert words_of(exc.TimeoutError("QueuePool limit")) == "every connection to PostgreSQL is in use"

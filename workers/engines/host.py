@@ -20,6 +20,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 
+from streams.connections import SHARES
 from streams.errors import Invalid, Unavailable
 from streams.relay import Waiter
 from streams.sealing import Keyring, MasterKey
@@ -286,14 +287,15 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = from_env(os.environ)
-        host = Host(settings, open_engine(settings.database_url, pool_size=4, max_overflow=20))
+        database = open_engine(settings.database_url, SHARES["engines"])
+        host = Host(settings, database)
     except Invalid as error:
         print(error, file=sys.stderr)
         return 2
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopping.set())
-    waiter = Waiter(open_engine(settings.database_url, pool_size=1), "noria_engines")
+    waiter = Waiter(database, "noria_engines")
     try:
         retry(host.forget_the_past, stopping)
         while not stopping.is_set():
