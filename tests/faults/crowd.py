@@ -36,6 +36,13 @@ class Acknowledged(Struct):
         """How many of these events there are; the prompts before the replies are not among them."""
         return len(self.replies) + len(self.feedback) + len(self.exam_items)
 
+    def add(self, other: "Acknowledged") -> None:
+        """What another crowd was told."""
+        for name in ("replies", "feedback", "corrections", "picks", "exam_items"):
+            getattr(self, name).update(getattr(other, name))
+        self.at.update(other.at)
+        self.refusals += other.refusals
+
 
 class Crowd:
     """Shared by all people of one domain. `pace` keeps them from running ahead of whoever makes their life hard."""
@@ -120,7 +127,7 @@ class Crowd:
                 pick=pick,
                 correction=correction,
                 comment=comment,
-                idempotency_key=f"{person} {key}".replace(" ", "-"),
+                idempotency_key=f"{self._domain} {person} {key}".replace(" ", "-"),
             )
         )
         with self._changed:
