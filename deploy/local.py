@@ -1,20 +1,25 @@
 """Noria on one machine: the process table, as data, and `up`."""
 
+import functools
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from deploy import kafka, postgres
 from deploy.ports import LOOPBACK, free_port, is_free
 from deploy.supervisor import Process, Supervisor
+from migrations.roles import url_of
 from streams.cluster import Cluster, named_cluster
+from streams.connections import SHARES, Name
 from streams.errors import Invalid, Unavailable
 from streams.private import write_private
 
@@ -61,6 +66,7 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
     table: list[Process] = []
     log: tuple[str, ...] = ()
     database: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
     if not environ.get("NORIA_KAFKA"):
         port, broker = found.ports["kafka"], kafka.argv(home / "kafka", found.kafka)
         table.append(_process("kafka", broker, (), lambda: _listens(port), 300.0, found.kafka.servers))
@@ -71,25 +77,50 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
         ready = _postgres_ready(home, port_)
         table.append(_process("postgres", argv, (), ready, 120.0, f"{LOOPBACK}:{port_}", signal.SIGINT))
         database = ("postgres",)
+        roles = ("--roles", str(_passwords(home)))
     made = ("erased",)
     door = found.door
+
+    def serving(name: Name, argv: tuple[str, ...], *more: Any) -> Process:
+        """A process that has its own role, where PostgreSQL is ours."""
+        process = _process(name, argv, *more)
+        return replace(process, environment=_connects(home, name)) if roles else process
+
     return [
         *table,
-        _step("migrate", ("-m", "migrations"), database),
+        _step("migrate", ("-m", "migrations", *roles), database),
         _step("topics", ("-m", "streams.topics"), log + database),
         _step("keys", ("-m", "api.keys", "--ensure-local"), ("migrate",)),
         _step("erased", ("-m", "streams.erased"), ("topics", "keys")),  # before anything opens a word
         _step("base-model", ("-m", "workers.models.base", "--home", str(home)), deadline_s=600.0),
-        _process("streams", ("-m", "streams.app"), made),
-        _process("relay", ("-m", "streams.relay"), made),
-        _process("engines", ("-m", "workers.engines.host"), made),
-        _process("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate"), made),
-        _process("swapper", ("-m", "workers.loop", "--kinds", "swap,purge"), (*made, "base-model")),
-        _process("door", ("-m", "api.app"), made, lambda: _answers(f"{door}/healthz"), 60.0, door),
+        serving("streams", ("-m", "streams.app"), made),
+        serving("relay", ("-m", "streams.relay"), made),
+        serving("engines", ("-m", "workers.engines.host"), made),
+        serving("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate"), made),
+        serving("swapper", ("-m", "workers.loop", "--kinds", "swap,purge"), (*made, "base-model")),
+        serving("door", ("-m", "api.app"), made, lambda: _answers(f"{door}/healthz"), 60.0, door),
         _process("page", ("-m", "api.ui"), made, lambda: _answers(found.page), 60.0, found.page),
         _beside("opencompass", ("-m", "workers.evaluator.install")),
         _beside("answers", ("-m", "workers.trainer.answers", "--home", str(home))),
     ]
+
+
+def _passwords(home: Path) -> Path:
+    """Of the processes' roles."""
+    return home / "keys" / "postgres-roles.json"
+
+
+def _connects(home: Path, name: Name) -> Callable[[], Mapping[str, str]]:
+    """The one address of PostgreSQL that the process is given: its own role's."""
+
+    @functools.cache  # for as long as this Noria runs
+    def found() -> Mapping[str, str]:
+        written = msgspec.json.decode((home / "run" / "noria.json").read_bytes(), type=dict[str, str])
+        role = SHARES[name].role
+        assert role is not None
+        return {"NORIA_DATABASE_URL": url_of(role, written["database_url"], _passwords(home))}
+
+    return found
 
 
 def environment(home: Path, found: Addresses, environ: Mapping[str, str]) -> dict[str, str]:

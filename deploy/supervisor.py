@@ -51,6 +51,7 @@ class Process(Struct, frozen=True):
     stop_signal: int = signal.SIGTERM
     deadline_s: float = 60.0
     address: str = ""
+    environment: Callable[[], Mapping[str, str]] = dict  # what it alone is given, asked for at each start
 
 
 class ProcessState(Struct):
@@ -209,6 +210,7 @@ class Supervisor:
         log = self._home / "logs" / f"{process.name}.log"
         if log.exists() and log.stat().st_size > LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
+        environment = dict(process.environment())
         parent = os.getpid()
 
         def in_child() -> None:
@@ -225,7 +227,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env=self._environment | environment,
                 start_new_session=True,
                 preexec_fn=in_child,
             )

@@ -1,4 +1,7 @@
-"""`python -m migrations`: bring the database of NORIA_DATABASE_URL to the newest revision (or to the one named)."""
+"""`python -m migrations`: bring the database of NORIA_DATABASE_URL to the newest revision (or to the one named).
+
+With `--roles FILE`: make a role for each kind of process, with what it may do (`migrations.roles`) and a password, kept in FILE.
+"""
 
 import argparse
 import os
@@ -10,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
 
+from migrations.roles import grant
 from streams.errors import Invalid, Unavailable
 from streams.schema import machinery
 from streams.settings import from_env
@@ -56,7 +60,11 @@ def make_work_again(database_url: str) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m migrations", description=__doc__)
     parser.add_argument("revision", nargs="?", default="head")
-    revision: str = parser.parse_args().revision
+    parser.add_argument(
+        "--roles", type=Path, metavar="FILE", help="make the processes' own roles; FILE keeps their passwords"
+    )
+    given = parser.parse_args()
+    revision: str = given.revision
     try:
         database_url = from_env(os.environ).database_url
         wait_for_postgres(database_url, deadline_s=30)
@@ -66,6 +74,12 @@ def main() -> int:
     command.upgrade(config_for(database_url), revision)
     if revision == "head" and make_work_again(database_url):
         print("migrations: the schema work was not there, and is again")
+    if given.roles is not None:
+        try:
+            grant(database_url, given.roles)
+        except (Invalid, Unavailable) as error:
+            print(error, file=sys.stderr)
+            return 1
     print(f"migrations: at {revision}")
     return 0
 

@@ -1,4 +1,4 @@
-"""What each process may have of PostgreSQL: how many connections, and for how long a statement of its may run or wait.
+"""What each process may have of PostgreSQL: as which role, how many connections, for how long a statement of its may run or wait.
 
 One table, so that all together fit into what a server takes. A statement that is cut by it is Unavailable, like all that goes by
 itself; what may take long (a replay, a backup, a migration, a command of an operator's) is not cut.
@@ -9,11 +9,17 @@ from typing import Literal
 from msgspec import Struct
 
 Name = Literal["door", "streams", "relay", "engines", "worker", "swapper", "command"]
+Role = Literal["noria_door", "noria_stream", "noria_workers"]
+DOOR: Role = "noria_door"
+STREAM: Role = "noria_stream"
+WORKERS: Role = "noria_workers"
+ROLES = (DOOR, STREAM, WORKERS)  # what each may do is in migrations.roles
 
 
 class Share(Struct, frozen=True, kw_only=True):
     """Of one process. 0 seconds: for ever."""
 
+    role: Role | None = None  # None: the owner of the tables
     pool: int  # connections, and none beyond them
     listens: int = 0  # connections that hear what the others say, beside the pool
     wait_s: float = 5.0  # for a connection of the pool
@@ -24,15 +30,15 @@ class Share(Struct, frozen=True, kw_only=True):
 
 SHARES: dict[Name, Share] = {
     # Somebody waits for each answer. What it asks for stands behind an index.
-    "door": Share(pool=32, listens=1, statement_s=10, lock_s=5, idle_in_transaction_s=60),
+    "door": Share(role=DOOR, pool=32, listens=1, statement_s=10, lock_s=5, idle_in_transaction_s=60),
     # One batch is many statements, each of which writes a thousand rows at most; a rebuilding holds its lock for longer.
-    "streams": Share(pool=4, wait_s=30, statement_s=120, lock_s=60, idle_in_transaction_s=120),
+    "streams": Share(role=STREAM, pool=4, wait_s=30, statement_s=120, lock_s=60, idle_in_transaction_s=120),
     # It holds its transaction while it sends a batch, topic by topic.
-    "relay": Share(pool=2, listens=1, wait_s=30, statement_s=60, lock_s=60, idle_in_transaction_s=120),
-    "engines": Share(pool=8, listens=1, wait_s=30, statement_s=30, lock_s=10, idle_in_transaction_s=60),
+    "relay": Share(role=STREAM, pool=2, listens=1, wait_s=30, statement_s=60, lock_s=60, idle_in_transaction_s=120),
+    "engines": Share(role=WORKERS, pool=8, listens=1, wait_s=30, statement_s=30, lock_s=10, idle_in_transaction_s=60),
     # A selection reads all that a domain has, and holds its transaction while it looks at it.
-    "worker": Share(pool=6, wait_s=30, statement_s=600, lock_s=60, idle_in_transaction_s=900),
-    "swapper": Share(pool=6, wait_s=30, statement_s=60, lock_s=60, idle_in_transaction_s=900),
+    "worker": Share(role=WORKERS, pool=6, wait_s=30, statement_s=600, lock_s=60, idle_in_transaction_s=900),
+    "swapper": Share(role=WORKERS, pool=6, wait_s=30, statement_s=60, lock_s=60, idle_in_transaction_s=900),
     # Replays, backups, migrations, and each step of a start: whoever started them is there to stop them.
     "command": Share(pool=5, wait_s=30),
 }

@@ -3,16 +3,20 @@
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID, uuid5
 
+import psutil
+import psycopg2
 import pytest
 from msgspec import Struct
 
+from streams.connections import SHARES
 from tests import ward
 from tests.faults.crowd import PEOPLE, Acknowledged, Crowd
 from tests.faults.killer import Killer
 from tests.faults.tally import Tally, tally_of
-from tests.local_noria import running, until
+from tests.local_noria import LocalNoria, running, until
 
 DOMAIN = "school-zones"
 CORRECTIONS_A_ROUND = 12  # of replies: of several corrections of one reply the newest counts
@@ -60,7 +64,24 @@ def survive(home: Path, size: Size) -> None:
             report = tally.replayed()
             assert report.equal, (report.differences, report.unsaid, report.unexplained)
         until(lambda: all(p.state == "ready" for p in noria.processes().values()), "all processes are ready")
+        check_roles(noria)
         print(f"kills {dict(killer.killed)}; {crowd.said.events} events; asked again {crowd.said.refusals} times")
+
+
+def check_roles(noria: LocalNoria) -> None:
+    """Each process is given its own role's address, which its arguments do not show, and connects by no other."""
+    roles = {name: share.role for name, share in SHARES.items() if share.role is not None}
+    connected = (
+        "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
+    )
+    for name, role in roles.items():
+        process = psutil.Process(noria.processes()[name].pid)
+        given = urlsplit(process.environ()["NORIA_DATABASE_URL"])
+        assert given.username == role and given.password
+        assert given.password not in " ".join(process.cmdline())
+    with psycopg2.connect(noria.database_url) as connection, connection.cursor() as cursor:
+        cursor.execute(connected)
+        assert {name for (name,) in cursor.fetchall()} == set(roles.values())
 
 
 def talk_while_killing(crowd: Crowd, killer: Killer, size: Size) -> None:
