@@ -59,11 +59,11 @@ GRANTS: dict[str, dict[Role, Rights]] = {
     "access.sessions": _may(door="rad"),
     "work.claims": _may(workers="rawd"),
     "work.intake": _may(door="r", stream="r", workers="raw"),
-    "work.engines": _may(door="rw", workers="rawd"),
+    "work.engines": _may(door="rw", workers="raw"),
     "work.routes": _may(door="r", workers="rawd"),
     "work.doors": _may(door="rawd", workers="r"),
-    "work.examined": _may(door="r", workers="rawd"),
-    "work.places": _may(workers="rawd"),
+    "work.examined": _may(door="r", workers="ra"),
+    "work.places": _may(door="r", workers="rawd"),
 }
 
 

@@ -1,6 +1,7 @@
 """A whole door for tests: real HTTP, Kafka and PostgreSQL, the real store following the log, and engines that are stubs."""
 
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,14 +13,17 @@ from uuid import UUID, uuid4
 
 import httpx
 from kafka import KafkaConsumer, TopicPartition
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from api.app import build, create_app, make_server
 from api.domains import DEFAULT_BASE_MODEL
 from api.keys import create_key, ensure_local
 from api.services import Services
+from migrations.roles import grant, url_of
 from streams.cluster import Cluster
 from streams.codec import encode, envelope_for, topic_of
+from streams.connections import DOOR, SHARES, STREAM
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, Event, ReleaseFinished, ReleaseStarted
 from streams.log import PATIENCE, KafkaLog, Message, Position, Record
@@ -30,6 +34,8 @@ from streams.store import Store, open_engine
 from streams.topics import TOPICS
 from tests.engine_server import EngineServer
 
+# Of the processes' roles, which are one server's, however many databases and doors a session has on it.
+PASSWORDS = Path(tempfile.mkdtemp(prefix="noria-test-keys-")) / "postgres-roles.json"
 MODEL = "sha256:" + "1" * 64
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<repo_name>", "[INST]", "</s>")
 
@@ -47,18 +53,23 @@ def wait_until(holds: Callable[[], Any], timeout_s: float = 15.0, what: str = "t
 
 
 class World:
-    """`door_url` answers; `engine` answers for every release; `key` (the local operator's), `data_key` and `chat_key` (a service's)
+    """Door and stream connect as their own roles, `database` as the owner.
+
+    `door_url` answers; `engine` answers for every release; `key` (the local operator's), `data_key` and `chat_key` (a service's)
     are bearer keys."""
 
     def __init__(self, settings: Settings, kafka: Cluster) -> None:
         self.settings = settings
         self.kafka = kafka
         MasterKey.made(settings.master_key)
-        self.services: Services = build(settings, client_id=f"test-door-{uuid4().hex[:6]}")
-        ensure_local(self.services.engine, settings.local_key)
+        self.database = open_engine(settings.database_url)  # as the owner of the tables
+        grant(settings.database_url, PASSWORDS)
+        as_door = replace(settings, database_url=url_of(DOOR, settings.database_url, PASSWORDS))
+        self.services: Services = build(as_door, client_id=f"test-door-{uuid4().hex[:6]}")
+        ensure_local(self.database, settings.local_key)
         self.key = settings.local_key.read_text().strip()
-        self.data_key = create_key(self.services.engine, "curator", "data", person="key:curator")
-        self.chat_key = create_key(self.services.engine, "app", "chat", person=None)
+        self.data_key = create_key(self.database, "curator", "data", person="key:curator")
+        self.chat_key = create_key(self.database, "app", "chat", person=None)
         self.engine = EngineServer()
         self.services.routes.start()
         self.server = make_server(create_app(self.services), "127.0.0.1", 0)
@@ -92,6 +103,7 @@ class World:
             thread.join(timeout=10)
         self.services.recorder.log.close()
         self.services.engine.dispose()
+        self.database.dispose()
 
     def domain(self, name: str | None = None, **more: Any) -> str:
         """A new domain that answers with release 0."""
@@ -123,7 +135,7 @@ class World:
         self, domain: str, release: int, engine: EngineServer, state: str = "ready", kind: str = "llamacpp"
     ) -> None:
         engine_id = f"{domain}@{release}"
-        with self.services.engine.begin() as connection:
+        with self.database.begin() as connection:
             connection.execute(
                 text(
                     "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, base_url,"
@@ -157,7 +169,7 @@ class World:
         wait_until(lambda: self._known(domain) == (generation, state, engine.base_url), what="the route")
 
     def engine_state(self, domain: str, release: int, state: str, base_url: str | None = None) -> None:
-        with self.services.engine.begin() as connection:
+        with self.database.begin() as connection:
             connection.execute(
                 text(
                     "UPDATE work.engines SET state = :state, base_url = coalesce(:url, base_url) WHERE engine_id = :id"
@@ -216,7 +228,8 @@ class World:
             assert self._stopping.is_set()  # its socket was closed under it
 
     def _follow(self) -> None:
-        engine = open_engine(self.settings.database_url)
+        as_stream = url_of(STREAM, self.settings.database_url, PASSWORDS)
+        engine = open_engine(as_stream, SHARES["streams"])
         store, relay = Store(engine), Relay(engine, KafkaLog(self.kafka, "test-relay"))
         consumer: KafkaConsumer | None = None
         while not self._stopping.is_set():

@@ -164,7 +164,7 @@ def _things(world: World, domain: str) -> Things:
 @pytest.fixture(scope="module")
 def holders(world: World, own: Things) -> dict[str, Callable[[], str | None]]:
     """Who calls, by column, and the token of each: of one domain, unless it says of all."""
-    engine = world.services.engine
+    engine = world.database
 
     def key(role: str, person: str | None, domains: list[str] | None = None, **more: Any) -> str:
         return create_key(engine, f"walk-{role}", role, person=person, domains=domains, **more)
@@ -186,7 +186,7 @@ def holders(world: World, own: Things) -> dict[str, Callable[[], str | None]]:
 @pytest.fixture(scope="module")
 def dead(world: World) -> dict[str, str | None]:
     """Keys that hold no more, and what is none."""
-    engine = world.services.engine
+    engine = world.database
     found: dict[str, str | None] = {"none": None, "wrong": "noria-" + "0" * 64, "empty": " "}
     for name in ("expired", "revoked"):
         found[name] = create_key(engine, name, "operator", person=None)
@@ -479,7 +479,7 @@ class _Statements:
 
 
 def test_a_key_costs_one_statement_every_few_seconds(world: World) -> None:
-    engine, now = world.services.engine, [0.0]
+    engine, now = world.database, [0.0]
     keys = ApiKeys(engine, clock=lambda: now[0])
     token = create_key(engine, "counted", "chat", person="ann")
     with _Statements(engine) as sent:
@@ -490,7 +490,7 @@ def test_a_key_costs_one_statement_every_few_seconds(world: World) -> None:
 
 
 def test_a_key_ends_at_its_time_though_nobody_looks(world: World) -> None:
-    engine, now = world.services.engine, [0.0]
+    engine, now = world.database, [0.0]
     keys = ApiKeys(engine, clock=lambda: now[0])
     token = create_key(engine, "short", "chat", person="ann", expires_in_s=1)
     assert not isinstance(keys.caller(token), str)
@@ -531,7 +531,7 @@ def test_a_door_that_is_told_nothing_refuses_at_once_what_it_revoked_itself(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api.keys, "RECHECK_S", 600.0)
-    deaf = replace(world.services, keys=ApiKeys(world.services.engine))
+    deaf = replace(world.services, keys=ApiKeys(world.database))
     client, token = create_app(deaf).test_client(), create_key(deaf.engine, "lost-tablet", "chat", person="ann")
     me: Ask = ("/v1/me", None)
     assert call(client, "GET", me, token).status_code == 200
@@ -675,7 +675,7 @@ def test_a_link_begins_one_session_and_a_session_makes_nothing_that_outlives_it(
 
 
 def test_a_link_that_is_too_old_and_a_session_of_a_revoked_key_are_nobodys(world: World, mine: Things) -> None:
-    engine = world.services.engine
+    engine = world.database
     with make(world, "jo", person="jo") as jo:
         once = jo.post("/v1/sessions/link", json={}).json()["token"]
         begun = jo.post("/v1/sessions", json={}).json()["token"]
@@ -690,7 +690,7 @@ def test_a_link_that_is_too_old_and_a_session_of_a_revoked_key_are_nobodys(world
 
 def test_of_many_who_open_one_link_at_once_one_comes_in(world: World, mine: Things) -> None:
     once = world.as_operator.post("/v1/sessions/link", json={}).json()["token"]
-    engine, many = world.services.engine, 3
+    engine, many = world.database, 3
     keys = ApiKeys(engine)
     at_the_link = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -197,7 +197,7 @@ def test_who_opens_no_door_sends_no_body_either(world: World) -> None:
 
 
 def test_a_body_counts_once_against_the_limit_of_its_key(world: World) -> None:
-    key = create_key(world.services.engine, "counted", "chat", person="counted")
+    key = create_key(world.database, "counted", "chat", person="counted")
     took: list[str] = []
     count, limits = world.services.limits.count_request, world.services.limits
     limits.count_request = lambda who: (took.append(who.name), count(who))[1]  # type: ignore[method-assign, func-returns-value]

@@ -392,7 +392,7 @@ def test_a_retired_domain_answers_nobody_takes_nothing_and_keeps_its_log(world: 
 
 def test_the_engines_of_a_retired_domain_stop_once_nothing_is_sent_there_any_more(world: World) -> None:
     domain, other = world.domain(), world.domain()
-    host = Host(world.settings, world.services.engine)
+    host = Host(world.settings, world.database)
     retired = world.as_operator.post(f"/v1/domains/{domain}/retire", json={}).json()
     world.caught_up(retired["position"])
     pin = world.services.routes.pin(domain, None, 1)  # a request that was on its way
@@ -400,13 +400,13 @@ def test_the_engines_of_a_retired_domain_stop_once_nothing_is_sent_there_any_mor
     def wanted() -> list[tuple[object, ...]]:
         host.close_retired()
         query = "SELECT domain FROM work.engines WHERE wanted AND domain IN (:one, :two)"
-        return rows(world.services.engine, query, one=domain, two=other)
+        return rows(world.database, query, one=domain, two=other)
 
     host.close_retired()
     wait_until(lambda: domain not in world.services.routes.table()[0], what="the route is gone")
     in_flight = "SELECT count(*) FROM work.doors WHERE NOT generations ? :domain AND (in_flight ->> :pinned)::int = 1"
     wait_until(
-        lambda: rows(world.services.engine, in_flight, domain=domain, pinned=pin.engine_id) == [(1,)],
+        lambda: rows(world.database, in_flight, domain=domain, pinned=pin.engine_id) == [(1,)],
         what="the door has said so",
     )
     assert sorted(wanted()) == sorted([(domain,), (other,)])

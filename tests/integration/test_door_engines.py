@@ -38,7 +38,7 @@ def test_the_door_tells_the_swapper_what_it_uses_and_what_is_in_flight(world: Wo
     domain = world.domain()
 
     def row() -> tuple[dict[str, int], dict[str, int]]:
-        with world.services.engine.connect() as connection:
+        with world.database.connect() as connection:
             found = connection.exec_driver_sql(
                 "SELECT generations, in_flight FROM work.doors WHERE door_id = %s", (world.services.routes.door_id,)
             ).one()

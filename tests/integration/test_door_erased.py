@@ -34,7 +34,7 @@ def held(world: World) -> Iterator[threading.Event]:
 def keys_of(world: World, person: str) -> tuple[object, ...]:
     """How many there are, and how many were destroyed."""
     query = "SELECT count(*), count(destroyed_at) FROM keyring.person_keys WHERE subject = :subject"
-    return rows(world.services.engine, query, subject=f"person:{person}")[0]
+    return rows(world.database, query, subject=f"person:{person}")[0]
 
 
 def erase(world: World, person: str) -> None:
@@ -45,7 +45,7 @@ def erase(world: World, person: str) -> None:
 
 def held_keys(world: World) -> list[PersonKey]:
     """Every key that anybody holds yet."""
-    kids = rows(world.services.engine, "SELECT kid FROM keyring.person_keys WHERE destroyed_at IS NULL")
+    kids = rows(world.database, "SELECT kid FROM keyring.person_keys WHERE destroyed_at IS NULL")
     return [world.services.keyring.find(str(kid)) for (kid,) in kids]
 
 
@@ -103,7 +103,7 @@ def test_no_digest_of_what_somebody_said_can_be_confirmed_once_they_were_erased(
     world.caught_up(given.json()["position"])
     world.caught_up(imported["position"])
     ((recorded,),) = rows(
-        world.services.engine,
+        world.database,
         "SELECT request_digest FROM noria.feedback WHERE event_id = :id",
         id=given.json()["event_id"],
     )
@@ -114,7 +114,7 @@ def test_no_digest_of_what_somebody_said_can_be_confirmed_once_they_were_erased(
         prompt = msgspec.json.encode(datasets.alpaca_messages(said)).decode()
         wanted, found = {str(recorded).rpartition(":")[2], imported["ids"][0]}, set[str]()
         canonical = msgspec.json.encode(dict.fromkeys(("rating", "pick", "comment")) | body, order="deterministic")
-        kids = [str(kid) for (kid,) in rows(world.services.engine, "SELECT kid FROM keyring.person_keys")]
+        kids = [str(kid) for (kid,) in rows(world.database, "SELECT kid FROM keyring.person_keys")]
         common = sealing.common_digest(canonical, world.services.keyring)
         found |= {common, *(sealing.digest(canonical, key) for key in held_keys(world))}
         for kid in kids:
@@ -183,7 +183,7 @@ def test_every_later_release_and_what_is_on_its_way_is_named_with_what_it_learne
     domain = world.domain()
     asked = world.chat(domain, user=who)
     world.caught_up(asked["metadata"]["position"])
-    engine, example = world.services.engine, uuid4().hex
+    engine, example = world.database, uuid4().hex
     change(
         engine,
         "INSERT INTO noria.examples (example_id, domain, kind, person, prompt, answer, said_at, accepted_offset)"

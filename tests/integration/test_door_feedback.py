@@ -45,7 +45,7 @@ def give(world: World, reply_id: str, key: str | None = None, user: str = "ann",
 
 
 def feedback_rows(world: World, reply_id: str) -> list[Any]:
-    with world.services.engine.connect() as connection:
+    with world.database.connect() as connection:
         found = connection.exec_driver_sql("SELECT * FROM noria.feedback WHERE reply_id = %s", (reply_id,))
         return list(found.all())
 
@@ -271,7 +271,7 @@ def test_a_correction_is_followed_from_waiting_to_live(world: World) -> None:
 
     def order_id() -> UUID:
         """The order that the domain's round waits for."""
-        with world.services.engine.connect() as connection:
+        with world.database.connect() as connection:
             body = connection.exec_driver_sql(
                 "SELECT body FROM noria.states WHERE kind = 'domain' AND key = %s", (domain,)
             ).scalar_one()

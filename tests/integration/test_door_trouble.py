@@ -135,7 +135,7 @@ def test_a_frozen_kafka_is_found_out_once_and_then_refused_at_once(world: World,
 
 def test_the_door_survives_the_loss_of_its_database_connections(world: World) -> None:
     domain = world.domain()
-    with world.services.engine.connect() as connection:
+    with world.database.connect() as connection:
         connection.execute(
             text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -186,5 +186,5 @@ def test_the_process_makes_its_key_serves_and_leaves_cleanly(world: World, broke
 
 
 def doors(world: World) -> int:
-    with world.services.engine.connect() as connection:
+    with world.database.connect() as connection:
         return int(connection.execute(text("SELECT count(*) FROM work.doors")).scalar_one())

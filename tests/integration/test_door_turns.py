@@ -54,7 +54,7 @@ class Talk:
     def whole(self, prompt_id: str) -> Messages:
         """What was asked, put together from the projections; without the domain's own words."""
         row = self._row(prompt_id)
-        with self.world.services.engine.connect() as connection:
+        with self.world.database.connect() as connection:
             before = history.before(connection, [row.follows])
         whole = before.whole(Sealed(**row.messages), row.follows)
         found = history.open_whole(whole, self.world.services.keyring)
@@ -65,7 +65,7 @@ class Talk:
         return self._row(prompt_id).follows
 
     def _row(self, prompt_id: str) -> Any:
-        with self.world.services.engine.connect() as connection:
+        with self.world.database.connect() as connection:
             query = text("SELECT messages, follows, conversation_id FROM noria.prompts WHERE prompt_id = :id")
             return connection.execute(query, {"id": prompt_id}).one()
 

@@ -48,15 +48,13 @@ class Hosted:
         self.started = started
         self.domain = world.domain()
         self.name = f"{self.domain}@0"
-        change(world.services.engine, "UPDATE work.engines SET wanted = engine_id = :id", id=self.name)
-        change(world.services.engine, "UPDATE work.engines SET state = 'asked', base_url = NULL WHERE wanted")
-        self.host = Host(replace(world.settings, engine_sleep_after_s=600), world.services.engine)
+        change(world.database, "UPDATE work.engines SET wanted = engine_id = :id", id=self.name)
+        change(world.database, "UPDATE work.engines SET state = 'asked', base_url = NULL WHERE wanted")
+        self.host = Host(replace(world.settings, engine_sleep_after_s=600), world.database)
         self.until_ready()
 
     def state(self) -> str:
-        (found,) = rows(
-            self.world.services.engine, "SELECT state FROM work.engines WHERE engine_id = :id", id=self.name
-        )
+        (found,) = rows(self.world.database, "SELECT state FROM work.engines WHERE engine_id = :id", id=self.name)
         return str(found[0])
 
     def until_ready(self) -> None:
@@ -71,7 +69,7 @@ class Hosted:
 
     def nobody_asked_for_long(self) -> None:
         ago = "SET used_at = now() - interval '11 minutes', changed_at = now() - interval '11 minutes'"
-        change(self.world.services.engine, f"UPDATE work.engines {ago} WHERE engine_id = :id", id=self.name)
+        change(self.world.database, f"UPDATE work.engines {ago} WHERE engine_id = :id", id=self.name)
 
     def fall_asleep(self) -> None:
         def is_asleep() -> bool:
@@ -96,7 +94,7 @@ def hosted(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosted]:
     monkeypatch.setattr(hosting, "EngineSpec", lambda **given: SimpleNamespace(context_tokens=2048))
     monkeypatch.setattr(hosting.Artifacts, "path", lambda self, digest: Path(digest))
     found = Hosted(world, started)
-    assert rows(world.services.engine, "SELECT model FROM work.engines WHERE wanted") == [(MODEL,)]
+    assert rows(world.database, "SELECT model FROM work.engines WHERE wanted") == [(MODEL,)]
     yield found
     found.host.stop()
 
@@ -135,7 +133,7 @@ def test_an_engine_that_is_asked_while_it_falls_asleep_does_not_end(hosted: Host
 
 def test_a_host_that_comes_back_lets_those_sleep_that_slept(hosted: Hosted) -> None:
     hosted.fall_asleep()
-    host = Host(hosted.world.settings, hosted.world.services.engine)
+    host = Host(hosted.world.settings, hosted.world.database)
     host.forget_the_past()
     host.step()
     assert hosted.state() == "asleep" and host._keepers == {}
@@ -143,5 +141,5 @@ def test_a_host_that_comes_back_lets_those_sleep_that_slept(hosted: Hosted) -> N
 
 def test_with_a_setting_of_0_no_engine_sleeps(hosted: Hosted) -> None:
     hosted.nobody_asked_for_long()
-    Host(replace(hosted.world.settings, engine_sleep_after_s=0), hosted.world.services.engine).let_sleep()
+    Host(replace(hosted.world.settings, engine_sleep_after_s=0), hosted.world.database).let_sleep()
     assert hosted.state() == "ready"

@@ -26,9 +26,9 @@ SECRET = "what the model said of the lighthouse"
 
 @pytest.fixture
 def context(world: World) -> Iterator[Context]:
-    keyring = Keyring(world.services.engine, MasterKey.made(world.settings.master_key))
+    keyring = Keyring(world.database, MasterKey.made(world.settings.master_key))
     log = KafkaLog(world.kafka, "test-exam-ahead")
-    yield Context(world.settings, world.services.engine, log, keyring, "worker-1")
+    yield Context(world.settings, world.database, log, keyring, "worker-1")
     log.close()
 
 
@@ -183,7 +183,7 @@ def correct(world: World, domain: str, *questions: str) -> None:
 
 def examples(world: World, domain: str) -> list[tuple[object, ...]]:
     query = "SELECT example_id FROM noria.examples WHERE domain = :d ORDER BY accepted_offset"
-    return rows(world.services.engine, query, d=domain)
+    return rows(world.database, query, d=domain)
 
 
 def test_what_people_corrected_is_asked_when_there_is_enough_of_it_and_only_what_is_new(
@@ -213,23 +213,23 @@ def test_when_a_round_is_near_each_correction_is_asked_but_none_that_a_release_h
     correct(world, domain, "Is it learned?", "Is it new?")
     assert not look_ahead(context, never)
     learned = str(examples(world, domain)[0][0])
-    change(world.services.engine, ROUND.replace("'train'", "'released'"), domain=domain)
+    change(world.database, ROUND.replace("'train'", "'released'"), domain=domain)
     # Of the release that answers here, which has no round of its own.
-    change(world.services.engine, "UPDATE noria.rounds SET release = 0 WHERE round_id = 'round-1'")
-    change(world.services.engine, "INSERT INTO noria.learned (round_id, example_id) VALUES ('round-1', :e)", e=learned)
-    change(world.services.engine, "UPDATE noria.domains SET wake_at = now() WHERE domain = :domain", domain=domain)
+    change(world.database, "UPDATE noria.rounds SET release = 0 WHERE round_id = 'round-1'")
+    change(world.database, "INSERT INTO noria.learned (round_id, example_id) VALUES ('round-1', :e)", e=learned)
+    change(world.database, "UPDATE noria.domains SET wake_at = now() WHERE domain = :domain", domain=domain)
     assert look_ahead(context, never)
     assert examined.asked == [(MODEL, ["Is it new?"])]
     for table in ("learned", "rounds"):
-        change(world.services.engine, f"DELETE FROM noria.{table} WHERE round_id = 'round-1'")
-    change(world.services.engine, "UPDATE noria.domains SET wake_at = NULL")
+        change(world.database, f"DELETE FROM noria.{table} WHERE round_id = 'round-1'")
+    change(world.database, "UPDATE noria.domains SET wake_at = NULL")
 
 
 def test_what_a_model_answered_is_kept_sealed(world: World, context: Context, examined: Examined) -> None:
     domain = world.domain()
     add_exam(world, domain, "What of the lighthouse?")
     drain(context)
-    ((kept,),) = rows(world.services.engine, "SELECT evaluation FROM work.examined WHERE domain = :d", d=domain)
+    ((kept,),) = rows(world.database, "SELECT evaluation FROM work.examined WHERE domain = :d", d=domain)
     content = Artifacts(world.settings.artifacts).path(str(kept)).read_bytes()
     assert SECRET.encode() not in content
     assert b'"right":true' in content
@@ -304,7 +304,7 @@ def test_a_worker_without_an_order_examines_ahead_and_an_order_calls_it_away(
     examined.asked.clear()
     assert not idle(context).work()
     assert examined.asked == []
-    change(world.services.engine, "UPDATE work.claims SET state = 'done'")
+    change(world.database, "UPDATE work.claims SET state = 'done'")
     assert idle(context).work()
     assert examined.asked == [(MODEL, ["Is there time?"])]
 
@@ -334,11 +334,11 @@ def test_while_opencompass_is_being_installed_nothing_is_examined_ahead_and_nobo
     add_exam(world, domain, "Is it installed?")
     monkeypatch.setattr(loop, "INSTALLING_RETRY_S", 0.0)
     waiting = idle(context)
-    change(world.services.engine, "UPDATE noria.domains SET wake_at = now() WHERE domain = :domain", domain=domain)
+    change(world.database, "UPDATE noria.domains SET wake_at = now() WHERE domain = :domain", domain=domain)
     monkeypatch.setattr(loop, "Trainer", Child)
     assert not waiting.work() and not waiting.work()
     assert isinstance(context.trainer, Child), "what a round needs beside it is started"
-    change(world.services.engine, "UPDATE noria.domains SET wake_at = NULL")
+    change(world.database, "UPDATE noria.domains SET wake_at = NULL")
     assert not waiting.work()
     assert [record for record in caplog.records if record.name.startswith("noria")] == []
     monkeypatch.setattr(evaluation, "_examine", Examined())
@@ -368,10 +368,10 @@ def test_when_a_round_is_near_its_children_are_started_once_and_again_when_they_
     waiting.work()
     assert (context.trainer, context.examiner) == (None, None)
     wake = "UPDATE noria.domains SET wake_at = now() + make_interval(secs => :secs) WHERE domain = :domain"
-    change(world.services.engine, wake, secs=3600, domain=domain)
+    change(world.database, wake, secs=3600, domain=domain)
     waiting.work()
     assert (context.trainer, context.examiner) == (None, None)
-    change(world.services.engine, wake, secs=30, domain=domain)
+    change(world.database, wake, secs=30, domain=domain)
     waiting.work()
     trainer, examiner = context.trainer, context.examiner
     assert isinstance(trainer, Child) and isinstance(examiner, Child)
@@ -381,7 +381,7 @@ def test_when_a_round_is_near_its_children_are_started_once_and_again_when_they_
     waiting.work()
     assert isinstance(context.trainer, Child) and context.trainer is not trainer
     assert context.examiner is examiner
-    change(world.services.engine, "UPDATE noria.domains SET wake_at = NULL")
+    change(world.database, "UPDATE noria.domains SET wake_at = NULL")
 
 
 def test_its_children_stay_while_a_round_runs_or_is_examined_for_and_are_ended_when_nothing_needs_them(
@@ -397,11 +397,11 @@ def test_its_children_stay_while_a_round_runs_or_is_examined_for_and_are_ended_w
     assert not waiting.work()
     assert context.examiner is examiner, "it may be needed again in a moment"
     monkeypatch.setattr(loop, "REST_AFTER_S", 0.0)
-    change(world.services.engine, ROUND, domain=domain)
+    change(world.database, ROUND, domain=domain)
     assert not waiting.work()
     assert (context.trainer, context.examiner) == (trainer, examiner)
-    change(world.services.engine, "UPDATE noria.rounds SET ended_at = now() WHERE round_id = 'round-1'")
+    change(world.database, "UPDATE noria.rounds SET ended_at = now() WHERE round_id = 'round-1'")
     assert not waiting.work()
     assert (context.trainer, context.examiner) == (None, None)
     assert not trainer.waits() and not examiner.waits()
-    change(world.services.engine, "DELETE FROM noria.rounds WHERE round_id = 'round-1'")
+    change(world.database, "DELETE FROM noria.rounds WHERE round_id = 'round-1'")

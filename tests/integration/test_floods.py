@@ -111,7 +111,7 @@ def test_sixty_bad_records_and_one_with_a_key_of_9600_characters_on_each_topic_s
 
     def all_applied() -> bool:
         ends = {(t, p): end for t in (CONVERSATIONS, DOMAINS) for p, end in log.ends(t).items() if end}
-        return not rows(noria.services.engine, "SELECT FROM noria.outbox WHERE sent_at IS NULL") and all(
+        return not rows(noria.database, "SELECT FROM noria.outbox WHERE sent_at IS NULL") and all(
             noria.services.recorder._reached().get(place, 0) >= end for place, end in ends.items()
         )
 
@@ -134,9 +134,9 @@ def test_sixty_bad_records_and_one_with_a_key_of_9600_characters_on_each_topic_s
     assert {skip["partition"] for skip in told["skips"]} == {partition for partition, _ in skipped}
     assert all(skip["by"] == "key:local" for skip in told["skips"])
     assert sum(row["reason"].startswith("the store cannot hold it") for row in told["data"]) == 2
-    there = {str(event_id) for (event_id,) in rows(noria.services.engine, "SELECT event_id FROM noria.events")}
+    there = {str(event_id) for (event_id,) in rows(noria.database, "SELECT event_id FROM noria.events")}
     assert {str(decode(one.value).id) for one in readable} <= there
     assert read_operations(log).allowed
     noria.caught_up(noria.chat(ward)["metadata"]["position"])
-    report = verify(noria.services.engine, log)
+    report = verify(noria.database, log)
     assert report.equal, (report.differences, report.unsaid, report.unexplained)

@@ -32,7 +32,7 @@ def tight(empty_log: Cluster, database_url: str, tmp_path_factory: pytest.TempPa
 
 
 def key_of(world: World, person: str) -> str:
-    return create_key(world.services.engine, person, "chat", person=person)
+    return create_key(world.database, person, "chat", person=person)
 
 
 def ask(client: httpx.Client, domain: str, words: str) -> httpx.Response:

@@ -68,7 +68,7 @@ def opens(words: Sealed, engine: Engine, master: MasterKey) -> bool:
 
 
 def test_an_older_keyring_after_an_erasure_opens_nothing_once_noria_has_started(world: World) -> None:
-    domain, engine = world.domain(), world.services.engine
+    domain, engine = world.domain(), world.database
     asked = world.chat(domain, CANARY, user="ann")
     world.caught_up(asked["metadata"]["position"])
     before = keys_of(engine, "ann")

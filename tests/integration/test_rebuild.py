@@ -16,11 +16,13 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from migrations.roles import url_of
+from streams.connections import WORKERS
 from streams.events import Step
 from streams.orders import Order
 from streams.replay import verify
 from tests import ward
-from tests.door_world import MODEL, World, wait_until
+from tests.door_world import MODEL, PASSWORDS, World, wait_until
 from tests.integration.by_hand import change, results, rows
 from tests.local_noria import CACHE, ROOT, end_with
 from workers import retention, training
@@ -126,7 +128,7 @@ def refusal(answer: httpx.Response) -> tuple[int, str, str]:
 @pytest.fixture
 def context(world: World) -> Iterator[Context]:
     services = world.services
-    context = Context(world.settings, services.engine, services.recorder.log, services.keyring, "worker-1")
+    context = Context(world.settings, world.database, services.recorder.log, services.keyring, "worker-1")
     yield context
     context.dismiss()
 
@@ -152,7 +154,7 @@ def start_worker(world: World) -> subprocess.Popen[bytes]:
     environ = os.environ | {
         "NORIA_HOME": str(world.settings.home),
         **world.kafka.environ(),
-        "NORIA_DATABASE_URL": world.settings.database_url,
+        "NORIA_DATABASE_URL": url_of(WORKERS, world.settings.database_url, PASSWORDS),
         "NORIA_DOOR": world.door_url,
     }
     command = [sys.executable, "-m", "workers.loop", "--kinds", "train"]

@@ -89,7 +89,7 @@ REFUSED: list[tuple[Role, str]] = [
     (DOOR, "TRUNCATE noria.events"),
     (DOOR, "SELECT * FROM noria.outbox"),
     (DOOR, "SELECT * FROM work.claims"),
-    (DOOR, "SELECT * FROM work.places"),
+    (DOOR, "DELETE FROM work.places"),
     (DOOR, "UPDATE work.routes SET release = 1"),
     (DOOR, "INSERT INTO work.engines (engine_id) VALUES ('e')"),
     (DOOR, "DELETE FROM keyring.person_keys"),

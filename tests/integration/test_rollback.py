@@ -22,7 +22,7 @@ Kind = TypeVar("Kind", bound=Order)
 @pytest.fixture
 def context(world: World) -> Iterator[Context]:
     log = KafkaLog(world.kafka, "test-rollback")
-    yield Context(world.settings, world.services.engine, log, world.services.keyring, "worker-1")
+    yield Context(world.settings, world.database, log, world.services.keyring, "worker-1")
     log.close()
 
 

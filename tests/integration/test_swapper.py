@@ -559,7 +559,7 @@ def test_a_real_door_answers_from_the_new_release_once_it_is_told_and_pins_what_
     world: World, log: KafkaLog, engine: GoldenEngine, tmp_path: Path
 ) -> None:
     domain = world.domain()
-    context = Context(world.settings, world.services.engine, log, world.services.keyring, "swapper-1")
+    context = Context(world.settings, world.database, log, world.services.keyring, "swapper-1")
     assert world.chat(domain)["model"] == f"{domain}@0"
     world.engine.hold.clear()
     answers: list[dict[str, Any]] = []

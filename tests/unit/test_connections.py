@@ -25,3 +25,20 @@ def test_nobody_who_serves_waits_for_ever_and_no_command_is_cut() -> None:
     for name, share in SHARES.items():
         limits = (share.statement_s, share.lock_s, share.idle_in_transaction_s)
         assert 0 < share.wait_s <= 30 and (not any(limits) if name == "command" else all(limits)), name
+
+
+def test_the_page_on_postgresql_says_what_each_process_has() -> None:
+    page = (Path(__file__).parents[2] / "deploy" / "postgres.md").read_text()
+    limits = {
+        name: [share.statement_s or "-", share.lock_s or "-", share.idle_in_transaction_s or "-"]
+        for name, share in SHARES.items()
+    }
+    for name, share in SHARES.items():
+        cells = [
+            f"`{name}`",
+            f"`{share.role}`" if share.role else "the owner",
+            share.pool + share.listens,
+            *limits[name],
+        ]
+        assert f"| {' | '.join(map(str, cells))} |" in page
+    assert f"are {connections()}:" in page
