@@ -26,12 +26,17 @@ _WORDS = {
 _CODES = {"unknown": "invalid_api_key", "revoked": "revoked_api_key", "expired": "expired_api_key"}
 
 
+def bearer_token(header: str) -> str:
+    """What an Authorization header carries; empty for none, or another scheme."""
+    scheme, _, said = header.partition(" ")
+    return said.strip() if scheme.lower() == "bearer" else ""
+
+
 def authenticate(keys: ApiKeys, wrong: WrongKeys, only_looks: bool = False) -> None:
     """Find out whose key the request carries, for `caller`; `only_looks`: what works once still does. Raises ApiError 401, 429 for
     who tries many, or 503 when keys cannot be looked up."""
-    scheme, _, said = request.headers.get("Authorization", "").partition(" ")
-    token = said.strip()
-    if scheme.lower() != "bearer" or not token:
+    token = bearer_token(request.headers.get("Authorization", ""))
+    if not token:
         raise ApiError(401, "a key is needed: Authorization: Bearer <key>", code="missing_api_key")
     address = request.remote_addr
     known = keys.remembers(token)  # who has a right key is not slowed down by a neighbour who has none

@@ -21,7 +21,7 @@ from api.limits import Limits
 from api.metrics import Metrics
 from api.recording import Recorder
 from api.routing import Routes
-from api.server import make_server, question_of, too_large, was_asked
+from api.server import TRUST, Trust, make_server, question_of, too_large, was_asked
 from api.services import Services
 from api.turns import Turns
 from api.wire import DATASET_BODY_BYTES, parse_position, reply
@@ -45,6 +45,7 @@ HOLD_A_THREAD = frozenset({"door.chat_completions", "events.list_events"})
 def create_app(services: Services) -> Flask:
     app = Flask("noria", static_folder=None)
     app.url_map.strict_slashes = False
+    app.extensions[TRUST] = Trust(services.keys.remembers, services.settings.body_bytes)
     on_disk = RememberedUse(services.settings)
     open_paths = OPEN_PATHS | ({"/metrics"} if services.settings.metrics_open else set())
     allow_origins(app, services.settings.cors_origins)  # before a key is asked for: a preflight carries none

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.keys import create_key
+from api.keys import create_key, revoke_keys
 from api.wire import DATASET_BODY_BYTES
 from tests.door_world import World, wait_until
 
@@ -208,6 +208,19 @@ def test_a_body_counts_once_against_the_limit_of_its_key(world: World) -> None:
     finally:
         limits.count_request = count  # type: ignore[method-assign]
     assert took == ["counted", "counted"]
+
+
+def test_a_key_that_is_no_more_is_refused_though_its_body_was_read_on_trust(world: World) -> None:
+    key = create_key(world.database, "trusted", "chat", person="trusted")
+    with world.client(key) as client:
+        assert client.post("/v1/feedback", json={}).status_code == 400
+        assert world.services.keys.remembers(key)
+        revoke_keys(world.database, "trusted")
+        wait_until(lambda: not world.services.keys.remembers(key), what="word of it")
+        assert client.post("/v1/feedback", json={}).status_code == 401
+    with opened(world) as connection:
+        connection.sendall(head("/v1/feedback", bearer(key), 100))
+        assert answer(connection).startswith(b"HTTP/1.1 401 ")  # by the headers, as any stranger's
 
 
 def test_a_link_that_works_once_still_does_when_its_request_has_a_body(world: World) -> None:
