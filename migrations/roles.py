@@ -39,6 +39,7 @@ _PROJECTION = _may(door="r", stream="raw", workers="r")
 GRANTS: dict[str, dict[Role, Rights]] = {
     "noria.positions": _PROJECTION,
     "noria.states": _may(stream="raw"),
+    "noria.fresh": _may(stream="rawd"),
     "noria.events": _may(door="r", stream="ra", workers="r"),
     "noria.prompts": _PROJECTION,
     "noria.replies": _PROJECTION,
