@@ -20,8 +20,8 @@ from streams.events import DomainEvent, RebuildAsked, RollbackAsked, RoundAsked,
 from streams.recipes import LoraRecipe
 from streams.store import postgres_trouble
 
-UNDER_WAY = ("select", "train", "evaluate", "swap")
-CANCELLABLE = ("select", "train", "evaluate")
+UNDER_WAY = ("select", "train", "evaluate", "gate", "swap")
+CANCELLABLE = ("select", "train", "evaluate", "gate")
 
 
 class _Rollback(Struct, forbid_unknown_fields=True):

@@ -22,7 +22,7 @@ QUARANTINE = "noria.quarantine"
 OPERATIONS = "noria.operations"
 SERVICES = "/noria/api/services/"  # begins the source of what a service's key said for people
 
-RoundStep = Literal["select", "train", "evaluate", "swap"]
+RoundStep = Literal["select", "train", "evaluate", "gate", "swap"]
 Step = Literal["select", "train", "evaluate", "swap", "purge"]
 WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed", "disk_space"]
 ExampleKind = Literal["correction", "annotation"]

@@ -5,7 +5,7 @@ changed; and what is kept of it is a row for each, of which only what changed is
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
 from rpds import HashTrieMap
@@ -13,16 +13,18 @@ from rpds import HashTrieMap
 from streams.policy import NamedPeople
 
 
-class Giver(NamedTuple):
-    """`service`: the key that named the person; None: the person's own key spoke."""
+class Given(NamedTuple):
+    """Who gave one: `service` is the key that named the person; None: the person's own key spoke. `offset`: where on the domain's
+    partition it was accepted."""
 
     person: str
-    service: str | None = None
+    service: str | None
+    offset: int
 
 
-Given: TypeAlias = "HashTrieMap[str, Giver]"  # by example or preference
+ByID: TypeAlias = "HashTrieMap[str, Given]"  # of examples or preferences
 Numbers: TypeAlias = "HashTrieMap[str, int]"  # how many gave each of them, or it had given for them
-_NOTHING: Given = HashTrieMap()
+_NOTHING: ByID = HashTrieMap()
 _NOBODY: Numbers = HashTrieMap()
 
 
@@ -33,8 +35,8 @@ class Fresh:
 
     def __init__(
         self,
-        corrections: Given = _NOTHING,
-        preferences: Given = _NOTHING,
+        corrections: ByID = _NOTHING,
+        preferences: ByID = _NOTHING,
         persons: Numbers = _NOBODY,
         own: Numbers = _NOBODY,
         named: Numbers = _NOBODY,
@@ -48,22 +50,22 @@ class Fresh:
         self._services = services
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[str, str, str, str | None]]) -> "Fresh":
-        """Of what is kept: kind (correction or preference), id, person and service of each."""
-        given: dict[str, dict[str, Giver]] = {"correction": {}, "preference": {}}
-        for kind, id_, person, service in rows:
-            given[kind][id_] = Giver(person, service)
-        givers = Counter(giver for of_kind in given.values() for giver in of_kind.values())
+    def of(cls, rows: Iterable[tuple[str, str, str, str | None, int]]) -> "Fresh":
+        """Of what is kept: kind (correction or preference), id, person, service and offset of each."""
+        by_kind: dict[str, dict[str, Given]] = {"correction": {}, "preference": {}}
+        for kind, id_, person, service, offset in rows:
+            by_kind[kind][id_] = Given(person, service, offset)
+        givers = Counter((one.person, one.service) for by_id in by_kind.values() for one in by_id.values())
         persons, own, named, services = (Counter[str]() for _ in range(4))
-        for giver, number in givers.items():
-            persons[giver.person] += number
-            if giver.service is None:
-                own[giver.person] += number
+        for (person, service), number in givers.items():
+            persons[person] += number
+            if service is None:
+                own[person] += number
             else:
-                named[giver.person] += number
-                services[giver.service] += number
+                named[person] += number
+                services[service] += number
         numbers = (HashTrieMap(found) for found in (persons, own, named, services))
-        return cls(HashTrieMap(given["correction"]), HashTrieMap(given["preference"]), *numbers)
+        return cls(HashTrieMap(by_kind["correction"]), HashTrieMap(by_kind["preference"]), *numbers)
 
     @property
     def named(self) -> int:
@@ -75,13 +77,13 @@ class Fresh:
             return len(self._persons)
         return len(self._own) + (len(self._services) if rule == "one" else 0)
 
-    def with_correction(self, example_id: str, giver: Giver) -> "Fresh":
+    def with_correction(self, example_id: str, given: Given) -> "Fresh":
         less = self.corrections.get(example_id)
-        return self._counted(self.corrections.insert(example_id, giver), self.preferences, less, giver)
+        return self._counted(self.corrections.insert(example_id, given), self.preferences, less, given)
 
-    def with_preference(self, preference_id: str, giver: Giver) -> "Fresh":
+    def with_preference(self, preference_id: str, given: Given) -> "Fresh":
         less = self.preferences.get(preference_id)
-        return self._counted(self.corrections, self.preferences.insert(preference_id, giver), less, giver)
+        return self._counted(self.corrections, self.preferences.insert(preference_id, given), less, given)
 
     def without_correction(self, example_id: str) -> "Fresh":
         less = self.corrections.get(example_id)
@@ -92,20 +94,27 @@ class Fresh:
     def without_person(self, person: str) -> "Fresh":
         if person not in self._persons:
             return self
-        of_kind = (("correction", self.corrections), ("preference", self.preferences))
-        return Fresh.of((kind, id_, *by) for kind, given in of_kind for id_, by in given.items() if by.person != person)
+        return self._only(lambda one: one.person != person)
 
-    def _counted(self, corrections: Given, preferences: Given, less: Giver | None, more: Giver | None) -> "Fresh":
+    def since(self, pin: int) -> "Fresh":
+        """What was accepted at that offset or later."""
+        return self._only(lambda one: one.offset >= pin)
+
+    def _only(self, kept: Callable[[Given], bool]) -> "Fresh":
+        by_kind = (("correction", self.corrections), ("preference", self.preferences))
+        return Fresh.of((kind, id_, *one) for kind, by_id in by_kind for id_, one in by_id.items() if kept(one))
+
+    def _counted(self, corrections: ByID, preferences: ByID, less: Given | None, more: Given | None) -> "Fresh":
         numbers = self._persons, self._own, self._named, self._services
-        for giver, change in ((less, -1), (more, 1)):
-            if giver is not None:
+        for one, change in ((less, -1), (more, 1)):
+            if one is not None:
                 persons, own, named, services = numbers
-                persons = _changed(persons, giver.person, change)
-                if giver.service is None:
-                    own = _changed(own, giver.person, change)
+                persons = _changed(persons, one.person, change)
+                if one.service is None:
+                    own = _changed(own, one.person, change)
                 else:
-                    named = _changed(named, giver.person, change)
-                    services = _changed(services, giver.service, change)
+                    named = _changed(named, one.person, change)
+                    services = _changed(services, one.service, change)
                 numbers = persons, own, named, services
         return Fresh(corrections, preferences, *numbers)
 

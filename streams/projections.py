@@ -46,7 +46,7 @@ from streams.events import (
     RoundRequested,
     SnapshotSelected,
 )
-from streams.fresh import Giver
+from streams.fresh import Given
 from streams.policy import Policy
 from streams.rounds import Domain, Rebuild, gathered, in_use, prospect
 
@@ -85,10 +85,11 @@ class Count(Struct, frozen=True):
 
 
 class Delete(Struct, frozen=True):
-    """Every row that `where` names is gone."""
+    """Every row that `where` names is gone, or of those the ones that stand before an offset."""
 
     table: str
     where: Row
+    before_offset: int | None = None
 
 
 Write = Insert | Update | Retire | Count | Delete
@@ -122,7 +123,7 @@ def of_domain(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
     return [
         *_of_event(before, after, recorded, event),
         *_of_state(before, after, recorded, event),
-        *_of_fresh(before, after, event),
+        *_of_fresh(before, after, recorded, event),
     ]
 
 
@@ -328,19 +329,19 @@ def _of_state(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
     return writes
 
 
-def _of_fresh(before: Domain, after: Domain, event: DomainEvent) -> list[Write]:
+def _of_fresh(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> list[Write]:
     """The rows that keep `after.fresh`, given those of `before.fresh`."""
     if after.fresh is before.fresh:
         return []
-    if after.rounds != before.rounds:  # whatever it was that made the round due, nothing waits any more
-        return [Delete("fresh", {"domain": event.domain})]
     match event:
+        case RoundRequested():
+            return [Delete("fresh", {"domain": event.domain}, before_offset=event.pin)]
         case ExampleAccepted():
             was = before.fresh.corrections.get(event.example_id)
-            return _given(event, "correction", event.example_id, was)
+            return _given(recorded, event, "correction", event.example_id, was)
         case PreferenceAccepted():
             was = before.fresh.preferences.get(event.preference_id)
-            return _given(event, "preference", event.preference_id, was)
+            return _given(recorded, event, "preference", event.preference_id, was)
         case ExampleRetired():
             where = {"domain": event.domain, "kind": "correction", "given_id": event.example_id}
             return [Delete("fresh", where)]
@@ -350,9 +351,11 @@ def _of_fresh(before: Domain, after: Domain, event: DomainEvent) -> list[Write]:
             raise AssertionError(f"{type(event).__name__} changes nothing of what is fresh")
 
 
-def _given(event: ExampleAccepted | PreferenceAccepted, kind: str, given_id: str, was: Giver | None) -> list[Write]:
+def _given(
+    recorded: Recorded, event: ExampleAccepted | PreferenceAccepted, kind: str, given_id: str, was: Given | None
+) -> list[Write]:
     key = {"domain": event.domain, "kind": kind, "given_id": given_id}
-    giver = {"person": event.person, "service": event.service}
+    giver = {"person": event.person, "service": event.service, "offset": recorded.offset}
     return [Insert("fresh", key | giver) if was is None else Update("fresh", key, giver)]
 
 

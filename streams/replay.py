@@ -15,10 +15,10 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, Text, text
 
-from streams.codec import encode, topic_of
+from streams.codec import decode, encode, topic_of
 from streams.erasures import destroy_named, recorded, untold
 from streams.errors import Invalid
-from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
+from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE, GatePassed, GateRefused, RoundRequested
 from streams.following import pass_over_marks
 from streams.log import Log, Message, Record
 from streams.schema import LIVE, SHADOW, projections
@@ -28,6 +28,11 @@ BATCH_RECORDS = 2000
 LISTED = 1000
 APPEND_TIMEOUT_S = 30.0
 FOLLOWED = (CONVERSATIONS, DOMAINS)
+# Of a row of an outbox. Without a percent sign: it stands in statements with parameters.
+_IS_DECISION = (
+    f"(CASE WHEN topic = '{DOMAINS}' THEN convert_from(value, 'UTF8')::json ->> 'type'"
+    " IN ('noria.round_requested', 'noria.gate_passed', 'noria.gate_refused') ELSE false END)"
+)
 # The outbox is a queue with marks of its own sending, not a projection; its contents are compared by id.
 COMPARED = tuple(str(table.name) for table in projections.sorted_tables if table.name != "outbox")
 
@@ -61,6 +66,17 @@ class Difference(Struct, frozen=True):
     where: str  # "both", "only live", "only replay"
 
 
+class Otherwise(Struct, frozen=True):
+    """A decision that stands on the log, and what today's code would have decided in its place: no error, for what was decided has
+    happened. `what` is `round` or `gate`; None: nothing."""
+
+    domain: str
+    number: int
+    what: str
+    recorded: str | None
+    today: str | None
+
+
 class VerifyReport(Struct, frozen=True):
     equal: bool
     tables: tuple[TableDigest, ...]
@@ -68,6 +84,7 @@ class VerifyReport(Struct, frozen=True):
     # The first LISTED, each:
     unsaid: tuple[str, ...]  # ids that react implies, and that stand neither on the log nor in the live outbox
     unexplained: tuple[str, ...]  # ids in the live outbox that the replay does not imply
+    otherwise: tuple[Otherwise, ...]
     records: int
     records_per_s: float
     checked_at: datetime
@@ -146,6 +163,7 @@ def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lamb
                 if not digest.equal and (found := _first_difference(live, fresh, digest.table))
             )
             newest = live.exec_driver_sql(f"SELECT coalesce(max(id), 0) FROM {LIVE}.outbox").scalar_one()
+            otherwise = _decided_otherwise(fresh)
         unsaid, unexplained = _compare_outbox(engine, log, newest)
     return VerifyReport(
         equal=all(digest.equal for digest in digests) and not unsaid and not unexplained,
@@ -153,6 +171,7 @@ def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lamb
         differences=differences,
         unsaid=unsaid,
         unexplained=unexplained,
+        otherwise=otherwise,
         records=rebuilt.records,
         records_per_s=round(rebuilt.records_per_s, 1),
         checked_at=datetime.now(UTC),
@@ -188,8 +207,9 @@ def rebuild_live(engine: Engine, log: Log, progress: Callable[[int, int], None] 
             connection.execute(text("TRUNCATE work.claims, work.intake"))
             connection.execute(
                 text(
+                    # Unless they are said again: what they follow from may have been decided, and the decision lost.
                     "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at)"
-                    " SELECT message_id, 'unexplained', '', '', 'cancelled', 0, now() FROM said s"
+                    " SELECT message_id, 'unexplained', '', convert_to(until::text, 'UTF8'), 'cancelled', 0, now() FROM said s"
                     f" WHERE topic = :orders AND NOT EXISTS (SELECT FROM {LIVE}.outbox o WHERE o.message_id = s.message_id)"
                     " ON CONFLICT (order_id) DO NOTHING"
                 ),
@@ -288,20 +308,55 @@ def _hashed(connection: Connection, schema: str, name: str) -> Iterator[tuple[tu
         yield tuple(row[: len(keys)]), tuple(row[len(keys) :])
 
 
+def _decided_otherwise(shadow: Connection) -> tuple[Otherwise, ...]:
+    """Where the replay proposed another decision than the one that stands on the log, of which `rounds` tells."""
+    recorded: dict[tuple[str, int, str], str | None] = {}
+    numbers: dict[str, tuple[str, int]] = {}
+    for row in shadow.exec_driver_sql(f"SELECT round_id, domain, number, pin, verdict FROM {SHADOW}.rounds"):
+        numbers[row.round_id] = row.domain, row.number
+        recorded[row.domain, row.number, "round"] = f"pinned at {row.pin}"
+        if row.verdict is not None:
+            recorded[row.domain, row.number, "gate"] = row.verdict["outcome"]
+    today: dict[tuple[str, int, str], str | None] = {}
+    # One that was said and has had no effect, or has none yet, is the same decision.
+    proposed = shadow.exec_driver_sql(
+        f"SELECT value, EXISTS (SELECT FROM {LIVE}.events e WHERE e.event_id = message_id)"
+        f" OR EXISTS (SELECT FROM {LIVE}.outbox o WHERE o.message_id = s.message_id) AS said"
+        f" FROM {SHADOW}.outbox s WHERE {_IS_DECISION} ORDER BY id",
+        execution_options={"yield_per": BATCH_RECORDS},
+    )
+    for value, said in proposed:
+        subject: tuple[str, int, str]
+        match decode(bytes(value)).event:
+            case RoundRequested() as event:
+                subject, words = (event.domain, event.number, "round"), f"pinned at {event.pin}"
+            case GatePassed() | GateRefused() as event:
+                subject, words = (*numbers[event.round_id], "gate"), event.verdict.outcome
+            case event:
+                raise AssertionError(f"{type(event).__name__} is no decision")
+        if subject in recorded or not said:
+            today[subject] = words
+    return tuple(
+        Otherwise(*subject, recorded.get(subject), today.get(subject))
+        for subject in sorted({*recorded, *today})
+        if recorded.get(subject) != today.get(subject)
+    )[:LISTED]
+
+
 def _compare_outbox(engine: Engine, log: Log, newest: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What was to be said and what was: the outbox keeps no row for ever that was sent, so the log is asked too. `newest`: the last
-    row of the live outbox that the comparison is about."""
+    row of the live outbox that the comparison is about. Decisions are compared by what they are about, apart from this."""
     with postgres_trouble(), engine.begin() as connection:
         _write_down_said(connection, log)
         unsaid = connection.exec_driver_sql(
             f"SELECT message_id FROM {SHADOW}.outbox s"
-            " WHERE NOT EXISTS (SELECT FROM said t WHERE t.message_id = s.message_id)"
+            f" WHERE NOT {_IS_DECISION} AND NOT EXISTS (SELECT FROM said t WHERE t.message_id = s.message_id)"
             f" AND NOT EXISTS (SELECT FROM {LIVE}.outbox o WHERE o.message_id = s.message_id)"
             f" AND NOT EXISTS (SELECT FROM {LIVE}.events e WHERE e.event_id = s.message_id)"
             f" ORDER BY message_id LIMIT {LISTED}"
         ).scalars()
         unexplained = connection.exec_driver_sql(
-            f"SELECT message_id FROM {LIVE}.outbox o WHERE id <= %s"
+            f"SELECT message_id FROM {LIVE}.outbox o WHERE id <= %s AND NOT {_IS_DECISION}"
             f" AND NOT EXISTS (SELECT FROM {SHADOW}.outbox s WHERE s.message_id = o.message_id)"
             f" ORDER BY message_id LIMIT {LISTED}",
             (newest,),
@@ -310,15 +365,16 @@ def _compare_outbox(engine: Engine, log: Log, newest: int) -> tuple[tuple[str, .
 
 
 def _write_down_said(connection: Connection, log: Log) -> None:
-    """What stands on the topics that the tables do not hold, as the table `said`, until the transaction ends."""
-    connection.exec_driver_sql("CREATE TEMPORARY TABLE said (message_id text, topic text) ON COMMIT DROP")
+    """What stands on the topics that the tables do not hold, as the table `said`, until the transaction ends. `until`: where its
+    partition ended then."""
+    connection.exec_driver_sql("CREATE TEMPORARY TABLE said (message_id text, topic text, until bigint) ON COMMIT DROP")
     for topic in (ORDERS, QUARANTINE):
         for partition, end in log.ends(topic).items():
             records = log.read(topic, partition, 0, end)
             while batch := list(islice(records, BATCH_RECORDS)):
                 keys = [(record.key or b"").decode(errors="replace").replace("\0", "") for record in batch]
                 ids = keys if topic == ORDERS else [quarantine_id(key) for key in keys]
-                connection.exec_driver_sql("INSERT INTO said SELECT unnest(%s), %s", (ids, topic))
+                connection.exec_driver_sql("INSERT INTO said SELECT unnest(%s), %s, %s", (ids, topic, end))
     connection.exec_driver_sql("ANALYZE said")
 
 

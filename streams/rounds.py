@@ -5,13 +5,14 @@
        ▼          ▼          ▼          ▼
      empty     failed     refused     failed          (cancelled: from select, train or evaluate)
 
-What `react` asks for is part of the state at once (`fold` starts the round on the very event that made it due), so a
-correction that arrives before the order comes back from the log does not ask a second time.
+A decision (that a round begins, what the gate says of a candidate) is an event, and only its event has effect: `react` proposes
+it, under an id that tells what it is about, so that proposing twice is one event; `fold` acts on what was recorded, and never
+decides. So the past stays what it was, whatever later code would have decided.
 """
 
 from datetime import datetime, timedelta
 from typing import assert_never
-from uuid import UUID, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 from msgspec import Struct, field
@@ -52,7 +53,7 @@ from streams.events import (
     RoundStep,
     SnapshotSelected,
 )
-from streams.fresh import Fresh, Giver
+from streams.fresh import Fresh, Given
 from streams.gate import Verdict, judge
 from streams.orders import (
     EvaluateCandidate,
@@ -64,6 +65,8 @@ from streams.orders import (
     TrainCandidate,
 )
 from streams.policy import Gathered, Outlook, Policy, local_day, outlook
+
+_DECISIONS = uuid5(NAMESPACE_URL, "urn:noria:decision")
 
 
 class Round(Struct, frozen=True):
@@ -187,14 +190,8 @@ def prospect(state: Domain, now: datetime) -> Outlook:
 
 
 def fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
-    """The domain after `event`. Never refuses: it has happened. A round that has become due starts here and now."""
-    now = event.at if isinstance(event, ClockTicked) else recorded.envelope.time
-    after = _fold(_without_the_future(state, now), recorded, event)
-    if isinstance(event, RoundAsked):
-        startable = after.round is None and after.live is not None and not after.retired
-        return _start(after, recorded, now, f"asked for by {event.by}") if startable else after
-    found = prospect(after, now)
-    return _start(after, recorded, now, found.reason) if found.due else after
+    """The domain after `event`. Never refuses, and never decides: it has happened."""
+    return _fold(_without_the_future(state, _now(recorded, event)), recorded, event)
 
 
 def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> tuple[Consequence | Order, ...]:
@@ -212,35 +209,57 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(PurgePlaces(order_id=order_id, domain=event.domain, person=event.person, kids=event.kids))
 
     old, new = before.round, after.round
-    ended = after.ended
-    if old is not None and ended is not None and ended.id == old.id and ended.step == "refused":
-        # Said first: what came in during the round may have made the next one due on this very event.
-        assert ended.verdict is not None
-        refused = GateRefused(domain=event.domain, round_id=old.id, verdict=ended.verdict)
-        found.append(Consequence(uuid5(cause, "gate_refused"), refused))
-    if new is not None and (old is None or old.id != new.id):
-        requested = RoundRequested(
-            domain=event.domain,
-            round_id=new.id,
-            number=new.number,
-            reason=new.reason,
-            pin=new.pin,
-            base_release=new.base_release,
-            policy=new.policy,
-        )
-        found.append(Consequence(uuid5(cause, "round_requested"), requested))
-        select = SelectSnapshot(
-            order_id=new.order_id,
-            domain=event.domain,
-            round_id=new.id,
-            pin=new.pin,
-            base_model=after.releases[new.base_release],
-            recipe=new.policy.recipe,
-        )
-        found.append(select)
-    elif new is not None and old is not None and new.step != old.step:
-        found.extend(_next_order(event.domain, after, new, cause))
+    if new is not None and (old is None or old.id != new.id or new.step != old.step):
+        found += _orders_of(event.domain, after, new)
+    if isinstance(event, CandidateEvaluated) and old is not None and old.order_id == event.order_id:
+        found.append(_judged(before, old, event, cause))
+    reason = _why_a_round(after, recorded, event)
+    if reason is not None:
+        found.append(_proposed(after, recorded, event, reason))
     return tuple(found)
+
+
+def _why_a_round(state: Domain, recorded: Recorded, event: DomainEvent) -> str | None:
+    """Why a round is to begin now; None: it is not."""
+    if isinstance(event, RoundAsked):
+        return f"asked for by {event.by}" if _startable(state) else None
+    found = prospect(state, _now(recorded, event))
+    return found.reason if found.due else None
+
+
+def _startable(state: Domain) -> bool:
+    return state.round is None and state.live is not None and not state.retired
+
+
+def _proposed(state: Domain, recorded: Recorded, event: DomainEvent, reason: str) -> Consequence:
+    """That the domain's next round begins, with what stands up to here. Until that stands on the log each event proposes it again,
+    as the same event."""
+    assert state.live is not None
+    number = state.rounds + 1
+    requested = RoundRequested(
+        domain=event.domain,
+        round_id=str(uuid5(recorded.envelope.id, "round")),
+        number=number,
+        reason=reason,
+        pin=recorded.offset + 1,
+        base_release=state.live,
+        policy=state.policy,
+    )
+    return Consequence(uuid5(_DECISIONS, f"round {number} of {event.domain}"), requested)
+
+
+def _judged(state: Domain, round_: Round, event: CandidateEvaluated, cause: UUID) -> Consequence:
+    """What the gate says of a candidate."""
+    verdict = judge(event.paired, round_.policy.gate)
+    if verdict.outcome != "ship":
+        refused = GateRefused(domain=event.domain, round_id=round_.id, verdict=verdict)
+        return Consequence(uuid5(cause, "gate_refused"), refused)
+    passed = GatePassed(domain=event.domain, round_id=round_.id, release=state.highest + 1, verdict=verdict)
+    return Consequence(uuid5(cause, "gate_passed"), passed)
+
+
+def _now(recorded: Recorded, event: DomainEvent) -> datetime:
+    return event.at if isinstance(event, ClockTicked) else recorded.envelope.time
 
 
 def _without_the_future(state: Domain, now: datetime) -> Domain:
@@ -281,7 +300,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
                 return state
             return replace(
                 state,
-                fresh=state.fresh.with_correction(event.example_id, Giver(event.person, event.service)),
+                fresh=state.fresh.with_correction(event.example_id, _given(event, recorded)),
                 last_new_at=now,
             )
         case PreferenceAccepted():
@@ -289,7 +308,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
                 return state
             return replace(
                 state,
-                fresh=state.fresh.with_preference(event.preference_id, Giver(event.person, event.service)),
+                fresh=state.fresh.with_preference(event.preference_id, _given(event, recorded)),
                 last_new_at=now,
             )
         case ExampleRetired():
@@ -311,14 +330,20 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
                 return state
             return _step(state, round_, "evaluate", uuid5(cause, "evaluate_candidate"), model=event.model)
         case CandidateEvaluated():
-            if round_ is None or round_.order_id != event.order_id:
+            # It waits for no order any more, but for the gate's word.
+            return state if round_ is None or round_.order_id != event.order_id else _step(state, round_, "gate", cause)
+        case GatePassed():
+            if round_ is None or round_.id != event.round_id or round_.step != "gate":
                 return state
-            verdict = judge(event.paired, round_.policy.gate)
-            if verdict.outcome != "ship":
-                return _end(state, "refused", verdict=verdict)
-            release = state.highest + 1
-            after = _step(state, round_, "swap", uuid5(cause, "swap_release"), verdict=verdict, release=release)
-            return replace(after, highest=release)
+            order_id = uuid5(round_.order_id, "swap_release")
+            after = _step(state, round_, "swap", order_id, verdict=event.verdict, release=event.release)
+            return replace(after, highest=max(state.highest, event.release))
+        case GateRefused():
+            if round_ is None or round_.id != event.round_id or round_.step != "gate":
+                return state
+            return _end(state, "refused", verdict=event.verdict)
+        case RoundRequested():
+            return _start(state, recorded, event)
         case ReleaseFinished():
             after = replace(
                 state,
@@ -371,17 +396,18 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
             | ExamItemAdded()
             | ExamItemRetired()
             | RoundAsked()
-            | RoundRequested()
             | PlacesPurged()
             | OrderProgressed()
             | ExamplesSelected()
-            | GatePassed()
-            | GateRefused()
             | ReleaseStarted()
         ):
             return state
         case _:
             assert_never(event)
+
+
+def _given(event: ExampleAccepted | PreferenceAccepted, recorded: Recorded) -> Given:
+    return Given(event.person, event.service, recorded.offset)
 
 
 def _reachable(state: Domain, event: RollbackAsked) -> bool:
@@ -412,26 +438,30 @@ def _rebuild(event: RebuildAsked, state: Domain, rebuild: Rebuild) -> RebuildCan
     )
 
 
-def _start(state: Domain, recorded: Recorded, now: datetime, reason: str) -> Domain:
-    assert state.live is not None
-    cause = recorded.envelope.id
-    today = local_day(now, state.policy)
+def _start(state: Domain, recorded: Recorded, event: RoundRequested) -> Domain:
+    """Of two that claim one number the first wins. One that cannot begin any more has used its number up."""
+    if event.number != state.rounds + 1:
+        return state
+    if not _startable(state) or event.base_release not in state.releases:
+        return replace(state, rounds=event.number)
+    now = recorded.envelope.time
+    today = local_day(now, event.policy)
     round_ = Round(
-        id=str(uuid5(cause, "round")),
-        number=state.rounds + 1,
+        id=event.round_id,
+        number=event.number,
         step="select",
-        reason=reason,
-        order_id=uuid5(cause, "select_snapshot"),
-        pin=recorded.offset + 1,
-        base_release=state.live,
-        policy=state.policy,
+        reason=event.reason,
+        order_id=uuid5(recorded.envelope.causation_id or recorded.envelope.id, "select_snapshot"),
+        pin=event.pin,
+        base_release=event.base_release,
+        policy=event.policy,
     )
     return replace(
         state,
         round=round_,
-        rounds=state.rounds + 1,
-        fresh=Fresh(),
-        asked=(*(at for at in state.asked if local_day(at, state.policy) == today), now),
+        rounds=event.number,
+        fresh=state.fresh.since(event.pin),
+        asked=(*(at for at in state.asked if local_day(at, event.policy) == today), now),
         last_asked_at=now,
     )
 
@@ -466,24 +496,35 @@ def _end(state: Domain, step: str, verdict: Verdict | None = None, failure: str 
     return replace(state, round=None, ended=Ended(state.round.id, step, verdict or state.round.verdict, failure))
 
 
-def _next_order(domain: str, state: Domain, round_: Round, cause: UUID) -> tuple[Consequence | Order, ...]:
+def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
+    """What the round waits for at its step."""
     base_model = state.releases[round_.base_release]
     match round_.step:
         case "select":
-            raise AssertionError("a round starts with select and never comes back to it")
+            return (
+                SelectSnapshot(
+                    order_id=round_.order_id,
+                    domain=domain,
+                    round_id=round_.id,
+                    pin=round_.pin,
+                    base_model=base_model,
+                    recipe=round_.policy.recipe,
+                ),
+            )
         case "train":
             assert round_.snapshot is not None
-            order = TrainCandidate(
-                order_id=round_.order_id,
-                domain=domain,
-                round_id=round_.id,
-                snapshot=round_.snapshot,
-                base_model=base_model,
-                reference_model=state.base_model,
-                recipe=round_.policy.recipe,
-                replay_prompts=state.replay_prompts,
+            return (
+                TrainCandidate(
+                    order_id=round_.order_id,
+                    domain=domain,
+                    round_id=round_.id,
+                    snapshot=round_.snapshot,
+                    base_model=base_model,
+                    reference_model=state.base_model,
+                    recipe=round_.policy.recipe,
+                    replay_prompts=state.replay_prompts,
+                ),
             )
-            return (order,)
         case "evaluate":
             assert round_.snapshot is not None and round_.model is not None
             return (
@@ -498,11 +539,11 @@ def _next_order(domain: str, state: Domain, round_: Round, cause: UUID) -> tuple
                     engine=state.engine,
                 ),
             )
+        case "gate":
+            return ()  # its word is an event, and no worker's
         case "swap":
-            assert round_.verdict is not None and round_.release is not None
-            passed = GatePassed(domain=domain, round_id=round_.id, release=round_.release, verdict=round_.verdict)
-            swap = _swap(domain, state, round_.order_id, round_.release, round_)
-            return (Consequence(uuid5(cause, "gate_passed"), passed), swap)
+            assert round_.release is not None
+            return (_swap(domain, state, round_.order_id, round_.release, round_),)
         case _:
             assert_never(round_.step)
 

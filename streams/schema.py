@@ -78,6 +78,7 @@ fresh = Table(
     _text("given_id", primary_key=True),
     _text("person"),
     _text("service", nullable=True),  # the key that named the person
+    Column("offset", BigInteger, nullable=False),
 )
 events = Table(
     "events",

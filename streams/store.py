@@ -133,8 +133,10 @@ class _Buffer:
                     (write.offset, write.reason, *named.values()),
                 )
             case Delete(table, named):
-                where = self._named(table, named)
-                self._cursor.execute(f"DELETE FROM {self._schema}.{table} WHERE {where}", tuple(named.values()))
+                where, values = self._named(table, named), tuple(named.values())
+                if write.before_offset is not None:
+                    where, values = f'{where} AND "offset" < %s', (*values, write.before_offset)
+                self._cursor.execute(f"DELETE FROM {self._schema}.{table} WHERE {where}", values)
 
     def _named(self, table: str, named: Row) -> str:
         """The rows that `named` names as a condition, once all that was written of that table stands there."""
@@ -371,7 +373,9 @@ class Store:
         known_by, fresh = self._fresh.get(domain, (None, Fresh()))
         if known_by == written_by:
             return fresh
-        cursor.execute(f"SELECT kind, given_id, person, service FROM {self._schema}.fresh WHERE domain = %s", (domain,))
+        cursor.execute(
+            f'SELECT kind, given_id, person, service, "offset" FROM {self._schema}.fresh WHERE domain = %s', (domain,)
+        )
         return Fresh.of(cursor.fetchall())
 
     def _check_flood(self, cursor: Cursor, unread: Sequence[Record]) -> None:

@@ -258,21 +258,32 @@ def enveloped(event: ev.Event, name: str = "event", at: datetime = START, cause:
     )
 
 
+Decision = ev.RoundRequested | ev.GatePassed | ev.GateRefused
+
+
 class DomainLog:
-    """The log of one domain. What is told takes effect as in the store: folded, reacted to, and kept as bytes."""
+    """The log of one domain. What is told takes effect as in the store: folded, reacted to, and kept as bytes. What is decided
+    stands on it at once, unless `decides` is False."""
+
+    decides = True
 
     def __init__(self) -> None:
         self.state = rounds.Domain()
         self.told: list[ev.Recorded] = []
         self.said: list[Consequence | Order] = []
-        self.fresh: dict[tuple[str, ...], tuple[str, str | None]] = {}  # the rows of the table
+        self.fresh: dict[tuple[str, ...], tuple[str, str | None, int]] = {}  # the rows of the table
 
     def tell(
-        self, event: ev.DomainEvent, *, at: datetime = START, id: UUID | None = None
+        self, event: ev.DomainEvent, *, at: datetime = START, id: UUID | None = None, cause: UUID | None = None
     ) -> tuple[Consequence | Order, ...]:
-        """Fold one event; return what it makes us say and ask."""
+        """Fold one event; return what it makes us say and ask, and what follows from what is decided."""
         envelope = envelope_for(
-            event, id=id or id_of(f"told {len(self.told)}"), source="/test", time=at, correlation_id=event.domain
+            event,
+            id=id or id_of(f"told {len(self.told)}"),
+            source="/test",
+            time=at,
+            correlation_id=event.domain,
+            causation_id=cause,
         )
         recorded = ev.Recorded(envelope, ev.DOMAINS, 0, len(self.told))
         after = rounds.fold(self.state, recorded, event)
@@ -284,20 +295,24 @@ class DomainLog:
         fresh = Fresh.of((kind, id_, *by) for (_, kind, id_), by in self.fresh.items())
         self.state = rounds.unpack(rounds.pack(after), fresh)
         assert self.state == after, "a state must survive being kept"
+        for one in said if self.decides else ():
+            if isinstance(one, Consequence) and isinstance(one.event, Decision):
+                now = event.at if isinstance(event, ev.ClockTicked) else at
+                said += self.tell(one.event, at=now, id=one.id, cause=envelope.id)
         return said
 
     def _keep(self, write: Write) -> None:
         match write:
             case Insert("fresh", {"domain": domain, "kind": kind, "given_id": id_, **by}):
-                self.fresh.setdefault((domain, kind, id_), (by["person"], by["service"]))
+                self.fresh.setdefault((domain, kind, id_), (by["person"], by["service"], by["offset"]))
             case Update("fresh", {"domain": domain, "kind": kind, "given_id": id_}, by):
                 assert (domain, kind, id_) in self.fresh
-                self.fresh[domain, kind, id_] = by["person"], by["service"]
-            case Delete("fresh", where):
-                for key, (person, service) in list(self.fresh.items()):
+                self.fresh[domain, kind, id_] = by["person"], by["service"], by["offset"]
+            case Delete("fresh", where, before_offset):
+                for key, (person, service, offset) in list(self.fresh.items()):
                     names = ("domain", "kind", "given_id", "person", "service")
                     row = dict(zip(names, (*key, person, service), strict=True))
-                    if where.items() <= row.items():
+                    if where.items() <= row.items() and (before_offset is None or offset < before_offset):
                         del self.fresh[key]
 
 

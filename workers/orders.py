@@ -125,9 +125,12 @@ class Intake:
                 text(
                     "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at)"
                     " VALUES (:order_id, :kind, :domain, :body, :state, :attempts, clock_timestamp())"
-                    " ON CONFLICT (order_id) DO NOTHING"
+                    # One that a rebuilt log did not imply may have been said again since.
+                    " ON CONFLICT (order_id) DO UPDATE SET (kind, domain, body, state, attempts, received_at)"
+                    " = (excluded.kind, excluded.domain, excluded.body, excluded.state, excluded.attempts, excluded.received_at)"
+                    " WHERE claims.kind = 'unexplained' AND convert_from(claims.body, 'UTF8')::bigint <= :offset"
                 ),
-                row | {"body": last.value},
+                row | {"body": last.value, "offset": last.offset},
             )
             taken += 1
         connection.execute(

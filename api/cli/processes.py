@@ -222,6 +222,10 @@ def verify(as_json: bool) -> None:
     for what, ids in (("implied and not said", report.unsaid), ("said and not implied", report.unexplained)):
         if ids:
             click.echo(f"noria: {len(ids)} messages {what}, the first is {ids[0]}", err=True)
+    for other in report.otherwise:
+        what = "the beginning" if other.what == "round" else "the gate's word"
+        words = f"{what} of round {other.number} of {other.domain}: {other.recorded or 'none'}"
+        click.echo(f"today's code would decide otherwise on {words}; now {other.today or 'none'}")
     if report.equal:
         click.echo("equal: the tables are what the log says")
     sys.exit(0 if report.equal else 1)

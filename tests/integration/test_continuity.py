@@ -152,7 +152,9 @@ def test_the_tables_are_rebuilt_from_a_log_that_lost_its_tail_and_what_it_lost_i
     by_id = dict(rows(world.engine, "SELECT order_id, state FROM work.claims"))
     first, *others = world.orders()
     assert by_id[str(first.order_id)] == "done", "what was done is not done again"
-    assert by_id[str(selected.order_id)] == "open", "what came of it is lost"
+    assert by_id[str(selected.order_id)] == "open", (
+        "what was decided and lost is decided again, and the order said again"
+    )
     lost = [order for order in others if isinstance(order, SwapRelease)]
     assert lost and {by_id[str(order.order_id)] for order in lost} == {"cancelled"}, "nobody decided that"
 

@@ -291,7 +291,9 @@ def test_a_round_is_asked_for_shown_and_cancelled(world: World) -> None:
     asked = world.as_operator.post(f"/v1/domains/{domain}/rounds")
     assert asked.status_code == 202
     params = {"domain": domain, "after": asked.json()["position"]}
-    (found,) = world.as_data.get("/v1/rounds", params=params).json()["data"]
+    (found,) = wait_until(
+        lambda: world.as_data.get("/v1/rounds", params=params).json()["data"]
+    )  # decided, and recorded
     assert found["step"] == "select" and found["reason"] == "asked for by key:local"
     assert world.as_operator.post(f"/v1/domains/{domain}/rounds").status_code == 409
     assert world.as_data.get(f"/v1/rounds/{found['round_id']}").json()["number"] == 1

@@ -314,8 +314,12 @@ def test_a_correction_is_followed_from_waiting_to_live(world: World) -> None:
         domain=domain, round_id=round_id, order_id=order_id(), rows=MODEL, paired=paired, duration_s=1.0
     )
     world.caught_up(world.say(evaluated))
-    found = world.as_data.get(f"/v1/rounds/{round_id}").json()
-    assert found["step"] == "swap" and found["verdict"]["outcome"] == "ship"
+
+    def judged() -> dict[str, Any] | None:
+        found: dict[str, Any] = world.as_data.get(f"/v1/rounds/{round_id}").json()
+        return found if found["step"] == "swap" else None
+
+    assert wait_until(judged)["verdict"]["outcome"] == "ship"
     started = ReleaseStarted(domain=domain, release=1, order_id=order_id(), model=trained.model)
     world.say(started)
     finished = ReleaseFinished(

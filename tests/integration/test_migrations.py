@@ -123,7 +123,7 @@ def test_a_state_that_was_kept_before_is_what_the_log_gives_now(url: str, engine
     command.upgrade(config_for(url), "head")
     with engine.connect() as connection:
         assert bytes(connection.execute(text("SELECT body FROM noria.states")).scalar_one()) == kept
-    assert rows(engine, "SELECT * FROM noria.fresh") == [("d", "correction", "one", "ana", None)]
+    assert rows(engine, "SELECT * FROM noria.fresh") == [("d", "correction", "one", "ana", None, 0)]
 
 
 def test_a_policy_that_was_kept_before_keeps_what_answered_within_a_week(url: str, engine: Engine) -> None:

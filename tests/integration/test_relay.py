@@ -167,9 +167,11 @@ def test_a_relay_that_dies_before_an_order_is_marked_orders_once(engine: Engine)
     world.say(*talk("roads", "ann"))
     world.follow()
     world.relay.step(AT)  # the example and the preference
-    world.follow()  # a round is due: an event and an order
+    world.follow()
+    world.relay.step(AT)  # that a round begins
+    world.follow()  # its first order
     with pytest.raises(Killed):
-        Relay(engine, FatalLog(world.log, 2)).step(AT)
+        Relay(engine, FatalLog(world.log, 1)).step(AT)
     world.settle()
     orders = [order for order in world.orders() if order.round_id]
     assert len(orders) == 2 and orders[0] == orders[1]  # workers take in an id once

@@ -46,8 +46,8 @@ def test_an_order_whose_outcome_stands_on_the_log_is_not_claimed(world: ByHand) 
     assert states(world) == [
         *((kind, "done", 0) for kind in ("swap_release", "select_snapshot", "train_candidate")),
         *((kind, "done", 0) for kind in ("evaluate_candidate", "swap_release")),
-        ("select_snapshot", "open", 0),
         ("purge_places", "open", 0),
+        ("select_snapshot", "open", 0),  # asked for when it stood there that a round begins
     ]
 
 
@@ -86,7 +86,7 @@ def test_a_worker_that_starts_upon_tables_of_yesterday_takes_nothing_in_before_t
 def test_attempts_that_failed_are_counted_and_what_was_given_up_stays_so(world: ByHand) -> None:
     world.say(RoundAsked(domain="roads", by="ops"), RollbackAsked(domain="roads", to=0, by="ops"))
     world.settle()
-    select, swap = world.orders()[-2:]
+    swap, select = world.orders()[-2:]
     assert isinstance(select, SelectSnapshot) and isinstance(swap, SwapRelease)
     for order, attempt, again in ((select, 1, True), (select, 2, True), (swap, 1, False)):
         failed = RoundFailed(
@@ -101,7 +101,7 @@ def test_attempts_that_failed_are_counted_and_what_was_given_up_stays_so(world: 
         world.log.append([answer(order, failure_name(attempt), failed, AT)], 10)
     world.settle()
     orders.Intake(world.engine, world.log).take_in()
-    assert states(world)[-2:] == [("select_snapshot", "open", 2), ("swap_release", "failed", 1)]
+    assert states(world)[-2:] == [("swap_release", "failed", 1), ("select_snapshot", "open", 2)]
     held = orders.claim(world.engine, ["select_snapshot"], "worker-1")
     assert held is not None and held.attempt == 3, "whose failure is not taken for one that was told before"
 

@@ -19,6 +19,7 @@ from tests.samples import (
     REFUSED,
     SHIPS,
     START,
+    Decision,
     DomainLog,
     correction,
     created,
@@ -81,7 +82,8 @@ POLICIES = (
 ACTS = (  # as often as they are named
     *("correct",) * 8,
     *("do",) * 12,
-    *("prefer", "retire", "tick", "again", "return", "policy", "forget") * 2,
+    *("return",) * 12,
+    *("prefer", "retire", "tick", "again", "policy", "forget") * 2,
     *("erase", "ask", "cancel", "fail", "retry", "roll back", "retire a question", "rebuild"),
 )
 UNSURE = SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}
@@ -92,24 +94,42 @@ COURSES: st.SearchStrategy[Course] = st.lists(
 
 
 class Happening(DomainLog):
-    """A domain to which anything happens, in any order: people, operators, time, and workers with the orders they hold."""
+    """A domain to which anything happens, in any order: people, operators, time, and workers with the orders they hold. What is
+    decided comes onto the log sooner or later."""
+
+    decides = False
 
     def __init__(self) -> None:
         super().__init__()
         begun = created()
-        self.state, self.told, self.said = begun.state, begun.told, begun.said
+        self.state, self.told, self.said, self.fresh = begun.state, begun.told, begun.said, begun.fresh
         self.open: list[Order] = []
         self.done: list[Order] = []
+        self.proposed: dict[UUID, tuple[Decision, UUID]] = {}  # as in the outbox: of one id, the first; and its cause
         self.now = START
 
     def act(self, what: str, pick: int, policy: Policy) -> tuple[Consequence | Order, ...]:
         """Let one thing happen; return what it makes us say and ask. Nothing happens if there is nothing to pick from."""
         self.now += timedelta(seconds=20 * (pick + 1))
-        event = self._event(what, pick, policy)
-        if event is None:
-            return ()
-        said = self.tell(event, at=self.now)
-        self.open.extend(one for one in said if not isinstance(one, Consequence))
+        if what == "return":
+            told = {recorded.envelope.id for recorded in self.told}
+            waiting = [(id_, *found) for id_, found in self.proposed.items() if id_ not in told]
+            if not waiting:
+                return ()
+            id_, event, cause = waiting[0]  # a partition keeps its order
+            return self._told(event, id_, cause)
+        happening = self._event(what, pick, policy)
+        return () if happening is None else self._told(happening)
+
+    def _told(
+        self, event: ev.DomainEvent, id: UUID | None = None, cause: UUID | None = None
+    ) -> tuple[Consequence | Order, ...]:
+        said = self.tell(event, at=self.now, id=id, cause=cause)
+        for one in said:
+            if not isinstance(one, Consequence):
+                self.open.append(one)
+            elif isinstance(one.event, Decision):
+                self.proposed.setdefault(one.id, (one.event, self.told[-1].envelope.id))
         return said
 
     def _event(self, what: str, pick: int, policy: Policy) -> ev.DomainEvent | None:
@@ -148,11 +168,6 @@ class Happening(DomainLog):
             case "cancel":
                 round_id = self.state.round.id if self.state.round is not None and pick else "another"
                 return ev.RoundCancelled(domain=DOMAIN, round_id=round_id, by="ops")
-            case "return":
-                ours = [one.event for one in self.said if isinstance(one, Consequence)]
-                found = ours[pick % len(ours)] if ours else None
-                assert found is None or isinstance(found, ev.RoundRequested | ev.GatePassed | ev.GateRefused)
-                return found
             case "fail" | "retry" if self.open:
                 order = self.open[pick % len(self.open)]
                 if what == "fail":

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streams import rounds
 from streams.events import DOMAINS, Recorded
-from streams.fresh import Fresh, Giver
+from streams.fresh import Fresh, Given
 from streams.policy import Thresholds
 from streams.projections import of_domain
 from streams.rounds import Domain
@@ -14,13 +14,13 @@ from tests.samples import correction, created, enveloped
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e"])
 PEOPLE = st.sampled_from(["ann", "ben", "cem"])
-GIVERS = st.builds(Giver, PEOPLE, st.sampled_from([None, "desk", "kiosk"]))
+GIVERS = st.builds(Given, PEOPLE, st.sampled_from([None, "desk", "kiosk"]), st.integers(0, 99))
 ACTS = st.lists(st.tuples(st.sampled_from(["correct", "prefer", "retire", "erase"]), IDS, GIVERS), max_size=40)
 
 
 @given(ACTS)
-def test_it_counts_what_is_there_and_who_gave_it(acts: list[tuple[str, str, Giver]]) -> None:
-    fresh, corrections, preferences = Fresh(), dict[str, Giver](), dict[str, Giver]()
+def test_it_counts_what_is_there_and_who_gave_it(acts: list[tuple[str, str, Given]]) -> None:
+    fresh, corrections, preferences = Fresh(), dict[str, Given](), dict[str, Given]()
     for act, id_, giver in acts:
         before, was = fresh, repr(fresh)
         match act:
@@ -41,14 +41,16 @@ def test_it_counts_what_is_there_and_who_gave_it(acts: list[tuple[str, str, Give
         assert repr(before) == was, "what was before stays as it was"
         assert (dict(fresh.corrections), dict(fresh.preferences)) == (corrections, preferences)
         givers = {*corrections.values(), *preferences.values()}
-        own = {person for person, service in givers if service is None}
-        assert fresh.people("each") == len({person for person, _ in givers})
-        assert fresh.people("one") == len(own) + len({service for _, service in givers} - {None})
+        own = {person for person, service, _ in givers if service is None}
+        assert fresh.people("each") == len({person for person, _, _ in givers})
+        assert fresh.people("one") == len(own) + len({service for _, service, _ in givers} - {None})
         assert fresh.people("none") == len(own)
-        assert fresh.named == len({person for person, service in givers if service is not None})
+        assert fresh.named == len({person for person, service, _ in givers if service is not None})
         kept = [("correction", id_, *by) for id_, by in corrections.items()]
         kept += [("preference", id_, *by) for id_, by in preferences.items()]
         assert fresh == Fresh.of(reversed(kept)), "in whatever order the rows are read"
+        left = Fresh.of(row for row in kept if row[-1] >= 50)
+        assert fresh.since(50) == left and fresh.since(50).people("one") == left.people("one")
 
 
 def taken_in(corrections: int, people: int) -> list[Domain]:
@@ -86,6 +88,6 @@ class Name(str):
 def test_who_gave_what_is_not_counted_anew_for_each_that_comes() -> None:
     fresh = Fresh()
     for number in range(1000):
-        fresh = fresh.with_correction(f"e-{number}", Giver(Name(f"p-{number}")))
+        fresh = fresh.with_correction(f"e-{number}", Given(Name(f"p-{number}"), None, number))
         assert fresh.people("one") == number + 1
     assert Name.looked_up < 20 * 1000

@@ -7,7 +7,7 @@ import pytest
 from streams import events as ev
 from streams import orders
 from streams.conversations import Consequence
-from streams.fresh import Giver
+from streams.fresh import Given
 from streams.orders import Order
 from streams.policy import Thresholds
 from streams.rounds import Domain, gathered
@@ -152,7 +152,7 @@ def test_erasing_a_person_takes_what_they_said_out_of_the_count_and_orders_a_pur
     )
     found = gathered(log.state, START)
     assert (found.corrections, found.preferences, found.people) == (1, 0, 1)
-    assert dict(log.state.fresh.corrections) == {"two": Giver("ben")}
+    assert dict(log.state.fresh.corrections) == {"two": Given("ben", None, 4)}
 
 
 def test_words_sealed_with_a_destroyed_key_that_arrive_late_do_not_count() -> None:
@@ -190,16 +190,24 @@ def test_a_retired_example_no_longer_counts() -> None:
 # Ids
 
 
-def test_the_same_log_gives_the_same_ids_and_another_cause_gives_others() -> None:
+def test_the_same_log_gives_the_same_ids_and_another_cause_gives_others_but_to_what_is_decided() -> None:
     def told(salt: str) -> list[Consequence | Order]:
         log = created()
         for number in range(2):
             log.tell(correction(f"c{number}"), id=id_of(f"{salt} {number}"))
         return log.said[1:]
 
+    def order(one: Consequence | Order) -> object:
+        return None if isinstance(one, Consequence) else one.order_id
+
+    def decision(one: Consequence | Order) -> object:
+        return one.id if isinstance(one, Consequence) else None
+
     assert told("a") == told("a")
-    ids = [{one.id if isinstance(one, Consequence) else one.order_id for one in told(salt)} for salt in "ab"]
-    assert ids[0].isdisjoint(ids[1])
+    orders_, decided = (
+        [{found for found in map(id_, told(salt)) if found} for salt in "ab"] for id_ in (order, decision)
+    )
+    assert orders_[0].isdisjoint(orders_[1]) and decided[0] == decided[1], "round 1 of a domain is decided once"
 
 
 def test_folding_never_changes_the_state_that_was_before() -> None:

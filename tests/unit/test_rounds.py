@@ -1,9 +1,11 @@
 """A domain's rounds: each step of the state machine, one round at a time."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import uuid5
 
 import pytest
+from msgspec.structs import replace
 
 from streams import events as ev
 from streams import orders
@@ -84,11 +86,12 @@ def test_the_last_correction_that_was_asked_for_begins_a_round_pinned_to_where_i
     log = created()
     assert log.tell(correction("one")) == () and log.state.round is None
     said = log.tell(correction("two", "ben"))
-    cause, offset = log.told[-1].envelope.id, log.told[-1].offset
+    cause, offset = log.told[-2].envelope.id, log.told[-2].offset
     requested, select = said
+    assert isinstance(requested, Consequence)
     round_id = str(uuid5(cause, "round"))
     assert requested == Consequence(
-        uuid5(cause, "round_requested"),
+        requested.id,
         ev.RoundRequested(
             domain=DOMAIN,
             round_id=round_id,
@@ -148,7 +151,7 @@ def test_a_candidate_that_passes_the_gate_is_swapped_in_and_the_verdict_is_said(
     log = created()
     evaluate = upto_evaluate(log)
     passed, swap = log.tell(evaluated(evaluate))
-    cause = log.told[-1].envelope.id
+    cause = log.told[-2].envelope.id
     verdict = judge(SHIPS, GateMargins())
     assert passed == Consequence(
         uuid5(cause, "gate_passed"),
@@ -241,7 +244,7 @@ def test_what_came_in_during_a_round_counts_for_the_next_which_begins_as_soon_as
     assert isinstance(requested, Consequence) and isinstance(requested.event, ev.RoundRequested)
     assert isinstance(select, orders.SelectSnapshot)
     assert requested.event.number == 2 and requested.event.base_release == 1
-    assert requested.event.pin == log.told[-1].offset + 1
+    assert requested.event.pin == log.told[-1].offset, "after what ended the last one"
     assert log.state.ended is not None and log.state.ended.step == "released"
 
 
@@ -251,8 +254,9 @@ def test_a_refusal_is_said_also_when_the_next_round_begins_on_the_very_same_even
     evaluate = upto_evaluate(log)
     for number in range(during):
         log.tell(correction(f"during {number}"))
+    told = len(log.told)
     refused, *more = log.tell(evaluated(evaluate, REFUSED))
-    cause = log.told[-1].envelope.id
+    cause = log.told[told].envelope.id
     verdict = judge(REFUSED, GateMargins())
     assert refused == Consequence(
         uuid5(cause, "gate_refused"), ev.GateRefused(domain=DOMAIN, round_id=evaluate.round_id, verdict=verdict)
@@ -291,7 +295,7 @@ def test_a_round_held_up_by_quiet_hours_begins_with_the_tick_after_their_end_and
     assert outlook.wake_at == START + timedelta(hours=1)
     assert log.tell(ev.ClockTicked(domain=DOMAIN, at=outlook.wake_at - MINUTE)) == ()
     said = log.tell(ev.ClockTicked(domain=DOMAIN, at=outlook.wake_at))
-    assert requests(said)[0].pin == log.told[-1].offset + 1
+    assert requests(said)[0].pin == log.told[-1].offset
     assert log.state.last_asked_at == outlook.wake_at, "the time of a tick is what it says"
 
 
@@ -353,3 +357,75 @@ def test_preferences_and_corrections_are_counted_apart_and_people_together() -> 
     assert (found.corrections, found.preferences, found.people) == (0, 2, 1)
     assert len(requests(log.tell(correction("c1", "ben")))) == 1
     assert gathered(log.state, START).people == 0
+
+
+# What is decided
+
+
+def undecided(**policy: Any) -> DomainLog:
+    """A domain on whose log nothing stands of what is proposed, until the test puts it there."""
+    log = created(**policy)
+    log.decides = False
+    return log
+
+
+def test_until_it_stands_on_the_log_that_a_round_begins_each_event_proposes_it_as_the_same_event() -> None:
+    log = undecided()
+    log.tell(correction("one"))
+    (first,) = log.tell(correction("two"))
+    (again,) = log.tell(correction("three"))
+    assert isinstance(first, Consequence) and isinstance(again, Consequence)
+    assert log.state.round is None and first.id == again.id
+    (select,) = log.tell(first.event, id=first.id)
+    assert isinstance(select, orders.SelectSnapshot) and select.pin == requests((first,))[0].pin
+    assert log.tell(again.event, id=again.id) == (), "the first that stands there wins"
+
+
+def test_what_came_between_the_pin_and_the_decision_counts_for_the_next_round() -> None:
+    log = undecided(thresholds=Thresholds(corrections=2, people=2))
+    log.tell(correction("one", "ana"))
+    (requested,) = requests(log.tell(correction("two", "ben")))
+    log.tell(correction("three", "eva"))
+    log.tell(ev.ExampleRetired(domain=DOMAIN, example_id="one", reason="wrong", by="ops"))
+    log.tell(requested)
+    assert list(log.state.fresh.corrections) == ["three"] and gathered(log.state, START).people == 1
+
+
+@pytest.mark.parametrize("meanwhile", ["retired", "gone"])
+def test_a_decision_that_can_have_no_effect_any_more_has_none_and_its_number_is_used_up(meanwhile: str) -> None:
+    log = undecided()
+    log.tell(correction("one"))
+    (requested,) = requests(log.tell(correction("two")))
+    if meanwhile == "retired":
+        log.tell(ev.DomainRetired(domain=DOMAIN, by="ops"))
+    else:
+        requested = replace(requested, base_release=7)
+    said = log.tell(requested)
+    assert log.state.round is None and log.state.rounds == 1
+    assert [event.number for event in requests(said)] == ([] if meanwhile == "retired" else [2])
+
+
+def test_the_gates_word_has_effect_on_the_round_that_waits_for_it_and_once() -> None:
+    log = created()
+    evaluate = upto_evaluate(log)
+    log.decides = False
+    (passed,) = log.tell(evaluated(evaluate))
+    assert isinstance(passed, Consequence) and isinstance(passed.event, ev.GatePassed)
+    assert words(log) == ("round 1 is under way (gate)",)
+    assert log.tell(replace(passed.event, round_id="another")) == ()
+    assert log.tell(evaluated(evaluate)) == (), "an exam that is told again is old news"
+    (swap,) = log.tell(passed.event)
+    assert isinstance(swap, orders.SwapRelease) and swap.release == passed.event.release == log.state.highest
+    assert log.tell(passed.event) == ()
+    refused = ev.GateRefused(domain=DOMAIN, round_id=evaluate.round_id, verdict=judge(REFUSED, GateMargins()))
+    assert log.tell(refused) == () and log.state.round is not None, "what was said first stands"
+
+
+def test_a_round_that_is_cancelled_before_the_gates_word_stands_there_stays_cancelled() -> None:
+    log = created()
+    evaluate = upto_evaluate(log)
+    log.decides = False
+    (passed,) = log.tell(evaluated(evaluate))
+    assert isinstance(passed, Consequence) and isinstance(passed.event, ev.GatePassed)
+    log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=evaluate.round_id, by="ops"))
+    assert log.tell(passed.event) == () and log.state.ended is not None and log.state.ended.step == "cancelled"
