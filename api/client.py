@@ -36,6 +36,9 @@ class Refused(Invalid):
         self.code = code
 
 
+# All are kept: a connection that the pool thinks one too many may be closed while another thread has begun to use it, which then
+# waits for its whole timeout (seen with 80 threads and the usual 20).
+LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=60.0)
 BUSY = ("queue_full", "rate_limit_exceeded")  # an engine has as much to do as it takes, or as one key may ask of it
 
 
@@ -154,6 +157,7 @@ class Door:
             base_url=address.url,
             headers={"User-Agent": "noria"},
             timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
+            limits=LIMITS,
             transport=transport,
             trust_env=False,
         )

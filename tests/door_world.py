@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from sqlalchemy import text
 
 from api.app import build, create_app, make_server
+from api.client import LIMITS
 from api.domains import DEFAULT_BASE_MODEL
 from api.keys import create_key, ensure_local
 from api.services import Services
@@ -89,7 +90,7 @@ class World:
 
     def client(self, key: str | None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.door_url, headers=headers, timeout=90, trust_env=False)
+        return httpx.Client(base_url=self.door_url, headers=headers, timeout=90, limits=LIMITS, trust_env=False)
 
     def stop(self) -> None:
         self._stopping.set()

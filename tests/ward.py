@@ -79,7 +79,7 @@ GENERAL = (
 )
 # As few steps as teach the small model the facts; it keeps what it knows by being asked it.
 POLICY = {
-    "thresholds": {"corrections": len(FACTS), "people": 4, "settle_s": 2},
+    "thresholds": {"corrections": len(FACTS), "people": 4, "named_people": "each", "settle_s": 2},
     "recipe": {
         "upper_layers": 1.0,
         "learning_rate": 5e-3,
