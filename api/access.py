@@ -10,8 +10,8 @@ from flask import g, request
 from api.errors import ApiError
 from api.guessing import WrongKeys
 from api.keys import ONCE, ApiKeys, Caller
+from streams.envelope import SERVICES
 from streams.errors import Unavailable
-from streams.events import SERVICES
 
 SOURCE = "/noria/api"
 P = ParamSpec("P")

@@ -21,15 +21,10 @@ from api.services import Services
 from api.wire import check_person, read_object, reply, typed
 from streams import schema, sealing
 from streams.codec import envelope_for
+from streams.envelope import Envelope
 from streams.errors import Erased
-from streams.events import (
-    CONVERSATIONS,
-    DraftPicked,
-    Envelope,
-    ReplyCommented,
-    ReplyCorrected,
-    ReplyRated,
-)
+from streams.events import CONVERSATIONS
+from streams.facts.conversations import DraftPicked, ReplyCommented, ReplyCorrected, ReplyRated
 from streams.log import Position
 from streams.sealed import Sealed
 from streams.sealing import Keys, PersonKey

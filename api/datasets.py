@@ -27,16 +27,11 @@ from api.wire import (
 )
 from streams import history, schema, sealing
 from streams.codec import envelope_for
+from streams.envelope import Envelope
 from streams.errors import Erased, Unavailable
-from streams.events import (
-    DOMAINS,
-    Envelope,
-    ExamItemAdded,
-    ExamItemRetired,
-    ExamKind,
-    ExampleAccepted,
-    ExampleRetired,
-)
+from streams.events import DOMAINS
+from streams.facts.exam import ExamItemAdded, ExamItemRetired, ExamKind
+from streams.facts.examples import ExampleAccepted, ExampleRetired
 from streams.sealed import Sealed
 from streams.sealing import PersonKey
 from streams.store import postgres_trouble

@@ -21,7 +21,8 @@ from api.wire import check_domain, no_control_characters, read_json, read_object
 from streams import schema
 from streams.codec import envelope_for
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, DomainCreated, DomainEvent, DomainRetired, PolicySet
+from streams.events import DOMAINS, DomainEvent
+from streams.facts.domains import DomainCreated, DomainRetired, PolicySet
 from streams.policy import Policy, check_policy
 from streams.settings import Settings
 from streams.store import postgres_trouble

@@ -28,8 +28,9 @@ from api.wire import read_object, reply
 from streams import history, schema, sealing
 from streams.codec import envelope_for
 from streams.engine_client import ContextExceeded, TokenLogprob, beyond
+from streams.envelope import Envelope
 from streams.errors import Erased, Invalid, Unavailable
-from streams.events import Envelope, PromptAsked, ReplyDrafted
+from streams.facts.conversations import PromptAsked, ReplyDrafted
 from streams.sealing import Keys, PersonKey
 from streams.store import postgres_trouble
 

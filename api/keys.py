@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from streams.errors import Invalid, Unavailable
+from streams.private import is_private, make_private
 from streams.sealing import ensure_master_key
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
@@ -300,19 +301,8 @@ def ensure_local(engine: Engine, path: Path) -> None:
     nothing; one that was revoked is followed by another."""
     if path.exists() and _is_revoked(engine, path):
         path.unlink()
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.new")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"{new_token()}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)  # whoever comes first
-        except FileExistsError:
-            pass
-        temporary.unlink()
-    if path.stat().st_mode & 0o077:
+    make_private(path, f"{new_token()}\n".encode())
+    if not is_private(path):
         raise Invalid(f"the key file {path.name} must not be readable by others (mode 0600)")
     token = path.read_text().strip()
     create_key(engine, LOCAL, "operator", person=None, token=token)

@@ -12,15 +12,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from api.access import caller, needs, source_of
 from api.errors import ApiError
 from api.known import check_spoke
-from api.rounds import UNDER_WAY
 from api.services import Services, person_subject
 from api.wire import check_person, reply, whole_argument
 from streams import schema
-from streams.conversations import REPLACED
 from streams.erasures import domains_of, erasure
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
+from streams.facts.conversations import REPLACED
 from streams.lineage import lines, live_lines
+from streams.plan import UNDER_WAY
 from streams.store import postgres_trouble
 
 CATCH_UP_S = 5.0

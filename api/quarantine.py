@@ -11,11 +11,12 @@ from api.access import caller, needs, source_of
 from api.errors import ApiError
 from api.services import Services
 from api.wire import parse_position, read_object, reply, typed, whole_argument
-from streams.events import CONVERSATIONS, DOMAINS, QUARANTINE, SkipAllowed
+from streams.events import CONVERSATIONS, DOMAINS, QUARANTINE
+from streams.facts.operations import SkipAllowed
 from streams.floods import Operations, read_operations, say
 from streams.log import Record
-from streams.schema import LIVE
 from streams.store import positions, postgres_trouble
+from streams.tables import LIVE
 
 LOOKED_AT = 5000  # this far back, of each partition
 

@@ -14,11 +14,12 @@ from sqlalchemy import Engine
 
 from streams.codec import encode, topic_of
 from streams.continuity import Continuity
+from streams.envelope import Envelope
 from streams.errors import LoginRefused, Unavailable
-from streams.events import CONVERSATIONS, DOMAINS, Envelope
+from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import Log, LostHistory, Message, Position
-from streams.schema import LIVE
 from streams.store import positions, postgres_trouble
+from streams.tables import LIVE
 
 APPEND_TIMEOUT_S = 3.0
 REFUSE_FOR_S = 1.0

@@ -16,12 +16,12 @@ from api.services import Services
 from api.wire import check_domain, read_object, reply, typed, whole_argument
 from streams import schema
 from streams.codec import envelope_for, read_event
-from streams.events import DomainEvent, RebuildAsked, RollbackAsked, RoundAsked, RoundCancelled, RoundRequested
+from streams.events import DomainEvent
+from streams.facts.releases import RebuildAsked, RollbackAsked
+from streams.facts.rounds import RoundAsked, RoundCancelled, RoundRequested
+from streams.plan import CANCELLABLE
 from streams.recipes import LoraRecipe
 from streams.store import postgres_trouble
-
-UNDER_WAY = ("select", "train", "evaluate", "gate", "swap")
-CANCELLABLE = ("select", "train", "evaluate", "gate")
 
 
 class _Rollback(Struct, forbid_unknown_fields=True):

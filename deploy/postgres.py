@@ -15,6 +15,7 @@ from pathlib import Path
 from deploy.parent import as_plain_user, end_with
 from deploy.ports import LOOPBACK
 from streams.errors import Unavailable
+from streams.private import write_private
 
 USER = "noria"
 DATABASE = "noria"
@@ -61,8 +62,7 @@ def prepare(data: Path, programs: Path) -> None:
     if (server / "PG_VERSION").exists() and (data / "made").exists():
         return
     password = data / PASSWORD_FILE
-    with open(os.open(password, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(24) + "\n")
+    write_private(password, f"{secrets.token_urlsafe(24)}\n".encode())
     command = [str(programs / "initdb"), "-D", str(server), "-U", USER, "--auth=scram-sha-256", f"--pwfile={password}"]
     done = subprocess.run(
         [*command, "--encoding=UTF8", "--no-locale", "--no-sync"], capture_output=True, text=True, check=False

@@ -35,10 +35,11 @@ from streams.log_copy import copied, write_back
 from streams.private import write_private
 from streams.reach import unreachable
 from streams.replay import mark_said, rebuild, tell_erasures
-from streams.schema import LIVE, machinery, projections
+from streams.schema import machinery, projections
 from streams.sealing import MasterKey, wrapped_by
 from streams.settings import Settings, from_env
 from streams.store import open_engine, postgres_trouble
+from streams.tables import LIVE
 from streams.topics import TOPICS, create_topics, replication_factor
 from workers.artifacts import PREFIX, Artifacts
 

@@ -6,8 +6,9 @@ from typing import Any
 from alembic import context
 from sqlalchemy import text
 
-from streams.schema import LIVE, MACHINE_SCHEMAS, machinery, projections
+from streams.schema import MACHINE_SCHEMAS, machinery, projections
 from streams.store import open_engine
+from streams.tables import LIVE
 
 OURS = {LIVE, *MACHINE_SCHEMAS}
 

@@ -16,7 +16,13 @@ from msgspec import Raw, Struct, field
 from typing_extensions import TypeIs
 
 from streams import events, orders
+from streams.envelope import Envelope
 from streams.errors import Invalid
+from streams.facts.conversations import PromptAsked, ReplyCommented, ReplyCorrected, ReplyDrafted
+from streams.facts.domains import PolicySet
+from streams.facts.exam import ExamItemAdded
+from streams.facts.examples import ExampleAccepted, PreferenceAccepted
+from streams.facts.operations import OperationsEvent
 from streams.policy import check_readable
 from streams.sealed import Sealed
 
@@ -32,7 +38,7 @@ def _snake(name: str) -> str:
 
 
 EVENT_TYPES: dict[str, type[events.Event]] = {_snake(kind.__name__): kind for kind in get_args(events.Event)}
-OPERATIONS_TYPES = {_snake(kind.__name__): kind for kind in get_args(events.OperationsEvent)}
+OPERATIONS_TYPES = {_snake(kind.__name__): kind for kind in get_args(OperationsEvent)}
 NAME_OF: dict[type[events.Event], str] = {kind: name for name, kind in EVENT_TYPES.items()}
 _DOMAIN_EVENTS = frozenset(get_args(events.DomainEvent))
 
@@ -133,8 +139,8 @@ def name_of(event: events.Event) -> str:
 
 def envelope_for(
     event: events.Event, *, id: UUID, source: str, time: datetime, correlation_id: str, causation_id: UUID | None = None
-) -> events.Envelope:
-    return events.Envelope(
+) -> Envelope:
+    return Envelope(
         id=id,
         source=source,
         time=time,
@@ -145,7 +151,7 @@ def envelope_for(
     )
 
 
-def encode(envelope: events.Envelope) -> bytes:
+def encode(envelope: Envelope) -> bytes:
     """Raises Invalid when it is larger than an event may be."""
     if envelope.time.tzinfo is None:
         raise ValueError("an event's time must be aware")
@@ -171,7 +177,7 @@ def decode(
     value: bytes,
     versions: Mapping[str, int] = VERSIONS,
     lifts: Mapping[tuple[str, int], Callable[[Data], Data]] = LIFTS,
-) -> events.Envelope:
+) -> Envelope:
     """Read one event, lifted to its newest version. Raises Invalid saying what could not be read."""
     try:
         wire = _wire_decoder.decode(value)
@@ -193,7 +199,7 @@ def decode(
             _within(getattr(event, field_name), field_name)
         if wire.subject != key_of(event):
             raise Invalid(f"subject is not the key of {name}")
-        return events.Envelope(
+        return Envelope(
             id=wire.id,
             source=wire.source,
             time=time,
@@ -206,7 +212,7 @@ def decode(
         raise Invalid(_reason(error)) from None
 
 
-def read_event(topic: str, key: bytes | None, value: bytes) -> events.Envelope:
+def read_event(topic: str, key: bytes | None, value: bytes) -> Envelope:
     """The event of one record. Raises Invalid for what cannot be read, and for what does not belong where it stands: every reader
     skips that."""
     _no_nul(value)
@@ -218,29 +224,29 @@ def read_event(topic: str, key: bytes | None, value: bytes) -> events.Envelope:
     if key != envelope.key.encode():
         raise Invalid("the record's key is not the event's")
     _check_refs(envelope)
-    if isinstance(envelope.event, events.PolicySet):
+    if isinstance(envelope.event, PolicySet):
         check_readable(envelope.event.policy)  # one that passed the door by would stop every decision after it
     return envelope
 
 
-def _check_refs(envelope: events.Envelope) -> None:
+def _check_refs(envelope: Envelope) -> None:
     """Raise Invalid for a sealed text that was moved here as a whole. `ref` says where it was first said: in this event and field
     or, of a copy, in a field of those that are copied. (That its token says the same is seen where it is opened.)"""
     event = envelope.event
     here: dict[str, Sealed] = {}
     copies: list[tuple[str, Sealed]] = []
     match event:
-        case events.PromptAsked():
+        case PromptAsked():
             here = {"messages": event.messages}
-        case events.ReplyDrafted() | events.ReplyCorrected() | events.ReplyCommented():
+        case ReplyDrafted() | ReplyCorrected() | ReplyCommented():
             here = {"text": event.text}
-        case events.ExamItemAdded():
+        case ExamItemAdded():
             here = {"item": event.item}
-        case events.ExampleAccepted(kind="annotation"):
+        case ExampleAccepted(kind="annotation"):
             here = {"prompt": event.prompt, "answer": event.answer}
-        case events.ExampleAccepted():
+        case ExampleAccepted():
             copies = [("#messages", event.prompt), (f"{envelope.causation_id}#text", event.answer)]
-        case events.PreferenceAccepted():
+        case PreferenceAccepted():
             copies = [("#messages", event.prompt), *(("#text", said) for said in (event.chosen, *event.rejected))]
         case _:
             return
@@ -292,7 +298,7 @@ def decode_order(value: bytes) -> orders.Order:
         raise Invalid(_reason(error)) from None
 
 
-def encode_operation(event: events.OperationsEvent, *, id: UUID, source: str, time: datetime) -> bytes:
+def encode_operation(event: OperationsEvent, *, id: UUID, source: str, time: datetime) -> bytes:
     """An event of `noria.operations`, as a CloudEvent."""
     name, key = _snake(type(event).__name__), operation_key(event)
     return _encoder.encode(
@@ -311,11 +317,11 @@ def encode_operation(event: events.OperationsEvent, *, id: UUID, source: str, ti
     )
 
 
-def operation_key(event: events.OperationsEvent) -> str:
+def operation_key(event: OperationsEvent) -> str:
     return f"{event.topic}-{event.partition}"
 
 
-def read_operation(value: bytes) -> tuple[datetime, events.OperationsEvent]:
+def read_operation(value: bytes) -> tuple[datetime, OperationsEvent]:
     """When it was said, and what. Raises Invalid for what cannot be read."""
     try:
         wire = _wire_decoder.decode(value)

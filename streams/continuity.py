@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine
 
 from streams.errors import Unavailable
 from streams.log import Log, LostHistory
-from streams.schema import LIVE
 from streams.store import postgres_trouble
+from streams.tables import LIVE
 
 CHECK_EVERY_S = 1.0  # whether each partition is as long as what was read of it
 LOOK_EVERY_S = 30.0  # into the records, too

@@ -15,11 +15,12 @@ from sqlalchemy import Engine, text
 from streams.codec import read_event
 from streams.erasures import PERSON, Journal, destroy_named, recorded, vacuum_keyring
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, PersonErased
+from streams.events import DOMAINS
+from streams.facts.people import PersonErased
 from streams.log import KafkaLog, Log, LostHistory
-from streams.schema import LIVE
 from streams.settings import from_env
 from streams.store import open_engine, positions, postgres_trouble
+from streams.tables import LIVE
 
 _NAME = b"person_erased"
 _DESTROYED = text("SELECT kid FROM keyring.person_keys WHERE destroyed_at IS NOT NULL")

@@ -19,8 +19,9 @@ from psycopg2.extras import execute_values
 from sqlalchemy import Connection, Engine, text
 
 from streams.codec import envelope_for
+from streams.envelope import Envelope
 from streams.errors import Invalid, Unavailable
-from streams.events import Envelope, PersonErased
+from streams.facts.people import PersonErased
 
 _ERASURES = uuid5(NAMESPACE_URL, "urn:noria:erasure")
 PERSON = "person:"  # before a person's id in the keyring's subjects

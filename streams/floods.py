@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from streams.codec import encode_operation, operation_key, read_event, read_operation
 from streams.errors import Invalid
-from streams.events import OPERATIONS, OperationsEvent, SkipAllowed, StreamStopped
+from streams.events import OPERATIONS
+from streams.facts.operations import OperationsEvent, SkipAllowed, StreamStopped
 from streams.log import Log, Message, Position, Record
 
 TIMEOUT_S = 10.0

@@ -1,7 +1,7 @@
 """What has come to a domain since a round was last asked for: told apart by id, and counted by who gave it. Pure.
 
 Thousands may come in one import, each an event with a state of its own, so a state shares with the one before it all but what
-changed; and what is kept of it is a row for each, of which only what changed is written (`streams.projections`).
+changed; and what is kept of it is a row for each, of which only what changed is written (`streams.facts.examples`).
 """
 
 from collections import Counter

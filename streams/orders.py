@@ -4,7 +4,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from streams.events import Number, Offset
+from streams.envelope import Number, Offset
 from streams.recipes import LoraRecipe
 
 

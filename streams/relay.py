@@ -22,11 +22,11 @@ from streams.codec import encode, envelope_for, key_of, topic_of
 from streams.connections import SHARES
 from streams.continuity import Continuity
 from streams.errors import Invalid, Unavailable
-from streams.events import ClockTicked
+from streams.facts.domains import ClockTicked
 from streams.log import KafkaLog, Log, LostHistory, Message
-from streams.schema import LIVE
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
+from streams.tables import LIVE
 
 BATCH_ROWS = 500
 APPEND_TIMEOUT_S = 10.0

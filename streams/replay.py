@@ -18,11 +18,13 @@ from sqlalchemy import Connection, Engine, Text, text
 from streams.codec import decode, encode, topic_of
 from streams.erasures import destroy_named, recorded, untold
 from streams.errors import Invalid
-from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE, GatePassed, GateRefused, RoundRequested
+from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
+from streams.facts.rounds import GatePassed, GateRefused, RoundRequested
 from streams.following import pass_over_marks
 from streams.log import Log, Message, Record
-from streams.schema import LIVE, SHADOW, projections
+from streams.schema import projections
 from streams.store import Store, positions, positions_lock, postgres_trouble, quarantine_id
+from streams.tables import LIVE, SHADOW
 
 BATCH_RECORDS = 2000
 LISTED = 1000

@@ -20,21 +20,25 @@ from psycopg2.extras import Json, execute_values
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from streams import conversations, projections, rounds
+from streams import projections, rounds
 from streams.codec import encode, encode_order, envelope_for, is_of_domain, name_of, read_event, topic_of
 from streams.connections import SHARES, Share
-from streams.conversations import Consequence, Exchange
+from streams.domain import Domain, pack, unpack
+from streams.envelope import Consequence, Envelope, Recorded
 from streams.erasures import destroy_told
 from streams.errors import Invalid, Unavailable
-from streams.events import ORDERS, QUARANTINE, DomainCreated, DomainRetired, Envelope, PersonErased, Recorded
+from streams.events import ORDERS, QUARANTINE
+from streams.facts import conversations
+from streams.facts.conversations import Exchange
+from streams.facts.domains import DomainCreated, DomainRetired
+from streams.facts.people import PersonErased
 from streams.fresh import Fresh
 from streams.log import LostHistory, Record
 from streams.orders import Order
-from streams.projections import Count, Delete, Insert, Retire, Row, Update, Write
-from streams.rounds import Domain
-from streams.schema import LIVE
 from streams.schema import projections as tables
 from streams.sqlstate import meaning_of, words_of
+from streams.tables import LIVE
+from streams.writes import Count, Delete, Insert, Retire, Row, Update, Write
 
 SOURCE = "/noria/streams"
 CONNECT_TIMEOUT_S = 5
@@ -327,7 +331,7 @@ class Store:
                 if kind == "exchange":
                     talks[key] = msgspec.msgpack.decode(body, type=Exchange)
                 else:
-                    domains[key] = rounds.unpack(body, self._fresh_of(cursor, key, written_by))
+                    domains[key] = unpack(body, self._fresh_of(cursor, key, written_by))
         buffer = _Buffer(self._schema, cursor)
         said: list[tuple[str, str, str, bytes]] = []
         for recorded in found:
@@ -344,7 +348,7 @@ class Store:
                 key = conversations.key_of(happened)
                 talk = talks.get(key) or Exchange()
                 talks[key] = conversations.fold(talk, envelope, happened)
-                writes = projections.of_conversation(recorded, happened)
+                writes = conversations.rows(recorded, happened)
                 consequences = conversations.react(talk, envelope, happened)
             for write in writes:
                 buffer.add(write)
@@ -357,7 +361,7 @@ class Store:
         # One of which nothing is known (somebody rated what was never said) needs no row.
         known = [(k, s) for k, s in talks.items() if s != Exchange()]
         states: list[tuple[str, str, Any]] = [("exchange", k, msgspec.msgpack.encode(s)) for k, s in known]
-        states += [("domain", k, rounds.pack(s)) for k, s in domains.items()]
+        states += [("domain", k, pack(s)) for k, s in domains.items()]
         if not states:
             return said, {}
         written = execute_values(

@@ -26,7 +26,8 @@ from streams.cluster import Cluster
 from streams.codec import encode, envelope_for, topic_of
 from streams.connections import DOOR, SHARES, STREAM
 from streams.errors import Unavailable
-from streams.events import CONVERSATIONS, DOMAINS, Event, ReleaseFinished, ReleaseStarted
+from streams.events import CONVERSATIONS, DOMAINS, Event
+from streams.facts.releases import ReleaseFinished, ReleaseStarted
 from streams.log import PATIENCE, KafkaLog, Message, Position, Record
 from streams.relay import Relay
 from streams.sealing import MasterKey

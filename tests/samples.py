@@ -4,17 +4,52 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 from uuid import UUID, uuid5
 
-from streams import events as ev
 from streams import orders, rounds
 from streams.codec import envelope_for
-from streams.conversations import Consequence
+from streams.domain import Domain, pack, unpack
+from streams.envelope import Consequence, Envelope, Recorded
+from streams.events import DOMAINS, DomainEvent, Event
+from streams.facts.conversations import (
+    DraftPicked,
+    PromptAsked,
+    ReplyCommented,
+    ReplyCorrected,
+    ReplyDrafted,
+    ReplyRated,
+)
+from streams.facts.domains import ClockTicked, DomainCreated, DomainRetired, PolicySet
+from streams.facts.exam import ExamItemAdded, ExamItemRetired
+from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted
+from streams.facts.orders import OrderProgressed, RoundFailed, Step
+from streams.facts.people import PersonErased, PlacesPurged
+from streams.facts.releases import (
+    CandidateRebuilt,
+    CandidateRetired,
+    RebuildAsked,
+    ReleaseFinished,
+    ReleaseRolledBack,
+    ReleaseStarted,
+    RollbackAsked,
+)
+from streams.facts.rounds import (
+    CandidateEvaluated,
+    CandidateTrained,
+    ExamplesSelected,
+    GatePassed,
+    GateRefused,
+    RoundAsked,
+    RoundCancelled,
+    RoundRequested,
+    SnapshotSelected,
+)
 from streams.fresh import Fresh
 from streams.gate import GateMargins, Paired, judge
 from streams.orders import Order
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
-from streams.projections import Delete, Insert, Update, Write, of_domain
+from streams.projections import of_domain
 from streams.recipes import LoraRecipe
 from streams.sealed import Sealed
+from streams.writes import Delete, Insert, Update, Write
 
 START = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 NAMES = UUID("5b0c7d3e-3f7c-4a39-8a5e-0f2f6d1f9a11")
@@ -55,11 +90,9 @@ _SAID: dict[str, Any] = {
 _ASKED: dict[str, Any] = {"domain": DOMAIN, "round_id": "round-1", "order_id": id_of("order")}
 _FEEDBACK: dict[str, Any] = {**_SAID, "request_digest": "9f" * 32}
 
-EVENTS: tuple[ev.Event, ...] = (
-    ev.PromptAsked(
-        **{k: v for k, v in _SAID.items() if k != "reply_id"}, messages=sealed("asked"), release=3, drafts=2
-    ),
-    ev.ReplyDrafted(
+EVENTS: tuple[Event, ...] = (
+    PromptAsked(**{k: v for k, v in _SAID.items() if k != "reply_id"}, messages=sealed("asked"), release=3, drafts=2),
+    ReplyDrafted(
         **_SAID,
         index=1,
         release=3,
@@ -69,11 +102,11 @@ EVENTS: tuple[ev.Event, ...] = (
         completion_tokens=17,
         duration_s=0.75,
     ),
-    ev.DraftPicked(**_FEEDBACK),
-    ev.ReplyRated(**_FEEDBACK, rating=4, scale="stars"),
-    ev.ReplyCorrected(**_FEEDBACK, text=sealed("corrected")),
-    ev.ReplyCommented(**_FEEDBACK, text=sealed("commented")),
-    ev.DomainCreated(
+    DraftPicked(**_FEEDBACK),
+    ReplyRated(**_FEEDBACK, rating=4, scale="stars"),
+    ReplyCorrected(**_FEEDBACK, text=sealed("corrected")),
+    ReplyCommented(**_FEEDBACK, text=sealed("commented")),
+    DomainCreated(
         domain=DOMAIN,
         title="Allotment gardens 园圃",
         languages=("en", "zh"),
@@ -82,12 +115,12 @@ EVENTS: tuple[ev.Event, ...] = (
         engine="llamacpp",
         replay_prompts=("What is a river?",),
     ),
-    ev.DomainRetired(domain=DOMAIN, by="ops"),
-    ev.PolicySet(domain=DOMAIN, policy=POLICY, by="ops"),
-    ev.ClockTicked(domain=DOMAIN, at=START),
-    ev.ExamItemAdded(domain=DOMAIN, item_id="item-1", kind="held_out", item=sealed("item", "key-of-domain"), by="ops"),
-    ev.ExamItemRetired(domain=DOMAIN, item_id="item-1", reason="asked twice", by="ops"),
-    ev.ExampleAccepted(
+    DomainRetired(domain=DOMAIN, by="ops"),
+    PolicySet(domain=DOMAIN, policy=POLICY, by="ops"),
+    ClockTicked(domain=DOMAIN, at=START),
+    ExamItemAdded(domain=DOMAIN, item_id="item-1", kind="held_out", item=sealed("item", "key-of-domain"), by="ops"),
+    ExamItemRetired(domain=DOMAIN, item_id="item-1", reason="asked twice", by="ops"),
+    ExampleAccepted(
         domain=DOMAIN,
         example_id="example-1",
         kind="correction",
@@ -97,7 +130,7 @@ EVENTS: tuple[ev.Event, ...] = (
         said_at=START,
         prompt_id="prm_1",
     ),
-    ev.PreferenceAccepted(
+    PreferenceAccepted(
         domain=DOMAIN,
         preference_id="preference-1",
         person="ben",
@@ -107,11 +140,11 @@ EVENTS: tuple[ev.Event, ...] = (
         said_at=START,
         prompt_id="prm_2",
     ),
-    ev.ExampleRetired(domain=DOMAIN, example_id="example-1", reason="out of date", by="ops"),
-    ev.PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"),
-    ev.PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={"snapshot": 2, "rows": 1}),
-    ev.RoundAsked(domain=DOMAIN, by="ops"),
-    ev.RoundRequested(
+    ExampleRetired(domain=DOMAIN, example_id="example-1", reason="out of date", by="ops"),
+    PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"),
+    PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={"snapshot": 2, "rows": 1}),
+    RoundAsked(domain=DOMAIN, by="ops"),
+    RoundRequested(
         domain=DOMAIN,
         round_id="round-1",
         number=1,
@@ -120,9 +153,9 @@ EVENTS: tuple[ev.Event, ...] = (
         base_release=0,
         policy=POLICY,
     ),
-    ev.OrderProgressed(**_ASKED, step="train", done=3, total=40, seconds_left=88.5, values={"loss": 1.25}),
-    ev.ExamplesSelected(**_ASKED, snapshot="sha256:" + "5e" * 32, kept=("example-0",)),
-    ev.SnapshotSelected(
+    OrderProgressed(**_ASKED, step="train", done=3, total=40, seconds_left=88.5, values={"loss": 1.25}),
+    ExamplesSelected(**_ASKED, snapshot="sha256:" + "5e" * 32, kept=("example-0",)),
+    SnapshotSelected(
         **_ASKED,
         snapshot="sha256:" + "5e" * 32,
         kept=("example-1",),
@@ -131,7 +164,7 @@ EVENTS: tuple[ev.Event, ...] = (
         dropped={"repeated": 2},
         named=1,
     ),
-    ev.CandidateTrained(
+    CandidateTrained(
         **_ASKED,
         model="sha256:" + "b1" * 32,
         adapter="sha256:" + "c2" * 32,
@@ -141,10 +174,10 @@ EVENTS: tuple[ev.Event, ...] = (
         duration_s=61.5,
         export_difference=0.0625,
     ),
-    ev.CandidateEvaluated(**_ASKED, rows="sha256:" + "e4" * 32, paired=SHIPS, duration_s=33.0),
-    ev.GatePassed(domain=DOMAIN, round_id="round-1", release=1, verdict=judge(SHIPS, GateMargins())),
-    ev.GateRefused(domain=DOMAIN, round_id="round-1", verdict=judge(REFUSED, GateMargins())),
-    ev.CandidateRetired(
+    CandidateEvaluated(**_ASKED, rows="sha256:" + "e4" * 32, paired=SHIPS, duration_s=33.0),
+    GatePassed(domain=DOMAIN, round_id="round-1", release=1, verdict=judge(SHIPS, GateMargins())),
+    GateRefused(domain=DOMAIN, round_id="round-1", verdict=judge(REFUSED, GateMargins())),
+    CandidateRetired(
         domain=DOMAIN,
         round_id="round-1",
         release=None,
@@ -152,7 +185,7 @@ EVENTS: tuple[ev.Event, ...] = (
         adapter="sha256:" + "c2" * 32,
         reason="more than 2 refused (keep.refused)",
     ),
-    ev.RebuildAsked(
+    RebuildAsked(
         domain=DOMAIN,
         round_id="round-1",
         pin=9,
@@ -164,7 +197,7 @@ EVENTS: tuple[ev.Event, ...] = (
         adapter="sha256:" + "c2" * 32,
         by="ops",
     ),
-    ev.CandidateRebuilt(
+    CandidateRebuilt(
         **_ASKED,
         equal=False,
         model="sha256:" + "b7" * 32,
@@ -172,8 +205,8 @@ EVENTS: tuple[ev.Event, ...] = (
         erased=2,
         duration_s=60.5,
     ),
-    ev.ReleaseStarted(domain=DOMAIN, release=1, order_id=id_of("swap"), model="sha256:" + "b1" * 32),
-    ev.ReleaseFinished(
+    ReleaseStarted(domain=DOMAIN, release=1, order_id=id_of("swap"), model="sha256:" + "b1" * 32),
+    ReleaseFinished(
         domain=DOMAIN,
         release=1,
         order_id=id_of("swap"),
@@ -182,10 +215,10 @@ EVENTS: tuple[ev.Event, ...] = (
         ready_s=2.5,
         flip_ms=1.5,
     ),
-    ev.RollbackAsked(domain=DOMAIN, to=0, by="ops"),
-    ev.ReleaseRolledBack(domain=DOMAIN, release=1, to=0, order_id=id_of("rollback"), flip_ms=1.25, ready_s=0.0),
-    ev.RoundCancelled(domain=DOMAIN, round_id="round-1", by="ops"),
-    ev.RoundFailed(
+    RollbackAsked(domain=DOMAIN, to=0, by="ops"),
+    ReleaseRolledBack(domain=DOMAIN, release=1, to=0, order_id=id_of("rollback"), flip_ms=1.25, ready_s=0.0),
+    RoundCancelled(domain=DOMAIN, round_id="round-1", by="ops"),
+    RoundFailed(
         domain=DOMAIN,
         round_id=None,
         order_id=id_of("purge"),
@@ -248,17 +281,17 @@ ORDERS: tuple[Order, ...] = (
     ),
     orders.PurgePlaces(order_id=id_of("purge"), domain=DOMAIN, person="ana", kids=("key-of-ana",)),
 )
-assert {type(event) for event in EVENTS} == set(get_args(ev.Event)), "one sample of every event"
+assert {type(event) for event in EVENTS} == set(get_args(Event)), "one sample of every event"
 assert {type(order) for order in ORDERS} == set(get_args(Order)), "one sample of every order"
 
 
-def enveloped(event: ev.Event, name: str = "event", at: datetime = START, cause: UUID | None = None) -> ev.Envelope:
+def enveloped(event: Event, name: str = "event", at: datetime = START, cause: UUID | None = None) -> Envelope:
     return envelope_for(
         event, id=id_of(name), source="/noria/api", time=at, correlation_id="correlation", causation_id=cause
     )
 
 
-Decision = ev.RoundRequested | ev.GatePassed | ev.GateRefused
+Decision = RoundRequested | GatePassed | GateRefused
 
 
 class DomainLog:
@@ -268,13 +301,13 @@ class DomainLog:
     decides = True
 
     def __init__(self) -> None:
-        self.state = rounds.Domain()
-        self.told: list[ev.Recorded] = []
+        self.state = Domain()
+        self.told: list[Recorded] = []
         self.said: list[Consequence | Order] = []
         self.fresh: dict[tuple[str, ...], tuple[str, str | None, int]] = {}  # the rows of the table
 
     def tell(
-        self, event: ev.DomainEvent, *, at: datetime = START, id: UUID | None = None, cause: UUID | None = None
+        self, event: DomainEvent, *, at: datetime = START, id: UUID | None = None, cause: UUID | None = None
     ) -> tuple[Consequence | Order, ...]:
         """Fold one event; return what it makes us say and ask, and what follows from what is decided."""
         envelope = envelope_for(
@@ -285,7 +318,7 @@ class DomainLog:
             correlation_id=event.domain,
             causation_id=cause,
         )
-        recorded = ev.Recorded(envelope, ev.DOMAINS, 0, len(self.told))
+        recorded = Recorded(envelope, DOMAINS, 0, len(self.told))
         after = rounds.fold(self.state, recorded, event)
         said = rounds.react(self.state, after, recorded, event)
         self.told.append(recorded)
@@ -293,11 +326,11 @@ class DomainLog:
         for write in of_domain(self.state, after, recorded, event):
             self._keep(write)
         fresh = Fresh.of((kind, id_, *by) for (_, kind, id_), by in self.fresh.items())
-        self.state = rounds.unpack(rounds.pack(after), fresh)
+        self.state = unpack(pack(after), fresh)
         assert self.state == after, "a state must survive being kept"
         for one in said if self.decides else ():
             if isinstance(one, Consequence) and isinstance(one.event, Decision):
-                now = event.at if isinstance(event, ev.ClockTicked) else at
+                now = event.at if isinstance(event, ClockTicked) else at
                 said += self.tell(one.event, at=now, id=one.id, cause=envelope.id)
         return said
 
@@ -319,7 +352,7 @@ class DomainLog:
 def created(**policy: Any) -> DomainLog:
     """A domain whose first model answers already; `policy` as in `Policy`, by default a round every two corrections."""
     log = DomainLog()
-    founding = ev.DomainCreated(
+    founding = DomainCreated(
         domain=DOMAIN,
         title="Allotments",
         languages=("en",),
@@ -331,16 +364,16 @@ def created(**policy: Any) -> DomainLog:
     (swap,) = log.tell(founding, at=START - timedelta(hours=1))
     assert isinstance(swap, orders.SwapRelease)
     in_force = Policy(**{"thresholds": Thresholds(corrections=2)} | policy)
-    log.tell(ev.PolicySet(domain=DOMAIN, policy=in_force, by="ops"), at=START - timedelta(hours=1))
+    log.tell(PolicySet(domain=DOMAIN, policy=in_force, by="ops"), at=START - timedelta(hours=1))
     log.tell(finished(swap), at=START - timedelta(hours=1))
     return log
 
 
 def correction(
     example_id: str, person: str = "ana", kid: str | None = None, service: str | None = None
-) -> ev.ExampleAccepted:
+) -> ExampleAccepted:
     kid = kid or f"key-of-{person}"
-    return ev.ExampleAccepted(
+    return ExampleAccepted(
         domain=DOMAIN,
         example_id=example_id,
         kind="correction",
@@ -352,9 +385,9 @@ def correction(
     )
 
 
-def preference(preference_id: str, person: str = "ana") -> ev.PreferenceAccepted:
+def preference(preference_id: str, person: str = "ana") -> PreferenceAccepted:
     kid = f"key-of-{person}"
-    return ev.PreferenceAccepted(
+    return PreferenceAccepted(
         domain=DOMAIN,
         preference_id=preference_id,
         person=person,
@@ -366,8 +399,8 @@ def preference(preference_id: str, person: str = "ana") -> ev.PreferenceAccepted
     )
 
 
-def selected(order: orders.SelectSnapshot, kept: tuple[str, ...] = ("one", "two")) -> ev.SnapshotSelected:
-    return ev.SnapshotSelected(
+def selected(order: orders.SelectSnapshot, kept: tuple[str, ...] = ("one", "two")) -> SnapshotSelected:
+    return SnapshotSelected(
         domain=DOMAIN,
         round_id=order.round_id,
         order_id=order.order_id,
@@ -379,8 +412,8 @@ def selected(order: orders.SelectSnapshot, kept: tuple[str, ...] = ("one", "two"
     )
 
 
-def trained(order: orders.TrainCandidate) -> ev.CandidateTrained:
-    return ev.CandidateTrained(
+def trained(order: orders.TrainCandidate) -> CandidateTrained:
+    return CandidateTrained(
         domain=DOMAIN,
         round_id=order.round_id,
         order_id=order.order_id,
@@ -394,8 +427,8 @@ def trained(order: orders.TrainCandidate) -> ev.CandidateTrained:
     )
 
 
-def rebuild_asked(round_id: str, release: int | None, base_release: int = 0) -> ev.RebuildAsked:
-    return ev.RebuildAsked(
+def rebuild_asked(round_id: str, release: int | None, base_release: int = 0) -> RebuildAsked:
+    return RebuildAsked(
         domain=DOMAIN,
         round_id=round_id,
         pin=3,
@@ -409,8 +442,8 @@ def rebuild_asked(round_id: str, release: int | None, base_release: int = 0) -> 
     )
 
 
-def rebuilt(order: orders.RebuildCandidate, equal: bool = True) -> ev.CandidateRebuilt:
-    return ev.CandidateRebuilt(
+def rebuilt(order: orders.RebuildCandidate, equal: bool = True) -> CandidateRebuilt:
+    return CandidateRebuilt(
         domain=DOMAIN,
         round_id=order.round_id,
         order_id=order.order_id,
@@ -422,8 +455,8 @@ def rebuilt(order: orders.RebuildCandidate, equal: bool = True) -> ev.CandidateR
     )
 
 
-def evaluated(order: orders.EvaluateCandidate, paired: dict[str, Paired] | None = None) -> ev.CandidateEvaluated:
-    return ev.CandidateEvaluated(
+def evaluated(order: orders.EvaluateCandidate, paired: dict[str, Paired] | None = None) -> CandidateEvaluated:
+    return CandidateEvaluated(
         domain=DOMAIN,
         round_id=order.round_id,
         order_id=order.order_id,
@@ -433,8 +466,8 @@ def evaluated(order: orders.EvaluateCandidate, paired: dict[str, Paired] | None 
     )
 
 
-def finished(order: orders.SwapRelease) -> ev.ReleaseFinished:
-    return ev.ReleaseFinished(
+def finished(order: orders.SwapRelease) -> ReleaseFinished:
+    return ReleaseFinished(
         domain=order.domain,
         release=order.release,
         order_id=order.order_id,
@@ -445,8 +478,8 @@ def finished(order: orders.SwapRelease) -> ev.ReleaseFinished:
     )
 
 
-def rolled_back(order: orders.SwapRelease) -> ev.ReleaseRolledBack:
-    return ev.ReleaseRolledBack(
+def rolled_back(order: orders.SwapRelease) -> ReleaseRolledBack:
+    return ReleaseRolledBack(
         domain=order.domain,
         release=order.current or 0,
         to=order.release,
@@ -456,8 +489,8 @@ def rolled_back(order: orders.SwapRelease) -> ev.ReleaseRolledBack:
     )
 
 
-def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memory") -> ev.RoundFailed:
-    steps: dict[type[Order], ev.Step] = {
+def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memory") -> RoundFailed:
+    steps: dict[type[Order], Step] = {
         orders.SelectSnapshot: "select",
         orders.TrainCandidate: "train",
         orders.RebuildCandidate: "train",
@@ -465,7 +498,7 @@ def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memo
         orders.SwapRelease: "swap",
         orders.PurgePlaces: "purge",
     }
-    return ev.RoundFailed(
+    return RoundFailed(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,

@@ -12,7 +12,8 @@ from sqlalchemy import Engine, text
 
 from streams.codec import encode, envelope_for, key_of, topic_of
 from streams.errors import Unavailable
-from streams.events import Event, OrderProgressed, Step, WaitsFor
+from streams.events import Event
+from streams.facts.orders import OrderProgressed, Step, WaitsFor
 from streams.log import Log, Message
 from streams.orders import Order
 from streams.sealing import Keyring

@@ -18,7 +18,7 @@ from msgspec import Struct
 from sqlalchemy import text
 
 from streams.errors import Erased, Invalid
-from streams.events import CandidateEvaluated
+from streams.facts.rounds import CandidateEvaluated
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Paired
 from streams.history import open_question
 from streams.lineage import live_lines

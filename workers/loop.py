@@ -21,7 +21,7 @@ from sqlalchemy import text
 from streams.connections import SHARES
 from streams.disk import is_full
 from streams.errors import Invalid, Unavailable
-from streams.events import RoundFailed, Step
+from streams.facts.orders import RoundFailed, Step
 from streams.log import KafkaLog, LostHistory
 from streams.sealing import Keyring, MasterKey
 from streams.settings import from_env

@@ -13,11 +13,12 @@ from sqlalchemy import Connection, Engine, text
 from streams.codec import decode_order, read_event, read_order
 from streams.continuity import Continuity
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, ORDERS, RoundFailed
+from streams.events import DOMAINS, ORDERS
+from streams.facts.orders import RoundFailed
 from streams.log import Log
 from streams.orders import Order
-from streams.schema import LIVE
 from streams.store import positions, postgres_trouble
+from streams.tables import LIVE
 
 LEASE_S = 15.0
 ATTEMPTS = 5

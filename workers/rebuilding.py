@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from streams.errors import Invalid
-from streams.events import CandidateRebuilt
+from streams.facts.releases import CandidateRebuilt
 from streams.orders import RebuildCandidate, SelectSnapshot, TrainCandidate
 from workers.artifacts import digest_of_dir
 from workers.context import Context

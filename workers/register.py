@@ -28,7 +28,7 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 
 from streams.errors import Unavailable
-from streams.events import PlacesPurged
+from streams.facts.people import PlacesPurged
 from streams.orders import PurgePlaces
 from streams.store import postgres_trouble
 from workers.context import Context

@@ -18,7 +18,7 @@ import msgspec
 from sqlalchemy import Connection, Row, text
 
 from streams.codec import encode, envelope_for, key_of, read_event, topic_of
-from streams.events import CandidateRetired, ReleaseFinished, ReleaseRolledBack
+from streams.facts.releases import CandidateRetired, ReleaseFinished, ReleaseRolledBack
 from streams.log import Message
 from streams.policy import LEAST_RELEASES, Keep
 from streams.store import postgres_trouble

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Row, text
 
 from streams.errors import Erased, Invalid
-from streams.events import ExamplesSelected, SnapshotSelected
+from streams.facts.rounds import ExamplesSelected, SnapshotSelected
 from streams.history import Before, Whole, before
 from streams.lineage import lines
 from streams.orders import SelectSnapshot

@@ -16,7 +16,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from streams.errors import Invalid, Unavailable
-from streams.events import ReleaseFinished, ReleaseRolledBack, ReleaseStarted
+from streams.facts.releases import ReleaseFinished, ReleaseRolledBack, ReleaseStarted
 from streams.orders import SwapRelease
 from streams.store import postgres_trouble
 from workers import orders

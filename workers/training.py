@@ -6,7 +6,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from streams.errors import Erased, Unavailable
-from streams.events import CandidateTrained, WaitsFor
+from streams.facts.orders import WaitsFor
+from streams.facts.rounds import CandidateTrained
 from streams.orders import TrainCandidate
 from streams.sealing import Keys, open_sealed
 from workers.alone import is_held

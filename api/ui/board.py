@@ -11,8 +11,8 @@ from api.client import Json
 from api.ui.icons import CHECK, CROSS
 from api.ui.thread import safe
 from api.ui.words import Lang, event_name, known, policy_words, say, span, waits_words
+from streams.plan import UNDER_WAY
 
-STEPS = ("select", "train", "evaluate", "gate", "swap")
 _ENDS_GOOD = frozenset({"released"})
 _QUIET_EVENTS = frozenset({"order_progressed", "clock_ticked"})
 EVENTS_SHOWN = 14
@@ -86,7 +86,7 @@ def _round(row: Json | None, under_way: bool, lang: Lang) -> str:
         chip = f'<span class="n-chip {kind}">{safe(say(lang, f"end_{end}"))}</span>'
     elif under_way:
         chip = f'<span class="n-chip n-now">{safe(span(lang, _seconds(row.get("requested_at"))))}</span>'
-    steps = "".join(_step(step, row, under_way, lang) for step in STEPS)
+    steps = "".join(_step(step, row, under_way, lang) for step in UNDER_WAY)
     why = f"{say(lang, 'because')}{'' if lang == 'zh' else ' '}{policy_words(lang, str(row.get('reason') or ''))}"
     failure = f'<p class="n-trouble">{safe(row["failure"])}</p>' if row.get("failure") else ""
     return _card(title, f'<p class="n-muted">{safe(why)}</p><ol class="n-steps">{steps}</ol>{failure}', chip)
@@ -96,22 +96,22 @@ def _reached(row: Json) -> int:
     """The number of the step that the round stands at; one past the last when it was released."""
     match str(row["step"]):
         case "released":
-            return len(STEPS)
+            return len(UNDER_WAY)
         case "refused":
-            return STEPS.index("gate")
+            return UNDER_WAY.index("gate")
         case "empty":
-            return STEPS.index("select")
+            return UNDER_WAY.index("select")
         case "failed" | "cancelled":
             named = str(row.get("failure") or "").partition(":")[0]
-            if named in STEPS:
-                return STEPS.index(named)
+            if named in UNDER_WAY:
+                return UNDER_WAY.index(named)
             return 2 if row.get("model") else 1 if row.get("snapshot") else 0
         case step:
-            return STEPS.index(step) if step in STEPS else 0
+            return UNDER_WAY.index(step) if step in UNDER_WAY else 0
 
 
 def _step(step: str, row: Json, under_way: bool, lang: Lang) -> str:
-    at, reached = STEPS.index(step), _reached(row)
+    at, reached = UNDER_WAY.index(step), _reached(row)
     if at < reached:
         state, mark = "n-done", CHECK
     elif at > reached:

@@ -25,7 +25,8 @@ import psutil
 from api.client import sse
 from streams.codec import decode
 from streams.errors import Unavailable
-from streams.events import CONVERSATIONS, PromptAsked, ReplyDrafted
+from streams.events import CONVERSATIONS
+from streams.facts.conversations import PromptAsked, ReplyDrafted
 from streams.log import KafkaLog
 from streams.store import open_engine
 from tests.bench.report import Row, percentile, row

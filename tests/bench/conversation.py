@@ -20,8 +20,7 @@ from api.door import draft_id_of, draft_of, prompt_of
 from api.turns import Turns
 from streams import conversations, history
 from streams.codec import decode, encode, envelope_for
-from streams.conversations import Exchange
-from streams.events import PromptAsked, ReplyDrafted
+from streams.facts.conversations import Exchange, PromptAsked, ReplyDrafted
 from streams.sealed import Sealed
 from streams.sealing import seal
 from tests.bench.report import Row, row

@@ -9,18 +9,10 @@ from uuid import UUID
 import msgspec
 
 from streams.codec import encode, envelope_for, key_of, topic_of
-from streams.events import (
-    DomainCreated,
-    Event,
-    PolicySet,
-    PromptAsked,
-    ReleaseFinished,
-    ReleaseStarted,
-    ReplyCommented,
-    ReplyCorrected,
-    ReplyDrafted,
-    ReplyRated,
-)
+from streams.events import Event
+from streams.facts.conversations import PromptAsked, ReplyCommented, ReplyCorrected, ReplyDrafted, ReplyRated
+from streams.facts.domains import DomainCreated, PolicySet
+from streams.facts.releases import ReleaseFinished, ReleaseStarted
 from streams.log import Message
 from streams.policy import Policy, Thresholds
 from streams.sealing import PersonKey, seal

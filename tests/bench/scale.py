@@ -8,7 +8,8 @@ from time import monotonic
 from uuid import UUID, uuid5
 
 from streams.codec import encode, envelope_for
-from streams.events import DOMAINS, Event, ExampleAccepted
+from streams.events import DOMAINS, Event
+from streams.facts.examples import ExampleAccepted
 from streams.log import Record
 from streams.sealing import PersonKey, seal
 from streams.store import Store, open_engine

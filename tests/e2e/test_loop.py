@@ -13,7 +13,7 @@ from api.client import Answer, Door
 from deploy.demo.load import Load
 from deploy.demo.people import PEOPLE
 from deploy.demo.story import DOMAIN
-from streams.events import CandidateRetired
+from streams.facts.releases import CandidateRetired
 from streams.log import KafkaLog
 from tests.at_rest import checkpoint, files_holding
 from tests.conftest import ROOT

@@ -8,30 +8,20 @@ from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
 from streams.codec import decode_order, encode, encode_order, envelope_for, topic_of
-from streams.events import (
-    CONVERSATIONS,
-    DOMAINS,
-    ORDERS,
-    QUARANTINE,
-    CandidateEvaluated,
-    CandidateRebuilt,
-    CandidateTrained,
+from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE, Event
+from streams.facts.conversations import (
     ConversationEvent,
-    DomainCreated,
     DraftPicked,
-    Event,
-    PlacesPurged,
-    PolicySet,
     PromptAsked,
-    ReleaseFinished,
-    ReleaseRolledBack,
-    ReleaseStarted,
     ReplyCommented,
     ReplyCorrected,
     ReplyDrafted,
     ReplyRated,
-    SnapshotSelected,
 )
+from streams.facts.domains import DomainCreated, PolicySet
+from streams.facts.people import PlacesPurged
+from streams.facts.releases import CandidateRebuilt, ReleaseFinished, ReleaseRolledBack, ReleaseStarted
+from streams.facts.rounds import CandidateEvaluated, CandidateTrained, SnapshotSelected
 from streams.gate import FIXES, Paired
 from streams.log import Log, Message, Position, Record
 from streams.orders import (

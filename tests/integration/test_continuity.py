@@ -13,7 +13,10 @@ from api.cli import main
 from streams import continuity
 from streams.continuity import Continuity
 from streams.errors import Unavailable
-from streams.events import CONVERSATIONS, DOMAINS, ORDERS, PersonErased, RollbackAsked, RoundAsked
+from streams.events import CONVERSATIONS, DOMAINS, ORDERS
+from streams.facts.people import PersonErased
+from streams.facts.releases import RollbackAsked
+from streams.facts.rounds import RoundAsked
 from streams.log import LostHistory, MemoryLog
 from streams.orders import SelectSnapshot, SwapRelease
 from streams.relay import Relay

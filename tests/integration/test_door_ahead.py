@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streams.errors import Erased, Unavailable
-from streams.events import DomainRetired
+from streams.facts.domains import DomainRetired
 from streams.log import Message, Position
 from streams.sealing import Keyring, MasterKey, open_sealed, seal
 from streams.store import open_engine

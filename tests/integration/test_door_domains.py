@@ -13,7 +13,8 @@ import pytest
 from api import domains
 from api.client import Address, Door
 from api.recording import POLL_S
-from streams.events import CONVERSATIONS, CandidateRetired, ReleaseRolledBack
+from streams.events import CONVERSATIONS
+from streams.facts.releases import CandidateRetired, ReleaseRolledBack
 from streams.log import Message
 from tests.door_world import MODEL, World, wait_until
 from tests.engine_server import EngineServer

@@ -11,7 +11,7 @@ import pytest
 from api import conversations, datasets
 from api.errors import ApiError
 from streams import sealing
-from streams.events import ExampleAccepted
+from streams.facts.examples import ExampleAccepted
 from streams.sealing import PersonKey, seal
 from tests.door_world import World, wait_until
 from tests.integration.by_hand import change, rows

@@ -9,19 +9,14 @@ import httpx
 import pytest
 
 from streams import sealing
+from streams.domain import unpack
+from streams.envelope import Envelope
 from streams.errors import Unacknowledged, Unavailable
-from streams.events import (
-    CandidateEvaluated,
-    CandidateTrained,
-    Envelope,
-    ReleaseFinished,
-    ReleaseStarted,
-    SnapshotSelected,
-)
+from streams.facts.releases import ReleaseFinished, ReleaseStarted
+from streams.facts.rounds import CandidateEvaluated, CandidateTrained, SnapshotSelected
 from streams.fresh import Fresh
 from streams.gate import Paired
 from streams.log import Message, Position
-from streams.rounds import unpack
 from streams.sealed import Sealed
 from tests import door_world
 from tests.door_world import MODEL, World, wait_until

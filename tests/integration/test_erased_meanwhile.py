@@ -16,7 +16,9 @@ from sqlalchemy import Engine
 from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
-from streams.events import CandidateEvaluated, CandidateTrained, DomainEvent, RoundFailed
+from streams.events import DomainEvent
+from streams.facts.orders import RoundFailed
+from streams.facts.rounds import CandidateEvaluated, CandidateTrained
 from streams.history import Part, Whole
 from streams.log import MemoryLog
 from streams.orders import EvaluateCandidate, TrainCandidate

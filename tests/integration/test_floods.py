@@ -15,7 +15,8 @@ import pytest
 
 from streams.cluster import Cluster
 from streams.codec import decode
-from streams.events import CONVERSATIONS, DOMAINS, ClockTicked
+from streams.events import CONVERSATIONS, DOMAINS
+from streams.facts.domains import ClockTicked
 from streams.floods import read_operations
 from streams.log import Message
 from streams.replay import verify

@@ -14,7 +14,8 @@ from sqlalchemy import Engine, text
 from api.recording import Recorder
 from streams.cluster import Cluster
 from streams.codec import encode, envelope_for, key_of, topic_of
-from streams.events import DOMAINS, ClockTicked
+from streams.events import DOMAINS
+from streams.facts.domains import ClockTicked
 from streams.log import KafkaLog, LostHistory, Message
 from streams.store import Store
 from tests.integration.by_hand import ByHand, created, empty, rows

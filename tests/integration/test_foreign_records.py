@@ -16,7 +16,8 @@ from api.events import events_after
 from api.services import Services
 from streams.cluster import Cluster
 from streams.codec import decode_order, encode, envelope_for
-from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE, ClockTicked, Event
+from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE, Event
+from streams.facts.domains import ClockTicked
 from streams.log import KafkaLog, Message, partition_of
 from streams.orders import PurgePlaces
 from streams.replay import verify

@@ -8,12 +8,13 @@ from sqlalchemy import Engine
 
 from streams import rounds
 from streams.codec import decode
-from streams.events import DOMAINS, GatePassed, GateRefused, RoundRequested
+from streams.events import DOMAINS
+from streams.facts.rounds import GatePassed, GateRefused, RoundRequested
 from streams.gate import GateMargins, Paired, Verdict, judge
 from streams.log import MemoryLog, Message
 from streams.policy import Outlook
 from streams.replay import Otherwise, VerifyReport, verify
-from streams.schema import LIVE
+from streams.tables import LIVE
 from tests.integration.by_hand import ByHand, empty, rows
 from tests.replay.record import FOLDER, HISTORIES, read, rows_of
 

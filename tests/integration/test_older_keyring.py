@@ -14,13 +14,13 @@ from sqlalchemy import Engine
 from streams.erased import keep_erased
 from streams.erasures import ERASED_CHANNEL, Journal
 from streams.errors import Erased
-from streams.events import PersonErased
+from streams.facts.people import PersonErased
 from streams.log import MemoryLog
 from streams.replay import create_schema
-from streams.schema import SHADOW
 from streams.sealed import Sealed
 from streams.sealing import Keyring, MasterKey, open_sealed, seal
 from streams.store import Store
+from streams.tables import SHADOW
 from tests.door_world import World
 from tests.integration.by_hand import ByHand, change, created, empty, rows
 

@@ -13,8 +13,11 @@ from sqlalchemy import Engine
 import workers.context
 from streams.cluster import Cluster
 from streams.codec import decode
+from streams.envelope import Envelope
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, ORDERS, Envelope, OrderProgressed, RoundFailed, SnapshotSelected, Step, WaitsFor
+from streams.events import DOMAINS, ORDERS
+from streams.facts.orders import OrderProgressed, RoundFailed, Step, WaitsFor
+from streams.facts.rounds import SnapshotSelected
 from streams.log import KafkaLog, Message
 from streams.orders import Order, PurgePlaces, SelectSnapshot
 from streams.sealing import Keyring

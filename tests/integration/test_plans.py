@@ -19,7 +19,8 @@ from api.services import Services
 from api.turns import Turns
 from streams.cluster import Cluster
 from streams.codec import encode, envelope_for
-from streams.events import DOMAINS, RoundAsked
+from streams.events import DOMAINS
+from streams.facts.rounds import RoundAsked
 from streams.log import MemoryLog, Message
 from streams.schema import projections
 from streams.sealing import Keyring, MasterKey

@@ -18,7 +18,7 @@ import pytest
 
 from migrations.roles import url_of
 from streams.connections import WORKERS
-from streams.events import Step
+from streams.facts.orders import Step
 from streams.orders import Order
 from streams.replay import verify
 from tests import ward

@@ -12,7 +12,8 @@ from deploy.ports import LOOPBACK, free_port
 from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Unavailable
-from streams.events import DOMAINS, PersonErased, PlacesPurged
+from streams.events import DOMAINS
+from streams.facts.people import PersonErased, PlacesPurged
 from streams.log import KafkaLog, MemoryLog
 from streams.orders import PurgePlaces
 from streams.sealing import Keyring

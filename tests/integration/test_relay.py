@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Unavailable
-from streams.events import DOMAINS, ORDERS, QUARANTINE, ClockTicked
+from streams.events import DOMAINS, ORDERS, QUARANTINE
+from streams.facts.domains import ClockTicked
 from streams.log import KafkaLog, Log, MemoryLog, Message, Position, Record
 from streams.relay import BATCH_ROWS, Relay, Sent, Waiter
 from tests.integration.by_hand import AT, ByHand, change, empty, live_domain, message, rows, talk

@@ -12,7 +12,9 @@ from sqlalchemy import Engine
 from api.cli import main
 from streams.cluster import Cluster
 from streams.errors import Invalid
-from streams.events import CONVERSATIONS, PersonErased, RollbackAsked
+from streams.events import CONVERSATIONS
+from streams.facts.people import PersonErased
+from streams.facts.releases import RollbackAsked
 from streams.log import KafkaLog, Message
 from streams.replay import Difference, VerifyReport, rebuild, rebuild_live, verify
 from streams.store import Store

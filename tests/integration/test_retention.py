@@ -11,15 +11,9 @@ from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
 from streams.cluster import Cluster
-from streams.events import (
-    CandidateEvaluated,
-    CandidateRebuilt,
-    CandidateTrained,
-    PolicySet,
-    RebuildAsked,
-    RollbackAsked,
-    RoundAsked,
-)
+from streams.facts.domains import PolicySet
+from streams.facts.releases import CandidateRebuilt, RebuildAsked, RollbackAsked
+from streams.facts.rounds import CandidateEvaluated, CandidateTrained, RoundAsked
 from streams.gate import FIXES, Paired
 from streams.log import MemoryLog, Message
 from streams.policy import Keep, Policy, Thresholds

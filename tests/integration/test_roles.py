@@ -13,7 +13,8 @@ from psycopg2.extensions import cursor as Cursor
 from migrations.roles import GRANTS, grant, passwords, url_of
 from streams.connections import DOOR, ROLES, STREAM, WORKERS, Role
 from streams.errors import Invalid
-from streams.schema import LIVE, MACHINE_SCHEMAS, machinery, projections
+from streams.schema import MACHINE_SCHEMAS, machinery, projections
+from streams.tables import LIVE
 
 HELD = """
 SELECT n.nspname || '.' || c.relname, a.privilege_type, pg_get_userbyid(a.grantee) FROM pg_class c

@@ -8,7 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from streams.codec import decode_order
-from streams.events import ORDERS, RollbackAsked, RoundAsked, SnapshotSelected
+from streams.events import ORDERS
+from streams.facts.releases import RollbackAsked
+from streams.facts.rounds import RoundAsked, SnapshotSelected
 from streams.log import KafkaLog
 from streams.orders import EvaluateCandidate, Order, SelectSnapshot, SwapRelease, TrainCandidate
 from tests.door_world import World, wait_until

@@ -17,35 +17,23 @@ from sqlalchemy import Engine
 from deploy.ports import LOOPBACK, free_port
 from streams.codec import decode, decode_order
 from streams.errors import Unavailable
-from streams.events import (
-    CONVERSATIONS,
-    DOMAINS,
-    OPERATIONS,
-    ORDERS,
-    QUARANTINE,
-    ClockTicked,
-    DraftPicked,
-    ExamItemAdded,
-    ExamItemRetired,
-    ExampleAccepted,
-    ExampleRetired,
-    PersonErased,
-    PolicySet,
-    PreferenceAccepted,
-    PromptAsked,
-    ReleaseFinished,
-    ReleaseRolledBack,
-    ReplyCorrected,
-    SkipAllowed,
-)
+from streams.events import CONVERSATIONS, DOMAINS, OPERATIONS, ORDERS, QUARANTINE
+from streams.facts.conversations import DraftPicked, PromptAsked, ReplyCorrected
+from streams.facts.domains import ClockTicked, PolicySet
+from streams.facts.exam import ExamItemAdded, ExamItemRetired
+from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted
+from streams.facts.operations import SkipAllowed
+from streams.facts.people import PersonErased
+from streams.facts.releases import ReleaseFinished, ReleaseRolledBack
 from streams.floods import read_operations, say
 from streams.following import apply_when_available
 from streams.log import LostHistory, MemoryLog, Message, Record
 from streams.orders import SwapRelease
 from streams.policy import Policy, Schedule, Thresholds
 from streams.replay import verify
-from streams.schema import LIVE, projections
+from streams.schema import projections
 from streams.store import Store, TooManyInvalid, open_engine
+from streams.tables import LIVE
 from tests.integration.by_hand import (
     AT,
     ByHand,

@@ -16,7 +16,8 @@ from sqlalchemy import Engine
 from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, Event, ReleaseFinished, ReleaseRolledBack, ReleaseStarted, RollbackAsked
+from streams.events import DOMAINS, Event
+from streams.facts.releases import ReleaseFinished, ReleaseRolledBack, ReleaseStarted, RollbackAsked
 from streams.log import KafkaLog, MemoryLog
 from streams.orders import SwapRelease
 from streams.sealing import Keyring

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from streams.events import ORDERS, PersonErased, RebuildAsked, RollbackAsked, RoundAsked, RoundFailed
+from streams.events import ORDERS
+from streams.facts.orders import RoundFailed
+from streams.facts.people import PersonErased
+from streams.facts.releases import RebuildAsked, RollbackAsked
+from streams.facts.rounds import RoundAsked
 from streams.log import MemoryLog
 from streams.orders import SelectSnapshot, SwapRelease
 from streams.recipes import LoraRecipe

@@ -8,9 +8,15 @@ from uuid import UUID
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
-from streams import events as ev
 from streams import orders
-from streams.conversations import Consequence
+from streams.envelope import Consequence
+from streams.events import DomainEvent, Event
+from streams.facts.domains import ClockTicked, PolicySet
+from streams.facts.exam import ExamItemRetired
+from streams.facts.examples import ExampleAccepted, ExampleRetired
+from streams.facts.people import PersonErased, PlacesPurged
+from streams.facts.releases import CandidateRetired, RollbackAsked
+from streams.facts.rounds import RoundAsked, RoundCancelled
 from streams.gate import Paired
 from streams.orders import Order
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
@@ -66,7 +72,7 @@ def anything(kind: Any) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{name: anything(hint) for name, hint in get_type_hints(kind, include_extras=True).items()})
 
 
-EVENTS: st.SearchStrategy[ev.Event] = st.one_of(*map(anything, get_args(ev.Event)))
+EVENTS: st.SearchStrategy[Event] = st.one_of(*map(anything, get_args(Event)))
 ORDERS: st.SearchStrategy[Order] = st.one_of(*map(anything, get_args(Order)))
 POLICIES = (
     Policy(Thresholds(corrections=2)),
@@ -122,7 +128,7 @@ class Happening(DomainLog):
         return () if happening is None else self._told(happening)
 
     def _told(
-        self, event: ev.DomainEvent, id: UUID | None = None, cause: UUID | None = None
+        self, event: DomainEvent, id: UUID | None = None, cause: UUID | None = None
     ) -> tuple[Consequence | Order, ...]:
         said = self.tell(event, at=self.now, id=id, cause=cause)
         for one in said:
@@ -132,7 +138,7 @@ class Happening(DomainLog):
                 self.proposed.setdefault(one.id, (one.event, self.told[-1].envelope.id))
         return said
 
-    def _event(self, what: str, pick: int, policy: Policy) -> ev.DomainEvent | None:
+    def _event(self, what: str, pick: int, policy: Policy) -> DomainEvent | None:
         person = ("ana", "ben", "eva")[pick % 3]
         match what:
             case "correct":
@@ -141,33 +147,33 @@ class Happening(DomainLog):
             case "prefer":
                 return preference(f"preference {len(self.told) if pick else 0}", person)
             case "retire":
-                known = [r.envelope.event for r in self.told if isinstance(r.envelope.event, ev.ExampleAccepted)]
+                known = [r.envelope.event for r in self.told if isinstance(r.envelope.event, ExampleAccepted)]
                 example_id = known[pick % len(known)].example_id if known else "unknown"
-                return ev.ExampleRetired(domain=DOMAIN, example_id=example_id, reason="wrong", by="ops")
+                return ExampleRetired(domain=DOMAIN, example_id=example_id, reason="wrong", by="ops")
             case "retire a question":
-                return ev.ExamItemRetired(domain=DOMAIN, item_id="item", reason="wrong", by="ops")
+                return ExamItemRetired(domain=DOMAIN, item_id="item", reason="wrong", by="ops")
             case "erase":
-                return ev.PersonErased(domain=DOMAIN, person=person, kids=(f"key-of-{person}",), by="ops")
+                return PersonErased(domain=DOMAIN, person=person, kids=(f"key-of-{person}",), by="ops")
             case "tick":
                 self.now += timedelta(hours=pick)
-                return ev.ClockTicked(domain=DOMAIN, at=self.now)
+                return ClockTicked(domain=DOMAIN, at=self.now)
             case "ask":
-                return ev.RoundAsked(domain=DOMAIN, by="ops")
+                return RoundAsked(domain=DOMAIN, by="ops")
             case "roll back":
-                return ev.RollbackAsked(domain=DOMAIN, to=pick % (self.state.highest + 2), by="ops")
+                return RollbackAsked(domain=DOMAIN, to=pick % (self.state.highest + 2), by="ops")
             case "forget":
                 release = pick % (self.state.highest + 2)
                 digest = "sha256:" + "f0" * 32
-                return ev.CandidateRetired(
+                return CandidateRetired(
                     domain=DOMAIN, round_id="another", release=release, model=digest, adapter=digest, reason="enough"
                 )
             case "rebuild":
                 return rebuild_asked("another", pick % (self.state.highest + 2), base_release=pick % 2)
             case "policy":
-                return ev.PolicySet(domain=DOMAIN, policy=policy, by="ops")
+                return PolicySet(domain=DOMAIN, policy=policy, by="ops")
             case "cancel":
                 round_id = self.state.round.id if self.state.round is not None and pick else "another"
-                return ev.RoundCancelled(domain=DOMAIN, round_id=round_id, by="ops")
+                return RoundCancelled(domain=DOMAIN, round_id=round_id, by="ops")
             case "fail" | "retry" if self.open:
                 order = self.open[pick % len(self.open)]
                 if what == "fail":
@@ -186,7 +192,7 @@ class Happening(DomainLog):
         self.open.remove(order)
         self.done.append(order)
 
-    def _result(self, order: Order, pick: int) -> ev.DomainEvent:
+    def _result(self, order: Order, pick: int) -> DomainEvent:
         match order:
             case orders.SelectSnapshot():
                 return selected(order, kept=() if pick == 7 else ("one",))
@@ -199,4 +205,4 @@ class Happening(DomainLog):
             case orders.SwapRelease():
                 return rolled_back(order) if order.rollback else finished(order)
             case orders.PurgePlaces():
-                return ev.PlacesPurged(domain=DOMAIN, person=order.person, order_id=order.order_id, places={})
+                return PlacesPurged(domain=DOMAIN, person=order.person, order_id=order.order_id, places={})

@@ -5,13 +5,15 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams import events as ev
 from streams import orders, rounds
 from streams.codec import decode, encode
-from streams.conversations import Consequence
+from streams.domain import Domain, pack, prospect, unpack
+from streams.envelope import Consequence, Recorded
+from streams.facts.conversations import ConversationEvent
+from streams.facts.people import PersonErased
+from streams.facts.rounds import CandidateEvaluated, GatePassed, GateRefused, RoundRequested
 from streams.orders import Order
 from streams.policy import check_policy
-from streams.rounds import Domain, prospect
 from tests.property.strategies import COURSES, Course, Happening
 
 Said = list[Consequence | Order]
@@ -23,7 +25,7 @@ def id_of(one: Consequence | Order) -> object:
 
 def is_round(one: Consequence | Order) -> bool:
     """Whether it proposes a round, which may be done by many events until it stands on the log."""
-    return isinstance(one, Consequence) and isinstance(one.event, ev.RoundRequested)
+    return isinstance(one, Consequence) and isinstance(one.event, RoundRequested)
 
 
 def happened(course: Course) -> Happening:
@@ -33,7 +35,7 @@ def happened(course: Course) -> Happening:
     return domain
 
 
-def follow(log: list[ev.Recorded], batch: int) -> tuple[Domain, Said]:
+def follow(log: list[Recorded], batch: int) -> tuple[Domain, Said]:
     """Read a log as the store does: bytes decoded, repeated ids dropped, states kept as bytes from batch to batch."""
     state, said, seen = Domain(), Said(), set()
     for number, recorded in enumerate(log):
@@ -42,19 +44,19 @@ def follow(log: list[ev.Recorded], batch: int) -> tuple[Domain, Said]:
             continue
         seen.add(envelope.id)
         event = envelope.event
-        read = ev.Recorded(envelope, recorded.topic, recorded.partition, recorded.offset)
-        assert not isinstance(event, ev.ConversationEvent)
+        read = Recorded(envelope, recorded.topic, recorded.partition, recorded.offset)
+        assert not isinstance(event, ConversationEvent)
         before, state = state, rounds.fold(state, read, event)
         said.extend(rounds.react(before, state, read, event))
         if number % batch == 0:
-            state = rounds.unpack(rounds.pack(state), state.fresh)
+            state = unpack(pack(state), state.fresh)
     return state, said
 
 
 @given(COURSES)
 def test_at_most_one_round_is_under_way_and_each_is_asked_for_once(course: Course) -> None:
     domain = Happening()
-    asked: list[ev.RoundRequested] = []
+    asked: list[RoundRequested] = []
     for what, pick, policy in course:
         before = domain.state
         said = domain.act(what, pick, policy)
@@ -64,13 +66,13 @@ def test_at_most_one_round_is_under_way_and_each_is_asked_for_once(course: Cours
         assert len(selects) == int(begun)
         if begun:
             event = domain.told[-1].envelope.event
-            assert isinstance(event, ev.RoundRequested), "nothing but what was decided begins one"
+            assert isinstance(event, RoundRequested), "nothing but what was decided begins one"
             assert before.round is None and after.round is not None
             assert (event.round_id, event.pin) == (after.round.id, selects[0].pin)
             assert all(given.offset >= event.pin for given in after.fresh.corrections.values())
             asked.append(event)
         for one in said:
-            if isinstance(one, Consequence) and isinstance(one.event, ev.RoundRequested):
+            if isinstance(one, Consequence) and isinstance(one.event, RoundRequested):
                 assert one.event.pin == len(domain.told), "what stood on the log up to the cause is in, the rest is not"
                 assert after.round is None and one.event.number == after.rounds + 1
     numbers = [event.number for event in asked]
@@ -85,7 +87,7 @@ def test_no_two_orders_and_no_two_consequences_have_the_same_id(course: Course) 
     assert not [one for one, times in ids.items() if times > 1]
     by_id: dict[object, set[int]] = {}
     for one in said:
-        if isinstance(one, Consequence) and isinstance(one.event, ev.RoundRequested):
+        if isinstance(one, Consequence) and isinstance(one.event, RoundRequested):
             by_id.setdefault(one.id, set()).add(one.event.number)
     assert all(len(numbers) == 1 for numbers in by_id.values()), "what is proposed again is about the same round"
 
@@ -110,17 +112,17 @@ def test_the_gates_word_is_said_of_every_candidate_that_it_judged_and_only_what_
         before, told = domain.state.round, len(domain.told)
         said = domain.act(what, pick, policy)
         event = domain.told[-1].envelope.event if len(domain.told) > told else None
-        judged = isinstance(event, ev.CandidateEvaluated) and before is not None and before.order_id == event.order_id
+        judged = isinstance(event, CandidateEvaluated) and before is not None and before.order_id == event.order_id
         verdicts = [
             one.event
             for one in said
-            if isinstance(one, Consequence) and isinstance(one.event, ev.GatePassed | ev.GateRefused)
+            if isinstance(one, Consequence) and isinstance(one.event, GatePassed | GateRefused)
         ]
         assert len(verdicts) == int(judged)
-        assert all(isinstance(one, ev.GatePassed) == (one.verdict.outcome == "ship") for one in verdicts)
+        assert all(isinstance(one, GatePassed) == (one.verdict.outcome == "ship") for one in verdicts)
         swaps = [one for one in said if isinstance(one, orders.SwapRelease) and not one.rollback]
         if swaps:
-            assert isinstance(event, ev.GatePassed) and [swap.release for swap in swaps] == [event.release]
+            assert isinstance(event, GatePassed) and [swap.release for swap in swaps] == [event.release]
             assert before is not None and before.id == event.round_id
 
 
@@ -139,12 +141,12 @@ def test_reacting_is_deterministic_and_changes_nothing(course: Course) -> None:
     state = Domain()
     for recorded in domain.told:
         event = recorded.envelope.event
-        assert not isinstance(event, ev.ConversationEvent)
-        kept = rounds.pack(state)
+        assert not isinstance(event, ConversationEvent)
+        kept = pack(state)
         after = rounds.fold(state, recorded, event)
         assert rounds.fold(state, recorded, event) == after
         assert rounds.react(state, after, recorded, event) == rounds.react(state, after, recorded, event)
-        assert rounds.pack(state) == kept
+        assert pack(state) == kept
         state = after
     assert state == domain.state
 
@@ -157,12 +159,12 @@ def test_a_log_on_which_events_stand_twice_comes_to_the_same_as_one_on_which_the
     for which, later in repeats:
         at = which % len(log)
         log.insert(at + 1 + later % (len(log) - at), log[at])
-    log = [ev.Recorded(found.envelope, found.topic, found.partition, place) for place, found in enumerate(log)]
+    log = [Recorded(found.envelope, found.topic, found.partition, place) for place, found in enumerate(log)]
     firsts = {found.envelope.id: found for found in reversed(log)}
     once = sorted(firsts.values(), key=lambda found: found.offset)
     state, said = follow(log, batch)
     assert (state, said) == follow(once, 1), "and so does a reader with batches of another size"
-    assert rounds.pack(state) == rounds.pack(follow(log, 1)[0]), "to the byte"
+    assert pack(state) == pack(follow(log, 1)[0]), "to the byte"
 
 
 @given(COURSES)
@@ -186,7 +188,7 @@ def test_nobody_who_was_erased_is_counted(course: Course) -> None:
     for what, pick, policy in course:
         domain.act(what, pick, policy)
         event = domain.told[-1].envelope.event
-        if isinstance(event, ev.PersonErased):
+        if isinstance(event, PersonErased):
             gone.add(event.person)
         givers = [*domain.state.fresh.corrections.values(), *domain.state.fresh.preferences.values()]
         assert gone.isdisjoint(giver.person for giver in givers)

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streams import events as ev
-from streams import orders, rounds
+from streams import orders
+from streams.domain import pack, prospect
 from streams.errors import Invalid
+from streams.events import DomainEvent
+from streams.facts.domains import ClockTicked, PolicySet
+from streams.facts.rounds import RoundAsked
 from streams.gate import GateMargins, Paired
 from streams.policy import Policy, QuietHours, Schedule, Thresholds, check_policy, check_readable, next_time
 from streams.recipes import LoraRecipe
-from streams.rounds import prospect
 from tests.property.strategies import MOMENTS
 from tests.samples import (
     DOMAIN,
@@ -89,13 +91,13 @@ def test_no_policy_that_a_reader_accepts_makes_a_decision_raise(
         return
     domain = created()
     for at in ticks:
-        _tell(domain, ev.PolicySet(domain=DOMAIN, policy=policy, by="ops"), at)
+        _tell(domain, PolicySet(domain=DOMAIN, policy=policy, by="ops"), at)
         for number, wait_s in enumerate(waits_s):
             at += timedelta(seconds=wait_s)
             said = (correction if number % 2 else preference)(f"{len(domain.told)}", f"person {number % 2}")
             _tell(domain, said, at)
-        _tell(domain, ev.ClockTicked(domain=DOMAIN, at=at), at)
-        _tell(domain, ev.RoundAsked(domain=DOMAIN, by="ops"), at)
+        _tell(domain, ClockTicked(domain=DOMAIN, at=at), at)
+        _tell(domain, RoundAsked(domain=DOMAIN, by="ops"), at)
         for _ in range(4):
             match domain.said[-1] if domain.said else None:
                 case orders.SelectSnapshot() as order:
@@ -110,9 +112,9 @@ def test_no_policy_that_a_reader_accepts_makes_a_decision_raise(
                     break
 
 
-def _tell(domain: DomainLog, event: ev.DomainEvent, at: datetime) -> None:
+def _tell(domain: DomainLog, event: DomainEvent, at: datetime) -> None:
     domain.tell(event, at=at)
-    rounds.pack(domain.state)
+    pack(domain.state)
     found = prospect(domain.state, at)
     assert found.wake_at is None or found.wake_at > at
 

@@ -16,28 +16,22 @@ import msgspec
 from sqlalchemy import Engine, select
 
 from streams.errors import Invalid
-from streams.events import (
-    CandidateEvaluated,
-    ClockTicked,
-    DomainRetired,
-    DraftPicked,
-    Event,
-    ExamItemAdded,
-    ExamItemRetired,
-    ExampleRetired,
-    PersonErased,
-    PolicySet,
-    RollbackAsked,
-    RoundAsked,
-    RoundCancelled,
-    RoundFailed,
-)
+from streams.events import Event
+from streams.facts.conversations import DraftPicked
+from streams.facts.domains import ClockTicked, DomainRetired, PolicySet
+from streams.facts.exam import ExamItemAdded, ExamItemRetired
+from streams.facts.examples import ExampleRetired
+from streams.facts.orders import RoundFailed
+from streams.facts.people import PersonErased
+from streams.facts.releases import RollbackAsked
+from streams.facts.rounds import CandidateEvaluated, RoundAsked, RoundCancelled
 from streams.gate import FIXES, GENERAL, Paired
 from streams.log import MemoryLog, Record
 from streams.orders import EvaluateCandidate, Order, SelectSnapshot, TrainCandidate
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
-from streams.schema import LIVE, projections
+from streams.schema import projections
 from streams.store import open_engine
+from streams.tables import LIVE
 from tests.integration.by_hand import AT, ByHand, answer, created, live_domain, results, sealed, talk
 from tests.local_noria import log_and_database
 

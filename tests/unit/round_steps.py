@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
-from streams import events as ev
 from streams import orders
-from streams.conversations import Consequence
+from streams.domain import prospect
+from streams.envelope import Consequence
+from streams.facts.rounds import RoundRequested
 from streams.orders import Order
-from streams.rounds import prospect
 from tests.samples import (
     START,
     DomainLog,
@@ -47,9 +47,9 @@ def upto_swap(log: DomainLog) -> orders.SwapRelease:
     return order
 
 
-def requests(said: Said | list[Consequence | Order]) -> list[ev.RoundRequested]:
+def requests(said: Said | list[Consequence | Order]) -> list[RoundRequested]:
     found = [one.event for one in said if isinstance(one, Consequence)]
-    return [event for event in found if isinstance(event, ev.RoundRequested)]
+    return [event for event in found if isinstance(event, RoundRequested)]
 
 
 def words(log: DomainLog) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from sqlalchemy import Engine
 from api.recording import REFUSE_FOR_S, Recorder
 from streams.codec import MAX_EVENT_BYTES, envelope_for
 from streams.continuity import Continuity
+from streams.envelope import Envelope
 from streams.errors import Invalid, LoginRefused, Unavailable
-from streams.events import Envelope, RoundAsked
+from streams.facts.rounds import RoundAsked
 from streams.log import LostHistory, MemoryLog, Message, Position
 
 

@@ -12,7 +12,6 @@ import pytest
 from cloudevents.core.v1.event import CloudEvent
 from jsonschema import Draft202012Validator
 
-from streams import events as ev
 from streams.codec import (
     OPERATIONS_TYPES,
     VERSIONS,
@@ -28,6 +27,18 @@ from streams.codec import (
     topic_of,
 )
 from streams.errors import Invalid
+from streams.events import Event
+from streams.facts.conversations import (
+    DraftPicked,
+    PromptAsked,
+    ReplyCommented,
+    ReplyCorrected,
+    ReplyDrafted,
+    ReplyRated,
+)
+from streams.facts.domains import ClockTicked, PolicySet
+from streams.facts.examples import ExampleAccepted
+from streams.facts.rounds import RoundRequested
 from streams.orders import Order
 from streams.policy import Thresholds
 from tests.samples import EVENTS, ORDERS, START, enveloped, id_of
@@ -39,7 +50,7 @@ def kind(value: object) -> str:
     return type(value).__name__
 
 
-def wire(event: ev.Event = EVENTS[3], **changed: Any) -> dict[str, Any]:
+def wire(event: Event = EVENTS[3], **changed: Any) -> dict[str, Any]:
     """An event as it stands on the wire, with attributes changed; None removes one."""
     found: dict[str, Any] = json.loads(encode(enveloped(event))) | changed
     return {name: value for name, value in found.items() if value is not None}
@@ -56,14 +67,14 @@ def order_on_wire(order: Order) -> bytes:
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=kind)
-def test_every_event_comes_back_as_it_was(event: ev.Event) -> None:
+def test_every_event_comes_back_as_it_was(event: Event) -> None:
     for cause in (None, id_of("cause")):
         envelope = enveloped(event, cause=cause)
         assert decode(encode(envelope)) == envelope
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=kind)
-def test_an_event_is_a_cloud_event_that_any_reader_can_follow(event: ev.Event) -> None:
+def test_an_event_is_a_cloud_event_that_any_reader_can_follow(event: Event) -> None:
     found = wire(event)
     name = name_of(event)
     assert found["specversion"] == "1.0" and found["type"] == f"noria.{name}" and re.fullmatch(r"[a-z_]+", name)
@@ -80,14 +91,14 @@ def test_an_event_is_a_cloud_event_that_any_reader_can_follow(event: ev.Event) -
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=kind)
-def test_an_event_stands_on_the_topic_and_under_the_key_of_what_it_is_about(event: ev.Event) -> None:
+def test_an_event_stands_on_the_topic_and_under_the_key_of_what_it_is_about(event: Event) -> None:
     if type(event) in (
-        ev.PromptAsked,
-        ev.ReplyDrafted,
-        ev.DraftPicked,
-        ev.ReplyRated,
-        ev.ReplyCorrected,
-        ev.ReplyCommented,
+        PromptAsked,
+        ReplyDrafted,
+        DraftPicked,
+        ReplyRated,
+        ReplyCorrected,
+        ReplyCommented,
     ):
         assert (topic_of(event), key_of(event), is_of_domain(event)) == ("noria.conversations", "cnv_1", False)
     else:
@@ -168,9 +179,9 @@ def test_data_that_does_not_fit_its_event_is_refused_by_the_name_of_the_field(
     assert f"`{field}`" in refusal(found)
 
 
-@pytest.mark.parametrize("event", [e for e in EVENTS if isinstance(e, ev.ClockTicked | ev.ExampleAccepted)], ids=kind)
-def test_a_moment_within_an_event_must_have_a_zone_for_it_is_compared_with_others(event: ev.Event) -> None:
-    field = "at" if isinstance(event, ev.ClockTicked) else "said_at"
+@pytest.mark.parametrize("event", [e for e in EVENTS if isinstance(e, ClockTicked | ExampleAccepted)], ids=kind)
+def test_a_moment_within_an_event_must_have_a_zone_for_it_is_compared_with_others(event: Event) -> None:
+    field = "at" if isinstance(event, ClockTicked) else "said_at"
     found = wire(event)
     found["data"][field] = "2026-11-02T09:00:00"
     assert f"$.{field}" in refusal(found)
@@ -223,7 +234,7 @@ def spoiled(found: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=kind)
-def test_the_reason_of_a_refusal_never_repeats_what_stood_there(event: ev.Event) -> None:
+def test_the_reason_of_a_refusal_never_repeats_what_stood_there(event: Event) -> None:
     found = wire(event)
     refused = 0
     for path in leaves(found):
@@ -278,20 +289,20 @@ def old_rating(version: int) -> dict[str, Any]:
 def test_an_old_version_is_lifted_step_by_step_to_the_newest(version: int) -> None:
     value = json.dumps(old_rating(version)).encode()
     event = decode(value, versions={"reply_rated": 3}, lifts=LIFTS).event
-    assert isinstance(event, ev.ReplyRated) and (event.rating, event.scale) == (1, "thumb")
+    assert isinstance(event, ReplyRated) and (event.rating, event.scale) == (1, "thumb")
 
 
-@pytest.mark.parametrize("event", [ev.PolicySet, ev.RoundRequested])
+@pytest.mark.parametrize("event", [PolicySet, RoundRequested])
 def test_a_policy_that_was_set_when_everybody_counted_goes_on_to_count_everybody(event: type) -> None:
     (new,) = [found for found in EVENTS if type(found) is event]
     value = wire(new)
     assert value["data"]["policy"]["thresholds"].pop("named_people") == "one"
     value["dataschema"] = value["dataschema"].replace(":4", ":3")
     old = decode(json.dumps(value).encode()).event
-    assert isinstance(old, ev.PolicySet | ev.RoundRequested) and old.policy.thresholds.named_people == "each"
+    assert isinstance(old, PolicySet | RoundRequested) and old.policy.thresholds.named_people == "each"
     del value["data"]["policy"]["thresholds"]
     bare = decode(json.dumps(value).encode()).event
-    assert isinstance(bare, ev.PolicySet | ev.RoundRequested)
+    assert isinstance(bare, PolicySet | RoundRequested)
     assert bare.policy.thresholds == Thresholds(named_people="each")
 
 

@@ -7,21 +7,35 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from streams import events as ev
-from streams.conversations import Consequence, Draft, Exchange, fold, key_of, react
+from streams.envelope import Consequence
+from streams.facts.conversations import (
+    ConversationEvent,
+    Draft,
+    DraftPicked,
+    Exchange,
+    PromptAsked,
+    ReplyCommented,
+    ReplyCorrected,
+    ReplyDrafted,
+    ReplyRated,
+    fold,
+    key_of,
+    react,
+)
+from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted
 from tests.samples import DOMAIN, START, enveloped, sealed
 
 SAID: dict[str, Any] = {"domain": DOMAIN, "conversation_id": "cnv_1", "person": "ana"}
 FEEDBACK: dict[str, Any] = SAID | {"request_digest": "9f" * 32}
 
 
-def asked(prompt_id: str = "p1", follows: str | None = None) -> ev.PromptAsked:
+def asked(prompt_id: str = "p1", follows: str | None = None) -> PromptAsked:
     messages = sealed(f"asked {prompt_id}")
-    return ev.PromptAsked(**SAID, prompt_id=prompt_id, messages=messages, release=0, follows=follows)
+    return PromptAsked(**SAID, prompt_id=prompt_id, messages=messages, release=0, follows=follows)
 
 
-def drafted(reply_id: str, prompt_id: str = "p1") -> ev.ReplyDrafted:
-    return ev.ReplyDrafted(
+def drafted(reply_id: str, prompt_id: str = "p1") -> ReplyDrafted:
+    return ReplyDrafted(
         **SAID,
         prompt_id=prompt_id,
         reply_id=reply_id,
@@ -35,24 +49,24 @@ def drafted(reply_id: str, prompt_id: str = "p1") -> ev.ReplyDrafted:
     )
 
 
-def picked(reply_id: str, prompt_id: str = "p1") -> ev.DraftPicked:
-    return ev.DraftPicked(**FEEDBACK, prompt_id=prompt_id, reply_id=reply_id)
+def picked(reply_id: str, prompt_id: str = "p1") -> DraftPicked:
+    return DraftPicked(**FEEDBACK, prompt_id=prompt_id, reply_id=reply_id)
 
 
-def corrected(reply_id: str = "r1", prompt_id: str = "p1", person: str = "ana") -> ev.ReplyCorrected:
+def corrected(reply_id: str = "r1", prompt_id: str = "p1", person: str = "ana") -> ReplyCorrected:
     text = sealed(f"corrected {reply_id}", f"key-of-{person}")
-    return ev.ReplyCorrected(**FEEDBACK | {"person": person}, prompt_id=prompt_id, reply_id=reply_id, text=text)
+    return ReplyCorrected(**FEEDBACK | {"person": person}, prompt_id=prompt_id, reply_id=reply_id, text=text)
 
 
-def rated() -> ev.ReplyRated:
-    return ev.ReplyRated(**FEEDBACK, prompt_id="p1", reply_id="r1", rating=-1, scale="thumb")
+def rated() -> ReplyRated:
+    return ReplyRated(**FEEDBACK, prompt_id="p1", reply_id="r1", rating=-1, scale="thumb")
 
 
-def commented() -> ev.ReplyCommented:
-    return ev.ReplyCommented(**FEEDBACK, prompt_id="p1", reply_id="r1", text=sealed("comment"))
+def commented() -> ReplyCommented:
+    return ReplyCommented(**FEEDBACK, prompt_id="p1", reply_id="r1", text=sealed("comment"))
 
 
-def told(*events: ev.ConversationEvent) -> tuple[dict[str, Exchange], list[Consequence]]:
+def told(*events: ConversationEvent) -> tuple[dict[str, Exchange], list[Consequence]]:
     """The exchanges after `events`, by prompt, and what they implied."""
     states: dict[str, Exchange] = {}
     said: list[Consequence] = []
@@ -80,7 +94,7 @@ def test_a_correction_becomes_an_example_of_the_prompt_with_the_persons_own_word
     _, (found,) = told(asked(), drafted("r1"), corrected(person="ben"))
     cause = enveloped(corrected(), "told 2").id
     assert found.id == uuid5(cause, "example_accepted"), "the same correction twice is one example"
-    assert found.event == ev.ExampleAccepted(
+    assert found.event == ExampleAccepted(
         domain=DOMAIN,
         example_id=str(uuid5(cause, "example")),
         kind="correction",
@@ -98,9 +112,9 @@ def test_the_newest_correction_of_a_reply_replaces_the_ones_before_it() -> None:
     in_force: set[str] = set()
     for number, found in enumerate(said):
         match found.event:
-            case ev.ExampleAccepted(example_id=example_id):
+            case ExampleAccepted(example_id=example_id):
                 in_force.add(example_id)
-            case ev.ExampleRetired(example_id=example_id, by=by):
+            case ExampleRetired(example_id=example_id, by=by):
                 assert by == "ana" and example_id in in_force
                 in_force.remove(example_id)
         assert len(in_force) <= 1, f"no more than one counts after {number}"
@@ -111,13 +125,13 @@ def test_a_correction_replaces_no_other_persons_and_no_other_replys() -> None:
     _, said = told(
         asked(), drafted("r1"), drafted("r2"), corrected("r1"), corrected("r1", person="ben"), corrected("r2")
     )
-    assert [type(found.event) for found in said] == [ev.ExampleAccepted] * 3
+    assert [type(found.event) for found in said] == [ExampleAccepted] * 3
 
 
 def test_a_prompt_picked_from_again_is_one_preference() -> None:
     _, said = told(asked(), drafted("r1"), drafted("r2"), picked("r1"), picked("r2"))
     first, second = (found.event for found in said)
-    assert isinstance(first, ev.PreferenceAccepted) and isinstance(second, ev.PreferenceAccepted)
+    assert isinstance(first, PreferenceAccepted) and isinstance(second, PreferenceAccepted)
     assert first.preference_id == second.preference_id and second.chosen == sealed("drafted r2")
     assert said[0].id != said[1].id
 
@@ -131,16 +145,16 @@ def test_what_a_service_says_for_a_person_names_its_key_and_what_persons_say_the
             ("/noria/api", None),
         ):
             (found,) = react(exchange, replace(enveloped(event), source=source), event)
-            assert isinstance(found.event, ev.ExampleAccepted | ev.PreferenceAccepted)
+            assert isinstance(found.event, ExampleAccepted | PreferenceAccepted)
             assert found.event.service == service
 
 
 def test_a_picked_draft_becomes_a_preference_over_all_others_of_its_prompt() -> None:
     _, (found,) = told(asked(), drafted("r3"), drafted("r1"), drafted("r2"), picked("r2"))
-    assert isinstance(found.event, ev.PreferenceAccepted)
+    assert isinstance(found.event, PreferenceAccepted)
     cause = enveloped(picked("r2"), "told 4").id
     assert found.id == uuid5(cause, "preference_accepted")
-    assert found.event == ev.PreferenceAccepted(
+    assert found.event == PreferenceAccepted(
         domain=DOMAIN,
         preference_id=found.event.preference_id,
         person="ana",
@@ -158,7 +172,7 @@ def test_drafts_of_other_prompts_are_not_what_a_pick_rejected() -> None:
 
 
 @pytest.mark.parametrize("feedback", [rated(), commented()], ids=lambda event: type(event).__name__)
-def test_a_rating_and_a_comment_teach_nothing_and_change_nothing(feedback: ev.ConversationEvent) -> None:
+def test_a_rating_and_a_comment_teach_nothing_and_change_nothing(feedback: ConversationEvent) -> None:
     before, _ = told(asked(), drafted("r1"))
     after, said = told(asked(), drafted("r1"), feedback)
     assert after == before and said == []
@@ -177,7 +191,7 @@ def test_a_rating_and_a_comment_teach_nothing_and_change_nothing(feedback: ev.Co
         (asked(), drafted("r2"), drafted("r3"), picked("r1")),
     ],
 )
-def test_feedback_on_what_was_never_said_stays_without_effect(events: tuple[ev.ConversationEvent, ...]) -> None:
+def test_feedback_on_what_was_never_said_stays_without_effect(events: tuple[ConversationEvent, ...]) -> None:
     _, said = told(*events)
     assert said == []
 
@@ -192,10 +206,10 @@ def test_the_state_holds_sealed_words_only_and_folding_never_changes_what_was_be
 @pytest.mark.parametrize(
     "feedback", [corrected("r2", "p2"), picked("r2", "p2")], ids=lambda event: type(event).__name__
 )
-def test_what_becomes_of_a_reply_names_what_its_prompt_followed(feedback: ev.ConversationEvent) -> None:
+def test_what_becomes_of_a_reply_names_what_its_prompt_followed(feedback: ConversationEvent) -> None:
     asking = (asked("p1"), drafted("r1"), asked("p2", "r1"), drafted("r2", "p2"), drafted("r3", "p2"))
     _, (found,) = told(*asking, feedback)
-    assert isinstance(found.event, ev.ExampleAccepted | ev.PreferenceAccepted)
+    assert isinstance(found.event, ExampleAccepted | PreferenceAccepted)
     assert (found.event.prompt, found.event.follows) == (sealed("asked p2"), "r1")
 
 

@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 
 from streams.codec import decode
 from streams.disk import disk_use, is_full
-from streams.events import DOMAINS, OrderProgressed
+from streams.events import DOMAINS
+from streams.facts.orders import OrderProgressed
 from streams.log import MemoryLog
 from streams.orders import TrainCandidate
 from streams.recipes import LoraRecipe

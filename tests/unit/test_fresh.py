@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams import rounds
-from streams.events import DOMAINS, Recorded
+from streams.domain import Domain, pack
+from streams.envelope import Recorded
+from streams.events import DOMAINS
 from streams.fresh import Fresh, Given
 from streams.policy import Thresholds
 from streams.projections import of_domain
-from streams.rounds import Domain
 from tests.samples import correction, created, enveloped
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e"])
@@ -72,7 +73,7 @@ def test_the_states_of_an_import_share_what_did_not_change() -> None:
     more = process.memory_info().rss - before
     # 2,000 copies would hold two million entries, and have some 300 megabytes.
     assert len(states[-1].fresh.corrections) == 2000 and more < 60 * 2**20, f"{more / 2**20:.0f} MiB"
-    assert len(rounds.pack(states[-1])) < 100 + len(rounds.pack(states[0])), "and what is written of each is small"
+    assert len(pack(states[-1])) < 100 + len(pack(states[0])), "and what is written of each is small"
 
 
 class Name(str):

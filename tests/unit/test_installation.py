@@ -9,7 +9,7 @@ import pytest
 
 from api.cli.rounds import progress_words
 from api.ui.words import LANGUAGES, waits_words
-from streams.events import WaitsFor
+from streams.facts.orders import WaitsFor
 from streams.recipes import LoraRecipe
 from tests.local_noria import until
 from workers.alone import alone, is_held

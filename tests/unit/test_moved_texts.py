@@ -10,9 +10,12 @@ from uuid import UUID, uuid4
 import pytest
 from msgspec.structs import replace
 
-from streams import events as ev
 from streams.codec import EVENT_TYPES, encode, envelope_for, read_event, topic_of
 from streams.errors import Invalid
+from streams.events import CONVERSATIONS, DOMAINS, Event
+from streams.facts.conversations import PromptAsked, ReplyCommented, ReplyCorrected, ReplyDrafted
+from streams.facts.exam import ExamItemAdded
+from streams.facts.examples import ExampleAccepted, ExampleKind, PreferenceAccepted
 from streams.sealed import Sealed
 from streams.sealing import open_sealed, seal
 from tests.keyring import Ring
@@ -30,8 +33,8 @@ def said(place: str) -> Sealed:
     return seal("yes, always", KEY, place)
 
 
-def example(kind: ev.ExampleKind, prompt: str, answer: str) -> ev.ExampleAccepted:
-    return ev.ExampleAccepted(
+def example(kind: ExampleKind, prompt: str, answer: str) -> ExampleAccepted:
+    return ExampleAccepted(
         domain="roads",
         example_id="e",
         kind=kind,
@@ -42,9 +45,9 @@ def example(kind: ev.ExampleKind, prompt: str, answer: str) -> ev.ExampleAccepte
     )
 
 
-def preference(*places: str) -> ev.PreferenceAccepted:
+def preference(*places: str) -> PreferenceAccepted:
     prompt, chosen, rejected = map(said, places)
-    return ev.PreferenceAccepted(
+    return PreferenceAccepted(
         domain="roads",
         preference_id="e",
         person="ann",
@@ -56,23 +59,23 @@ def preference(*places: str) -> ev.PreferenceAccepted:
     )
 
 
-def standing(id: UUID) -> list[ev.Event]:
+def standing(id: UUID) -> list[Event]:
     """What stands in the event `id` where it was said, or is a copy of what its cause and others said."""
     text = said(f"{id}#text")
     feedback = {**_PLACE, "reply_id": "r", "request_digest": "d", "text": text}
     return [
-        ev.PromptAsked(**_PLACE, messages=said(f"{id}#messages"), release=0),
-        ev.ReplyDrafted(**_PLACE, **_DRAFT, reply_id="r", text=text, duration_s=1.0),
-        ev.ReplyCorrected(**feedback),
-        ev.ReplyCommented(**feedback),
-        ev.ExamItemAdded(domain="roads", item_id="i", kind="general", item=said(f"{id}#item"), by="ann"),
+        PromptAsked(**_PLACE, messages=said(f"{id}#messages"), release=0),
+        ReplyDrafted(**_PLACE, **_DRAFT, reply_id="r", text=text, duration_s=1.0),
+        ReplyCorrected(**feedback),
+        ReplyCommented(**feedback),
+        ExamItemAdded(domain="roads", item_id="i", kind="general", item=said(f"{id}#item"), by="ann"),
         example("annotation", f"{id}#prompt", f"{id}#answer"),
         example("correction", f"{OTHER}#messages", f"{CAUSE}#text"),
         preference(f"{OTHER}#messages", f"{OTHER}#text", f"{OTHER}#text"),
     ]
 
 
-def in_wrong_fields() -> Iterator[ev.Event]:
+def in_wrong_fields() -> Iterator[Event]:
     """Each was said in the very event or its cause, and in another field."""
     for event in standing(ONE)[:5]:
         for field in ("messages", "text", "item"):
@@ -86,7 +89,7 @@ def in_wrong_fields() -> Iterator[ev.Event]:
     yield preference(f"{OTHER}#messages", f"{OTHER}#text", f"{OTHER}#messages")
 
 
-def read(event: ev.Event, id: UUID) -> ev.Event:
+def read(event: Event, id: UUID) -> Event:
     envelope = envelope_for(event, id=id, source="/test", time=AT, correlation_id="c", causation_id=CAUSE)
     return read_event(topic_of(event), envelope.key.encode(), encode(envelope)).event
 
@@ -96,19 +99,19 @@ def kind(event: object) -> str:
 
 
 @pytest.mark.parametrize("event", standing(ONE), ids=kind)
-def test_what_stands_where_it_was_said_is_read(event: ev.Event) -> None:
+def test_what_stands_where_it_was_said_is_read(event: Event) -> None:
     assert read(event, ONE) == event
 
 
 @pytest.mark.parametrize("event", standing(ONE)[:6], ids=kind)
-def test_what_was_moved_from_another_event_is_refused(event: ev.Event) -> None:
+def test_what_was_moved_from_another_event_is_refused(event: Event) -> None:
     with pytest.raises(Invalid, match="was said elsewhere") as refused:
         read(event, OTHER)
     assert "always" not in str(refused.value)
 
 
 @pytest.mark.parametrize("event", in_wrong_fields(), ids=kind)
-def test_what_was_moved_from_another_field_is_refused(event: ev.Event) -> None:
+def test_what_was_moved_from_another_field_is_refused(event: Event) -> None:
     with pytest.raises(Invalid, match="was said elsewhere"):
         read(event, ONE)
 
@@ -126,5 +129,5 @@ def test_what_was_moved_and_made_to_name_its_new_place_does_not_open() -> None:
 )
 def test_every_event_that_a_log_may_hold_is_read(path: Path) -> None:
     value = json.loads(path.read_bytes())
-    topic = ev.CONVERSATIONS if value["subject"] == value["data"].get("conversation_id") else ev.DOMAINS
+    topic = CONVERSATIONS if value["subject"] == value["data"].get("conversation_id") else DOMAINS
     assert read_event(topic, value["subject"].encode(), path.read_bytes())

@@ -4,8 +4,9 @@ from uuid import uuid5
 
 import pytest
 
-from streams import events as ev
 from streams import orders
+from streams.facts.domains import DomainRetired
+from streams.facts.releases import CandidateRetired, RollbackAsked
 from streams.recipes import LoraRecipe
 from tests.samples import DOMAIN, DomainLog, created, failed, finished, rebuild_asked, rebuilt
 from tests.unit.round_steps import begun, upto_swap
@@ -21,7 +22,7 @@ def removed(releases: int = 3) -> tuple[DomainLog, str]:
     round_id = swaps[0].round_id
     assert round_id is not None
     log.tell(
-        ev.CandidateRetired(
+        CandidateRetired(
             domain=DOMAIN, round_id=round_id, release=1, model=swaps[0].model, adapter="adapter", reason="enough"
         )
     )
@@ -56,7 +57,7 @@ def test_what_came_out_the_same_can_be_gone_back_to_again() -> None:
     log, round_id = removed()
     log.tell(rebuilt(asked(log, round_id)))
     assert log.state.releases[1] == f"model of {round_id}" and log.state.rebuild is None
-    (back,) = log.tell(ev.RollbackAsked(domain=DOMAIN, to=1, by="ops"))
+    (back,) = log.tell(RollbackAsked(domain=DOMAIN, to=1, by="ops"))
     assert isinstance(back, orders.SwapRelease) and back.model == f"model of {round_id}"
 
 
@@ -64,7 +65,7 @@ def test_what_came_out_different_does_not_take_the_place_of_what_it_was() -> Non
     log, round_id = removed()
     log.tell(rebuilt(asked(log, round_id), equal=False))
     assert 1 not in log.state.releases and log.state.rebuild is None
-    assert log.tell(ev.RollbackAsked(domain=DOMAIN, to=1, by="ops")) == ()
+    assert log.tell(RollbackAsked(domain=DOMAIN, to=1, by="ops")) == ()
     assert asked(log, round_id), "it may be tried once more"
 
 
@@ -84,7 +85,7 @@ def test_one_thing_is_made_again_at_a_time_and_its_base_is_not_removed_meanwhile
     (order,) = log.tell(rebuild_asked(round_id, 1, base_release=2))
     assert isinstance(order, orders.RebuildCandidate)
     assert log.tell(rebuild_asked("another", None)) == ()
-    gone = ev.CandidateRetired(domain=DOMAIN, round_id="r", release=2, model="m", adapter="a", reason="enough")
+    gone = CandidateRetired(domain=DOMAIN, round_id="r", release=2, model="m", adapter="a", reason="enough")
     log.tell(gone)
     assert 2 in log.state.releases
     log.tell(rebuilt(order))
@@ -116,7 +117,7 @@ def test_a_round_goes_on_beside_it_and_is_itself_not_made_again() -> None:
 def test_a_domain_that_is_retired_makes_nothing_again() -> None:
     log, round_id = removed()
     order = asked(log, round_id)
-    log.tell(ev.DomainRetired(domain=DOMAIN, by="ops"))
+    log.tell(DomainRetired(domain=DOMAIN, by="ops"))
     assert log.state.rebuild is None
     log.tell(rebuilt(order))
     assert 1 not in log.state.releases and log.tell(rebuild_asked(round_id, 1)) == ()

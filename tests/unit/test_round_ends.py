@@ -5,9 +5,14 @@ from typing import Any
 
 import pytest
 
-from streams import events as ev
 from streams import orders
-from streams.conversations import Consequence
+from streams.envelope import Consequence
+from streams.events import DomainEvent
+from streams.facts.domains import PolicySet
+from streams.facts.orders import OrderProgressed
+from streams.facts.people import PlacesPurged
+from streams.facts.releases import ReleaseStarted
+from streams.facts.rounds import GatePassed, GateRefused, RoundCancelled
 from streams.gate import GateMargins, Paired, judge
 from streams.policy import Policy
 from tests.samples import (
@@ -54,10 +59,10 @@ def test_a_round_can_be_cancelled_until_its_gate_and_what_its_workers_still_say_
 ) -> None:
     log = created()
     order = reach(log)
-    assert log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=order.round_id, by="ops")) == ()
+    assert log.tell(RoundCancelled(domain=DOMAIN, round_id=order.round_id, by="ops")) == ()
     assert log.state.round is None and log.state.ended is not None and log.state.ended.step == "cancelled"
     before = log.state
-    results: dict[type, Callable[[Any], ev.DomainEvent]] = {
+    results: dict[type, Callable[[Any], DomainEvent]] = {
         orders.SelectSnapshot: selected,
         orders.TrainCandidate: trained,
         orders.EvaluateCandidate: evaluated,
@@ -71,7 +76,7 @@ def test_a_round_that_is_being_swapped_in_can_no_longer_be_cancelled() -> None:
     swap = upto_swap(log)
     assert swap.round_id is not None
     before = log.state
-    assert log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=swap.round_id, by="ops")) == ()
+    assert log.tell(RoundCancelled(domain=DOMAIN, round_id=swap.round_id, by="ops")) == ()
     assert log.state == before
     log.tell(finished(swap))
     assert log.state.live == 1
@@ -81,7 +86,7 @@ def test_cancelling_another_round_leaves_this_one_alone() -> None:
     log = created()
     begun(log)
     before = log.state
-    assert log.tell(ev.RoundCancelled(domain=DOMAIN, round_id="another", by="ops")) == () and log.state == before
+    assert log.tell(RoundCancelled(domain=DOMAIN, round_id="another", by="ops")) == () and log.state == before
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,7 @@ def test_cancelling_another_round_leaves_this_one_alone() -> None:
 def test_only_a_candidate_that_the_gate_passes_goes_live(paired: dict[str, Paired]) -> None:
     log = created()
     (refused,) = log.tell(evaluated(upto_evaluate(log), paired))
-    assert isinstance(refused, Consequence) and isinstance(refused.event, ev.GateRefused)
+    assert isinstance(refused, Consequence) and isinstance(refused.event, GateRefused)
     assert refused.event.verdict.outcome != "ship"
     assert (log.state.live, log.state.highest, log.state.round) == (0, 0, None)
 
@@ -101,7 +106,7 @@ def test_the_gate_judges_by_the_margins_in_force_when_the_round_began() -> None:
     lost = SHIPS | {"general": Paired(n=200, both=120, only_before=20, only_after=0, neither=60)}
     log = created(gate=GateMargins(general_margin=0.3))
     evaluate = upto_evaluate(log)
-    log.tell(ev.PolicySet(domain=DOMAIN, policy=Policy(gate=GateMargins()), by="ops"))
+    log.tell(PolicySet(domain=DOMAIN, policy=Policy(gate=GateMargins()), by="ops"))
     assert [type(one) for one in log.tell(evaluated(evaluate, lost))] == [Consequence, orders.SwapRelease]
     assert judge(lost, GateMargins()).outcome != "ship"
 
@@ -116,7 +121,7 @@ def test_results_of_an_order_of_an_earlier_round_are_ignored() -> None:
     assert isinstance(train, orders.TrainCandidate)
     (evaluate,) = log.tell(trained(train))
     assert isinstance(evaluate, orders.EvaluateCandidate)
-    log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"))
+    log.tell(RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"))
     begun(log)
     before = log.state
     for late in (selected(select), trained(train), evaluated(evaluate), failed(train)):
@@ -135,13 +140,13 @@ def test_progress_and_what_we_said_ourselves_change_nothing() -> None:
     log = created()
     train = upto_train(log)
     before = log.state
-    progressed = ev.OrderProgressed(
+    progressed = OrderProgressed(
         domain=DOMAIN, round_id=train.round_id, order_id=train.order_id, step="train", done=1, total=9
     )
-    purged = ev.PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={})
-    started = ev.ReleaseStarted(domain=DOMAIN, release=7, order_id=id_of("swap"), model="model")
+    purged = PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={})
+    started = ReleaseStarted(domain=DOMAIN, release=7, order_id=id_of("swap"), model="model")
     verdict = judge(SHIPS, GateMargins())
-    passed = ev.GatePassed(domain=DOMAIN, round_id=train.round_id, release=7, verdict=verdict)
-    refused = ev.GateRefused(domain=DOMAIN, round_id=train.round_id, verdict=verdict)
+    passed = GatePassed(domain=DOMAIN, round_id=train.round_id, release=7, verdict=verdict)
+    refused = GateRefused(domain=DOMAIN, round_id=train.round_id, verdict=verdict)
     for event in (progressed, purged, started, passed, refused):
         assert log.tell(event) == () and log.state == before

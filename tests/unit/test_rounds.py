@@ -7,13 +7,16 @@ from uuid import uuid5
 import pytest
 from msgspec.structs import replace
 
-from streams import events as ev
 from streams import orders
-from streams.conversations import Consequence
+from streams.domain import gathered, prospect
+from streams.envelope import Consequence
+from streams.facts.domains import ClockTicked, DomainCreated, DomainRetired, PolicySet
+from streams.facts.examples import ExampleRetired
+from streams.facts.releases import RollbackAsked
+from streams.facts.rounds import GatePassed, GateRefused, RoundAsked, RoundCancelled, RoundRequested
 from streams.gate import GateMargins, judge
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.recipes import LoraRecipe
-from streams.rounds import gathered, prospect
 from tests.samples import (
     DOMAIN,
     REFUSED,
@@ -36,7 +39,7 @@ from tests.unit.round_steps import MINUTE, begun, requests, upto_evaluate, upto_
 def test_a_new_domain_asks_for_its_first_engine_and_no_round_begins_before_it_answers() -> None:
     log = DomainLog()
     assert words(log) == ("the domain has not been created",)
-    founding = ev.DomainCreated(
+    founding = DomainCreated(
         domain=DOMAIN,
         title="Allotments",
         languages=("en",),
@@ -57,8 +60,8 @@ def test_a_new_domain_asks_for_its_first_engine_and_no_round_begins_before_it_an
     )
     assert words(log) == ("no release answers yet",)
     assert log.tell(founding) == (), "made twice, it is the same domain"
-    log.tell(ev.PolicySet(domain=DOMAIN, policy=Policy(Thresholds(corrections=1)), by="ops"))
-    assert log.tell(correction("early")) == () and log.tell(ev.RoundAsked(domain=DOMAIN, by="ops")) == ()
+    log.tell(PolicySet(domain=DOMAIN, policy=Policy(Thresholds(corrections=1)), by="ops"))
+    assert log.tell(correction("early")) == () and log.tell(RoundAsked(domain=DOMAIN, by="ops")) == ()
     said = log.tell(finished(swap))
     assert len(requests(said)) == 1, "what came before the engine answered counts as soon as it does"
     assert log.state.live == 0 and log.state.releases == {0: "model-0"}
@@ -67,7 +70,7 @@ def test_a_new_domain_asks_for_its_first_engine_and_no_round_begins_before_it_an
 def test_a_domain_made_again_under_another_model_stays_what_it_was() -> None:
     log = created()
     before = log.state
-    again = ev.DomainCreated(
+    again = DomainCreated(
         domain=DOMAIN,
         title="Other",
         languages=(),
@@ -92,7 +95,7 @@ def test_the_last_correction_that_was_asked_for_begins_a_round_pinned_to_where_i
     round_id = str(uuid5(cause, "round"))
     assert requested == Consequence(
         requested.id,
-        ev.RoundRequested(
+        RoundRequested(
             domain=DOMAIN,
             round_id=round_id,
             number=1,
@@ -116,7 +119,7 @@ def test_the_last_correction_that_was_asked_for_begins_a_round_pinned_to_where_i
 def test_a_snapshot_is_trained_on_with_the_recipe_that_was_in_force_when_the_round_began() -> None:
     log = created(recipe=LoraRecipe(rank=4))
     select = begun(log)
-    log.tell(ev.PolicySet(domain=DOMAIN, policy=Policy(recipe=LoraRecipe(rank=64)), by="ops"))
+    log.tell(PolicySet(domain=DOMAIN, policy=Policy(recipe=LoraRecipe(rank=64)), by="ops"))
     (train,) = log.tell(selected(select))
     assert train == orders.TrainCandidate(
         order_id=uuid5(log.told[-1].envelope.id, "train_candidate"),
@@ -155,7 +158,7 @@ def test_a_candidate_that_passes_the_gate_is_swapped_in_and_the_verdict_is_said(
     verdict = judge(SHIPS, GateMargins())
     assert passed == Consequence(
         uuid5(cause, "gate_passed"),
-        ev.GatePassed(domain=DOMAIN, round_id=evaluate.round_id, release=1, verdict=verdict),
+        GatePassed(domain=DOMAIN, round_id=evaluate.round_id, release=1, verdict=verdict),
     )
     assert swap == orders.SwapRelease(
         order_id=uuid5(cause, "swap_release"),
@@ -194,23 +197,23 @@ def test_the_next_round_trains_on_from_the_release_with_the_first_model_as_refer
 def test_a_retired_domain_ends_its_round_and_begins_none_whatever_is_asked_of_it() -> None:
     log = created()
     select = begun(log)
-    assert log.tell(ev.DomainRetired(domain=DOMAIN, by="ops")) == ()
+    assert log.tell(DomainRetired(domain=DOMAIN, by="ops")) == ()
     assert log.state.ended is not None and (log.state.ended.id, log.state.ended.step) == (select.round_id, "cancelled")
     assert log.tell(selected(select)) == () and log.tell(correction("c1")) == () and log.tell(correction("c2")) == ()
-    assert log.tell(ev.RoundAsked(domain=DOMAIN, by="ops")) == ()
+    assert log.tell(RoundAsked(domain=DOMAIN, by="ops")) == ()
     assert words(log) == ("the domain has been retired",) and prospect(log.state, START).wake_at is None
 
 
 def test_a_retired_domain_is_not_swapped_back() -> None:
     log = created()
     log.tell(finished(upto_swap(log)))
-    log.tell(ev.DomainRetired(domain=DOMAIN, by="ops"))
-    assert log.tell(ev.RollbackAsked(domain=DOMAIN, to=0, by="ops")) == ()
+    log.tell(DomainRetired(domain=DOMAIN, by="ops"))
+    assert log.tell(RollbackAsked(domain=DOMAIN, to=0, by="ops")) == ()
 
 
 def test_a_domain_that_never_was_cannot_be_retired_before_it_is_made() -> None:
     log = DomainLog()
-    log.tell(ev.DomainRetired(domain=DOMAIN, by="somebody"))
+    log.tell(DomainRetired(domain=DOMAIN, by="somebody"))
     assert words(log) == ("the domain has not been created",) and not log.state.retired
 
 
@@ -222,8 +225,8 @@ def test_a_round_that_is_under_way_is_not_asked_for_again() -> None:
     begun(log)
     for number in range(10):
         assert log.tell(correction(f"later {number}", f"person {number}")) == ()
-    assert log.tell(ev.RoundAsked(domain=DOMAIN, by="ops")) == ()
-    assert log.tell(ev.ClockTicked(domain=DOMAIN, at=START + timedelta(days=40))) == ()
+    assert log.tell(RoundAsked(domain=DOMAIN, by="ops")) == ()
+    assert log.tell(ClockTicked(domain=DOMAIN, at=START + timedelta(days=40))) == ()
     assert len(requests(log.said)) == 1
 
 
@@ -241,7 +244,7 @@ def test_what_came_in_during_a_round_counts_for_the_next_which_begins_as_soon_as
     log.tell(correction("during one"))
     log.tell(correction("during two"))
     (requested, select) = log.tell(finished(swap))
-    assert isinstance(requested, Consequence) and isinstance(requested.event, ev.RoundRequested)
+    assert isinstance(requested, Consequence) and isinstance(requested.event, RoundRequested)
     assert isinstance(select, orders.SelectSnapshot)
     assert requested.event.number == 2 and requested.event.base_release == 1
     assert requested.event.pin == log.told[-1].offset, "after what ended the last one"
@@ -259,7 +262,7 @@ def test_a_refusal_is_said_also_when_the_next_round_begins_on_the_very_same_even
     cause = log.told[told].envelope.id
     verdict = judge(REFUSED, GateMargins())
     assert refused == Consequence(
-        uuid5(cause, "gate_refused"), ev.GateRefused(domain=DOMAIN, round_id=evaluate.round_id, verdict=verdict)
+        uuid5(cause, "gate_refused"), GateRefused(domain=DOMAIN, round_id=evaluate.round_id, verdict=verdict)
     )
     assert len(requests(tuple(more))) == during // 2
     assert log.state.ended is not None and log.state.ended.id == evaluate.round_id
@@ -273,7 +276,7 @@ def test_a_refusal_is_said_once_and_not_again_by_what_follows_it() -> None:
     upto_evaluate(log)
     later = log.said[start:]
     assert len(later) == 4, "the next round's request and its first three orders"
-    assert not [one for one in later if isinstance(one, Consequence) and isinstance(one.event, ev.GateRefused)]
+    assert not [one for one in later if isinstance(one, Consequence) and isinstance(one.event, GateRefused)]
 
 
 # Asked for by hand, and by time
@@ -282,9 +285,9 @@ def test_a_refusal_is_said_once_and_not_again_by_what_follows_it() -> None:
 def test_a_round_asked_for_by_hand_waits_for_no_threshold_and_no_quiet_hours() -> None:
     log = created(quiet_hours=QuietHours("00:00", "23:59"), rounds_per_day=1)
     for number in (1, 2):
-        (requested,) = requests(log.tell(ev.RoundAsked(domain=DOMAIN, by="carla")))
+        (requested,) = requests(log.tell(RoundAsked(domain=DOMAIN, by="carla")))
         assert requested.reason == "asked for by carla" and requested.number == number
-        log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"))
+        log.tell(RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"))
 
 
 def test_a_round_held_up_by_quiet_hours_begins_with_the_tick_after_their_end_and_is_pinned_there() -> None:
@@ -293,8 +296,8 @@ def test_a_round_held_up_by_quiet_hours_begins_with_the_tick_after_their_end_and
     assert log.tell(correction("two")) == ()
     outlook = prospect(log.state, START)
     assert outlook.wake_at == START + timedelta(hours=1)
-    assert log.tell(ev.ClockTicked(domain=DOMAIN, at=outlook.wake_at - MINUTE)) == ()
-    said = log.tell(ev.ClockTicked(domain=DOMAIN, at=outlook.wake_at))
+    assert log.tell(ClockTicked(domain=DOMAIN, at=outlook.wake_at - MINUTE)) == ()
+    said = log.tell(ClockTicked(domain=DOMAIN, at=outlook.wake_at))
     assert requests(said)[0].pin == log.told[-1].offset
     assert log.state.last_asked_at == outlook.wake_at, "the time of a tick is what it says"
 
@@ -303,14 +306,14 @@ def test_a_burst_is_taken_whole_by_the_tick_after_it() -> None:
     log = created(thresholds=Thresholds(corrections=2, settle_s=60))
     for number in range(3):
         assert log.tell(correction(f"c{number}"), at=START + number * MINUTE / 2) == ()
-    said = log.tell(ev.ClockTicked(domain=DOMAIN, at=START + 2 * MINUTE))
+    said = log.tell(ClockTicked(domain=DOMAIN, at=START + 2 * MINUTE))
     assert requests(said)[0].reason == "3 corrections (the policy asks for 2)"
 
 
 def test_a_new_policy_takes_effect_at_once() -> None:
     log = created(thresholds=Thresholds(corrections=50))
     log.tell(correction("one"))
-    said = log.tell(ev.PolicySet(domain=DOMAIN, policy=Policy(Thresholds(corrections=1)), by="ops"))
+    said = log.tell(PolicySet(domain=DOMAIN, policy=Policy(Thresholds(corrections=1)), by="ops"))
     assert len(requests(said)) == 1
 
 
@@ -318,13 +321,13 @@ def test_the_budget_of_a_day_counts_rounds_asked_for_that_day_and_is_new_the_nex
     log = created(rounds_per_day=2)
     for _ in range(2):
         select = begun(log)
-        log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"))
+        log.tell(RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"))
     log.tell(correction("third one"))
     assert log.tell(correction("third two")) == ()
     assert gathered(log.state, START).asked_today == 2
     midnight = prospect(log.state, START).wake_at
     assert midnight is not None and gathered(log.state, midnight).asked_today == 0
-    assert len(requests(log.tell(ev.ClockTicked(domain=DOMAIN, at=midnight)))) == 1
+    assert len(requests(log.tell(ClockTicked(domain=DOMAIN, at=midnight)))) == 1
     assert log.state.asked == (midnight,), "yesterday's are forgotten"
 
 
@@ -332,11 +335,11 @@ def test_a_clock_that_was_ten_years_ahead_and_was_set_right_keeps_no_round_from_
     log = created(thresholds=Thresholds(corrections=None), schedule=Schedule("0 3 * * *"), rounds_per_day=1)
     ahead = START + timedelta(days=3650)
     (requested,) = requests(log.tell(correction("of the future"), at=ahead))
-    log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"), at=ahead)
+    log.tell(RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"), at=ahead)
     log.tell(correction("of today"), at=START + MINUTE)
     wake_at = prospect(log.state, START + MINUTE).wake_at
     assert wake_at is not None and wake_at - START < timedelta(days=1)
-    (again,) = requests(log.tell(ev.ClockTicked(domain=DOMAIN, at=wake_at)))
+    (again,) = requests(log.tell(ClockTicked(domain=DOMAIN, at=wake_at)))
     assert again.reason.startswith("the schedule")
     assert log.state.asked == (wake_at,)
 
@@ -345,7 +348,7 @@ def test_an_event_that_comes_days_late_moves_no_time_back() -> None:
     log = created()
     select = begun(log)
     asked_at = log.state.last_asked_at
-    log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"), at=START - timedelta(days=6))
+    log.tell(RoundCancelled(domain=DOMAIN, round_id=select.round_id, by="ops"), at=START - timedelta(days=6))
     assert log.state.last_asked_at == asked_at and log.state.asked == (asked_at,)
 
 
@@ -386,7 +389,7 @@ def test_what_came_between_the_pin_and_the_decision_counts_for_the_next_round() 
     log.tell(correction("one", "ana"))
     (requested,) = requests(log.tell(correction("two", "ben")))
     log.tell(correction("three", "eva"))
-    log.tell(ev.ExampleRetired(domain=DOMAIN, example_id="one", reason="wrong", by="ops"))
+    log.tell(ExampleRetired(domain=DOMAIN, example_id="one", reason="wrong", by="ops"))
     log.tell(requested)
     assert list(log.state.fresh.corrections) == ["three"] and gathered(log.state, START).people == 1
 
@@ -397,7 +400,7 @@ def test_a_decision_that_can_have_no_effect_any_more_has_none_and_its_number_is_
     log.tell(correction("one"))
     (requested,) = requests(log.tell(correction("two")))
     if meanwhile == "retired":
-        log.tell(ev.DomainRetired(domain=DOMAIN, by="ops"))
+        log.tell(DomainRetired(domain=DOMAIN, by="ops"))
     else:
         requested = replace(requested, base_release=7)
     said = log.tell(requested)
@@ -410,14 +413,14 @@ def test_the_gates_word_has_effect_on_the_round_that_waits_for_it_and_once() -> 
     evaluate = upto_evaluate(log)
     log.decides = False
     (passed,) = log.tell(evaluated(evaluate))
-    assert isinstance(passed, Consequence) and isinstance(passed.event, ev.GatePassed)
+    assert isinstance(passed, Consequence) and isinstance(passed.event, GatePassed)
     assert words(log) == ("round 1 is under way (gate)",)
     assert log.tell(replace(passed.event, round_id="another")) == ()
     assert log.tell(evaluated(evaluate)) == (), "an exam that is told again is old news"
     (swap,) = log.tell(passed.event)
     assert isinstance(swap, orders.SwapRelease) and swap.release == passed.event.release == log.state.highest
     assert log.tell(passed.event) == ()
-    refused = ev.GateRefused(domain=DOMAIN, round_id=evaluate.round_id, verdict=judge(REFUSED, GateMargins()))
+    refused = GateRefused(domain=DOMAIN, round_id=evaluate.round_id, verdict=judge(REFUSED, GateMargins()))
     assert log.tell(refused) == () and log.state.round is not None, "what was said first stands"
 
 
@@ -426,6 +429,6 @@ def test_a_round_that_is_cancelled_before_the_gates_word_stands_there_stays_canc
     evaluate = upto_evaluate(log)
     log.decides = False
     (passed,) = log.tell(evaluated(evaluate))
-    assert isinstance(passed, Consequence) and isinstance(passed.event, ev.GatePassed)
-    log.tell(ev.RoundCancelled(domain=DOMAIN, round_id=evaluate.round_id, by="ops"))
+    assert isinstance(passed, Consequence) and isinstance(passed.event, GatePassed)
+    log.tell(RoundCancelled(domain=DOMAIN, round_id=evaluate.round_id, by="ops"))
     assert log.tell(passed.event) == () and log.state.ended is not None and log.state.ended.step == "cancelled"

@@ -11,7 +11,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from streams.events import SnapshotSelected
+from streams.facts.rounds import SnapshotSelected
 from streams.history import Before
 from streams.orders import SelectSnapshot
 from streams.sealing import seal

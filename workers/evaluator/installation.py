@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from streams.events import WaitsFor
+from streams.facts.orders import WaitsFor
 from workers.alone import is_held
 from workers.engines.process import stop_child
 from workers.evaluator.install import LOCK, NotInstalled, python_of

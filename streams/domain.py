@@ -1,0 +1,155 @@
+"""The state of a domain: what decisions about it use, and no more. Pure."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from streams.fresh import Fresh
+from streams.gate import Verdict
+from streams.plan import RoundStep
+from streams.policy import Gathered, Outlook, Policy, local_day, outlook
+
+CLOCK_AHEAD = timedelta(days=7)  # of what an event says: more is no delay between writers
+
+
+class Round(Struct, frozen=True):
+    """The round under way. `order_id` is the order that it waits for; results of any other are old news."""
+
+    id: str
+    number: int
+    step: RoundStep
+    reason: str
+    order_id: UUID
+    pin: int
+    base_release: int
+    policy: Policy
+    snapshot: str | None = None
+    model: str | None = None
+    verdict: Verdict | None = None
+    release: int | None = None
+
+
+class Ended(Struct, frozen=True):
+    """How the last round ended, as the projection shows it."""
+
+    id: str
+    step: str
+    verdict: Verdict | None = None
+    failure: str | None = None
+
+
+class Going(Struct, frozen=True):
+    """Where a rollback goes that was asked for and is not done; `order_id`: of its order."""
+
+    to: int
+    order_id: UUID
+
+
+class Rebuild(Struct, frozen=True):
+    """What is being made again: what `round_id` made of `base_release`, and was released as `release` if it was."""
+
+    round_id: str
+    release: int | None
+    base_release: int
+    order_id: UUID
+
+
+class Domain(Struct, frozen=True):
+    """What decisions about a domain use, and no more. `fresh` is kept apart from the rest."""
+
+    base_model: str = ""
+    engine: str = ""
+    replay_prompts: tuple[str, ...] = ()
+    policy: Policy = field(default_factory=Policy)
+    fresh: Fresh = field(default_factory=Fresh)  # since a round was last asked for
+    last_new_at: datetime | None = None
+    asked: tuple[datetime, ...] = ()  # of the budget's current day
+    last_asked_at: datetime | None = None
+    last_release_at: datetime | None = None
+    round: Round | None = None
+    ended: Ended | None = None
+    rounds: int = 0
+    releases: dict[int, str] = field(default_factory=dict)  # release -> model
+    live: int | None = None
+    highest: int = 0
+    erased: tuple[str, ...] = ()  # sorted, so that equal states are equal bytes in every process
+    retired: bool = False
+    going: Going | None = None
+    rebuild: Rebuild | None = None
+
+
+def in_use(state: Domain, round_id: str, release: int | None) -> bool:
+    """Whether what that round made, and what became a release if it did, may be needed at any moment."""
+    if state.round is not None and (state.round.id == round_id or state.round.base_release == release):
+        return True
+    if release is None:
+        return False
+    return (
+        release == state.live
+        or (state.going is not None and release == state.going.to)
+        or (state.rebuild is not None and release == state.rebuild.base_release)
+    )
+
+
+def pack(state: Domain) -> bytes:
+    """The state as it is kept, but for what is `fresh`. Equal states are equal bytes, in every process."""
+    return msgspec.msgpack.encode(state, enc_hook=lambda fresh: None)
+
+
+def unpack(body: bytes, fresh: Fresh) -> Domain:
+    """The state of which `pack` made the body."""
+    return msgspec.msgpack.decode(body, type=Domain, dec_hook=lambda kind, nothing: fresh)
+
+
+def gathered(state: Domain, now: datetime) -> Gathered:
+    today = local_day(now, state.policy)
+    return Gathered(
+        corrections=len(state.fresh.corrections),
+        preferences=len(state.fresh.preferences),
+        people=state.fresh.people(state.policy.thresholds.named_people),
+        named=state.fresh.named,
+        last_new_at=state.last_new_at,
+        last_release_at=state.last_release_at,
+        last_asked_at=state.last_asked_at,
+        asked_today=sum(local_day(at, state.policy) == today for at in state.asked),
+    )
+
+
+def prospect(state: Domain, now: datetime) -> Outlook:
+    """When the next round comes, or why not yet."""
+    if not state.base_model:
+        return Outlook(due=False, reason="", missing=("the domain has not been created",), wake_at=None)
+    if state.retired:
+        return Outlook(due=False, reason="", missing=("the domain has been retired",), wake_at=None)
+    if state.live is None:
+        return Outlook(due=False, reason="", missing=("no release answers yet",), wake_at=None)
+    if state.round is not None:
+        under_way = f"round {state.round.number} is under way ({state.round.step})"
+        return Outlook(due=False, reason="", missing=(under_way,), wake_at=None)
+    return outlook(state.policy, gathered(state, now), now)
+
+
+def startable(state: Domain) -> bool:
+    return state.round is None and state.live is not None and not state.retired
+
+
+def without_the_future(state: Domain, now: datetime) -> Domain:
+    """A clock that was years ahead and was set right has left times that nothing would be due after for years."""
+    wrong = now + CLOCK_AHEAD
+    times = {name: at for name in ("last_new_at", "last_asked_at", "last_release_at") if (at := getattr(state, name))}
+    if all(at <= wrong for at in (*times.values(), *state.asked)):
+        return state
+    return replace(
+        state,
+        asked=tuple(at for at in state.asked if at <= wrong),
+        **{name: now for name, at in times.items() if at > wrong},
+    )
+
+
+def ended(state: Domain, step: str, verdict: Verdict | None = None, failure: str | None = None) -> Domain:
+    """The domain without its round, which came to an end."""
+    assert state.round is not None
+    return replace(state, round=None, ended=Ended(state.round.id, step, verdict or state.round.verdict, failure))

@@ -1,0 +1,167 @@
+"""Examples and preferences: what a domain may be trained on, and what of it has come since a round was last asked for."""
+
+from typing import Literal, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from streams.domain import Domain
+from streams.envelope import Moment, Recorded
+from streams.fresh import Given
+from streams.sealed import Sealed
+from streams.tables import bigint, index, jsonb, may, projection, text, timestamptz
+from streams.writes import Delete, Insert, Retire, Update, Write, columns
+
+ExampleKind = Literal["correction", "annotation"]
+
+
+class ExampleAccepted(Struct, frozen=True, kw_only=True):
+    """One training item. `prompt` opens to the JSON list of messages up to and with the prompt, after those of what it `follows`
+    (as in `PromptAsked`), `answer` to the answer. `service`: the id of the key that named the person; None: it was their own."""
+
+    domain: str
+    example_id: str
+    kind: ExampleKind
+    person: str
+    prompt: Sealed
+    answer: Sealed
+    said_at: Moment
+    prompt_id: str | None = None
+    follows: str | None = None
+    service: str | None = None
+
+
+class PreferenceAccepted(Struct, frozen=True, kw_only=True):
+    """A person picked `chosen` of the drafts of a prompt. `service` as in `ExampleAccepted`."""
+
+    domain: str
+    preference_id: str
+    person: str
+    prompt: Sealed
+    chosen: Sealed
+    rejected: tuple[Sealed, ...]
+    said_at: Moment
+    prompt_id: str
+    follows: str | None = None
+    service: str | None = None
+
+
+class ExampleRetired(Struct, frozen=True, kw_only=True):
+    domain: str
+    example_id: str
+    reason: str
+    by: str
+
+
+ExampleEvent = ExampleAccepted | PreferenceAccepted | ExampleRetired
+
+examples = projection(
+    "examples",
+    text("example_id", key=True),
+    text("domain"),
+    text("kind"),
+    text("person"),
+    jsonb("prompt"),  # Sealed
+    jsonb("answer"),  # Sealed
+    timestamptz("said_at"),
+    text("prompt_id", nullable=True),
+    text("follows", nullable=True),
+    bigint("accepted_offset"),  # on the domain's partition
+    bigint("retired_offset", nullable=True),
+    text("retired_reason", nullable=True),
+    index("domain", "accepted_offset"),
+    index("person", "domain"),
+)
+preferences = projection(
+    "preferences",
+    text("preference_id", key=True),
+    text("domain"),
+    text("person"),
+    jsonb("prompt"),  # Sealed
+    jsonb("chosen"),  # Sealed
+    jsonb("rejected"),  # list of Sealed
+    text("prompt_id"),
+    text("follows", nullable=True),
+    timestamptz("said_at"),
+    bigint("accepted_offset"),
+    index("domain", "accepted_offset"),
+)
+# The part of a domain's state that grows with what people give: `streams.fresh`, a row for each.
+fresh = projection(
+    "fresh",
+    text("domain", key=True),
+    text("kind", key=True),  # correction, preference
+    text("given_id", key=True),
+    text("person"),
+    text("service", nullable=True),  # the key that named the person
+    bigint("offset"),
+    rights=may(stream="rawd"),
+)
+
+
+def fold(state: Domain, recorded: Recorded, event: ExampleEvent) -> Domain:
+    now = recorded.envelope.time
+    match event:
+        case ExampleAccepted():
+            if _erased(state, event):
+                return state
+            given = state.fresh.with_correction(event.example_id, _given(event, recorded))
+            return replace(state, fresh=given, last_new_at=now)
+        case PreferenceAccepted():
+            if event.prompt.kid in state.erased:
+                return state
+            given = state.fresh.with_preference(event.preference_id, _given(event, recorded))
+            return replace(state, fresh=given, last_new_at=now)
+        case ExampleRetired():
+            return replace(state, fresh=state.fresh.without_correction(event.example_id))
+        case _:
+            assert_never(event)
+
+
+def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent) -> list[Write]:
+    changed = after.fresh is not before.fresh
+    match event:
+        case ExampleAccepted():
+            gone = _erased(before, event)
+            row = columns(event, "example_id", "domain", "kind", "person", "prompt", "answer", "prompt_id", "follows")
+            more = {
+                "said_at": event.said_at,
+                "accepted_offset": recorded.offset,
+                "retired_offset": recorded.offset if gone else None,
+                "retired_reason": "erased" if gone else None,
+            }
+            was = before.fresh.corrections.get(event.example_id)
+            fresh_row = _fresh(recorded, event, "correction", event.example_id, was) if changed else []
+            return [Insert("examples", row | more), *fresh_row]
+        case PreferenceAccepted():
+            names = ("preference_id", "domain", "person", "prompt", "chosen", "rejected", "prompt_id", "follows")
+            row = columns(event, *names)
+            row |= {"said_at": event.said_at, "accepted_offset": recorded.offset}
+            was = before.fresh.preferences.get(event.preference_id)
+            fresh_row = _fresh(recorded, event, "preference", event.preference_id, was) if changed else []
+            newest = Update("preferences", {"preference_id": event.preference_id}, row)
+            return [Insert("preferences", row), newest, *fresh_row]
+        case ExampleRetired():
+            where = {"domain": event.domain, "example_id": event.example_id}
+            retired = Retire("examples", where, recorded.offset, event.reason)
+            key = {"domain": event.domain, "kind": "correction", "given_id": event.example_id}
+            return [retired, Delete("fresh", key)] if changed else [retired]
+        case _:
+            assert_never(event)
+
+
+def _erased(state: Domain, event: ExampleAccepted) -> bool:
+    return event.prompt.kid in state.erased or event.answer.kid in state.erased
+
+
+def _given(event: ExampleAccepted | PreferenceAccepted, recorded: Recorded) -> Given:
+    return Given(event.person, event.service, recorded.offset)
+
+
+def _fresh(
+    recorded: Recorded, event: ExampleAccepted | PreferenceAccepted, kind: str, given_id: str, was: Given | None
+) -> list[Write]:
+    """What keeps the one that came, given what was kept under its id."""
+    key = {"domain": event.domain, "kind": kind, "given_id": given_id}
+    giver = {"person": event.person, "service": event.service, "offset": recorded.offset}
+    return [Insert("fresh", key | giver) if was is None else Update("fresh", key, giver)]

@@ -1,0 +1,78 @@
+"""How orders fare: what a worker tells of one while it carries it out, and that it failed."""
+
+from typing import Literal, assert_never
+from uuid import UUID
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from streams.domain import Domain, ended
+from streams.envelope import Recorded
+from streams.facts.releases import rebuild_ended
+from streams.writes import Update, Write
+
+Step = Literal["select", "train", "evaluate", "swap", "purge"]
+WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed", "disk_space"]
+
+
+class OrderProgressed(Struct, frozen=True, kw_only=True):
+    """How far a step is. `waits_for`: what is still being made, without which it cannot go on."""
+
+    domain: str
+    round_id: str
+    order_id: UUID
+    step: Step
+    done: int
+    total: int
+    seconds_left: float | None = None
+    values: dict[str, float] = field(default_factory=dict)
+    waits_for: WaitsFor | None = None
+
+
+class RoundFailed(Struct, frozen=True, kw_only=True):
+    """A step failed; whether it `will_retry` by itself is said too."""
+
+    domain: str
+    round_id: str | None
+    order_id: UUID
+    step: Step
+    reason: str
+    will_retry: bool
+    attempt: int
+
+
+OrderEvent = OrderProgressed | RoundFailed
+
+
+def fold(state: Domain, event: OrderEvent) -> Domain:
+    match event:
+        case OrderProgressed():
+            return state
+        case RoundFailed():
+            if event.will_retry:
+                return state
+            if state.going is not None and state.going.order_id == event.order_id:
+                state = replace(state, going=None)
+            if state.rebuild is not None and state.rebuild.order_id == event.order_id:
+                state = replace(state, rebuild=None)
+            if state.round is None or state.round.order_id != event.order_id:
+                return state
+            return ended(state, "failed", failure=f"{event.step}: {event.reason}")
+        case _:
+            assert_never(event)
+
+
+def rows(before: Domain, after: Domain, recorded: Recorded, event: OrderEvent) -> list[Write]:
+    match event:
+        case OrderProgressed():
+            under_way = [one.order_id for one in (before.round, before.rebuild) if one is not None]
+            if event.order_id not in under_way:
+                return []
+            shown = {"step": event.step, "done": event.done, "total": event.total, "values": event.values}
+            waits = {"waits_for": event.waits_for} if event.waits_for is not None else {}
+            progress = shown | {"seconds_left": event.seconds_left} | waits
+            return [Update("rounds", {"round_id": event.round_id}, {"progress": progress})]
+        case RoundFailed():
+            return rebuild_ended(before, after, recorded.envelope.time, "failed", failure=event.reason)
+        case _:
+            assert_never(event)

@@ -1,0 +1,303 @@
+"""Rounds: what began one, what its steps came to, and how it ended. What follows from that is in `streams.rounds`."""
+
+from typing import assert_never
+from uuid import UUID, uuid5
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from streams.domain import Domain, Round, ended, startable
+from streams.envelope import Number, Recorded
+from streams.gate import Paired, Verdict
+from streams.plan import CANCELLABLE
+from streams.plan import after as step_after
+from streams.policy import Policy, local_day
+from streams.tables import bigint, double, index, integer, jsonb, projection, text, timestamptz
+from streams.writes import Delete, Insert, Row, Update, Write, columns
+
+
+class RoundAsked(Struct, frozen=True, kw_only=True):
+    """Somebody asked for a round by hand; quiet hours and thresholds do not hold it up."""
+
+    domain: str
+    by: str
+
+
+class RoundRequested(Struct, frozen=True, kw_only=True):
+    """A round began. `pin` is the next offset of this domain's partition: what stood before it is in, the rest is not."""
+
+    domain: str
+    round_id: str
+    number: int
+    reason: str
+    pin: int
+    base_release: int
+    policy: Policy
+
+
+class ExamplesSelected(Struct, frozen=True, kw_only=True):
+    """New examples of a training set that are too many to be named in its `snapshot_selected`, which follows."""
+
+    domain: str
+    round_id: str
+    order_id: UUID
+    snapshot: str
+    kept: tuple[str, ...]
+
+
+class SnapshotSelected(Struct, frozen=True, kw_only=True):
+    """The training set is fixed. `snapshot` is its digest; `kept` names its new examples, but for those that `examples_selected`
+    has named before (`named` is how many); `dropped` counts by reason."""
+
+    domain: str
+    round_id: str
+    order_id: UUID
+    snapshot: str
+    kept: tuple[str, ...]
+    earlier: Number
+    wordings: Number
+    dropped: dict[str, int]
+    named: Number = 0
+
+
+class CandidateTrained(Struct, frozen=True, kw_only=True):
+    domain: str
+    round_id: str
+    order_id: UUID
+    model: str
+    adapter: str
+    golden: str
+    loss: float
+    steps: int
+    duration_s: float
+    export_difference: float
+
+
+class CandidateEvaluated(Struct, frozen=True, kw_only=True):
+    """Per exam set, the paired counts against the release in force; `rows` is the digest of the sealed rows."""
+
+    domain: str
+    round_id: str
+    order_id: UUID
+    rows: str
+    paired: dict[str, Paired]
+    duration_s: float
+
+
+class GatePassed(Struct, frozen=True, kw_only=True):
+    domain: str
+    round_id: str
+    release: int
+    verdict: Verdict
+
+
+class GateRefused(Struct, frozen=True, kw_only=True):
+    domain: str
+    round_id: str
+    verdict: Verdict
+
+
+class RoundCancelled(Struct, frozen=True, kw_only=True):
+    domain: str
+    round_id: str
+    by: str
+
+
+RoundEvent = (
+    RoundAsked
+    | RoundRequested
+    | ExamplesSelected
+    | SnapshotSelected
+    | CandidateTrained
+    | CandidateEvaluated
+    | GatePassed
+    | GateRefused
+    | RoundCancelled
+)
+
+rounds = projection(
+    "rounds",
+    text("round_id", key=True),
+    text("domain"),
+    integer("number"),
+    text("step"),  # of `streams.plan`, or how it ended: released, refused, empty, failed, cancelled
+    text("reason"),
+    bigint("pin"),
+    integer("base_release"),
+    text("snapshot", nullable=True),
+    integer("kept", nullable=True),
+    integer("earlier", nullable=True),
+    integer("wordings", nullable=True),
+    jsonb("dropped", nullable=True),
+    text("model", nullable=True),
+    text("adapter", nullable=True),
+    text("golden", nullable=True),
+    double("loss", nullable=True),
+    text("evaluation", nullable=True),
+    jsonb("verdict", nullable=True),
+    integer("release", nullable=True),
+    jsonb("progress", nullable=True),
+    text("failure", nullable=True),
+    timestamptz("requested_at"),
+    timestamptz("ended_at", nullable=True),
+    timestamptz("removed_at", nullable=True),  # its model and adapter are kept no longer
+    # Of making them again: order_id, at, outcome (under_way, equal, differs, failed, cancelled), and what came of it.
+    jsonb("rebuild", nullable=True),
+    index("domain", "number"),
+    index("domain", "requested_at", "number"),
+    index("requested_at", "number"),
+)
+learned = projection(
+    "learned",
+    text("round_id", key=True),
+    text("example_id", key=True),
+    index("example_id"),
+)
+
+
+def fold(state: Domain, recorded: Recorded, event: RoundEvent) -> Domain:
+    cause, round_ = recorded.envelope.id, state.round
+    match event:
+        case RoundAsked() | ExamplesSelected():
+            return state
+        case RoundRequested():
+            return _begun(state, recorded, event)
+        case SnapshotSelected():
+            if round_ is None or round_.order_id != event.order_id:
+                return state
+            if not event.kept and not event.named:
+                return ended(state, "empty")
+            return _advanced(state, replace(round_, snapshot=event.snapshot), cause)
+        case CandidateTrained():
+            if round_ is None or round_.order_id != event.order_id:
+                return state
+            return _advanced(state, replace(round_, model=event.model), cause)
+        case CandidateEvaluated():
+            # It waits for no order any more, but for the gate's word.
+            return state if round_ is None or round_.order_id != event.order_id else _advanced(state, round_, cause)
+        case GatePassed():
+            if round_ is None or round_.id != event.round_id or round_.step != "gate":
+                return state
+            passed = replace(round_, verdict=event.verdict, release=event.release)
+            after = _advanced(state, passed, round_.order_id)
+            return replace(after, highest=max(state.highest, event.release))
+        case GateRefused():
+            if round_ is None or round_.id != event.round_id or round_.step != "gate":
+                return state
+            return ended(state, "refused", verdict=event.verdict)
+        case RoundCancelled():
+            if round_ is None or round_.id != event.round_id or round_.step not in CANCELLABLE:
+                return state
+            return ended(state, "cancelled")
+        case _:
+            assert_never(event)
+
+
+def _begun(state: Domain, recorded: Recorded, event: RoundRequested) -> Domain:
+    """Of two that claim one number the first wins. One that cannot begin any more has used its number up."""
+    if event.number != state.rounds + 1:
+        return state
+    if not startable(state) or event.base_release not in state.releases:
+        return replace(state, rounds=event.number)
+    now = recorded.envelope.time
+    today = local_day(now, event.policy)
+    round_ = Round(
+        id=event.round_id,
+        number=event.number,
+        step="select",
+        reason=event.reason,
+        order_id=uuid5(recorded.envelope.causation_id or recorded.envelope.id, "select_snapshot"),
+        pin=event.pin,
+        base_release=event.base_release,
+        policy=event.policy,
+    )
+    return replace(
+        state,
+        round=round_,
+        rounds=event.number,
+        fresh=state.fresh.since(event.pin),
+        asked=(*(at for at in state.asked if local_day(at, event.policy) == today), now),
+        last_asked_at=now,
+    )
+
+
+def _advanced(state: Domain, round_: Round, cause: UUID) -> Domain:
+    """The round at its next step, which waits for the order that follows from `cause`."""
+    step = step_after(round_.step)
+    order_id = cause if step.order is None else uuid5(cause, step.order)
+    return replace(state, round=replace(round_, step=step.name, order_id=order_id))
+
+
+def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
+    match event:
+        case ExamplesSelected():
+            return _learned(event) if _awaited(before, event.order_id) else []
+        case SnapshotSelected():
+            if not _awaited(before, event.order_id):
+                return []
+            row = {
+                "snapshot": event.snapshot,
+                "kept": event.named + len(event.kept),
+                "earlier": event.earlier,
+                "wordings": event.wordings,
+                "dropped": event.dropped,
+            }
+            return [_round(event.round_id, row), *_learned(event)]
+        case CandidateTrained():
+            row = columns(event, "model", "adapter", "golden", "loss")
+            return [_round(event.round_id, row)] if _awaited(before, event.order_id) else []
+        case CandidateEvaluated():
+            return [_round(event.round_id, {"evaluation": event.rows})] if _awaited(before, event.order_id) else []
+        case RoundRequested():
+            if after.fresh is before.fresh:
+                return []
+            return [Delete("fresh", {"domain": event.domain}, before_offset=event.pin)]
+        case RoundAsked() | GatePassed() | GateRefused() | RoundCancelled():
+            return []
+        case _:
+            assert_never(event)
+
+
+def course(domain: str, before: Domain, after: Domain, recorded: Recorded) -> list[Write]:
+    """How the round goes, whatever event moved it."""
+    old, new = before.round, after.round
+    writes: list[Write] = []
+    if old is not None and (new is None or new.id != old.id):
+        end = after.ended
+        assert end is not None
+        row: Row = {"step": end.step, "ended_at": recorded.envelope.time, "failure": end.failure, "progress": None}
+        if end.verdict is not None:
+            row["verdict"] = msgspec.to_builtins(end.verdict)
+        writes.append(_round(old.id, row))
+    if new is not None and (old is None or new.id != old.id):
+        known = {
+            "round_id": new.id,
+            "domain": domain,
+            "number": new.number,
+            "step": new.step,
+            "reason": new.reason,
+            "pin": new.pin,
+            "base_release": new.base_release,
+            "requested_at": recorded.envelope.time,
+        }
+        writes.append(Insert("rounds", dict.fromkeys(column.name for column in rounds.columns) | known))
+    elif new is not None and old is not None and new.step != old.step:
+        row = {"step": new.step, "progress": None, "release": new.release}
+        if new.verdict is not None:
+            row["verdict"] = msgspec.to_builtins(new.verdict)
+        writes.append(_round(new.id, row))
+    return writes
+
+
+def _awaited(state: Domain, order_id: UUID) -> bool:
+    return state.round is not None and state.round.order_id == order_id
+
+
+def _learned(event: ExamplesSelected | SnapshotSelected) -> list[Write]:
+    named = sorted(set(event.kept))
+    return [Insert("learned", {"round_id": event.round_id, "example_id": example_id}) for example_id in named]
+
+
+def _round(round_id: str, row: Row) -> Update:
+    return Update("rounds", {"round_id": round_id}, row)
