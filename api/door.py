@@ -27,7 +27,8 @@ from api.turns import Turns
 from api.wire import read_object, reply
 from streams import history, schema, sealing
 from streams.codec import envelope_for
-from streams.engine_client import ContextExceeded, TokenLogprob, beyond
+from streams.engine_client import ContextExceeded, TokenLogprob
+from streams.engines import beyond
 from streams.envelope import Envelope
 from streams.errors import Erased, Invalid, Unavailable
 from streams.facts.conversations import PromptAsked, ReplyDrafted

@@ -108,27 +108,6 @@ class _Chunk(Struct):
 _decoder = msgspec.json.Decoder(_Chunk)
 
 
-def counts_tokens(kind: str) -> bool:
-    """Whether engines of that kind answer `count_tokens`."""
-    return kind == "llamacpp"
-
-
-def beyond(kind: str, asked: Sampling) -> str | None:
-    """The name of a setting that engines of that kind have no way to follow, if `asked` holds one."""
-    if kind != "lightllm":
-        return None
-    cannot = {
-        "min_p": asked.min_p > 0,
-        "logit_bias": bool(asked.logit_bias),
-        "logprobs": asked.logprobs is not None,
-        "response_format": asked.response_format is not None,
-        "frequency_penalty": asked.frequency_penalty < 0,
-        "presence_penalty": asked.presence_penalty < 0,
-        "repetition_penalty": asked.repetition_penalty < 1,
-    }
-    return next((name for name, is_asked in cannot.items() if is_asked), None)
-
-
 class ChatStream(Iterator[Delta]):
     """One answer of an engine, piece by piece; always a stream, for an engine goes on with a plain request whose caller has left.
 

@@ -21,6 +21,7 @@ from api.cli.context import (
 )
 from api.cli.files import read_text
 from api.client import Json
+from streams.engines import ENGINES
 from streams.errors import Invalid
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -39,7 +40,7 @@ def domain_group() -> None:
 )
 @click.option("--system-prompt", metavar="TEXT", help="Said to the model before every conversation.")
 @click.option("--base-model", metavar="NAME", help="A model prepared here, or a digest.")
-@click.option("--engine", type=click.Choice(["llamacpp", "lightllm"]), help="What serves it.")
+@click.option("--engine", type=click.Choice(list(ENGINES)), help="What serves it.")
 @click.option(
     "--replay-prompts", type=FILE, metavar="FILE", help="General prompts, one a line: what must not be forgotten."
 )

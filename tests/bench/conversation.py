@@ -18,8 +18,9 @@ from api.answering import Draft
 from api.chat_request import parse_chat
 from api.door import draft_id_of, draft_of, prompt_of
 from api.turns import Turns
-from streams import conversations, history
+from streams import history
 from streams.codec import decode, encode, envelope_for
+from streams.facts import conversations
 from streams.facts.conversations import Exchange, PromptAsked, ReplyDrafted
 from streams.sealed import Sealed
 from streams.sealing import seal

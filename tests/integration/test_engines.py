@@ -22,10 +22,11 @@ from msgspec import structs
 
 from api.chat_request import parse_chat
 from streams.engine_client import ChatStream, ContextExceeded, Delta, Sampling, count_tokens
+from streams.engines import ENGINES
 from streams.errors import Invalid, Unavailable
 from tests import lightllm_protocol_server
 from tests.base_model import base_model
-from workers.engines import ENGINES, llamacpp_server, make_engine
+from workers.engines import llamacpp_server, make_engine
 from workers.engines.lightllm import LightLLMEngine, flags
 from workers.engines.llamacpp import LlamaCppEngine
 from workers.engines.process import start_child

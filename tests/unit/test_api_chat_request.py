@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from api.chat_request import parse_chat, parse_model
 from api.errors import ApiError
-from streams.engine_client import ANY_SEED, beyond
+from streams.engine_client import ANY_SEED
+from streams.engines import beyond
 
 HI = [{"role": "user", "content": "hi"}]
 json_values = st.recursive(

@@ -1,18 +1,12 @@
-"""The engines that can serve a release. Adding one is one class in one file, and one row here."""
+"""The engines that can serve a release. Adding one is a row of `streams.engines` and a module of its name here, with its ENGINE."""
 
 import sys
+from importlib import import_module
 from importlib.metadata import distributions
 from pathlib import Path
 
-from streams.errors import Invalid
-from workers.engines.lightllm import LightLLMEngine
-from workers.engines.llamacpp import LlamaCppEngine
-from workers.engines.protocol import Engine, EngineSpec
-
-ENGINES: dict[str, type[LlamaCppEngine] | type[LightLLMEngine]] = {
-    "llamacpp": LlamaCppEngine,
-    "lightllm": LightLLMEngine,
-}
+from streams.engines import engine_kind
+from workers.engines.protocol import Engine, EngineMaker, EngineSpec
 
 
 def make_engine(spec: EngineSpec, key: str) -> Engine:
@@ -38,7 +32,7 @@ def engine_version(kind: str, lightllm: Path | None) -> str:
     return "" if found is None else f"{package} {found.version}"
 
 
-def _named(kind: str) -> type[LlamaCppEngine] | type[LightLLMEngine]:
-    if kind not in ENGINES:
-        raise Invalid(f"there is no engine {kind!r}; there are {', '.join(ENGINES)}")
-    return ENGINES[kind]
+def _named(kind: str) -> EngineMaker:
+    engine_kind(kind)
+    made: EngineMaker = import_module(f"{__name__}.{kind}").ENGINE
+    return made

@@ -118,6 +118,9 @@ class LightLLMEngine:
             stop_child(self._child, deadline_s)
 
 
+ENGINE = LightLLMEngine
+
+
 def _require_lightllm(python: Path) -> None:
     """Raises Invalid where the environment of `python` does not hold LightLLM."""
     look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('lightllm') is None)"

@@ -98,3 +98,6 @@ class LlamaCppEngine:
     def stop(self, deadline_s: float = 10.0) -> None:
         if self._child is not None:
             stop_child(self._child, deadline_s)
+
+
+ENGINE = LlamaCppEngine

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 
 class EngineSpec(Struct, frozen=True, kw_only=True):
-    """One engine to start. `kind` names a row of `workers.engines.ENGINES`."""
+    """One engine to start. `kind` names a row of `streams.engines.ENGINES`."""
 
     kind: str
     model_dir: Path  # a finished model directory
@@ -60,3 +60,19 @@ class Engine(Protocol):
 
     def stop(self, deadline_s: float = 10.0) -> None:
         """Stop it, by force after `deadline_s`; nothing of it is left when this returns. Stopping twice is allowed."""
+
+
+class EngineMaker(Protocol):
+    """The class of an engine. `package`: what has to be installed for it. `golden_tolerance`: as in `Engine`. `exam_engines`: how
+    many answer an exam fastest together, on this machine."""
+
+    @property
+    def package(self) -> str: ...
+
+    @property
+    def golden_tolerance(self) -> float: ...
+
+    @property
+    def exam_engines(self) -> int: ...
+
+    def __call__(self, spec: EngineSpec, key: str) -> Engine: ...
