@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from api.access import caller, needs, no_such_domain, source_of
 from api.errors import ApiError
 from api.known import CATCH_UP_S, domain_row, find_domain, living_domain
+from api.reasons import with_words
 from api.rounds import release_rows, round_rows
 from api.services import Services
 from api.wire import check_domain, no_control_characters, read_json, read_object, reply, typed
@@ -186,7 +187,7 @@ def append_domain_events(
 
 def shown(row: dict[str, Any], whole: bool = True) -> dict[str, Any]:
     """A domain as clients see it; not `whole`: as much as one who chats there needs."""
-    return row if whole else {name: row[name] for name in IN_SHORT}
+    return row | {"missing": with_words(row["missing"])} if whole else {name: row[name] for name in IN_SHORT}
 
 
 def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +238,7 @@ def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
         if route is not None
         else None,
         "due": row["due"],
-        "missing": row["missing"],
+        "missing": with_words(row["missing"]),
         "wake_at": row["wake_at"],
         "gathered": {name: row[name] for name in ("corrections", "preferences", "people")},
         "thresholds": row["policy"].get("thresholds"),

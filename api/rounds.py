@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from api.access import caller, domains_asked, needs, source_of
 from api.errors import ApiError
 from api.known import domain_row, living_domain
+from api.reasons import verdict_words, with_words
 from api.services import Services
 from api.wire import check_domain, read_object, reply, typed, whole_argument
 from streams import schema
@@ -195,7 +196,14 @@ def round_rows(connection: Connection, domains: Set[str] | None, limit: int) -> 
     found = select(table).order_by(table.c.requested_at.desc(), table.c.number.desc()).limit(limit)
     if domains is not None:
         found = found.where(table.c.domain.in_(domains))
-    return [dict(row) for row in connection.execute(found).mappings()]
+    return [_shown(dict(row)) for row in connection.execute(found).mappings()]
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A round as clients see it: with words in English beside codes and values."""
+    verdict = row["verdict"]
+    more = {"verdict": verdict | {"words": verdict_words(verdict)}} if verdict is not None else {}
+    return row | {"reasons": with_words(row["reasons"])} | more
 
 
 def release_rows(connection: Connection, domains: Set[str] | None, limit: int | None = None) -> list[dict[str, Any]]:

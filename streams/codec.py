@@ -57,15 +57,23 @@ def _each_for_one(data: Data) -> Data:
     return data | {"policy": policy | {"thresholds": thresholds}}
 
 
+def _in_codes(data: Data) -> Data:
+    """Why a round began was once said in a sentence."""
+    data = dict(data)
+    return data | {"reasons": [{"code": "in_words", "values": {"words": data.pop("reason")}}]}
+
+
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {
     "example_accepted": 3,
+    "gate_passed": 2,
+    "gate_refused": 2,
     "order_progressed": 3,
     "policy_set": 4,
     "preference_accepted": 3,
     "prompt_asked": 2,
-    "round_requested": 4,
+    "round_requested": 5,
     "select_snapshot": 2,
     "snapshot_selected": 2,
 }
@@ -73,6 +81,8 @@ VERSIONS: dict[str, int] = {
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("example_accepted", 1): ("follows",),
     ("example_accepted", 2): ("service",),
+    ("gate_passed", 1): (),  # within the verdict: `alpha`, in the place of `words`
+    ("gate_refused", 1): (),
     ("order_progressed", 1): ("waits_for",),
     ("order_progressed", 2): (),  # one more thing to wait for: `disk_space`
     ("policy_set", 1): (),  # within the policy: `keep`
@@ -84,13 +94,17 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("round_requested", 1): (),
     ("round_requested", 2): (),
     ("round_requested", 3): (),
+    ("round_requested", 4): ("reasons",),
     ("select_snapshot", 1): ("base_model", "recipe"),
     ("snapshot_selected", 1): ("named",),
 }
+# (name, version) -> the fields, with their shapes, that the next version has no more.
+DROPPED: dict[tuple[str, int], Data] = {("round_requested", 4): {"reason": {"type": "string"}}}
 # (name, version) -> what turns that version's data into the next version's.
 LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = dict.fromkeys(ADDED, lambda data: data) | {
     ("policy_set", 3): _each_for_one,
     ("round_requested", 3): _each_for_one,
+    ("round_requested", 4): _in_codes,
 }
 
 
@@ -345,9 +359,10 @@ def schemas() -> dict[str, Data]:
         if "$ref" in data:
             data = definitions.pop(kind.__name__)
         for version in range(newest_version(name), 0, -1):
-            later = ADDED.get((name, version), ())
-            properties = {field: shape for field, shape in data["properties"].items() if field not in later}
-            data = data | {"properties": properties}
+            later, gone = ADDED.get((name, version), ()), DROPPED.get((name, version), {})
+            properties = {field: shape for field, shape in data["properties"].items() if field not in later} | gone
+            required = [field for field in data.get("required", ()) if field not in later] + list(gone)
+            data = data | {"properties": properties} | ({"required": required} if required else {})
             found[f"{name}.v{version}"] = _schema(name, version, kind, data, definitions)
     return found
 

@@ -11,6 +11,7 @@ from streams.fresh import Fresh
 from streams.gate import Verdict
 from streams.plan import RoundStep
 from streams.policy import Gathered, Outlook, Policy, local_day, outlook
+from streams.reasons import Reason, reason
 
 CLOCK_AHEAD = timedelta(days=7)  # of what an event says: more is no delay between writers
 
@@ -21,7 +22,7 @@ class Round(Struct, frozen=True):
     id: str
     number: int
     step: RoundStep
-    reason: str
+    reasons: tuple[Reason, ...]
     order_id: UUID
     pin: int
     base_release: int
@@ -121,14 +122,13 @@ def gathered(state: Domain, now: datetime) -> Gathered:
 def prospect(state: Domain, now: datetime) -> Outlook:
     """When the next round comes, or why not yet."""
     if not state.base_model:
-        return Outlook(due=False, reason="", missing=("the domain has not been created",), wake_at=None)
+        return Outlook(due=False, missing=(reason("not_created"),))
     if state.retired:
-        return Outlook(due=False, reason="", missing=("the domain has been retired",), wake_at=None)
+        return Outlook(due=False, missing=(reason("retired"),))
     if state.live is None:
-        return Outlook(due=False, reason="", missing=("no release answers yet",), wake_at=None)
+        return Outlook(due=False, missing=(reason("no_release"),))
     if state.round is not None:
-        under_way = f"round {state.round.number} is under way ({state.round.step})"
-        return Outlook(due=False, reason="", missing=(under_way,), wake_at=None)
+        return Outlook(due=False, missing=(reason("round_under_way", round=state.round.number, step=state.round.step),))
     return outlook(state.policy, gathered(state, now), now)
 
 

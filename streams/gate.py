@@ -70,6 +70,9 @@ class GateMargins(Struct, frozen=True, forbid_unknown_fields=True):
                 raise Invalid(f"gate.{name} must be at least {LEAST}, or no exam could show it; got {value}")
 
 
+CheckVerdict = Literal["pass", "fail", "inconclusive", "nothing to compare", "reported"]
+
+
 class Check(Struct, frozen=True):
     """One line of the gate's table. `lower`: one-sided lower bound of the change, at confidence 1 - alpha."""
 
@@ -80,14 +83,15 @@ class Check(Struct, frozen=True):
     p_value: float | None
     lower: float | None
     margin: float | None
-    verdict: Literal["pass", "fail", "inconclusive", "nothing to compare", "reported"]
-    words: str
+    verdict: CheckVerdict
 
 
 class Verdict(Struct, frozen=True):
+    """`alpha`: the level that each check was made at; None: one of an older log, which told it in words only."""
+
     outcome: Literal["ship", "refuse", "inconclusive"]
     checks: tuple[Check, ...]
-    words: str
+    alpha: float | None = None
 
 
 def mcnemar(only_before: int, only_after: int) -> float:
@@ -143,75 +147,53 @@ def judge(paired: dict[str, Paired], margins: GateMargins) -> Verdict:
         _reported(HELD_OUT, paired.get(HELD_OUT, empty), margins.alpha),
         _keeping(GENERAL, paired.get(GENERAL, empty), margins.alpha, margins.general_margin),
     )
-    failed = [check for check in checks if check.verdict == "fail"]
-    unsure = [check for check in checks if check.verdict == "inconclusive"]
-    if failed:
-        return Verdict("refuse", checks, "refused: " + "; ".join(check.words for check in failed))
-    if unsure:
-        return Verdict(
-            "inconclusive", checks, "not shipped, the evidence is not enough: " + "; ".join(c.words for c in unsure)
-        )
-    return Verdict("ship", checks, "shipped: the fixes are learned, and nothing that must be kept was lost")
+    found = {check.verdict for check in checks}
+    outcome: Literal["ship", "refuse", "inconclusive"] = "ship"
+    if "fail" in found:
+        outcome = "refuse"
+    elif "inconclusive" in found:
+        outcome = "inconclusive"
+    return Verdict(outcome, checks, margins.alpha)
 
 
 def _learning(name: str, paired: Paired, alpha: float) -> Check:
-    p = mcnemar(paired.only_before, paired.only_after)
-    said = f"{TITLES[name]}: {_right(paired)}; p = {_number(p)}"
-    verdict: Literal["pass", "fail", "inconclusive"]
     if paired.n == 0:
-        return _check(name, paired, None, None, None, "inconclusive", f"{TITLES[name]}: no question to judge by")
-    if p <= alpha and paired.only_after > paired.only_before:
-        verdict, words = "pass", "learned"
-    elif p <= alpha:
-        verdict, words = "fail", "worse than before"
-    else:
-        verdict, words = "inconclusive", "could be chance"
-    return _check(name, paired, p, None, None, verdict, f"{said}: {words}")
+        return _check(name, paired, "inconclusive")
+    p = mcnemar(paired.only_before, paired.only_after)
+    verdict: CheckVerdict = "inconclusive"  # it could be chance
+    if p <= alpha:
+        verdict = "pass" if paired.only_after > paired.only_before else "fail"
+    return _check(name, paired, verdict, p_value=p)
 
 
 def _keeping(name: str, paired: Paired, alpha: float, margin: float) -> Check:
     if paired.n == 0:
-        return _check(name, paired, None, None, margin, "nothing to compare", f"{TITLES[name]}: nothing to compare")
+        return _check(name, paired, "nothing to compare", margin=margin)
     lower = tango_lower(paired, alpha)
     swapped = Paired(paired.n, paired.both, paired.only_after, paired.only_before, paired.neither)
     upper = -tango_lower(swapped, alpha)
-    said = f"{TITLES[name]}: {_right(paired)}; a fall of more than {margin:.0%}"
-    verdict: Literal["pass", "fail", "inconclusive"]
+    verdict: CheckVerdict = "inconclusive"  # a fall of more than the margin cannot be ruled out
     if lower > -margin:
-        verdict, words = "pass", "is ruled out"
+        verdict = "pass"
     elif upper < -margin:
-        verdict, words = "fail", "is certain"
-    else:
-        verdict, words = "inconclusive", "cannot be ruled out"
-    confidence = f"with {1 - alpha:.0%} confidence (lower bound {lower:+.3f})"
-    return _check(name, paired, None, lower, margin, verdict, f"{said} {words} {confidence}")
+        verdict = "fail"
+    return _check(name, paired, verdict, lower=lower, margin=margin)
 
 
 def _reported(name: str, paired: Paired, alpha: float) -> Check:
     if paired.n == 0:
-        return _check(name, paired, None, None, None, "nothing to compare", f"{TITLES[name]}: nothing to compare")
+        return _check(name, paired, "nothing to compare")
     p = mcnemar(paired.only_before, paired.only_after)
     worse = p <= alpha and paired.only_before > paired.only_after
-    words = f"{TITLES[name]}: {_right(paired)}; p = {_number(p)}: " + ("worse than before" if worse else "reported")
-    return _check(name, paired, p, None, None, "fail" if worse else "reported", words)
+    return _check(name, paired, "fail" if worse else "reported", p_value=p)
 
 
 def _check(
     name: str,
     paired: Paired,
-    p_value: float | None,
-    lower: float | None,
-    margin: float | None,
-    verdict: Literal["pass", "fail", "inconclusive", "nothing to compare", "reported"],
-    words: str,
+    verdict: CheckVerdict,
+    p_value: float | None = None,
+    lower: float | None = None,
+    margin: float | None = None,
 ) -> Check:
-    return Check(name, paired.n, paired.before, paired.after, p_value, lower, margin, verdict, words)
-
-
-def _right(paired: Paired) -> str:
-    before, after = paired.both + paired.only_before, paired.both + paired.only_after
-    return f"{before} of {paired.n} before, {after} of {paired.n} after"
-
-
-def _number(p: float) -> str:
-    return "below 0.0001" if p < 0.0001 else f"{p:.4f}"
+    return Check(name, paired.n, paired.before, paired.after, p_value, lower, margin, verdict)

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from streams.errors import Invalid
 from streams.gate import GateMargins
+from streams.reasons import Reason, reason
 from streams.recipes import LoraRecipe
 
 MOST_GATHERED = 1_000_000
@@ -95,12 +96,12 @@ class Gathered(Struct, frozen=True):
 
 
 class Outlook(Struct, frozen=True):
-    """Whether a round is due (`reason` says why), or what is still missing; `wake_at`: when time alone may change it."""
+    """Whether a round is due (`reasons` say why), or what is still missing; `wake_at`: when time alone may change it."""
 
     due: bool
-    reason: str
-    missing: tuple[str, ...]
-    wake_at: datetime | None
+    reasons: tuple[Reason, ...] = ()
+    missing: tuple[Reason, ...] = ()
+    wake_at: datetime | None = None
 
 
 def check_policy(policy: Policy, now: datetime) -> None:
@@ -178,65 +179,63 @@ def local_day(now: datetime, policy: Policy) -> date:
 
 
 def outlook(policy: Policy, gathered: Gathered, now: datetime) -> Outlook:
-    """Decide whether a round is due at `now`; otherwise say in words what is still missing."""
+    """Decide whether a round is due at `now`; otherwise say what is still missing."""
     t = policy.thresholds
     fresh = gathered.corrections + gathered.preferences
-    reasons: list[str] = []
-    missing: list[str] = []
+    reasons: list[Reason] = []
+    missing: list[Reason] = []
     wakes: list[datetime] = []
 
     if t.corrections is not None:
         if gathered.corrections >= t.corrections:
-            reasons.append(f"{gathered.corrections} corrections (the policy asks for {t.corrections})")
+            reasons.append(reason("corrections_enough", have=gathered.corrections, need=t.corrections))
         else:
-            missing.append(_of(gathered.corrections, t.corrections, "corrections"))
+            missing.append(reason("corrections", have=gathered.corrections, need=t.corrections))
     if t.preferences is not None:
         if gathered.preferences >= t.preferences:
-            reasons.append(f"{gathered.preferences} preferences (the policy asks for {t.preferences})")
+            reasons.append(reason("preferences_enough", have=gathered.preferences, need=t.preferences))
         else:
-            missing.append(_of(gathered.preferences, t.preferences, "preferences"))
+            missing.append(reason("preferences", have=gathered.preferences, need=t.preferences))
     if t.days is not None and gathered.last_release_at is not None:
         old_at = gathered.last_release_at + timedelta(days=t.days)
         if old_at > now:
             wakes.append(old_at)
-            missing.append(f"the release is {t.days:g} days old at {old_at:%Y-%m-%d %H:%M} UTC")
+            missing.append(reason("release_old_at", days=t.days, at=old_at))
         elif fresh:
-            reasons.append(f"the release is more than {t.days:g} days old and {fresh} things are new")
+            reasons.append(reason("release_old", days=t.days, fresh=fresh))
         else:
-            missing.append(f"the release is more than {t.days:g} days old, but nothing is new")
+            missing.append(reason("release_old_nothing_new", days=t.days))
     if policy.schedule is not None:
         since = gathered.last_asked_at or gathered.last_release_at
         passed = next_time(policy.schedule, since) if since is not None and fresh else None
         if passed is not None and passed <= now:
-            reasons.append(f"the schedule ({policy.schedule.cron}) and {fresh} new things")
+            reasons.append(reason("schedule_due", cron=policy.schedule.cron, fresh=fresh))
         elif (at := next_time(policy.schedule, now)) is None:
-            missing.append(f"the schedule ({policy.schedule.cron}) has no time to come")
+            missing.append(reason("schedule_never", cron=policy.schedule.cron))
         else:
             wakes.append(at)
-            missing.append(f"or on {at.astimezone(zone(policy.schedule.timezone, 'schedule')):%A %H:%M}")
+            missing.append(reason("schedule_at", at=at.astimezone(zone(policy.schedule.timezone, "schedule"))))
     if not reasons:
         missing += _people_missing(gathered, t)
-        return Outlook(due=False, reason="", missing=tuple(missing), wake_at=min(wakes, default=None))
+        return Outlook(due=False, missing=tuple(missing), wake_at=min(wakes, default=None))
 
     blocked = _people_missing(gathered, t)
     if gathered.asked_today >= policy.rounds_per_day:
         here = zone(policy.budget_timezone, "budget_timezone")
         tomorrow = datetime.combine(local_day(now, policy) + timedelta(days=1), time(), here).astimezone(UTC)
         wakes.append(tomorrow)
-        blocked.append(
-            f"the budget of {policy.rounds_per_day} rounds a day is used until {tomorrow:%Y-%m-%d %H:%M} UTC"
-        )
+        blocked.append(reason("budget_used", rounds=policy.rounds_per_day, until=tomorrow))
     until = quiet_until(policy.quiet_hours, now) if policy.quiet_hours is not None else None
     if until is not None:
         wakes.append(until)
-        blocked.append(f"quiet hours last until {until:%Y-%m-%d %H:%M} UTC")
+        blocked.append(reason("quiet_hours", until=until))
     settled_at = gathered.last_new_at + timedelta(seconds=t.settle_s) if gathered.last_new_at is not None else now
     if settled_at > now and not _plenty(gathered, t):
         wakes.append(settled_at)
-        blocked.append(f"due, and waiting until nothing new has come for {t.settle_s:g} s")
+        blocked.append(reason("settling", settle_s=t.settle_s))
     if blocked:
-        return Outlook(due=False, reason="; ".join(reasons), missing=tuple(blocked), wake_at=min(wakes, default=None))
-    return Outlook(due=True, reason="; ".join(reasons), missing=(), wake_at=None)
+        return Outlook(False, tuple(reasons), tuple(blocked), min(wakes, default=None))
+    return Outlook(True, tuple(reasons))
 
 
 def next_time(schedule: Schedule, after: datetime) -> datetime | None:
@@ -272,13 +271,12 @@ def quiet_until(hours: QuietHours, now: datetime) -> datetime | None:
     return max(until.astimezone(UTC), until.replace(fold=here.fold).astimezone(UTC))
 
 
-def _people_missing(gathered: Gathered, thresholds: Thresholds) -> list[str]:
+def _people_missing(gathered: Gathered, thresholds: Thresholds) -> list[Reason]:
     if gathered.people >= thresholds.people:
         return []
-    missing = [_of(gathered.people, thresholds.people, "people")]
+    missing = [reason("people", have=gathered.people, need=thresholds.people)]
     if gathered.named and thresholds.named_people != "each":
-        counted = "as one a key" if thresholds.named_people == "one" else "not at all"
-        missing.append(f"the {gathered.named} whom services named count {counted} (thresholds.named_people)")
+        missing.append(reason("named_people", named=gathered.named, count=thresholds.named_people))
     return missing
 
 
@@ -292,7 +290,3 @@ def _clock(text: str, where: str) -> time:
         return datetime.strptime(text, "%H:%M").time()
     except ValueError as error:
         raise Invalid(f"{where} must be HH:MM; got {text!r}") from error
-
-
-def _of(have: int, need: int, what: str) -> str:
-    return f"{have} of {need} {what}; {need - have} more"

@@ -28,6 +28,7 @@ from streams.orders import (
     SwapRelease,
     TrainCandidate,
 )
+from streams.reasons import Reason, reason
 
 _DECISIONS = uuid5(NAMESPACE_URL, "urn:noria:decision")
 
@@ -74,21 +75,21 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found += _orders_of(event.domain, after, new)
     if isinstance(event, rounds.CandidateEvaluated) and old is not None and old.order_id == event.order_id:
         found.append(_judged(before, old, event, cause))
-    reason = _why_a_round(after, recorded, event)
-    if reason is not None:
-        found.append(_proposed(after, recorded, event, reason))
+    reasons = _why_a_round(after, recorded, event)
+    if reasons:
+        found.append(_proposed(after, recorded, event, reasons))
     return tuple(found)
 
 
-def _why_a_round(state: Domain, recorded: Recorded, event: DomainEvent) -> str | None:
-    """Why a round is to begin now; None: it is not."""
+def _why_a_round(state: Domain, recorded: Recorded, event: DomainEvent) -> tuple[Reason, ...]:
+    """Why a round is to begin now; without a reason it is not."""
     if isinstance(event, rounds.RoundAsked):
-        return f"asked for by {event.by}" if startable(state) else None
+        return (reason("asked_for", by=event.by),) if startable(state) else ()
     found = prospect(state, domains.now_of(recorded, event))
-    return found.reason if found.due else None
+    return found.reasons if found.due else ()
 
 
-def _proposed(state: Domain, recorded: Recorded, event: DomainEvent, reason: str) -> Consequence:
+def _proposed(state: Domain, recorded: Recorded, event: DomainEvent, reasons: tuple[Reason, ...]) -> Consequence:
     """That the domain's next round begins, with what stands up to here. Until that stands on the log each event proposes it again,
     as the same event."""
     assert state.live is not None
@@ -97,7 +98,7 @@ def _proposed(state: Domain, recorded: Recorded, event: DomainEvent, reason: str
         domain=event.domain,
         round_id=str(uuid5(recorded.envelope.id, "round")),
         number=number,
-        reason=reason,
+        reasons=reasons,
         pin=recorded.offset + 1,
         base_release=state.live,
         policy=state.policy,

@@ -15,6 +15,8 @@ import msgspec
 from flask import Flask, Response, g, request
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from api.reasons import with_words
+
 KEY = "noria-test-key"
 # The keys that it knows, by role; an operator's names persons, the others speak as their own.
 DATA_KEY, CHAT_KEY = "noria-test-data", "noria-test-chat"
@@ -138,7 +140,12 @@ def new_domain(domain: str, title: str) -> Json:
         "preferences": 4,
         "people": 5,
         "due": False,
-        "missing": ["31 of 40 corrections; 9 more", "or on Monday 02:00"],
+        "missing": with_words(
+            [
+                {"code": "corrections", "values": {"have": 31, "need": 40}},
+                {"code": "schedule_at", "values": {"at": "2026-11-30T02:00:00+00:00"}},
+            ]
+        ),
         "wake_at": None,
         "created_at": ago(3600),
     }
@@ -152,7 +159,7 @@ def new_round(domain: str, number: int, step: str, **more: Any) -> Json:
         "domain": domain,
         "number": number,
         "step": step,
-        "reason": "40 corrections (the policy asks for 40)",
+        "reasons": with_words([{"code": "corrections_enough", "values": {"have": 40, "need": 40}}]),
         "pin": 120,
         "base_release": number - 1,
         "requested_at": ago(90),

@@ -47,6 +47,7 @@ from streams.gate import GateMargins, Paired, judge
 from streams.orders import Order
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.projections import of_domain
+from streams.reasons import reason
 from streams.recipes import LoraRecipe
 from streams.sealed import Sealed
 from streams.writes import Delete, Insert, Update, Write
@@ -148,7 +149,7 @@ EVENTS: tuple[Event, ...] = (
         domain=DOMAIN,
         round_id="round-1",
         number=1,
-        reason="3 corrections (the policy asks for 3)",
+        reasons=(reason("corrections_enough", have=3, need=3),),
         pin=9,
         base_release=0,
         policy=POLICY,

@@ -11,7 +11,7 @@ import msgspec
 
 from api.cli.context import NOT_RUNNING, json_option, print_json, print_table, shown, span
 from api.cli.quarantine import stopped_lines
-from api.cli.rounds import progress_words
+from api.cli.rounds import in_words, progress_words
 from api.client import Refused, open_door, page_url_of
 from streams.disk import DiskUse, disk_use
 from streams.errors import Invalid, Unavailable
@@ -154,7 +154,8 @@ def domain_lines(found: dict[str, Any]) -> list[str]:
     if round_:
         progress = progress_words(round_.get("progress"))
         lines.append(
-            f"  round {round_['number']}: {round_['step']} {progress}".rstrip() + f"; because {round_['reason']}"
+            f"  round {round_['number']}: {round_['step']} {progress}".rstrip()
+            + f"; because {in_words(round_['reasons'])}"
         )
     elif found.get("due"):
         lines.append("  a round is due and starts now")
@@ -170,7 +171,7 @@ def domain_lines(found: dict[str, Any]) -> list[str]:
 
 def why_not_yet(found: dict[str, Any]) -> str:
     """`31 of 40 corrections; 9 more, or on Monday 02:00`."""
-    missing = [str(words) for words in found.get("missing") or []]
+    missing = [str(one["words"]) for one in found.get("missing") or []]
     return ", ".join(missing) or "nothing is asked for: every threshold is off and there is no schedule"
 
 

@@ -1,5 +1,6 @@
 """`noria round` and `noria release`."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -66,7 +67,7 @@ def list_(domain: str | None, limit: int, as_json: bool) -> None:
                 row["domain"],
                 row["number"],
                 f"{row['step']} {progress_words(row.get('progress'))}".strip(),
-                row["reason"],
+                in_words(row["reasons"]),
                 moment(row["requested_at"]),
                 took(row),
                 row["round_id"],
@@ -208,6 +209,11 @@ def find_round(door: Door, given: str, domain: str | None) -> dict[str, Any]:
     raise Invalid(f"{name} has no round {given}")
 
 
+def in_words(reasons: Iterable[Mapping[str, Any]]) -> str:
+    """As the door puts them."""
+    return "; ".join(str(one["words"]) for one in reasons)
+
+
 def took(row: dict[str, Any]) -> str:
     seconds = seconds_between(row["requested_at"], row.get("ended_at"))
     return "–" if seconds is None else span(seconds)
@@ -218,7 +224,7 @@ def round_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("round", f"{row['number']} of {row['domain']} ({row['round_id']})"),
         ("step", f"{row['step']} {progress_words(row.get('progress'))}".strip()),
-        ("because", shown(row["reason"])),
+        ("because", shown(in_words(row["reasons"]))),
         ("asked", f"{moment(row['requested_at'])}, {'took' if row.get('ended_at') else 'running for'} {took(row)}"),
         ("from", f"{row['domain']}@{row['base_release']}"),
     ]
@@ -236,7 +242,7 @@ def round_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("failed", shown(row["failure"])))
     verdict = row.get("verdict")
     if verdict:
-        lines.append(("gate", f"{verdict['outcome']}: {shown(verdict.get('words', ''))}"))
+        lines.append(("gate", f"{verdict['outcome']}: {shown(verdict['words'])}"))
     if row.get("release") is not None:
         lines.append(("release", f"{row['domain']}@{row['release']}"))
     if row.get("removed_at"):

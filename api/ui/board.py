@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api.client import Json
+from api.reasons import reason_words, reasons_words
 from api.ui.icons import CHECK, CROSS
 from api.ui.thread import safe
-from api.ui.words import Lang, event_name, known, policy_words, say, span, waits_words
+from api.ui.words import Lang, event_name, known, say, span, waits_words
 from streams.plan import UNDER_WAY
 
 _ENDS_GOOD = frozenset({"released"})
@@ -53,7 +54,7 @@ def _next(status: Json, lang: Lang) -> str:
         for name in ("corrections", "preferences", "people")
         if thresholds.get(name) is not None
     )
-    missing = [policy_words(lang, str(words)) for words in status.get("missing") or []]
+    missing = [reason_words(lang, one) for one in status.get("missing") or []]
     if status.get("due"):
         words = say(lang, "due_now")
     elif missing:
@@ -87,7 +88,7 @@ def _round(row: Json | None, under_way: bool, lang: Lang) -> str:
     elif under_way:
         chip = f'<span class="n-chip n-now">{safe(span(lang, _seconds(row.get("requested_at"))))}</span>'
     steps = "".join(_step(step, row, under_way, lang) for step in UNDER_WAY)
-    why = f"{say(lang, 'because')}{'' if lang == 'zh' else ' '}{policy_words(lang, str(row.get('reason') or ''))}"
+    why = f"{say(lang, 'because')}{'' if lang == 'zh' else ' '}{reasons_words(lang, row['reasons'])}"
     failure = f'<p class="n-trouble">{safe(row["failure"])}</p>' if row.get("failure") else ""
     return _card(title, f'<p class="n-muted">{safe(why)}</p><ol class="n-steps">{steps}</ol>{failure}', chip)
 

@@ -1,6 +1,5 @@
 """What the page says, in English and Chinese."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -236,43 +235,6 @@ _EVENTS: dict[str, tuple[str, str]] = {
     "round_failed": ("round failed", "本轮失败"),
 }
 
-_DAYS = dict(
-    Monday="星期一",
-    Tuesday="星期二",
-    Wednesday="星期三",
-    Thursday="星期四",
-    Friday="星期五",
-    Saturday="星期六",
-    Sunday="星期日",
-)
-# What the policy says of a round to come, sentence by sentence, in Chinese.
-_SENTENCES: tuple[tuple[str, str], ...] = (
-    (r"(\d+) of (\d+) corrections; (\d+) more", r"已有 \1 / \2 条纠正，还差 \3 条"),
-    (r"(\d+) of (\d+) preferences; (\d+) more", r"已有 \1 / \2 条偏好，还差 \3 条"),
-    (r"(\d+) of (\d+) people; (\d+) more", r"已有 \1 / \2 位参与者，还差 \3 位"),
-    (
-        r"the (\d+) whom services named count as one a key \(thresholds\.named_people\)",
-        r"服务密钥代表的 \1 位参与者，每个密钥只计为一位（thresholds.named_people）",
-    ),
-    (
-        r"the (\d+) whom services named count not at all \(thresholds\.named_people\)",
-        r"服务密钥代表的 \1 位参与者不计入（thresholds.named_people）",
-    ),
-    (r"the release is (\S+) days old at (.+)", r"当前版本将于 \2 满 \1 天"),
-    (r"the release is more than (\S+) days old and (\d+) things are new", r"当前版本已超过 \1 天，且有 \2 条新内容"),
-    (r"the release is more than (\S+) days old, but nothing is new", r"当前版本已超过 \1 天，但没有新内容"),
-    (r"due, and waiting until nothing new has come for (\S+) s", r"条件已满足，等待 \1 秒内不再有新内容"),
-    (r"the budget of (\d+) rounds a day is used until (.+)", r"每天 \1 轮的预算已用完，直到 \2"),
-    (r"quiet hours last until (.+)", r"静默时段持续到 \1"),
-    (r"the schedule \((.+)\) and (\d+) new things", r"到了定时（\1），且有 \2 条新内容"),
-    (r"(\d+) corrections \(the policy asks for (\d+)\)", r"已有 \1 条纠正（策略要求 \2 条）"),
-    (r"(\d+) preferences \(the policy asks for (\d+)\)", r"已有 \1 条偏好（策略要求 \2 条）"),
-    (r"round (\d+) is under way \((\w+)\)", r"第 \1 轮正在进行"),
-    (r"no release answers yet", r"尚无版本应答"),
-    (r"the domain has not been created", r"领域尚未创建"),
-    (r"asked for by (.+)", r"由 \1 手动发起"),
-)
-
 
 def say(lang: Lang, key: str, **values: object) -> str:
     """The words for `key`, with `values` in their places."""
@@ -297,23 +259,6 @@ def event_name(lang: Lang, kind: str) -> str:
 def event_kinds() -> frozenset[str]:
     """The events that the page has words for."""
     return frozenset(_EVENTS)
-
-
-def policy_words(lang: Lang, words: str) -> str:
-    """What the door says of the next round, in the page's language; sentences that it does not know stay as they are."""
-    if lang == "en":
-        return words
-    return "；".join(_sentence(part) for part in re.split(r"; (?!\d+ more)", words))
-
-
-def _sentence(words: str) -> str:
-    found = re.fullmatch(r"or on (\w+) (\d\d:\d\d)", words)
-    if found and found[1] in _DAYS:
-        return f"或者在{_DAYS[found[1]]} {found[2]}"
-    for pattern, chinese in _SENTENCES:
-        if re.fullmatch(pattern, words):
-            return re.sub(pattern, chinese, words)
-    return words
 
 
 def span(lang: Lang, seconds: float) -> str:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
+from api.cli.rounds import in_words
 from api.client import Door, Json, Refused, open_door, page_url_of
 from api.ui.words import waits_words
 from deploy.demo.domain import Fact, GeneralQuestion, load_facts, load_general
@@ -270,7 +271,7 @@ def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
     while time.monotonic() < until:
         newest = next(iter(door.rounds(DOMAIN, limit=1)), None)
         if newest is None or newest["number"] <= rounds_before:
-            missing = door.status(DOMAIN)["missing"]
+            missing = [one["words"] for one in door.status(DOMAIN)["missing"]]
             if ("waiting", *missing) != shown:
                 console.print(f"  waiting: {'; '.join(missing)}")
                 shown = ("waiting", *missing)
@@ -294,7 +295,7 @@ def describe(round_: Json) -> str:
     step, seen = round_["step"], round_["progress"]
     if seen is None:
         extra = {
-            "select": f"round {round_['number']} begins: {round_['reason']}",
+            "select": f"round {round_['number']} begins: {in_words(round_['reasons'])}",
             "train": f"snapshot {str(round_['snapshot'])[:19]}…: {round_['kept']} new, {round_['earlier']} earlier,"
             f" {round_['wordings']} other wordings; dropped: {dropped(round_)}",
             "evaluate": f"trained, loss {round_['loss'] or 0:.3f}; OpenCompass examines both models",
@@ -384,7 +385,7 @@ def replay(home: Path) -> VerifyReport:
 def show_state(door: Door) -> None:
     chapter("The story has been told")
     for round_ in door.rounds(DOMAIN):
-        console.print(f"  round {round_['number']}: {round_['step']}; {round_['reason']}")
+        console.print(f"  round {round_['number']}: {round_['step']}; {in_words(round_['reasons'])}")
         show_gate(round_)
     for release in door.releases(DOMAIN):
         console.print(f"  release {release['release']}: {release['state']}")

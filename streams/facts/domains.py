@@ -62,7 +62,7 @@ domains = projection(
     integer("preferences"),
     integer("people"),
     boolean("due"),
-    text_array("missing"),
+    jsonb("missing"),  # list of Reason
     timestamptz("wake_at", nullable=True),
     timestamptz("created_at"),
     timestamptz("retired_at", nullable=True),
@@ -131,7 +131,7 @@ def standing(domain: str, state: Domain, now: datetime) -> Update:
         "preferences": so_far.preferences,
         "people": so_far.people,
         "due": next_.due,
-        "missing": list(next_.missing),
+        "missing": msgspec.to_builtins(next_.missing),
         "wake_at": next_.wake_at,
     }
     return Update("domains", {"domain": domain}, row)

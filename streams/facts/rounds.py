@@ -13,6 +13,7 @@ from streams.gate import Paired, Verdict
 from streams.plan import CANCELLABLE
 from streams.plan import after as step_after
 from streams.policy import Policy, local_day
+from streams.reasons import Reason
 from streams.tables import bigint, double, index, integer, jsonb, projection, text, timestamptz
 from streams.writes import Delete, Insert, Row, Update, Write, columns
 
@@ -30,7 +31,7 @@ class RoundRequested(Struct, frozen=True, kw_only=True):
     domain: str
     round_id: str
     number: int
-    reason: str
+    reasons: tuple[Reason, ...]
     pin: int
     base_release: int
     policy: Policy
@@ -122,7 +123,7 @@ rounds = projection(
     text("domain"),
     integer("number"),
     text("step"),  # of `streams.plan`, or how it ended: released, refused, empty, failed, cancelled
-    text("reason"),
+    jsonb("reasons"),  # list of Reason
     bigint("pin"),
     integer("base_release"),
     text("snapshot", nullable=True),
@@ -206,7 +207,7 @@ def _begun(state: Domain, recorded: Recorded, event: RoundRequested) -> Domain:
         id=event.round_id,
         number=event.number,
         step="select",
-        reason=event.reason,
+        reasons=event.reasons,
         order_id=uuid5(recorded.envelope.causation_id or recorded.envelope.id, "select_snapshot"),
         pin=event.pin,
         base_release=event.base_release,
@@ -276,7 +277,7 @@ def course(domain: str, before: Domain, after: Domain, recorded: Recorded) -> li
             "domain": domain,
             "number": new.number,
             "step": new.step,
-            "reason": new.reason,
+            "reasons": msgspec.to_builtins(new.reasons),
             "pin": new.pin,
             "base_release": new.base_release,
             "requested_at": recorded.envelope.time,

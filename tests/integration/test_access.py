@@ -411,7 +411,9 @@ def test_people_whom_a_service_invents_count_as_one_unless_the_policy_says_other
                 path = "/v1/domains/crowd/examples"
                 assert files.post(path, params={"user": user}, json=[item]).status_code in (200, 201)
             wait_until(lambda: status()["gathered"] == {"corrections": 6, "preferences": 0, "people": 3})
-        assert "the 5 whom services named count as one a key (thresholds.named_people)" in status()["missing"]
+        assert "the 5 whom services named count as one a key (thresholds.named_people)" in [
+            one["words"] for one in status()["missing"]
+        ]
         for rule, people in (("each", 6), ("none", 1)):
             policy = {"thresholds": {"corrections": 100, "people": 5, "named_people": rule}}
             assert world.as_operator.put("/v1/domains/crowd/policy", json=policy).status_code == 200

@@ -117,10 +117,12 @@ def test_a_policy_is_set_and_shown(world: World) -> None:
 def test_the_status_says_why_not_yet(world: World) -> None:
     domain = world.domain(policy={"thresholds": {"corrections": 3}})
     before = world.as_data.get(f"/v1/domains/{domain}/status").json()
-    assert before["missing"][0] == "0 of 3 corrections; 3 more" and before["live_release"] == 0
+    assert before["missing"][0]["words"] == "0 of 3 corrections; 3 more" and before["live_release"] == 0
     correct(world, domain, "one", "eins")
     status = wait_until(lambda: _status(world, domain, lambda s: s["gathered"]["corrections"] == 1))
-    assert status["missing"] == ["1 of 3 corrections; 2 more"]
+    assert status["missing"] == [
+        {"code": "corrections", "values": {"have": 1, "need": 3}, "words": "1 of 3 corrections; 2 more"}
+    ]
     assert status["feedback"] == {"correction": 1} and status["serving"]["state"] == "ready"
     assert status["round"] is None and not status["due"]
 
@@ -295,7 +297,7 @@ def test_a_round_is_asked_for_shown_and_cancelled(world: World) -> None:
     (found,) = wait_until(
         lambda: world.as_data.get("/v1/rounds", params=params).json()["data"]
     )  # decided, and recorded
-    assert found["step"] == "select" and found["reason"] == "asked for by key:local"
+    assert found["step"] == "select" and found["reasons"][0]["words"] == "asked for by key:local"
     assert world.as_operator.post(f"/v1/domains/{domain}/rounds").status_code == 409
     assert world.as_data.get(f"/v1/rounds/{found['round_id']}").json()["number"] == 1
     cancelled = world.as_operator.post(f"/v1/rounds/{found['round_id']}/cancel")
@@ -371,7 +373,7 @@ def test_a_retired_domain_answers_nobody_takes_nothing_and_keeps_its_log(world: 
     assert retired.status_code == 202
     world.caught_up(retired.json()["position"])
     shown = world.as_data.get(f"/v1/domains/{domain}").json()
-    assert shown["retired_at"] is not None and shown["missing"] == ["the domain has been retired"]
+    assert shown["retired_at"] is not None and [one["code"] for one in shown["missing"]] == ["retired"]
     asked = {"model": domain, "messages": [{"role": "user", "content": "hello"}]}
     for model in (domain, f"{domain}@0"):
         assert world.as_chat.post("/v1/chat/completions", json=asked | {"model": model}).status_code == 404

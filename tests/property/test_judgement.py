@@ -61,7 +61,8 @@ def test_a_verdict_is_the_worst_of_its_checks_and_says_which(found: dict[str, Pa
     expected = "refuse" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "ship"
     assert verdict.outcome == expected and [check.name for check in verdict.checks] == list(SETS)
     wanted = {"refuse": "fail", "inconclusive": "inconclusive", "ship": None}[expected]
-    assert all((check.words in verdict.words) == (check.verdict == wanted) for check in verdict.checks)
+    said = english.verdict(verdict)
+    assert all((f"{TITLES[check.name]}: " in said) == (check.verdict == wanted) for check in verdict.checks)
 
 
 QUESTIONS = ("When are leeks sown?", "Who mends the gate?", "Where does the compost go?")

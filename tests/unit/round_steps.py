@@ -7,6 +7,7 @@ from streams.domain import prospect
 from streams.envelope import Consequence
 from streams.facts.rounds import RoundRequested
 from streams.orders import Order
+from tests import english
 from tests.samples import (
     START,
     DomainLog,
@@ -53,4 +54,4 @@ def requests(said: Said | list[Consequence | Order]) -> list[RoundRequested]:
 
 
 def words(log: DomainLog) -> tuple[str, ...]:
-    return prospect(log.state, START).missing
+    return english.reasons(prospect(log.state, START).missing)

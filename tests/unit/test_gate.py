@@ -9,6 +9,7 @@ import pytest
 
 from streams.errors import Invalid
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Check, GateMargins, Paired, judge, mcnemar, tango_lower
+from tests import english
 
 MARGINS = GateMargins()
 
@@ -140,7 +141,7 @@ def test_what_was_right_neither_time_counts_as_unchanged_like_what_was_right_bot
 
 def test_a_candidate_that_learned_the_fixes_and_kept_the_rest_ships() -> None:
     verdict = judge({FIXES: LEARNED, EARLIER: KEPT, HELD_OUT: paired(20, 1, 6), GENERAL: KEPT}, MARGINS)
-    assert verdict.outcome == "ship" and verdict.words.startswith("shipped")
+    assert verdict.outcome == "ship" and english.verdict(verdict).startswith("shipped")
     assert [(c.name, c.verdict) for c in verdict.checks] == [
         (FIXES, "pass"),
         (EARLIER, "pass"),
@@ -151,21 +152,21 @@ def test_a_candidate_that_learned_the_fixes_and_kept_the_rest_ships() -> None:
 
 def test_fixes_that_could_be_chance_are_inconclusive_and_do_not_ship() -> None:
     verdict = judge({FIXES: paired(5, only_after=5), EARLIER: KEPT, GENERAL: KEPT}, MARGINS)
-    assert verdict.outcome == "inconclusive" and verdict.words.startswith("not shipped")
-    assert "0 of 5 before, 5 of 5 after; p = 0.0625: could be chance" in verdict.words
+    assert verdict.outcome == "inconclusive" and english.verdict(verdict).startswith("not shipped")
+    assert "0 of 5 before, 5 of 5 after; p = 0.0625: could be chance" in english.verdict(verdict)
 
 
 def test_fixes_that_got_worse_are_refused_however_significant() -> None:
     verdict = judge({FIXES: paired(10, only_before=10), EARLIER: KEPT, GENERAL: KEPT}, MARGINS)
-    assert verdict.outcome == "refuse" and "fixes learned: 10 of 10 before, 0 of 10 after" in verdict.words
-    assert "worse than before" in verdict.words
+    assert verdict.outcome == "refuse" and "fixes learned: 10 of 10 before, 0 of 10 after" in english.verdict(verdict)
+    assert "worse than before" in english.verdict(verdict)
 
 
 @pytest.mark.parametrize("name", [EARLIER, GENERAL])
 def test_what_must_be_kept_and_is_certainly_lost_is_refused(name: str) -> None:
     found = {FIXES: LEARNED, EARLIER: KEPT, GENERAL: KEPT} | {name: paired(100, only_before=40)}
     verdict = judge(found, MARGINS)
-    assert verdict.outcome == "refuse" and "is certain with 95% confidence" in verdict.words
+    assert verdict.outcome == "refuse" and "is certain with 95% confidence" in english.verdict(verdict)
     assert check(found, name).verdict == "fail"
 
 
@@ -173,7 +174,7 @@ def test_what_must_be_kept_and_is_certainly_lost_is_refused(name: str) -> None:
 def test_what_must_be_kept_and_may_be_lost_is_inconclusive_for_too_few_were_asked(name: str) -> None:
     found = {FIXES: LEARNED, EARLIER: KEPT, GENERAL: KEPT} | {name: paired(8)}
     verdict = judge(found, MARGINS)
-    assert verdict.outcome == "inconclusive" and "cannot be ruled out" in verdict.words
+    assert verdict.outcome == "inconclusive" and "cannot be ruled out" in english.verdict(verdict)
 
 
 def test_the_margin_of_the_policy_decides_what_counts_as_lost() -> None:
@@ -188,14 +189,14 @@ def test_held_out_questions_refuse_only_what_is_significantly_worse() -> None:
     kept = {FIXES: LEARNED, EARLIER: KEPT, GENERAL: KEPT}
     assert judge(kept | {HELD_OUT: paired(30, 5, 0)}, MARGINS).outcome == "ship"
     verdict = judge(kept | {HELD_OUT: paired(30, 6, 0)}, MARGINS)
-    assert verdict.outcome == "refuse" and "held-out rewordings" in verdict.words
+    assert verdict.outcome == "refuse" and "held-out rewordings" in english.verdict(verdict)
 
 
 def test_a_failure_outweighs_what_is_inconclusive_and_the_words_name_every_failure() -> None:
     verdict = judge({FIXES: paired(3, only_after=3), EARLIER: paired(99, 50), GENERAL: paired(99, 50)}, MARGINS)
     assert verdict.outcome == "refuse"
-    assert "earlier fixes kept" in verdict.words and "general ability" in verdict.words
-    assert "fixes learned" not in verdict.words
+    assert "earlier fixes kept" in english.verdict(verdict) and "general ability" in english.verdict(verdict)
+    assert "fixes learned" not in english.verdict(verdict)
 
 
 def test_a_set_that_is_missing_has_nothing_to_compare_and_holds_nothing_up() -> None:
@@ -208,7 +209,7 @@ def test_a_set_that_is_missing_has_nothing_to_compare_and_holds_nothing_up() -> 
 
 def test_without_a_question_on_the_fixes_nothing_ships() -> None:
     verdict = judge({EARLIER: KEPT, GENERAL: KEPT}, MARGINS)
-    assert verdict.outcome == "inconclusive" and "no question to judge by" in verdict.words
+    assert verdict.outcome == "inconclusive" and "no question to judge by" in english.verdict(verdict)
 
 
 def test_the_alpha_of_the_policy_decides_how_sure_one_must_be() -> None:

@@ -16,6 +16,7 @@ from streams.facts.releases import RollbackAsked
 from streams.facts.rounds import GatePassed, GateRefused, RoundAsked, RoundCancelled, RoundRequested
 from streams.gate import GateMargins, judge
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
+from streams.reasons import reason
 from streams.recipes import LoraRecipe
 from tests.samples import (
     DOMAIN,
@@ -99,7 +100,7 @@ def test_the_last_correction_that_was_asked_for_begins_a_round_pinned_to_where_i
             domain=DOMAIN,
             round_id=round_id,
             number=1,
-            reason="2 corrections (the policy asks for 2)",
+            reasons=(reason("corrections_enough", have=2, need=2),),
             pin=offset + 1,
             base_release=0,
             policy=log.state.policy,
@@ -286,7 +287,7 @@ def test_a_round_asked_for_by_hand_waits_for_no_threshold_and_no_quiet_hours() -
     log = created(quiet_hours=QuietHours("00:00", "23:59"), rounds_per_day=1)
     for number in (1, 2):
         (requested,) = requests(log.tell(RoundAsked(domain=DOMAIN, by="carla")))
-        assert requested.reason == "asked for by carla" and requested.number == number
+        assert requested.reasons == (reason("asked_for", by="carla"),) and requested.number == number
         log.tell(RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"))
 
 
@@ -307,7 +308,7 @@ def test_a_burst_is_taken_whole_by_the_tick_after_it() -> None:
     for number in range(3):
         assert log.tell(correction(f"c{number}"), at=START + number * MINUTE / 2) == ()
     said = log.tell(ClockTicked(domain=DOMAIN, at=START + 2 * MINUTE))
-    assert requests(said)[0].reason == "3 corrections (the policy asks for 2)"
+    assert requests(said)[0].reasons == (reason("corrections_enough", have=3, need=2),)
 
 
 def test_a_new_policy_takes_effect_at_once() -> None:
@@ -340,7 +341,7 @@ def test_a_clock_that_was_ten_years_ahead_and_was_set_right_keeps_no_round_from_
     wake_at = prospect(log.state, START + MINUTE).wake_at
     assert wake_at is not None and wake_at - START < timedelta(days=1)
     (again,) = requests(log.tell(ClockTicked(domain=DOMAIN, at=wake_at)))
-    assert again.reason.startswith("the schedule")
+    assert again.reasons[0].code == "schedule_due"
     assert log.state.asked == (wake_at,)
 
 
