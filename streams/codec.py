@@ -100,6 +100,8 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
 }
 # (name, version) -> the fields, with their shapes, that the next version has no more.
 DROPPED: dict[tuple[str, int], Data] = {("round_requested", 4): {"reason": {"type": "string"}}}
+# A name that is written no more -> the one that took its place, from its first version on.
+RENAMED = {"round_failed": "order_failed"}
 # (name, version) -> what turns that version's data into the next version's.
 LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = dict.fromkeys(ADDED, lambda data: data) | {
     ("policy_set", 3): _each_for_one,
@@ -364,6 +366,9 @@ def schemas() -> dict[str, Data]:
             required = [field for field in data.get("required", ()) if field not in later] + list(gone)
             data = data | {"properties": properties} | ({"required": required} if required else {})
             found[f"{name}.v{version}"] = _schema(name, version, kind, data, definitions)
+    for older, name in RENAMED.items():
+        data = found[f"{name}.v1"]["properties"]["data"]
+        found[f"{older}.v1"] = _schema(older, 1, EVENT_TYPES[name], data, found[f"{name}.v1"]["$defs"])
     return found
 
 
@@ -439,9 +444,9 @@ def _lifted(data: Data, lift: Callable[[Data], Data], name: str, version: int) -
 
 def _name_and_version(wire: _Wire) -> tuple[str, int]:
     prefix, _, name = wire.type.partition(".")
-    if prefix != "noria" or name not in EVENT_TYPES:
+    if prefix != "noria" or RENAMED.get(name, name) not in EVENT_TYPES:
         raise Invalid("type is not one of noria's")
     head, _, version = wire.dataschema.rpartition(":")
     if head != f"urn:noria:{name}" or not version.isdigit() or int(version) < 1:
         raise Invalid(f"dataschema does not name a version of {name}")
-    return name, int(version)
+    return RENAMED.get(name, name), int(version)

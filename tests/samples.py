@@ -20,7 +20,7 @@ from streams.facts.conversations import (
 from streams.facts.domains import ClockTicked, DomainCreated, DomainRetired, PolicySet
 from streams.facts.exam import ExamItemAdded, ExamItemRetired
 from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted
-from streams.facts.orders import OrderProgressed, RoundFailed, Step
+from streams.facts.orders import OrderFailed, OrderProgressed, Step
 from streams.facts.people import PersonErased, PlacesPurged
 from streams.facts.releases import (
     CandidateRebuilt,
@@ -219,7 +219,7 @@ EVENTS: tuple[Event, ...] = (
     RollbackAsked(domain=DOMAIN, to=0, by="ops"),
     ReleaseRolledBack(domain=DOMAIN, release=1, to=0, order_id=id_of("rollback"), flip_ms=1.25, ready_s=0.0),
     RoundCancelled(domain=DOMAIN, round_id="round-1", by="ops"),
-    RoundFailed(
+    OrderFailed(
         domain=DOMAIN,
         round_id=None,
         order_id=id_of("purge"),
@@ -490,7 +490,7 @@ def rolled_back(order: orders.SwapRelease) -> ReleaseRolledBack:
     )
 
 
-def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memory") -> RoundFailed:
+def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memory") -> OrderFailed:
     steps: dict[type[Order], Step] = {
         orders.SelectSnapshot: "select",
         orders.TrainCandidate: "train",
@@ -499,7 +499,7 @@ def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memo
         orders.SwapRelease: "swap",
         orders.PurgePlaces: "purge",
     }
-    return RoundFailed(
+    return OrderFailed(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,

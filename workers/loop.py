@@ -21,7 +21,7 @@ from sqlalchemy import text
 from streams.connections import SHARES
 from streams.disk import is_full
 from streams.errors import Invalid, Unavailable
-from streams.facts.orders import RoundFailed, Step
+from streams.facts.orders import OrderFailed, Step
 from streams.log import KafkaLog, LostHistory
 from streams.sealing import Keyring, MasterKey
 from streams.settings import from_env
@@ -117,7 +117,7 @@ def _try_again(context: Context, held: Claim, step: Step, reason: str, stopping:
 def _tell_failure(
     context: Context, held: Claim, step: Step, reason: str, will_retry: bool, stopping: threading.Event
 ) -> None:
-    event = RoundFailed(
+    event = OrderFailed(
         domain=held.order.domain,
         round_id=held.order.round_id,
         order_id=held.order.order_id,

@@ -14,7 +14,7 @@ from streams.codec import decode_order, read_event, read_order
 from streams.continuity import Continuity
 from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS
-from streams.facts.orders import RoundFailed
+from streams.facts.orders import OrderFailed
 from streams.log import Log
 from streams.orders import Order
 from streams.store import positions, postgres_trouble
@@ -169,7 +169,7 @@ def _standing(connection: Connection, log: Log, order: Order) -> tuple[str, int]
     if last is not None:
         for record in log.read(last.topic, last.partition, last.offset, last.offset + 1):
             event = read_event(record.topic, record.key, record.value).event
-            if isinstance(event, RoundFailed) and not event.will_retry:
+            if isinstance(event, OrderFailed) and not event.will_retry:
                 return "failed", attempts
     return "open", attempts
 

@@ -283,7 +283,7 @@ def _events(events: Sequence[Json], lang: Lang) -> str:
 
 
 def _colour(kind: str) -> str:
-    if kind in ("round_failed", "gate_refused", "person_erased", "round_cancelled"):
+    if kind in ("order_failed", "gate_refused", "person_erased", "round_cancelled"):
         return "n-e-bad"
     if kind.startswith(("release", "gate", "rollback")):
         return "n-e-good"

@@ -232,7 +232,7 @@ _EVENTS: dict[str, tuple[str, str]] = {
     "rollback_asked": ("roll-back asked", "请求回滚"),
     "release_rolled_back": ("rolled back", "已回滚"),
     "round_cancelled": ("round cancelled", "取消本轮"),
-    "round_failed": ("round failed", "本轮失败"),
+    "order_failed": ("order failed", "任务失败"),
 }
 
 

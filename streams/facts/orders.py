@@ -29,7 +29,7 @@ class OrderProgressed(Struct, frozen=True, kw_only=True):
     waits_for: WaitsFor | None = None
 
 
-class RoundFailed(Struct, frozen=True, kw_only=True):
+class OrderFailed(Struct, frozen=True, kw_only=True):
     """A step failed; whether it `will_retry` by itself is said too."""
 
     domain: str
@@ -41,14 +41,14 @@ class RoundFailed(Struct, frozen=True, kw_only=True):
     attempt: int
 
 
-OrderEvent = OrderProgressed | RoundFailed
+OrderEvent = OrderProgressed | OrderFailed
 
 
 def fold(state: Domain, event: OrderEvent) -> Domain:
     match event:
         case OrderProgressed():
             return state
-        case RoundFailed():
+        case OrderFailed():
             if event.will_retry:
                 return state
             if state.going is not None and state.going.order_id == event.order_id:
@@ -72,7 +72,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: OrderEvent) -
             waits = {"waits_for": event.waits_for} if event.waits_for is not None else {}
             progress = shown | {"seconds_left": event.seconds_left} | waits
             return [Update("rounds", {"round_id": event.round_id}, {"progress": progress})]
-        case RoundFailed():
+        case OrderFailed():
             return rebuild_ended(before, after, recorded.envelope.time, "failed", failure=event.reason)
         case _:
             assert_never(event)

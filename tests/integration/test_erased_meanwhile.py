@@ -17,7 +17,7 @@ from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
 from streams.events import DomainEvent
-from streams.facts.orders import RoundFailed
+from streams.facts.orders import OrderFailed
 from streams.facts.rounds import CandidateEvaluated, CandidateTrained
 from streams.history import Part, Whole
 from streams.log import MemoryLog
@@ -178,7 +178,7 @@ def test_erased_in_the_middle_of_a_training_it_begins_anew_without_their_words(
     assert len(child.given) == 2
     assert len(asked(child.given[0])) == 3 and asked(child.given[1]) == {"What swims?"}
     assert [type(event) for event in said(context)[-1:]] == [CandidateTrained]
-    assert not any(isinstance(event, RoundFailed) for event in said(context))
+    assert not any(isinstance(event, OrderFailed) for event in said(context))
     assert places(context) == []
     assert files_holding(context.settings.home, [CANARY]) == set()
 

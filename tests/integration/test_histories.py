@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from api.reasons import reason_words, reasons_words, verdict_words
 from streams import domain, rounds
-from streams.codec import decode
+from streams.codec import RENAMED, decode
 from streams.events import DOMAINS
 from streams.facts.rounds import GatePassed, GateRefused, RoundRequested
 from streams.gate import GateMargins, Paired, Verdict, judge
@@ -82,6 +82,8 @@ def in_the_words_of_then(table: str, found: dict[str, Any]) -> None:
             if (verdict := shown["verdict"]) is not None:
                 assert verdict.pop("alpha") is None
                 verdict["words"] = verdict_words(verdict)
+        elif table == "events":
+            shown["type"] = ONCE.get(shown["type"], shown["type"])
         row[:] = shown.values()
     if table == "rounds":
         found["columns"][found["columns"].index("reasons")] = "reason"
@@ -94,6 +96,7 @@ def without_sentences(verdict: dict[str, Any] | None) -> None:
             del check["words"]
 
 
+ONCE = {since: older for older, since in RENAMED.items()}
 CONFIDENCE = re.compile(r" with \d+% confidence")
 DECISIONS = ("round_requested", "gate_passed", "gate_refused")
 

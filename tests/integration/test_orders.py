@@ -16,7 +16,7 @@ from streams.codec import decode
 from streams.envelope import Envelope
 from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS
-from streams.facts.orders import OrderProgressed, RoundFailed, Step, WaitsFor
+from streams.facts.orders import OrderFailed, OrderProgressed, Step, WaitsFor
 from streams.facts.rounds import SnapshotSelected
 from streams.log import KafkaLog, Message
 from streams.orders import Order, PurgePlaces, SelectSnapshot
@@ -90,9 +90,9 @@ def told(log: KafkaLog, order: Order) -> list[Envelope]:
     return found
 
 
-def failures_of(log: KafkaLog, order: Order) -> list[RoundFailed]:
+def failures_of(log: KafkaLog, order: Order) -> list[OrderFailed]:
     events = [envelope.event for envelope in told(log, order)]
-    failures = [event for event in events if isinstance(event, RoundFailed)]
+    failures = [event for event in events if isinstance(event, OrderFailed)]
     assert len(failures) == len(events)
     return failures
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from streams.events import ORDERS
-from streams.facts.orders import RoundFailed
+from streams.facts.orders import OrderFailed
 from streams.facts.people import PersonErased
 from streams.facts.releases import RebuildAsked, RollbackAsked
 from streams.facts.rounds import RoundAsked
@@ -93,7 +93,7 @@ def test_attempts_that_failed_are_counted_and_what_was_given_up_stays_so(world: 
     swap, select = world.orders()[-2:]
     assert isinstance(select, SelectSnapshot) and isinstance(swap, SwapRelease)
     for order, attempt, again in ((select, 1, True), (select, 2, True), (swap, 1, False)):
-        failed = RoundFailed(
+        failed = OrderFailed(
             domain="roads",
             round_id=order.round_id,
             order_id=order.order_id,

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, GateMargins, Paired, judge, mcnemar, tango_lower
+from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, TITLES, GateMargins, Paired, judge, mcnemar, tango_lower
+from tests import english
 from workers.selector.agreement import HELD_BACK, Candidate, settle
 
 SETS = (FIXES, EARLIER, HELD_OUT, GENERAL)

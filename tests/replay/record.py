@@ -21,7 +21,7 @@ from streams.facts.conversations import DraftPicked
 from streams.facts.domains import ClockTicked, DomainRetired, PolicySet
 from streams.facts.exam import ExamItemAdded, ExamItemRetired
 from streams.facts.examples import ExampleRetired
-from streams.facts.orders import RoundFailed
+from streams.facts.orders import OrderFailed
 from streams.facts.people import PersonErased
 from streams.facts.releases import RollbackAsked
 from streams.facts.rounds import CandidateEvaluated, RoundAsked, RoundCancelled
@@ -133,7 +133,7 @@ def cancelled(world: Told) -> None:
     select_ = world.one(SelectSnapshot)
     for attempt, will_retry in ((1, True), (2, False)):
         reason = "the disk is full"
-        failed = RoundFailed(
+        failed = OrderFailed(
             domain="roads",
             round_id=select_.round_id,
             order_id=select_.order_id,
