@@ -4,7 +4,6 @@ import re
 import threading
 import unicodedata
 from collections import OrderedDict
-from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
@@ -13,18 +12,17 @@ from flask import Blueprint, Response, request
 from msgspec import Struct
 from sqlalchemy import select
 
-from api.access import caller, check_speaker, needs, source_of
+from api.access import caller, check_speaker, needs
 from api.errors import ApiError
 from api.keys import Caller
 from api.known import retired_domain
+from api.saying import say
 from api.services import Services
 from api.wire import check_person, read_object, reply, typed
 from streams import schema, sealing
-from streams.codec import envelope_for
-from streams.envelope import Envelope
 from streams.errors import Erased
 from streams.events import CONVERSATIONS
-from streams.facts.conversations import DraftPicked, ReplyCommented, ReplyCorrected, ReplyRated
+from streams.facts.conversations import ConversationEvent, DraftPicked, ReplyCommented, ReplyCorrected, ReplyRated
 from streams.log import Position
 from streams.sealed import Sealed
 from streams.sealing import Keys, PersonKey
@@ -165,13 +163,7 @@ def _record(
     except Erased:
         raise _gone() from None
     digest = _digest(canonical, key)
-    envelopes = _envelopes(said, reply_, event_id, digest, key)
-    try:
-        with services.metrics.append_s.time():
-            found: list[Position] = services.recorder.append(envelopes)
-    except Exception:
-        services.metrics.append_failures.inc()
-        raise
+    found = say(services, _events(said, reply_, event_id, digest, key), reply_.conversation_id)
     if remembered:
         memory.put(event_id, _Given(digest, str(found[-1]), len(found)))
     for kind in KINDS:
@@ -285,7 +277,9 @@ def _plain(words: str) -> str:
     return unicodedata.normalize("NFKC", words).strip()
 
 
-def _envelopes(said: _Body, reply_: _Reply, event_id: UUID, digest: str, key: PersonKey) -> list[Envelope]:
+def _events(
+    said: _Body, reply_: _Reply, event_id: UUID, digest: str, key: PersonKey
+) -> list[tuple[UUID, ConversationEvent]]:
     place: dict[str, str] = {
         "domain": reply_.domain,
         "conversation_id": reply_.conversation_id,
@@ -294,7 +288,7 @@ def _envelopes(said: _Body, reply_: _Reply, event_id: UUID, digest: str, key: Pe
         "person": reply_.person,
         "request_digest": digest,
     }
-    found: list[tuple[UUID, DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented]] = []
+    found: list[tuple[UUID, ConversationEvent]] = []
     if said.pick:
         found.append((event_id, DraftPicked(**place)))
     if said.rating is not None:
@@ -310,8 +304,4 @@ def _envelopes(said: _Body, reply_: _Reply, event_id: UUID, digest: str, key: Pe
         comment_id = uuid5(event_id, "comment") if found else event_id
         text = sealing.seal(said.comment, key, f"{comment_id}#text")
         found.append((comment_id, ReplyCommented(text=text, **place)))
-    at = datetime.now(UTC)
-    return [
-        envelope_for(event, id=id_, source=source_of(caller()), time=at, correlation_id=reply_.conversation_id)
-        for id_, event in found
-    ]
+    return found

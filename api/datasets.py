@@ -10,10 +10,11 @@ from flask import Blueprint, Response, request
 from msgspec import Struct, field
 from sqlalchemy import Column, Connection, Row, Table, select
 
-from api.access import caller, needs, source_of
+from api.access import caller, needs
 from api.errors import ApiError
 from api.items import Example, ItemFault, Question, Read, counted, read_example, read_question
 from api.known import CATCH_UP_S, domain_row, living_domain
+from api.saying import say
 from api.services import Services, domain_subject, person_subject
 from api.wire import (
     check_conversation,
@@ -26,12 +27,11 @@ from api.wire import (
     whole_argument,
 )
 from streams import history, schema, sealing
-from streams.codec import envelope_for
-from streams.envelope import Envelope
 from streams.errors import Erased, Unavailable
-from streams.events import DOMAINS
+from streams.events import DOMAINS, DomainEvent
 from streams.facts.exam import ExamItemAdded, ExamItemRetired, ExamKind
 from streams.facts.examples import ExampleAccepted, ExampleRetired
+from streams.log import Position
 from streams.sealed import Sealed
 from streams.sealing import PersonKey
 from streams.store import postgres_trouble
@@ -253,20 +253,15 @@ def _add(
 ) -> dict[str, Any]:
     """Append what is not in force yet. `names` tell the items' contents apart; what was retired comes again as a new item."""
     ids, there = _standing(services, kept, names)
-    at = datetime.now(UTC)
     # Of what an import says twice, the first counts.
     first = {id_: number for number, id_ in reversed(list(enumerate(ids)))}
-    new = [
-        envelope_for(event(first[id_], id_), id=id_, source=source_of(caller()), time=at, correlation_id=import_id)
-        for id_ in dict.fromkeys(ids)
-        if id_ not in there
-    ]
+    new = [(id_, event(first[id_], id_)) for id_ in dict.fromkeys(ids) if id_ not in there]
     return {
         "import": import_id,
         "added": len(new),
         "known": len(there),
         "ids": [id_.hex for id_ in dict.fromkeys(ids)],
-        "position": _append(services, new, import_id),
+        "position": _say(services, new, import_id, import_id),
     }
 
 
@@ -294,15 +289,18 @@ def _rows(services: Services, kept: _Kept, ids: Sequence[UUID]) -> dict[UUID, bo
     return {UUID(id_): retired is not None for id_, retired in rows}
 
 
-def _append(services: Services, envelopes: list[Envelope], import_id: str | None) -> str | None:
-    positions = []
-    for start in range(0, len(envelopes), APPENDED_AT_ONCE):
+def _say(
+    services: Services, events: Sequence[tuple[UUID, DomainEvent]], correlation_id: str, import_id: str | None
+) -> str | None:
+    """`import_id`: what may be retired again, should the log go away in between."""
+    positions: list[Position] = []
+    for start in range(0, len(events), APPENDED_AT_ONCE):
         try:
-            positions += services.recorder.append(envelopes[start : start + APPENDED_AT_ONCE], timeout_s=10)
+            positions += say(services, events[start : start + APPENDED_AT_ONCE], correlation_id, timeout_s=10)
         except Unavailable:
             if not positions:
                 raise
-            message = f"the log went away after {start} of {len(envelopes)}; send the same again to go on"
+            message = f"the log went away after {start} of {len(events)}; send the same again to go on"
             if import_id is not None:
                 message += f", or retire the import {import_id}"
             raise ApiError(503, message, code="incomplete", retry_after_s=2) from None
@@ -335,22 +333,16 @@ def _retire(services: Services, domain: str, kept: _Kept, said: _Taken) -> dict[
     if not asked:
         raise ApiError(404, "nothing of that import is in the domain", param="import", code="import_not_found")
     reason = said.reason or ("retired by hand" if said.items else "its import was taken back")
-    at, by = datetime.now(UTC), caller().person
+    by = caller().person
     events = [
-        envelope_for(
-            kept.retired(domain=domain, reason=reason, by=by, **{kept.id: id_}),
-            id=uuid5(_ITEMS, f"retire {domain} {id_}"),
-            source=source_of(caller()),
-            time=at,
-            correlation_id=said.import_id or domain,
-        )
+        (uuid5(_ITEMS, f"retire {domain} {id_}"), kept.retired(domain=domain, reason=reason, by=by, **{kept.id: id_}))
         for id_, retired in known.items()
         if not retired
     ]
     return {
         "retired": len(events),
         "known": len(known) - len(events),
-        "position": _append(services, events, None),
+        "position": _say(services, events, said.import_id or domain, None),
     }
 
 

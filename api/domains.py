@@ -1,26 +1,25 @@
 """Domains: made, shown, their policy set, and why the next round has not come yet."""
 
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import zip_longest
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import msgspec
 from flask import Blueprint, Response
 from msgspec import Struct, field
 from sqlalchemy import func, select
 
-from api.access import caller, needs, no_such_domain, source_of
+from api.access import caller, needs, no_such_domain
 from api.errors import ApiError
 from api.known import CATCH_UP_S, domain_row, find_domain, living_domain
 from api.reasons import with_words
 from api.rounds import release_rows, round_rows
+from api.saying import say
 from api.services import Services
+from api.shapes import unknown
 from api.wire import check_domain, no_control_characters, read_json, read_object, reply, typed
 from streams import schema
-from streams.codec import envelope_for
 from streams.engines import DEFAULT, ENGINES
 from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, DomainEvent
@@ -74,8 +73,9 @@ def blueprint(services: Services) -> Blueprint:
         first = PolicySet(domain=said.domain, policy=policy, by=caller().person)
         # Of two who create it at once only one does, with its policy.
         ids = [uuid5(NAMESPACE_URL, f"urn:noria:domain:{said.domain}:{what}") for what in ("created", "policy")]
-        position = append_domain_events(services, [created, first], ids=ids)
-        return reply({"domain": said.domain, "base_model": created.base_model, "position": position}, 201)
+        events: list[DomainEvent] = [created, first]
+        position = say(services, list(zip(ids, events, strict=True)), said.domain)[-1]
+        return reply({"domain": said.domain, "base_model": created.base_model, "position": str(position)}, 201)
 
     @views.get("/v1/domains/<domain>")
     @needs("data")
@@ -88,9 +88,9 @@ def blueprint(services: Services) -> Blueprint:
         row = domain_row(services, domain)
         if row["retired_at"] is not None:
             return reply({"domain": domain, "known": True, "position": None})
-        position = append_domain_events(services, [DomainRetired(domain=domain, by=caller().person)])
+        (position,) = say(services, [(uuid4(), DomainRetired(domain=domain, by=caller().person))], domain)
         services.routes.retire(domain)
-        return reply({"domain": domain, "known": False, "position": position}, 202)
+        return reply({"domain": domain, "known": False, "position": str(position)}, 202)
 
     @views.get("/v1/domains/<domain>/policy")
     @needs("data")
@@ -103,8 +103,8 @@ def blueprint(services: Services) -> Blueprint:
         policy = check_new_policy(read_json(), "")
         living_domain(services, domain)
         event = PolicySet(domain=domain, policy=policy, by=caller().person)
-        position = append_domain_events(services, [event])
-        return reply({"position": position, "policy": msgspec.to_builtins(policy)})
+        (position,) = say(services, [(uuid4(), event)], domain)
+        return reply({"position": str(position), "policy": msgspec.to_builtins(policy)})
 
     @views.get("/v1/domains/<domain>/status")
     @needs("data")
@@ -162,6 +162,9 @@ def check_new_policy(body: Any, within: str) -> Policy:
     if not isinstance(body, dict):
         raise ApiError(400, "a policy must be a JSON object", param=within or None)
     policy = typed(body, Policy, within)
+    if (field_name := unknown(body, policy)) is not None:
+        param = ".".join(part for part in (within, field_name) if part)
+        raise ApiError(400, f"{param}: a policy has no such field", param=param)
     try:
         check_policy(policy, datetime.now(UTC))
     except Invalid as error:
@@ -169,20 +172,6 @@ def check_new_policy(body: Any, within: str) -> Policy:
         param = ".".join(part for part in (within, named) if part)
         raise ApiError(422, f"policy: {error}", param=param) from None
     return policy
-
-
-def append_domain_events(
-    services: Services, events: list[DomainEvent], correlation_id: str | None = None, ids: Sequence[UUID] = ()
-) -> str:
-    """Append events of one domain in order, under new ids where none are given; the position of the last."""
-    at = datetime.now(UTC)
-    envelopes = [
-        envelope_for(
-            event, id=id_ or uuid4(), source=source_of(caller()), time=at, correlation_id=correlation_id or event.domain
-        )
-        for event, id_ in zip_longest(events, ids)
-    ]
-    return str(services.recorder.append(envelopes)[-1])
 
 
 def shown(row: dict[str, Any], whole: bool = True) -> dict[str, Any]:

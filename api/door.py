@@ -15,21 +15,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import select
 
-from api.access import caller, check_speaker, needs, no_such_domain, source_of
+from api.access import caller, check_speaker, needs, no_such_domain
 from api.answering import Answering, ClientLeft, Draft, Piece
 from api.chat_request import ChatRequest, parse_chat, parse_model
 from api.errors import ApiError, refusal_of
 from api.keys import Caller
 from api.limits import BYTES_A_TOKEN
 from api.routing import NoEngine, NotServed, Pin, QueueFull
+from api.saying import say
 from api.services import Services, person_subject
 from api.turns import Turns
 from api.wire import read_object, reply
 from streams import history, schema, sealing
-from streams.codec import envelope_for
 from streams.engine_client import ContextExceeded, TokenLogprob
 from streams.engines import beyond
-from streams.envelope import Envelope
 from streams.errors import Erased, Invalid, Unavailable
 from streams.facts.conversations import PromptAsked, ReplyDrafted
 from streams.sealing import Keys, PersonKey
@@ -87,7 +86,8 @@ def blueprint(services: Services) -> Blueprint:
             g.held.append(services.limits.hold_drafts(caller(), pin.engine_id, chat.drafts, services.routes.limit))
             estimate = tokens_asked(chat)
             services.limits.take_tokens(caller(), estimate)
-            chat, envelope, so_far, kid = prompt_event(services, chat, pin)
+            at, event_id = datetime.now(UTC), uuid4()
+            chat, event, so_far, kid = prompt_event(services, chat, pin, event_id)
             services.recorder.check()  # a log that is known to be away: the engine is not asked in vain
             # From here on the engine works, while the log takes in what was asked.
             answering = Answering(
@@ -105,11 +105,11 @@ def blueprint(services: Services) -> Blueprint:
                 services.routes.unpin(pin.engine_id)
             raise
         try:
-            (position,) = append(services, [envelope])
+            (position,) = say(services, [(event_id, event)], chat.conversation_id, at=at)
         except BaseException:
             answering.close()
             raise
-        asked = Asked(chat, pin, envelope.id, envelope.time, str(position), so_far, kid, caller(), estimate)
+        asked = Asked(chat, pin, event_id, at, str(position), so_far, kid, caller(), estimate)
         services.turns.remember(chat, so_far, asked.prompt_id)
         return answer(services, asked, answering)
 
@@ -213,22 +213,17 @@ def check_engine(chat: ChatRequest, pin: Pin) -> None:
         raise ApiError(400, message, param=name, code="beyond_the_engine")
 
 
-def prompt_event(services: Services, chat: ChatRequest, pin: Pin) -> tuple[ChatRequest, Envelope, str, str]:
+def prompt_event(
+    services: Services, chat: ChatRequest, pin: Pin, event_id: UUID
+) -> tuple[ChatRequest, PromptAsked, str, str]:
     """The request as the conversation that it belongs to has it, its event, the digest of all up to and with it, and the id of
     the key that it was sealed with."""
-    event_id = uuid4()
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(chat.person))
     chat, event, so_far = prompt_of(
         chat, pin.release, event_id, services.turns, services.keyring, key, services.settings.prompt_bytes
     )
-    at = datetime.now(UTC)
-    return (
-        chat,
-        envelope_for(event, id=event_id, source=source_of(caller()), time=at, correlation_id=chat.conversation_id),
-        so_far,
-        key.kid,
-    )
+    return chat, event, so_far, key.kid
 
 
 def prompt_of(
@@ -256,18 +251,6 @@ def prompt_of(
         so_far=digests[-1],
     )
     return chat, event, digests[-1]
-
-
-def append(services: Services, envelopes: list[Envelope], patience_s: float | None = None) -> list[Any]:
-    """Append and count how long it took."""
-    try:
-        with services.metrics.append_s.time():
-            if patience_s is None:
-                return list(services.recorder.append(envelopes))
-            return list(services.recorder.append_patiently(envelopes, patience_s))
-    except Unavailable:
-        services.metrics.append_failures.inc()
-        raise
 
 
 def answer(services: Services, asked: Asked, answering: Answering) -> Response:
@@ -298,28 +281,28 @@ def answer(services: Services, asked: Asked, answering: Answering) -> Response:
 def record_drafts(services: Services, asked: Asked, answering: Answering) -> str:
     """Every draft on the log, acknowledged; the position of the last. Raises Erased when the key of the prompt was destroyed: what
     answers it belongs to what was erased, and is not recorded under a key that its person got since."""
-    chat, at = asked.chat, datetime.now(UTC)
+    chat = asked.chat
     with postgres_trouble():
         key = services.keyring.find(asked.kid)
-    envelopes = [
-        envelope_for(
-            draft_of(chat, asked.event_id, index, asked.pin.release, draft, key),
-            id=draft_id_of(asked.event_id, index),
-            source=source_of(asked.who),
-            time=at,
-            correlation_id=chat.conversation_id,
-            causation_id=asked.event_id,
-        )
+    drafts = [
+        (draft_id_of(asked.event_id, index), draft_of(chat, asked.event_id, index, asked.pin.release, draft, key))
         for index, draft in enumerate(answering.drafts)
     ]
     used = sum(draft.prompt_tokens + draft.completion_tokens for draft in answering.drafts)
     services.limits.settle_tokens(asked.who, used - asked.estimate)
-    found = append(services, envelopes, DRAFTS_PATIENCE_S)
+    found = say(
+        services,
+        drafts,
+        chat.conversation_id,
+        who=asked.who,
+        causation_id=asked.event_id,
+        patience_s=DRAFTS_PATIENCE_S,
+    )
     for index, draft in enumerate(answering.drafts):
         said = {"role": "assistant", "content": draft.text}
         so_far = history.next_digest(asked.so_far, said, key)
         services.turns.remember(chat, so_far, reply_id_of(asked, index))
-    services.metrics.drafts.labels(asked.pin.domain, str(asked.pin.release)).inc(len(envelopes))
+    services.metrics.drafts.labels(asked.pin.domain, str(asked.pin.release)).inc(len(drafts))
     return str(found[-1])
 
 

@@ -19,8 +19,8 @@ from streams.erasures import domains_of, erasure
 from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.facts.conversations import REPLACED
-from streams.lineage import lines, live_lines
 from streams.plan import UNDER_WAY
+from streams.reading import lines, live_lines
 from streams.store import postgres_trouble
 
 CATCH_UP_S = 5.0

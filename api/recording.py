@@ -12,12 +12,11 @@ from typing import Protocol
 
 from sqlalchemy import Engine
 
-from streams.codec import encode, topic_of
 from streams.continuity import Continuity
 from streams.envelope import Envelope
 from streams.errors import LoginRefused, Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
-from streams.log import Log, LostHistory, Message, Position
+from streams.log import Log, LostHistory, Position, message_of
 from streams.store import positions, postgres_trouble
 from streams.tables import LIVE
 
@@ -60,7 +59,7 @@ class Recorder:
     def append(self, envelopes: Sequence[Envelope], timeout_s: float = APPEND_TIMEOUT_S) -> list[Position]:
         """Append and return the positions, all acknowledged. Raises Unavailable, at once while the log is known to be down, or
         LostHistory; Invalid for an event that is too large."""
-        messages = [Message(topic_of(e.event), e.key, encode(e)) for e in envelopes]
+        messages = [message_of(envelope) for envelope in envelopes]
         came_back = self._admit()
         try:
             if not self.log.answers(0.3):

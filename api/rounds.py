@@ -1,7 +1,6 @@
 """Rounds and releases: asked for, shown, cancelled, rolled back."""
 
 from collections.abc import Set
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -9,14 +8,15 @@ from flask import Blueprint, Response, request
 from msgspec import Struct
 from sqlalchemy import Connection, select
 
-from api.access import caller, domains_asked, needs, source_of
+from api.access import caller, domains_asked, needs
 from api.errors import ApiError
 from api.known import domain_row, living_domain
 from api.reasons import verdict_words, with_words
+from api.saying import say
 from api.services import Services
 from api.wire import check_domain, read_object, reply, typed, whole_argument
 from streams import schema
-from streams.codec import envelope_for, read_event
+from streams.codec import read_event
 from streams.events import DomainEvent
 from streams.facts.releases import RebuildAsked, RollbackAsked
 from streams.facts.rounds import RoundAsked, RoundCancelled, RoundRequested
@@ -41,7 +41,7 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(409, message, code="no_release")
         if row["round_id"] is not None:
             raise ApiError(409, f"round {row['round_id']} is under way", code="round_under_way")
-        return _append(services, RoundAsked(domain=domain, by=caller().person), domain)
+        return _say(services, RoundAsked(domain=domain, by=caller().person), domain)
 
     @views.get("/v1/rounds")
     @needs("data")
@@ -63,7 +63,7 @@ def blueprint(services: Services) -> Blueprint:
             what = "is being swapped in" if found["step"] == "swap" else f"has ended ({found['step']})"
             raise ApiError(409, f"the round {what}; it cannot be cancelled", code="round_not_cancellable")
         event = RoundCancelled(domain=found["domain"], round_id=round_id, by=caller().person)
-        return _append(services, event, round_id)
+        return _say(services, event, round_id)
 
     @views.post("/v1/rounds/<round_id>/rebuild")
     @needs("operator")
@@ -84,7 +84,7 @@ def blueprint(services: Services) -> Blueprint:
             adapter=found["adapter"],
             by=caller().person,
         )
-        return _append(services, event, round_id)
+        return _say(services, event, round_id)
 
     @views.get("/v1/releases")
     @needs("data")
@@ -108,16 +108,14 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(409, message + makes_it, param="to", code="release_removed")
         if row["live_release"] == said.to:
             raise ApiError(422, f"release {said.to} is the one that answers", param="to")
-        return _append(services, RollbackAsked(domain=domain, to=said.to, by=caller().person), domain)
+        return _say(services, RollbackAsked(domain=domain, to=said.to, by=caller().person), domain)
 
     return views
 
 
-def _append(services: Services, event: DomainEvent, correlation_id: str) -> Response:
+def _say(services: Services, event: DomainEvent, correlation_id: str) -> Response:
     id_ = uuid4()
-    at = datetime.now(UTC)
-    envelope = envelope_for(event, id=id_, source=source_of(caller()), time=at, correlation_id=correlation_id)
-    (position,) = services.recorder.append([envelope])
+    (position,) = say(services, [(id_, event)], correlation_id)
     return reply({"event_id": str(id_), "position": str(position)}, 202)
 
 

@@ -21,6 +21,19 @@ class Misshapen(Exception):
         self.path = path
 
 
+def unknown(body: Any, found: Any, path: str = "") -> str | None:
+    """The path of a field of `body` that `found`, which was made of it, has no place for; None: there is none."""
+    if not isinstance(body, dict) or not isinstance(found, msgspec.Struct):
+        return None
+    for name, value in body.items():
+        here = f"{path}.{name}" if path else str(name)
+        if name not in found.__struct_fields__:
+            return here
+        if (within := unknown(value, getattr(found, name), here)) is not None:
+            return within
+    return None
+
+
 def shaped(body: Any, kind: type[T]) -> T:
     """`body` as `kind`. Raises Misshapen."""
     try:

@@ -8,7 +8,7 @@
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -29,6 +29,7 @@ from streams.sealed import Sealed
 CONTENT_TYPE = "application/cloudevents+json"
 MAX_EVENT_BYTES = 1_000_000
 Data = dict[str, Any]
+T = TypeVar("T")
 # Where msgspec repeats what it was given: the value of an enumeration or tag, the name of an unknown field.
 _GIVEN = re.compile(r"""'.*'|".*"|(?<=unknown field )`.*`(?= - at `)|(?<=unknown field )`.*`$""", re.DOTALL)
 
@@ -38,6 +39,7 @@ def _snake(name: str) -> str:
 
 
 EVENT_TYPES: dict[str, type[events.Event]] = {_snake(kind.__name__): kind for kind in get_args(events.Event)}
+ORDER_TYPES: dict[str, type[orders.Order]] = {_snake(kind.__name__): kind for kind in get_args(orders.Order)}
 OPERATIONS_TYPES = {_snake(kind.__name__): kind for kind in get_args(OperationsEvent)}
 NAME_OF: dict[type[events.Event], str] = {kind: name for name, kind in EVENT_TYPES.items()}
 _DOMAIN_EVENTS = frozenset(get_args(events.DomainEvent))
@@ -128,7 +130,9 @@ _wire_decoder = msgspec.json.Decoder(_Wire)
 _encoder = msgspec.json.Encoder()
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()}
 _operations_decoders = {name: msgspec.json.Decoder(kind) for name, kind in OPERATIONS_TYPES.items()}
-_order_decoder: msgspec.json.Decoder[orders.Order] = msgspec.json.Decoder(orders.Order)
+_order_decoders: dict[str, msgspec.json.Decoder[orders.Order]] = {
+    name: msgspec.json.Decoder(kind) for name, kind in ORDER_TYPES.items()
+}
 
 
 def newest_version(name: str) -> int:
@@ -199,18 +203,9 @@ def decode(
         wire = _wire_decoder.decode(value)
         if wire.specversion != "1.0":
             raise Invalid("specversion is not 1.0")
-        name, version = _name_and_version(wire)
-        newest = versions.get(name, 1)
-        if version > newest:
-            raise Invalid(f"{name} has version {version}; this reader knows versions up to {newest}")
+        name, version = _name_and_version(wire, EVENT_TYPES)
         time = _moment(wire.time)
-        if version == newest:
-            event: events.Event = _decoders[name].decode(wire.data)
-        else:
-            data = msgspec.json.decode(wire.data, type=Data)
-            for step in range(version, newest):
-                data = _lifted(data, lifts[name, step], name, step)
-            event = msgspec.convert(data, EVENT_TYPES[name])
+        event = _newest(name, version, wire.data, _decoders[name], versions, lifts)
         for field_name in _MOMENTS[name]:
             _within(getattr(event, field_name), field_name)
         if wire.subject != key_of(event):
@@ -307,9 +302,11 @@ def read_order(value: bytes) -> orders.Order:
 
 
 def decode_order(value: bytes) -> orders.Order:
-    """Read one order. Raises Invalid saying what could not be read."""
+    """Read one order, lifted to its newest version. Raises Invalid saying what could not be read."""
     try:
-        return _order_decoder.decode(_wire_decoder.decode(value).data)
+        wire = _wire_decoder.decode(value)
+        name, version = _name_and_version(wire, ORDER_TYPES)
+        return _newest(name, version, wire.data, _order_decoders[name], VERSIONS, LIFTS)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Invalid(_reason(error)) from None
 
@@ -354,7 +351,7 @@ def schemas() -> dict[str, Data]:
     stand there."""
     found: dict[str, Data] = {}
     kinds: dict[str, type] = {**EVENT_TYPES, **OPERATIONS_TYPES}
-    kinds |= {_snake(kind.__name__): kind for kind in get_args(orders.Order)}
+    kinds |= ORDER_TYPES
     for name, kind in kinds.items():
         data = msgspec.json.schema(kind, ref_template="#/$defs/{name}")
         definitions = data.pop("$defs", {})
@@ -435,16 +432,34 @@ def _within(time: datetime, name: str) -> None:
         raise Invalid(f"{name} is not from 1970 to 8999")
 
 
-def _lifted(data: Data, lift: Callable[[Data], Data], name: str, version: int) -> Data:
-    try:
-        return lift(data)
-    except (LookupError, TypeError, AttributeError) as error:
-        raise Invalid(f"{name} of version {version} cannot be lifted: {type(error).__name__}") from None
+def _newest(
+    name: str,
+    version: int,
+    data: Raw,
+    decoder: msgspec.json.Decoder[T],
+    versions: Mapping[str, int],
+    lifts: Mapping[tuple[str, int], Callable[[Data], Data]],
+) -> T:
+    """What a version of an event or order holds, as its newest."""
+    newest = versions.get(name, 1)
+    if version > newest:
+        raise Invalid(f"{name} has version {version}; this reader knows versions up to {newest}")
+    if version == newest:
+        return decoder.decode(data)
+    found = msgspec.json.decode(data, type=Data)
+    for step in range(version, newest):
+        lift = lifts[name, step]
+        try:
+            found = lift(found)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise Invalid(f"{name} of version {step} cannot be lifted: {type(error).__name__}") from None
+    lifted: T = msgspec.convert(found, decoder.type)
+    return lifted
 
 
-def _name_and_version(wire: _Wire) -> tuple[str, int]:
+def _name_and_version(wire: _Wire, kinds: Mapping[str, type]) -> tuple[str, int]:
     prefix, _, name = wire.type.partition(".")
-    if prefix != "noria" or RENAMED.get(name, name) not in EVENT_TYPES:
+    if prefix != "noria" or RENAMED.get(name, name) not in kinds:
         raise Invalid("type is not one of noria's")
     head, _, version = wire.dataschema.rpartition(":")
     if head != f"urn:noria:{name}" or not version.isdigit() or int(version) < 1:

@@ -48,7 +48,7 @@ class Paired(Struct, frozen=True):
         return (self.both + self.only_after) / self.n if self.n else 0.0
 
 
-class GateMargins(Struct, frozen=True, forbid_unknown_fields=True):
+class GateMargins(Struct, frozen=True):
     """`earlier_margin` and `general_margin`: by how much the share of right answers may fall at most, shown at level alpha."""
 
     alpha: float = 0.05

@@ -13,7 +13,8 @@ from kafka.partitioner.default import murmur2
 from msgspec import Struct
 
 from streams.cluster import Cluster
-from streams.codec import MAX_EVENT_BYTES
+from streams.codec import MAX_EVENT_BYTES, encode, topic_of
+from streams.envelope import Envelope
 from streams.errors import Unacknowledged, Unavailable
 from streams.reach import unreachable
 from streams.topics import TOPICS
@@ -69,6 +70,11 @@ class Message(Struct, frozen=True):
     topic: str
     key: str
     value: bytes
+
+
+def message_of(envelope: Envelope) -> Message:
+    """Raises Invalid for an event that is too large."""
+    return Message(topic_of(envelope.event), envelope.key, encode(envelope))
 
 
 class Log(Protocol):

@@ -27,7 +27,7 @@ _ANY_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 NamedPeople = Literal["each", "one", "none"]
 
 
-class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
+class Thresholds(Struct, frozen=True):
     """A round is due when enough corrections *or* enough preferences *or* enough days have gathered,
     and, whichever it was, from enough distinct people. None switches a threshold off.
 
@@ -45,14 +45,14 @@ class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
     settle_s: float = 0.0
 
 
-class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
+class Schedule(Struct, frozen=True):
     """A cron line read on the clock of a time zone; at each of its times a round is due if anything is new."""
 
     cron: str
     timezone: str = "UTC"
 
 
-class QuietHours(Struct, frozen=True, forbid_unknown_fields=True):
+class QuietHours(Struct, frozen=True):
     """From `start` to `end` ("HH:MM", may pass midnight) no round starts; what became due waits."""
 
     start: str
@@ -60,7 +60,7 @@ class QuietHours(Struct, frozen=True, forbid_unknown_fields=True):
     timezone: str = "UTC"
 
 
-class Keep(Struct, frozen=True, forbid_unknown_fields=True):
+class Keep(Struct, frozen=True):
     """How many models stay on the disk: of the newest `releases`, and of the newest `refused` candidates (refused, failed or
     cancelled); and, however many they are, all releases that answered within the last `days`. What answers, what a rollback goes
     back to at once, what is in use and the base stay whatever is said here."""
@@ -70,7 +70,10 @@ class Keep(Struct, frozen=True, forbid_unknown_fields=True):
     days: int = 7
 
 
-class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+class Policy(Struct, frozen=True):
+    """When and how a domain learns. A reader passes over a field that a later version brought; the door names one that it does not
+    know (`api.shapes`)."""
+
     thresholds: Thresholds = field(default_factory=Thresholds)
     schedule: Schedule | None = None
     quiet_hours: QuietHours | None = None

@@ -24,7 +24,7 @@ _MOST = {
 }
 
 
-class LoraRecipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LoraRecipe(Struct, frozen=True, kw_only=True):
     """LoRA on the upper layers, with the distributions that the model had on general prompts as the guard against
     forgetting.
 

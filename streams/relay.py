@@ -18,12 +18,12 @@ from uuid import uuid4
 from msgspec import Struct
 from sqlalchemy import Engine
 
-from streams.codec import encode, envelope_for, key_of, topic_of
+from streams.codec import envelope_for
 from streams.connections import SHARES
 from streams.continuity import Continuity
 from streams.errors import Invalid, Unavailable
 from streams.facts.domains import ClockTicked
-from streams.log import KafkaLog, Log, LostHistory, Message
+from streams.log import KafkaLog, Log, LostHistory, Message, message_of
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
 from streams.tables import LIVE
@@ -94,7 +94,7 @@ class Relay:
         for domain in waiting:
             ticked = ClockTicked(domain=domain, at=now)
             envelope = envelope_for(ticked, id=uuid4(), source="/noria/clock", time=now, correlation_id=domain)
-            self._log.append([Message(topic_of(ticked), key_of(ticked), encode(envelope))], APPEND_TIMEOUT_S)
+            self._log.append([message_of(envelope)], APPEND_TIMEOUT_S)
             self._ticked[domain] = now
         return len(waiting)
 

@@ -15,13 +15,13 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, Text, text
 
-from streams.codec import decode, encode, topic_of
+from streams.codec import decode
 from streams.erasures import destroy_named, recorded, untold
 from streams.errors import Invalid
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
 from streams.facts.rounds import GatePassed, GateRefused, RoundRequested
 from streams.following import pass_over_marks
-from streams.log import Log, Message, Record
+from streams.log import Log, Record, message_of
 from streams.schema import projections
 from streams.store import Store, positions, positions_lock, postgres_trouble, quarantine_id
 from streams.tables import LIVE, SHADOW
@@ -230,7 +230,7 @@ def tell_erasures(engine: Engine, log: Log, by: str) -> int:
     with postgres_trouble(), engine.connect() as connection:
         envelopes = untold(connection, by, f"/noria/{by}", datetime.now(UTC))
     if envelopes:
-        log.append([Message(topic_of(e.event), e.key, encode(e)) for e in envelopes], APPEND_TIMEOUT_S)
+        log.append([message_of(envelope) for envelope in envelopes], APPEND_TIMEOUT_S)
         _apply(Store(engine), log, _ends(log), lambda done: None)
     return len(envelopes)
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -10,11 +10,11 @@ from uuid import UUID, uuid5
 
 from sqlalchemy import Engine, text
 
-from streams.codec import encode, envelope_for, key_of, topic_of
+from streams.codec import envelope_for
 from streams.errors import Unavailable
 from streams.events import Event
 from streams.facts.orders import OrderProgressed, Step, WaitsFor
-from streams.log import Log, Message
+from streams.log import Log, message_of
 from streams.orders import Order
 from streams.sealing import Keyring
 from streams.settings import Settings
@@ -84,15 +84,23 @@ class Context:
 
         Raises Unavailable.
         """
-        envelope = envelope_for(
-            event,
-            id=uuid5(order.order_id, name),
-            source=f"/noria/workers/{self.worker}",
-            time=datetime.now(UTC),
-            correlation_id=order.round_id or order.domain,
-            causation_id=order.order_id,
-        )
-        self.log.append([Message(topic_of(event), key_of(event), encode(envelope))], APPEND_TIMEOUT_S)
+        self.say([(uuid5(order.order_id, name), event)], order.round_id or order.domain, order.order_id)
+
+    def say(self, events: Sequence[tuple[UUID, Event]], correlation_id: str, causation_id: UUID | None = None) -> None:
+        """Record facts under their ids, in order. Raises Unavailable."""
+        at = datetime.now(UTC)
+        envelopes = [
+            envelope_for(
+                event,
+                id=id_,
+                source=f"/noria/workers/{self.worker}",
+                time=at,
+                correlation_id=correlation_id,
+                causation_id=causation_id,
+            )
+            for id_, event in events
+        ]
+        self.log.append([message_of(envelope) for envelope in envelopes], APPEND_TIMEOUT_S)
 
     def progress(
         self,

@@ -21,8 +21,8 @@ from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Paired
 from streams.history import open_question
-from streams.lineage import live_lines
 from streams.orders import EvaluateCandidate
+from streams.reading import exam_as_of, examples_to_learn, live_lines
 from streams.sealed import Sealed
 from streams.sealing import common_digest, digest, open_sealed, seal
 from streams.store import postgres_trouble
@@ -218,32 +218,12 @@ def _corrected(domain: str, model: str, form: str, least: int, context: Context)
     nothing while there are not `least`."""
     with postgres_trouble(), context.engine.connect() as connection:
         line = live_lines(connection, [domain])[domain]
-        new = connection.execute(
-            text(
-                "SELECT e.example_id, e.prompt, e.answer, e.accepted_offset FROM noria.examples e"
-                " WHERE e.domain = :domain AND e.retired_offset IS NULL AND e.accepted_offset > :after AND NOT EXISTS ("
-                " SELECT 1 FROM noria.learned l WHERE l.example_id = e.example_id AND l.round_id = ANY(:line))"
-                " ORDER BY e.accepted_offset LIMIT :few"
-            ),
-            {
-                "domain": domain,
-                "after": context.looked_at.get((domain, model), -1),
-                "few": CORRECTED_AT_ONCE,
-                "line": list(line),
-            },
-        ).all()
+        after = context.looked_at.get((domain, model), -1)
+        new = examples_to_learn(connection, domain, line, after, CORRECTED_AT_ONCE)
     if len(new) < least:
         return [], None
     known = answered_before(domain, model, form, context)
-    found = [
-        _fix(
-            row.example_id,
-            msgspec.convert(row.prompt, Sealed),
-            msgspec.convert(row.answer, Sealed),
-            context,
-        )
-        for row in new
-    ]
+    found = [_fix(row.example_id, row.prompt, row.answer, context) for row in new]
     return [q for q in found if q is not None and q.fingerprint not in known], new[-1].accepted_offset
 
 
@@ -269,25 +249,17 @@ def _of_snapshot(order: EvaluateCandidate, context: Context) -> list[Question]:
 def _of_exam(domain: str, pin: int | None, context: Context) -> list[Question]:
     """Held-out and general questions in force, as of the pin if there is one."""
     with postgres_trouble(), context.engine.connect() as connection:
-        items = connection.execute(
-            text(
-                "SELECT item_id, kind, item FROM noria.exam_items WHERE domain = :domain"
-                " AND added_offset < coalesce(cast(:pin AS bigint), added_offset + 1)"
-                " AND (retired_offset IS NULL OR retired_offset >= cast(:pin AS bigint)) ORDER BY added_offset"
-            ),
-            {"domain": domain, "pin": pin},
-        ).all()
+        items = exam_as_of(connection, domain, pin)
     found = []
     for item in items:
-        sealed = msgspec.convert(item.item, Sealed)
         try:
-            opened = json.loads(open_sealed(sealed, context.keyring))
+            opened = json.loads(open_sealed(item.item, context.keyring))
         except Erased:
             continue
         asked, answer, keys = str(opened["question"]), str(opened["answer"]), tuple(map(str, opened["keys"]))
         fingerprint = common_digest(_canonical(asked, answer, keys), context.keyring)
         exam_item = ExamItem(id=item.item_id, set=item.kind, question=asked, answer=answer, keys=keys)
-        found.append(Question(exam_item, fingerprint, (sealed.kid,)))
+        found.append(Question(exam_item, fingerprint, (item.item.kid,)))
     return found
 
 

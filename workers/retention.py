@@ -17,13 +17,12 @@ from uuid import UUID, uuid5
 import msgspec
 from sqlalchemy import Connection, Row, text
 
-from streams.codec import encode, envelope_for, key_of, read_event, topic_of
+from streams.codec import read_event
 from streams.facts.releases import CandidateRetired, ReleaseFinished, ReleaseRolledBack
-from streams.log import Message
 from streams.policy import LEAST_RELEASES, Keep
 from streams.store import postgres_trouble
 from workers.artifacts import IN_USE_LOCK
-from workers.context import APPEND_TIMEOUT_S, Context
+from workers.context import Context
 from workers.orders import caught_up
 
 LOOK_EVERY_S = 60.0
@@ -53,19 +52,9 @@ def retire(context: Context, now: datetime) -> list[CandidateRetired]:
     """Say of every candidate beyond what its domain's policy keeps that it is retired. Raises Unavailable."""
     with postgres_trouble(), context.engine.connect() as connection:
         found = list(_beyond(context, connection, now))
-    messages = []
     for standing, event in found:
-        envelope = envelope_for(
-            event,
-            # What had no effect, because it was in use, may be said again once the domain stands elsewhere.
-            id=uuid5(UUID(event.round_id), f"candidate_retired {standing}"),
-            source=f"/noria/workers/{context.worker}",
-            time=now,
-            correlation_id=event.round_id,
-        )
-        messages.append(Message(topic_of(event), key_of(event), encode(envelope)))
-    if messages:
-        context.log.append(messages, APPEND_TIMEOUT_S)
+        # What had no effect, because it was in use, may be said again once the domain stands elsewhere.
+        context.say([(uuid5(UUID(event.round_id), f"candidate_retired {standing}"), event)], event.round_id)
     return [event for _, event in found]
 
 

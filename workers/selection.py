@@ -5,15 +5,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-from sqlalchemy import Row, text
-
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import ExamplesSelected, SnapshotSelected
 from streams.history import Before, Whole, before
-from streams.lineage import lines
 from streams.orders import SelectSnapshot
-from streams.sealed import Sealed
+from streams.reading import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
 from streams.sealing import open_sealed
 from streams.store import postgres_trouble
 from workers.context import Context
@@ -65,11 +61,10 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     forbidden = {words_of(question) for question in exam}
     for done, row in enumerate(examples):
         context.progress(order, "select", done, len(examples))
-        prompt, answer = msgspec.convert(row.prompt, Sealed), msgspec.convert(row.answer, Sealed)
         try:
-            whole = earlier.whole(prompt, row.follows)
+            whole = earlier.whole(row.prompt, row.follows)
             found = open_prompt(whole, context.keyring)
-            words = open_sealed(answer, context.keyring)
+            words = open_sealed(row.answer, context.keyring)
         except Erased:
             dropped.append(Dropped(row.example_id, ERASED))
             continue
@@ -113,7 +108,7 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
             role="earlier" if row.learned else "new",
             person=row.person,
             prompt=wholes[row.example_id],
-            answer=msgspec.convert(row.answer, Sealed),
+            answer=row.answer,
             wordings=wordings.get(row.example_id, ()),
         )
         for row in examples
@@ -123,54 +118,22 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     return Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped))
 
 
-def _read(order: SelectSnapshot, context: Context) -> tuple[list[Row[Any]], list[str], list[Row[Any]], Before]:
+def _read(order: SelectSnapshot, context: Context) -> tuple[list[Example], list[str], list[AskedInVain], Before]:
     """The domain's examples and exam questions as of the pin, what was asked in vain before each correction, and what stands before
     them all. `learned`: by the release that the round starts from."""
-    at: dict[str, Any] = {"domain": order.domain, "pin": order.pin}
     with postgres_trouble(), context.engine.connect() as connection:
-        base = connection.execute(
-            text("SELECT base_release FROM noria.rounds WHERE round_id = :round_id"), {"round_id": order.round_id}
-        ).scalar_one()
-        line = lines(connection, [order.domain]).of(order.domain, base)
-        examples = connection.execute(
-            text(
-                "SELECT e.example_id, e.person, e.prompt, e.follows, e.answer, e.said_at, EXISTS ("
-                " SELECT 1 FROM noria.learned l WHERE l.example_id = e.example_id AND l.round_id = ANY(:line)) AS learned"
-                " FROM noria.examples e WHERE e.domain = :domain AND e.accepted_offset < :pin"
-                " AND (e.retired_offset IS NULL OR (e.retired_offset >= :pin AND e.retired_reason <> 'erased'))"
-                " ORDER BY e.accepted_offset"
-            ),
-            at | {"line": list(line)},
-        ).all()
-        items = connection.execute(
-            text(
-                "SELECT item FROM noria.exam_items WHERE domain = :domain AND added_offset < :pin"
-                " AND (retired_offset IS NULL OR retired_offset >= :pin)"
-            ),
-            at,
-        ).scalars()
-        sealed_items = [msgspec.convert(item, Sealed) for item in items]
-        in_vain = connection.execute(
-            text(
-                "SELECT e.example_id, p.prompt_id, p.messages, p.follows FROM noria.examples e"
-                " JOIN noria.prompts q ON q.prompt_id = e.prompt_id"
-                " JOIN noria.prompts p ON p.conversation_id = q.conversation_id AND p.person = q.person"
-                " AND p.asked_at < q.asked_at"
-                " WHERE e.domain = :domain AND e.accepted_offset < :pin AND EXISTS ("
-                " SELECT 1 FROM noria.feedback f WHERE f.prompt_id = p.prompt_id AND f.kind = 'rating'"
-                " AND f.rating <= CASE f.scale WHEN 'thumb' THEN -1 ELSE 2 END)"
-                " ORDER BY p.asked_at, p.prompt_id"
-            ),
-            at,
-        ).all()
-        earlier = before(connection, {row.follows for row in (*examples, *in_vain)})
+        line = line_of_round(connection, order.domain, order.round_id)
+        examples = examples_as_of(connection, order.domain, order.pin, line)
+        exam = exam_as_of(connection, order.domain, order.pin)
+        in_vain = asked_in_vain(connection, order.domain, order.pin)
+        earlier = before(connection, {*(row.follows for row in examples), *(row.follows for row in in_vain)})
     questions = []
-    for item in sealed_items:
+    for item in exam:
         try:
-            questions.append(str(json.loads(open_sealed(item, context.keyring))["question"]))
+            questions.append(str(json.loads(open_sealed(item.item, context.keyring))["question"]))
         except Erased:
             continue  # an exam item of an erased domain key cannot be asked either
-    return list(examples), questions, list(in_vain), earlier
+    return examples, questions, in_vain, earlier
 
 
 def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str], bool]:
@@ -191,7 +154,7 @@ def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str],
 def _wordings(
     context: Context,
     kept: dict[str, Opened],
-    in_vain: list[Row[Any]],
+    in_vain: list[AskedInVain],
     earlier: Before,
     usable: Callable[[str, Opened], bool],
 ) -> dict[str, tuple[Whole, ...]]:
@@ -202,7 +165,7 @@ def _wordings(
         if row.example_id not in kept:
             continue
         try:
-            whole = earlier.whole(msgspec.convert(row.messages, Sealed), row.follows)
+            whole = earlier.whole(row.messages, row.follows)
             prompt = open_prompt(whole, context.keyring)
         except (Erased, Invalid):
             continue

@@ -11,6 +11,7 @@ import cloudevents.core.formats.json as cloudevents_json
 import pytest
 from cloudevents.core.v1.event import CloudEvent
 from jsonschema import Draft202012Validator
+from msgspec.structs import replace
 
 from streams.codec import (
     OPERATIONS_TYPES,
@@ -310,6 +311,15 @@ def test_a_policy_that_was_set_when_everybody_counted_goes_on_to_count_everybody
     assert bare.policy.thresholds == Thresholds(named_people="each")
 
 
+def test_a_field_that_a_later_version_brought_into_a_policy_a_recipe_or_a_gate_is_passed_over() -> None:
+    for event in (event for event in EVENTS if isinstance(event, PolicySet | RoundRequested)):
+        found = wire(event)
+        policy = found["data"]["policy"]
+        for part in (policy, policy["recipe"], policy["gate"], policy["thresholds"], policy["keep"]):
+            part["moon"] = "waxing"
+        assert decode(json.dumps(found).encode()).event == event
+
+
 def test_the_newest_version_is_not_lifted() -> None:
     value = json.dumps(wire(dataschema="urn:noria:reply_rated:3")).encode()
     assert decode(value, versions={"reply_rated": 3}, lifts=LIFTS).event == EVENTS[3]
@@ -358,6 +368,17 @@ def test_every_order_comes_back_as_it_was_and_is_a_cloud_event(order: Order) -> 
     assert read.get_id() == read.get_subject() == str(order.order_id)
     assert read.get_time() == START and read.get_extension("causationid") == str(id_of("cause"))
     assert read.get_extension("correlationid") == (order.round_id or order.domain)
+
+
+def test_an_order_is_read_by_its_version_as_an_event_is() -> None:
+    found = json.loads(order_on_wire(ORDERS[0]))
+    name, _, version = found["dataschema"].rpartition(":")
+    assert int(version) == 2, "of select_snapshot"
+    older = found | {"dataschema": f"{name}:1", "data": dict(found["data"])}
+    del older["data"]["base_model"], older["data"]["recipe"]
+    assert decode_order(json.dumps(older).encode()) == replace(ORDERS[0], base_model=None, recipe=None)
+    with pytest.raises(Invalid, match="version 3; this reader knows versions up to 2"):
+        decode_order(json.dumps(found | {"dataschema": f"{name}:3"}).encode())
 
 
 @pytest.mark.parametrize("changed", [{"data": {"kind": "sing"}}, {"data": {}}, {"data": 1}, {"id": None}], ids=str)
