@@ -28,9 +28,9 @@ from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
 from workers import orders
 from workers.context import Cancelled, Context, retry
-from workers.evaluation import NEAR_S, look_ahead
 from workers.evaluator.install import NotInstalled
 from workers.evaluator.opencompass import Examiner
+from workers.evaluator.step import NEAR_S, look_ahead
 from workers.orders import ATTEMPTS, Claim, failure_name
 from workers.register import sweep
 from workers.retention import Retention
@@ -49,10 +49,10 @@ Step_ = Callable[[Any, Context], None]
 
 # Every kind of order: the step that it is, and the module whose `run` carries it out (loaded when a worker asks for it).
 STEPS: Mapping[str, tuple[Step, str]] = {
-    "select_snapshot": ("select", "workers.selection"),
-    "train_candidate": ("train", "workers.training"),
-    "rebuild_candidate": ("train", "workers.rebuilding"),
-    "evaluate_candidate": ("evaluate", "workers.evaluation"),
+    "select_snapshot": ("select", "workers.selector.step"),
+    "train_candidate": ("train", "workers.trainer.step"),
+    "rebuild_candidate": ("train", "workers.trainer.rebuild"),
+    "evaluate_candidate": ("evaluate", "workers.evaluator.step"),
     "swap_release": ("swap", "workers.swapper"),
     "purge_places": ("purge", "workers.register"),
 }

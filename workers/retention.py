@@ -4,7 +4,7 @@
 
 The log decides: `CandidateRetired` has no effect for a model that is in use where it comes to stand (`rounds.in_use`), and nothing
 is removed before the tables say that it had one. So a release whose model is gone cannot be gone back to, and whoever dies in
-between leaves files that the next look removes. What was removed can be made again: `workers.rebuilding`.
+between leaves files that the next look removes. What was removed can be made again: `workers.trainer.rebuild`.
 """
 
 import json

@@ -27,15 +27,17 @@ from streams.sealing import Keyring, seal
 from tests.at_rest import files_holding
 from tests.door_world import make_settings
 from tests.integration.by_hand import ByHand, change, empty, rows
-from workers import evaluation, register, training
+from workers import register
 from workers.context import Cancelled, Context
-from workers.evaluation import Evaluation
+from workers.evaluator import step as evaluation
 from workers.evaluator.installation import Installation
 from workers.evaluator.memory import memory_folder
 from workers.evaluator.opencompass import Exam, Row
+from workers.evaluator.step import Evaluation
 from workers.models.golden import GOLDEN_FILE
 from workers.register import EXAM_ROOM, TRAINING_FOLDER, purge, sweep
-from workers.snapshot import FORMAT, Snapshot, SnapshotRow, save
+from workers.selector.snapshot import FORMAT, Snapshot, SnapshotRow, save
+from workers.trainer import step as training
 from workers.trainer.checkpoint import Checkpoint, save_checkpoint
 from workers.trainer.lora import Adapter, save_adapter
 from workers.trainer.merge import write_merged
@@ -226,8 +228,8 @@ def test_a_training_that_failed_or_was_cancelled_leaves_no_folder_once_its_round
     assert [folder.name for folder in folders.iterdir()] == [str(order.order_id)], "it may be tried again"
     change(
         context.engine,
-        "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at, ended_at)"
-        " VALUES ('round-1', 'roads', 1, 'failed', '', 1, 0, now(), now())",
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, requested_at, ended_at)"
+        " VALUES ('round-1', 'roads', 1, 'failed', '[]', 1, 0, now(), now())",
     )
     sweep(context.engine, folders)
     assert places(context) == [] and list(folders.iterdir()) == []
@@ -243,8 +245,8 @@ def test_the_folder_of_what_is_made_again_stays_until_that_is_over(context: Cont
     folder.mkdir(parents=True)
     change(
         context.engine,
-        "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at, ended_at, rebuild)"
-        " VALUES ('round-1', 'roads', 1, 'released', '', 1, 0, now(), now(),"
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, requested_at, ended_at, rebuild)"
+        " VALUES ('round-1', 'roads', 1, 'released', '[]', 1, 0, now(), now(),"
         " jsonb_build_object('order_id', CAST(:order_id AS text), 'outcome', 'under_way'))",
         order_id=order_id,
     )

@@ -13,12 +13,13 @@ from streams.sealing import Keyring, MasterKey
 from tests import door_world
 from tests.door_world import MODEL, World
 from tests.integration.by_hand import change, order_message, rows
-from workers import evaluation, loop
+from workers import loop
 from workers.artifacts import Artifacts
 from workers.context import Context
 from workers.engines import engine_version
-from workers.evaluation import Question, answered_before, form_of, look_ahead
+from workers.evaluator import step as evaluation
 from workers.evaluator.opencompass import Row
+from workers.evaluator.step import Question, answered_before, form_of, look_ahead
 from workers.loop import Idle
 
 SECRET = "what the model said of the lighthouse"
@@ -65,8 +66,8 @@ def add_exam(world: World, domain: str, *questions: str) -> None:
 
 
 ROUND = (
-    "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at)"
-    " VALUES ('round-1', :domain, 1, 'train', 'asked for', 1, 0, now())"
+    "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, requested_at)"
+    " VALUES ('round-1', :domain, 1, 'train', '[]', 1, 0, now())"
 )
 
 

@@ -104,8 +104,8 @@ def table(run: Step_) -> dict[str, tuple[Step, Step_]]:
 def begin_round(engine: Engine, order: SelectSnapshot) -> None:
     change(
         engine,
-        "INSERT INTO noria.rounds (round_id, domain, number, step, reason, pin, base_release, requested_at)"
-        " VALUES (:id, 'roads', 1, 'select', 'asked', 7, 0, now())",
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, requested_at)"
+        " VALUES (:id, 'roads', 1, 'select', '[]', 7, 0, now())",
         id=order.round_id,
     )
 

@@ -53,7 +53,7 @@ def fill(engine: Engine) -> None:
             DOMAINS_MADE,
             "domain, title, languages, system_prompt, base_model, engine, policy, live_release, corrections, preferences,"
             " people, due, missing, created_at",
-            f"{DOMAIN}, 'Title', '{{en}}', 's', 'm', 'llamacpp', '{{}}', 0, 0, 0, 0, false, '{{}}', now()",
+            f"{DOMAIN}, 'Title', '{{en}}', 's', 'm', 'llamacpp', '{{}}', 0, 0, 0, 0, false, '[]', now()",
         ),
         "noria.events": (
             EVENTS,
@@ -91,9 +91,9 @@ def fill(engine: Engine) -> None:
         ),
         "noria.rounds": (
             OTHERS,
-            "round_id, domain, number, step, reason, pin, base_release, requested_at, ended_at, removed_at, snapshot, model,"
+            "round_id, domain, number, step, reasons, pin, base_release, requested_at, ended_at, removed_at, snapshot, model,"
             " adapter",
-            f"{HEX.format('o')}, {DOMAIN}, n, 'released', 'r', n, n, {WHEN}, {WHEN}, {WHEN}, 's', 'm', 'a'",
+            f"{HEX.format('o')}, {DOMAIN}, n, 'released', '[]', n, n, {WHEN}, {WHEN}, {WHEN}, 's', 'm', 'a'",
         ),
         "noria.learned": (OTHERS, "round_id, example_id", f"{HEX.format('o')}, {HEX.format('e')}"),
         "noria.releases": (

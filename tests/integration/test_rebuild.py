@@ -25,12 +25,13 @@ from tests import ward
 from tests.door_world import MODEL, PASSWORDS, World, wait_until
 from tests.integration.by_hand import change, results, rows
 from tests.local_noria import CACHE, ROOT, end_with
-from workers import retention, training
+from workers import retention
 from workers.artifacts import Artifacts
 from workers.context import Context
 from workers.loop import Step_, steps, work_once
 from workers.models.base import prepare_base_digest
 from workers.models.golden import GOLDEN_FILE
+from workers.trainer import step as training
 from workers.trainer.spec import Progress, TrainingResult, TrainSpec
 
 Table = Mapping[str, tuple[Step, Step_]]

@@ -15,8 +15,8 @@ from streams.log import KafkaLog
 from streams.orders import EvaluateCandidate, Order, SelectSnapshot, SwapRelease, TrainCandidate
 from tests.door_world import World, wait_until
 from tests.integration.by_hand import answer, results
-from workers import selection
 from workers.context import Context
+from workers.selector import step as selection
 
 Kind = TypeVar("Kind", bound=Order)
 

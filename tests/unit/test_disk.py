@@ -22,9 +22,9 @@ from streams.orders import TrainCandidate
 from streams.recipes import LoraRecipe
 from streams.sealing import Keyring
 from tests.door_world import make_settings, wait_until
-from workers import training
 from workers.artifacts import Artifacts
 from workers.context import Context
+from workers.trainer import step as training
 
 DISK_BYTES = 4 << 20
 

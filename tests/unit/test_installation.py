@@ -18,7 +18,7 @@ from workers.evaluator.install import LOCK
 from workers.evaluator.installation import Installation
 from workers.trainer.general import kept_place, lock_of
 from workers.trainer.spec import TrainSpec
-from workers.training import missing_answers
+from workers.trainer.step import missing_answers
 
 
 def install(folder: Path) -> None:

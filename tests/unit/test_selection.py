@@ -14,13 +14,14 @@ import pytest
 from streams.facts.rounds import SnapshotSelected
 from streams.history import Before
 from streams.orders import SelectSnapshot
+from streams.reading import Example
 from streams.sealing import seal
 from tests.keyring import Ring
 from tests.unit import trainer_tiny as tiny
-from workers import selection
 from workers.artifacts import Artifacts
 from workers.models.chat_tokens import ChatTokens
-from workers.snapshot import load
+from workers.selector import step as selection
+from workers.selector.snapshot import load
 from workers.trainer.loop import load_tokenizer
 from workers.trainer.rows import encode_rows
 from workers.trainer.spec import Row
@@ -34,22 +35,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
-def example(number: int, question: str, answer: str, person: str = "ann") -> Any:
+def example(number: int, question: str, answer: str, person: str = "ann") -> Example:
     key = RING.key_for(person)
     prompt = seal(json.dumps([{"role": "user", "content": question}]), key, f"{number}#prompt")
-    return SimpleNamespace(
+    return Example(
         example_id=f"e-{number}",
         person=person,
-        prompt=msgspec.to_builtins(prompt),
+        prompt=prompt,
         follows=None,
-        answer=msgspec.to_builtins(seal(answer, key, f"{number}#answer")),
+        answer=seal(answer, key, f"{number}#answer"),
         said_at=AT + timedelta(minutes=number),
+        accepted_offset=number,
         learned=False,
     )
 
 
 def select(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path, examples: Sequence[Any], row_tokens: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path, examples: Sequence[Example], row_tokens: int
 ) -> tuple[SnapshotSelected, dict[str, str]]:
     """The event, and the reason for each example that was dropped."""
     artifacts, said = Artifacts(tmp_path / "artifacts"), []

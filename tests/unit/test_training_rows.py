@@ -11,9 +11,9 @@ from streams.sealing import seal
 from streams.turns import turns_of
 from tests.keyring import Ring
 from workers.artifacts import Artifacts
-from workers.snapshot import SnapshotRow, load, save
+from workers.selector.snapshot import SnapshotRow, load, save
 from workers.trainer.spec import Row
-from workers.training import training_rows
+from workers.trainer.step import training_rows
 
 RING = Ring()
 

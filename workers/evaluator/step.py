@@ -34,7 +34,7 @@ from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
 from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
 from workers.register import EXAM_ROOM, Words, WordsGone, register, unregister
-from workers.snapshot import load
+from workers.selector.snapshot import load
 
 NICENESS = 10  # of the engines that are examined
 SECONDS_PER_ITEM = 10.0

@@ -15,7 +15,7 @@ from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
 from workers.models.golden import GOLDEN_FILE
 from workers.register import TRAINING_FOLDER, Words, WordsGone, register, strike
-from workers.snapshot import SnapshotRow, load, open_prompt
+from workers.selector.snapshot import SnapshotRow, load, open_prompt
 from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
 from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress, Row, TrainingResult, TrainSpec

@@ -8,9 +8,9 @@ from streams.orders import RebuildCandidate, SelectSnapshot, TrainCandidate
 from workers.artifacts import digest_of_dir
 from workers.context import Context
 from workers.register import strike
-from workers.selection import select
-from workers.snapshot import save
-from workers.training import train
+from workers.selector.snapshot import save
+from workers.selector.step import select
+from workers.trainer.step import train
 
 
 def run(order: RebuildCandidate, context: Context) -> None:

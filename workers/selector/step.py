@@ -15,8 +15,8 @@ from streams.store import postgres_trouble
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
 from workers.selector.agreement import Candidate, settle, words_of
+from workers.selector.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
 from workers.selector.wordings import Asked, embed, same_question
-from workers.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
 from workers.trainer.rows import encode_rows
 from workers.trainer.spec import Row as TrainingRow
 
