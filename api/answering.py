@@ -25,7 +25,7 @@ from streams.engine_client import (
     count_tokens,
 )
 from streams.engines import engine_kind
-from streams.errors import Unavailable
+from streams.errors import EngineUnavailable, Unavailable
 
 ENGINE_PATIENCE_S = 15.0  # for an engine that died to come back, before the request fails
 WAKING_PATIENCE_S = 60.0  # for one that slept
@@ -252,7 +252,7 @@ class Answering:
                                 yield [*said, self._whole(index, delta, delta.finish_reason)]
                                 return
                         yield said
-                raise Unavailable("the engine's answer has no end")
+                raise EngineUnavailable("the engine's answer has no end")
             except Unavailable:
                 if self._closed.is_set():
                     raise ClientLeft from None
@@ -277,7 +277,7 @@ class Answering:
         engine = self._routes.ready(self._pin.engine_id)
         if engine is None or engine.base_url is None:
             self._woken |= self._routes.wake(self._pin.engine_id)
-            raise Unavailable("the engine is not ready")
+            raise EngineUnavailable("the engine is not ready")
         base_url, key, window = engine.base_url, self._key, self._window_of(engine)
         sampling = replace(self._chat.sampling, seed=(self._chat.sampling.seed + index) % ANY_SEED)
         count = (

@@ -27,7 +27,7 @@ from api.wire import (
     whole_argument,
 )
 from streams import history, schema, sealing
-from streams.errors import Erased, Unavailable
+from streams.errors import Behind, Erased, Unavailable
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.exam import ExamItemAdded, ExamItemRetired, ExamKind
 from streams.facts.examples import ExampleAccepted, ExampleRetired
@@ -317,7 +317,7 @@ def _retire(services: Services, domain: str, kept: _Kept, said: _Taken) -> dict[
         raise ApiError(400, "reason must be at most 200 characters", param="reason")
     living_domain(services, domain)
     if not services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
-        raise Unavailable("what there is to retire is not known yet: the log is not followed at present")
+        raise Behind("what there is to retire is not known yet: the log is not followed at present")
     asked = said.items or _imported(services, domain, kept, said.import_id or "")
     table = kept.table.c
     with postgres_trouble(), services.engine.connect() as connection:

@@ -21,7 +21,7 @@ from api.shapes import unknown
 from api.wire import check_domain, no_control_characters, read_json, read_object, reply, typed
 from streams import schema
 from streams.engines import DEFAULT, ENGINES
-from streams.errors import Invalid, Unavailable
+from streams.errors import Behind, Invalid, InvalidField
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.domains import DomainCreated, DomainRetired, PolicySet
 from streams.policy import Policy, check_policy
@@ -66,7 +66,7 @@ def blueprint(services: Services) -> Blueprint:
         created = check_new_domain(said, services.settings)
         policy = check_new_policy(said.policy or {}, "policy")
         if not services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
-            raise Unavailable("whether there is such a domain is not known: the projections lag behind")
+            raise Behind("whether there is such a domain is not known: the projections lag behind")
         with postgres_trouble(), services.engine.connect() as connection:
             if find_domain(connection, said.domain) is not None:
                 raise ApiError(409, "there is such a domain already", param="domain", code="domain_exists")
@@ -168,8 +168,8 @@ def check_new_policy(body: Any, within: str) -> Policy:
     try:
         check_policy(policy, datetime.now(UTC))
     except Invalid as error:
-        named = str(error).split(" ", 1)[0].rstrip(":")
-        param = ".".join(part for part in (within, named) if part)
+        named = [error.field] if isinstance(error, InvalidField) else []
+        param = ".".join([*([within] if within else []), *named])
         raise ApiError(422, f"policy: {error}", param=param) from None
     return policy
 

@@ -29,7 +29,7 @@ from api.wire import read_object, reply
 from streams import history, schema, sealing
 from streams.engine_client import ContextExceeded, TokenLogprob
 from streams.engines import beyond
-from streams.errors import Erased, Invalid, Unavailable
+from streams.errors import EngineUnavailable, Erased, Invalid, Unavailable
 from streams.facts.conversations import PromptAsked, ReplyDrafted
 from streams.sealing import Keys, PersonKey
 from streams.store import postgres_trouble
@@ -448,7 +448,7 @@ def _refusal(error: BaseException, asked: Asked) -> ApiError:
         case Invalid():
             message = "the engine refused the messages: they are not what its model can read"
             return ApiError(400, message, param="messages", code="engine_refused")
-        case Unavailable() if "engine" in str(error):
+        case EngineUnavailable():
             message = "the engine did not finish the answer"
             return ApiError(503, message, code="engine_broke_off", retry_after_s=RETRY_AFTER_S)
         case Unavailable():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from streams.errors import Invalid, LoginRefused, Unacknowledged, Unavailable
+from streams.errors import Behind, Invalid, LoginRefused, LogUnavailable, Unacknowledged, Unavailable
 from streams.log import LostHistory
 from streams.sqlstate import meaning_of, words_of
 
@@ -81,7 +81,9 @@ def refusal_of(error: BaseException) -> ApiError:
         case LoginRefused():
             message = "the log refused the door's login; nothing was recorded"
             return ApiError(503, message, code="unavailable", retry_after_s=30)
-        case Unavailable() if "log" in str(error):
+        case Behind():
+            return ApiError(503, str(error), code="unavailable", retry_after_s=2)
+        case LogUnavailable():
             return ApiError(503, "the log does not answer; nothing was recorded", code="unavailable", retry_after_s=2)
     cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ is not None else error
     if isinstance(error, Unavailable) or meaning_of(cause) == "unavailable":

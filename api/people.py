@@ -16,7 +16,7 @@ from api.services import Services, person_subject
 from api.wire import check_person, reply, whole_argument
 from streams import schema
 from streams.erasures import domains_of, erasure
-from streams.errors import Unavailable
+from streams.errors import Behind
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.facts.conversations import REPLACED
 from streams.plan import UNDER_WAY
@@ -162,9 +162,7 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
         raise ApiError(404, "nobody of that name has spoken here", param="person", code="person_not_found")
     for topic in (CONVERSATIONS, DOMAINS):
         if not services.recorder.wait_for_ends(topic, CATCH_UP_S):
-            raise Unavailable(
-                "the keys are destroyed; the log is not followed at present, ask again to have it recorded"
-            )
+            raise Behind("the keys are destroyed; the log is not followed at present, ask again to have it recorded")
     with postgres_trouble(), services.engine.connect() as connection:
         domains = domains_of(connection, person)
     mine, learned_by = _learned_by(services, person)

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from streams.continuity import Continuity
 from streams.envelope import Envelope
-from streams.errors import LoginRefused, Unavailable
+from streams.errors import LoginRefused, LogUnavailable, Unavailable
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import Log, LostHistory, Position, message_of
 from streams.store import positions, postgres_trouble
@@ -63,7 +63,7 @@ class Recorder:
         came_back = self._admit()
         try:
             if not self.log.answers(0.3):
-                raise Unavailable("the log does not answer")
+                raise LogUnavailable("the log does not answer")
             if came_back:
                 self.look()
             self.check_sound()
@@ -90,7 +90,7 @@ class Recorder:
         with self._lock:
             refusing = self._broken_until is not None and (self._probing or self._clock() < self._broken_until)
         if refusing or not self.log.answers(0.3):
-            raise Unavailable("the log does not answer")
+            raise LogUnavailable("the log does not answer")
 
     def check_sound(self) -> None:
         """Raises LostHistory if the log was not the one that was read, when it was last looked at."""
@@ -169,9 +169,9 @@ class Recorder:
         """The next offset of each partition. Raises Unavailable, at once while the log is known to be down."""
         with self._lock:
             if self._broken_until is not None and self._clock() < self._broken_until:
-                raise Unavailable("the log does not answer")
+                raise LogUnavailable("the log does not answer")
         if not self.log.answers(0.3):
-            raise Unavailable("the log does not answer")
+            raise LogUnavailable("the log does not answer")
         return self.log.ends(topic)
 
     def _admit(self) -> bool:
@@ -180,6 +180,6 @@ class Recorder:
             if self._broken_until is None:
                 return False
             if self._probing or self._clock() < self._broken_until:
-                raise Unavailable("the log does not answer")
+                raise LogUnavailable("the log does not answer")
             self._probing = True
             return True

@@ -34,10 +34,11 @@ class Round(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True):
-    """How the last round ended, as the projection shows it."""
+    """How the last round ended (`step`), and at which step it stood then, as the projection shows it."""
 
     id: str
     step: str
+    last_step: RoundStep
     verdict: Verdict | None = None
     failure: str | None = None
 
@@ -151,5 +152,6 @@ def without_the_future(state: Domain, now: datetime) -> Domain:
 
 def ended(state: Domain, step: str, verdict: Verdict | None = None, failure: str | None = None) -> Domain:
     """The domain without its round, which came to an end."""
-    assert state.round is not None
-    return replace(state, round=None, ended=Ended(state.round.id, step, verdict or state.round.verdict, failure))
+    was = state.round
+    assert was is not None
+    return replace(state, round=None, ended=Ended(was.id, step, was.step, verdict or was.verdict, failure))

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from streams.errors import Invalid, Unavailable
+from streams.errors import EngineUnavailable, Invalid, Unavailable
 
 ANY_SEED = 2**32 - 1  # llama.cpp draws a seed of its own for this one
 _PENALIZED_TOKENS = 16384  # of prompt and answer, from the end; llama.cpp would look at the last 64 only
@@ -262,13 +262,13 @@ def count_tokens(base_url: str, key: str, messages: Sequence[dict[str, str]], ti
             verify=base_url.startswith("https:"),
         )
     except httpx.HTTPError as error:
-        raise Unavailable(f"the engine did not count: {type(error).__name__}") from None
+        raise EngineUnavailable(f"the engine did not count: {type(error).__name__}") from None
     if response.status_code != 200:
         _refused(response.status_code, response.content)
     try:
         return int(response.json()["input_tokens"])
     except (ValueError, KeyError, TypeError):
-        raise Unavailable("the engine counted in words that are not known") from None
+        raise EngineUnavailable("the engine counted in words that are not known") from None
 
 
 def _settings(sampling: Sampling) -> dict[str, Any]:
@@ -317,7 +317,7 @@ def _deltas(parts: Iterable[bytes]) -> Iterator[list[Delta]]:
         if came:
             yield came
     if finish is None:
-        raise Unavailable("the engine's answer broke off")
+        raise EngineUnavailable("the engine's answer broke off")
     yield [Delta("", finish, usage.prompt_tokens, usage.completion_tokens)]
 
 
@@ -327,7 +327,7 @@ def _data(parts: Iterable[bytes]) -> Iterator[list[bytes]]:
     for part in chain(parts, [b"\n"]):
         *lines, rest = (rest + part).split(b"\n")
         if any(line.startswith(b"error:") for line in lines):
-            raise Unavailable("the engine broke off its answer with an error")
+            raise EngineUnavailable("the engine broke off its answer with an error")
         data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
         if b"[DONE]" in data:
             yield data[: data.index(b"[DONE]")]
@@ -339,11 +339,11 @@ def _chunk(data: bytes) -> _Chunk:
     try:
         chunk = _decoder.decode(data)
     except msgspec.DecodeError as error:
-        raise Unavailable(f"the engine sent what is no chunk: {type(error).__name__}") from None
+        raise EngineUnavailable(f"the engine sent what is no chunk: {type(error).__name__}") from None
     if chunk.error is not None:
         if _type_of(chunk.error) == "invalid_request_error":  # LightLLM has answered 200 before it reads the prompt
             raise _invalid(chunk.error, "")
-        raise Unavailable("the engine broke off its answer with an error")
+        raise EngineUnavailable("the engine broke off its answer with an error")
     return chunk
 
 
@@ -354,7 +354,7 @@ def _refused(status: int, said: bytes) -> None:
         except (ValueError, KeyError, TypeError):
             error = None  # the status says enough; engines differ in what they say beside it
         raise _invalid(error, str(status))
-    raise Unavailable(f"the engine answered {status}")
+    raise EngineUnavailable(f"the engine answered {status}")
 
 
 def _invalid(error: Any, status: str) -> Invalid:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from streams.errors import Invalid
+from streams.errors import InvalidField
 
 LEAST = 0.0001  # of a level or a margin
 FIXES, EARLIER, HELD_OUT, GENERAL = "fixes", "earlier", "held_out", "general"
@@ -60,14 +60,14 @@ class GateMargins(Struct, frozen=True):
         for name in ("alpha", "earlier_margin", "general_margin"):
             value = getattr(self, name)
             if not 0 < value < 0.5:
-                raise Invalid(f"gate.{name} must be above 0 and below 0.5; got {value}")
+                raise InvalidField(f"gate.{name}", f"must be above 0 and below 0.5; got {value}")
 
     def check_new(self) -> None:
         """Raise Invalid naming the field, if no exam could be large enough for these."""
         for name in ("alpha", "earlier_margin", "general_margin"):
             value = getattr(self, name)
             if value < LEAST:
-                raise Invalid(f"gate.{name} must be at least {LEAST}, or no exam could show it; got {value}")
+                raise InvalidField(f"gate.{name}", f"must be at least {LEAST}, or no exam could show it; got {value}")
 
 
 CheckVerdict = Literal["pass", "fail", "inconclusive", "nothing to compare", "reported"]

@@ -15,7 +15,7 @@ from msgspec import Struct
 from streams.cluster import Cluster
 from streams.codec import MAX_EVENT_BYTES, encode, topic_of
 from streams.envelope import Envelope
-from streams.errors import Unacknowledged, Unavailable
+from streams.errors import LogUnavailable, Unacknowledged, Unavailable
 from streams.reach import unreachable
 from streams.topics import TOPICS
 
@@ -170,7 +170,7 @@ class KafkaLog:
         except KafkaError as error:
             self._drop_producer()
             if not futures:
-                raise Unavailable(f"the log does not answer: {type(error).__name__}") from error
+                raise LogUnavailable(f"the log does not answer: {type(error).__name__}") from error
             raise Unacknowledged(f"the log did not acknowledge: {type(error).__name__}") from error
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
@@ -199,13 +199,13 @@ class KafkaLog:
                     quiet_since = time.monotonic()
                 elif time.monotonic() - quiet_since > QUIET_S:
                     sound = False
-                    raise Unavailable(f"nothing came of {topic}-{partition} from offset {consumer.position(place)}")
+                    raise LogUnavailable(f"nothing came of {topic}-{partition} from offset {consumer.position(place)}")
         except OffsetOutOfRangeError:
             sound = False
             raise LostHistory(f"{topic}-{partition} does not hold offset {start}") from None
         except KafkaError as error:
             sound = False
-            raise Unavailable(f"the log could not be read: {type(error).__name__}") from error
+            raise LogUnavailable(f"the log could not be read: {type(error).__name__}") from error
         finally:
             with self._lock:
                 keep = sound and not self._closed and len(self._idle) < IDLE_CONSUMERS
@@ -221,12 +221,12 @@ class KafkaLog:
                     self._reader = self._consumer(f"{self._client_id}-ends")
                 partitions = self._reader.partitions_for_topic(topic) or set()
                 if not partitions:
-                    raise Unavailable(f"topic {topic} does not exist")
+                    raise LogUnavailable(f"topic {topic} does not exist")
                 places = [TopicPartition(topic, p) for p in sorted(partitions)]
                 ends = self._reader.end_offsets(places, timeout_ms=ENDS_TIMEOUT_MS)
             except KafkaError as error:
                 self._reader = None
-                raise Unavailable(f"the log did not answer: {type(error).__name__}") from error
+                raise LogUnavailable(f"the log did not answer: {type(error).__name__}") from error
             return {place.partition: int(offset) for place, offset in ends.items()}
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 from msgspec import Struct, field
 
-from streams.errors import Invalid
+from streams.errors import Invalid, InvalidField
 from streams.gate import GateMargins
 from streams.reasons import Reason, reason
 from streams.recipes import LoraRecipe
@@ -112,26 +112,28 @@ def check_policy(policy: Policy, now: datetime) -> None:
     t = policy.thresholds
     for name, value in (("corrections", t.corrections), ("preferences", t.preferences), ("people", t.people)):
         if value is not None and value > MOST_GATHERED:
-            raise Invalid(f"thresholds.{name} must be at most {MOST_GATHERED}, or it is never reached; got {value}")
+            raise InvalidField(
+                f"thresholds.{name}", f"must be at most {MOST_GATHERED}, or it is never reached; got {value}"
+            )
     if policy.rounds_per_day > MINUTES_OF_A_DAY:
-        raise Invalid(f"rounds_per_day must be at most {MINUTES_OF_A_DAY}; got {policy.rounds_per_day}")
+        raise InvalidField("rounds_per_day", f"must be at most {MINUTES_OF_A_DAY}; got {policy.rounds_per_day}")
     for name, kept, least, most in (
         ("releases", policy.keep.releases, LEAST_RELEASES, MOST_KEPT),
         ("refused", policy.keep.refused, 0, MOST_KEPT),
         ("days", policy.keep.days, 0, MOST_DAYS_KEPT),
     ):
         if not least <= kept <= most:
-            raise Invalid(f"keep.{name} must be from {least} to {most}; got {kept}")
+            raise InvalidField(f"keep.{name}", f"must be from {least} to {most}; got {kept}")
     policy.recipe.check_new()
     check_readable(policy)
     policy.gate.check_new()
     if policy.schedule is not None:
         cron = policy.schedule.cron
         if len(cron) > _CRON_CHARACTERS:
-            raise Invalid(f"schedule.cron must be at most {_CRON_CHARACTERS} characters; got {len(cron)}")
+            raise InvalidField("schedule.cron", f"must be at most {_CRON_CHARACTERS} characters; got {len(cron)}")
         first = next_time(policy.schedule, now)
         if first is None or first > now + SCHEDULE_WITHIN:
-            raise Invalid(f"schedule.cron {cron!r} has no time within the next ten years")
+            raise InvalidField("schedule.cron", f"{cron!r} has no time within the next ten years")
 
 
 def check_readable(policy: Policy) -> None:
@@ -140,13 +142,13 @@ def check_readable(policy: Policy) -> None:
     t = policy.thresholds
     for name, value in (("corrections", t.corrections), ("preferences", t.preferences), ("people", t.people)):
         if value is not None and value < 1:
-            raise Invalid(f"thresholds.{name} must be at least 1, or null to switch it off; got {value}")
+            raise InvalidField(f"thresholds.{name}", f"must be at least 1, or null to switch it off; got {value}")
     if t.days is not None and not 0 < t.days <= 3650:
-        raise Invalid(f"thresholds.days must be above 0 and at most 3650; got {t.days}")
+        raise InvalidField("thresholds.days", f"must be above 0 and at most 3650; got {t.days}")
     if not 0 <= t.settle_s <= 3600:
-        raise Invalid(f"thresholds.settle_s must be from 0 to 3600; got {t.settle_s}")
+        raise InvalidField("thresholds.settle_s", f"must be from 0 to 3600; got {t.settle_s}")
     if policy.rounds_per_day < 1:
-        raise Invalid(f"rounds_per_day must be at least 1; got {policy.rounds_per_day}")
+        raise InvalidField("rounds_per_day", f"must be at least 1; got {policy.rounds_per_day}")
     zone(policy.budget_timezone, "budget_timezone")
     if policy.schedule is not None:
         zone(policy.schedule.timezone, "schedule.timezone")
@@ -154,9 +156,8 @@ def check_readable(policy: Policy) -> None:
             CronSim(policy.schedule.cron, _ANY_MONDAY)
         except (CronSimError, ValueError) as error:  # ValueError: a number of thousands of digits
             said = str(error) if isinstance(error, CronSimError) else "a number in it is too long"
-            raise Invalid(
-                f"schedule.cron {policy.schedule.cron[:_CRON_CHARACTERS]!r} is not a cron line: {said}"
-            ) from None
+            cron = policy.schedule.cron[:_CRON_CHARACTERS]
+            raise InvalidField("schedule.cron", f"{cron!r} is not a cron line: {said}") from None
     if policy.quiet_hours is not None:
         zone(policy.quiet_hours.timezone, "quiet_hours.timezone")
         _clock(policy.quiet_hours.start, "quiet_hours.start")
@@ -173,7 +174,7 @@ def zone(name: str, where: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise Invalid(f"{where}: {name!r} is not a time zone") from error
+        raise InvalidField(where, f"{name!r} is not a time zone") from error
 
 
 def local_day(now: datetime, policy: Policy) -> date:
@@ -292,4 +293,4 @@ def _clock(text: str, where: str) -> time:
     try:
         return datetime.strptime(text, "%H:%M").time()
     except ValueError as error:
-        raise Invalid(f"{where} must be HH:MM; got {text!r}") from error
+        raise InvalidField(where, f"must be HH:MM; got {text!r}") from error

@@ -9,14 +9,14 @@ from kafka.errors import KafkaError
 from kafka.net.sasl import get_sasl_mechanism
 
 from streams.cluster import Cluster, reason_of
-from streams.errors import LoginRefused, Unavailable
+from streams.errors import LoginRefused, LogUnavailable
 
 TIMEOUT_S = 1.0
 SASL_HANDSHAKE, SASL_AUTHENTICATE = 17, 36  # requests and errors, by Kafka's numbers
 UNSUPPORTED_SASL_MECHANISM, SASL_AUTHENTICATION_FAILED = 33, 58
 
 
-def unreachable(cluster: Cluster, error: KafkaError) -> Unavailable:
+def unreachable(cluster: Cluster, error: KafkaError) -> LogUnavailable:
     """What `error` came of: nobody answers, TLS was not agreed on, the login was refused (LoginRefused), or the server waits for
     something else."""
     for server in cluster.addresses:
@@ -29,27 +29,29 @@ def unreachable(cluster: Cluster, error: KafkaError) -> Unavailable:
             return _trouble_of(cluster, server, connection, host)
         finally:
             connection.close()
-    return Unavailable(f"the log cannot be reached: Kafka at {cluster.servers} does not answer: {type(error).__name__}")
+    return LogUnavailable(
+        f"the log cannot be reached: Kafka at {cluster.servers} does not answer: {type(error).__name__}"
+    )
 
 
-def _trouble_of(cluster: Cluster, server: str, connection: socket.socket, host: str) -> Unavailable:
+def _trouble_of(cluster: Cluster, server: str, connection: socket.socket, host: str) -> LogUnavailable:
     """Of a server that takes connections."""
     what, given = f"the log cannot be reached: Kafka at {server}", cluster.client()
     how = f"{cluster.security} with {cluster.mechanism}" if cluster.asks_login else cluster.security
-    silent = Unavailable(f"{what} takes connections and does not answer to {how} (NORIA_KAFKA_SECURITY)")
+    silent = LogUnavailable(f"{what} takes connections and does not answer to {how} (NORIA_KAFKA_SECURITY)")
     if cluster.speaks_tls:
         try:
             connection = given["ssl_context"].wrap_socket(connection, server_hostname=host)
         except TimeoutError:
             return silent
         except OSError as error:
-            return Unavailable(f"{what} does not agree on TLS: {reason_of(error)}")
+            return LogUnavailable(f"{what} does not agree on TLS: {reason_of(error)}")
     try:
         code = _log_in(connection, given) if cluster.asks_login else 0
         if cluster.speaks_tls and not cluster.asks_login:
             connection.recv(1)  # what a server thinks of our certificate comes after the handshake
     except ssl.SSLError as error:
-        return Unavailable(f"{what} does not agree on TLS: {reason_of(error)}")
+        return LogUnavailable(f"{what} does not agree on TLS: {reason_of(error)}")
     except (OSError, ValueError, LookupError):
         return silent
     finally:

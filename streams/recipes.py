@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from streams.errors import Invalid
+from streams.errors import InvalidField
 
 # The most that a new recipe may ask for, and what more would cost.
 _AT_ONCE = "the rows of a step are in memory at once"
@@ -58,26 +58,26 @@ class LoraRecipe(Struct, frozen=True, kw_only=True):
         """Raise Invalid naming the field, if nothing could be trained by this recipe."""
         for name in ("rank", "epochs", "batch_rows", "replay_rows", "replay_answer_tokens"):
             if getattr(self, name) < 1:
-                raise Invalid(f"recipe.{name} must be at least 1; got {getattr(self, name)}")
+                raise InvalidField(f"recipe.{name}", f"must be at least 1; got {getattr(self, name)}")
         for name in ("earlier_rows_per_step", "replay_rows_per_step", "replay_weight"):
             if not getattr(self, name) >= 0:
-                raise Invalid(f"recipe.{name} must not be negative; got {getattr(self, name)}")
+                raise InvalidField(f"recipe.{name}", f"must not be negative; got {getattr(self, name)}")
         for name in ("alpha", "gradient_norm"):
             if not getattr(self, name) > 0:
-                raise Invalid(f"recipe.{name} must be above 0; got {getattr(self, name)}")
+                raise InvalidField(f"recipe.{name}", f"must be above 0; got {getattr(self, name)}")
         if not 0 < self.learning_rate <= 1:
-            raise Invalid(f"recipe.learning_rate must be above 0 and at most 1; got {self.learning_rate}")
+            raise InvalidField("recipe.learning_rate", f"must be above 0 and at most 1; got {self.learning_rate}")
         if not 0 < self.upper_layers <= 1:
-            raise Invalid(f"recipe.upper_layers is a share, above 0 and at most 1; got {self.upper_layers}")
+            raise InvalidField("recipe.upper_layers", f"is a share, above 0 and at most 1; got {self.upper_layers}")
         if not 0 <= self.warmup_share < 1:
-            raise Invalid(f"recipe.warmup_share is a share, from 0 to below 1; got {self.warmup_share}")
+            raise InvalidField("recipe.warmup_share", f"is a share, from 0 to below 1; got {self.warmup_share}")
         if self.row_tokens < 16:
-            raise Invalid(f"recipe.row_tokens must be at least 16; got {self.row_tokens}")
+            raise InvalidField("recipe.row_tokens", f"must be at least 16; got {self.row_tokens}")
         if not 0 <= self.seed < 2**63:
-            raise Invalid(f"recipe.seed must be from 0 to 2**63 - 1; got {self.seed}")
+            raise InvalidField("recipe.seed", f"must be from 0 to 2**63 - 1; got {self.seed}")
 
     def check_new(self) -> None:
         """Raise Invalid naming the field, if a training by this recipe would cost more than anybody means."""
         for name, (most, cost) in _MOST.items():
             if not getattr(self, name) <= most:
-                raise Invalid(f"recipe.{name} must be at most {most} ({cost}); got {getattr(self, name)}")
+                raise InvalidField(f"recipe.{name}", f"must be at most {most} ({cost}); got {getattr(self, name)}")

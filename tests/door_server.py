@@ -153,7 +153,7 @@ def new_domain(domain: str, title: str) -> Json:
 
 def new_round(domain: str, number: int, step: str, **more: Any) -> Json:
     names = ["snapshot", "kept", "earlier", "wordings", "dropped", "model", "adapter", "golden", "loss", "evaluation"]
-    empty = dict.fromkeys([*names, "verdict", "release", "progress", "failure", "ended_at"])
+    empty = dict.fromkeys([*names, "verdict", "release", "progress", "last_step", "failure", "ended_at"])
     return {
         "round_id": str(uuid5(NAMESPACE_URL, f"{domain} {number}")),
         "domain": domain,

@@ -164,7 +164,7 @@ def domain_lines(found: dict[str, Any]) -> list[str]:
     ended = next((r for r in found.get("rounds") or [] if r.get("ended_at")), None)
     if ended:
         release = f" → release {ended['release']}" if ended["step"] == "released" else ""
-        failure = f": {ended['failure']}" if ended.get("failure") else ""
+        failure = f" at {ended['last_step']}: {ended['failure']}" if ended.get("failure") else ""
         lines.append(f"  last round: {ended['number']}, {ended['step']}{release}{failure}")
     return [shown(line) for line in lines]
 

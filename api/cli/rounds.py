@@ -239,7 +239,7 @@ def round_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
     if row.get("model"):
         lines.append(("model", str(row["model"])))
     if row.get("failure"):
-        lines.append(("failed", shown(row["failure"])))
+        lines.append(("failed", shown(f"{row['last_step']}: {row['failure']}")))
     verdict = row.get("verdict")
     if verdict:
         lines.append(("gate", f"{verdict['outcome']}: {shown(verdict['words'])}"))

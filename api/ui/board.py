@@ -89,26 +89,19 @@ def _round(row: Json | None, under_way: bool, lang: Lang) -> str:
         chip = f'<span class="n-chip n-now">{safe(span(lang, _seconds(row.get("requested_at"))))}</span>'
     steps = "".join(_step(step, row, under_way, lang) for step in UNDER_WAY)
     why = f"{say(lang, 'because')}{'' if lang == 'zh' else ' '}{reasons_words(lang, row['reasons'])}"
-    failure = f'<p class="n-trouble">{safe(row["failure"])}</p>' if row.get("failure") else ""
+    failure = ""
+    if row.get("failure"):
+        words = say(lang, "failed_at", step=say(lang, f"step_{row['last_step']}"), failure=row["failure"])
+        failure = f'<p class="n-trouble">{safe(words)}</p>'
     return _card(title, f'<p class="n-muted">{safe(why)}</p><ol class="n-steps">{steps}</ol>{failure}', chip)
 
 
 def _reached(row: Json) -> int:
     """The number of the step that the round stands at; one past the last when it was released."""
-    match str(row["step"]):
-        case "released":
-            return len(UNDER_WAY)
-        case "refused":
-            return UNDER_WAY.index("gate")
-        case "empty":
-            return UNDER_WAY.index("select")
-        case "failed" | "cancelled":
-            named = str(row.get("failure") or "").partition(":")[0]
-            if named in UNDER_WAY:
-                return UNDER_WAY.index(named)
-            return 2 if row.get("model") else 1 if row.get("snapshot") else 0
-        case step:
-            return UNDER_WAY.index(step) if step in UNDER_WAY else 0
+    step = str(row["step"])
+    if step == "released":
+        return len(UNDER_WAY)
+    return UNDER_WAY.index(step if step in UNDER_WAY else row["last_step"])
 
 
 def _step(step: str, row: Json, under_way: bool, lang: Lang) -> str:

@@ -88,6 +88,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "step_evaluate": ("Evaluation", "评测"),
     "step_gate": ("Gate", "关卡"),
     "step_swap": ("Swap", "切换"),
+    "failed_at": ("{step}: {failure}", "{step}：{failure}"),
     "end_released": ("released", "已发布"),
     "end_refused": ("refused by the gate", "未通过关卡"),
     "end_empty": ("nothing new to learn", "没有新内容"),

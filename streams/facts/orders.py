@@ -57,7 +57,7 @@ def fold(state: Domain, event: OrderEvent) -> Domain:
                 state = replace(state, rebuild=None)
             if state.round is None or state.round.order_id != event.order_id:
                 return state
-            return ended(state, "failed", failure=f"{event.step}: {event.reason}")
+            return ended(state, "failed", failure=event.reason)
         case _:
             assert_never(event)
 

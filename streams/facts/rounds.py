@@ -139,6 +139,7 @@ rounds = projection(
     jsonb("verdict", nullable=True),
     integer("release", nullable=True),
     jsonb("progress", nullable=True),
+    text("last_step", nullable=True),  # at which it stood when it ended
     text("failure", nullable=True),
     timestamptz("requested_at"),
     timestamptz("ended_at", nullable=True),
@@ -267,7 +268,13 @@ def course(domain: str, before: Domain, after: Domain, recorded: Recorded) -> li
     if old is not None and (new is None or new.id != old.id):
         end = after.ended
         assert end is not None
-        row: Row = {"step": end.step, "ended_at": recorded.envelope.time, "failure": end.failure, "progress": None}
+        row: Row = {
+            "step": end.step,
+            "last_step": end.last_step,
+            "ended_at": recorded.envelope.time,
+            "failure": end.failure,
+            "progress": None,
+        }
         if end.verdict is not None:
             row["verdict"] = msgspec.to_builtins(end.verdict)
         writes.append(_round(old.id, row))

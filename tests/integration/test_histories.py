@@ -79,6 +79,8 @@ def in_the_words_of_then(table: str, found: dict[str, Any]) -> None:
             shown["missing"] = [reason_words("en", one) for one in shown["missing"]]
         elif table == "rounds":
             shown["reasons"] = reasons_words("en", shown["reasons"])
+            if shown["failure"] is not None:
+                shown["failure"] = f"{shown['last_step']}: {shown['failure']}"
             if (verdict := shown["verdict"]) is not None:
                 assert verdict.pop("alpha") is None
                 verdict["words"] = verdict_words(verdict)

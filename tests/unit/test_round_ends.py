@@ -49,7 +49,8 @@ def test_a_step_that_fails_for_good_ends_the_round_and_says_why(reach: Callable[
     step = failed(order).step
     assert log.state.round is None and log.state.live == 0
     assert log.state.ended is not None
-    assert (log.state.ended.step, log.state.ended.failure) == ("failed", f"{step}: out of memory")
+    ended = log.state.ended
+    assert (ended.step, ended.last_step, ended.failure) == ("failed", step, "out of memory")
     assert begun(log), "and the next round can begin"
 
 
