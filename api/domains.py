@@ -170,7 +170,7 @@ def check_new_policy(body: Any, within: str) -> Policy:
     except Invalid as error:
         named = [error.field] if isinstance(error, InvalidField) else []
         param = ".".join([*([within] if within else []), *named])
-        raise ApiError(422, f"policy: {error}", param=param) from None
+        raise ApiError(422, f"policy: {error}", param=param or None) from None
     return policy
 
 

@@ -340,7 +340,7 @@ def test_what_was_left_out_when_the_log_died_between_a_rating_and_its_comment_is
 ) -> None:
     whole = world.services.recorder.append
 
-    def half(envelopes: list[Envelope]) -> list[Position]:
+    def half(envelopes: list[Envelope], timeout_s: float) -> list[Position]:
         whole(envelopes[:1])
         raise Unavailable("the log does not answer")
 
