@@ -178,7 +178,9 @@ def build(settings: Settings, client_id: str = "noria-door") -> Services:
         recorder=Recorder(KafkaLog(settings.kafka, client_id), engine),
         keyring=keyring,
         keys=keys,
-        routes=Routes(settings.database_url, settings.engine_slots * QUEUE_A_SLOT, keyring, told=told),
+        routes=Routes(
+            settings.database_url, settings.engine_slots * QUEUE_A_SLOT, keyring, told=told, host=settings.host
+        ),
         metrics=Metrics(),
         turns=Turns(engine),
         limits=Limits(settings.key_limits),

@@ -13,15 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg2
 import psycopg2.extensions
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg2.extras import Json
 
 from streams.connections import SHARES
 from streams.erasures import ERASED_CHANNEL
 from streams.sealing import Keyring
+from streams.sqlstate import meaning_of, words_of
 from streams.store import CONNECT_TIMEOUT_S, settle
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ HEARTBEAT_S = 1.0
 FORGET_DOORS_AFTER = "10 minutes"
 _COMING = frozenset({"asked", "starting", "asleep"})  # who sleeps comes when it is asked for
 _THERE = frozenset({"ready", "asleep"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Route(Struct, frozen=True):
@@ -51,6 +55,12 @@ class Served(Struct, frozen=True):
     kind: str
     control_tokens: list[str] | None
     context_tokens: int | None
+    host: str | None = None  # where it runs
+
+    def seen_from(self, host: str) -> "Served":
+        """An engine that listens on the loopback of another host is not there for this one: somebody else may listen here."""
+        far = self.host not in (None, host) and urlsplit(self.base_url or "").hostname in LOOPBACK
+        return replace(self, state="elsewhere", base_url=None) if far else self
 
 
 class Pin(Struct, frozen=True):
@@ -85,7 +95,8 @@ class QueueFull(Exception):
 
 class Routes:
     """Thread-safe. `limit` is the number of drafts that may be in flight on one engine. `told`: what else PostgreSQL says on a
-    channel, and who is to hear it; an empty word, when the connection is new and something may have been missed."""
+    channel, and who is to hear it; an empty word, when the connection is new and something may have been missed. `host`: where
+    the door runs (None: as the system calls it)."""
 
     def __init__(
         self,
@@ -94,14 +105,17 @@ class Routes:
         keyring: Keyring | None = None,
         door_id: str | None = None,
         told: Mapping[str, Callable[[str], None]] | None = None,
+        host: str | None = None,
     ) -> None:
+        host = host or socket.gethostname()
         self._database_url = database_url
         self._keyring = keyring
         self._limit = limit
+        self._host = host
         self._told = dict(told or {})
         if keyring is not None:
             self._told[ERASED_CHANNEL] = lambda _: keyring.forget()
-        self.door_id = door_id or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.door_id = door_id or f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
         self._changed = threading.Condition()
         self._routes: dict[str, Route] = {}
         self._engines: dict[str, Served] = {}
@@ -267,9 +281,11 @@ class Routes:
                         if not heard:
                             self._sleep(connection)
                     cursor.execute("DELETE FROM work.doors WHERE door_id = %s", (self.door_id,))
-            except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            except psycopg2.Error as error:
+                if meaning_of(error) != "unavailable":
+                    raise
                 # What is in memory still holds; the engines answer without PostgreSQL.
-                logger.warning("routes: PostgreSQL went away (%s)", type(error).__name__)
+                logger.warning("routes: %s", words_of(error))
                 self._stopping.wait(0.2)
             finally:
                 connection.close()
@@ -296,13 +312,21 @@ class Routes:
         cursor.execute("SELECT domain, release, engine_id, generation FROM work.routes")
         routes = {domain: Route(*row) for domain, *row in cursor.fetchall()}
         cursor.execute(
-            "SELECT engine_id, domain, release, state, base_url, model, wanted, kind, control_tokens, context_tokens"
+            "SELECT engine_id, domain, release, state, base_url, model, wanted, kind, control_tokens, context_tokens, host"
             " FROM work.engines WHERE wanted OR state = 'ready'"
         )
-        engines = {row[0]: Served(*row) for row in cursor.fetchall()}
-        cursor.execute("SELECT domain, system_prompt FROM noria.domains WHERE retired_at IS NULL")
-        system_prompts = dict(cursor.fetchall())
+        engines = {row[0]: Served(*row).seen_from(self._host) for row in cursor.fetchall()}
+        cursor.execute("SELECT domain, system_prompt, live_release FROM noria.domains WHERE retired_at IS NULL")
+        domains = cursor.fetchall()
+        system_prompts = {domain: system_prompt for domain, system_prompt, _ in domains}
+        lost = {domain for domain, _, live in domains if live is not None} - routes.keys()
         with self._changed:
+            # The log says that it lives, and no table says where: it was lost, and comes back. Until then it is where it was.
+            for domain in lost & self._routes.keys():
+                route = self._routes[domain]
+                routes[domain] = route
+                if route.engine_id not in engines and route.engine_id in self._engines:
+                    engines[route.engine_id] = self._engines[route.engine_id]
             self._system_prompts = system_prompts
             different = (routes, engines) != (self._routes, self._engines) or not self._seen
             self._routes, self._engines, self._seen = routes, engines, True
@@ -324,10 +348,10 @@ class Routes:
             if cursor.rowcount:
                 cursor.execute("NOTIFY noria_engines")
         cursor.execute(
-            "INSERT INTO work.doors (door_id, generations, in_flight, seen_at) VALUES (%s, %s, %s, now())"
+            "INSERT INTO work.doors (door_id, generations, in_flight, seen_at, host) VALUES (%s, %s, %s, now(), %s)"
             " ON CONFLICT (door_id) DO UPDATE SET generations = excluded.generations,"
             " in_flight = excluded.in_flight, seen_at = excluded.seen_at",
-            (self.door_id, Json(generations), Json(in_flight)),
+            (self.door_id, Json(generations), Json(in_flight), self._host),
         )
         cursor.execute(f"DELETE FROM work.doors WHERE seen_at < now() - interval '{FORGET_DOORS_AFTER}'")
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import text
 
 from migrations.roles import grant
+from migrations.work import make_work_again
 from streams.errors import Invalid, Unavailable
-from streams.schema import machinery
 from streams.settings import from_env
 from streams.store import open_engine, postgres_trouble
 
@@ -40,21 +39,6 @@ def wait_for_postgres(database_url: str, deadline_s: float) -> None:
                 raise
             time.sleep(0.1)
     engine.dispose()
-
-
-def make_work_again(database_url: str) -> bool:
-    """Make the schema `work` anew, empty, if it was dropped; whether it was. It holds no fact: what was done stands on the log."""
-    engine = open_engine(database_url)
-    try:
-        with postgres_trouble(), engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('noria.migrations.work'))"))
-            if connection.execute(text("SELECT to_regnamespace('work')")).scalar_one() is not None:
-                return False
-            connection.execute(text("CREATE SCHEMA work"))
-            machinery.create_all(connection, [table for table in machinery.sorted_tables if table.schema == "work"])
-            return True
-    finally:
-        engine.dispose()
 
 
 def main() -> int:

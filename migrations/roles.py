@@ -6,6 +6,7 @@ Whoever runs migrations, replays, restores and commands stays the tables' owner.
 """
 
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,12 +15,11 @@ from psycopg2.extensions import connection as PostgresConnection
 from psycopg2.extensions import encrypt_password
 from sqlalchemy import text
 
-from streams.connections import ROLES, Role
+from streams.connections import ROLES, WORKERS, Role
 from streams.errors import Invalid
 from streams.private import is_private, write_private
-from streams.schema import machinery, projections
 from streams.store import open_engine, postgres_trouble
-from streams.tables import Rights, rights_of
+from streams.tables import Rights, machinery, projections, rights_of
 
 _MAINTAIN = "MAINTAIN"
 _MAINTAIN_SINCE = 170_000  # before, only a table's owner may vacuum it
@@ -50,6 +50,11 @@ def url_of(role: Role, database_url: str, path: Path) -> str:
     return urlunsplit(parts._replace(netloc=f"{role}:{passwords(path)[role]}@{server}"))
 
 
+def words_of_rights(rights: Iterable[str]) -> str:
+    """As they stand in a GRANT."""
+    return ", ".join(sorted(rights))
+
+
 def grant(database_url: str, path: Path) -> None:
     """Make the roles with the passwords in the file, and give each what stands in GRANTS and nothing else, in one transaction."""
     known = passwords(path)
@@ -76,6 +81,9 @@ def grant(database_url: str, path: Path) -> None:
             for name, roles in GRANTS.items():
                 for role, rights in roles.items():
                     held = rights if maintains else rights - {_MAINTAIN}
-                    connection.exec_driver_sql(f"GRANT {', '.join(sorted(held))} ON {name} TO {role}")
+                    connection.exec_driver_sql(f"GRANT {words_of_rights(held)} ON {name} TO {role}")
+            function = connection.execute(text("SELECT to_regprocedure('public.noria_make_work()')")).scalar_one()
+            if function is not None:
+                connection.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION {function} TO {WORKERS}")
     finally:
         engine.dispose()

@@ -311,6 +311,14 @@ def decode_order(value: bytes) -> orders.Order:
         raise Invalid(_reason(error)) from None
 
 
+def cause_of(value: bytes) -> UUID | None:
+    """The id of what an order, or an event, follows from. Raises Invalid for what cannot be read."""
+    try:
+        return _wire_decoder.decode(value).causationid
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Invalid(_reason(error)) from None
+
+
 def encode_operation(event: OperationsEvent, *, id: UUID, source: str, time: datetime) -> bytes:
     """An event of `noria.operations`, as a CloudEvent."""
     name, key = _snake(type(event).__name__), operation_key(event)

@@ -171,10 +171,15 @@ claims = machine_table(
     text("state"),  # open, done, failed, cancelled
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     text("worker", nullable=True),
+    text("host", nullable=True),  # of the worker
     timestamptz("lease_until", nullable=True),
     timestamptz("not_before", nullable=True),
     timestamptz("received_at"),
+    # Of a swap: what is to answer, and where on the domain's partition the decision stands that asks for it.
+    integer("release", nullable=True),
+    bigint("decided_offset", nullable=True),
     index("received_at", name="ix_claims_open", where="state = 'open'"),
+    index("domain", "decided_offset", name="ix_claims_decided", where="kind = 'swap_release'"),
     rights=may(workers="rawd"),
 )
 intake = machine_table(
@@ -204,6 +209,9 @@ engines = machine_table(
     text_array("control_tokens", nullable=True),
     integer("context_tokens", nullable=True),
     timestamptz("used_at", nullable=True),  # when a door last sent something there
+    # Where it runs, and until when no other host may take it up unless this one says that it is still there.
+    text("host", nullable=True),
+    timestamptz("held_until", nullable=True),
     rights=may(door="rw", workers="raw"),
 )
 routes = machine_table(
@@ -213,6 +221,8 @@ routes = machine_table(
     integer("release"),
     sa.Column("engine_id", sa.Text, sa.ForeignKey("work.engines.engine_id"), nullable=False),
     bigint("generation"),
+    # Where on the domain's partition the decision stands that it follows from: no older one may move it.
+    bigint("decided_offset"),
     timestamptz("flipped_at"),
     rights=may(door="r", workers="rawd"),
 )
@@ -223,6 +233,7 @@ doors = machine_table(
     jsonb("generations"),  # {domain: generation of the route that new requests take}
     jsonb("in_flight"),  # {engine_id: requests}
     timestamptz("seen_at"),
+    text("host"),
     rights=may(door="rawd", workers="r"),
 )
 examined = machine_table(
@@ -241,6 +252,7 @@ examined = machine_table(
 places = machine_table(
     "work",
     "places",
+    text("host", key=True),  # on whose disk it is
     text("place", key=True),
     text("kind"),
     text("owner"),

@@ -1,11 +1,12 @@
 """The settings of every process, read from the environment once, in `main`."""
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from streams.cluster import Cluster, named_cluster
 from streams.errors import Invalid
@@ -33,6 +34,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     erasures: Path  # the journal of destroyed keys
     opencompass: Path
     lightllm: Path | None = None  # the folder of the environment that holds LightLLM; None: it is in this one
+    host: str = field(default_factory=socket.gethostname)  # what this machine is called, the same at each start
     engine_threads: int = 1
     engine_slots: int = 4
     engine_sleep_after_s: int = 1800  # of an engine that nobody asks; 0: never
@@ -94,6 +96,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         erasures=Path(environ.get("NORIA_ERASURES") or home / "keys" / "erasures.jsonl"),
         opencompass=Path(environ.get("NORIA_OPENCOMPASS") or home / "opencompass"),
         lightllm=Path(environ["NORIA_LIGHTLLM"]) if environ.get("NORIA_LIGHTLLM") else None,
+        host=environ.get("NORIA_HOST") or socket.gethostname(),
         engine_threads=_count(environ, "NORIA_ENGINE_THREADS", 1),
         engine_slots=_count(environ, "NORIA_ENGINE_SLOTS", 4),
         engine_sleep_after_s=_count(environ, "NORIA_ENGINE_SLEEP_AFTER_S", 1800, least=0),

@@ -1,5 +1,6 @@
 """What an error of PostgreSQL means, by its SQLSTATE: one table, for whoever asks again, quarantines or stops."""
 
+import re
 from typing import Literal
 
 import psycopg2
@@ -37,6 +38,9 @@ _WORDS = {
 }
 
 
+_OF_WORK = re.compile(r"\bwork\b")
+
+
 def meaning_of(error: BaseException) -> Meaning:
     """Of an error of psycopg2's, or one of SQLAlchemy's around it. A Python number beyond any column is content, too."""
     if isinstance(error, exc.TimeoutError):
@@ -51,7 +55,17 @@ def meaning_of(error: BaseException) -> Meaning:
         # The server said nothing: a connection that was not made, or broke.
         broken = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
         return "unavailable" if broken or type(error) is psycopg2.DatabaseError else "bug"
+    if is_work_lost(error):
+        return "unavailable"
     return _BY_BEGINNING.get(code) or _BY_BEGINNING.get(code[:2], "bug")
+
+
+def is_work_lost(error: BaseException) -> bool:
+    """Whether the schema `work`, or a table of it, is not there: it was dropped, and whoever reconciles makes it again."""
+    error = _said(error)
+    if not isinstance(error, psycopg2.Error) or error.pgcode not in ("42P01", "3F000"):
+        return False
+    return _OF_WORK.search(error.diag.message_primary or "") is not None
 
 
 def words_of(error: BaseException) -> str:
@@ -60,6 +74,8 @@ def words_of(error: BaseException) -> str:
         return "every connection to PostgreSQL is in use"
     error = _said(error)
     code = error.pgcode if isinstance(error, psycopg2.Error) else None
+    if is_work_lost(error):
+        return "the schema work was lost, and is to be made again"
     return _WORDS.get(code or "", f"PostgreSQL does not answer: {type(error).__name__}")
 
 

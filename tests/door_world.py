@@ -160,8 +160,8 @@ class World:
             )
             generation = connection.execute(
                 text(
-                    "INSERT INTO work.routes (domain, release, engine_id, generation, flipped_at)"
-                    " VALUES (:domain, :release, :id, 1, now()) ON CONFLICT (domain) DO UPDATE SET"
+                    "INSERT INTO work.routes (domain, release, engine_id, generation, decided_offset, flipped_at)"
+                    " VALUES (:domain, :release, :id, 1, 0, now()) ON CONFLICT (domain) DO UPDATE SET"
                     " release = excluded.release, engine_id = excluded.engine_id,"
                     " generation = work.routes.generation + 1 RETURNING generation"
                 ),

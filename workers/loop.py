@@ -7,7 +7,6 @@ import argparse
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -32,15 +31,16 @@ from workers.evaluator.install import NotInstalled
 from workers.evaluator.opencompass import Examiner
 from workers.evaluator.step import NEAR_S, look_ahead
 from workers.orders import ATTEMPTS, Claim, failure_name
+from workers.reconciler import Reconciler
 from workers.register import sweep
 from workers.retention import Retention
-from workers.swapper import keep_level
 from workers.trainer.parent import Trainer
 
 RENEW_EVERY_S = 4.0
 IDLE_RETRY_S = 60.0
 INSTALLING_RETRY_S = 5.0
 REST_AFTER_S = 60.0  # children that nothing has needed for so long are ended
+PLACED = frozenset({"train", "evaluate", "purge"})  # the steps that make places on disk, or remove them
 logger = logging.getLogger("noria.worker")
 
 # A step carries out one order and publishes its result.
@@ -66,7 +66,7 @@ def steps(names: Sequence[str]) -> dict[str, tuple[Step, Step_]]:
 def work_once(context: Context, table: Mapping[str, tuple[Step, Step_]], stopping: threading.Event) -> bool:
     """Take in what is new, and carry out one order if there is one. Raises Unavailable, LostHistory, or whatever bug a step has."""
     context.intake.take_in()
-    held = orders.claim(context.engine, list(table), context.worker)
+    held = orders.claim(context.engine, list(table), context.worker, context.settings.host)
     if held is None:
         return False
     step, run = table[orders.kind_of(held.order)]
@@ -88,7 +88,8 @@ def _carry_out(context: Context, held: Claim, step: Step, run: Step_, stopping: 
     try:
         if held.attempt > ATTEMPTS:
             raise Invalid(f"{held.attempt - 1} attempts ended without a word")
-        run(order, context)
+        if held.attempt == 1 or not orders.has_result(context.engine, order):
+            run(order, context)
         retry(lambda: orders.finish(context.engine, held, "done"), stopping)
     except Cancelled:
         if not stopping.is_set():
@@ -206,6 +207,17 @@ def _rounds(context: Context) -> tuple[bool, bool]:
         return bool(found[0]), bool(found[1])
 
 
+def _reconcile(context: Context, stopping: threading.Event, ended: list[int]) -> None:
+    """Beside the orders, as one of them may wait for minutes. What cannot go on stops the process: `ended` says how."""
+    try:
+        Reconciler(context).keep(stopping)
+    except Exception as error:
+        logger.critical("the reconciler: %s; the process stops", error, exc_info=not isinstance(error, LostHistory))
+        ended.append(70 if isinstance(error, LostHistory) else 1)
+        stopping.set()
+        context.cancelled.set()
+
+
 def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     every: tuple[Step, ...] = get_args(Step)
@@ -222,7 +234,7 @@ def main() -> int:
     stopping = threading.Event()
     engine = open_engine(settings.database_url, SHARES["swapper" if "swap" in kinds else "worker"])
     keyring = Keyring(engine, MasterKey(settings.master_key))
-    worker = f"{socket.gethostname()}-{os.getpid()}"
+    worker = f"{settings.host}-{os.getpid()}"
     context = Context(settings, engine, KafkaLog(settings.kafka, f"noria-{kinds[0]}"), keyring, worker)
 
     def stop(*_: object) -> None:
@@ -234,13 +246,15 @@ def main() -> int:
     table = steps(kinds)
     idle = Idle(context, list(table), stopping) if "train" in kinds and "evaluate" in kinds else None
     retention = Retention(context)
+    ended: list[int] = []
+    if "swap" in kinds:
+        threading.Thread(target=_reconcile, args=(context, stopping, ended), name="reconciler", daemon=True).start()
     while not stopping.is_set():
         try:
             worked = work_once(context, table, stopping)
-            if "swap" in kinds:
-                keep_level(context)
+            if PLACED.intersection(kinds):
+                sweep(context.engine, context.settings.host, context.settings.home / "training")
             if "train" in kinds:
-                sweep(context.engine, context.settings.home / "training")
                 retention.step()
             if not worked and not (idle and idle.work()):
                 stopping.wait(0.25)
@@ -253,7 +267,7 @@ def main() -> int:
             logger.critical("%s; the process stops", error)
             return 70
     context.close()
-    return 0
+    return ended[0] if ended else 0
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from uuid import uuid5
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 
-from streams.codec import decode_order, read_event, read_order
+from streams.codec import cause_of, decode_order, read_event, read_order
 from streams.continuity import Continuity
 from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS
 from streams.facts.orders import OrderFailed
 from streams.log import Log
-from streams.orders import Order
+from streams.orders import Order, SwapRelease
 from streams.store import positions, postgres_trouble
 from streams.tables import LIVE
 
@@ -44,11 +44,13 @@ ROUND_OVER = (
 
 
 class Claim(Struct, frozen=True):
-    """An order in hand. `attempt` counts from 1; whoever died with it is counted too."""
+    """An order in hand. `attempt` counts from 1; whoever died with it is counted too. `decided_offset`: of a swap, where on the
+    domain's partition the decision stands that asks for it; None if no decision stands there."""
 
     order: Order
     attempt: int
     worker: str
+    decided_offset: int | None = None
 
 
 def kind_of(order: Order) -> str:
@@ -78,6 +80,11 @@ class Intake:
         self._continuity = Continuity(engine, log)
         self._known = False
 
+    @property
+    def known(self) -> bool:
+        """Whether `work.claims` holds every order that stood on the log when it was last taken in."""
+        return self._known
+
     def take_in(self) -> int:
         """How many were new. Raises Unavailable, or LostHistory when the log is not the one that was read."""
         try:
@@ -96,8 +103,10 @@ class Intake:
                 text("SELECT partition, next_offset FROM work.intake WHERE topic = :t"), {"t": ORDERS}
             )
             start: dict[int, int] = {row.partition: row.next_offset for row in rows}
-            if not (start and self._known) and not caught_up(connection, self._log):
-                return 0
+            if not (start and self._known):
+                self._known = False
+                if not caught_up(connection, self._log):
+                    return 0
             self._known = True
             for partition, end in ends.items():
                 if start.get(partition, 0) < end:
@@ -113,6 +122,7 @@ class Intake:
                 # Not ours to carry out; it stays on the log, and this says where.
                 place = f"{ORDERS}-{partition}@{last.offset}"
                 row = {"order_id": place, "kind": str(error), "domain": "", "state": "unreadable", "attempts": 0}
+                asks: dict[str, int | None] = {"release": None, "decided_offset": None}
             else:
                 state, attempts = _standing(connection, self._log, order)
                 row = {
@@ -122,16 +132,22 @@ class Intake:
                     "state": state,
                     "attempts": attempts,
                 }
+                asks = {
+                    "release": order.release if isinstance(order, SwapRelease) else None,
+                    "decided_offset": _decided(connection, last.value) if isinstance(order, SwapRelease) else None,
+                }
             connection.execute(
                 text(
-                    "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at)"
-                    " VALUES (:order_id, :kind, :domain, :body, :state, :attempts, clock_timestamp())"
+                    "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at, release, decided_offset)"
+                    " VALUES (:order_id, :kind, :domain, :body, :state, :attempts, clock_timestamp(), :release, :decided_offset)"
                     # One that a rebuilt log did not imply may have been said again since.
-                    " ON CONFLICT (order_id) DO UPDATE SET (kind, domain, body, state, attempts, received_at)"
-                    " = (excluded.kind, excluded.domain, excluded.body, excluded.state, excluded.attempts, excluded.received_at)"
+                    " ON CONFLICT (order_id) DO UPDATE SET"
+                    " (kind, domain, body, state, attempts, received_at, release, decided_offset)"
+                    " = (excluded.kind, excluded.domain, excluded.body, excluded.state, excluded.attempts, excluded.received_at,"
+                    " excluded.release, excluded.decided_offset)"
                     " WHERE claims.kind = 'unexplained' AND convert_from(claims.body, 'UTF8')::bigint <= :offset"
                 ),
-                row | {"body": last.value, "offset": last.offset},
+                {**row, **asks, "body": last.value, "offset": last.offset},
             )
             taken += 1
         connection.execute(
@@ -152,10 +168,20 @@ class Intake:
         return taken
 
 
+def _decided(connection: Connection, value: bytes) -> int | None:
+    """Where on the domain's partition the decision stands that the order of these bytes follows from: what caused it is on the log
+    before it, and in the tables."""
+    found = connection.execute(
+        text('SELECT "offset" FROM noria.events WHERE event_id = :cause AND topic = :topic'),
+        {"cause": str(cause_of(value)), "topic": DOMAINS},
+    ).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
 def _standing(connection: Connection, log: Log, order: Order) -> tuple[str, int]:
     """What is left to do of an order by what the log says of it: its state as a claim, and the attempts that have failed."""
     failures = {str(uuid5(order.order_id, failure_name(attempt))): attempt for attempt in range(1, ATTEMPTS + 2)}
-    results = [str(uuid5(order.order_id, name)) for name in RESULTS]
+    results = _results(order)
     said = connection.execute(
         text('SELECT event_id, topic, partition, "offset" FROM noria.events WHERE event_id = ANY(:ids)'),
         {"ids": [*results, *failures]},
@@ -174,6 +200,21 @@ def _standing(connection: Connection, log: Log, order: Order) -> tuple[str, int]
     return "open", attempts
 
 
+def _results(order: Order) -> list[str]:
+    """The ids of what would be published of it."""
+    return [str(uuid5(order.order_id, name)) for name in RESULTS]
+
+
+def has_result(engine: Engine, order: Order) -> bool:
+    """Whether what came of the order stands on the log already: whoever carried it out died before closing it. Raises
+    Unavailable."""
+    with postgres_trouble(), engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT EXISTS (SELECT FROM noria.events WHERE event_id = ANY(:ids))"), {"ids": _results(order)}
+        )
+        return bool(found.scalar_one())
+
+
 def waiting(engine: Engine, kinds: Sequence[str]) -> bool:
     """Whether an order of these kinds could be claimed. Raises Unavailable."""
     with postgres_trouble(), engine.connect() as connection:
@@ -183,19 +224,19 @@ def waiting(engine: Engine, kinds: Sequence[str]) -> bool:
         return bool(found.scalar_one())
 
 
-def claim(engine: Engine, kinds: Sequence[str], worker: str) -> Claim | None:
-    """The oldest open order of these kinds that nobody holds, now held by `worker`. Raises Unavailable."""
+def claim(engine: Engine, kinds: Sequence[str], worker: str, host: str) -> Claim | None:
+    """The oldest open order of these kinds that nobody holds, now held by `worker` of `host`. Raises Unavailable."""
     with postgres_trouble(), engine.begin() as connection:
         row = connection.execute(
             text(
-                "UPDATE work.claims SET worker = :worker, attempts = attempts + 1,"
+                "UPDATE work.claims SET worker = :worker, host = :host, attempts = attempts + 1,"
                 " lease_until = now() + make_interval(secs => :lease) WHERE order_id = ("
                 f" SELECT order_id FROM work.claims WHERE {_CLAIMABLE}"
-                " ORDER BY received_at, order_id FOR UPDATE SKIP LOCKED LIMIT 1) RETURNING body, attempts"
+                " ORDER BY received_at, order_id FOR UPDATE SKIP LOCKED LIMIT 1) RETURNING body, attempts, decided_offset"
             ),
-            {"worker": worker, "lease": LEASE_S, "kinds": list(kinds)},
+            {"worker": worker, "host": host, "lease": LEASE_S, "kinds": list(kinds)},
         ).one_or_none()
-    return None if row is None else Claim(decode_order(bytes(row.body)), row.attempts, worker)
+    return None if row is None else Claim(decode_order(bytes(row.body)), row.attempts, worker, row.decided_offset)
 
 
 def renew(engine: Engine, held: Claim) -> bool:

@@ -15,8 +15,8 @@ through `register`, so that it can be purged.
 
 The first three and the artifacts need no act of a worker: what they hold is sealed. `work.places` lists the others one by one.
 Whoever works with words in clear looks, every second, whether a key of theirs was destroyed (`Words`); whatever a worker that
-died or gave up has left is removed by `sweep`. A training child makes no folder but within its own: once that was purged, it writes
-nothing more and ends.
+died or gave up has left is removed by `sweep`. A place is on one host, and only that one removes it. A training child makes no
+folder but within its own: once that was purged, it writes nothing more and ends.
 """
 
 import shutil
@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import Struct
 from sqlalchemy import Engine, text
 
 from streams.errors import Unavailable
@@ -38,6 +39,7 @@ from workers.orders import ROUND_OVER
 TRAINING_FOLDER = "training folder"
 EXAM_ROOM = "exam room"
 LOOK_EVERY_S = 1.0
+OTHERS_WITHIN_S = 20.0
 
 
 class WordsGone(Exception):
@@ -63,20 +65,21 @@ class Words:
                 raise WordsGone
 
 
-def register(engine: Engine, kind: str, place: str, owner: str, kids: Sequence[str]) -> None:
-    """Enter a folder before the first byte computed from people's words is written to it. Raises Unavailable."""
+def register(engine: Engine, host: str, kind: str, place: str, owner: str, kids: Sequence[str]) -> None:
+    """Enter a folder of this host before the first byte computed from people's words is written to it. Raises Unavailable."""
     with postgres_trouble(), engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO work.places (place, kind, owner, kids, made_at) VALUES (:place, :kind, :owner, :kids, now())"
-                " ON CONFLICT (place) DO UPDATE SET kids = excluded.kids, owner = excluded.owner"
+                "INSERT INTO work.places (host, place, kind, owner, kids, made_at)"
+                " VALUES (:host, :place, :kind, :owner, :kids, now())"
+                " ON CONFLICT (host, place) DO UPDATE SET kids = excluded.kids, owner = excluded.owner"
             ),
-            {"place": place, "kind": kind, "owner": owner, "kids": list(kids)},
+            {"host": host, "place": place, "kind": kind, "owner": owner, "kids": list(kids)},
         )
 
 
-def strike(engine: Engine, place: str) -> None:
-    """Remove the folder and its entry: what it was made for is done. Raises Unavailable."""
+def strike(engine: Engine, host: str, place: str) -> None:
+    """Remove the folder of this host and its entry: what it was made for is done. Raises Unavailable."""
     try:
         if Path(place).exists():
             shutil.rmtree(place)
@@ -84,33 +87,48 @@ def strike(engine: Engine, place: str) -> None:
         pass  # another was quicker
     except OSError as error:  # a child that has not been told yet wrote into it
         raise Unavailable(f"a place could not be removed: {type(error).__name__}") from None
-    unregister(engine, place)
+    unregister(engine, host, place)
 
 
-def unregister(engine: Engine, place: str) -> None:
+def unregister(engine: Engine, host: str, place: str) -> None:
     """Remove the entry of a place that holds nothing any more."""
     with postgres_trouble(), engine.begin() as connection:
-        connection.execute(text("DELETE FROM work.places WHERE place = :place"), {"place": place})
+        connection.execute(
+            text("DELETE FROM work.places WHERE host = :host AND place = :place"), {"host": host, "place": place}
+        )
 
 
-def purge(engine: Engine, kids: Sequence[str]) -> dict[str, int]:
-    """Remove every place that holds something of these keys; return how many of each kind. Raises Unavailable.
+def purge(engine: Engine, host: str, kids: Sequence[str]) -> dict[str, int]:
+    """Remove every place of this host that holds something of these keys; return how many of each kind. Raises Unavailable.
 
     An exam room in use is left to whoever uses it, who looks too."""
-    with postgres_trouble(), engine.connect() as connection:
-        found = connection.execute(
-            text("SELECT place, kind FROM work.places WHERE kids && :kids ORDER BY place"), {"kids": list(kids)}
-        ).all()
     purge_left_overs()
-    for row in found:
-        if row.kind != EXAM_ROOM or not in_use(Path(row.place)):
-            strike(engine, row.place)
-    return dict(Counter(row.kind for row in found))
+    found = [place for place in _holding(engine, kids) if place.host == host]
+    for place in found:
+        if place.kind != EXAM_ROOM or not in_use(Path(place.place)):
+            strike(engine, host, place.place)
+    return dict(Counter(place.kind for place in found))
 
 
-def sweep(engine: Engine, training: Path) -> None:
-    """Remove the places of rounds that have ended, and what lies in the folder `training` of this machine without standing in the
-    register: its worker was killed. Raises Unavailable."""
+class _Place(Struct, frozen=True):
+    host: str
+    place: str
+    kind: str
+
+
+def _holding(engine: Engine, kids: Sequence[str]) -> list[_Place]:
+    """The places of every host that hold something of these keys."""
+    with postgres_trouble(), engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT host, place, kind FROM work.places WHERE kids && :kids ORDER BY host, place"),
+            {"kids": list(kids)},
+        )
+        return [_Place(*row) for row in rows]
+
+
+def sweep(engine: Engine, host: str, training: Path) -> None:
+    """Remove the places of this host whose round has ended or somebody of whom was erased, and what lies in its folder `training`
+    without standing in the register: its worker was killed. Raises Unavailable."""
     there = sorted(
         str(folder) for folder in training.glob("*")
     )  # looked at first: entries are made before their folders
@@ -118,22 +136,41 @@ def sweep(engine: Engine, training: Path) -> None:
         over = connection.execute(
             text(
                 "SELECT p.place FROM work.places p JOIN noria.rounds r ON r.round_id = p.owner"
-                f" WHERE p.kind = :kind AND {ROUND_OVER.replace(':order_id', 'right(p.place, 36)')}"
+                f" WHERE p.host = :host AND p.kind = :kind AND {ROUND_OVER.replace(':order_id', 'right(p.place, 36)')}"
             ),
-            {"kind": TRAINING_FOLDER},
+            {"host": host, "kind": TRAINING_FOLDER},
         ).scalars()
         ended = list(over)
-        known = set(connection.execute(text("SELECT place FROM work.places")).scalars())
+        gone = connection.execute(
+            text(
+                "SELECT p.place, p.kind FROM work.places p WHERE p.host = :host AND EXISTS ("
+                " SELECT FROM keyring.person_keys k WHERE k.kid = ANY(p.kids) AND k.destroyed_at IS NOT NULL)"
+            ),
+            {"host": host},
+        )
+        ended += [row.place for row in gone if row.kind != EXAM_ROOM or not in_use(Path(row.place))]
+        known = set(connection.execute(text("SELECT place FROM work.places")).scalars())  # hosts may share a disk
     for place in [*ended, *(folder for folder in there if folder not in known)]:
-        strike(engine, place)
+        strike(engine, host, place)
 
 
 def run(order: PurgePlaces, context: Context) -> None:
-    """The step `purge`."""
+    """The step `purge`. It ends when nothing of these keys is left on any host: each purges its own disk (`sweep`). Raises
+    Unavailable, naming the hosts that have not yet."""
+    purged = Counter(purge(context.engine, context.settings.host, order.kids))
+    others = [place for place in _holding(context.engine, order.kids) if place.host != context.settings.host]
+    purged.update(place.kind for place in others)
+    deadline = time.monotonic() + OTHERS_WITHIN_S
+    while others and time.monotonic() < deadline:
+        context.check()
+        context.cancelled.wait(LOOK_EVERY_S)
+        others = [place for place in _holding(context.engine, order.kids) if place.host != context.settings.host]
+    if others:
+        raise Unavailable(f"something of theirs is left on {', '.join(sorted({place.host for place in others}))}")
     event = PlacesPurged(
         domain=order.domain,
         person=order.person,
         order_id=order.order_id,
-        places=purge(context.engine, order.kids),
+        places=dict(purged),
     )
     context.publish(order, event, "places_purged")

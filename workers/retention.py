@@ -175,13 +175,15 @@ def remove(context: Context) -> list[str]:
 
 def forget_orders(context: Context) -> int:
     """Remove the claims of orders that were carried out long ago; what came of each stands on the log, which is asked if they are
-    ever taken in again. The newest swap of each domain stays, which no older one may follow. Raises Unavailable."""
+    ever taken in again. Those by which the release went live that answers, and the one before it, stay: the reconciler asks for
+    them. Raises Unavailable."""
     with postgres_trouble(), context.engine.begin() as connection:
         done = connection.execute(
             text(
                 "DELETE FROM work.claims c WHERE state != 'open' AND received_at < now() - make_interval(days => :days)"
-                " AND NOT (kind = 'swap_release' AND NOT EXISTS (SELECT FROM work.claims n WHERE n.domain = c.domain"
-                " AND n.kind = 'swap_release' AND n.received_at > c.received_at))"
+                " AND NOT (kind = 'swap_release' AND order_id IN (SELECT e.causation_id FROM noria.events e"
+                " WHERE e.domain = c.domain AND e.type IN ('release_finished', 'release_rolled_back')"
+                ' ORDER BY e."offset" DESC LIMIT 2))'
             ),
             {"days": ORDERS_KEPT_DAYS},
         )

@@ -35,9 +35,9 @@ from streams.orders import (
 )
 from streams.policy import Policy, Thresholds
 from streams.relay import Relay
-from streams.schema import machinery, projections
 from streams.sealed import Sealed
 from streams.store import Store
+from streams.tables import machinery, projections
 
 AT = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 MODEL = "sha256:" + "1" * 64
@@ -75,9 +75,11 @@ def placed(event: Event, id: UUID) -> Event:
     return event
 
 
-def message(event: Event, *, id: UUID | None = None, at: datetime = AT) -> Message:
+def message(event: Event, *, id: UUID | None = None, at: datetime = AT, cause: UUID | None = None) -> Message:
     id = id or uuid4()
-    envelope = envelope_for(placed(event, id), id=id, source="/test", time=at, correlation_id=event.domain)
+    envelope = envelope_for(
+        placed(event, id), id=id, source="/test", time=at, correlation_id=event.domain, causation_id=cause
+    )
     return Message(topic_of(event), envelope.key, encode(envelope))
 
 
@@ -198,7 +200,7 @@ class ByHand:
 
 
 def answer(order: Order, name: str, event: Event, at: datetime) -> Message:
-    return message(event, id=uuid5(order.order_id, name), at=at)
+    return message(event, id=uuid5(order.order_id, name), at=at, cause=order.order_id)
 
 
 def results(order: Order) -> Iterable[tuple[str, Event]]:

@@ -15,11 +15,12 @@ from api.client import Address, Door
 from api.recording import POLL_S
 from streams.events import CONVERSATIONS
 from streams.facts.releases import CandidateRetired, ReleaseRolledBack
-from streams.log import Message
+from streams.log import KafkaLog, Message
 from tests.door_world import MODEL, World, wait_until
 from tests.engine_server import EngineServer
 from tests.integration.by_hand import rows
-from workers.engines.host import Host
+from workers.context import Context
+from workers.reconciler import Reconciler
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str | None]:
@@ -397,17 +398,18 @@ def test_a_retired_domain_answers_nobody_takes_nothing_and_keeps_its_log(world: 
 
 def test_the_engines_of_a_retired_domain_stop_once_nothing_is_sent_there_any_more(world: World) -> None:
     domain, other = world.domain(), world.domain()
-    host = Host(world.settings, world.database)
+    log = KafkaLog(world.kafka, "test-retired")
+    reconciler = Reconciler(Context(world.settings, world.database, log, world.services.keyring, "swapper-1"))
     retired = world.as_operator.post(f"/v1/domains/{domain}/retire", json={}).json()
     world.caught_up(retired["position"])
     pin = world.services.routes.pin(domain, None, 1)  # a request that was on its way
 
     def wanted() -> list[tuple[object, ...]]:
-        host.close_retired()
+        reconciler.step()
         query = "SELECT domain FROM work.engines WHERE wanted AND domain IN (:one, :two)"
         return rows(world.database, query, one=domain, two=other)
 
-    host.close_retired()
+    reconciler.step()
     wait_until(lambda: domain not in world.services.routes.table()[0], what="the route is gone")
     in_flight = "SELECT count(*) FROM work.doors WHERE NOT generations ? :domain AND (in_flight ->> :pinned)::int = 1"
     wait_until(
@@ -417,6 +419,7 @@ def test_the_engines_of_a_retired_domain_stop_once_nothing_is_sent_there_any_mor
     assert sorted(wanted()) == sorted([(domain,), (other,)])
     world.services.routes.unpin(pin.engine_id)
     wait_until(lambda: wanted() == [(other,)], what="the engine is wanted no more")
+    log.close()
 
 
 def test_what_could_not_be_read_is_listed_for_operators_with_its_place_reason_and_size(world: World) -> None:

@@ -172,7 +172,7 @@ def test_erased_in_the_middle_of_a_training_it_begins_anew_without_their_words(
     def meanwhile() -> None:
         if not erased:
             erased.extend(erase(context, "ann"))
-            purge(context.engine, erased)
+            purge(context.engine, context.settings.host, erased)
 
     child = Child(meanwhile)
     monkeypatch.setattr(training, "Trainer", child)
@@ -224,24 +224,24 @@ def test_a_training_that_failed_or_was_cancelled_leaves_no_folder_once_its_round
     with pytest.raises(type(end)):
         training.run(order, context)
     folders = context.settings.home / "training"
-    sweep(context.engine, folders)
+    sweep(context.engine, context.settings.host, folders)
     assert [folder.name for folder in folders.iterdir()] == [str(order.order_id)], "it may be tried again"
     change(
         context.engine,
         "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, requested_at, ended_at)"
         " VALUES ('round-1', 'roads', 1, 'failed', '[]', 1, 0, now(), now())",
     )
-    sweep(context.engine, folders)
+    sweep(context.engine, context.settings.host, folders)
     assert places(context) == [] and list(folders.iterdir()) == []
     (folders / "of a worker that was killed").mkdir()
-    sweep(context.engine, folders)
+    sweep(context.engine, context.settings.host, folders)
     assert list(folders.iterdir()) == []
 
 
 def test_the_folder_of_what_is_made_again_stays_until_that_is_over(context: Context) -> None:
     order_id = str(uuid4())
     folder = context.settings.home / "training" / order_id
-    register.register(context.engine, TRAINING_FOLDER, str(folder), "round-1", [])
+    register.register(context.engine, context.settings.host, TRAINING_FOLDER, str(folder), "round-1", [])
     folder.mkdir(parents=True)
     change(
         context.engine,
@@ -250,10 +250,10 @@ def test_the_folder_of_what_is_made_again_stays_until_that_is_over(context: Cont
         " jsonb_build_object('order_id', CAST(:order_id AS text), 'outcome', 'under_way'))",
         order_id=order_id,
     )
-    sweep(context.engine, folder.parent)
+    sweep(context.engine, context.settings.host, folder.parent)
     assert folder.exists()
     change(context.engine, "UPDATE noria.rounds SET rebuild = jsonb_set(rebuild, '{outcome}', '\"failed\"')")
-    sweep(context.engine, folder.parent)
+    sweep(context.engine, context.settings.host, folder.parent)
     assert not folder.exists() and places(context) == []
 
 
@@ -319,7 +319,7 @@ def test_erased_in_the_middle_of_an_exam_it_begins_anew_without_their_words(
         registered.extend(rows(context.engine, "SELECT kind, kids FROM work.places"))
         if not erased:
             erased.extend(erase(context, "ann"))
-            assert purge(context.engine, erased) == {EXAM_ROOM: 1}
+            assert purge(context.engine, context.settings.host, erased) == {EXAM_ROOM: 1}
             assert room.room.exists(), "who uses it empties it"
 
     monkeypatch.setattr(Installation, "missing", lambda self: None)  # none is needed, and to make one takes minutes
@@ -371,9 +371,11 @@ def test_erased_when_the_exam_is_over_no_row_of_theirs_is_kept_under_a_key_made_
 def test_a_room_whose_examiner_was_killed_goes_with_the_purge(context: Context, tmp_path: Path) -> None:
     room = tmp_path / "room"
     room.mkdir()
-    register.register(context.engine, EXAM_ROOM, str(room), "worker-1", ["k1"])
-    register.register(context.engine, TRAINING_FOLDER, str(tmp_path / "other"), "round-2", ["k2"])
-    assert purge(context.engine, ["k1"]) == {EXAM_ROOM: 1}
+    register.register(context.engine, context.settings.host, EXAM_ROOM, str(room), "worker-1", ["k1"])
+    register.register(
+        context.engine, context.settings.host, TRAINING_FOLDER, str(tmp_path / "other"), "round-2", ["k2"]
+    )
+    assert purge(context.engine, context.settings.host, ["k1"]) == {EXAM_ROOM: 1}
     assert not room.exists() and places(context) == [(TRAINING_FOLDER, "round-2")]
 
 
@@ -381,9 +383,9 @@ def test_a_child_that_writes_on_after_its_folder_was_purged_makes_none_that_nobo
     context: Context,
 ) -> None:
     folder = context.settings.home / "training" / str(uuid4())
-    register.register(context.engine, TRAINING_FOLDER, str(folder), "round-1", ["k1"])
+    register.register(context.engine, context.settings.host, TRAINING_FOLDER, str(folder), "round-1", ["k1"])
     (folder / "checkpoint").mkdir(parents=True)
-    assert purge(context.engine, ["k1"]) == {TRAINING_FOLDER: 1}
+    assert purge(context.engine, context.settings.host, ["k1"]) == {TRAINING_FOLDER: 1}
     with pytest.raises(FileNotFoundError):
         save_checkpoint(folder / "checkpoint", Checkpoint("run", 1, (1.0,), (), 1, {}))
     with pytest.raises(FileNotFoundError):

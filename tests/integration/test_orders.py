@@ -128,12 +128,12 @@ def test_an_order_that_is_done_is_not_opened_again_by_its_repetition(engine: Eng
     order = select()
     ask(log, order)
     orders.Intake(engine, log).take_in()
-    held = orders.claim(engine, KINDS, "worker-1")
+    held = orders.claim(engine, KINDS, "worker-1", "here")
     assert held is not None
     orders.finish(engine, held, "done")
     ask(log, order)
     orders.Intake(engine, log).take_in()
-    assert orders.claim(engine, KINDS, "worker-2") is None
+    assert orders.claim(engine, KINDS, "worker-2", "here") is None
 
 
 def test_an_order_that_cannot_be_read_is_kept_by_its_place_and_the_rest_goes_on(engine: Engine, log: KafkaLog) -> None:
@@ -145,7 +145,7 @@ def test_an_order_that_cannot_be_read_is_kept_by_its_place_and_the_rest_goes_on(
         (f"{ORDERS}-0@{end - 2}", "unreadable"),
         (str(order.order_id), "open"),
     ]
-    held = orders.claim(engine, KINDS, "worker-1")
+    held = orders.claim(engine, KINDS, "worker-1", "here")
     assert held is not None and held.order == order
 
 
@@ -158,7 +158,7 @@ def test_workers_that_ask_at_once_get_each_order_once(engine: Engine, log: Kafka
     def work(name: str) -> None:
         start.wait()
         orders.Intake(engine, log).take_in()
-        while (held := orders.claim(engine, KINDS, name)) is not None:
+        while (held := orders.claim(engine, KINDS, name, "here")) is not None:
             taken.append(held)
 
     workers = [threading.Thread(target=work, args=(f"worker-{number}",)) for number in range(4)]
@@ -175,7 +175,7 @@ def test_the_oldest_order_comes_first_and_only_of_the_kinds_asked_for(engine: En
     ask(log, first, second, third)
     orders.Intake(engine, log).take_in()
     names = [["purge_places"], KINDS, KINDS, KINDS]
-    held = [orders.claim(engine, kinds, "worker-1") for kinds in names]
+    held = [orders.claim(engine, kinds, "worker-1", "here") for kinds in names]
     assert [one.order if one else None for one in held] == [second, first, third, None]
 
 
@@ -184,11 +184,11 @@ def test_when_the_lease_runs_out_another_worker_takes_over_and_the_first_has_los
 ) -> None:
     ask(log, select())
     orders.Intake(engine, log).take_in()
-    first = orders.claim(engine, KINDS, "worker-1")
+    first = orders.claim(engine, KINDS, "worker-1", "here")
     assert first is not None and orders.renew(engine, first)
-    assert orders.claim(engine, KINDS, "worker-2") is None
+    assert orders.claim(engine, KINDS, "worker-2", "here") is None
     lease_runs_out(engine)
-    second = orders.claim(engine, KINDS, "worker-2")
+    second = orders.claim(engine, KINDS, "worker-2", "here")
     assert second is not None and (second.order, second.attempt) == (first.order, 2)
     assert not orders.renew(engine, first)
     orders.finish(engine, first, "failed")  # says nothing about what is no longer its own
@@ -201,9 +201,9 @@ def test_a_worker_that_lost_an_order_and_got_it_back_does_not_hold_it_by_its_old
 ) -> None:
     ask(log, select())
     orders.Intake(engine, log).take_in()
-    first = orders.claim(engine, KINDS, "worker-1")
+    first = orders.claim(engine, KINDS, "worker-1", "here")
     lease_runs_out(engine)
-    second = orders.claim(engine, KINDS, "worker-1")
+    second = orders.claim(engine, KINDS, "worker-1", "here")
     assert first is not None and second is not None
     assert not orders.renew(engine, first) and orders.renew(engine, second)
 
@@ -212,7 +212,7 @@ def test_a_lease_is_not_renewed_once_the_round_has_ended(engine: Engine, log: Ka
     order = select()
     ask(log, order)
     orders.Intake(engine, log).take_in()
-    held = orders.claim(engine, KINDS, "worker-1")
+    held = orders.claim(engine, KINDS, "worker-1", "here")
     assert held is not None and orders.renew(engine, held)  # the projections may not know the round yet
     begin_round(engine, order)
     assert orders.renew(engine, held)
@@ -223,7 +223,7 @@ def test_a_lease_is_not_renewed_once_the_round_has_ended(engine: Engine, log: Ka
 def test_an_order_without_a_round_is_renewed_whatever_rounds_do(engine: Engine, log: KafkaLog) -> None:
     ask(log, purge())
     orders.Intake(engine, log).take_in()
-    held = orders.claim(engine, KINDS, "worker-1")
+    held = orders.claim(engine, KINDS, "worker-1", "here")
     assert held is not None and orders.renew(engine, held)
 
 
@@ -314,7 +314,7 @@ def test_an_order_that_kills_its_workers_is_given_up(context: Context) -> None:
     ask(log, order)
     context.intake.take_in()
     for number in range(ATTEMPTS):
-        assert orders.claim(context.engine, KINDS, f"dead-{number}") is not None
+        assert orders.claim(context.engine, KINDS, f"dead-{number}", "here") is not None
         lease_runs_out(context.engine)
 
     def run(order: SelectSnapshot, context: Context) -> None:
@@ -393,7 +393,7 @@ def test_a_long_step_keeps_its_lease(context: Context, monkeypatch: pytest.Monke
         query = "SELECT lease_until FROM work.claims"
         first = rows(context.engine, query)
         eventually(lambda: rows(context.engine, query) > first, "the lease is renewed", 10)
-        assert orders.claim(context.engine, KINDS, "worker-2") is None
+        assert orders.claim(context.engine, KINDS, "worker-2", "here") is None
 
     assert work_once(context, table(run), threading.Event())
     assert [row[1] for row in claims(context.engine)] == ["done"]
@@ -419,7 +419,7 @@ def test_a_step_that_waits_for_what_is_being_made_says_so_keeps_its_lease_and_go
             return "opencompass_failed" if rows(context.engine, query) == first else None
 
         context.wait(order, "select", missing)
-        assert orders.claim(context.engine, KINDS, "worker-2") is None
+        assert orders.claim(context.engine, KINDS, "worker-2", "here") is None
 
     assert work_once(context, table(run), threading.Event())
     assert [row[1:3] for row in claims(context.engine)] == [("done", 1)]

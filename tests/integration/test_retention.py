@@ -269,9 +269,12 @@ def test_orders_carried_out_long_ago_are_forgotten_and_run_no_more_though_the_in
     assert taken == 10
     assert retention.forget_orders(world.context) == 0
     change(world.engine, "UPDATE work.claims SET received_at = received_at - interval '31 days'")
-    assert retention.forget_orders(world.context) == 8
+    assert retention.forget_orders(world.context) == 7
     query = "SELECT kind, state FROM work.claims ORDER BY received_at"
-    assert rows(world.engine, query) == [("swap_release", "done"), ("select_snapshot", "open")]
+    assert rows(world.engine, query) == [
+        *[("swap_release", "done")] * 2,  # by which the release went live that answers, and the one before
+        ("select_snapshot", "open"),
+    ]
     change(world.engine, "TRUNCATE work.intake")
     orders.Intake(world.engine, world.log).take_in()
     assert rows(world.engine, "SELECT kind FROM work.claims WHERE state = 'open'") == [("select_snapshot",)]

@@ -1,10 +1,8 @@
 """The swap: an engine is proved before it is asked, every door knows before it is told, and each stage can be repeated."""
 
-import json
 import math
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,58 +14,34 @@ from sqlalchemy import Engine
 from streams.cluster import Cluster
 from streams.codec import decode
 from streams.errors import Invalid, Unavailable
-from streams.events import DOMAINS, Event
+from streams.events import DOMAINS
 from streams.facts.releases import ReleaseFinished, ReleaseRolledBack, ReleaseStarted, RollbackAsked
 from streams.log import KafkaLog, MemoryLog
 from streams.orders import SwapRelease
 from streams.sealing import Keyring
 from tests import door_world
 from tests.door_world import World, make_settings
-from tests.engine_server import EngineServer
 from tests.integration.by_hand import ByHand, change, empty, live_domain, rows
 from tests.integration.conftest import eventually
+from tests.integration.swaps import (
+    GOLDEN,
+    GoldenEngine,
+    carry_out,
+    claimed,
+    door,
+    host_says,
+    in_thread,
+    live,
+    model,
+    order_for,
+    route,
+    run_with_host,
+    told,
+    wanted,
+)
 from workers import swapper
 from workers.context import Cancelled, Context
 from workers.engines import golden_tolerance
-from workers.models.golden import GoldenLine
-from workers.orders import Claim
-
-GOLDEN = [
-    GoldenLine(
-        prompt=f"question {n}", prompt_ids=[1, 2, 3], token_ids=[7, 8], logprobs=[-0.5, -1.0], whole=[True, True]
-    )
-    for n in range(3)
-]
-
-
-class GoldenEngine(EngineServer):
-    """An engine that answers golden prompts as the trainer would, but for `off` in log-probability."""
-
-    def __init__(self, off: float = 0.0) -> None:
-        super().__init__()
-        self.off = off
-        self.more_prompt_tokens = 0
-
-    def _answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
-        if body.get("stream"):
-            super()._answer(handler, body)
-            return
-        self.hold.wait(30)
-        (line,) = [line for line in GOLDEN if line.prompt == body["messages"][0]["content"]]
-        steps = [
-            {"id": token, "logprob": logprob - self.off}
-            for token, logprob in zip(line.token_ids, line.logprobs, strict=True)
-        ]
-        said = {
-            "choices": [{"message": {"content": "x"}, "logprobs": {"content": steps}}],
-            "usage": {"prompt_tokens": len(line.prompt_ids) + self.more_prompt_tokens},
-        }
-        raw = json.dumps(said).encode()
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(raw)))
-        handler.end_headers()
-        handler.wfile.write(raw)
-
 
 FINISHED: dict[str, Any] = {
     "domain": "roads",
@@ -100,124 +74,9 @@ def engine() -> Iterator[GoldenEngine]:
     made.stop()
 
 
-def model(context: Context, tmp_path: Path) -> str:
-    folder = tmp_path / f"model-{uuid4().hex}"
-    folder.mkdir()
-    (folder / "golden.jsonl").write_text("".join(json.dumps(structs.asdict(line)) + "\n" for line in GOLDEN))
-    (folder / "which").write_text(uuid4().hex)
-    return context.artifacts.put_dir(folder)
-
-
-def order_for(context: Context, tmp_path: Path, release: int = 1, **more: Any) -> SwapRelease:
-    return SwapRelease(
-        order_id=uuid4(),
-        domain=more.pop("domain", "roads"),
-        release=release,
-        model=model(context, tmp_path),
-        engine=more.pop("engine", "llamacpp"),
-        current=release - 1 if release else None,
-        round_id=None,
-        **more,
-    )
-
-
-def host_says(context: Context, order: SwapRelease, state: str, engine: EngineServer | None = None) -> None:
-    """What the process that holds the engines does once one is wanted."""
-    wanted = "SELECT 1 FROM work.engines WHERE engine_id = :id AND wanted"
-    name = swapper.engine_id(order.domain, order.release)
-    eventually(lambda: rows(context.engine, wanted, id=name), f"{name} is wanted", 15)
-    update = (
-        "UPDATE work.engines SET state = :state, base_url = :url, error = :error, control_tokens = '{}',"
-        " context_tokens = 2048 WHERE engine_id = :id"
-    )
-    url, error = (engine.base_url, None) if engine else (None, "no such file")
-    change(context.engine, update, state=state, url=url, error=error, id=name)
-
-
-def carry_out(context: Context, order: SwapRelease) -> None:
-    """As the worker that holds the order."""
-    context.held = claimed(context, order)
-    swapper.run(order, context)
-
-
-def claimed(context: Context, order: SwapRelease) -> Claim:
-    change(
-        context.engine,
-        "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, worker, received_at)"
-        " VALUES (:id, 'swap_release', :domain, '', 'open', 1, 'swapper-1', clock_timestamp()) ON CONFLICT DO NOTHING",
-        id=str(order.order_id),
-        domain=order.domain,
-    )
-    return Claim(order, 1, "swapper-1")
-
-
-def run_with_host(context: Context, order: SwapRelease, engine: EngineServer) -> None:
-    host = threading.Thread(target=host_says, args=(context, order, "ready", engine))
-    host.start()
-    try:
-        carry_out(context, order)
-    finally:
-        host.join()
-
-
-def in_thread(action: Callable[[], None]) -> tuple[threading.Thread, list[BaseException]]:
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            action()
-        except (Invalid, Unavailable, Cancelled) as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, raised
-
-
-def door(context: Context, door_id: str, generation: int, in_flight: str = "{}", seen: str = "1 hour") -> None:
-    """A door that was seen `seen` from now, so that it does not fall silent while a test runs."""
-    change(
-        context.engine,
-        "INSERT INTO work.doors (door_id, generations, in_flight, seen_at) VALUES (:id, CAST(:gen AS jsonb),"
-        " CAST(:busy AS jsonb), now() + CAST(:seen AS interval)) ON CONFLICT (door_id) DO UPDATE SET"
-        " generations = excluded.generations, in_flight = excluded.in_flight, seen_at = excluded.seen_at",
-        id=door_id,
-        gen=json.dumps({"roads": generation}),
-        busy=in_flight,
-        seen=seen,
-    )
-
-
-def live(context: Context, release: int, domain: str = "roads") -> None:
-    """The projections say that `release` is live."""
-    change(
-        context.engine,
-        "INSERT INTO noria.domains (domain, title, languages, system_prompt, base_model, engine, policy, live_release,"
-        " corrections, preferences, people, due, missing, created_at)"
-        " VALUES (:d, '', '{}', '', 'm', 'llamacpp', '{}', :r, 0, 0, 0, false, '{}', now())"
-        " ON CONFLICT (domain) DO UPDATE SET live_release = excluded.live_release",
-        d=domain,
-        r=release,
-    )
-
-
-def route(context: Context) -> tuple[object, ...] | None:
-    found = rows(context.engine, "SELECT release, engine_id, generation FROM work.routes WHERE domain = 'roads'")
-    return found[0] if found else None
-
-
-def wanted(context: Context) -> dict[object, object]:
-    return dict(rows(context.engine, "SELECT engine_id, wanted FROM work.engines"))  # type: ignore[arg-type]
-
-
-def told(context: Context, order: SwapRelease) -> list[Event]:
-    found: list[Event] = []
-    for partition, end in context.log.ends(DOMAINS).items():
-        for record in context.log.read(DOMAINS, partition, 0, end):
-            event = decode(record.value).event
-            if getattr(event, "order_id", None) == order.order_id:
-                found.append(event)
-    return found
+def following(context: Context, world: ByHand) -> Context:
+    """The same worker, on the log of that world."""
+    return Context(context.settings, context.engine, world.log, context.keyring, context.worker)
 
 
 def test_an_engine_is_wanted_proved_and_then_asked(context: Context, engine: GoldenEngine, tmp_path: Path) -> None:
@@ -330,11 +189,12 @@ def test_a_release_is_finished_only_when_every_living_door_knows(
     context: Context, engine: GoldenEngine, tmp_path: Path
 ) -> None:
     order = order_for(context, tmp_path)
-    door(context, "knows", 1)
+    door(context, "knows", 0)
     door(context, "slow", 0)
     door(context, "gone", 0, seen="-1 minute")
     thread, raised = in_thread(lambda: run_with_host(context, order, engine))
     eventually(lambda: route(context), "the route is flipped", 15)
+    door(context, "knows", 1)
     assert thread.is_alive()
     assert [type(event) for event in told(context, order)] == [ReleaseStarted]
     assert thread.is_alive()
@@ -373,24 +233,6 @@ def test_an_order_that_is_carried_out_again_changes_nothing_that_is_seen(
     assert len(told(context, order)) == 4 and len(ids) == 2  # readers drop the second of each
 
 
-def test_the_release_before_stays_warm_and_an_older_one_stops_once_nothing_is_in_flight_there(
-    context: Context, engine: GoldenEngine, tmp_path: Path
-) -> None:
-    for release in (0, 1):
-        run_with_host(context, order_for(context, tmp_path, release=release), engine)
-        live(context, release)
-    order = order_for(context, tmp_path, release=2)
-    door(context, "busy", 3, in_flight='{"roads@0": 2}')
-    thread, raised = in_thread(lambda: run_with_host(context, order, engine))
-    eventually(lambda: len(told(context, order)) == 2, "the release is finished", 20)
-    assert wanted(context) == {"roads@0": True, "roads@1": True, "roads@2": True}
-    assert thread.is_alive()
-    door(context, "busy", 3, in_flight='{"roads@0": 0, "roads@2": 1}')
-    thread.join()
-    assert not raised
-    assert wanted(context) == {"roads@0": False, "roads@1": True, "roads@2": True}
-
-
 def test_a_rollback_flips_to_the_warm_engine_and_says_from_where_to_where(
     context: Context, engine: GoldenEngine, tmp_path: Path
 ) -> None:
@@ -415,6 +257,7 @@ def test_a_rollback_to_an_engine_that_has_stopped_proves_it_again(
         run_with_host(context, order_for(context, tmp_path, release=release), engine)
         live(context, release)
     engine.requests.clear()
+    change(context.engine, "UPDATE work.engines SET wanted = false, state = 'stopped' WHERE engine_id = 'roads@0'")
     back = order_for(context, tmp_path, release=0, rollback=True)
     run_with_host(context, back, engine)
     assert len(engine.requests) == len(GOLDEN)
@@ -428,31 +271,6 @@ def test_the_route_stays_where_it_was_when_the_models_golden_answers_are_not_the
     with pytest.raises(Invalid, match="there is no artifact"):
         run_with_host(context, order, engine)
     assert route(context) is None
-
-
-def close_all(context: Context) -> None:
-    change(context.engine, "UPDATE work.claims SET state = 'done'")
-
-
-def released(context: Context, order: SwapRelease) -> None:
-    """The projections say that the order's release is live."""
-    live(context, order.release)
-    change(
-        context.engine,
-        "INSERT INTO noria.releases (domain, release, model, state, started_at) VALUES (:d, :r, :m, 'live', now())",
-        d=order.domain,
-        r=order.release,
-        m=order.model,
-    )
-    for partition, end in context.log.ends(DOMAINS).items():
-        change(
-            context.engine,
-            "INSERT INTO noria.positions VALUES (:t, :p, :n) ON CONFLICT (topic, partition)"
-            " DO UPDATE SET next_offset = excluded.next_offset",
-            t=DOMAINS,
-            p=partition,
-            n=end,
-        )
 
 
 def test_a_swapper_that_has_lost_its_order_moves_no_route(
@@ -473,12 +291,14 @@ def test_an_order_that_a_newer_decision_has_overtaken_moves_no_route(
     context: Context, engine: GoldenEngine, tmp_path: Path
 ) -> None:
     world = ByHand(context.engine, MemoryLog())
+    context = following(context, world)
     live_domain(world, "roads", corrections=400)
     (first,) = world.orders()
     world.say(RollbackAsked(domain="roads", to=0, by="ops"))  # it is live: nothing comes of it
     world.settle()
     assert isinstance(first, SwapRelease)
     first = structs.replace(first, model=model(context, tmp_path))
+    context.intake.take_in()
     run_with_host(context, first, engine)
     assert route(context) == (0, "roads@0", 1)
     asked = RollbackAsked(domain="roads", to=1, by="ops")
@@ -491,6 +311,43 @@ def test_an_order_that_a_newer_decision_has_overtaken_moves_no_route(
     assert isinstance(newest, SwapRelease) and newest.rollback
     carry_out(context, newest)
     assert route(context) == (0, "roads@0", 2)
+    asked_at = rows(context.engine, "SELECT max(\"offset\") FROM noria.events WHERE type = 'rollback_asked'")
+    assert rows(context.engine, "SELECT decided_offset FROM work.routes") == asked_at
+
+
+def test_a_worker_that_was_paused_with_its_order_moves_no_route_back_that_a_newer_decision_has_moved(
+    context: Context, engine: GoldenEngine, tmp_path: Path
+) -> None:
+    older, newer = order_for(context, tmp_path, release=1), order_for(context, tmp_path, release=2)
+    engine.hold.clear()
+    context.held = claimed(context, older)
+    thread, raised = in_thread(lambda: swapper.run(older, context))
+    host_says(context, older, "ready", engine)
+    eventually(lambda: engine.requests, "the first golden prompt is asked", 15)
+    other, awake = Context(context.settings, context.engine, context.log, context.keyring, "swapper-2"), GoldenEngine()
+    run_with_host(other, newer, awake)
+    # Nobody has taken its order from it, and all that knew of the newer one is forgotten, but the route.
+    change(context.engine, "DELETE FROM work.claims WHERE order_id = :id", id=str(newer.order_id))
+    engine.hold.set()
+    thread.join()
+    awake.stop()
+    assert [str(error) for error in raised] == ["the route of roads follows from a newer decision than this order"]
+    assert route(context) == (2, "roads@2", 1)
+    assert [type(event) for event in told(context, older)] == [ReleaseStarted]
+
+
+def test_an_order_that_no_decision_on_the_log_stands_behind_moves_no_route(
+    context: Context, engine: GoldenEngine, tmp_path: Path
+) -> None:
+    order = order_for(context, tmp_path)
+    context.held = structs.replace(claimed(context, order), decided_offset=None)
+    thread, raised = in_thread(lambda: swapper.run(order, context))
+    host_says(context, order, "ready", engine)
+    thread.join()
+    assert [str(error) for error in raised] == [
+        "no decision about roads stands on the log that this order follows from"
+    ]
+    assert route(context) is None
 
 
 def test_an_order_that_waits_for_its_engine_makes_way_for_a_newer_decision(
@@ -499,10 +356,12 @@ def test_an_order_that_waits_for_its_engine_makes_way_for_a_newer_decision(
     monkeypatch.setattr(swapper, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(swapper, "READY_DEADLINE_S", 20.0)
     world = ByHand(context.engine, MemoryLog())
+    context = following(context, world)
     live_domain(world, "roads", corrections=400)
     (first,) = world.orders()
     assert isinstance(first, SwapRelease)
     first = structs.replace(first, model=model(context, tmp_path))
+    context.intake.take_in()
     thread, raised = in_thread(lambda: carry_out(context, first))
     eventually(lambda: wanted(context), "the engine is wanted", 15)
     world.say(ReleaseFinished(**FINISHED), RollbackAsked(domain="roads", to=0, by="ops"))
@@ -510,43 +369,6 @@ def test_an_order_that_waits_for_its_engine_makes_way_for_a_newer_decision(
     thread.join()
     assert [str(error) for error in raised] == ["a newer decision about roads stands on the log"]
     assert route(context) is None
-
-
-def test_a_route_that_was_moved_by_an_order_that_was_then_given_up_comes_back_to_what_is_live(
-    context: Context, engine: GoldenEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(swapper, "DOOR_SILENT_S", 0.2)
-    first = order_for(context, tmp_path, release=0)
-    run_with_host(context, first, engine)
-    door(context, "slow", 1)
-    with pytest.raises(Unavailable, match="did not take up"):
-        run_with_host(context, order_for(context, tmp_path, release=1), engine)
-    released(context, first)
-    swapper.keep_level(context)
-    assert route(context) == (1, "roads@1", 2), "while an order is open, it decides"
-    close_all(context)
-    change(context.engine, "UPDATE noria.positions SET next_offset = 0")
-    swapper.keep_level(context)
-    assert route(context) == (1, "roads@1", 2), "the tables may not know yet what the order has told"
-    change(context.engine, "DELETE FROM noria.releases")
-    released(context, first)
-    swapper.keep_level(context)
-    assert route(context) == (0, "roads@0", 3)
-    swapper.keep_level(context)
-    assert route(context) == (0, "roads@0", 3)
-
-
-def test_when_engines_and_routes_were_lost_the_release_that_the_log_names_answers_again(
-    context: Context, engine: GoldenEngine, tmp_path: Path
-) -> None:
-    order = order_for(context, tmp_path, release=3)
-    released(context, order)
-    swapper.keep_level(context)
-    assert wanted(context) == {"roads@3": True} and route(context) is None
-    host_says(context, order, "ready", engine)
-    swapper.keep_level(context)
-    assert route(context) == (3, "roads@3", 1)
-    assert told(context, order) == [], "nothing has happened that the log does not know"
 
 
 @pytest.fixture
@@ -568,6 +390,7 @@ def test_a_real_door_answers_from_the_new_release_once_it_is_told_and_pins_what_
     asking.start()
     eventually(lambda: world.engine.busy, "a request is under way", 15)
     order = order_for(context, tmp_path, domain=domain)
+    context.intake.take_in()
     run_with_host(context, order, engine)
     assert world.chat(domain)["model"] == f"{domain}@1"
     world.engine.hold.set()

@@ -106,7 +106,7 @@ def test_attempts_that_failed_are_counted_and_what_was_given_up_stays_so(world: 
     world.settle()
     orders.Intake(world.engine, world.log).take_in()
     assert states(world)[-2:] == [("swap_release", "failed", 1), ("select_snapshot", "open", 2)]
-    held = orders.claim(world.engine, ["select_snapshot"], "worker-1")
+    held = orders.claim(world.engine, ["select_snapshot"], "worker-1", "here")
     assert held is not None and held.attempt == 3, "whose failure is not taken for one that was told before"
 
 
@@ -136,7 +136,7 @@ def test_an_order_that_makes_something_again_is_claimed_although_its_round_has_e
     world.settle()
     orders.Intake(world.engine, world.log).take_in()
     assert states(world)[-1] == ("rebuild_candidate", "open", 0)
-    held = orders.claim(world.engine, ["rebuild_candidate"], "worker-1")
+    held = orders.claim(world.engine, ["rebuild_candidate"], "worker-1", "here")
     assert held is not None and orders.renew(world.engine, held)
     world.work(done=frozenset(order.order_id for order in world.orders()[:-1]))
     assert not orders.renew(world.engine, held)

@@ -1,5 +1,7 @@
 """Which errors of PostgreSQL go by themselves, which are what a record says, and which are bugs."""
 
+from types import SimpleNamespace
+
 import psycopg2
 import psycopg2.errors
 import pytest
@@ -85,3 +87,25 @@ def test_what_goes_by_itself_is_told_by_its_name_and_never_by_what_was_asked(cod
             raise error
         assert "words" not in str(told.value)
     assert words_of(exc.TimeoutError("QueuePool limit")) == "every connection to PostgreSQL is in use"
+
+
+class Missing(psycopg2.errors.UndefinedTable):
+    """As the server says it of a relation that is not there."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self._words = words
+
+    pgcode = "42P01"  # type: ignore[assignment]
+
+    @property
+    def diag(self) -> SimpleNamespace:  # type: ignore[override]
+        return SimpleNamespace(message_primary=self._words)
+
+
+def test_of_the_tables_only_works_come_back_by_themselves() -> None:
+    lost = Missing('relation "work.claims" does not exist')
+    assert meaning_of(lost) == "unavailable"
+    assert words_of(lost) == "the schema work was lost, and is to be made again"
+    for other in ('relation "noria.rework" does not exist', 'relation "noria.domains" does not exist'):
+        assert meaning_of(Missing(other)) == "bug"

@@ -3,6 +3,10 @@
 What is wanted stands in `work.engines`; each wanted engine has a keeper thread that starts it, says that it is ready, and
 starts it again when it dies. Engines die with their host, and come back with it.
 
+An engine belongs to one host at a time: the first that takes its row up holds it for as long as it says, again and again, that it
+is there. A host that has been silent for HOLD_S has lost its engines to whichever comes next, and stops them when it is back. A row
+that is gone (somebody dropped the schema) is no word about its engine: that runs on for FORGOTTEN_S, for the row to come back.
+
 An engine that no door has used for a while falls asleep: first its row says so, and it ends once every living door knows and
 nothing is in flight there. A door that needs it asks for it again.
 """
@@ -13,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -31,11 +35,14 @@ from workers.context import Cancelled, retry
 from workers.engines import make_engine
 from workers.engines.protocol import EngineSpec
 from workers.models.tokens import control_tokens
+from workers.routes import HOLD_S
 
 ATTEMPTS = 4
 HEALTHY_S = 30.0
 DOOR_SLOW_S = 1.0  # between what a door knew and what it says of it
 DOOR_SILENT_S = 5.0  # a door that has not been heard of for so long is gone
+HELD_ANEW_S = HOLD_S / 3  # before a hold ends
+FORGOTTEN_S = 60.0
 logger = logging.getLogger("noria.engines")
 
 
@@ -55,7 +62,7 @@ class Keeper:
         self._key = key
         self._stopping = threading.Event()
         self._sleeping = False
-        self.serving = False
+        self._ready: dict[str, Any] | None = None  # what was said of it, while it serves
         self._thread = threading.Thread(target=self._keep, name=wanted.engine_id, daemon=True)
         self._thread.start()
 
@@ -66,6 +73,14 @@ class Keeper:
         """Stop, leaving the engine's row as it is but for the address."""
         self._sleeping = True
         self._stopping.set()
+
+    def say_again(self) -> bool:
+        """Where it serves, say so once more; whether it does."""
+        ready = self._ready
+        if ready is None or self.stopping:
+            return False
+        self._say("ready", **ready)
+        return True
 
     def join(self) -> None:
         self._thread.join()
@@ -116,15 +131,16 @@ class Keeper:
         engine.start()
         try:
             engine.ready(engine.start_deadline_s)
-            self._say("ready", base_url=engine.base_url, pid=engine.pid, **reads)
-            self.serving = True
+            self._ready = {"base_url": engine.base_url, "pid": engine.pid, **reads}
+            self._say("ready", **self._ready)
             while engine.alive() and not self._stopping.wait(0.1):
                 pass
             if not self._stopping.is_set():
+                self._ready = None
                 self._say("starting")
                 raise Unavailable("the process ended")
         finally:
-            self.serving = False
+            self._ready = None
             engine.stop()
 
     def _say(self, state: str, **known: Any) -> None:
@@ -136,13 +152,14 @@ class Keeper:
                     text(
                         "UPDATE work.engines SET state = :state, base_url = :base_url, pid = :pid, error = :error,"
                         " control_tokens = :control_tokens, context_tokens = :context_tokens,"
-                        " changed_at = clock_timestamp() WHERE engine_id = :id"
+                        " changed_at = clock_timestamp() WHERE engine_id = :id AND host = :host"
                     ),
                     {
                         **dict.fromkeys(("base_url", "pid", "error", "control_tokens", "context_tokens")),
                         **known,
                         "state": state,
                         "id": self.wanted.engine_id,
+                        "host": self._settings.host,
                     },
                 )
                 connection.execute(text("NOTIFY noria_routes"))  # doors hold these addresses too
@@ -159,61 +176,77 @@ class Host:
         self._database = database
         self._keyring = Keyring(database, MasterKey(settings.master_key))
         self._keepers: dict[str, Keeper] = {}
+        self._missing: dict[str, float] = {}  # since when a keeper's row is not there
 
     def forget_the_past(self) -> None:
-        """No engine of a former host is alive: say so before anybody is sent to it."""
+        """No engine that this host had is alive: say so before anybody is sent to it."""
         with postgres_trouble(), self._database.begin() as connection:
             connection.execute(
                 text(
                     "UPDATE work.engines SET state = CASE WHEN wanted AND state = 'asleep' THEN 'asleep'"
-                    " WHEN wanted THEN 'asked' ELSE 'stopped' END, base_url = NULL"
-                )
+                    " WHEN wanted THEN 'asked' ELSE 'stopped' END, base_url = NULL WHERE host = :host"
+                ),
+                {"host": self._settings.host},
             )
 
     def step(self) -> None:
-        """Bring what runs to what is wanted. Raises Unavailable."""
-        self.close_retired()
+        """Bring what runs to what is wanted here. Raises Unavailable."""
+        self._hold()
         self.let_sleep()
         with postgres_trouble(), self._database.connect() as connection:
             rows = connection.execute(
                 text(
-                    "SELECT engine_id, kind, model, state FROM work.engines WHERE wanted ORDER BY changed_at, engine_id"
-                )
+                    "SELECT engine_id, kind, model, state, wanted AND host = :host AS here FROM work.engines"
+                    " WHERE (wanted AND host = :host) OR engine_id = ANY(:kept) ORDER BY changed_at, engine_id"
+                ),
+                {"host": self._settings.host, "kept": list(self._keepers)},
             ).all()
-        wanted = {row.engine_id: Wanted(row.engine_id, row.kind, row.model) for row in rows}
-        asleep = {row.engine_id for row in rows if row.state == "asleep"}
-        self._awake(row.engine_id for row in rows if row.state == "asked")
+        self._note_missing({row.engine_id for row in rows})
+        here = {row.engine_id: row for row in rows if row.here}
+        wanted = {name: Wanted(name, row.kind, row.model) for name, row in here.items()}
         for name, keeper in list(self._keepers.items()):
             if keeper.over:
                 del self._keepers[name]
+            elif name in self._missing:
+                if time.monotonic() - self._missing[name] > FORGOTTEN_S:
+                    keeper.stop()
             elif wanted.get(name) != keeper.wanted:
                 keeper.stop()
+            elif here[name].state == "asked":
+                keeper.say_again()  # it was asked for before it ended
         for name, found in wanted.items():
-            if name not in self._keepers and name not in asleep and not self._failed(name):
+            # One that cannot start is left alone until it is asked for anew.
+            if name not in self._keepers and here[name].state != "asleep" and not self._failed(name):
                 self._keepers[name] = Keeper(
                     found, self._settings, self._database, self._keyring.derive(f"engine:{name}")
                 )
 
-    def close_retired(self) -> None:
-        """The engines of a domain that has been retired are wanted no more, once no door sends there and nothing is in flight."""
+    def _hold(self) -> None:
+        """Say that this host is there, and take up what no other holds."""
+        mine = {"host": self._settings.host, "hold": HOLD_S}
         with postgres_trouble(), self._database.begin() as connection:
-            closed = connection.execute(
-                text(
-                    "DELETE FROM work.routes r USING noria.domains d"
-                    " WHERE d.domain = r.domain AND d.retired_at IS NOT NULL RETURNING r.domain"
-                )
-            ).all()
-            if closed:
-                connection.execute(text("NOTIFY noria_routes"))
             connection.execute(
                 text(
-                    "UPDATE work.engines e SET wanted = false FROM noria.domains d"
-                    " WHERE d.domain = e.domain AND d.retired_at IS NOT NULL AND e.wanted AND NOT EXISTS ("
-                    " SELECT FROM work.doors w WHERE w.seen_at > now() - make_interval(secs => :silent)"
-                    " AND (w.generations -> e.domain IS NOT NULL OR (w.in_flight ->> e.engine_id)::int > 0))"
+                    "UPDATE work.engines SET held_until = now() + make_interval(secs => :hold) WHERE wanted AND host = :host"
+                    " AND coalesce(held_until, now()) < now() + make_interval(secs => :anew)"
                 ),
-                {"silent": DOOR_SILENT_S},
+                mine | {"anew": HOLD_S - HELD_ANEW_S},
             )
+            taken = connection.execute(
+                text(
+                    "UPDATE work.engines SET host = :host, held_until = now() + make_interval(secs => :hold), base_url = NULL,"
+                    " pid = NULL, state = CASE WHEN state = 'asleep' THEN 'asleep' ELSE 'asked' END"
+                    " WHERE wanted AND (host IS NULL OR (host != :host AND coalesce(held_until, now()) <= now()))"
+                    " RETURNING engine_id"
+                ),
+                mine,
+            ).all()
+            if taken:
+                connection.execute(text("NOTIFY noria_routes"))
+
+    def _note_missing(self, there: set[str]) -> None:
+        missing = [name for name in self._keepers if name not in there]
+        self._missing = {name: self._missing.get(name, time.monotonic()) for name in missing}
 
     def let_sleep(self) -> None:
         """Have the engines fall asleep that nothing has used for as long as the setting says; end those that all doors know of."""
@@ -223,9 +256,10 @@ class Host:
             fallen = connection.execute(
                 text(
                     "UPDATE work.engines SET state = 'asleep', changed_at = clock_timestamp() WHERE wanted AND state = 'ready'"
-                    " AND greatest(used_at, changed_at) < now() - make_interval(secs => :after) RETURNING engine_id"
+                    " AND host = :host AND greatest(used_at, changed_at) < now() - make_interval(secs => :after)"
+                    " RETURNING engine_id"
                 ),
-                {"after": self._settings.engine_sleep_after_s},
+                {"after": self._settings.engine_sleep_after_s, "host": self._settings.host},
             ).all()
             if fallen:
                 connection.execute(text("NOTIFY noria_routes"))
@@ -234,9 +268,9 @@ class Host:
                     "SELECT e.engine_id, coalesce(bool_or((d.in_flight ->> e.engine_id)::int > 0), false) AS used,"
                     " coalesce(bool_and(d.seen_at > e.changed_at + make_interval(secs => :slow)), true) AS known"
                     " FROM work.engines e LEFT JOIN work.doors d ON d.seen_at > now() - make_interval(secs => :silent)"
-                    " WHERE e.state = 'asleep' AND e.base_url IS NOT NULL GROUP BY e.engine_id"
+                    " WHERE e.state = 'asleep' AND e.base_url IS NOT NULL AND e.host = :host GROUP BY e.engine_id"
                 ),
-                {"slow": DOOR_SLOW_S, "silent": DOOR_SILENT_S},
+                {"slow": DOOR_SLOW_S, "silent": DOOR_SILENT_S, "host": self._settings.host},
             ).all()
             for row in known:
                 if row.used:  # somebody came while it fell asleep
@@ -251,14 +285,6 @@ class Host:
                     )
                     if ends.rowcount:  # nobody has asked for it in between
                         keeper.sleep()
-
-    def _awake(self, asked: Iterable[str]) -> None:
-        """An engine that was asked for before it ended is ready still."""
-        for name in asked:
-            keeper = self._keepers.get(name)
-            if keeper is not None and keeper.serving and not keeper.stopping:
-                with postgres_trouble(), self._database.begin() as connection:
-                    self._wake(connection, name)
 
     def _wake(self, connection: Connection, name: str) -> None:
         connection.execute(
@@ -275,12 +301,16 @@ class Host:
             keeper.stop()
         for keeper in self._keepers.values():
             keeper.join()
+        with suppress(Unavailable), postgres_trouble(), self._database.begin() as connection:  # nobody need wait for it
+            connection.execute(
+                text("UPDATE work.engines SET held_until = now() WHERE host = :host"), {"host": self._settings.host}
+            )
 
     def _failed(self, name: str) -> bool:
         """An engine that cannot start is left alone until it is asked for anew."""
         with postgres_trouble(), self._database.connect() as connection:
             state = connection.execute(text("SELECT state FROM work.engines WHERE engine_id = :id"), {"id": name})
-            return bool(state.scalar_one() == "failed")
+            return bool(state.scalar_one_or_none() == "failed")
 
 
 def main() -> int:

@@ -319,7 +319,7 @@ def _examine(
         deadline_s = 60.0 + SECONDS_PER_ITEM * sum(len(exam.items) for exam in exams)
         kids = sorted({kid for _, questions in wanted for question in questions for kid in question.kids})
         words, room = Words(context, kids), str(context.examiner.room)
-        register(context.engine, EXAM_ROOM, room, context.worker, kids)
+        register(context.engine, context.settings.host, EXAM_ROOM, room, context.worker, kids)
         try:
             words.look(at_once=True)
 
@@ -329,7 +329,7 @@ def _examine(
 
             return context.examiner.evaluate(exams, deadline_s, look_and_tell)
         finally:
-            unregister(context.engine, room)
+            unregister(context.engine, context.settings.host, room)
 
 
 def _keep(
