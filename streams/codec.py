@@ -311,6 +311,27 @@ def decode_order(value: bytes) -> orders.Order:
         raise Invalid(_reason(error)) from None
 
 
+class OrderOutline(Struct, frozen=True):
+    """What is known of an order that cannot be read."""
+
+    order_id: UUID
+    domain: str
+    round_id: str | None = None
+
+
+def outline_of(value: bytes) -> OrderOutline | None:
+    """Of an order that this code cannot read; None: of nothing that is told apart as an order."""
+    try:
+        wire = _wire_decoder.decode(value)
+        outline = _outline_decoder.decode(wire.data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return outline if wire.id == outline.order_id and b"\\u0000" not in value else None
+
+
+_outline_decoder = msgspec.json.Decoder(OrderOutline)
+
+
 def cause_of(value: bytes) -> UUID | None:
     """The id of what an order, or an event, follows from. Raises Invalid for what cannot be read."""
     try:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any, get_args
+from uuid import uuid5
 
 from sqlalchemy import text
 
@@ -66,7 +67,11 @@ def steps(names: Sequence[str]) -> dict[str, tuple[Step, Step_]]:
 def work_once(context: Context, table: Mapping[str, tuple[Step, Step_]], stopping: threading.Event) -> bool:
     """Take in what is new, and carry out one order if there is one. Raises Unavailable, LostHistory, or whatever bug a step has."""
     context.intake.take_in()
-    held = orders.claim(context.engine, list(table), context.worker, context.settings.host)
+    try:
+        held = orders.claim(context.engine, list(table), context.worker, context.settings.host)
+    except orders.Unreadable as error:
+        _tell_unreadable(context, error, stopping)
+        return True
     if held is None:
         return False
     step, run = table[orders.kind_of(held.order)]
@@ -113,6 +118,24 @@ def _carry_out(context: Context, held: Claim, step: Step, run: Step_, stopping: 
 def _try_again(context: Context, held: Claim, step: Step, reason: str, stopping: threading.Event) -> None:
     logger.warning("order %s (%s): %s", held.order.order_id, step, reason)
     _tell_failure(context, held, step, reason, held.attempt < ATTEMPTS, stopping)
+
+
+def _tell_unreadable(context: Context, error: orders.Unreadable, stopping: threading.Event) -> None:
+    """Say that the order failed, so that its round ends; no worker stops for it."""
+    order = error.outline
+    logger.error("order %s cannot be read: %s", order.order_id, error)
+    event = OrderFailed(
+        domain=order.domain,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        step=None,
+        reason=f"the order cannot be read: {error}"[:500],
+        will_retry=False,
+        attempt=error.attempt,
+    )
+    said = (uuid5(order.order_id, failure_name(error.attempt)), event)
+    retry(lambda: context.say([said], order.round_id or order.domain, order.order_id), stopping)
+    retry(lambda: orders.give_up(context.engine, order.order_id), stopping)
 
 
 def _tell_failure(

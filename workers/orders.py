@@ -5,12 +5,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 
-from streams.codec import cause_of, decode_order, read_event, read_order
+from streams.codec import OrderOutline, cause_of, decode_order, outline_of, read_event, read_order
 from streams.continuity import Continuity
 from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS
@@ -21,6 +21,7 @@ from streams.store import positions, postgres_trouble
 from streams.tables import LIVE
 
 LEASE_S = 15.0
+UNREADABLE = "unreadable"
 ATTEMPTS = 5
 # What is published of an order that was carried out, under an id computed from the order's.
 RESULTS = (
@@ -51,6 +52,15 @@ class Claim(Struct, frozen=True):
     attempt: int
     worker: str
     decided_offset: int | None = None
+
+
+class Unreadable(Exception):
+    """An order that this code cannot read, and that is held now: whoever wrote it knew more, or a foreign tool did."""
+
+    def __init__(self, outline: OrderOutline, attempt: int, reason: str) -> None:
+        super().__init__(reason)
+        self.outline = outline
+        self.attempt = attempt
 
 
 def kind_of(order: Order) -> str:
@@ -116,26 +126,28 @@ class Intake:
     def _take_in_partition(self, connection: Connection, partition: int, start: int, end: int) -> int:
         taken, last = 0, None
         for last in self._log.read(ORDERS, partition, start, end):
+            order: Order | OrderOutline | None
             try:
-                order = read_order(last.value)
+                order, kind = (read := read_order(last.value)), kind_of(read)
             except Invalid as error:
-                # Not ours to carry out; it stays on the log, and this says where.
+                order, kind = outline_of(last.value), UNREADABLE
+                words = str(error)
+            asks: dict[str, int | None] = {"release": None, "decided_offset": None}
+            if order is None:
+                # Nobody's order; it stays on the log, and this says where.
                 place = f"{ORDERS}-{partition}@{last.offset}"
-                row = {"order_id": place, "kind": str(error), "domain": "", "state": "unreadable", "attempts": 0}
-                asks: dict[str, int | None] = {"release": None, "decided_offset": None}
+                row = {"order_id": place, "kind": words, "domain": "", "state": UNREADABLE, "attempts": 0}
             else:
                 state, attempts = _standing(connection, self._log, order)
                 row = {
                     "order_id": str(order.order_id),
-                    "kind": kind_of(order),
+                    "kind": kind,
                     "domain": order.domain,
                     "state": state,
                     "attempts": attempts,
                 }
-                asks = {
-                    "release": order.release if isinstance(order, SwapRelease) else None,
-                    "decided_offset": _decided(connection, last.value) if isinstance(order, SwapRelease) else None,
-                }
+            if isinstance(order, SwapRelease):
+                asks = {"release": order.release, "decided_offset": _decided(connection, last.value)}
             connection.execute(
                 text(
                     "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at, release, decided_offset)"
@@ -178,7 +190,7 @@ def _decided(connection: Connection, value: bytes) -> int | None:
     return None if found is None else int(found)
 
 
-def _standing(connection: Connection, log: Log, order: Order) -> tuple[str, int]:
+def _standing(connection: Connection, log: Log, order: Order | OrderOutline) -> tuple[str, int]:
     """What is left to do of an order by what the log says of it: its state as a claim, and the attempts that have failed."""
     failures = {str(uuid5(order.order_id, failure_name(attempt))): attempt for attempt in range(1, ATTEMPTS + 2)}
     results = _results(order)
@@ -200,7 +212,7 @@ def _standing(connection: Connection, log: Log, order: Order) -> tuple[str, int]
     return "open", attempts
 
 
-def _results(order: Order) -> list[str]:
+def _results(order: Order | OrderOutline) -> list[str]:
     """The ids of what would be published of it."""
     return [str(uuid5(order.order_id, name)) for name in RESULTS]
 
@@ -219,13 +231,14 @@ def waiting(engine: Engine, kinds: Sequence[str]) -> bool:
     """Whether an order of these kinds could be claimed. Raises Unavailable."""
     with postgres_trouble(), engine.connect() as connection:
         found = connection.execute(
-            text(f"SELECT EXISTS (SELECT FROM work.claims WHERE {_CLAIMABLE})"), {"kinds": list(kinds)}
+            text(f"SELECT EXISTS (SELECT FROM work.claims WHERE {_CLAIMABLE})"), {"kinds": [*kinds, UNREADABLE]}
         )
         return bool(found.scalar_one())
 
 
 def claim(engine: Engine, kinds: Sequence[str], worker: str, host: str) -> Claim | None:
-    """The oldest open order of these kinds that nobody holds, now held by `worker` of `host`. Raises Unavailable."""
+    """The oldest open order of these kinds that nobody holds, now held by `worker` of `host`. Raises Unreadable, for one that this
+    code cannot read (and whose kind may be any), and Unavailable."""
     with postgres_trouble(), engine.begin() as connection:
         row = connection.execute(
             text(
@@ -234,9 +247,17 @@ def claim(engine: Engine, kinds: Sequence[str], worker: str, host: str) -> Claim
                 f" SELECT order_id FROM work.claims WHERE {_CLAIMABLE}"
                 " ORDER BY received_at, order_id FOR UPDATE SKIP LOCKED LIMIT 1) RETURNING body, attempts, decided_offset"
             ),
-            {"worker": worker, "host": host, "lease": LEASE_S, "kinds": list(kinds)},
+            {"worker": worker, "host": host, "lease": LEASE_S, "kinds": [*kinds, UNREADABLE]},
         ).one_or_none()
-    return None if row is None else Claim(decode_order(bytes(row.body)), row.attempts, worker, row.decided_offset)
+    if row is None:
+        return None
+    try:
+        order = decode_order(bytes(row.body))
+    except Invalid as error:
+        outline = outline_of(bytes(row.body))
+        assert outline is not None, "or it would not be open"
+        raise Unreadable(outline, row.attempts, str(error)) from None
+    return Claim(order, row.attempts, worker, row.decided_offset)
 
 
 def renew(engine: Engine, held: Claim) -> bool:
@@ -261,7 +282,7 @@ def renew(engine: Engine, held: Claim) -> bool:
         return not _over(connection, held.order)
 
 
-def _over(connection: Connection, order: Order) -> bool:
+def _over(connection: Connection, order: Order | OrderOutline) -> bool:
     """Whether the round that the order is of has ended, and is not being made again by it."""
     ended = connection.execute(
         text(f"SELECT FROM noria.rounds r WHERE round_id = :round_id AND {ROUND_OVER}"),
@@ -280,6 +301,15 @@ def is_held(connection: Connection, held: Claim) -> bool:
         {"order_id": str(held.order.order_id), "worker": held.worker, "attempt": held.attempt},
     )
     return found.one_or_none() is not None
+
+
+def give_up(engine: Engine, order_id: UUID) -> None:
+    """Close an order that cannot be read: that it failed is told."""
+    with postgres_trouble(), engine.begin() as connection:
+        connection.execute(
+            text("UPDATE work.claims SET state = 'failed', lease_until = NULL WHERE order_id = :order_id"),
+            {"order_id": str(order_id)},
+        )
 
 
 def finish(engine: Engine, held: Claim, state: str) -> None:

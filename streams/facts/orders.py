@@ -30,12 +30,12 @@ class OrderProgressed(Struct, frozen=True, kw_only=True):
 
 
 class OrderFailed(Struct, frozen=True, kw_only=True):
-    """A step failed; whether it `will_retry` by itself is said too."""
+    """An order failed; whether it `will_retry` by itself is said too. `step`: None, where it could not be read what it asks for."""
 
     domain: str
     round_id: str | None
     order_id: UUID
-    step: Step
+    step: Step | None
     reason: str
     will_retry: bool
     attempt: int

@@ -1,12 +1,14 @@
 """Orders: taken in once, held by one worker at a time, carried on by another when it dies, and what came of them is told."""
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4, uuid5
 
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
@@ -147,6 +149,26 @@ def test_an_order_that_cannot_be_read_is_kept_by_its_place_and_the_rest_goes_on(
     ]
     held = orders.claim(engine, KINDS, "worker-1", "here")
     assert held is not None and held.order == order
+
+
+@pytest.mark.parametrize(
+    "changed", [{"dataschema": "urn:noria:select_snapshot:9"}, {"type": "noria.ponder_snapshot"}], ids=str
+)
+def test_an_order_that_a_later_version_wrote_fails_as_an_event_and_stops_no_worker(
+    context: Context, changed: dict[str, str]
+) -> None:
+    later, order = select(), select()
+    message = order_message(later)
+    value = json.dumps(json.loads(message.value) | changed).encode()
+    context.log.append([msgspec.structs.replace(message, value=value), order_message(order)], 10)
+    done: list[Order] = []
+    for _ in range(2):
+        assert work_once(context, table(lambda order, context: done.append(order)), threading.Event())
+    assert done == [order]
+    (failed,) = failures_of(context.log, later)
+    assert (failed.step, failed.will_retry, failed.round_id) == (None, False, later.round_id)
+    assert failed.reason.startswith("the order cannot be read: ")
+    assert (str(later.order_id), "failed") in [row[:2] for row in claims(context.engine)]
 
 
 def test_workers_that_ask_at_once_get_each_order_once(engine: Engine, log: KafkaLog) -> None:
