@@ -6,10 +6,7 @@ drop the second. One relay at a time: an advisory lock decides which.
 
 import itertools
 import logging
-import os
 import select
-import signal
-import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,13 +15,13 @@ from uuid import uuid4
 from msgspec import Struct
 from sqlalchemy import Engine
 
+from streams import process
 from streams.codec import envelope_for
 from streams.connections import SHARES
 from streams.continuity import Continuity
-from streams.errors import Invalid, Unavailable
 from streams.facts.domains import ClockTicked
-from streams.log import KafkaLog, Log, LostHistory, Message, message_of
-from streams.settings import from_env
+from streams.log import KafkaLog, Log, Message, message_of
+from streams.settings import Settings
 from streams.store import open_engine, postgres_trouble
 from streams.tables import LIVE
 
@@ -134,39 +131,21 @@ class Waiter:
 
 
 def run(relay: Relay, waiter: Waiter, stopping: threading.Event) -> None:
-    wait_s = 0.1
-    while not stopping.is_set():
-        try:
-            if relay.step(datetime.now(UTC)).rows < BATCH_ROWS:
-                waiter.wait(1.0)
-            wait_s = 0.1
-        except Unavailable as error:
-            logger.warning("%s; trying again in %.1f s", error, wait_s)
-            stopping.wait(wait_s)
-            wait_s = min(wait_s * 2, 5.0)
+    def step() -> None:
+        if relay.step(datetime.now(UTC)).rows < BATCH_ROWS:
+            waiter.wait(1.0)
+
+    process.keep(step, stopping)
 
 
-def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        settings = from_env(os.environ)
-    except Invalid as error:
-        print(error, file=sys.stderr)
-        return 2
-    stopping = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stopping.set())
+def work(settings: Settings, stopping: threading.Event) -> None:
     engine = open_engine(settings.database_url, SHARES["relay"])
     log = KafkaLog(settings.kafka, "noria-relay")
     try:
         run(Relay(engine, log), Waiter(engine, "noria_outbox"), stopping)
-    except LostHistory as error:
-        logger.critical("%s; the process stops", error)
-        return 70
     finally:
         log.close()
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(process.run(work))

@@ -6,25 +6,26 @@ An order is claimed under a lease; a worker that dies leaves it to another, whic
 import argparse
 import logging
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import import_module
 from typing import Any, get_args
 from uuid import uuid5
 
 from sqlalchemy import text
 
+from streams import process
 from streams.connections import SHARES
 from streams.disk import is_full
 from streams.errors import Invalid, Unavailable
 from streams.facts.orders import OrderFailed, Step
-from streams.log import KafkaLog, LostHistory
+from streams.log import KafkaLog
 from streams.sealing import Keyring, MasterKey
-from streams.settings import from_env
+from streams.settings import Settings
 from streams.store import open_engine, postgres_trouble
 from workers import orders
 from workers.context import Cancelled, Context, retry
@@ -230,67 +231,59 @@ def _rounds(context: Context) -> tuple[bool, bool]:
         return bool(found[0]), bool(found[1])
 
 
-def _reconcile(context: Context, stopping: threading.Event, ended: list[int]) -> None:
-    """Beside the orders, as one of them may wait for minutes. What cannot go on stops the process: `ended` says how."""
+def _reconcile(context: Context, stopping: threading.Event, trouble: list[Exception]) -> None:
+    """Beside the orders, as one of them may wait for minutes. What cannot go on stops the process: `trouble` says why."""
     try:
         Reconciler(context).keep(stopping)
     except Exception as error:
-        logger.critical("the reconciler: %s; the process stops", error, exc_info=not isinstance(error, LostHistory))
-        ended.append(70 if isinstance(error, LostHistory) else 1)
+        trouble.append(error)
         stopping.set()
+
+
+def work(kinds: Sequence[str], settings: Settings, stopping: threading.Event) -> None:
+    """Carry out the orders of these steps until told to stop. Raises LostHistory, or whatever bug a step has."""
+    engine = open_engine(settings.database_url, SHARES["swapper" if "swap" in kinds else "worker"])
+    keyring = Keyring(engine, MasterKey(settings.master_key))
+    name = f"{settings.host}-{os.getpid()}"
+    context = Context(settings, engine, KafkaLog(settings.kafka, f"noria-{kinds[0]}"), keyring, name)
+    table = steps(kinds)
+    idle = Idle(context, list(table), stopping) if "train" in kinds and "evaluate" in kinds else None
+    retention = Retention(context)
+    trouble: list[Exception] = []
+
+    def leave() -> None:
+        stopping.wait()
         context.cancelled.set()
+
+    threading.Thread(target=leave, name="leave", daemon=True).start()
+    if "swap" in kinds:
+        arguments = (context, stopping, trouble)
+        threading.Thread(target=_reconcile, args=arguments, name="reconciler", daemon=True).start()
+
+    def step() -> None:
+        worked = work_once(context, table, stopping)
+        if PLACED.intersection(kinds):
+            sweep(context.engine, context.settings.host, context.settings.home / "training")
+        if "train" in kinds:
+            retention.step()
+        if not worked and not (idle and idle.work()):
+            stopping.wait(0.25)
+
+    with suppress(Cancelled):
+        process.keep(step, stopping)
+    context.close()
+    if trouble:
+        raise trouble[0]
 
 
 def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     every: tuple[Step, ...] = get_args(Step)
     parser = argparse.ArgumentParser(prog="python -m workers.loop", description=__doc__)
     parser.add_argument("--kinds", default=",".join(every), help="steps to carry out, by comma (default: all)")
     kinds = parser.parse_args().kinds.split(",")
     if unknown := [kind for kind in kinds if kind not in every]:
         parser.error(f"no such step: {', '.join(unknown)}; there are {', '.join(every)}")
-    try:
-        settings = from_env(os.environ)
-    except Invalid as error:
-        print(error, file=sys.stderr)
-        return 2
-    stopping = threading.Event()
-    engine = open_engine(settings.database_url, SHARES["swapper" if "swap" in kinds else "worker"])
-    keyring = Keyring(engine, MasterKey(settings.master_key))
-    worker = f"{settings.host}-{os.getpid()}"
-    context = Context(settings, engine, KafkaLog(settings.kafka, f"noria-{kinds[0]}"), keyring, worker)
-
-    def stop(*_: object) -> None:
-        stopping.set()
-        context.cancelled.set()
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, stop)
-    table = steps(kinds)
-    idle = Idle(context, list(table), stopping) if "train" in kinds and "evaluate" in kinds else None
-    retention = Retention(context)
-    ended: list[int] = []
-    if "swap" in kinds:
-        threading.Thread(target=_reconcile, args=(context, stopping, ended), name="reconciler", daemon=True).start()
-    while not stopping.is_set():
-        try:
-            worked = work_once(context, table, stopping)
-            if PLACED.intersection(kinds):
-                sweep(context.engine, context.settings.host, context.settings.home / "training")
-            if "train" in kinds:
-                retention.step()
-            if not worked and not (idle and idle.work()):
-                stopping.wait(0.25)
-        except Unavailable as error:
-            logger.warning("%s", error)
-            stopping.wait(1.0)
-        except Cancelled:
-            break
-        except LostHistory as error:
-            logger.critical("%s; the process stops", error)
-            return 70
-    context.close()
-    return ended[0] if ended else 0
+    return process.run(partial(work, kinds))
 
 
 if __name__ == "__main__":

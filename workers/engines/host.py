@@ -12,9 +12,6 @@ nothing is in flight there. A door that needs it asks for it again.
 """
 
 import logging
-import os
-import signal
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -24,11 +21,12 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 
+from streams import process
 from streams.connections import SHARES
 from streams.errors import Invalid, Unavailable
 from streams.relay import Waiter
 from streams.sealing import Keyring, MasterKey
-from streams.settings import Settings, from_env
+from streams.settings import Settings
 from streams.store import open_engine, postgres_trouble
 from workers.artifacts import Artifacts
 from workers.context import Cancelled, retry
@@ -313,34 +311,21 @@ class Host:
             return bool(state.scalar_one_or_none() == "failed")
 
 
-def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def work(settings: Settings, stopping: threading.Event) -> None:
+    database = open_engine(settings.database_url, SHARES["engines"])
+    host, waiter = Host(settings, database), Waiter(database, "noria_engines")
+
+    def step() -> None:
+        host.step()
+        waiter.wait(0.5)
+
     try:
-        settings = from_env(os.environ)
-        database = open_engine(settings.database_url, SHARES["engines"])
-        host = Host(settings, database)
-    except Invalid as error:
-        print(error, file=sys.stderr)
-        return 2
-    stopping = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stopping.set())
-    waiter = Waiter(database, "noria_engines")
-    try:
-        retry(host.forget_the_past, stopping)
-        while not stopping.is_set():
-            try:
-                host.step()
-                waiter.wait(0.5)
-            except Unavailable as error:
-                logger.warning("%s", error)
-                stopping.wait(1.0)
-    except Cancelled:
-        pass  # told to stop before it began
+        with suppress(Cancelled):  # told to stop before it began
+            retry(host.forget_the_past, stopping)
+            process.keep(step, stopping)
     finally:
         host.stop()
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(process.run(work))
