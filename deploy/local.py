@@ -26,6 +26,7 @@ from streams.private import write_private
 PREFERRED = {"kafka": 19092, "postgres": 15432, "door": 8400, "page": 8401}
 
 
+REBUILT_WITHIN_S = 86_400.0
 RESTORING = "restoring.json"  # stands in a home while a restore writes to it
 
 
@@ -88,7 +89,8 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
 
     return [
         *table,
-        _step("migrate", ("-m", "migrations", *roles), database),
+        # After an update it may read the whole log.
+        _step("migrate", ("-m", "migrations", *roles), log + database, deadline_s=REBUILT_WITHIN_S),
         _step("topics", ("-m", "streams.topics"), log + database),
         _step("keys", ("-m", "api.keys", "--ensure-local"), ("migrate",)),
         _step("erased", ("-m", "streams.erased"), ("topics", "keys")),  # before anything opens a word

@@ -1,4 +1,5 @@
-"""`python -m migrations`: bring the database of NORIA_DATABASE_URL to the newest revision (or to the one named).
+"""`python -m migrations`: bring the database of NORIA_DATABASE_URL to the newest revision (or to the one named), and the
+projections to what this code makes of the log: where other code made them they are rebuilt, and read as they were until then.
 
 With `--roles FILE`: make a role for each kind of process, with what it may do (`migrations.roles`) and a password, kept in FILE.
 """
@@ -15,8 +16,11 @@ from alembic.config import Config
 from migrations.roles import grant
 from migrations.work import make_work_again
 from streams.errors import Invalid, Unavailable
-from streams.settings import from_env
+from streams.log import KafkaLog, LostHistory
+from streams.replay import Rebuilt
+from streams.settings import Settings, from_env
 from streams.store import open_engine, postgres_trouble
+from streams.upgrade import upgrade
 
 
 def config_for(database_url: str) -> Config:
@@ -41,6 +45,15 @@ def wait_for_postgres(database_url: str, deadline_s: float) -> None:
     engine.dispose()
 
 
+def rebuild_projections(settings: Settings) -> Rebuilt | None:
+    """Let the projections be those of this code; None: they are. Raises Unavailable, LostHistory or Invalid."""
+    engine = open_engine(settings.database_url)
+    try:
+        return upgrade(engine, lambda: KafkaLog(settings.kafka, "noria-migrations"))
+    finally:
+        engine.dispose()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m migrations", description=__doc__)
     parser.add_argument("revision", nargs="?", default="head")
@@ -50,7 +63,8 @@ def main() -> int:
     given = parser.parse_args()
     revision: str = given.revision
     try:
-        database_url = from_env(os.environ).database_url
+        settings = from_env(os.environ)
+        database_url = settings.database_url
         wait_for_postgres(database_url, deadline_s=30)
     except (Invalid, Unavailable) as error:
         print(error, file=sys.stderr)
@@ -58,12 +72,14 @@ def main() -> int:
     command.upgrade(config_for(database_url), revision)
     if revision == "head" and make_work_again(database_url):
         print("migrations: the schema work was not there, and is again")
-    if given.roles is not None:
-        try:
+    try:
+        if revision == "head" and (rebuilt := rebuild_projections(settings)) is not None:
+            print(f"migrations: the projections are made anew, from {rebuilt.records} events of the log")
+        if given.roles is not None:
             grant(database_url, given.roles)
-        except (Invalid, Unavailable) as error:
-            print(error, file=sys.stderr)
-            return 1
+    except (Invalid, Unavailable, LostHistory) as error:
+        print(error, file=sys.stderr)
+        return 1
     print(f"migrations: at {revision}")
     return 0
 

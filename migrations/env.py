@@ -1,16 +1,18 @@
 """Alembic's environment: an advisory lock, because two deployers may migrate at once, and short timeouts, because a
-migration that waits for a lock makes everybody behind it wait too."""
+migration that waits for a lock makes everybody behind it wait too.
+
+It keeps what is no projection: `keyring`, `access` and `work`. The first revisions made the projections, too; from there on
+they come from their metadata, filled from the log (`streams.upgrade`)."""
 
 from typing import Any
 
 from alembic import context
 from sqlalchemy import text
 
-from streams.schema import MACHINE_SCHEMAS, machinery, projections
+from streams.schema import MACHINE_SCHEMAS, machinery
 from streams.store import open_engine
-from streams.tables import LIVE
 
-OURS = {LIVE, *MACHINE_SCHEMAS}
+OURS = set(MACHINE_SCHEMAS)
 
 
 def ours(name: str | None, kind: str, parents: Any) -> bool:
@@ -29,7 +31,7 @@ with engine.connect() as connection:
     try:
         context.configure(
             connection=connection,
-            target_metadata=[projections, machinery],
+            target_metadata=machinery,
             include_schemas=True,
             include_name=ours,
             version_table="alembic_version",

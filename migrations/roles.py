@@ -18,8 +18,9 @@ from sqlalchemy import text
 from streams.connections import ROLES, WORKERS, Role
 from streams.errors import Invalid
 from streams.private import is_private, write_private
+from streams.schema import machinery, projections
 from streams.store import open_engine, postgres_trouble
-from streams.tables import Rights, machinery, projections, rights_of
+from streams.tables import Rights, rights_of
 
 _MAINTAIN = "MAINTAIN"
 _MAINTAIN_SINCE = 170_000  # before, only a table's owner may vacuum it

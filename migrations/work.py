@@ -10,8 +10,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from migrations.roles import GRANTS, words_of_rights
 from streams.connections import ROLES, WORKERS
+from streams.schema import machinery
 from streams.store import open_engine, postgres_trouble
-from streams.tables import machinery
 
 _TABLES = [table for table in machinery.sorted_tables if table.schema == "work"]
 

@@ -126,6 +126,14 @@ class _Wire(Struct, omit_defaults=True):
     causationid: UUID | None = None
 
 
+# The fields of an event in which a sealed text is first said.
+_FIRST_SAID: dict[type[events.Event], tuple[str, ...]] = {
+    PromptAsked: ("messages",),
+    ReplyDrafted: ("text",),
+    ReplyCorrected: ("text",),
+    ReplyCommented: ("text",),
+    ExamItemAdded: ("item",),
+}
 _wire_decoder = msgspec.json.Decoder(_Wire)
 _encoder = msgspec.json.Encoder()
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()}
@@ -244,26 +252,25 @@ def _check_refs(envelope: Envelope) -> None:
     """Raise Invalid for a sealed text that was moved here as a whole. `ref` says where it was first said: in this event and field
     or, of a copy, in a field of those that are copied. (That its token says the same is seen where it is opened.)"""
     event = envelope.event
-    here: dict[str, Sealed] = {}
+    here = _FIRST_SAID.get(type(event), ())
     copies: list[tuple[str, Sealed]] = []
     match event:
-        case PromptAsked():
-            here = {"messages": event.messages}
-        case ReplyDrafted() | ReplyCorrected() | ReplyCommented():
-            here = {"text": event.text}
-        case ExamItemAdded():
-            here = {"item": event.item}
+        case _ if here:
+            pass
         case ExampleAccepted(kind="annotation"):
-            here = {"prompt": event.prompt, "answer": event.answer}
+            here = ("prompt", "answer")
         case ExampleAccepted():
             copies = [("#messages", event.prompt), (f"{envelope.causation_id}#text", event.answer)]
         case PreferenceAccepted():
             copies = [("#messages", event.prompt), *(("#text", said) for said in (event.chosen, *event.rejected))]
         case _:
             return
-    moved = [field for field, sealed in here.items() if sealed.ref != f"{envelope.id}#{field}"]
-    if moved or not all(sealed.ref.endswith(place) for place, sealed in copies):
-        raise Invalid(f"{name_of(event)} holds a sealed text that was said elsewhere")
+    for name in here:
+        if getattr(event, name).ref != f"{envelope.id}#{name}":
+            raise Invalid(f"{name_of(event)} holds a sealed text that was said elsewhere")
+    for place, sealed in copies:
+        if not sealed.ref.endswith(place):
+            raise Invalid(f"{name_of(event)} holds a sealed text that was said elsewhere")
 
 
 def encode_order(order: orders.Order, *, source: str, time: datetime, causation_id: UUID) -> bytes:

@@ -124,6 +124,10 @@ class KafkaLog:
         self._sign_until = 0.0
         self._idle: list[KafkaConsumer] = []  # a consumer's first poll takes 200 ms, its next ones 3
 
+    @property
+    def cluster(self) -> Cluster:
+        return self._cluster
+
     def answers(self, timeout_s: float = 0.5) -> bool:
         """Whether a broker's port is open: the cheapest sign of life, for a door that must refuse at once.
 

@@ -19,12 +19,12 @@ def of_domain(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
 
 
 def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> list[Write]:
+    if isinstance(event, examples.ExampleEvent):
+        return examples.rows(before, after, recorded, event)
     if isinstance(event, domains.DomainsEvent):
         return domains.rows(before, after, recorded, event)
     if isinstance(event, exam.ExamEvent):
         return exam.rows(recorded, event)
-    if isinstance(event, examples.ExampleEvent):
-        return examples.rows(before, after, recorded, event)
     if isinstance(event, orders.OrderEvent):
         return orders.rows(before, after, recorded, event)
     if isinstance(event, people.PeopleEvent):

@@ -18,23 +18,25 @@ from sqlalchemy import Connection, Engine, Text, text
 from streams.codec import decode
 from streams.erasures import destroy_named, recorded, untold
 from streams.errors import Invalid
-from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
+from streams.events import DOMAINS, ORDERS, QUARANTINE
 from streams.facts.rounds import GatePassed, GateRefused, RoundRequested
 from streams.following import pass_over_marks
-from streams.log import Log, Record, message_of
+from streams.loading import FOLLOWED, NotSoFast, load, records_of
+from streams.log import Log, message_of
 from streams.schema import projections
+from streams.schemas import create_schema, drop_before, put_live
 from streams.store import Store, positions, positions_lock, postgres_trouble, quarantine_id
 from streams.tables import LIVE, SHADOW
 
 BATCH_RECORDS = 2000
 LISTED = 1000
 APPEND_TIMEOUT_S = 30.0
-FOLLOWED = (CONVERSATIONS, DOMAINS)
 # Of a row of an outbox. Without a percent sign: it stands in statements with parameters.
 _IS_DECISION = (
     f"(CASE WHEN topic = '{DOMAINS}' THEN convert_from(value, 'UTF8')::json ->> 'type'"
     " IN ('noria.round_requested', 'noria.gate_passed', 'noria.gate_refused') ELSE false END)"
 )
+_Ends = dict[tuple[str, int], int]
 # The outbox is a queue with marks of its own sending, not a projection; its contents are compared by id.
 COMPARED = tuple(str(table.name) for table in projections.sorted_tables if table.name != "outbox")
 
@@ -92,14 +94,6 @@ class VerifyReport(Struct, frozen=True):
     checked_at: datetime
 
 
-def create_schema(engine: Engine, schema: str) -> None:
-    """Drop `schema` and make its tables anew, empty."""
-    with postgres_trouble(), engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
-        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
-        projections.create_all(connection.execution_options(schema_translate_map={LIVE: schema}), checkfirst=False)
-
-
 def rebuild(
     engine: Engine,
     log: Log,
@@ -108,17 +102,20 @@ def rebuild(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rebuilt:
     """Apply every record before `upto` to an empty `schema`. `progress(done, total)` is called after each batch."""
-    create_schema(engine, schema)
-    store = Store(engine, schema, invalid_per_minute=None)
     began, total = time.monotonic(), sum(upto.values())
-    done = _apply(store, log, upto, lambda done: progress(done, total))
+    try:
+        done = load(engine, log, upto, schema, lambda done: progress(done, total))
+    except NotSoFast:
+        create_schema(engine, schema)
+        store = Store(engine, schema, invalid_per_minute=None)
+        done = apply_upto(store, log, upto, lambda done: progress(done, total))
     return Rebuilt(done, time.monotonic() - began)
 
 
-def _apply(store: Store, log: Log, upto: dict[tuple[str, int], int], progress: Callable[[int], None]) -> int:
+def apply_upto(store: Store, log: Log, upto: dict[tuple[str, int], int], progress: Callable[[int], None]) -> int:
     """Apply what the store does not have before `upto`; how many records that was."""
     done, reached = 0, store.positions()
-    records = _records(log, reached, upto)
+    records = records_of(log, reached, upto)
     while batch := list(islice(records, BATCH_RECORDS)):
         done += store.apply(batch).records
         progress(done)
@@ -130,10 +127,14 @@ def _apply(store: Store, log: Log, upto: dict[tuple[str, int], int], progress: C
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[None]:
-    """There is one shadow schema, and one replay at a time."""
+def alone(engine: Engine, waits: bool = False) -> Iterator[None]:
+    """There is one shadow schema, and one replay at a time: Invalid where there is another, unless it `waits` for its end."""
     with postgres_trouble(), engine.connect() as connection:
-        free = connection.execute(text("SELECT pg_try_advisory_lock(hashtext('noria.replay'))")).scalar_one()
+        if waits:
+            connection.execute(text("SELECT pg_advisory_lock(hashtext('noria.replay'))"))
+            free = True
+        else:
+            free = connection.execute(text("SELECT pg_try_advisory_lock(hashtext('noria.replay'))")).scalar_one()
         connection.commit()
         if not free:
             raise Invalid("another replay is under way (`noria verify` or `noria rebuild`): wait for its end")
@@ -151,7 +152,7 @@ def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lamb
     replay runs.
     """
     options = {"isolation_level": "REPEATABLE READ"}
-    with _alone(engine), postgres_trouble(), engine.connect().execution_options(**options) as live:
+    with alone(engine), postgres_trouble(), engine.connect().execution_options(**options) as live:
         upto = positions(live, LIVE)
         rebuilt = rebuild(engine, log, upto, progress=progress)
         # A snapshot sees what was committed before it began; so the rebuilt rows are read beside it.
@@ -186,26 +187,24 @@ def rebuild_live(engine: Engine, log: Log, progress: Callable[[int, int], None] 
     What the log implies and does not hold is said (again). Claims on orders are dropped: they are taken in anew, by what the log
     says of each; an order that it does not imply (what it followed from was lost) is carried out no more. Raises Unavailable, or
     Invalid while another replay runs."""
-    with _alone(engine):
+    with alone(engine):
+        drop_before(engine, patience_ms=0)
         rebuilt = rebuild(engine, log, _ends(log), progress=progress)
+        shadow = Store(engine, SHADOW, invalid_per_minute=None)
+        apply_upto(shadow, log, _ends(log), lambda done: None)
         with postgres_trouble(), engine.begin() as connection:
+            read = _write_down_said(connection, log)  # before anybody waits: it may be much
             for lock in (positions_lock(LIVE), f"noria.relay.{LIVE}", "noria.intake"):  # who writes the tables waits
                 connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:lock))"), {"lock": lock})
+            apply_upto(shadow, log, _ends(log), lambda done: None)  # what came meanwhile
+            _write_down_said(connection, log, read)
             erased = recorded(connection)  # the log may have lost it
-            for table in projections.sorted_tables:
-                # A row of a queue gets its place anew.
-                names = [str(column.name) for column in table.columns if column.identity is None]
-                columns = ", ".join(f'"{name}"' for name in names)
-                order = f" ORDER BY {', '.join(_key(str(table.name)))}"
-                connection.exec_driver_sql(f"TRUNCATE {LIVE}.{table.name} RESTART IDENTITY")
-                connection.exec_driver_sql(
-                    f"INSERT INTO {LIVE}.{table.name} ({columns}) SELECT {columns} FROM {SHADOW}.{table.name}{order}"
-                )
+            put_live(connection)
             raw = connection.connection.driver_connection
             assert raw is not None
             with raw.cursor() as cursor:
                 destroy_named(cursor, [*erased, *recorded(connection)])  # the keyring may be older than either
-            mark_said(connection, log)
+            _mark_said(connection)
             connection.execute(text("TRUNCATE work.claims, work.intake"))
             connection.execute(
                 text(
@@ -217,9 +216,8 @@ def rebuild_live(engine: Engine, log: Log, progress: Callable[[int, int], None] 
                 ),
                 {"orders": ORDERS},
             )
-            for channel in ("noria_positions", "noria_domains", "noria_outbox"):
-                connection.exec_driver_sql(f"NOTIFY {channel}")
-        _apply(
+        drop_before(engine)
+        apply_upto(
             Store(engine), log, _ends(log), lambda done: None
         )  # what came meanwhile; whoever follows goes on from there
         return rebuilt
@@ -231,7 +229,7 @@ def tell_erasures(engine: Engine, log: Log, by: str) -> int:
         envelopes = untold(connection, by, f"/noria/{by}", datetime.now(UTC))
     if envelopes:
         log.append([message_of(envelope) for envelope in envelopes], APPEND_TIMEOUT_S)
-        _apply(Store(engine), log, _ends(log), lambda done: None)
+        apply_upto(Store(engine), log, _ends(log), lambda done: None)
     return len(envelopes)
 
 
@@ -239,6 +237,10 @@ def mark_said(connection: Connection, log: Log) -> None:
     """In the live outbox, mark as sent what stands on the log. It was made long ago, whatever a rebuilding says: who counts what
     could not be read of late does not count it."""
     _write_down_said(connection, log)
+    _mark_said(connection)
+
+
+def _mark_said(connection: Connection) -> None:
     connection.exec_driver_sql(
         f"UPDATE {LIVE}.outbox o SET sent_at = now(), made_at = now() - interval '1 hour'"
         f" WHERE EXISTS (SELECT FROM {LIVE}.events e WHERE e.event_id = o.message_id)"
@@ -248,12 +250,6 @@ def mark_said(connection: Connection, log: Log) -> None:
 
 def _ends(log: Log) -> dict[tuple[str, int], int]:
     return {(topic, partition): end for topic in FOLLOWED for partition, end in log.ends(topic).items()}
-
-
-def _records(log: Log, since: Mapping[tuple[str, int], int], upto: Mapping[tuple[str, int], int]) -> Iterator[Record]:
-    """Partition by partition, conversations first: tables must come out equal whatever the order across topics."""
-    for topic, partition in sorted(upto, key=lambda place: (FOLLOWED.index(place[0]), place[1])):
-        yield from log.read(topic, partition, since.get((topic, partition), 0), upto[topic, partition])
 
 
 def _key(name: str) -> list[str]:
@@ -366,18 +362,22 @@ def _compare_outbox(engine: Engine, log: Log, newest: int) -> tuple[tuple[str, .
         return tuple(unsaid), tuple(unexplained)
 
 
-def _write_down_said(connection: Connection, log: Log) -> None:
-    """What stands on the topics that the tables do not hold, as the table `said`, until the transaction ends. `until`: where its
-    partition ended then."""
-    connection.exec_driver_sql("CREATE TEMPORARY TABLE said (message_id text, topic text, until bigint) ON COMMIT DROP")
-    for topic in (ORDERS, QUARANTINE):
-        for partition, end in log.ends(topic).items():
-            records = log.read(topic, partition, 0, end)
-            while batch := list(islice(records, BATCH_RECORDS)):
-                keys = [(record.key or b"").decode(errors="replace").replace("\0", "") for record in batch]
-                ids = keys if topic == ORDERS else [quarantine_id(key) for key in keys]
-                connection.exec_driver_sql("INSERT INTO said SELECT unnest(%s), %s, %s", (ids, topic, end))
+def _write_down_said(connection: Connection, log: Log, read: Mapping[tuple[str, int], int] | None = None) -> _Ends:
+    """What stands on the topics that the tables do not hold, as the table `said`, until the transaction ends; up to where. `read`:
+    so far it has been written down. `until`: where its partition ended then."""
+    if read is None:
+        connection.exec_driver_sql(
+            "CREATE TEMPORARY TABLE said (message_id text, topic text, until bigint) ON COMMIT DROP"
+        )
+    ends = {(topic, partition): end for topic in (ORDERS, QUARANTINE) for partition, end in log.ends(topic).items()}
+    for (topic, partition), end in ends.items():
+        records = log.read(topic, partition, (read or {}).get((topic, partition), 0), end)
+        while batch := list(islice(records, BATCH_RECORDS)):
+            keys = [(record.key or b"").decode(errors="replace").replace("\0", "") for record in batch]
+            ids = keys if topic == ORDERS else [quarantine_id(key) for key in keys]
+            connection.exec_driver_sql("INSERT INTO said SELECT unnest(%s), %s, %s", (ids, topic, end))
     connection.exec_driver_sql("ANALYZE said")
+    return ends
 
 
 def as_json(report: VerifyReport) -> bytes:

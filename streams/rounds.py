@@ -39,12 +39,12 @@ def fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
 
 
 def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
+    if isinstance(event, examples.ExampleEvent):
+        return examples.fold(state, recorded, event)
     if isinstance(event, domains.DomainsEvent):
         return domains.fold(state, event)
     if isinstance(event, exam.ExamEvent):
         return state
-    if isinstance(event, examples.ExampleEvent):
-        return examples.fold(state, recorded, event)
     if isinstance(event, order_facts.OrderEvent):
         return order_facts.fold(state, event)
     if isinstance(event, people.PeopleEvent):

@@ -104,6 +104,7 @@ events = projection(
     # Since when a release answered, and until when.
     index("domain", "offset", name="ix_events_went_live", where="type IN ('release_finished', 'release_rolled_back')"),
     rights=may(door="r", stream="ra", workers="r"),
+    version=2,  # an order that failed has another name
 )
 # What the stream asks to be said. Rows are sent in order of `id` and marked one by one, never "greater than the last seen".
 outbox = projection(

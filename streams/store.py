@@ -6,7 +6,7 @@ imply, and an event that stands on the log twice is dropped by its id. Live foll
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from psycopg2.extras import Json, execute_values
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from streams import projections, rounds
+from streams import projections, rounds, versions
 from streams.codec import encode, encode_order, envelope_for, is_of_domain, name_of, read_event, topic_of
 from streams.connections import SHARES, Share
 from streams.domain import Domain, pack, unpack
@@ -45,7 +45,11 @@ CONNECT_TIMEOUT_S = 5
 QUARANTINE_VALUE_BYTES = 400_000
 # Tables whose rows come again and are changed then: an insert may meet one that is there, so a change is not merged into it.
 _COME_AGAIN = frozenset({"erasures", "fresh", "preferences"})
-_JSONB = {t.name: {c.name for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
+JSONB = {str(t.name): {str(c.name) for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
+_KEYS = {str(t.name): tuple(str(c.name) for c in t.primary_key) for t in tables.tables.values()}
+_UNKNOWN = Exchange()
+EVENT_COLUMNS = tuple(str(c.name) for c in tables.tables[f"{LIVE}.events"].columns)
+Said = tuple[str, str, str, bytes]  # message id, topic, key, value: of a row of the outbox
 
 
 class TooManyInvalid(Exception):
@@ -104,7 +108,7 @@ def postgres_trouble() -> Iterator[None]:
         raise Unavailable(words_of(error)) from error
 
 
-class _Buffer:
+class Buffer:
     """Writes of one batch, merged by row, so that a table is written once."""
 
     def __init__(self, schema: str, cursor: Cursor) -> None:
@@ -117,10 +121,10 @@ class _Buffer:
     def add(self, write: Write) -> None:
         match write:
             case Insert(table, row):
-                key = tuple(row[c.name] for c in tables.tables[f"{LIVE}.{table}"].primary_key)
+                key = tuple([row[name] for name in _KEYS[table]])
                 self._inserts.setdefault(table, {}).setdefault(key, dict(row))
             case Update(table, key_row, row):
-                key = tuple(key_row[c.name] for c in tables.tables[f"{LIVE}.{table}"].primary_key)
+                key = tuple([key_row[name] for name in _KEYS[table]])
                 inserted = self._inserts.get(table, {}).get(key)
                 if inserted is not None and table not in _COME_AGAIN:
                     inserted.update(row)
@@ -148,9 +152,13 @@ class _Buffer:
             self.flush()
         return " AND ".join(f'"{name}" = %s' for name in named)
 
+    def insert(self, table: str, rows: Iterable[Row]) -> None:
+        """Rows of one table that all have other keys."""
+        insert_rows(self._cursor, self._schema, table, rows)
+
     def flush(self) -> None:
         for table, rows in self._inserts.items():
-            insert_rows(self._cursor, self._schema, table, rows.values())
+            self.insert(table, rows.values())
         for table, changed in self._updates.items():
             for key, row in changed.values():
                 sets = ", ".join(f'"{name}" = %s' for name in row)
@@ -178,6 +186,7 @@ class Store:
         self._engine = engine
         self._schema = schema
         self._invalid_per_minute = invalid_per_minute
+        self._versions = versions.ours()
         self._allowed: Mapping[tuple[str, int], int] = {}
         # Of each domain, and which transaction wrote its state then: a row that somebody else wrote since says so.
         self._fresh: dict[str, tuple[str, Fresh]] = {}
@@ -190,7 +199,7 @@ class Store:
     def apply(self, records: Sequence[Record]) -> Applied:
         """Apply records in order, in one transaction. What was applied before is skipped.
 
-        Raises Unavailable (nothing happened: call again), LostHistory or TooManyInvalid (nothing happened: stop).
+        Raises Unavailable (nothing happened: call again), LostHistory, OtherVersion or TooManyInvalid (nothing happened: stop).
         """
         try:
             return self._apply(records, {})
@@ -231,19 +240,7 @@ class Store:
                 fresh, ends = self._fence(cursor, records)
                 if not fresh:
                     return Applied(0, 0, 0)
-                readable: list[Recorded] = []
-                said: list[tuple[str, str, str, bytes]] = []  # message id, topic, key, value
-                unread: list[Record] = []
-                for record in fresh:
-                    place = (record.topic, record.partition, record.offset)
-                    try:
-                        if place in refused:
-                            raise Invalid(refused[place])
-                        envelope = read_event(record.topic, record.key, record.value)
-                        readable.append(Recorded(envelope, *place))
-                    except Invalid as error:
-                        unread.append(record)
-                        said.append(_quarantined(record, str(error)))
+                readable, unread, said = read_records(fresh, refused)
                 if unread:
                     self._check_flood(cursor, unread)
                 readable = self._drop_repeated(cursor, readable)
@@ -264,21 +261,11 @@ class Store:
     def _fence(self, cursor: Cursor, records: Sequence[Record]) -> tuple[list[Record], dict[tuple[str, int], int]]:
         """What lies at or after the position of its partition, locked until the commit, and where that ends."""
         next_offset = self._locked_positions(cursor, sorted({(record.topic, record.partition) for record in records}))
-        fresh = []
-        for record in records:
-            place = (record.topic, record.partition)
-            if record.offset < next_offset[place]:
-                continue
-            if record.offset > next_offset[place] and not (
-                record.since is not None and record.since <= next_offset[place]
-            ):
-                raise LostHistory(f"{place[0]}-{place[1]}: expected offset {next_offset[place]}, got {record.offset}")
-            next_offset[place] = record.offset + 1
-            fresh.append(record)
-        return fresh, next_offset
+        return in_order(records, next_offset), next_offset
 
     def _locked_positions(self, cursor: Cursor, places: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (positions_lock(self._schema),))
+        versions.check(cursor, self._schema, self._versions)
         cursor.execute(
             f"SELECT topic, partition, next_offset FROM {self._schema}.positions"
             " WHERE (topic, partition) IN %s FOR UPDATE",
@@ -315,11 +302,9 @@ class Store:
                 once.append(recorded)
         return once
 
-    def _take_effect(
-        self, cursor: Cursor, found: list[Recorded]
-    ) -> tuple[list[tuple[str, str, str, bytes]], dict[str, tuple[str, Fresh]]]:
+    def _take_effect(self, cursor: Cursor, found: list[Recorded]) -> tuple[list[Said], dict[str, tuple[str, Fresh]]]:
         """What is to be said, and what is fresh of each domain once this is committed."""
-        keys = {_state_of(r.envelope) for r in found}
+        keys = {state_of(r.envelope) for r in found}
         talks: dict[str, Exchange] = {}
         domains: dict[str, Domain] = {}
         if keys:
@@ -332,35 +317,16 @@ class Store:
                     talks[key] = msgspec.msgpack.decode(body, type=Exchange)
                 else:
                     domains[key] = unpack(body, self._fresh_of(cursor, key, written_by))
-        buffer = _Buffer(self._schema, cursor)
-        said: list[tuple[str, str, str, bytes]] = []
+        buffer = Buffer(self._schema, cursor)
         for recorded in found:
-            envelope, happened = recorded.envelope, recorded.envelope.event
-            buffer.add(Insert("events", _event_row(recorded)))
-            consequences: Iterable[Consequence | Order]
-            if is_of_domain(happened):
-                before = domains.get(envelope.key) or Domain()
-                after = rounds.fold(before, recorded, happened)
-                domains[envelope.key] = after
-                writes = projections.of_domain(before, after, recorded, happened)
-                consequences = rounds.react(before, after, recorded, happened)
-            else:
-                key = conversations.key_of(happened)
-                talk = talks.get(key) or Exchange()
-                talks[key] = conversations.fold(talk, envelope, happened)
-                writes = conversations.rows(recorded, happened)
-                consequences = conversations.react(talk, envelope, happened)
-            for write in writes:
-                buffer.add(write)
-            if isinstance(happened, DomainCreated | DomainRetired):
-                cursor.execute("NOTIFY noria_domains")
-            said.extend(_message(consequence, recorded) for consequence in consequences)
+            buffer.add(Insert("events", dict(zip(EVENT_COLUMNS, event_row(recorded), strict=True))))
+        said = take_effect(found, talks, domains, buffer.add)
         buffer.flush()
+        if any(isinstance(recorded.envelope.event, DomainCreated | DomainRetired) for recorded in found):
+            cursor.execute("NOTIFY noria_domains")
         if self._schema == LIVE:  # the keyring may have been put back as it was before them
             destroy_told(cursor, (r.envelope.event for r in found if isinstance(r.envelope.event, PersonErased)))
-        # One of which nothing is known (somebody rated what was never said) needs no row.
-        known = [(k, s) for k, s in talks.items() if s != Exchange()]
-        states: list[tuple[str, str, Any]] = [("exchange", k, msgspec.msgpack.encode(s)) for k, s in known]
+        states: list[tuple[str, str, Any]] = [("exchange", k, body) for k, body in packed(talks)]
         states += [("domain", k, pack(s)) for k, s in domains.items()]
         if not states:
             return said, {}
@@ -398,6 +364,75 @@ class Store:
         return offset <= self._allowed.get((topic, partition), -1)
 
 
+def in_order(records: Sequence[Record], next_offset: dict[tuple[str, int], int]) -> list[Record]:
+    """What lies at or after the next offset of its partition, which moves on. Raises LostHistory."""
+    fresh = []
+    for record in records:
+        place = (record.topic, record.partition)
+        if record.offset < next_offset[place]:
+            continue
+        if record.offset > next_offset[place] and not (record.since is not None and record.since <= next_offset[place]):
+            raise LostHistory(f"{place[0]}-{place[1]}: expected offset {next_offset[place]}, got {record.offset}")
+        next_offset[place] = record.offset + 1
+        fresh.append(record)
+    return fresh
+
+
+def read_records(
+    records: Iterable[Record], refused: Mapping[tuple[str, int, int], str]
+) -> tuple[list[Recorded], list[Record], list[Said]]:
+    """What can be read, what cannot or is `refused` (by place, with the reason), and what is to be said of that."""
+    readable: list[Recorded] = []
+    unread: list[Record] = []
+    said: list[Said] = []
+    for record in records:
+        place = (record.topic, record.partition, record.offset)
+        try:
+            if place in refused:
+                raise Invalid(refused[place])
+            readable.append(Recorded(read_event(record.topic, record.key, record.value), *place))
+        except Invalid as error:
+            unread.append(record)
+            said.append(_quarantined(record, str(error)))
+    return readable, unread, said
+
+
+def take_effect(
+    found: Iterable[Recorded],
+    talks: dict[str, Exchange],
+    domains: dict[str, Domain],
+    write: Callable[[Write], None],
+) -> list[Said]:
+    """What is to be said of events, in their order. `talks` and `domains` are the states by key, so far as there are any, and are
+    brought up to date; `write` is called with each row, but those of the events themselves."""
+    said: list[Said] = []
+    for recorded in found:
+        envelope, happened = recorded.envelope, recorded.envelope.event
+        writes: Iterable[Write]
+        consequences: Iterable[Consequence | Order]
+        if is_of_domain(happened):
+            before = domains.get(envelope.key) or Domain()
+            after = rounds.fold(before, recorded, happened)
+            domains[envelope.key] = after
+            writes = projections.of_domain(before, after, recorded, happened)
+            consequences = rounds.react(before, after, recorded, happened)
+        else:
+            key = conversations.key_of(happened)
+            talk = talks.get(key) or Exchange()
+            talks[key] = conversations.fold(talk, envelope, happened)
+            writes = conversations.rows(recorded, happened)
+            consequences = conversations.react(talk, envelope, happened)
+        for row in writes:
+            write(row)
+        said.extend([_message(consequence, recorded) for consequence in consequences])
+    return said
+
+
+def packed(talks: Mapping[str, Exchange]) -> Iterator[tuple[str, bytes]]:
+    """The states as they are kept. One of which nothing is known (somebody rated what was never said) needs no row."""
+    return ((key, msgspec.msgpack.encode(talk)) for key, talk in talks.items() if talk != _UNKNOWN)
+
+
 def positions_lock(schema: str) -> str:
     """What whoever writes the projections of a schema holds."""
     return f"noria.positions.{schema}"
@@ -422,38 +457,39 @@ def insert_rows(cursor: Cursor, schema: str, table: str, rows: Iterable[Row]) ->
 
 
 def _adapted(table: str, items: Iterable[tuple[str, Any]]) -> list[Any]:
-    jsonb = _JSONB[table]
+    jsonb = JSONB[table]
     return [
         Json(value) if name in jsonb and value is not None else list(value) if isinstance(value, tuple) else value
         for name, value in items
     ]
 
 
-def _state_of(envelope: Envelope) -> tuple[str, str]:
+def state_of(envelope: Envelope) -> tuple[str, str]:
     """The kind and the key of the state that the event changes."""
     event = envelope.event
     return ("domain", envelope.key) if is_of_domain(event) else ("exchange", conversations.key_of(event))
 
 
-def _event_row(recorded: Recorded) -> Row:
+def event_row(recorded: Recorded) -> tuple[Any, ...]:
+    """By EVENT_COLUMNS."""
     envelope, happened = recorded.envelope, recorded.envelope.event
-    return {
-        "event_id": str(envelope.id),
-        "topic": recorded.topic,
-        "partition": recorded.partition,
-        "offset": recorded.offset,
-        "type": name_of(happened),
-        "time": envelope.time,
-        "source": envelope.source,
-        "key": envelope.key,
-        "domain": happened.domain,
-        "person": getattr(happened, "person", None) or getattr(happened, "by", None),
-        "correlation_id": envelope.correlation_id,
-        "causation_id": str(envelope.causation_id) if envelope.causation_id else None,
-    }
+    return (
+        str(envelope.id),
+        recorded.topic,
+        recorded.partition,
+        recorded.offset,
+        name_of(happened),
+        envelope.time,
+        envelope.source,
+        envelope.key,
+        happened.domain,
+        getattr(happened, "person", None) or getattr(happened, "by", None),
+        envelope.correlation_id,
+        str(envelope.causation_id) if envelope.causation_id else None,
+    )
 
 
-def _message(consequence: Consequence | Order, cause: Recorded) -> tuple[str, str, str, bytes]:
+def _message(consequence: Consequence | Order, cause: Recorded) -> Said:
     try:
         return _saying(consequence, cause.envelope)
     except Invalid as error:
@@ -462,7 +498,7 @@ def _message(consequence: Consequence | Order, cause: Recorded) -> tuple[str, st
         return _quarantined(record, f"what follows from it cannot be said: {error}")
 
 
-def _saying(consequence: Consequence | Order, cause: Envelope) -> tuple[str, str, str, bytes]:
+def _saying(consequence: Consequence | Order, cause: Envelope) -> Said:
     if not isinstance(consequence, Consequence):
         value = encode_order(consequence, source=SOURCE, time=cause.time, causation_id=cause.id)
         return str(consequence.order_id), ORDERS, str(consequence.order_id), value
@@ -477,7 +513,7 @@ def _saying(consequence: Consequence | Order, cause: Envelope) -> tuple[str, str
     return str(implied.id), topic_of(implied.event), implied.key, encode(implied)
 
 
-def _quarantined(record: Record, reason: str) -> tuple[str, str, str, bytes]:
+def _quarantined(record: Record, reason: str) -> Said:
     place = f"{record.topic}-{record.partition}@{record.offset}"
     whole = len(record.value) <= QUARANTINE_VALUE_BYTES
     value = {

@@ -37,14 +37,19 @@ def may(*, door: str = "", stream: str = "", workers: str = "") -> Rights:
 _READ_BY_ALL = may(door="r", stream="raw", workers="r")
 
 
-def projection(name: str, *parts: Column | sa.Index, rights: Rights = _READ_BY_ALL) -> sa.Table:
-    """A table that the stream makes of the log."""
-    return sa.Table(name, projections, *parts, info={"rights": rights})
+def projection(name: str, *parts: Column | sa.Index, rights: Rights = _READ_BY_ALL, version: int = 1) -> sa.Table:
+    """A table that the stream makes of the log. `version`: of what its rows mean; whoever changes what old events come to there
+    adds one to it, and the rows are made anew (`streams.versions`)."""
+    return sa.Table(name, projections, *parts, info={"rights": rights, "version": version})
 
 
 def machine_table(schema: str, name: str, *parts: Column | sa.Index, rights: Rights) -> sa.Table:
     """A table of what no log tells: keys, access, what is under way."""
     return sa.Table(name, machinery, *parts, schema=schema, info={"rights": rights})
+
+
+def version_of(table: sa.Table) -> int:
+    return int(table.info["version"])
 
 
 def rights_of(table: sa.Table) -> Rights:

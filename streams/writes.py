@@ -52,4 +52,5 @@ Write = Insert | Update | Retire | Count | Delete
 
 def columns(event: Struct, *names: str) -> Row:
     """Those fields of an event, as columns hold them."""
-    return {name: msgspec.to_builtins(getattr(event, name)) for name in names}
+    row = {name: getattr(event, name) for name in names}
+    return {name: value if type(value) is str else msgspec.to_builtins(value) for name, value in row.items()}

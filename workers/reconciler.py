@@ -20,8 +20,9 @@ from sqlalchemy import Connection, text
 
 from streams.errors import Unavailable
 from streams.events import DOMAINS
+from streams.schema import machinery
 from streams.store import positions, postgres_trouble
-from streams.tables import LIVE, machinery
+from streams.tables import LIVE
 from workers.context import Context
 from workers.routes import Route, Seen, close, engine_id, point, unwant, want
 

@@ -35,9 +35,9 @@ from streams.orders import (
 )
 from streams.policy import Policy, Thresholds
 from streams.relay import Relay
+from streams.schema import machinery, projections
 from streams.sealed import Sealed
 from streams.store import Store
-from streams.tables import machinery, projections
 
 AT = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 MODEL = "sha256:" + "1" * 64

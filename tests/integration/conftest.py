@@ -18,10 +18,11 @@ from deploy import kafka, postgres
 from deploy.ports import free_port
 from migrations.__main__ import config_for
 from streams.cluster import Cluster
-from streams.log import KafkaLog
+from streams.log import KafkaLog, MemoryLog
 from streams.sealing import Keyring, MasterKey
 from streams.store import open_engine
 from streams.topics import TOPICS, create_topics
+from streams.upgrade import upgrade
 from tests import door_world
 from tests.door_world import World
 
@@ -77,6 +78,9 @@ def database_url(postgres_server: str) -> Iterator[str]:
     _execute(postgres_server, f"CREATE DATABASE {name}")
     url = postgres_server.rpartition("/")[0] + f"/{name}"
     command.upgrade(config_for(url), "head")
+    engine = open_engine(url)
+    upgrade(engine, MemoryLog)  # the projections, of which nothing is read yet
+    engine.dispose()
     yield url
     _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -125,6 +129,15 @@ class started:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+@pytest.fixture
+def bare_database_url(postgres_server: str) -> Iterator[str]:
+    """A database with nothing in it."""
+    name = f"empty_{uuid.uuid4().hex[:12]}"
+    _execute(postgres_server, f"CREATE DATABASE {name}")
+    yield f"{postgres_server.rpartition('/')[0]}/{name}"
+    _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _execute(url: str, statement: str) -> None:

@@ -5,31 +5,47 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine
+from alembic import command
+from sqlalchemy import Engine, MetaData, insert
 
 from api.reasons import reason_words, reasons_words, verdict_words
+from migrations.__main__ import config_for
 from streams import domain, rounds
 from streams.codec import RENAMED, decode
-from streams.events import DOMAINS
+from streams.events import CONVERSATIONS, DOMAINS
 from streams.facts.rounds import GatePassed, GateRefused, RoundRequested
 from streams.gate import GateMargins, Paired, Verdict, judge
 from streams.log import MemoryLog, Message
 from streams.policy import Outlook
 from streams.reasons import Reason
 from streams.replay import Otherwise, VerifyReport, verify
+from streams.store import open_engine
 from streams.tables import LIVE
+from streams.upgrade import upgrade
 from tests.integration.by_hand import ByHand, empty, rows
 from tests.replay.record import FOLDER, HISTORIES, read, rows_of
 
 NAMES = sorted(HISTORIES)
 
 
-def replayed(name: str, engine: Engine) -> tuple[dict[str, Any], VerifyReport]:
-    """The rows that today's code makes of a history, and what it says of a replay of it."""
+def log_of(name: str) -> MemoryLog:
+    """A history as it stood."""
     log = MemoryLog()
     for record in read(name):
         (position,) = log.append([Message(record.topic, (record.key or b"").decode(), record.value)], 1)
         assert (position.partition, position.offset) == (record.partition, record.offset)
+    return log
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Every table as it stood."""
+    found: dict[str, Any] = msgspec.json.decode((FOLDER / f"{name}.tables.json").read_bytes())
+    return found
+
+
+def replayed(name: str, engine: Engine) -> tuple[dict[str, Any], VerifyReport]:
+    """The rows that today's code makes of a history, and what it says of a replay of it."""
+    log = log_of(name)
     empty(engine)
     assert ByHand(engine, log).follow() == len(read(name)) > 30
     return rows_of(engine), verify(engine, log)
@@ -51,23 +67,74 @@ def test_every_history_has_been_recorded() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_history_comes_to_the_rows_that_it_came_to_when_it_happened(name: str, database: Engine) -> None:
-    came_to = msgspec.json.decode((FOLDER / f"{name}.tables.json").read_bytes())
     now, report = replayed(name, database)
     assert report.equal and report.otherwise == ()
-    kind = came_to["events"]["columns"].index("type")
-    decided = {row[0] for row in came_to["events"]["rows"] if row[kind] in DECISIONS} | decisions(database)
-    for table, then in came_to.items():
+    assert_equal(now, recorded(name), decisions(database))
+
+
+@pytest.mark.parametrize("name", ["cancelled", "released"])
+def test_tables_of_the_code_of_then_come_to_what_the_log_says_now(name: str, bare_database_url: str) -> None:
+    command.upgrade(config_for(bare_database_url), "20261201_decisions")
+    engine, log, then = open_engine(bare_database_url), log_of(name), recorded(name)
+    fill(engine, log, then)
+    command.upgrade(config_for(bare_database_url), "head")
+    upgraded = upgrade(engine, lambda: log)
+    assert upgraded is not None and upgraded.records == len(read(name))
+    assert verify(engine, log).equal
+    assert_equal(rows_of(engine), then, set())
+    assert upgrade(engine, lambda: log) is None, "and once"
+    engine.dispose()
+
+
+def fill(engine: Engine, log: MemoryLog, then: dict[str, Any]) -> None:
+    """The tables as the code of then made them. Of the outbox its ids were recorded, and of the fresh not yet where they stood."""
+    tables = MetaData()
+    with engine.begin() as connection:
+        tables.reflect(connection, schema=LIVE)
+        kinds = dict(zip(*(column(then, "events", name) for name in ("event_id", "type")), strict=True))
+        for table, found in then.items():
+            listed = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+            if table == "outbox":
+                listed = [row | {"value": said(kinds.get(row["message_id"]))} for row in listed]
+            if table == "fresh":
+                listed = [row | {"offset": 0} for row in listed]
+            if listed:
+                connection.execute(insert(tables.tables[f"{LIVE}.{table}"]), listed)
+        ends = [
+            {"topic": topic, "partition": partition, "next_offset": end}
+            for topic in (CONVERSATIONS, DOMAINS)
+            for partition, end in log.ends(topic).items()
+            if end
+        ]
+        connection.execute(insert(tables.tables[f"{LIVE}.positions"]), ends)
+
+
+def column(found: dict[str, Any], table: str, name: str) -> list[Any]:
+    place = found[table]["columns"].index(name)
+    return [row[place] for row in found[table]["rows"]]
+
+
+def said(kind: str | None) -> bytes:
+    return msgspec.json.encode({"type": f"noria.{kind}"})
+
+
+def assert_equal(now: dict[str, Any], then: dict[str, Any], decided: set[str]) -> None:
+    """The tables of today and those of then hold the same, but for how it is said. Decisions were proposed under other ids than
+    today (those of `decided`), and are compared by what they are about."""
+    kinds = zip(*(column(then, "events", name) for name in ("event_id", "type")), strict=True)
+    decided = decided | {event_id for event_id, kind in kinds if kind in DECISIONS}
+    for table, came_to in then.items():
         in_the_words_of_then(table, now[table])
         if table == "rounds":
-            for row in then["rows"]:
-                without_sentences(row[then["columns"].index("verdict")])
-        places = [now[table]["columns"].index(column) for column in then["columns"]]  # a table may have got new ones
+            for row in came_to["rows"]:
+                without_sentences(row[came_to["columns"].index("verdict")])
+        places = [now[table]["columns"].index(name) for name in came_to["columns"]]  # a table may have got new ones
         found = sorted(([row[place] for place in places] for row in now[table]["rows"]), key=str)
-        if (
-            table == "outbox"
-        ):  # decisions are proposed under other ids than once, and were compared by what they are about
-            found, then["rows"] = ([row for row in listed if row[0] not in decided] for listed in (found, then["rows"]))
-        assert found == then["rows"], table
+        if table == "outbox":
+            found, came_to["rows"] = (
+                [row for row in listed if row[0] not in decided] for listed in (found, came_to["rows"])
+            )
+        assert found == came_to["rows"], table
 
 
 def in_the_words_of_then(table: str, found: dict[str, Any]) -> None:

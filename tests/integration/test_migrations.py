@@ -1,4 +1,5 @@
-"""The migrations: up, down and up again; they make exactly the tables of the code; two deployers at once do it once."""
+"""The migrations: up, down and up again; they make exactly the tables of the code that are no projections; two deployers at once do
+it once, and the projections come from their metadata."""
 
 import os
 import socket
@@ -6,10 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
-import msgspec
 import psycopg2
 import pytest
 from alembic import command
@@ -23,15 +21,14 @@ from migrations.roles import grant, url_of
 from migrations.work import make_work_again
 from streams.codec import decode_order
 from streams.connections import DOOR, WORKERS
-from streams.domain import pack
 from streams.events import ORDERS
-from streams.log import MemoryLog, Message
-from streams.replay import verify
-from streams.schema import MACHINE_SCHEMAS
+from streams.log import MemoryLog
+from streams.schema import MACHINE_SCHEMAS, machinery, projections
 from streams.store import open_engine
-from streams.tables import LIVE, machinery, projections
-from tests import door_world, samples
-from tests.integration.by_hand import ByHand, created, live_domain, message, policy, rows, talk
+from streams.tables import LIVE
+from streams.upgrade import upgrade, wanted
+from tests import door_world
+from tests.integration.by_hand import ByHand, live_domain, rows
 from tests.integration.conftest import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -39,16 +36,8 @@ OURS = {LIVE, *MACHINE_SCHEMAS}
 
 
 @pytest.fixture
-def url(postgres_server: str) -> Iterator[str]:
-    """A database with nothing in it."""
-    name = f"empty_{uuid4().hex[:12]}"
-    server = psycopg2.connect(postgres_server)
-    server.autocommit = True
-    with server.cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE {name}")
-        yield f"{postgres_server.rpartition('/')[0]}/{name}"
-        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    server.close()
+def url(bare_database_url: str) -> str:
+    return bare_database_url
 
 
 @pytest.fixture
@@ -114,98 +103,11 @@ def test_each_step_can_be_taken_back_and_taken_again(url: str, engine: Engine) -
         assert shape(engine) == there
 
 
-def test_a_state_that_was_kept_before_is_what_the_log_gives_now(url: str, engine: Engine) -> None:
-    log = samples.created()
-    log.tell(samples.correction("one"))
-    kept = pack(log.state)
-    before: dict[str, Any] = {}
-    for name, value in msgspec.msgpack.decode(kept).items():
-        before |= {"corrections": {"one": "ana"}, "preferences": {}} if name == "fresh" else {name: value}
-    del before["retired"], before["going"], before["rebuild"]
-    before["policy"] = {name: value for name, value in before["policy"].items() if name != "keep"}
-    assert before["policy"]["thresholds"].pop("named_people") == "one"
-    command.upgrade(config_for(url), "20261124_first_tables")
-    with engine.begin() as connection:
-        insert = text("INSERT INTO noria.states (kind, key, body) VALUES ('domain', 'd', :body)")
-        connection.execute(insert, {"body": msgspec.msgpack.encode(before)})
-    command.upgrade(config_for(url), "head")
-    with engine.connect() as connection:
-        assert bytes(connection.execute(text("SELECT body FROM noria.states")).scalar_one()) == kept
-    assert rows(engine, "SELECT * FROM noria.fresh") == [("d", "correction", "one", "ana", None, 0)]
-
-
-def test_a_policy_that_was_kept_before_keeps_what_answered_within_a_week(url: str, engine: Engine) -> None:
-    command.upgrade(config_for(url), "head")
-    world = ByHand(engine, MemoryLog())
-    live_domain(world, "roads", corrections=1, named_people="each")
-    world.say(*talk("roads", "ann"))
-    world.settle()
-    policies = "SELECT policy -> 'keep' FROM noria.domains"
-    assert rows(engine, policies) == [({"releases": 4, "refused": 2, "days": 7},)]
-    command.downgrade(config_for(url), "20261128_fresh")
-    assert rows(engine, policies) == [({"releases": 4, "refused": 2},)]
-    command.upgrade(config_for(url), "head")
-    assert verify(engine, world.log).equal
-
-
-def test_a_policy_that_was_set_before_lets_everybody_count_whoever_named_them(url: str, engine: Engine) -> None:
-    command.upgrade(config_for(url), "head")
-    world = ByHand(engine, MemoryLog())
-    world.say(created("fields"))  # nobody set a policy
-    live_domain(world, "roads", corrections=9)
-    before = message(policy("roads", corrections=1))
-    told = msgspec.json.decode(before.value)
-    told["dataschema"] = "urn:noria:policy_set:3"
-    del told["data"]["policy"]["thresholds"]["named_people"]
-    world.log.append([Message(before.topic, before.key, msgspec.json.encode(told))], 10)
-    world.say(*talk("roads", "ann"))
-    world.settle()
-    policies = "SELECT policy -> 'thresholds' ->> 'named_people' FROM noria.domains ORDER BY domain"
-    assert rows(engine, policies) == [("one",), ("each",)]
-    command.downgrade(config_for(url), "20261130_fresh_rows")
-    assert rows(engine, policies) == [(None,), (None,)]
-    command.upgrade(config_for(url), "head")
-    assert rows(engine, policies) == [("one",), ("each",)]
-    assert verify(engine, world.log).equal, "also the policy of the round under way"
-
-
-def test_a_conversation_that_was_kept_before_knows_its_newest_corrections(url: str, engine: Engine) -> None:
-    command.upgrade(config_for(url), "head")
-    world = ByHand(engine, MemoryLog())
-    events = talk("roads", "ann", "c")
-    world.say(*events, events[5])
-    world.settle()
-    query = "SELECT key, body FROM noria.states ORDER BY key"
-    kept = rows(engine, query)
-    command.downgrade(config_for(url), "20261124_first_tables")
-    assert rows(engine, query) != kept
-    command.upgrade(config_for(url), "head")
-    assert rows(engine, query) == kept
-    assert verify(engine, world.log).equal
-
-
-def test_a_log_whose_prompts_carry_their_whole_history_is_read_as_it_was(url: str, engine: Engine) -> None:
-    command.upgrade(config_for(url), "head")
-    world = ByHand(engine, MemoryLog())
-    before = [message(event) for event in talk("roads", "ann", "c")]
-    for place, found in enumerate(before):
-        told = msgspec.json.decode(found.value)
-        if told["type"] == "noria.prompt_asked":
-            told["dataschema"] = "urn:noria:prompt_asked:1"
-            del told["data"]["follows"], told["data"]["so_far"]
-            before[place] = Message(found.topic, found.key, msgspec.json.encode(told))
-    world.log.append(before, 1)
-    world.settle()
-    assert rows(world.engine, "SELECT prompt_id, follows FROM noria.prompts") == [("c-p", None)]
-    assert rows(world.engine, "SELECT prompt_id, follows FROM noria.examples") == [("c-p", None)]
-    assert verify(world.engine, world.log).equal
-
-
 def test_there_is_one_newest_revision(url: str) -> None:
     assert len(ScriptDirectory.from_config(config_for(url)).get_heads()) == 1
 
 
-def test_the_migrations_make_exactly_the_tables_of_the_code(url: str) -> None:
+def test_the_migrations_make_exactly_the_tables_of_the_code_that_are_no_projections(url: str) -> None:
     command.upgrade(config_for(url), "head")
     assert as_the_code_says(url)
 
@@ -213,9 +115,9 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(url: str) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "ALTER TABLE noria.domains ADD COLUMN colour text",
-        "ALTER TABLE noria.rounds DROP COLUMN loss",
-        "ALTER TABLE noria.replies ALTER COLUMN release TYPE bigint",
+        "ALTER TABLE work.engines ADD COLUMN colour text",
+        "ALTER TABLE work.doors DROP COLUMN in_flight",
+        "ALTER TABLE work.engines ALTER COLUMN release TYPE bigint",
         "ALTER TABLE keyring.person_keys ALTER COLUMN wrapped DROP NOT NULL",
         "DROP INDEX keyring.uq_person_keys_subject",
         "DROP TABLE work.places",
@@ -270,6 +172,7 @@ def test_the_workers_may_have_what_was_dropped_of_work_made_again_with_everybody
 
 def test_what_was_under_way_belongs_to_this_host_and_an_order_knows_its_decision(url: str, engine: Engine) -> None:
     command.upgrade(config_for(url), "20261201_decisions")
+    upgrade(engine, MemoryLog)
     world = ByHand(engine, MemoryLog())
     live_domain(world, "roads", corrections=400)
     (swap,) = world.records(ORDERS)
@@ -318,8 +221,11 @@ def test_two_deployers_at_once_both_end_well_and_the_tables_are_made_once(url: s
         oid = connection.execute(text("SELECT oid FROM pg_database WHERE datname = current_database()")).scalar_one()
         eventually(lambda: connection.execute(waiting, {"oid": oid}).scalar_one() == 2, "both wait at the lock")
     holder.close()
+    made = []
     for deployer in deployers:
         out, err = deployer.communicate(timeout=60)
         assert deployer.returncode == 0, err
         assert "migrations: at head" in out
+        made.append("made anew, from 0 events" in out)
     assert as_the_code_says(url)
+    assert sorted(made) == [False, True] and wanted(engine) == []

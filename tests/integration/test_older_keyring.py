@@ -16,7 +16,7 @@ from streams.erasures import ERASED_CHANNEL, Journal
 from streams.errors import Erased
 from streams.facts.people import PersonErased
 from streams.log import MemoryLog
-from streams.replay import create_schema
+from streams.schemas import create_schema
 from streams.sealed import Sealed
 from streams.sealing import Keyring, MasterKey, open_sealed, seal
 from streams.store import Store

@@ -22,9 +22,9 @@ from streams.codec import encode, envelope_for
 from streams.events import DOMAINS
 from streams.facts.rounds import RoundAsked
 from streams.log import MemoryLog, Message
+from streams.schema import projections
 from streams.sealing import Keyring, MasterKey
 from streams.store import open_engine
-from streams.tables import projections
 from streams.topics import TOPICS
 from tests.door_world import make_settings
 from tests.integration.by_hand import change, empty

@@ -74,8 +74,19 @@ def test_a_replay_comes_to_the_same_tables(world: ByHand, log: KafkaLog) -> None
 def test_a_replay_does_not_depend_on_how_the_log_was_cut_into_batches(
     world: ByHand, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.replay.BATCH_RECORDS", 7)
+    monkeypatch.setattr("streams.loading.BATCH_RECORDS", 7)
+    monkeypatch.setattr("streams.loading.REMEMBERED_BYTES", 5)  # so that states are forgotten, and asked for again
     assert verify(world.engine, log).equal
+
+
+def test_a_replay_that_is_shared_out_among_processes_comes_to_the_same_tables(
+    world: ByHand, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.loading.SHARED_FROM", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    report = verify(world.engine, log)
+    assert report.equal, report.differences
+    assert report.records == sum(world.store.positions().values())
 
 
 def test_a_replay_sends_nothing(world: ByHand, log: KafkaLog) -> None:
@@ -158,7 +169,7 @@ def test_a_state_that_decisions_use_is_compared_too(world: ByHand, log: KafkaLog
 def test_the_live_reader_goes_on_while_a_replay_runs(
     world: ByHand, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.replay.BATCH_RECORDS", 50)
+    monkeypatch.setattr("streams.loading.BATCH_RECORDS", 50)
     before = world.store.positions()
 
     def meanwhile(done: int, total: int) -> None:
