@@ -46,7 +46,7 @@ PLACED = frozenset({"train", "evaluate", "purge"})  # the steps that make places
 logger = logging.getLogger("noria.worker")
 
 # A step carries out one order and publishes its result.
-Step_ = Callable[[Any, Context], None]
+StepFunction = Callable[[Any, Context], None]
 
 
 # Every kind of order: the step that it is, and the module whose `run` carries it out (loaded when a worker asks for it).
@@ -60,12 +60,12 @@ STEPS: Mapping[str, tuple[Step, str]] = {
 }
 
 
-def steps(names: Sequence[str]) -> dict[str, tuple[Step, Step_]]:
+def steps(names: Sequence[str]) -> dict[str, tuple[Step, StepFunction]]:
     """The kinds of order that the named steps take, with the functions that carry them out."""
     return {kind: (step, import_module(module).run) for kind, (step, module) in STEPS.items() if step in names}
 
 
-def work_once(context: Context, table: Mapping[str, tuple[Step, Step_]], stopping: threading.Event) -> bool:
+def work_once(context: Context, table: Mapping[str, tuple[Step, StepFunction]], stopping: threading.Event) -> bool:
     """Take in what is new, and carry out one order if there is one. Raises Unavailable, LostHistory, or whatever bug a step has."""
     context.intake.take_in()
     try:
@@ -89,7 +89,7 @@ def work_once(context: Context, table: Mapping[str, tuple[Step, Step_]], stoppin
     return True
 
 
-def _carry_out(context: Context, held: Claim, step: Step, run: Step_, stopping: threading.Event) -> None:
+def _carry_out(context: Context, held: Claim, step: Step, run: StepFunction, stopping: threading.Event) -> None:
     order = held.order
     try:
         if held.attempt > ATTEMPTS:

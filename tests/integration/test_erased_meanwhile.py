@@ -32,7 +32,7 @@ from workers.context import Cancelled, Context
 from workers.evaluator import step as evaluation
 from workers.evaluator.installation import Installation
 from workers.evaluator.memory import memory_folder
-from workers.evaluator.opencompass import Exam, Row
+from workers.evaluator.opencompass import Exam, ExamRow
 from workers.evaluator.step import Evaluation
 from workers.models.golden import GOLDEN_FILE
 from workers.register import EXAM_ROOM, TRAINING_FOLDER, purge, sweep
@@ -271,14 +271,16 @@ class Room:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def evaluate(self, exams: Sequence[Exam], deadline_s: float, tell: Callable[[int, int], None]) -> list[list[Row]]:
+    def evaluate(
+        self, exams: Sequence[Exam], deadline_s: float, tell: Callable[[int, int], None]
+    ) -> list[list[ExamRow]]:
         self.asked.append([item.question for exam in exams for item in exam.items])
         questions = self.room / "questions.jsonl"
         questions.write_text("\n".join(f"{item.question} {item.answer}" for exam in exams for item in exam.items))
         try:
             self.meanwhile()
             tell(1, 2)
-            return [[Row(item.id, item.set, True, "a fish") for item in exam.items] for exam in exams]
+            return [[ExamRow(item.id, item.set, True, "a fish") for item in exam.items] for exam in exams]
         finally:
             questions.unlink()
 

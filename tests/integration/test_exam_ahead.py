@@ -18,7 +18,7 @@ from workers.artifacts import Artifacts
 from workers.context import Context
 from workers.engines import engine_version
 from workers.evaluator import step as evaluation
-from workers.evaluator.opencompass import Row
+from workers.evaluator.opencompass import ExamRow
 from workers.evaluator.step import Question, answered_before, form_of, look_ahead
 from workers.loop import Idle
 
@@ -45,10 +45,10 @@ class Examined:
         wanted: Sequence[tuple[str, Sequence[Question]]],
         context: Context,
         tell: Callable[[int, int], None],
-    ) -> list[list[Row]]:
+    ) -> list[list[ExamRow]]:
         tell(0, 1)
         self.asked += [(model, [question.item.question for question in asked]) for model, asked in wanted]
-        return [[Row(q.item.id, q.item.set, True, SECRET) for q in asked] for _, asked in wanted]
+        return [[ExamRow(q.item.id, q.item.set, True, SECRET) for q in asked] for _, asked in wanted]
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_an_exam_that_cannot_be_asked_ahead_is_tried_again_later_and_stops_nothi
     add_exam(world, world.domain(), "Is OpenCompass there?")
     tries = []
 
-    def refuse(*_: object) -> list[list[Row]]:
+    def refuse(*_: object) -> list[list[ExamRow]]:
         tries.append(1)
         raise Unavailable("OpenCompass is not installed")
 

@@ -28,7 +28,7 @@ from tests.integration.by_hand import change, empty, order_message, rows
 from tests.integration.conftest import eventually
 from workers import loop, orders
 from workers.context import Context
-from workers.loop import Step_, work_once
+from workers.loop import StepFunction, work_once
 from workers.orders import ATTEMPTS, Claim
 
 KINDS = ["select_snapshot", "purge_places"]
@@ -99,7 +99,7 @@ def failures_of(log: KafkaLog, order: Order) -> list[OrderFailed]:
     return failures
 
 
-def table(run: Step_) -> dict[str, tuple[Step, Step_]]:
+def table(run: StepFunction) -> dict[str, tuple[Step, StepFunction]]:
     return {"select_snapshot": ("select", run)}
 
 

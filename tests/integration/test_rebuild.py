@@ -28,13 +28,13 @@ from tests.local_noria import CACHE, ROOT, end_with
 from workers import retention
 from workers.artifacts import Artifacts
 from workers.context import Context
-from workers.loop import Step_, steps, work_once
+from workers.loop import StepFunction, steps, work_once
 from workers.models.base import prepare_base_digest
 from workers.models.golden import GOLDEN_FILE
 from workers.trainer import step as training
 from workers.trainer.spec import Progress, TrainingResult, TrainSpec
 
-Table = Mapping[str, tuple[Step, Step_]]
+Table = Mapping[str, tuple[Step, StepFunction]]
 WITHIN_S = 120.0
 PEOPLE = ("ada", "bo", "ada")
 

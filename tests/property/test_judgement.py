@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, TITLES, GateMargins, Paired, judge, mcnemar, tango_lower
 from tests import english
-from workers.selector.agreement import HELD_BACK, Candidate, settle
+from workers.selector.agreement import HELD_BACK, OpenExample, settle
 
 SETS = (FIXES, EARLIER, HELD_OUT, GENERAL)
 RANK = {"refuse": 0, "inconclusive": 1, "ship": 2}
@@ -79,7 +79,7 @@ CANDIDATES = st.lists(
     max_size=14,
 ).map(
     lambda rows: [
-        Candidate(
+        OpenExample(
             example_id=f"e{number}",
             person=person,
             question=question,
@@ -93,12 +93,12 @@ CANDIDATES = st.lists(
 )
 
 
-def by_question(candidates: Sequence[Candidate]) -> list[list[str]]:
+def by_question(candidates: Sequence[OpenExample]) -> list[list[str]]:
     return [[c.example_id for c in candidates if c.question == question] for question in QUESTIONS]
 
 
 @given(CANDIDATES)
-def test_every_candidate_is_kept_or_dropped_with_a_reason(candidates: list[Candidate]) -> None:
+def test_every_candidate_is_kept_or_dropped_with_a_reason(candidates: list[OpenExample]) -> None:
     decisions = settle(candidates)
     assert [decision.example_id for decision in decisions] == [c.example_id for c in candidates]
     assert all(decision.kept != bool(decision.reason) for decision in decisions)
@@ -106,7 +106,7 @@ def test_every_candidate_is_kept_or_dropped_with_a_reason(candidates: list[Candi
 
 @given(CANDIDATES)
 def test_a_question_on_which_people_agree_keeps_one_answer_and_any_other_only_what_was_learned(
-    candidates: list[Candidate],
+    candidates: list[OpenExample],
 ) -> None:
     found = {decision.example_id: decision for decision in settle(candidates)}
     learned = {c.example_id for c in candidates if c.learned}
@@ -121,7 +121,7 @@ def test_a_question_on_which_people_agree_keeps_one_answer_and_any_other_only_wh
 
 @given(CANDIDATES, st.randoms(use_true_random=False))
 def test_what_is_kept_does_not_depend_on_the_order_in_which_it_is_read(
-    candidates: list[Candidate], random: Random
+    candidates: list[OpenExample], random: Random
 ) -> None:
     fresh = [replace(candidate, learned=False) for candidate in candidates]
     shuffled = sorted(fresh, key=lambda _: random.random())
@@ -130,7 +130,7 @@ def test_what_is_kept_does_not_depend_on_the_order_in_which_it_is_read(
 
 
 @given(CANDIDATES)
-def test_settling_again_what_was_kept_keeps_it(candidates: list[Candidate]) -> None:
+def test_settling_again_what_was_kept_keeps_it(candidates: list[OpenExample]) -> None:
     fresh = [replace(candidate, learned=False) for candidate in candidates]
     kept = {decision.example_id for decision in settle(fresh) if decision.kept}
     standing = [candidate for candidate in fresh if candidate.example_id in kept]

@@ -11,8 +11,8 @@ from workers.selector.agreement import (
     REPEATED,
     REPLACED,
     SUPERSEDED,
-    Candidate,
     Decision,
+    OpenExample,
     near,
     settle,
     words_of,
@@ -31,8 +31,8 @@ def said(
     context: str = "",
     learned: bool = False,
     name: str | None = None,
-) -> Candidate:
-    return Candidate(
+) -> OpenExample:
+    return OpenExample(
         example_id=name or f"{person}@{hour}",
         person=person,
         question=question,
@@ -43,7 +43,7 @@ def said(
     )
 
 
-def reasons(*candidates: Candidate) -> list[str]:
+def reasons(*candidates: OpenExample) -> list[str]:
     """For each candidate "kept", or why not."""
     found = settle(candidates)
     assert [decision.example_id for decision in found] == [candidate.example_id for candidate in candidates]
@@ -208,4 +208,4 @@ def test_what_a_person_said_learned_and_says_again_in_other_words_is_known() -> 
 
 
 def test_a_candidate_shown_in_a_traceback_holds_no_words() -> None:
-    assert repr(said("ana", MARCH)) == "Candidate(ana@0)" and "March" not in f"{[said('ana', MARCH)]}"
+    assert repr(said("ana", MARCH)) == "OpenExample(ana@0)" and "March" not in f"{[said('ana', MARCH)]}"

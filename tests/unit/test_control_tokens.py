@@ -21,7 +21,7 @@ from workers.evaluator.opencompass import Endpoint, Exam, ExamItem, _write_quest
 from workers.models.tokens import control_tokens
 from workers.trainer.loop import load_tokenizer
 from workers.trainer.rows import control_texts, prompt_ids
-from workers.trainer.spec import Row
+from workers.trainer.spec import TrainingRow
 
 __all__ = ["base_model"]
 MORE = ["</s>", "[INST]", "<repo_name>", "<\uff5cend\u2581of\u2581sentence\uff5c>"]
@@ -63,7 +63,7 @@ def words_for_the_engine(words: str, folder: Path, engine: EngineServer) -> str:
 
 def words_in_training(words: str, folder: Path) -> str:
     tokenizer = load_tokenizer(folder)
-    ids = prompt_ids(tokenizer, Row(prompt=words, answer=""), control_texts(tokenizer), 4096)
+    ids = prompt_ids(tokenizer, TrainingRow(prompt=words, answer=""), control_texts(tokenizer), 4096)
     assert ids is not None
     return str(tokenizer.decode(ids)).split("<|im_start|>user\n")[1].rsplit("<|im_end|>", 1)[0]
 

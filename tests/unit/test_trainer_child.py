@@ -18,7 +18,7 @@ from tests.local_noria import until
 from tests.unit import trainer_tiny as tiny
 from workers.trainer.child import carry_out, place_of
 from workers.trainer.parent import Trainer
-from workers.trainer.spec import Progress, Row, TrainSpec
+from workers.trainer.spec import Progress, TrainingRow, TrainSpec
 
 WAIT_S = 240.0  # a child imports torch at low priority: on a busy machine that takes its time
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_trained_is_told_in_one_line_without_a_word_of_the_rows(
     base: Path, tmp_path: Path, take: Callable[[], Trainer], capfd: pytest.CaptureFixture[str]
 ) -> None:
     secret = "the canary sang at noon"
-    spec = msgspec.structs.replace(spec_for(base, tmp_path), rows=(Row(prompt=secret * 200, answer=secret),))
+    spec = msgspec.structs.replace(spec_for(base, tmp_path), rows=(TrainingRow(prompt=secret * 200, answer=secret),))
     with pytest.raises(Invalid, match="none of the 1 rows") as raised:
         take().train(spec, lambda progress: None)
     assert secret not in str(raised.value)

@@ -31,7 +31,7 @@ from workers.trainer.packed import ROUNDING, PackedModel, check_forward
 from workers.trainer.plan import learning_rate, plan_steps
 from workers.trainer.reference import answer_prompts, encode_prompts, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
-from workers.trainer.spec import Progress, Row, TrainingResult
+from workers.trainer.spec import Progress, TrainingResult, TrainingRow
 
 CPU = torch.device("cpu")
 
@@ -45,8 +45,8 @@ def train(
     base: Path,
     work: Path,
     recipe: LoraRecipe = tiny.RECIPE,
-    new: Sequence[Row] | None = None,
-    earlier: Sequence[Row] | None = None,
+    new: Sequence[TrainingRow] | None = None,
+    earlier: Sequence[TrainingRow] | None = None,
     first_base: Path | None = None,
     told: list[Progress] | None = None,
     stop_after: int | None = None,
@@ -87,7 +87,9 @@ def adapter_bytes(work: Path) -> bytes:
 def test_packed_rows_get_the_logits_that_transformers_gives_row_by_row(kind: str, tmp_path: Path) -> None:
     folder = tiny.make_model(tmp_path / kind, kind=kind)
     model = PackedModel(folder, 0.5, torch.float32, CPU)
-    with_turns = Row(prompt="And now?", answer="Still so.", history=(("May I?", "You may."),), system="Be brief.")
+    with_turns = TrainingRow(
+        prompt="And now?", answer="Still so.", history=(("May I?", "You may."),), system="Be brief."
+    )
     encoded = encode_rows(load_tokenizer(folder), [*tiny.rows(), with_turns], 256)
     plain = []
     for row in encoded:
@@ -311,7 +313,7 @@ def test_progress_counts_the_steps_and_tells_an_honest_rest(base: Path, tmp_path
 
 def test_rows_that_cannot_be_trained_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
     recipe = msgspec.structs.replace(tiny.RECIPE, row_tokens=90)
-    odd = [Row(prompt="Empty?", answer="  "), Row(prompt="long " * 200, answer="Yes.")]
+    odd = [TrainingRow(prompt="Empty?", answer="  "), TrainingRow(prompt="long " * 200, answer="Yes.")]
     result = train(base, tmp_path, recipe, new=[*tiny.rows(), *odd])
     assert (result.rows, result.rows_left_out) == (8, 2)
     with pytest.raises(Invalid, match="none of the 2 rows"):

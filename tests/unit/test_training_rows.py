@@ -12,7 +12,7 @@ from streams.turns import turns_of
 from tests.keyring import Ring
 from workers.artifacts import Artifacts
 from workers.selector.snapshot import SnapshotRow, load, save
-from workers.trainer.spec import Row
+from workers.trainer.spec import TrainingRow
 from workers.trainer.step import training_rows
 
 RING = Ring()
@@ -36,7 +36,7 @@ def row(number: int, question: str, answer: str, *wordings: str, person: str = "
     )
 
 
-def words_of(rows: tuple[Row, ...]) -> list[tuple[str, str]]:
+def words_of(rows: tuple[TrainingRow, ...]) -> list[tuple[str, str]]:
     return [(row.prompt, row.answer) for row in rows]
 
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from streams.recipes import LoraRecipe
 from tests.taught_llama import tokenizer_of
-from workers.trainer.spec import Row
+from workers.trainer.spec import TrainingRow
 
 TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
@@ -53,8 +53,8 @@ RECIPE = LoraRecipe(
 )
 
 
-def rows(first: int = 0, last: int = 8) -> list[Row]:
-    return [Row(prompt=prompt, answer=answer) for prompt, answer in FACTS[first:last]]
+def rows(first: int = 0, last: int = 8) -> list[TrainingRow]:
+    return [TrainingRow(prompt=prompt, answer=answer) for prompt, answer in FACTS[first:last]]
 
 
 def make_model(folder: Path, seed: int = 0, kind: str = "llama") -> Path:

@@ -54,7 +54,7 @@ class ExamItem(Struct, frozen=True):
         return f"ExamItem({self.id!r}, {self.set!r})"
 
 
-class Row(Struct, frozen=True):
+class ExamRow(Struct, frozen=True):
     """What the engine answered to one question, and whether that is right. A question it refused has no prediction."""
 
     id: str
@@ -63,7 +63,7 @@ class Row(Struct, frozen=True):
     prediction: str
 
     def __repr__(self) -> str:
-        return f"Row({self.id!r}, {self.set!r}, {self.right})"
+        return f"ExamRow({self.id!r}, {self.set!r}, {self.right})"
 
 
 class Endpoint(Struct, frozen=True):
@@ -147,7 +147,7 @@ class Examiner:
 
     def evaluate(
         self, exams: Sequence[Exam], deadline_s: float, progress: Callable[[int, int], None]
-    ) -> list[list[Row]]:
+    ) -> list[list[ExamRow]]:
         """For every exam a row for each item, in their order: asked greedily, `ANSWER_TOKENS` at most, scored by
         `scoring.is_right`. `progress` is called with (answered, all) a few times a second.
 
@@ -360,7 +360,7 @@ class _Prediction(Struct):
     prediction: str
 
 
-def _read_exam(folder: Path, number: int, exam: Exam) -> list[Row]:
+def _read_exam(folder: Path, number: int, exam: Exam) -> list[ExamRow]:
     """Join OpenCompass's two files of an exam with its questions, by place. Raises Unavailable unless they are complete."""
     predictions = _read(folder, "predictions", number, dict[str, _Prediction])
     details = _read(folder, "results", number, _Result).details
@@ -373,7 +373,7 @@ def _read_exam(folder: Path, number: int, exam: Exam) -> list[Row]:
     if all(answer == _REFUSED for answer in said):
         raise Unavailable(f"{exam.endpoint.model_name} refused every question")
     return [
-        Row(item.id, item.set, all(detail.correct) and bool(detail.correct), "" if answer == _REFUSED else answer)
+        ExamRow(item.id, item.set, all(detail.correct) and bool(detail.correct), "" if answer == _REFUSED else answer)
         for item, detail, answer in zip(asked, details, said, strict=True)
     ]
 

@@ -32,7 +32,7 @@ from workers.engines.protocol import EngineSpec
 from workers.evaluator import inside, opencompass, scoring
 from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
-from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, Row
+from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, ExamRow
 from workers.register import EXAM_ROOM, Words, WordsGone, register, unregister
 from workers.selector.snapshot import load
 
@@ -290,7 +290,7 @@ def _examine(
     wanted: Sequence[tuple[str, Sequence[Question]]],
     context: Context,
     tell: Callable[[int, int], None],
-) -> list[list[Row]]:
+) -> list[list[ExamRow]]:
     """The rows of each model, in the order of its questions. `tell(answered, all)` reports. Raises NotInstalled, Unavailable, and
     WordsGone when somebody was erased whose words are asked; the room is empty then."""
     if context.examiner is None or not context.examiner.waits():
@@ -333,7 +333,7 @@ def _examine(
 
 
 def _keep(
-    domain: str, model: str, form: str, questions: Sequence[Question], rows: Sequence[Row], context: Context
+    domain: str, model: str, form: str, questions: Sequence[Question], rows: Sequence[ExamRow], context: Context
 ) -> str:
     """Seal and keep what the model answered, so that no round asks it again; the digest. Raises WordsGone when somebody was erased
     whose words were asked."""

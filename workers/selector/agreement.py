@@ -23,7 +23,7 @@ KNOWN = "the release has learned it already"
 SUPERSEDED = "superseded by newer corrections"
 
 
-class Candidate(Struct, frozen=True, kw_only=True):
+class OpenExample(Struct, frozen=True, kw_only=True):
     """One example, opened. `context` is what came before the question (system text and history), as one string."""
 
     example_id: str
@@ -35,7 +35,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     learned: bool
 
     def __repr__(self) -> str:
-        return f"Candidate({self.example_id})"  # people's words must not reach a log through a traceback
+        return f"OpenExample({self.example_id})"  # people's words must not reach a log through a traceback
 
 
 class Decision(Struct, frozen=True):
@@ -66,7 +66,7 @@ def near(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
     return Levenshtein.distance(a, b, score_cutoff=1) <= 1
 
 
-def settle(candidates: Sequence[Candidate]) -> list[Decision]:
+def settle(candidates: Sequence[OpenExample]) -> list[Decision]:
     """Decide on every candidate; the order of the result is that of `candidates`."""
     decided: dict[str, Decision] = {}
     for group in _by_question(candidates):
@@ -75,12 +75,12 @@ def settle(candidates: Sequence[Candidate]) -> list[Decision]:
     return [decided[candidate.example_id] for candidate in candidates]
 
 
-def _by_question(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
-    exact: dict[tuple[str, ...], list[Candidate]] = {}
+def _by_question(candidates: Sequence[OpenExample]) -> list[list[OpenExample]]:
+    exact: dict[tuple[str, ...], list[OpenExample]] = {}
     for candidate in candidates:
         exact.setdefault((*words_of(candidate.question), "\n", *words_of(candidate.context)), []).append(candidate)
     # A typo changes one word, so near questions share all others: look only among those of one length and one word.
-    groups: list[list[Candidate]] = []
+    groups: list[list[OpenExample]] = []
     index: dict[tuple[int, int, str], list[tuple[tuple[str, ...], int]]] = {}
     for key, members in exact.items():
         spots = {(len(key), at, word) for at, word in enumerate(key)}
@@ -97,15 +97,15 @@ def _by_question(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
     return groups
 
 
-def _settle_question(group: Sequence[Candidate]) -> list[Decision]:
-    newest: dict[str, Candidate] = {}
+def _settle_question(group: Sequence[OpenExample]) -> list[Decision]:
+    newest: dict[str, OpenExample] = {}
     for candidate in sorted(group, key=lambda c: (c.said_at, c.example_id)):
         newest.pop(candidate.person, None)  # so that the order is that of the newest words
         newest[candidate.person] = candidate
     standing = list(newest.values())
     older = [c for c in group if newest[c.person] is not c]
 
-    answers: list[list[Candidate]] = []
+    answers: list[list[OpenExample]] = []
     for candidate in standing:
         same = next((a for a in answers if near(words_of(a[0].answer), words_of(candidate.answer))), None)
         if same is None:

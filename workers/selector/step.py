@@ -14,11 +14,11 @@ from streams.sealing import open_sealed
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
-from workers.selector.agreement import Candidate, settle, words_of
+from workers.selector.agreement import OpenExample, settle, words_of
 from workers.selector.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
 from workers.selector.wordings import Asked, embed, same_question
 from workers.trainer.rows import encode_rows
-from workers.trainer.spec import Row as TrainingRow
+from workers.trainer.spec import TrainingRow
 
 IN_THE_EXAM = "its question stands in the exam"
 ERASED = "erased"
@@ -76,7 +76,7 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
             continue
         opened[row.example_id], wholes[row.example_id] = found, whole
         candidates.append(
-            Candidate(
+            OpenExample(
                 example_id=row.example_id,
                 person=row.person,
                 question=found.question,

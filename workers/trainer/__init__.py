@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from streams.recipes import LoraRecipe
-from workers.trainer.spec import Progress, Row, TrainingResult
+from workers.trainer.spec import Progress, TrainingResult, TrainingRow
 
 
 class TrainMethod(Protocol):
@@ -26,9 +26,9 @@ class TrainMethod(Protocol):
     def __call__(
         self,
         model_dir: Path,
-        rows: Sequence[Row],
+        rows: Sequence[TrainingRow],
         replay_prompts: Sequence[str],
-        earlier: Sequence[Row],
+        earlier: Sequence[TrainingRow],
         recipe: LoraRecipe,
         out_dir: Path,
         progress: Callable[[Progress], None],

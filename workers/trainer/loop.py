@@ -24,7 +24,7 @@ from workers.trainer.plan import Step, learning_rate, plan_steps
 from workers.trainer.reference import General, final_states, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
 from workers.trainer.side_by_side import SideBySide
-from workers.trainer.spec import Progress, Row, TrainingResult
+from workers.trainer.spec import Progress, TrainingResult, TrainingRow
 
 TIMED_STEPS = 20  # the time left is told from the median of so many last steps
 
@@ -79,9 +79,9 @@ class Prepared:
 
 def train_lora(
     model_dir: Path,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     replay_prompts: Sequence[str],
-    earlier: Sequence[Row],
+    earlier: Sequence[TrainingRow],
     recipe: LoraRecipe,
     out_dir: Path,
     progress: Callable[[Progress], None],
@@ -174,9 +174,9 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _prepare(
     model_dir: Path,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     replay_prompts: Sequence[str],
-    earlier: Sequence[Row],
+    earlier: Sequence[TrainingRow],
     recipe: LoraRecipe,
     device: torch.device,
     precision: str,

@@ -26,7 +26,7 @@ from workers.trainer.general import chosen_prompts, kept_place, lock_of
 from workers.trainer.packed import LowerStates, PackedModel
 from workers.trainer.rows import EncodedRow, common_start, control_texts, pack, prompt_ids
 from workers.trainer.side_by_side import SideBySide
-from workers.trainer.spec import Row
+from workers.trainer.spec import TrainingRow
 
 ROWS_AT_ONCE = 16
 
@@ -50,7 +50,9 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], limit: int) -> list[t
     """General prompts as the engine sees them; those longer than `limit` tokens are left out."""
     controls = control_texts(tokenizer)
     found = (
-        prompt_ids(tokenizer, Row(prompt=prompt, answer=""), controls, limit) for prompt in prompts if prompt.strip()
+        prompt_ids(tokenizer, TrainingRow(prompt=prompt, answer=""), controls, limit)
+        for prompt in prompts
+        if prompt.strip()
     )
     return [ids for ids in found if ids is not None]
 

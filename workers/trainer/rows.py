@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from streams.control_tokens import escape_control_tokens
 from streams.turns import turns_of
 from workers.models.tokens import control_tokens
-from workers.trainer.spec import Row
+from workers.trainer.spec import TrainingRow
 
 if TYPE_CHECKING:
     import torch  # taking in half a second of it is no price for knowing how long a row is
@@ -73,7 +73,7 @@ def control_texts(tokenizer: Any) -> tuple[str, ...]:
     return control_tokens(Path(tokenizer.name_or_path))
 
 
-def prompt_ids(tokenizer: Any, row: Row, controls: Sequence[str], limit: int) -> tuple[int, ...] | None:
+def prompt_ids(tokenizer: Any, row: TrainingRow, controls: Sequence[str], limit: int) -> tuple[int, ...] | None:
     """The tokens that the engine sees before it answers, by the model's own chat template. The oldest turns
     are dropped until `limit` tokens are enough; None if they are not enough for the prompt alone."""
     for first in range(len(row.history) + 1):
@@ -90,7 +90,7 @@ def prompt_ids(tokenizer: Any, row: Row, controls: Sequence[str], limit: int) ->
     return None
 
 
-def encode_rows(tokenizer: Any, rows: Sequence[Row], limit: int) -> list[EncodedRow]:
+def encode_rows(tokenizer: Any, rows: Sequence[TrainingRow], limit: int) -> list[EncodedRow]:
     """Rows as tokens, in their order. A row without an answer or longer than `limit` tokens is left out."""
     controls = control_texts(tokenizer)
     groups: dict[str, int] = {}

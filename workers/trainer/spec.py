@@ -5,7 +5,7 @@ from msgspec import Struct
 from streams.recipes import LoraRecipe
 
 
-class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One thing to learn, in plain text. Lives in memory only: nothing here may be written to disk or logged.
 
     `history` holds the turns before the prompt, oldest first, as (asked, answered); an empty side is no turn. Rows with the same
@@ -19,7 +19,7 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     group: str | None = None
 
     def __repr__(self) -> str:
-        return "Row(sealed)"  # a traceback or a log line that shows a row must not show people's words
+        return "TrainingRow(sealed)"  # a traceback or a log line that shows a row must not show people's words
 
 
 class Progress(Struct, frozen=True, kw_only=True, tag="progress", tag_field="kind"):
@@ -73,9 +73,9 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     environment."""
 
     model_dir: str
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     replay_prompts: tuple[str, ...]
-    earlier: tuple[Row, ...]
+    earlier: tuple[TrainingRow, ...]
     recipe: LoraRecipe
     out_dir: str
     checkpoint_dir: str

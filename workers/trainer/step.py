@@ -18,7 +18,7 @@ from workers.register import TRAINING_FOLDER, Words, WordsGone, register, strike
 from workers.selector.snapshot import SnapshotRow, load, open_prompt
 from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
 from workers.trainer.parent import Trainer
-from workers.trainer.spec import Progress, Row, TrainingResult, TrainSpec
+from workers.trainer.spec import Progress, TrainingResult, TrainingRow, TrainSpec
 
 SPARE_BYTES = 256_000_000  # for the log, the tables and the exam meanwhile
 
@@ -71,7 +71,11 @@ def train(order: TrainCandidate, context: Context) -> Made:
 
 
 def _spec(
-    order: TrainCandidate, folder: Path, context: Context, rows: tuple[Row, ...] = (), earlier: tuple[Row, ...] = ()
+    order: TrainCandidate,
+    folder: Path,
+    context: Context,
+    rows: tuple[TrainingRow, ...] = (),
+    earlier: tuple[TrainingRow, ...] = (),
 ) -> TrainSpec:
     return TrainSpec(
         model_dir=str(context.artifacts.path(order.base_model)),
@@ -136,7 +140,7 @@ class TrainingRows(Struct, frozen=True):
     """Rows in plain text, and the keys that they were sealed with; how many examples and wordings do not open any more. Lives in
     memory only."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     kids: frozenset[str]
     erased: int
 
@@ -149,7 +153,7 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> Train
 
     In the order of their words, so that the same corrections make the same model in whatever order they came.
     """
-    groups: list[list[Row]] = []
+    groups: list[list[TrainingRow]] = []
     kids: set[str] = set()
     erased = 0
     for row in rows:
@@ -170,7 +174,7 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> Train
                 continue  # whoever asked it in these words
             kids |= {part.sealed.kid for part in whole}
         wordings = [
-            Row(
+            TrainingRow(
                 prompt=prompt.question,
                 answer=answer,
                 system=prompt.system,
@@ -185,5 +189,5 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> Train
     return TrainingRows(tuple(row for group in ordered for row in group), frozenset(kids), erased)
 
 
-def _words(row: Row) -> tuple[str, str]:
+def _words(row: TrainingRow) -> tuple[str, str]:
     return row.prompt, row.answer
