@@ -53,7 +53,7 @@ def blueprint(services: Services) -> Blueprint:
     @views.get("/v1/rounds/<round_id>")
     @needs("data")
     def show_round(round_id: str) -> Response:
-        return reply(_round(services, round_id))
+        return reply(_shown(_round(services, round_id)))
 
     @views.post("/v1/rounds/<round_id>/cancel")
     @needs("operator")
