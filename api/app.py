@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
@@ -17,6 +18,7 @@ from api.access import authenticate, caller, check_domains, needs
 from api.cors import allow_origins
 from api.errors import ApiError, refusal_of
 from api.keys import CHANNEL, ApiKeys
+from api.known import parked_rows
 from api.limits import Limits
 from api.metrics import Metrics
 from api.recording import Recorder
@@ -141,6 +143,12 @@ def create_app(services: Services) -> Flask:
             services.metrics.quarantined.set(quarantine.count(services))
         except Unavailable:
             pass  # as many as there were when the log last answered
+        try:
+            parked = Counter(one["kind"] for one in parked_rows(services))
+            for kind in ("domain", "exchange"):
+                services.metrics.parked.labels(kind).set(parked[kind])
+        except Unavailable:
+            pass  # as many as there were when PostgreSQL last answered
         return Response(services.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.get("/metrics")(metrics if services.settings.metrics_open else needs("data", every_domain=True)(metrics))

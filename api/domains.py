@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from api.access import caller, needs, no_such_domain
 from api.errors import ApiError
-from api.known import CATCH_UP_S, domain_row, find_domain, living_domain
+from api.known import CATCH_UP_S, check_not_parked, domain_row, find_domain, living_domain, parked_rows
 from api.reasons import with_words
 from api.rounds import release_rows, round_rows
 from api.saying import say
@@ -88,6 +88,7 @@ def blueprint(services: Services) -> Blueprint:
         row = domain_row(services, domain)
         if row["retired_at"] is not None:
             return reply({"domain": domain, "known": True, "position": None})
+        check_not_parked(services, domain)
         (position,) = say(services, [(uuid4(), DomainRetired(domain=domain, by=caller().person))], domain)
         services.routes.retire(domain)
         return reply({"domain": domain, "known": False, "position": str(position)}, 202)
@@ -236,6 +237,8 @@ def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
         "releases": releases[-5:],
         "feedback": {kind: number for kind, number in feedback},
         "exam": {kind: number for kind, number in exam},
+        # Itself, or exchanges of its conversations.
+        "parked": parked_rows(services, domain),
         # How many of these the live release has answered, so that the next round need not ask it.
         "exam_answered": min(answered, sum(number for _, number in exam)),
     }

@@ -27,11 +27,40 @@ def domain_row(services: Services, domain: str) -> dict[str, Any]:
 
 
 def living_domain(services: Services, domain: str) -> dict[str, Any]:
-    """As `domain_row`, for what adds to a domain. Raises ApiError 409 too, for one that has been retired."""
+    """As `domain_row`, for what adds to a domain. Raises ApiError 409 too, for one that has been retired or stands parked."""
     row = domain_row(services, domain)
     if row["retired_at"] is not None:
         raise retired_domain()
+    check_not_parked(services, domain)
     return row
+
+
+def check_not_parked(services: Services, domain: str) -> None:
+    """Raises ApiError 409 for a domain that stands parked: what is said to it has no effect until a version mends the bug."""
+    for one in parked_rows(services, domain):
+        if one["kind"] == "domain":
+            message = f"the domain stands still at {one['place']}: Noria met a bug there ({one['reason']})"
+            raise ApiError(409, message, param="domain", code="domain_parked")
+
+
+def parked_rows(services: Services, domain: str | None = None) -> list[dict[str, Any]]:
+    """What stands parked, of that domain or of all: of which kind, since when, from where on and why. Raises Unavailable."""
+    table = schema.parked.c
+    found = select(table.kind, table.domain, table.topic, table.partition, table.offset, table.reason, table.since)
+    if domain is not None:
+        found = found.where(table.domain == domain)
+    with postgres_trouble(), services.engine.connect() as connection:
+        rows = connection.execute(found.order_by(table.since, table.topic, table.partition, table.offset)).all()
+    return [
+        {
+            "kind": row.kind,
+            "domain": row.domain,
+            "place": f"{row.topic}-{row.partition}@{row.offset}",
+            "reason": row.reason,
+            "since": row.since,
+        }
+        for row in rows
+    ]
 
 
 def retired_domain() -> ApiError:

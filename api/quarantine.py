@@ -1,4 +1,4 @@
-"""What could not be read from the log: where it stood, why, and, for an operator, its bytes."""
+"""What could not be read from the log, or met a bug there: where it stood, why, and, for an operator, its bytes."""
 
 import base64
 from typing import Any
@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from api.access import caller, needs, source_of
 from api.errors import ApiError
+from api.known import parked_rows
 from api.services import Services
 from api.wire import parse_position, read_object, reply, typed, whole_argument
 from streams.events import CONVERSATIONS, DOMAINS, QUARANTINE
@@ -22,13 +23,15 @@ LOOKED_AT = 5000  # this far back, of each partition
 
 
 class Quarantined(Struct, frozen=True):
-    """One record. `value_base64` is None where the record was too large to be repeated: it stands at `place`."""
+    """One record. `value_base64` is None where the record was too large to be repeated: it stands at `place`. `parked`: the event
+    there can be read, and a state of this kind met a bug at it (and may have been taken up since)."""
 
     place: str
     reason: str
     time: str
     bytes: int
     value_base64: str | None = None
+    parked: str | None = None
 
 
 class _Skip(Struct, forbid_unknown_fields=True):
@@ -47,7 +50,8 @@ def blueprint(services: Services) -> Blueprint:
         limit = whole_argument("limit", 50, 0, LOOKED_AT)
         found = _newest(services, limit) if limit else []
         data = [
-            {"place": one.place, "reason": one.reason, "time": one.time, "bytes": one.bytes} for one in found[:limit]
+            {"place": one.place, "reason": one.reason, "time": one.time, "bytes": one.bytes, "parked": one.parked}
+            for one in found[:limit]
         ]
         said = read_operations(services.recorder.log)
         return reply(
@@ -55,6 +59,7 @@ def blueprint(services: Services) -> Blueprint:
                 "data": data,
                 "count": count(services),
                 "stopped": _stopped(services, said),
+                "parked": parked_rows(services),
                 "skips": [
                     {"at": at, "partition": f"{event.topic}-{event.partition}", "to": event.to, "by": event.by}
                     for at, event in reversed(said.said)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from api.access import caller, domains_asked, needs
 from api.errors import ApiError
-from api.known import domain_row, living_domain
+from api.known import check_not_parked, domain_row, living_domain
 from api.reasons import verdict_words, with_words
 from api.saying import say
 from api.services import Services
@@ -62,6 +62,7 @@ def blueprint(services: Services) -> Blueprint:
         if found["step"] not in CANCELLABLE:
             what = "is being swapped in" if found["step"] == "swap" else f"has ended ({found['step']})"
             raise ApiError(409, f"the round {what}; it cannot be cancelled", code="round_not_cancellable")
+        check_not_parked(services, found["domain"])
         event = RoundCancelled(domain=found["domain"], round_id=round_id, by=caller().person)
         return _say(services, event, round_id)
 

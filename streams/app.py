@@ -19,7 +19,7 @@ from streams.connections import SHARES
 from streams.continuity import Continuity
 from streams.errors import Invalid
 from streams.events import CONVERSATIONS, DOMAINS
-from streams.following import BATCH_RECORDS, apply_when_available, stop, watch, when_available
+from streams.following import BATCH_RECORDS, apply_when_available, stop, take_up_parked, watch, when_available
 from streams.log import KafkaLog, Log, LostHistory, Record
 from streams.settings import Settings, from_env
 from streams.store import Store, open_engine
@@ -92,6 +92,10 @@ def main() -> int:
         when_available(continuity.check)
     except LostHistory:
         stop("nothing is applied")
+    try:
+        when_available(lambda: take_up_parked(store, log))
+    except Exception:
+        stop("what stands parked could not be taken up")
     threading.Thread(target=watch, args=(store, log, continuity), daemon=True).start()
     worker = faust.Worker(build_app(settings, store, log), loglevel="WARNING")
     worker.execute_from_commandline()

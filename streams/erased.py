@@ -18,6 +18,7 @@ from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS
 from streams.facts.people import PersonErased
 from streams.log import KafkaLog, Log, LostHistory
+from streams.parking import first_places
 from streams.settings import from_env
 from streams.store import open_engine, positions, postgres_trouble
 from streams.tables import LIVE
@@ -33,6 +34,7 @@ def keep_erased(engine: Engine, log: Log, journal: Journal) -> list[str]:
     with postgres_trouble(), engine.connect() as connection:
         named.update(recorded(connection))
         reached = positions(connection, LIVE)
+        reached |= first_places(connection)  # what is parked has not told the tables
     for event in _not_applied(log, reached):
         named.update((kid, PERSON + event.person) for kid in event.kids)
     with postgres_trouble(), engine.begin() as connection:

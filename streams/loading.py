@@ -43,6 +43,7 @@ from streams.events import CONVERSATIONS, DOMAINS
 from streams.facts.conversations import Exchange
 from streams.facts.people import PersonErased
 from streams.log import KafkaLog, Log, LostHistory, Record
+from streams.parking import Key, Parked, TooManyParked, park, read_parked
 from streams.schema import projections
 from streams.schemas import create_schema, loading_lock
 from streams.sqlstate import meaning_of
@@ -105,17 +106,22 @@ def records_of(log: Log, since: Mapping[tuple[str, int], int], upto: Mapping[tup
         yield from log.read(topic, partition, since.get((topic, partition), 0), upto[topic, partition])
 
 
-def load(engine: Engine, log: Log, upto: Places, schema: str, progress: Progress) -> int:
-    """Fill `schema`, which is made anew, with all that stands before `upto`; how many records that was. Raises NotSoFast: then it
-    holds something or other, and is to be filled by `Store.apply`."""
+def load(engine: Engine, log: Log, upto: Places, schema: str, progress: Progress, *, parked_stay: bool = False) -> int:
+    """Fill `schema`, which is made anew, with all that stands before `upto`; how many records that was. `parked_stay`: keys that
+    stand parked in the live tables have no effect here either. Raises TooManyParked, and NotSoFast: then it holds something or
+    other, and is to be filled by `Store.apply`."""
+
+    def filled(repeated: frozenset[UUID]) -> int:
+        create_schema(engine, schema, parked_stay=parked_stay)
+        return _load(engine, log, upto, schema, repeated, progress)
+
     try:
-        return _load(engine, log, upto, schema, frozenset(), progress)
+        return filled(frozenset())
     except Repeated as found:
-        return _load(engine, log, upto, schema, found.ids, progress)
+        return filled(found.ids)
 
 
 def _load(engine: Engine, log: Log, upto: Places, schema: str, repeated: frozenset[UUID], progress: Progress) -> int:
-    create_schema(engine, schema)
     with postgres_trouble(), engine.begin() as connection:
         _loosen(connection, schema)
     shared = isinstance(log, KafkaLog) and sum(upto.values()) >= SHARED_FROM and not repeated
@@ -137,6 +143,7 @@ class Loader:
         self._ids = _Remembered[int, None](REMEMBERED_IDS)
         self._talks = _Remembered[str, Exchange](REMEMBERED_BYTES)
         self._domains: dict[str, Domain] = {}
+        self._parked: dict[Key, Parked] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         self._next: Places = {}
         self._last: dict[tuple[str, int], Record] = {}
@@ -150,6 +157,7 @@ class Loader:
             with connection.cursor() as cursor:
                 cursor.execute("SET synchronous_commit = off")
                 cursor.execute("SELECT pg_advisory_lock_shared(hashtext(%s))", (loading_lock(self._schema),))
+                self._parked = read_parked(cursor, self._schema)
             connection.commit()
             locked()
             for batch in _batches(records_of(log, {}, upto)):
@@ -168,9 +176,10 @@ class Loader:
         with connection.cursor() as cursor:
             talks = self._talks_of(cursor, found)
             rows = _Rows(self._schema, cursor, self._counts)
-            for recorded in found:
-                rows.add_event(recorded)
-            said += take_effect(found, talks, self._domains, rows.add)
+            standing = len(self._parked)
+            said += take_effect(found, talks, self._domains, self._parked, rows.add_event, rows.add)
+            if new := list(self._parked.values())[standing:]:
+                park(cursor, self._schema, new, standing)
             rows.flush()
             if self._schema == LIVE:  # the keyring may have been put back as it was before them
                 destroy_told(cursor, (r.envelope.event for r in found if isinstance(r.envelope.event, PersonErased)))
@@ -462,7 +471,9 @@ class _Told(Struct, frozen=True):
     words: str = ""
 
 
-_ENDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (NotSoFast, Unavailable, LostHistory)}
+_ENDS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (NotSoFast, Unavailable, LostHistory, TooManyParked)
+}
 
 
 def _shared(engine: Engine, cluster: Cluster, upto: Places, schema: str, progress: Progress) -> int:

@@ -25,7 +25,7 @@ from streams.loading import FOLLOWED, NotSoFast, load, records_of
 from streams.log import Log, message_of
 from streams.schema import projections
 from streams.schemas import create_schema, drop_before, put_live
-from streams.store import Store, positions, positions_lock, postgres_trouble, quarantine_id
+from streams.store import PARKED, Store, positions, positions_lock, postgres_trouble, quarantine_id
 from streams.tables import LIVE, SHADOW
 
 BATCH_RECORDS = 2000
@@ -36,6 +36,16 @@ _IS_DECISION = (
     f"(CASE WHEN topic = '{DOMAINS}' THEN convert_from(value, 'UTF8')::json ->> 'type'"
     " IN ('noria.round_requested', 'noria.gate_passed', 'noria.gate_refused') ELSE false END)"
 )
+# Of a row of an outbox: it names a parked key, which code that can do its events takes up.
+_IS_PARKED = f"(topic = '{QUARANTINE}' AND right(key, {len(PARKED)}) = '{PARKED}')"
+_NOT_COMPARED = {
+    # By which a log is known again: an older row has none until its partition goes on.
+    ("positions", "last_offset"),
+    ("positions", "last_digest"),
+    # When a bug was met, and at which line of the code of then.
+    ("parked", "since"),
+    ("parked", "reason"),
+}
 _Ends = dict[tuple[str, int], int]
 # The outbox is a queue with marks of its own sending, not a projection; its contents are compared by id.
 COMPARED = tuple(str(table.name) for table in projections.sorted_tables if table.name != "outbox")
@@ -100,13 +110,16 @@ def rebuild(
     upto: dict[tuple[str, int], int],
     schema: str = SHADOW,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    parked_stay: bool = False,
 ) -> Rebuilt:
-    """Apply every record before `upto` to an empty `schema`. `progress(done, total)` is called after each batch."""
+    """Apply every record before `upto` to an empty `schema`. `progress(done, total)` is called after each batch. `parked_stay`:
+    what stands parked in the live tables has no effect; else it is tried as anything else. Raises TooManyParked."""
     began, total = time.monotonic(), sum(upto.values())
     try:
-        done = load(engine, log, upto, schema, lambda done: progress(done, total))
+        done = load(engine, log, upto, schema, lambda done: progress(done, total), parked_stay=parked_stay)
     except NotSoFast:
-        create_schema(engine, schema)
+        create_schema(engine, schema, parked_stay=parked_stay)
         store = Store(engine, schema, invalid_per_minute=None)
         done = apply_upto(store, log, upto, lambda done: progress(done, total))
     return Rebuilt(done, time.monotonic() - began)
@@ -257,9 +270,9 @@ def _key(name: str) -> list[str]:
 
 
 def _columns(name: str) -> list[str]:
-    """Not the marks by which a log is known again: an older row has none until its partition goes on."""
+    """Not what no log tells."""
     columns = (str(column.name) for column in projections.tables[f"{LIVE}.{name}"].columns)
-    return [column for column in columns if not (name == "positions" and column.startswith("last_"))]
+    return [column for column in columns if (name, column) not in _NOT_COMPARED]
 
 
 def _digest(connection: Connection, schema: str, name: str) -> tuple[int, str]:
@@ -348,13 +361,13 @@ def _compare_outbox(engine: Engine, log: Log, newest: int) -> tuple[tuple[str, .
         _write_down_said(connection, log)
         unsaid = connection.exec_driver_sql(
             f"SELECT message_id FROM {SHADOW}.outbox s"
-            f" WHERE NOT {_IS_DECISION} AND NOT EXISTS (SELECT FROM said t WHERE t.message_id = s.message_id)"
+            f" WHERE NOT {_IS_DECISION} AND NOT {_IS_PARKED} AND NOT EXISTS (SELECT FROM said t WHERE t.message_id = s.message_id)"
             f" AND NOT EXISTS (SELECT FROM {LIVE}.outbox o WHERE o.message_id = s.message_id)"
             f" AND NOT EXISTS (SELECT FROM {LIVE}.events e WHERE e.event_id = s.message_id)"
             f" ORDER BY message_id LIMIT {LISTED}"
         ).scalars()
         unexplained = connection.exec_driver_sql(
-            f"SELECT message_id FROM {LIVE}.outbox o WHERE id <= %s AND NOT {_IS_DECISION}"
+            f"SELECT message_id FROM {LIVE}.outbox o WHERE id <= %s AND NOT {_IS_DECISION} AND NOT {_IS_PARKED}"
             f" AND NOT EXISTS (SELECT FROM {SHADOW}.outbox s WHERE s.message_id = o.message_id)"
             f" ORDER BY message_id LIMIT {LISTED}",
             (newest,),

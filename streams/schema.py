@@ -54,6 +54,7 @@ __all__ = [
     "learned",
     "machinery",
     "outbox",
+    "parked",
     "person_keys",
     "places",
     "positions",
@@ -105,6 +106,19 @@ events = projection(
     index("domain", "offset", name="ix_events_went_live", where="type IN ('release_finished', 'release_rolled_back')"),
     rights=may(door="r", stream="ra", workers="r"),
     version=2,  # an order that failed has another name
+)
+# Keys of states at which a bug was met, each with the place of its first event without effect: see `streams.parking`.
+parked = projection(
+    "parked",
+    text("kind", key=True),
+    text("key", key=True),
+    text("domain"),
+    text("topic"),
+    integer("partition"),
+    bigint("offset"),
+    text("reason"),
+    timestamptz("since", now=True),
+    rights=may(door="r", stream="rawd", workers="r"),
 )
 # What the stream asks to be said. Rows are sent in order of `id` and marked one by one, never "greater than the last seen".
 outbox = projection(

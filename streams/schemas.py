@@ -4,6 +4,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from streams import versions
+from streams.parking import copy_parked
 from streams.schema import projections
 from streams.store import postgres_trouble
 from streams.tables import LIVE, SHADOW, rights_of
@@ -17,13 +18,16 @@ def loading_lock(schema: str) -> str:
     return f"noria.loading.{schema}"
 
 
-def create_schema(engine: Engine, schema: str) -> None:
-    """Drop `schema` and make its tables anew, empty. Waits for the end of whatever still fills it."""
+def create_schema(engine: Engine, schema: str, *, parked_stay: bool = False) -> None:
+    """Drop `schema` and make its tables anew, empty but for the keys that stand parked in the live ones, if they are to stay so.
+    Waits for the end of whatever still fills it."""
     with postgres_trouble(), engine.begin() as connection:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext(%s))", (loading_lock(schema),))
         connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
         connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
         projections.create_all(connection.execution_options(schema_translate_map={LIVE: schema}), checkfirst=False)
+        if parked_stay:
+            copy_parked(connection, schema)
         versions.write_down(connection, schema)
 
 

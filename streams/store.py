@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 import msgspec
 import psycopg2
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json, execute_values
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -35,6 +36,7 @@ from streams.facts.people import PersonErased
 from streams.fresh import Fresh
 from streams.log import LostHistory, Record
 from streams.orders import Order
+from streams.parking import Key, Parked, move, park, parked_at, read_parked, release
 from streams.schema import projections as tables
 from streams.sqlstate import meaning_of, words_of
 from streams.tables import LIVE
@@ -43,6 +45,9 @@ from streams.writes import Count, Delete, Insert, Retire, Row, Update, Write
 SOURCE = "/noria/streams"
 CONNECT_TIMEOUT_S = 5
 QUARANTINE_VALUE_BYTES = 400_000
+PARKED = (
+    " parked"  # ends the key of a message of quarantine that names a parked key, and no record that could not be read
+)
 # Tables whose rows come again and are changed then: an insert may meet one that is there, so a change is not merged into it.
 _COME_AGAIN = frozenset({"erasures", "fresh", "preferences"})
 JSONB = {str(t.name): {str(c.name) for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
@@ -199,7 +204,8 @@ class Store:
     def apply(self, records: Sequence[Record]) -> Applied:
         """Apply records in order, in one transaction. What was applied before is skipped.
 
-        Raises Unavailable (nothing happened: call again), LostHistory, OtherVersion or TooManyInvalid (nothing happened: stop).
+        Raises Unavailable (nothing happened: call again), LostHistory, OtherVersion, TooManyInvalid or TooManyParked (nothing
+        happened: stop).
         """
         try:
             return self._apply(records, {})
@@ -211,7 +217,7 @@ class Store:
                 return Applied(*(sum(getattr(d, f) for d in done) for f in ("records", "events", "quarantined")))
             record = records[0]
             place = (record.topic, record.partition, record.offset)
-            return self._apply(records, {place: f"the store cannot hold it: {type(error).__name__}"})
+            return self._apply(records, {place: _cannot_hold(error)})
 
     def let_past(self, allowed: Mapping[tuple[str, int], int]) -> bool:
         """What cannot be read of a partition, up to and with the offset that stands here, counts towards no limit; False if nothing
@@ -244,19 +250,76 @@ class Store:
                 if unread:
                     self._check_flood(cursor, unread)
                 readable = self._drop_repeated(cursor, readable)
-                implied, known = self._take_effect(cursor, readable)
-                said.extend(implied)
-                if said:
-                    execute_values(
-                        cursor,
-                        f"INSERT INTO {self._schema}.outbox (message_id, topic, key, value) VALUES %s"
-                        " ON CONFLICT (message_id) DO NOTHING",
-                        said,
-                    )
-                    cursor.execute("NOTIFY noria_outbox")
+                standing = read_parked(cursor, self._schema)
+                parked = dict(standing)
+                events, implied, known = self._take_effect(cursor, readable, parked)
+                if new := [parked[key] for key in parked.keys() - standing.keys()]:
+                    park(cursor, self._schema, new, len(standing))
+                self._put_said(cursor, [*said, *implied])
                 self._move(cursor, ends, {(record.topic, record.partition): record for record in fresh})
         self._fresh |= known
-        return Applied(len(fresh), len(readable), len(unread))
+        return Applied(len(fresh), events, len(unread))
+
+    def parked(self) -> dict[Key, Parked]:
+        """What stands parked. Raises Unavailable."""
+        with postgres_trouble(), self._engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            with raw.cursor() as cursor:
+                return read_parked(cursor, self._schema)
+
+    def take_up(self, parked: Parked, records: Sequence[Record], upto: int) -> Parked | None:
+        """Apply `records`, which are what the log holds of that parked key before offset `upto`, from where it stands on. Where it
+        stands then; None: it is parked no more, for nothing else was passed over. Raises Unavailable (nothing happened)."""
+        try:
+            return self._take_up(parked, records, upto, {})
+        except (OverflowError, psycopg2.Error) as error:
+            if meaning_of(error) != "content":
+                raise
+            if len(records) == 1:
+                place = (records[0].topic, records[0].partition, records[0].offset)
+                return self._take_up(parked, records, upto, {place: _cannot_hold(error)})
+        for record, following in zip(records, [*(r.offset for r in records[1:]), upto], strict=True):
+            stands = self.take_up(parked, [record], following)
+            if stands is None or stands.offset != following:
+                return stands
+            parked = stands
+        return parked
+
+    def _take_up(
+        self, parked: Parked, records: Sequence[Record], upto: int, refused: dict[tuple[str, int, int], str]
+    ) -> Parked | None:
+        key, place = (parked.kind, parked.key), (parked.topic, parked.partition)
+        with postgres_trouble(), self._engine.begin() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            with raw.cursor() as cursor:
+                passed = self._locked_positions(cursor, [place])[place]
+                standing = read_parked(cursor, self._schema)
+                if standing.get(key) != parked:
+                    return standing.get(key)  # somebody else was there
+                readable, _, said = read_records(records, refused)
+                again: dict[Key, Parked] = {}
+                _, implied, known = self._take_effect(cursor, self._drop_repeated(cursor, readable), again)
+                known_of = quarantine_id(f"{parked.place}{PARKED}")  # and said
+                self._put_said(cursor, [one for one in (*said, *implied) if one[0] != known_of])
+                stands = again.get(key) or (None if upto == passed else replace(parked, offset=upto))
+                if stands is None:
+                    release(cursor, self._schema, key)
+                elif stands != parked:
+                    move(cursor, self._schema, stands)
+        self._fresh |= known
+        return stands
+
+    def _put_said(self, cursor: Cursor, said: Sequence[Said]) -> None:
+        if said:
+            execute_values(
+                cursor,
+                f"INSERT INTO {self._schema}.outbox (message_id, topic, key, value) VALUES %s"
+                " ON CONFLICT (message_id) DO NOTHING",
+                said,
+            )
+            cursor.execute("NOTIFY noria_outbox")
 
     def _fence(self, cursor: Cursor, records: Sequence[Record]) -> tuple[list[Record], dict[tuple[str, int], int]]:
         """What lies at or after the position of its partition, locked until the commit, and where that ends."""
@@ -302,8 +365,11 @@ class Store:
                 once.append(recorded)
         return once
 
-    def _take_effect(self, cursor: Cursor, found: list[Recorded]) -> tuple[list[Said], dict[str, tuple[str, Fresh]]]:
-        """What is to be said, and what is fresh of each domain once this is committed."""
+    def _take_effect(
+        self, cursor: Cursor, found: list[Recorded], parked: dict[Key, Parked]
+    ) -> tuple[int, list[Said], dict[str, tuple[str, Fresh]]]:
+        """How many took effect, what is to be said, and what is fresh of each domain once this is committed. `parked`: as
+        `take_effect` has it."""
         keys = {state_of(r.envelope) for r in found}
         talks: dict[str, Exchange] = {}
         domains: dict[str, Domain] = {}
@@ -318,18 +384,23 @@ class Store:
                 else:
                     domains[key] = unpack(body, self._fresh_of(cursor, key, written_by))
         buffer = Buffer(self._schema, cursor)
-        for recorded in found:
+        events = 0
+
+        def happen(recorded: Recorded) -> None:
+            nonlocal events
+            events += 1
             buffer.add(Insert("events", dict(zip(EVENT_COLUMNS, event_row(recorded), strict=True))))
-        said = take_effect(found, talks, domains, buffer.add)
+
+        said = take_effect(found, talks, domains, parked, happen, buffer.add)
         buffer.flush()
         if any(isinstance(recorded.envelope.event, DomainCreated | DomainRetired) for recorded in found):
             cursor.execute("NOTIFY noria_domains")
-        if self._schema == LIVE:  # the keyring may have been put back as it was before them
+        if self._schema == LIVE:  # the keyring may have been put back as it was before them; of what is parked, too
             destroy_told(cursor, (r.envelope.event for r in found if isinstance(r.envelope.event, PersonErased)))
         states: list[tuple[str, str, Any]] = [("exchange", k, body) for k, body in packed(talks)]
         states += [("domain", k, pack(s)) for k, s in domains.items()]
         if not states:
-            return said, {}
+            return events, said, {}
         written = execute_values(
             cursor,
             f"INSERT INTO {self._schema}.states (kind, key, body) VALUES %s"
@@ -337,7 +408,7 @@ class Store:
             states,
             fetch=True,
         )
-        return said, {key: (by, domains[key].fresh) for kind, key, by in written if kind == "domain"}
+        return events, said, {key: (by, domains[key].fresh) for kind, key, by in written if kind == "domain"}
 
     def _fresh_of(self, cursor: Cursor, domain: str, written_by: str) -> Fresh:
         known_by, fresh = self._fresh.get(domain, (None, Fresh()))
@@ -353,8 +424,9 @@ class Store:
         if self._invalid_per_minute is None or not counted:
             return
         cursor.execute(
-            f"SELECT key FROM {self._schema}.outbox WHERE topic = %s AND made_at > now() - interval '1 minute'",
-            (QUARANTINE,),
+            f"SELECT key FROM {self._schema}.outbox WHERE topic = %s AND made_at > now() - interval '1 minute'"
+            " AND right(key, %s) != %s",
+            (QUARANTINE, len(PARKED), PARKED),
         )
         recent = [place for (key,) in cursor.fetchall() if not self._is_allowed(*(place := _place_of(key)))]
         if len(recent) + len(counted) > self._invalid_per_minute:
@@ -401,30 +473,52 @@ def take_effect(
     found: Iterable[Recorded],
     talks: dict[str, Exchange],
     domains: dict[str, Domain],
+    parked: dict[Key, Parked],
+    happen: Callable[[Recorded], None],
     write: Callable[[Write], None],
 ) -> list[Said]:
     """What is to be said of events, in their order. `talks` and `domains` are the states by key, so far as there are any, and are
-    brought up to date; `write` is called with each row, but those of the events themselves."""
+    brought up to date; `happen` is called with each event that takes effect, and `write` with each row that it writes besides.
+    Events of the keys that are `parked` take none, nor does one that meets a bug: its key is parked from there on."""
     said: list[Said] = []
     for recorded in found:
         envelope, happened = recorded.envelope, recorded.envelope.event
+        state = state_of(envelope)
+        stands = parked.get(state)
+        if stands is not None and stands.holds(recorded):
+            continue
         writes: Iterable[Write]
         consequences: Iterable[Consequence | Order]
-        if is_of_domain(happened):
-            before = domains.get(envelope.key) or Domain()
-            after = rounds.fold(before, recorded, happened)
+        after, talk = None, None
+        try:
+            # All of it before anything is written: what is half done would be no place to stand at.
+            if is_of_domain(happened):
+                before = domains.get(envelope.key) or Domain()
+                after = rounds.fold(before, recorded, happened)
+                writes = projections.of_domain(before, after, recorded, happened)
+                consequences = rounds.react(before, after, recorded, happened)
+            else:
+                was = talks.get(state[1]) or Exchange()
+                talk = conversations.fold(was, envelope, happened)
+                writes = list(conversations.rows(recorded, happened))
+                consequences = conversations.react(was, envelope, happened)
+            messages = [_message(consequence, recorded) for consequence in consequences]
+        except (MemoryError, OverflowError):
+            raise  # the machine's trouble; a number that nothing holds, which the record says
+        except Exception as error:
+            if stands is not None:
+                raise  # somebody wrote the key to another partition than its own
+            parked[state] = parked_at(recorded, state, error)
+            said.append(_of_parked(parked[state]))
+            continue
+        if after is not None:
             domains[envelope.key] = after
-            writes = projections.of_domain(before, after, recorded, happened)
-            consequences = rounds.react(before, after, recorded, happened)
-        else:
-            key = conversations.key_of(happened)
-            talk = talks.get(key) or Exchange()
-            talks[key] = conversations.fold(talk, envelope, happened)
-            writes = conversations.rows(recorded, happened)
-            consequences = conversations.react(talk, envelope, happened)
+        if talk is not None:
+            talks[state[1]] = talk
+        happen(recorded)
         for row in writes:
             write(row)
-        said.extend([_message(consequence, recorded) for consequence in consequences])
+        said.extend(messages)
     return said
 
 
@@ -468,6 +562,14 @@ def state_of(envelope: Envelope) -> tuple[str, str]:
     """The kind and the key of the state that the event changes."""
     event = envelope.event
     return ("domain", envelope.key) if is_of_domain(event) else ("exchange", conversations.key_of(event))
+
+
+def is_of(record: Record, state: Key) -> bool:
+    """Whether it changes that state; not, if it cannot be read."""
+    try:
+        return state_of(read_event(record.topic, record.key, record.value)) == state
+    except Invalid:
+        return False
 
 
 def event_row(recorded: Recorded) -> tuple[Any, ...]:
@@ -527,6 +629,24 @@ def _quarantined(record: Record, reason: str) -> Said:
     return quarantine_id(place), QUARANTINE, place, msgspec.json.encode(value)
 
 
+def _of_parked(parked: Parked) -> Said:
+    """That a key stands parked from there on: its event can be read, and stands where it stood."""
+    value = {
+        "place": parked.place,
+        "reason": parked.reason,
+        "time": datetime.now(UTC).isoformat(),
+        "bytes": 0,
+        "value_base64": None,
+        "parked": parked.kind,
+    }
+    key = f"{parked.place}{PARKED}"
+    return quarantine_id(key), QUARANTINE, key, msgspec.json.encode(value)
+
+
+def _cannot_hold(error: Exception) -> str:
+    return f"the store cannot hold it: {type(error).__name__}"
+
+
 def _place_of(key: str) -> tuple[str, int, int]:
     """Of a message of quarantine, which names it."""
     stood, _, offset = key.rpartition("@")
@@ -535,5 +655,5 @@ def _place_of(key: str) -> tuple[str, int, int]:
 
 
 def quarantine_id(place: str) -> str:
-    """The id of the message that names what could not be read at `place`."""
+    """The id of the message that names what could not be read at `place`, or was parked there (then it ends with PARKED)."""
     return str(uuid5(UUID(int=0), f"quarantine:{place}"))

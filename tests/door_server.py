@@ -78,6 +78,7 @@ class FakeDoor:
         self.log_lost: str | None = None
         self.stopped: list[Json] = []
         self.skips: list[Json] = []
+        self.parked: list[Json] = []
         self.by_key: dict[str, Json] = {}
         self.chats: list[Json] = []
         self.feedback: list[Json] = []
@@ -494,7 +495,8 @@ def application(door: FakeDoor) -> Flask:
     def quarantine() -> Response:
         limit = int(request.args["limit"])
         rows = [{k: v for k, v in row.items() if k != "value_base64"} for row in door.quarantine[:limit]]
-        return said({"data": rows, "count": len(door.quarantine), "stopped": door.stopped, "skips": door.skips})
+        now_still = {"stopped": door.stopped, "parked": door.parked}
+        return said({"data": rows, "count": len(door.quarantine), "skips": door.skips, **now_still})
 
     @app.post("/v1/quarantine/skip")
     def skip() -> Response:

@@ -36,6 +36,8 @@ RESULTS = (
 _CLAIMABLE = (
     "state = 'open' AND kind = ANY(:kinds) AND (lease_until IS NULL OR lease_until < now())"
     " AND (not_before IS NULL OR not_before <= now())"
+    # What has come of it may stand on the log, and have had no effect.
+    " AND NOT EXISTS (SELECT FROM noria.parked p WHERE p.kind = 'domain' AND p.key = claims.domain)"
 )
 # Of a row `r` of the rounds: nothing is wanted of its order `:order_id` any more.
 ROUND_OVER = (

@@ -286,4 +286,6 @@ _DOMAINS = (
     " LEFT JOIN noria.releases l ON l.domain = d.domain AND l.release = d.live_release"
     " LEFT JOIN noria.releases b ON b.domain = d.domain AND b.release = earlier.release AND b.state != 'removed'"
     " AND b.release != d.live_release"
+    # Of one that stands parked the tables do not know what the log says.
+    " WHERE NOT EXISTS (SELECT FROM noria.parked p WHERE p.kind = 'domain' AND p.key = d.domain)"
 )

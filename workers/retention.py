@@ -28,6 +28,11 @@ from workers.orders import caught_up
 LOOK_EVERY_S = 60.0
 ORDERS_KEPT_DAYS = 30
 REBUILT_KEPT_DAYS = 1  # at the least: whoever asked for it is to have the time to use it
+# Of one that stands parked the tables do not know what is needed.
+_DOMAINS = (
+    "SELECT domain, live_release, policy -> 'keep' AS keep FROM noria.domains d"
+    " WHERE NOT EXISTS (SELECT FROM noria.parked p WHERE p.kind = 'domain' AND p.key = d.domain)"
+)
 ARRIVING_S = 86_400.0  # longer than anything takes to be put among the artifacts
 
 
@@ -60,7 +65,7 @@ def retire(context: Context, now: datetime) -> list[CandidateRetired]:
 
 def _beyond(context: Context, connection: Connection, now: datetime) -> Iterator[tuple[str, CandidateRetired]]:
     """What is to be retired, with where its domain stands."""
-    domains = connection.execute(text("SELECT domain, live_release, policy -> 'keep' AS keep FROM noria.domains")).all()
+    domains = connection.execute(text(_DOMAINS)).all()
     for row in domains:
         keep = msgspec.convert(row.keep or {}, Keep)
         # What answers, what it was made from, what a round is made from or something is made again from, and what has an engine,

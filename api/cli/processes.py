@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from api.cli.context import NOT_RUNNING, json_option, print_json, print_table, shown, span
-from api.cli.quarantine import stopped_lines
+from api.cli.quarantine import parked_lines, stopped_lines
 from api.cli.rounds import in_words, progress_words
 from api.client import Refused, open_door, page_url_of
 from streams.disk import DiskUse, disk_use
@@ -84,7 +84,7 @@ def status(as_json: bool) -> None:
     found = supervisor.status(home_of(os.environ))
     domains: list[dict[str, Any]] = []
     quarantined: int | None = None
-    stopped: dict[str, Any] = {"stopped": []}
+    stopped: dict[str, Any] = {"stopped": [], "parked": []}
     trouble: str | None = None
     try:
         with open_door() as door:
@@ -100,7 +100,8 @@ def status(as_json: bool) -> None:
     use = _disk_use()
     if as_json:
         processes = msgspec.to_builtins(found.processes)
-        counted = {"domains": domains, "quarantined": quarantined, "stopped": stopped["stopped"], "trouble": trouble}
+        counted = {"domains": domains, "quarantined": quarantined, "trouble": trouble}
+        counted |= {name: stopped.get(name, []) for name in ("stopped", "parked")}
         disk = msgspec.to_builtins(use)
         print_json({"condition": found.condition, "processes": processes, **counted, "disk": disk})
     else:
@@ -119,8 +120,8 @@ def status(as_json: bool) -> None:
             kinds = ", ".join(f"{kind} {_size(size)}" for kind, size in use.kinds.items())
             click.echo(f"disk: {_size(use.free)} free of {_size(use.total)}; {kinds}")
         if quarantined:
-            click.echo(f"{quarantined} records could not be read: `noria quarantine list` names them")
-        for line in stopped_lines(stopped):
+            click.echo(f"{quarantined} records could not be read or met a bug: `noria quarantine list` names them")
+        for line in (*parked_lines(stopped), *stopped_lines(stopped)):
             click.echo(line)
         if not domains and trouble is None:
             click.echo("no domain yet; make one with `noria domain create`")

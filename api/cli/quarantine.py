@@ -1,4 +1,4 @@
-"""`noria quarantine`: what could not be read from the log."""
+"""`noria quarantine`: what could not be read from the log, and what was parked because it met a bug."""
 
 import base64
 from typing import Any
@@ -10,14 +10,15 @@ from api.cli.context import json_option, moment, print_json, print_table, printa
 
 @click.group("quarantine", short_help="Show what could not be read from the log.")
 def quarantine_group() -> None:
-    """Records that could not be read: they stopped nothing and had no effect, and they stand here with the reason."""
+    """Records that could not be read, and events that met a bug: they had no effect, and they stand here with the reason."""
 
 
 @quarantine_group.command("list")
 @click.option("--limit", type=click.IntRange(1, 5000), default=50, show_default=True)
 @json_option
 def list_(limit: int, as_json: bool) -> None:
-    """List what is in quarantine, the newest first: where each stood on the log, why it could not be read, and its size.
+    """List what is in quarantine, the newest first: where each stood on the log, why it is here, and its size; and what stands
+    parked at present.
 
     \b
     Example: noria quarantine list
@@ -29,14 +30,17 @@ def list_(limit: int, as_json: bool) -> None:
         return
     print_table(
         ["place", "when", "bytes", "reason"],
-        [[row["place"], moment(row["time"]), row["bytes"], row["reason"]] for row in said["data"]],
+        [
+            [row["place"], moment(row["time"]), None if row.get("parked") else row["bytes"], _reason(row)]
+            for row in said["data"]
+        ],
         empty="nothing is in quarantine",
     )
     if len(said["data"]) < said["count"]:
         click.echo(f"{said['count']} in all", err=True)
     for skip in said["skips"]:
         click.echo(f"let past: {skip['partition']} to @{skip['to']}, by {shown(skip['by'])}, {moment(skip['at'])}")
-    for line in stopped_lines(said):
+    for line in (*parked_lines(said), *stopped_lines(said)):
         click.echo(line)
 
 
@@ -59,7 +63,8 @@ def show(place: str, raw: bool, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    click.echo(f"{found['place']}, {moment(found['time'])}, {found['bytes']} bytes: {printable(found['reason'])}")
+    size = "" if found.get("parked") else f", {found['bytes']} bytes"
+    click.echo(f"{found['place']}, {moment(found['time'])}{size}: {printable(_reason(found))}")
     click.echo(printable(value.decode("utf-8", "replace")))
 
 
@@ -89,6 +94,22 @@ def skip(partition: str, to: int | None, as_json: bool) -> None:
     else:
         what = f"what cannot be read of {said['partition']} up to @{said['to']} goes to quarantine"
         click.echo(f"{what}, recorded at {said['position']}")
+
+
+def parked_lines(said: dict[str, Any]) -> list[str]:
+    """What stands still at present because it met a bug; the rest goes on."""
+    return [
+        shown(
+            f"parked since {moment(one['since'])}: {'domain' if one['kind'] == 'domain' else 'an exchange of'} {one['domain']}"
+            f" stands still at {one['place']}, where Noria met a bug: {one['reason']}; a version that mends it takes it up"
+        )
+        for one in said.get("parked", ())
+    ]
+
+
+def _reason(row: dict[str, Any]) -> str:
+    """Why something is in quarantine: it could not be read, or it could and was parked."""
+    return f"parked, a bug: {row['reason']}" if row.get("parked") else str(row["reason"])
 
 
 def stopped_lines(said: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from streams.facts.releases import CandidateRetired, ReleaseRolledBack
 from streams.log import KafkaLog, Message
 from tests.door_world import MODEL, World, wait_until
 from tests.engine_server import EngineServer
-from tests.integration.by_hand import rows
+from tests.integration.by_hand import change, rows
 from workers.context import Context
 from workers.reconciler import Reconciler
 
@@ -437,6 +437,32 @@ def test_what_could_not_be_read_is_listed_for_operators_with_its_place_reason_an
     assert listed["count"] >= len(broken)
     assert f"noria_quarantined {listed['count']}.0" in world.as_operator.get("/metrics").text
     assert world.as_operator.get("/v1/quarantine", params={"limit": 1}).json()["data"] == listed["data"][:1]
+
+
+def test_a_domain_that_stands_parked_says_so_and_takes_nothing_that_nobody_would_act_upon(world: World) -> None:
+    domain = world.domain()
+    world.release(domain, 0)
+    put = "INSERT INTO noria.parked VALUES ('domain', :domain, :domain, 'noria.domains', 0, 9, 'KeyError at a.py:1 f')"
+    change(world.database, put, domain=domain)
+    try:
+        for method, path, body in (
+            ("POST", "rounds", {}),
+            ("POST", "rollback", {"to": 1}),
+            ("PUT", "policy", {}),
+            ("POST", "retire", {}),
+        ):
+            refused = world.as_operator.request(method, f"/v1/domains/{domain}/{path}", json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "domain_parked"), path
+            assert "noria.domains-0@9" in refused.json()["error"]["message"]
+        (told,) = world.as_data.get(f"/v1/domains/{domain}/status").json()["parked"]
+        assert told["kind"] == "domain" and told["place"] == "noria.domains-0@9"
+        assert told["reason"] == "KeyError at a.py:1 f" and told["since"]
+        assert told in world.as_operator.get("/v1/quarantine").json()["parked"]
+        assert 'noria_parked{kind="domain"} 1.0' in world.as_data.get("/metrics").text
+        assert world.as_chat.get("/readyz").status_code == 200
+        assert world.chat(domain)["choices"]
+    finally:
+        change(world.database, "DELETE FROM noria.parked")
 
 
 def test_a_word_to_skip_says_nothing_where_the_stream_goes_on_and_is_refused_where_nothing_stands(world: World) -> None:

@@ -96,6 +96,27 @@ def test_the_stream_begins_where_the_tables_say_whatever_its_group_has_committed
     log.close()
 
 
+def test_the_stream_goes_on_past_a_bug_of_one_domain_and_takes_that_up_when_it_starts_without_it(
+    tmp_path: Path, empty_log: Cluster, database_url: str, database: Engine
+) -> None:
+    empty(database)
+    log = KafkaLog(empty_log, "test")
+    log.append([tick(domain) for _ in range(5) for domain in ("well", "poor")], timeout_s=10)
+
+    def count(domain: str) -> object:
+        return rows(database, "SELECT count(*) FROM noria.events WHERE domain = :domain", domain=domain)[0][0]
+
+    for module, there in (("tests.integration.app_with_a_bug", 0), ("streams.app", 5)):
+        app = start_app(tmp_path, empty_log, database_url, module)
+        try:
+            eventually(lambda there=there: (count("well"), count("poor")) == (5, there), "what can take effect did", 30)
+            eventually(lambda there=there: len(rows(database, "SELECT FROM noria.parked")) == (not there), "it is told")
+        finally:
+            app.terminate()
+            app.wait(30)
+    log.close()
+
+
 def test_on_a_log_that_was_made_anew_nothing_goes_on_and_the_partition_is_named(
     tmp_path: Path, empty_log: Cluster, database_url: str, database: Engine
 ) -> None:

@@ -476,13 +476,27 @@ def test_a_domain_is_retired_after_its_name_was_typed_again_and_is_no_choice_any
     assert run("policy", "show").exit_code == 0, "the one that is left need not be named"
 
 
+def test_what_stands_parked_is_told_apart_from_what_could_not_be_read(run: Any, door: FakeDoor) -> None:
+    place, since = "noria.domains-1@9", "2026-11-28T09:00:00Z"
+    told = {"kind": "domain", "domain": "roads", "place": place, "reason": "KeyError at a.py:1 f", "since": since}
+    door.parked.append(told)
+    door.quarantine.append(
+        {"place": place, "reason": told["reason"], "time": since, "bytes": 0, "value_base64": None, "parked": "domain"}
+    )
+    line = r"parked since .*: domain roads stands still at noria\.domains-1@9, where Noria met a bug: KeyError at a\.py:1 f"
+    listed = run("quarantine", "list").output
+    assert re.search(line, listed) and re.search(r"noria\.domains-1@9 .*parked, a bug: KeyError", listed)
+    assert re.search(line, run("status").output)
+    assert json.loads(run("status", "--json").output)["parked"] == [told]
+
+
 def test_what_is_in_quarantine_is_listed_counted_and_shown(run: Any, door: FakeDoor) -> None:
     assert "nothing is in quarantine" in run("quarantine", "list").output
     place, value = "noria.conversations-0@17", b"\x1bno event"
     told = {"place": place, "reason": "JSON is malformed", "time": "2026-11-24T02:00:00Z", "bytes": len(value)}
     door.quarantine.append(told | {"value_base64": base64.b64encode(value).decode()})
     assert re.search(r"noria\.conversations-0@17 .* 9 +JSON is malformed", run("quarantine", "list").output)
-    assert "1 records could not be read: `noria quarantine list`" in run("status").output
+    assert "1 records could not be read or met a bug: `noria quarantine list`" in run("status").output
     assert json.loads(run("status", "--json").output)["quarantined"] == 1
     assert "\x1b" not in run("quarantine", "show", place).output
     assert run("quarantine", "show", place, "--raw").stdout_bytes == value
