@@ -168,7 +168,10 @@ def test_the_password_stands_in_two_files_for_their_owner_only_and_in_no_command
     assert [path.name for path in holding] == ["server.properties"]
     assert holding[0].stat().st_mode & 0o777 == 0o600
     (broker,) = (
-        process for process in psutil.process_iter(["cmdline"]) if holding[0].as_posix() in (process.cmdline() or ())
+        # What has ended and is not yet waited for has no command line any more.
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if holding[0].as_posix() in (process.info["cmdline"] or ())
     )
     assert password.decode() not in " ".join(broker.cmdline()) + str(broker.environ())
 
@@ -214,7 +217,8 @@ def test_what_noria_starts_hands_on_the_file_and_never_the_password(home: Path) 
     password = path.read_text().strip()
     assert path.stat().st_mode & 0o777 == 0o600
     started = psutil.Process().children(recursive=True)
-    given = [process.environ() | {"ARGV": " ".join(process.cmdline())} for process in started]
+    told = [process.as_dict(["environ", "cmdline"]) for process in started]  # nothing of what has just ended
+    given = [(one["environ"] or {}) | {"ARGV": " ".join(one["cmdline"] or ())} for one in told]
     assert [one for one in given if one.get("NORIA_KAFKA_PASSWORD_FILE") == str(path)], "else this shows nothing"
     assert not [one for one in given if password in str(one)]
     said = [file for file in (*home.glob("logs/*"), *home.glob("run/*"), *home.glob("kafka/*")) if file.is_file()]
