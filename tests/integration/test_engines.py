@@ -254,7 +254,7 @@ def test_an_answer_that_looks_like_a_thought_or_a_tool_call_stays_text(engine: E
         json={
             "messages": [{"role": "user", "content": "Hello"}],
             "grammar": f"root ::= {json.dumps(looks)}",
-            "max_tokens": 60,
+            "max_tokens": 200,
         },
         headers={"Authorization": f"Bearer {engine.key}"},
         timeout=60,
