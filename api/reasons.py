@@ -25,6 +25,10 @@ _WORDS: dict[Code, tuple[str, str]] = {
     ),
     "schedule_due": ("the schedule ({cron}) and {fresh} new things", "到了定时（{cron}），且有 {fresh} 条新内容"),
     "asked_for": ("asked for by {by}", "由 {by} 手动发起"),
+    "opening": (
+        "an opening round, asked for by {by}: the model learns to use what is recalled",
+        "由 {by} 发起的启蒙轮：让模型学会使用召回的内容",
+    ),
     "in_words": ("{words}", "{words}"),
     "corrections": ("{have} of {need} corrections; {more} more", "已有 {have} / {need} 条纠正，还差 {more} 条"),
     "preferences": ("{have} of {need} preferences; {more} more", "已有 {have} / {need} 条偏好，还差 {more} 条"),

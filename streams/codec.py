@@ -19,6 +19,7 @@ from streams import events, orders
 from streams.envelope import Envelope
 from streams.errors import Invalid
 from streams.facts.conversations import PromptAsked, ReplyCommented, ReplyCorrected, ReplyDrafted
+from streams.facts.documents import DocumentAdded, PassageAdded
 from streams.facts.domains import PolicySet
 from streams.facts.exam import ExamItemAdded
 from streams.facts.examples import ExampleAccepted, PreferenceAccepted
@@ -68,19 +69,26 @@ def _in_codes(data: Data) -> Data:
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {
+    "evaluate_candidate": 2,
     "example_accepted": 3,
     "gate_passed": 2,
     "gate_refused": 2,
     "order_progressed": 3,
-    "policy_set": 4,
+    "policy_set": 5,
     "preference_accepted": 3,
     "prompt_asked": 2,
-    "round_requested": 5,
-    "select_snapshot": 2,
+    "rebuild_asked": 2,
+    "rebuild_candidate": 2,
+    "reply_drafted": 2,
+    "round_asked": 2,
+    "round_requested": 6,
+    "select_snapshot": 3,
     "snapshot_selected": 2,
+    "train_candidate": 2,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
+    ("evaluate_candidate", 1): ("recall",),
     ("example_accepted", 1): ("follows",),
     ("example_accepted", 2): ("service",),
     ("gate_passed", 1): (),  # within the verdict: `alpha`, in the place of `words`
@@ -90,15 +98,23 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 1): (),  # within the policy: `keep`
     ("policy_set", 2): (),  # within `keep`: `days`
     ("policy_set", 3): (),  # within `thresholds`: `named_people`
+    ("policy_set", 4): (),  # within the policy: `recall`, `gate.learn`, `recipe.recalled_share`
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
+    ("rebuild_asked", 1): (),  # within the recipe: `recalled_share`
+    ("rebuild_candidate", 1): (),
+    ("reply_drafted", 1): ("recall", "recalled"),
+    ("round_asked", 1): ("opening",),
     ("round_requested", 1): (),
     ("round_requested", 2): (),
     ("round_requested", 3): (),
     ("round_requested", 4): ("reasons",),
+    ("round_requested", 5): ("opening",),
     ("select_snapshot", 1): ("base_model", "recipe"),
+    ("select_snapshot", 2): ("recall", "opening"),
     ("snapshot_selected", 1): ("named",),
+    ("train_candidate", 1): (),
 }
 # (name, version) -> the fields, with their shapes, that the next version has no more.
 DROPPED: dict[tuple[str, int], Data] = {("round_requested", 4): {"reason": {"type": "string"}}}
@@ -133,6 +149,8 @@ _FIRST_SAID: dict[type[events.Event], tuple[str, ...]] = {
     ReplyCorrected: ("text",),
     ReplyCommented: ("text",),
     ExamItemAdded: ("item",),
+    PassageAdded: ("passage",),
+    DocumentAdded: ("title",),
 }
 _wire_decoder = msgspec.json.Decoder(_Wire)
 _encoder = msgspec.json.Encoder()

@@ -31,6 +31,7 @@ class Round(Struct, frozen=True):
     model: str | None = None
     verdict: Verdict | None = None
     release: int | None = None
+    opening: bool = False
 
 
 class Ended(Struct, frozen=True):

@@ -2,6 +2,7 @@
 (`streams.facts`); here they become one union, whose halves are the topics that they stand on. Pure."""
 
 from streams.facts.conversations import ConversationEvent
+from streams.facts.documents import DocumentEvent
 from streams.facts.domains import DomainsEvent
 from streams.facts.exam import ExamEvent
 from streams.facts.examples import ExampleEvent
@@ -16,7 +17,9 @@ ORDERS = "noria.orders"
 QUARANTINE = "noria.quarantine"
 OPERATIONS = "noria.operations"
 
-DomainEvent = DomainsEvent | ExamEvent | ExampleEvent | OrderEvent | PeopleEvent | ReleaseEvent | RoundEvent
+DomainEvent = (
+    DocumentEvent | DomainsEvent | ExamEvent | ExampleEvent | OrderEvent | PeopleEvent | ReleaseEvent | RoundEvent
+)
 Event = ConversationEvent | DomainEvent
 
 __all__ = [

@@ -49,11 +49,14 @@ class Paired(Struct, frozen=True):
 
 
 class GateMargins(Struct, frozen=True):
-    """`earlier_margin` and `general_margin`: by how much the share of right answers may fall at most, shown at level alpha."""
+    """`earlier_margin` and `general_margin`: by how much the share of right answers may fall at most, shown at level alpha.
+    `learn`: how a fix is asked that must be learned: `bare`, so that the weights know it, or as it is `served`, behind what is
+    recalled."""
 
     alpha: float = 0.05
     earlier_margin: float = 0.10
     general_margin: float = 0.05
+    learn: Literal["bare", "served"] = "bare"
 
     def check(self) -> None:
         """Raise Invalid naming the field, if no candidate could be judged by these."""

@@ -5,12 +5,14 @@ from uuid import UUID
 from msgspec import Struct
 
 from streams.envelope import Number, Offset
+from streams.recalled import Recall
 from streams.recipes import LoraRecipe
 
 
 class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", tag_field="kind"):
     """Choose the training set from the examples that stood on the domain's partition before `pin`, of those that `base_model`
-    can be trained on by `recipe` (orders of version 1 name neither: none is too long for them)."""
+    can be trained on by `recipe` (orders of version 1 name neither: none is too long for them). `recall`: what would be recalled
+    for them, as the policy has it. `opening`: none are chosen; the round teaches to use what is recalled, and nothing else."""
 
     order_id: UUID
     domain: str
@@ -18,6 +20,8 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
     pin: Offset
     base_model: str | None = None
     recipe: LoraRecipe | None = None
+    recall: Recall = Recall()
+    opening: bool = False
 
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
@@ -51,7 +55,7 @@ class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate
 
 
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):
-    """Examine `candidate_model` and `base_model` on the same questions."""
+    """Examine `candidate_model` and `base_model` on the same questions, bare and, where `recall` has it, as they are served."""
 
     order_id: UUID
     domain: str
@@ -61,6 +65,7 @@ class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candida
     candidate_model: str
     pin: Offset
     engine: str
+    recall: Recall = Recall()
 
 
 class SwapRelease(Struct, frozen=True, kw_only=True, tag="swap_release", tag_field="kind"):

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from streams.errors import Invalid, InvalidField
 from streams.gate import GateMargins
 from streams.reasons import Reason, reason
+from streams.recalled import Recall
 from streams.recipes import LoraRecipe
 
 MOST_GATHERED = 1_000_000
@@ -82,6 +83,7 @@ class Policy(Struct, frozen=True):
     recipe: LoraRecipe = field(default_factory=LoraRecipe)
     gate: GateMargins = field(default_factory=GateMargins)
     keep: Keep = field(default_factory=Keep)
+    recall: Recall = field(default_factory=Recall)
 
 
 class Gathered(Struct, frozen=True):
@@ -125,6 +127,7 @@ def check_policy(policy: Policy, now: datetime) -> None:
         if not least <= kept <= most:
             raise InvalidField(f"keep.{name}", f"must be from {least} to {most}; got {kept}")
     policy.recipe.check_new()
+    policy.recall.check_new()
     check_readable(policy)
     policy.gate.check_new()
     if policy.schedule is not None:
@@ -163,6 +166,7 @@ def check_readable(policy: Policy) -> None:
         _clock(policy.quiet_hours.start, "quiet_hours.start")
         _clock(policy.quiet_hours.end, "quiet_hours.end")
     policy.recipe.check()
+    policy.recall.check()
     policy.gate.check()
     try:
         msgspec.msgpack.encode(policy)

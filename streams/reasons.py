@@ -12,6 +12,7 @@ Code = Literal[
     "release_old",
     "schedule_due",
     "asked_for",
+    "opening",
     "in_words",  # of an older log, which holds sentences
     # what is missing
     "corrections",

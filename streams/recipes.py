@@ -35,6 +35,9 @@ class LoraRecipe(Struct, frozen=True, kw_only=True):
 
     Rows that are wordings of one fact share its place: each epoch draws one of them, so that more wordings cost
     no more steps.
+
+    `recalled_share`: of the facts, how many are taught a second time behind what would be recalled for their question, so that the
+    model learns to use it (RAFT, Zhang et al. 2024, arXiv 2403.10131). Where the policy recalls nothing, none are.
     """
 
     method: Literal["lora"] = "lora"
@@ -52,6 +55,7 @@ class LoraRecipe(Struct, frozen=True, kw_only=True):
     replay_answer_tokens: int = 16  # length of the first base's answers, on which the divergence is taken
     replay_weight: float = 3.0
     row_tokens: int = 1024  # a longer row loses its oldest turns; if that is not enough, it is left out
+    recalled_share: float = 1.0
     seed: int = 0
 
     def check(self) -> None:
@@ -71,6 +75,8 @@ class LoraRecipe(Struct, frozen=True, kw_only=True):
             raise InvalidField("recipe.upper_layers", f"is a share, above 0 and at most 1; got {self.upper_layers}")
         if not 0 <= self.warmup_share < 1:
             raise InvalidField("recipe.warmup_share", f"is a share, from 0 to below 1; got {self.warmup_share}")
+        if not 0 <= self.recalled_share <= 1:
+            raise InvalidField("recipe.recalled_share", f"is a share, from 0 to 1; got {self.recalled_share}")
         if self.row_tokens < 16:
             raise InvalidField("recipe.row_tokens", f"must be at least 16; got {self.row_tokens}")
         if not 0 <= self.seed < 2**63:

@@ -16,7 +16,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from streams.domain import Domain, Rebuild, Round, prospect, startable, without_the_future
 from streams.envelope import Consequence, Recorded
 from streams.events import DomainEvent
-from streams.facts import domains, exam, examples, people, releases, rounds
+from streams.facts import documents, domains, exam, examples, people, releases, rounds
 from streams.facts import orders as order_facts
 from streams.gate import judge
 from streams.orders import (
@@ -28,7 +28,7 @@ from streams.orders import (
     SwapRelease,
     TrainCandidate,
 )
-from streams.reasons import Reason, reason
+from streams.reasons import Code, Reason, reason
 
 _DECISIONS = uuid5(NAMESPACE_URL, "urn:noria:decision")
 
@@ -43,7 +43,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         return examples.fold(state, recorded, event)
     if isinstance(event, domains.DomainsEvent):
         return domains.fold(state, event)
-    if isinstance(event, exam.ExamEvent):
+    if isinstance(event, documents.DocumentEvent | exam.ExamEvent):
         return state
     if isinstance(event, order_facts.OrderEvent):
         return order_facts.fold(state, event)
@@ -77,19 +77,23 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(_judged(before, old, event, cause))
     reasons = _why_a_round(after, recorded, event)
     if reasons:
-        found.append(_proposed(after, recorded, event, reasons))
+        opening = isinstance(event, rounds.RoundAsked) and event.opening
+        found.append(_proposed(after, recorded, event, reasons, opening))
     return tuple(found)
 
 
 def _why_a_round(state: Domain, recorded: Recorded, event: DomainEvent) -> tuple[Reason, ...]:
     """Why a round is to begin now; without a reason it is not."""
     if isinstance(event, rounds.RoundAsked):
-        return (reason("asked_for", by=event.by),) if startable(state) else ()
+        code: Code = "opening" if event.opening else "asked_for"
+        return (reason(code, by=event.by),) if startable(state) else ()
     found = prospect(state, domains.now_of(recorded, event))
     return found.reasons if found.due else ()
 
 
-def _proposed(state: Domain, recorded: Recorded, event: DomainEvent, reasons: tuple[Reason, ...]) -> Consequence:
+def _proposed(
+    state: Domain, recorded: Recorded, event: DomainEvent, reasons: tuple[Reason, ...], opening: bool
+) -> Consequence:
     """That the domain's next round begins, with what stands up to here. Until that stands on the log each event proposes it again,
     as the same event."""
     assert state.live is not None
@@ -102,6 +106,7 @@ def _proposed(state: Domain, recorded: Recorded, event: DomainEvent, reasons: tu
         pin=recorded.offset + 1,
         base_release=state.live,
         policy=state.policy,
+        opening=opening,
     )
     return Consequence(uuid5(_DECISIONS, f"round {number} of {event.domain}"), requested)
 
@@ -145,6 +150,8 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     pin=round_.pin,
                     base_model=base_model,
                     recipe=round_.policy.recipe,
+                    recall=round_.policy.recall,
+                    opening=round_.opening,
                 ),
             )
         case "train":
@@ -173,6 +180,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     candidate_model=round_.model,
                     pin=round_.pin,
                     engine=state.engine,
+                    recall=round_.policy.recall,
                 ),
             )
         case "gate":

@@ -10,6 +10,7 @@
 import sqlalchemy as sa
 
 from streams.facts.conversations import feedback, feedback_counts, prompts, replies
+from streams.facts.documents import documents, passages
 from streams.facts.domains import domains
 from streams.facts.exam import exam_items
 from streams.facts.examples import examples, fresh, preferences
@@ -39,6 +40,7 @@ __all__ = [
     "MACHINE_SCHEMAS",
     "api_keys",
     "claims",
+    "documents",
     "domains",
     "doors",
     "engines",
@@ -55,6 +57,7 @@ __all__ = [
     "machinery",
     "outbox",
     "parked",
+    "passages",
     "person_keys",
     "places",
     "positions",
@@ -67,6 +70,7 @@ __all__ = [
     "routes",
     "sessions",
     "states",
+    "vectors",
 ]
 
 positions = projection(
@@ -263,6 +267,20 @@ examined = machine_table(
     timestamptz("made_at"),
     index("domain", "model"),
     rights=may(door="r", workers="ra"),
+)
+# What was computed from the words of a memory, so that a restart need not compute it again.
+vectors = machine_table(
+    "work",
+    "vectors",
+    text("memory_id", key=True),  # of an example, or of a passage
+    text("encoder", key=True),
+    text("domain"),
+    text_array("kids"),  # of the keys that the words were sealed with; the first seals the vectors
+    digest("words"),  # of what was embedded, keyed
+    jsonb("vectors"),  # Sealed
+    index("domain", "encoder"),
+    index("kids", using="gin"),
+    rights=may(workers="rawd"),
 )
 places = machine_table(
     "work",

@@ -12,11 +12,13 @@ from streams.events import DOMAINS, DomainEvent, Event
 from streams.facts.conversations import (
     DraftPicked,
     PromptAsked,
+    RecallRejected,
     ReplyCommented,
     ReplyCorrected,
     ReplyDrafted,
     ReplyRated,
 )
+from streams.facts.documents import DocumentAdded, DocumentRemoved, PassageAdded
 from streams.facts.domains import ClockTicked, DomainCreated, DomainRetired, PolicySet
 from streams.facts.exam import ExamItemAdded, ExamItemRetired
 from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted
@@ -48,6 +50,7 @@ from streams.orders import Order
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.projections import of_domain
 from streams.reasons import reason
+from streams.recalled import Recall, Recalled
 from streams.recipes import LoraRecipe
 from streams.sealed import Sealed
 from streams.writes import Delete, Insert, Update, Write
@@ -80,6 +83,7 @@ POLICY = Policy(
     budget_timezone="America/Bogota",
     recipe=LoraRecipe(rank=8, epochs=4),
     gate=GateMargins(earlier_margin=0.2),
+    recall=Recall(of="both", most=2, least=0.25, tokens=256),
 )
 _SAID: dict[str, Any] = {
     "domain": DOMAIN,
@@ -102,11 +106,14 @@ EVENTS: tuple[Event, ...] = (
         prompt_tokens=41,
         completion_tokens=17,
         duration_s=0.75,
+        recall="recalled",
+        recalled=(Recalled("correction", "example-1", 0.875), Recalled("passage", "passage-3", 0.5)),
     ),
     DraftPicked(**_FEEDBACK),
     ReplyRated(**_FEEDBACK, rating=4, scale="stars"),
     ReplyCorrected(**_FEEDBACK, text=sealed("corrected")),
     ReplyCommented(**_FEEDBACK, text=sealed("commented")),
+    RecallRejected(**_FEEDBACK, memory_id="example-1"),
     DomainCreated(
         domain=DOMAIN,
         title="Allotment gardens 园圃",
@@ -119,6 +126,23 @@ EVENTS: tuple[Event, ...] = (
     DomainRetired(domain=DOMAIN, by="ops"),
     PolicySet(domain=DOMAIN, policy=POLICY, by="ops"),
     ClockTicked(domain=DOMAIN, at=START),
+    PassageAdded(
+        domain=DOMAIN,
+        document_id="document-1",
+        passage_id="passage-3",
+        number=3,
+        passage=sealed("passage", "key-of-domain"),
+    ),
+    DocumentAdded(
+        domain=DOMAIN,
+        document_id="document-1",
+        title=sealed("title", "key-of-domain"),
+        name_digest="4a" * 32,
+        content_digest="4b" * 32,
+        passages=4,
+        by="ops",
+    ),
+    DocumentRemoved(domain=DOMAIN, document_id="document-1", reason="out of date", by="ops"),
     ExamItemAdded(domain=DOMAIN, item_id="item-1", kind="held_out", item=sealed("item", "key-of-domain"), by="ops"),
     ExamItemRetired(domain=DOMAIN, item_id="item-1", reason="asked twice", by="ops"),
     ExampleAccepted(
@@ -144,7 +168,7 @@ EVENTS: tuple[Event, ...] = (
     ExampleRetired(domain=DOMAIN, example_id="example-1", reason="out of date", by="ops"),
     PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"),
     PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={"snapshot": 2, "rows": 1}),
-    RoundAsked(domain=DOMAIN, by="ops"),
+    RoundAsked(domain=DOMAIN, by="ops", opening=True),
     RoundRequested(
         domain=DOMAIN,
         round_id="round-1",
@@ -237,6 +261,8 @@ ORDERS: tuple[Order, ...] = (
         pin=9,
         base_model="sha256:" + "a0" * 32,
         recipe=LoraRecipe(rank=8),
+        recall=Recall(of="corrections"),
+        opening=True,
     ),
     orders.TrainCandidate(
         order_id=id_of("train"),
@@ -270,6 +296,7 @@ ORDERS: tuple[Order, ...] = (
         candidate_model="sha256:" + "b1" * 32,
         pin=9,
         engine="llamacpp",
+        recall=Recall(of="documents"),
     ),
     orders.SwapRelease(
         order_id=id_of("swap"),

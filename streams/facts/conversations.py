@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from streams.envelope import Consequence, Envelope, Number, Recorded
 from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted
+from streams.recalled import Recalled, RecallOutcome
 from streams.sealed import Sealed
 from streams.tables import bigint, double, index, integer, jsonb, projection, text, timestamptz
 from streams.writes import Count, Insert, Row, Write, columns
@@ -40,7 +41,8 @@ class PromptAsked(Struct, frozen=True, kw_only=True):
 
 
 class ReplyDrafted(Struct, frozen=True, kw_only=True):
-    """The model of one release answered with one draft, and the answer was complete."""
+    """The model of one release answered with one draft, and the answer was complete. `recalled`: what was put before it, the best
+    first."""
 
     domain: str
     conversation_id: str
@@ -54,6 +56,8 @@ class ReplyDrafted(Struct, frozen=True, kw_only=True):
     prompt_tokens: Number
     completion_tokens: Number
     duration_s: float
+    recall: RecallOutcome = "off"
+    recalled: tuple[Recalled, ...] = ()
 
 
 class DraftPicked(Struct, frozen=True, kw_only=True):
@@ -102,7 +106,21 @@ class ReplyCommented(Struct, frozen=True, kw_only=True):
     request_digest: str
 
 
-ConversationEvent = PromptAsked | ReplyDrafted | DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented
+class RecallRejected(Struct, frozen=True, kw_only=True):
+    """A person said that what was recalled for the reply did not fit: the memory `memory_id`, which the reply names."""
+
+    domain: str
+    conversation_id: str
+    prompt_id: str
+    reply_id: str
+    person: str
+    memory_id: str
+    request_digest: str
+
+
+ConversationEvent = (
+    PromptAsked | ReplyDrafted | DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented | RecallRejected
+)
 
 prompts = projection(
     "prompts",
@@ -135,13 +153,15 @@ replies = projection(
     integer("prompt_tokens"),
     integer("completion_tokens"),
     double("duration_s"),
+    text("recall"),  # of `streams.recalled.RecallOutcome`
+    jsonb("recalled"),  # list of Recalled
     timestamptz("drafted_at"),
     index("prompt_id"),
 )
 feedback = projection(
     "feedback",
     text("event_id", key=True),
-    text("kind"),  # pick, rating, correction, comment
+    text("kind"),  # pick, rating, correction, comment, misfit
     text("reply_id"),
     text("prompt_id"),
     text("conversation_id"),
@@ -150,6 +170,7 @@ feedback = projection(
     integer("rating", nullable=True),
     text("scale", nullable=True),
     jsonb("text", nullable=True),  # Sealed
+    text("memory_id", nullable=True),  # of a misfit
     text("request_digest"),
     timestamptz("given_at"),
     index("reply_id"),
@@ -198,7 +219,7 @@ def fold(state: Exchange, envelope: Envelope, event: ConversationEvent) -> Excha
                 return state
             corrected = replace(draft, corrected=draft.corrected | {event.person: _example_of(envelope)})
             return replace(state, drafts=state.drafts | {event.reply_id: corrected})
-        case DraftPicked() | ReplyRated() | ReplyCommented():
+        case DraftPicked() | ReplyRated() | ReplyCommented() | RecallRejected():
             return state
         case _:
             assert_never(event)
@@ -248,7 +269,7 @@ def react(state: Exchange, envelope: Envelope, event: ConversationEvent) -> tupl
                 service=envelope.service,
             )
             return (Consequence(uuid5(envelope.id, "preference_accepted"), accepted_preference),)
-        case PromptAsked() | ReplyDrafted() | ReplyRated() | ReplyCommented():
+        case PromptAsked() | ReplyDrafted() | ReplyRated() | ReplyCommented() | RecallRejected():
             return ()
         case _:
             assert_never(event)
@@ -271,16 +292,21 @@ def rows(recorded: Recorded, event: ConversationEvent) -> list[Write]:
             return _feedback(recorded, event, "correction", {"text": msgspec.to_builtins(event.text)})
         case ReplyCommented():
             return _feedback(recorded, event, "comment", {"text": msgspec.to_builtins(event.text)})
+        case RecallRejected():
+            return _feedback(recorded, event, "misfit", {"memory_id": event.memory_id})
         case _:
             assert_never(event)
 
 
 def _feedback(
-    recorded: Recorded, event: DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented, kind: str, more: Row
+    recorded: Recorded,
+    event: DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented | RecallRejected,
+    kind: str,
+    more: Row,
 ) -> list[Write]:
     row = columns(event, "reply_id", "prompt_id", "conversation_id", "domain", "person", "request_digest")
     fixed = {"event_id": str(recorded.envelope.id), "kind": kind, "given_at": recorded.envelope.time}
-    given = Insert("feedback", {"rating": None, "scale": None, "text": None} | row | fixed | more)
+    given = Insert("feedback", {"rating": None, "scale": None, "text": None, "memory_id": None} | row | fixed | more)
     return [given, Count("feedback_counts", {"domain": event.domain, "kind": kind})]
 
 

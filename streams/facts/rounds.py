@@ -14,19 +14,21 @@ from streams.plan import CANCELLABLE
 from streams.plan import after as step_after
 from streams.policy import Policy, local_day
 from streams.reasons import Reason
-from streams.tables import bigint, double, index, integer, jsonb, projection, text, timestamptz
+from streams.tables import bigint, boolean, double, index, integer, jsonb, projection, text, timestamptz
 from streams.writes import Delete, Insert, Row, Update, Write, columns
 
 
 class RoundAsked(Struct, frozen=True, kw_only=True):
-    """Somebody asked for a round by hand; quiet hours and thresholds do not hold it up."""
+    """Somebody asked for a round by hand; quiet hours and thresholds do not hold it up. `opening` as in `RoundRequested`."""
 
     domain: str
     by: str
+    opening: bool = False
 
 
 class RoundRequested(Struct, frozen=True, kw_only=True):
-    """A round began. `pin` is the next offset of this domain's partition: what stood before it is in, the rest is not."""
+    """A round began. `pin` is the next offset of this domain's partition: what stood before it is in, the rest is not. `opening`:
+    it teaches to use what is recalled, from general material, and nothing of the domain; what people gave waits for the next."""
 
     domain: str
     round_id: str
@@ -35,6 +37,7 @@ class RoundRequested(Struct, frozen=True, kw_only=True):
     pin: int
     base_release: int
     policy: Policy
+    opening: bool = False
 
 
 class ExamplesSelected(Struct, frozen=True, kw_only=True):
@@ -126,6 +129,7 @@ rounds = projection(
     jsonb("reasons"),  # list of Reason
     bigint("pin"),
     integer("base_release"),
+    boolean("opening"),
     text("snapshot", nullable=True),
     integer("kept", nullable=True),
     integer("earlier", nullable=True),
@@ -168,7 +172,7 @@ def fold(state: Domain, recorded: Recorded, event: RoundEvent) -> Domain:
         case SnapshotSelected():
             if round_ is None or round_.order_id != event.order_id:
                 return state
-            if not event.kept and not event.named:
+            if not event.kept and not event.named and not round_.opening:
                 return ended(state, "empty")
             return _advanced(state, replace(round_, snapshot=event.snapshot), cause)
         case CandidateTrained():
@@ -213,12 +217,13 @@ def _begun(state: Domain, recorded: Recorded, event: RoundRequested) -> Domain:
         pin=event.pin,
         base_release=event.base_release,
         policy=event.policy,
+        opening=event.opening,
     )
     return replace(
         state,
         round=round_,
         rounds=event.number,
-        fresh=state.fresh.since(event.pin),
+        fresh=state.fresh if event.opening else state.fresh.since(event.pin),
         asked=(*(at for at in state.asked if local_day(at, event.policy) == today), now),
         last_asked_at=now,
     )
@@ -287,6 +292,7 @@ def course(domain: str, before: Domain, after: Domain, recorded: Recorded) -> li
             "reasons": msgspec.to_builtins(new.reasons),
             "pin": new.pin,
             "base_release": new.base_release,
+            "opening": new.opening,
             "requested_at": recorded.envelope.time,
         }
         writes.append(Insert("rounds", dict.fromkeys(column.name for column in rounds.columns) | known))

@@ -33,6 +33,7 @@ from streams.events import Event
 from streams.facts.conversations import (
     DraftPicked,
     PromptAsked,
+    RecallRejected,
     ReplyCommented,
     ReplyCorrected,
     ReplyDrafted,
@@ -43,6 +44,7 @@ from streams.facts.examples import ExampleAccepted
 from streams.facts.rounds import RoundRequested
 from streams.orders import Order
 from streams.policy import Thresholds
+from streams.recalled import Recall
 from tests.samples import EVENTS, ORDERS, START, enveloped, id_of
 
 SECRET = "my neighbour's name is Octavia"
@@ -98,6 +100,7 @@ def test_an_event_stands_on_the_topic_and_under_the_key_of_what_it_is_about(even
         PromptAsked,
         ReplyDrafted,
         DraftPicked,
+        RecallRejected,
         ReplyRated,
         ReplyCorrected,
         ReplyCommented,
@@ -373,12 +376,14 @@ def test_every_order_comes_back_as_it_was_and_is_a_cloud_event(order: Order) -> 
 def test_an_order_is_read_by_its_version_as_an_event_is() -> None:
     found = json.loads(order_on_wire(ORDERS[0]))
     name, _, version = found["dataschema"].rpartition(":")
-    assert int(version) == 2, "of select_snapshot"
+    assert int(version) == 3, "of select_snapshot"
     older = found | {"dataschema": f"{name}:1", "data": dict(found["data"])}
-    del older["data"]["base_model"], older["data"]["recipe"]
-    assert decode_order(json.dumps(older).encode()) == replace(ORDERS[0], base_model=None, recipe=None)
-    with pytest.raises(Invalid, match="version 3; this reader knows versions up to 2"):
-        decode_order(json.dumps(found | {"dataschema": f"{name}:3"}).encode())
+    for added in ("base_model", "recipe", "recall", "opening"):
+        del older["data"][added]
+    first = replace(ORDERS[0], base_model=None, recipe=None, recall=Recall(), opening=False)
+    assert decode_order(json.dumps(older).encode()) == first
+    with pytest.raises(Invalid, match="version 4; this reader knows versions up to 3"):
+        decode_order(json.dumps(found | {"dataschema": f"{name}:4"}).encode())
 
 
 @pytest.mark.parametrize("changed", [{"data": {"kind": "sing"}}, {"data": {}}, {"data": 1}, {"id": None}], ids=str)

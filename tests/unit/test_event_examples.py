@@ -121,6 +121,8 @@ def test_the_examples_hold_enough_sealed_words_to_show_every_place_that_has_some
         "reply_corrected",
         "reply_commented",
         "exam_item_added",
+        "passage_added",
+        "document_added",
         "example_accepted",
         "preference_accepted",
     }

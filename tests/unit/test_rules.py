@@ -95,7 +95,7 @@ def test_a_conversation_event_that_nobody_handles_fails_the_type_checker_in_its_
     streams: Path, cache: Path
 ) -> None:
     room = streams / "facts" / "conversations.py"
-    replaced(room, "ConversationEvent = PromptAsked", NIGHT + "ConversationEvent = NightFell | PromptAsked")
+    replaced(room, "ConversationEvent = (", NIGHT + "ConversationEvent = NightFell | (")
     code, said = types(streams, cache)
     assert code == 1 and unhandled(said) == 3 * ["streams/facts/conversations.py"], "folded, reacted to, and its rows"
 
