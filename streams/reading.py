@@ -164,3 +164,47 @@ def exam_as_of(connection: Connection, domain: str, pin: int | None) -> list[Exa
         {"domain": domain, "pin": pin},
     )
     return [msgspec.convert(dict(row), ExamItem) for row in rows.mappings()]
+
+
+class Correction(Struct, frozen=True):
+    """A correction as it may be recalled."""
+
+    example_id: str
+    prompt: Sealed
+    answer: Sealed
+    said_at: datetime
+
+
+class PassageOf(Struct, frozen=True):
+    """A passage with the title of its document."""
+
+    passage_id: str
+    document_id: str
+    number: int
+    passage: Sealed
+    title: Sealed
+
+
+def corrections_in_force(connection: Connection, domain: str, example_ids: Sequence[str]) -> list[Correction]:
+    """Those of the examples that stand now, in no order."""
+    rows = connection.execute(
+        text(
+            "SELECT example_id, prompt, answer, said_at FROM noria.examples"
+            " WHERE domain = :domain AND example_id = ANY(:ids) AND retired_offset IS NULL"
+        ),
+        {"domain": domain, "ids": list(example_ids)},
+    )
+    return [msgspec.convert(dict(row), Correction) for row in rows.mappings()]
+
+
+def passages_in_force(connection: Connection, domain: str, passage_ids: Sequence[str]) -> list[PassageOf]:
+    """Those of the passages whose document stands now, in no order."""
+    rows = connection.execute(
+        text(
+            "SELECT p.passage_id, p.document_id, p.number, p.passage, d.title FROM noria.passages p"
+            " JOIN noria.documents d ON d.document_id = p.document_id"
+            " WHERE p.domain = :domain AND p.passage_id = ANY(:ids) AND d.retired_offset IS NULL"
+        ),
+        {"domain": domain, "ids": list(passage_ids)},
+    )
+    return [msgspec.convert(dict(row), PassageOf) for row in rows.mappings()]
