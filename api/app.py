@@ -34,7 +34,7 @@ from streams.errors import Invalid, Unavailable
 from streams.log import KafkaLog, LostHistory
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings, from_env
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def create_app(services: Services) -> Flask:
             missing.append("log")
             reason = str(error)
         try:
-            with postgres_trouble(), services.engine.connect() as connection:
+            with postgres_trouble(), services.database.connect() as connection:
                 connection.execute(text("SELECT 1"))
         except Unavailable:
             missing.append("postgres")
@@ -176,21 +176,21 @@ def _to_client(error: Exception) -> Response:
 
 def build(settings: Settings, client_id: str = "noria-door") -> Services:
     """The services of a door on this machine, its routes not yet followed."""
-    engine = open_engine(settings.database_url, SHARES["door"])
-    keys = ApiKeys(engine)
-    keyring = Keyring(engine, MasterKey(settings.master_key), journal=Journal(settings.erasures))
+    database = open_database(settings.database_url, SHARES["door"])
+    keys = ApiKeys(database)
+    keyring = Keyring(database, MasterKey(settings.master_key), journal=Journal(settings.erasures))
     told = {CHANNEL: keys.forget}
     return Services(
         settings=settings,
-        engine=engine,
-        recorder=Recorder(KafkaLog(settings.kafka, client_id), engine),
+        database=database,
+        recorder=Recorder(KafkaLog(settings.kafka, client_id), database),
         keyring=keyring,
         keys=keys,
         routes=Routes(
             settings.database_url, settings.engine_slots * QUEUE_A_SLOT, keyring, told=told, host=settings.host
         ),
         metrics=Metrics(),
-        turns=Turns(engine),
+        turns=Turns(database),
         limits=Limits(settings.key_limits),
     )
 
@@ -233,7 +233,7 @@ def main() -> int:
         stopping.set()
         services.routes.stop()
         services.recorder.log.close()
-        services.engine.dispose()
+        services.database.dispose()
     return 0
 
 

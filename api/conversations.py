@@ -180,7 +180,7 @@ def _from_projection(services: Services, event_id: UUID) -> _Given | None:
     events, feedback = schema.events.c, schema.feedback.c
     # A comment given along with something else stands behind it, and is the last of the request.
     ids = [str(event_id), str(uuid5(event_id, "comment"))]
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         rows = connection.execute(
             select(events.topic, events.partition, events.offset, feedback.request_digest)
             .join_from(schema.events, schema.feedback, events.event_id == feedback.event_id)
@@ -214,7 +214,7 @@ def _select_reply(services: Services, reply_id: str) -> _Reply | None:
     replies = schema.replies.c
     if "\x00" in reply_id:
         return None
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         row = connection.execute(
             select(
                 replies.reply_id,

@@ -91,7 +91,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("data")
     def show_exam(domain: str) -> Response:
         domain_row(services, domain)
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             rows, next_ = _page(connection, schema.exam_items, schema.exam_items.c.added_offset, domain)
         in_force = [row for row in rows if row.retired_offset is None]
         found = []
@@ -282,7 +282,7 @@ def _standing(services: Services, kept: _Kept, names: Sequence[UUID]) -> tuple[l
 
 def _rows(services: Services, kept: _Kept, ids: Sequence[UUID]) -> dict[UUID, bool]:
     """Those of the items that are known, and whether each is retired."""
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         rows = connection.execute(
             select(kept.ids, kept.table.c.retired_offset).where(kept.ids.in_([id_.hex for id_ in ids]))
         ).all()
@@ -320,7 +320,7 @@ def _retire(services: Services, domain: str, kept: _Kept, said: _Taken) -> dict[
         raise Behind("what there is to retire is not known yet: the log is not followed at present")
     asked = said.items or _imported(services, domain, kept, said.import_id or "")
     table = kept.table.c
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         known = {
             id_: retired is not None
             for id_, retired in connection.execute(
@@ -348,7 +348,7 @@ def _retire(services: Services, domain: str, kept: _Kept, said: _Taken) -> dict[
 
 def _imported(services: Services, domain: str, kept: _Kept, import_id: str) -> list[str]:
     events = schema.events.c
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         found = connection.execute(
             select(events.event_id).where(
                 events.correlation_id == import_id, events.domain == domain, events.type == kept.added
@@ -378,7 +378,7 @@ def _page(
 
 
 def _export(services: Services, domain: str) -> dict[str, Any]:
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         rows, next_ = _page(connection, schema.examples, schema.examples.c.accepted_offset, domain)
         earlier = history.before(connection, {row.follows for row in rows if row.retired_offset is None})
     found, erased, retired = [], 0, 0

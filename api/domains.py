@@ -52,7 +52,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("chat")
     def list_domains() -> Response:
         who = caller()
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             rows = connection.execute(select(schema.domains).order_by(schema.domains.c.domain)).mappings()
             whole = who.may("data")
             return reply({"data": [shown(dict(row), whole) for row in rows if who.sees(row["domain"])]})
@@ -67,7 +67,7 @@ def blueprint(services: Services) -> Blueprint:
         policy = check_new_policy(said.policy or {}, "policy")
         if not services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
             raise Behind("whether there is such a domain is not known: the projections lag behind")
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             if find_domain(connection, said.domain) is not None:
                 raise ApiError(409, "there is such a domain already", param="domain", code="domain_exists")
         first = PolicySet(domain=said.domain, policy=policy, by=caller().person)
@@ -183,7 +183,7 @@ def shown(row: dict[str, Any], whole: bool = True) -> dict[str, Any]:
 def status(services: Services, row: dict[str, Any]) -> dict[str, Any]:
     """Where the domain stands: what answers, what is under way, and why the next round has not come yet."""
     domain = row["domain"]
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         recent = round_rows(connection, {domain}, limit=5)
         releases = release_rows(connection, {domain})
         feedback = connection.execute(

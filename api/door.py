@@ -158,7 +158,7 @@ def with_system_prompt(services: Services, chat: ChatRequest) -> ChatRequest:
     """The domain's system prompt first, unless the caller gives one. It is recorded too: it is what the model was asked."""
     said = services.routes.system_prompt(chat.domain)
     if said is None and not services.routes.is_retired(chat.domain):
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             said = connection.execute(
                 select(schema.domains.c.system_prompt).where(
                     schema.domains.c.domain == chat.domain, schema.domains.c.retired_at.is_(None)

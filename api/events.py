@@ -64,7 +64,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("data")
     def show_event(event_id: str) -> Response:
         table = schema.events.c
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             row = connection.execute(
                 select(table.topic, table.partition, table.offset, table.domain).where(table.event_id == event_id)
             ).one_or_none()

@@ -51,7 +51,7 @@ def blueprint(services: Services) -> Blueprint:
     @views.get("/v1/keys")
     @needs("operator", every_domain=True)
     def list_keys() -> Response:
-        return reply({"data": key_rows(services.engine)})
+        return reply({"data": key_rows(services.database)})
 
     @views.post("/v1/keys")
     @needs("operator", every_domain=True)
@@ -61,26 +61,26 @@ def blueprint(services: Services) -> Blueprint:
         person = check_new_key(wanted)
         for domain in wanted.domains or ():
             domain_row(services, check_domain(domain, "domains"))
-        if wanted.person is None and person is not None and speaks_already(services.engine, person):
+        if wanted.person is None and person is not None and speaks_already(services.database, person):
             message = (
                 "a key of that name holds, and two would read each other's corrections: revoke it, or say --person"
             )
             raise ApiError(409, message, param="name", code="name_taken")
         made = create_key(
-            services.engine,
+            services.database,
             wanted.name,
             wanted.role,
             person=person,
             domains=wanted.domains,
             expires_in_s=wanted.expires_in_s,
         )
-        (row,) = key_rows(services.engine, made)
+        (row,) = key_rows(services.database, made)
         return reply(msgspec.to_builtins(row, builtin_types=()) | {"key": made}, 201)
 
     @views.post("/v1/keys/<named>/revoke")
     @needs("operator", every_domain=True)
     def revoke_key(named: str) -> Response:
-        revoked = revoke_keys(services.engine, named)
+        revoked = revoke_keys(services.database, named)
         for key_id in revoked:
             services.keys.forget(key_id)  # the other doors hear of it from PostgreSQL
         if not revoked:
@@ -91,20 +91,20 @@ def blueprint(services: Services) -> Blueprint:
     @needs("chat")
     def open_session() -> Response:
         _check_no_session()
-        return reply(begin_session(services.engine, caller().key_id), 201)
+        return reply(begin_session(services.database, caller().key_id), 201)
 
     @views.post("/v1/sessions/link")
     @needs("chat")
     def open_link() -> Response:
         _check_no_session()
-        return reply(make_link(services.engine, caller().key_id), 201)
+        return reply(make_link(services.database, caller().key_id), 201)
 
     @views.post("/v1/sessions/end")
     @needs("chat")
     def close_session() -> Response:
         if not caller().session:
             raise ApiError(403, "that is a key and no session; a key is revoked", code="no_session")
-        end_session(services.engine, token())
+        end_session(services.database, token())
         services.keys.forget(caller().key_id)
         return reply({"ended": True})
 

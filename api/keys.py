@@ -25,7 +25,7 @@ from streams.errors import Invalid, Unavailable
 from streams.private import is_private, make_private
 from streams.sealing import ensure_master_key
 from streams.settings import from_env
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 
 ROLES = ("chat", "data", "operator")  # each may do what those before it may
 LOCAL = "local"  # the name of the key that `noria up` makes
@@ -120,8 +120,8 @@ class ApiKeys:
     A key that changes is said on CHANNEL: `forget` is to be called with what is said there.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, database: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database.execution_options(isolation_level="AUTOCOMMIT")
         self._clock = clock
         self._lock = threading.Lock()
         self._generation = 0
@@ -178,7 +178,7 @@ class ApiKeys:
     ) -> tuple[Caller, float] | Refusal:
         asked_at = self._clock()
         query = text(_LOOK_UP.format(first=first, row=row_of))
-        with postgres_trouble(), self._engine.connect() as connection:
+        with postgres_trouble(), self._database.connect() as connection:
             row = connection.execute(query, {"hash": hashed}).one_or_none()
         if row is None:
             return "unknown"
@@ -206,7 +206,7 @@ class KeyRow(Struct, frozen=True):
 
 
 def create_key(
-    engine: Engine,
+    database: Engine,
     name: str,
     role: str,
     *,
@@ -217,7 +217,7 @@ def create_key(
 ) -> str:
     """Make (or, with `token`, make known) a key; return its token. `person` None: it speaks as whoever a request names."""
     token = token or new_token()
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         connection.execute(
             text(
                 "INSERT INTO access.api_keys (key_id, name, hash, roles, created_at, person, domains, expires_at)"
@@ -237,10 +237,10 @@ def create_key(
     return token
 
 
-def key_rows(engine: Engine, token: str | None = None) -> list[KeyRow]:
+def key_rows(database: Engine, token: str | None = None) -> list[KeyRow]:
     """Every key there has been, the newest first; with `token`, that one."""
     one = "WHERE hash = :hash " if token is not None else ""
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         rows = connection.execute(
             text(
                 "SELECT key_id, name, roles, person, domains, created_at, expires_at, used_at, revoked_at"
@@ -264,19 +264,19 @@ def key_rows(engine: Engine, token: str | None = None) -> list[KeyRow]:
     ]
 
 
-def speaks_already(engine: Engine, person: str) -> bool:
+def speaks_already(database: Engine, person: str) -> bool:
     """Whether a key that holds speaks as that person."""
     query = (
         "SELECT EXISTS (SELECT FROM access.api_keys WHERE person = :person AND revoked_at IS NULL"
         " AND coalesce(expires_at > now(), true))"
     )
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         return bool(connection.execute(text(query), {"person": person}).scalar_one())
 
 
-def revoke_keys(engine: Engine, named: str) -> list[str]:
+def revoke_keys(database: Engine, named: str) -> list[str]:
     """Revoke every key of that name, or the one of that id; their ids. Every door hears of it."""
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         revoked = list(
             connection.execute(
                 text(
@@ -296,24 +296,24 @@ def tell_doors(connection: Connection, key_id: str) -> None:
     connection.execute(text("SELECT pg_notify(:channel, :key_id)"), {"channel": CHANNEL, "key_id": key_id})
 
 
-def ensure_local(engine: Engine, path: Path) -> None:
+def ensure_local(database: Engine, path: Path) -> None:
     """The local operator's key stands in `path` (mode 0600) and holds; none that stood there before does. Doing it again changes
     nothing; one that was revoked is followed by another."""
-    if path.exists() and _is_revoked(engine, path):
+    if path.exists() and _is_revoked(database, path):
         path.unlink()
     make_private(path, f"{new_token()}\n".encode())
     if not is_private(path):
         raise Invalid(f"the key file {path.name} must not be readable by others (mode 0600)")
     token = path.read_text().strip()
-    create_key(engine, LOCAL, "operator", person=None, token=token)
-    (held,) = key_rows(engine, token)
-    for row in key_rows(engine):
+    create_key(database, LOCAL, "operator", person=None, token=token)
+    (held,) = key_rows(database, token)
+    for row in key_rows(database):
         if (row.name, row.role, row.revoked_at) == (LOCAL, "operator", None) and row.key_id != held.key_id:
-            revoke_keys(engine, row.key_id)
+            revoke_keys(database, row.key_id)
 
 
-def _is_revoked(engine: Engine, path: Path) -> bool:
-    return any(row.revoked_at is not None for row in key_rows(engine, path.read_text().strip()))
+def _is_revoked(database: Engine, path: Path) -> bool:
+    return any(row.revoked_at is not None for row in key_rows(database, path.read_text().strip()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -324,10 +324,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     try:
         settings = from_env(os.environ)
-        engine = open_engine(settings.database_url)
-        ensure_local(engine, settings.local_key)
+        database = open_database(settings.database_url)
+        ensure_local(database, settings.local_key)
         with postgres_trouble():
-            ensure_master_key(engine, settings.master_key)
+            ensure_master_key(database, settings.master_key)
     except (Invalid, Unavailable, IntegrityError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -16,10 +16,10 @@ CATCH_UP_S = 5.0
 
 def domain_row(services: Services, domain: str) -> dict[str, Any]:
     """Raises ApiError 404. A domain that has just been created is waited for: its creator may go on at once."""
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         row = find_domain(connection, domain)
     if row is None and services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             row = find_domain(connection, domain)
     if row is None:
         raise ApiError(404, "there is no such domain", param="domain", code="domain_not_found")
@@ -49,7 +49,7 @@ def parked_rows(services: Services, domain: str | None = None) -> list[dict[str,
     found = select(table.kind, table.domain, table.topic, table.partition, table.offset, table.reason, table.since)
     if domain is not None:
         found = found.where(table.domain == domain)
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         rows = connection.execute(found.order_by(table.since, table.topic, table.partition, table.offset)).all()
     return [
         {
@@ -79,7 +79,7 @@ def check_spoke(services: Services, person: str, domains: Set[str] | None) -> No
     if known and domains is not None:
         events = schema.events.c
         there = select(events.event_id).where(events.person == person, events.domain.in_(domains)).limit(1)
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             known = connection.execute(there).first() is not None
     if not known:
         raise ApiError(404, "nobody of that name has spoken here", param="person", code="person_not_found")

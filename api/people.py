@@ -54,7 +54,7 @@ def blueprint(services: Services) -> Blueprint:
     def show_erasure(person: str) -> Response:
         check_person(person, "person")
         table = schema.erasures
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             rows = connection.execute(select(table).where(table.c.person == person)).mappings().all()
         if not rows:
             raise ApiError(404, "no erasure of that person is on the log", param="person", code="person_not_found")
@@ -76,7 +76,7 @@ def corrections(
     theirs = (feedback.c.person == person) & (feedback.c.kind == "correction")
     if domains is not None:
         theirs &= feedback.c.domain.in_(domains)
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         total = connection.execute(select(func.count()).select_from(feedback).where(theirs)).scalar_one()
         asked = select(feedback).where(theirs).order_by(feedback.c.given_at.desc()).limit(limit)
         given = connection.execute(asked).all()
@@ -163,7 +163,7 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
     for topic in (CONVERSATIONS, DOMAINS):
         if not services.recorder.wait_for_ends(topic, CATCH_UP_S):
             raise Behind("the keys are destroyed; the log is not followed at present, ask again to have it recorded")
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         domains = domains_of(connection, person)
     mine, learned_by = _learned_by(services, person)
     at = datetime.now(UTC)
@@ -185,7 +185,7 @@ def _learned_by(services: Services, person: str) -> tuple[int, list[dict[str, An
     """How many examples a person gave, and the rounds whose candidates, and releases if any came of them, have learned from them:
     in that round, or with the release that it started from; with how many of them."""
     examples = schema.examples.c
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         mine = connection.execute(select(examples.example_id, examples.domain).where(examples.person == person)).all()
         found = _taught(connection, sorted({row.domain for row in mine}), [row.example_id for row in mine])
     return len(mine), found
@@ -218,7 +218,7 @@ def _taught(connection: Connection, domains: list[str], example_ids: list[str]) 
 def _places(services: Services, kids: list[str]) -> list[dict[str, Any]]:
     """What still holds something under these keys, by the register; the workers purge it when they read the event."""
     table = schema.places
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         rows = connection.execute(
             select(table.c.place, table.c.kind, table.c.owner)
             .where(table.c.kids.overlap(cast(kids, ARRAY(Text))))

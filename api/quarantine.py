@@ -114,7 +114,7 @@ def _stopped(services: Services, said: Operations) -> list[dict[str, Any]]:
     """Where the stream stands still at present: what it has not got past since it said so."""
     if not said.stopped:
         return []
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         reached = positions(connection, LIVE)
     return [
         {

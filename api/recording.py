@@ -38,19 +38,19 @@ class Recorder:
     def __init__(
         self,
         log: DoorLog,
-        engine: Engine,
+        database: Engine,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
         continuity: Continuity | None = None,
     ) -> None:
         self.log = log
-        self._engine = engine
+        self._database = database
         self._clock = clock
         self._pause = pause
         self._lock = threading.Lock()
         self._broken_until: float | None = None
         self._probing = False
-        self._continuity = continuity or Continuity(engine, log)
+        self._continuity = continuity or Continuity(database, log)
         self._lost: str | None = None
         self.refused: str | None = None  # the log, when it was last asked, did not know who asks
         self._reading = threading.Lock()
@@ -155,7 +155,7 @@ class Recorder:
             if self._read is not None and self._read[0] >= asked_at - POLL_S:
                 return self._read[1]
             read_at = self._clock()
-            with postgres_trouble(), self._engine.connect() as connection:
+            with postgres_trouble(), self._database.connect() as connection:
                 there = positions(connection, LIVE)
             self._read = (read_at, there)
             return there

@@ -47,7 +47,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("data")
     def list_rounds() -> Response:
         domains = domains_asked(_wanted_domain(services))
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             return reply({"data": round_rows(connection, domains, whole_argument("limit", 50, 1, 1000))})
 
     @views.get("/v1/rounds/<round_id>")
@@ -71,7 +71,7 @@ def blueprint(services: Services) -> Blueprint:
     def rebuild_round(round_id: str) -> Response:
         found = _round(services, round_id)
         living_domain(services, found["domain"])
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             _check_rebuildable(connection, found)
         event = RebuildAsked(
             domain=found["domain"],
@@ -91,7 +91,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("data")
     def list_releases() -> Response:
         domains = domains_asked(_wanted_domain(services))
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             return reply({"data": release_rows(connection, domains, whole_argument("limit", 1000, 1, 5000))})
 
     @views.post("/v1/domains/<domain>/rollback")
@@ -99,7 +99,7 @@ def blueprint(services: Services) -> Blueprint:
     def roll_back(domain: str) -> Response:
         said = typed(read_object(), _Rollback)
         row = living_domain(services, domain)
-        with postgres_trouble(), services.engine.connect() as connection:
+        with postgres_trouble(), services.database.connect() as connection:
             known = {r["release"]: r for r in release_rows(connection, {domain})}
             makes_it = _made_again_by(connection, domain, said.to)
         if said.to not in known or known[said.to]["finished_at"] is None:
@@ -127,7 +127,7 @@ def _wanted_domain(services: Services) -> str | None:
 
 
 def _round(services: Services, round_id: str) -> dict[str, Any]:
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         row = (
             connection.execute(select(schema.rounds).where(schema.rounds.c.round_id == round_id))
             .mappings()
@@ -179,7 +179,7 @@ def _recipe(services: Services, found: dict[str, Any]) -> LoraRecipe:
         events.type == "round_requested",
         events.correlation_id == found["round_id"],
     )
-    with postgres_trouble(), services.engine.connect() as connection:
+    with postgres_trouble(), services.database.connect() as connection:
         row = connection.execute(requested).first()
     if row is not None:
         for record in services.recorder.log.read(row.topic, row.partition, row.offset, row.offset + 1):

@@ -18,7 +18,7 @@ from streams.settings import KeyLimits, Settings
 
 class Services(Struct, frozen=True):
     settings: Settings
-    engine: Engine
+    database: Engine
     recorder: Recorder
     keyring: Keyring
     keys: ApiKeys

@@ -20,27 +20,27 @@ class Begun(Struct, frozen=True):
     expires_in_s: int
 
 
-def begin_session(engine: Engine, key_id: str) -> Begun:
-    return _begin(engine, key_id, "session", SESSION, SESSION_S)
+def begin_session(database: Engine, key_id: str) -> Begun:
+    return _begin(database, key_id, "session", SESSION, SESSION_S)
 
 
-def make_link(engine: Engine, key_id: str) -> Begun:
+def make_link(database: Engine, key_id: str) -> Begun:
     """A token that begins one session of that key, within LINK_S."""
-    return _begin(engine, key_id, "once", ONCE, LINK_S)
+    return _begin(database, key_id, "once", ONCE, LINK_S)
 
 
-def end_session(engine: Engine, token: str) -> None:
+def end_session(database: Engine, token: str) -> None:
     """Every door hears of it. Doing it again changes nothing."""
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         for key_id in connection.execute(
             text("DELETE FROM access.sessions WHERE hash = :hash RETURNING key_id"), {"hash": hash_of(token)}
         ).scalars():
             tell_doors(connection, key_id)
 
 
-def _begin(engine: Engine, key_id: str, kind: str, prefix: str, for_s: int) -> Begun:
+def _begin(database: Engine, key_id: str, kind: str, prefix: str, for_s: int) -> Begun:
     token = new_token(prefix)
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         connection.execute(text("DELETE FROM access.sessions WHERE expires_at < now()"))
         connection.execute(
             text(

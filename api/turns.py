@@ -34,8 +34,8 @@ class Known(Struct, frozen=True):
 class Turns:
     """The points where recorded conversations stand."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Engine) -> None:
+        self._database = database
         self._lock = threading.Lock()
         self._points: OrderedDict[tuple[str | None, str], tuple[str, str]] = OrderedDict()
         self._owners: OrderedDict[str, tuple[str, str]] = OrderedDict()
@@ -61,7 +61,7 @@ class Turns:
         if found is not None:
             return found
         prompts = schema.prompts.c
-        with postgres_trouble(), self._engine.connect() as connection:
+        with postgres_trouble(), self._database.connect() as connection:
             first = connection.execute(
                 select(prompts.person, prompts.domain).where(prompts.conversation_id == conversation_id).limit(1)
             ).one_or_none()
@@ -94,7 +94,7 @@ class Turns:
         query = select(prompts.so_far, prompts.prompt_id, prompts.conversation_id).where(prompts.so_far.in_(digests))
         if named is not None:
             query = query.where(prompts.conversation_id == named)
-        with postgres_trouble(), self._engine.connect() as connection:
+        with postgres_trouble(), self._database.connect() as connection:
             asked = {row.so_far: row for row in connection.execute(query)}
             if not asked:
                 return least

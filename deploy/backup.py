@@ -26,7 +26,7 @@ from streams.log_copy import copy_out
 from streams.schema import machinery
 from streams.sealing import wrapped_by
 from streams.settings import Settings
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 from streams.topics import TOPICS
 from workers.artifacts import IN_USE_LOCK, PREFIX, Artifacts
 
@@ -68,21 +68,21 @@ def backup(settings: Settings, target: Path, say: Callable[[str], None] = lambda
         raise Invalid(f"{target} is not an empty folder")
     for folder in (target, target / "log", target / "tables"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    engine, log = open_engine(settings.database_url), KafkaLog(settings.kafka, "noria-backup")
+    database, log = open_database(settings.database_url), KafkaLog(settings.kafka, "noria-backup")
     try:
-        with postgres_trouble(), engine.connect() as held:
+        with postgres_trouble(), database.connect() as held:
             held.execute(text(f"SELECT pg_advisory_lock_shared({IN_USE_LOCK})"))  # nothing is removed meanwhile
             held.commit()
-            return _backup(settings, engine, log, target, say)
+            return _backup(settings, database, log, target, say)
     finally:
         log.close()
-        engine.dispose()
+        database.dispose()
 
 
-def _backup(settings: Settings, engine: Engine, log: KafkaLog, target: Path, say: Callable[[str], None]) -> Manifest:
+def _backup(settings: Settings, database: Engine, log: KafkaLog, target: Path, say: Callable[[str], None]) -> Manifest:
     ends = {topic.name: log.ends(topic.name) for topic in TOPICS}
     made_at = datetime.now(UTC)
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as snapshot:
+    with database.connect().execution_options(isolation_level="REPEATABLE READ") as snapshot:
         revision = str(snapshot.execute(text("SELECT version_num FROM public.alembic_version")).scalar_one())
         master_keys = sorted(
             {

@@ -38,7 +38,7 @@ from streams.replay import mark_said, rebuild, tell_erasures
 from streams.schema import machinery, projections
 from streams.sealing import MasterKey, wrapped_by
 from streams.settings import Settings, from_env
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 from streams.tables import LIVE
 from streams.topics import TOPICS, create_topics, replication_factor
 from workers.artifacts import PREFIX, Artifacts
@@ -146,9 +146,9 @@ def _restore(
     _remove_topics(settings.kafka)
     create_topics(settings.kafka, replication_factor(environ), manifest.partitions)
     held = {row["kid"] for row in _rows(source, KEYRING) if not row["destroyed_at"]}
-    engine, log = open_engine(settings.database_url), KafkaLog(settings.kafka, "noria-restore")
+    database, log = open_database(settings.database_url), KafkaLog(settings.kafka, "noria-restore")
     try:
-        with postgres_trouble(), engine.begin() as connection:
+        with postgres_trouble(), database.begin() as connection:
             every = [table.fullname for metadata in (projections, machinery) for table in metadata.sorted_tables]
             connection.execute(text(f"TRUNCATE {', '.join(every)} RESTART IDENTITY CASCADE"))
             for table in TABLES:
@@ -161,19 +161,19 @@ def _restore(
             write_back(settings.kafka, log, topic, int(partition), records, end)
             say(f"{place}: up to offset {end}")
         upto = {(topic, p): end for topic in (CONVERSATIONS, DOMAINS) for p, end in log.ends(topic).items()}
-        rebuild(engine, log, upto, LIVE)
-        with postgres_trouble(), engine.begin() as connection:
+        rebuild(database, log, upto, LIVE)
+        with postgres_trouble(), database.begin() as connection:
             mark_said(connection, log)
         say("the tables are rebuilt from the log")
-        told = tell_erasures(engine, log, "restore")
-        keep_erased(engine, log, erasures.Journal(settings.erasures))  # the log may name what no journal does
-        with postgres_trouble(), engine.connect() as connection:
+        told = tell_erasures(database, log, "restore")
+        keep_erased(database, log, erasures.Journal(settings.erasures))  # the log may name what no journal does
+        with postgres_trouble(), database.connect() as connection:
             open_still = set(
                 connection.execute(text(f"SELECT kid FROM {KEYRING} WHERE destroyed_at IS NULL")).scalars()
             )
     finally:
         log.close()
-        engine.dispose()
+        database.dispose()
     return Restored(manifest.records, len(open_still), len(held - open_still), told, artifacts)
 
 
@@ -229,15 +229,15 @@ def _check_empty_elsewhere(environ: Mapping[str, str]) -> None:
         finally:
             log.close()
     if url := environ.get("NORIA_DATABASE_URL"):
-        engine = open_engine(url)
+        database = open_database(url)
         try:
-            with postgres_trouble(), engine.connect() as connection:
+            with postgres_trouble(), database.connect() as connection:
                 for name in (KEYRING, "access.api_keys", f"{LIVE}.events", "work.claims"):
                     there_is = connection.execute(text("SELECT to_regclass(:name)"), {"name": name}).scalar_one()
                     if there_is and connection.execute(text(f"SELECT EXISTS (SELECT FROM {name})")).scalar_one():
                         raise Invalid(f"the database is not empty: {name} holds something")
         finally:
-            engine.dispose()
+            database.dispose()
 
 
 def _admin(kafka: Cluster) -> KafkaAdminClient:

@@ -19,7 +19,7 @@ from streams.errors import Invalid, Unavailable
 from streams.log import KafkaLog, LostHistory
 from streams.replay import Rebuilt
 from streams.settings import Settings, from_env
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 from streams.upgrade import upgrade
 
 
@@ -32,26 +32,26 @@ def config_for(database_url: str) -> Config:
 
 def wait_for_postgres(database_url: str, deadline_s: float) -> None:
     """Return once a connection is accepted. Raises Unavailable after `deadline_s`."""
-    engine = open_engine(database_url)
+    database = open_database(database_url)
     until = time.monotonic() + deadline_s
     while True:
         try:
-            with postgres_trouble(), engine.connect():
+            with postgres_trouble(), database.connect():
                 break
         except Unavailable:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
-    engine.dispose()
+    database.dispose()
 
 
 def rebuild_projections(settings: Settings) -> Rebuilt | None:
     """Let the projections be those of this code; None: they are. Raises Unavailable, LostHistory or Invalid."""
-    engine = open_engine(settings.database_url)
+    database = open_database(settings.database_url)
     try:
-        return upgrade(engine, lambda: KafkaLog(settings.kafka, "noria-migrations"))
+        return upgrade(database, lambda: KafkaLog(settings.kafka, "noria-migrations"))
     finally:
-        engine.dispose()
+        database.dispose()
 
 
 def main() -> int:

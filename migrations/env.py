@@ -10,7 +10,7 @@ from alembic import context
 from sqlalchemy import text
 
 from streams.schema import MACHINE_SCHEMAS, machinery
-from streams.store import open_engine
+from streams.store import open_database
 
 OURS = set(MACHINE_SCHEMAS)
 
@@ -19,8 +19,8 @@ def ours(name: str | None, kind: str, parents: Any) -> bool:
     return name in OURS if kind == "schema" else True
 
 
-engine = open_engine(context.config.attributes["database_url"])
-with engine.connect() as connection:
+database = open_database(context.config.attributes["database_url"])
+with database.connect() as connection:
     connection.execute(text("SET lock_timeout = '10s'"))
     connection.execute(text("SET statement_timeout = '10min'"))
     connection.execute(text("SELECT pg_advisory_lock(hashtext('noria.migrations'))"))
@@ -47,4 +47,4 @@ with engine.connect() as connection:
         connection.rollback()
         connection.execute(text("SELECT pg_advisory_unlock(hashtext('noria.migrations'))"))
         connection.commit()
-engine.dispose()
+database.dispose()

@@ -19,7 +19,7 @@ from streams.connections import ROLES, WORKERS, Role
 from streams.errors import Invalid
 from streams.private import is_private, write_private
 from streams.schema import machinery, projections
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 from streams.tables import Rights, rights_of
 
 _MAINTAIN = "MAINTAIN"
@@ -59,9 +59,9 @@ def words_of_rights(rights: Iterable[str]) -> str:
 def grant(database_url: str, path: Path) -> None:
     """Make the roles with the passwords in the file, and give each what stands in GRANTS and nothing else, in one transaction."""
     known = passwords(path)
-    engine = open_engine(database_url)
+    database = open_database(database_url)
     try:
-        with postgres_trouble(), engine.begin() as connection:
+        with postgres_trouble(), database.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('noria.migrations.roles'))"))
             raw: PostgresConnection = connection.connection.driver_connection  # type: ignore[assignment]
             maintains = raw.server_version >= _MAINTAIN_SINCE
@@ -87,4 +87,4 @@ def grant(database_url: str, path: Path) -> None:
             if function is not None:
                 connection.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION {function} TO {WORKERS}")
     finally:
-        engine.dispose()
+        database.dispose()

@@ -11,20 +11,20 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from migrations.roles import GRANTS, words_of_rights
 from streams.connections import ROLES, WORKERS
 from streams.schema import machinery
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 
 _TABLES = [table for table in machinery.sorted_tables if table.schema == "work"]
 
 
 def make_work_again(database_url: str) -> bool:
     """Leave the function, and call it; whether anything was missing. Raises Unavailable."""
-    engine = open_engine(database_url)
+    database = open_database(database_url)
     try:
-        with postgres_trouble(), engine.begin() as connection:
+        with postgres_trouble(), database.begin() as connection:
             leave_function(connection)
             return bool(connection.execute(text("SELECT public.noria_make_work()")).scalar_one())
     finally:
-        engine.dispose()
+        database.dispose()
 
 
 def leave_function(connection: Connection) -> None:

@@ -22,7 +22,7 @@ from streams.events import CONVERSATIONS, DOMAINS
 from streams.following import BATCH_RECORDS, apply_when_available, stop, take_up_parked, watch, when_available
 from streams.log import KafkaLog, Log, LostHistory, Record
 from streams.settings import Settings, from_env
-from streams.store import Store, open_engine
+from streams.store import Store, open_database
 
 BATCH_WAIT_S = 0.02
 
@@ -85,8 +85,8 @@ def main() -> int:
     except Invalid as error:
         print(error, file=sys.stderr)
         return 2
-    engine, log = open_engine(settings.database_url, SHARES["streams"]), KafkaLog(settings.kafka, "noria-streams")
-    store, continuity = Store(engine), Continuity(engine, log)
+    database, log = open_database(settings.database_url, SHARES["streams"]), KafkaLog(settings.kafka, "noria-streams")
+    store, continuity = Store(database), Continuity(database, log)
     try:
         when_available(lambda: log.ends(CONVERSATIONS))  # what keeps Faust out, it does not say in words
         when_available(continuity.check)

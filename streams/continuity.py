@@ -85,8 +85,8 @@ def _lost(log: Log, place: Place, read: ReadTo, end: int, into_records: bool) ->
 class Continuity:
     """Looks again and again whether the log is still the one that was read."""
 
-    def __init__(self, engine: Engine, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine = engine
+    def __init__(self, database: Engine, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
         self._log = log
         self._clock = clock
         self._check_at = self._look_at = float("-inf")
@@ -102,7 +102,7 @@ class Continuity:
             return
         into_records = now >= self._look_at
         try:
-            with postgres_trouble(), self._engine.connect() as connection:
+            with postgres_trouble(), self._database.connect() as connection:
                 read = read_to(connection)
             found = look(self._log, read, into_records)
         except Unavailable:

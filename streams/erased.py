@@ -20,24 +20,24 @@ from streams.facts.people import PersonErased
 from streams.log import KafkaLog, Log, LostHistory
 from streams.parking import first_places
 from streams.settings import from_env
-from streams.store import open_engine, positions, postgres_trouble
+from streams.store import open_database, positions, postgres_trouble
 from streams.tables import LIVE
 
 _NAME = b"person_erased"
 _DESTROYED = text("SELECT kid FROM keyring.person_keys WHERE destroyed_at IS NOT NULL")
 
 
-def keep_erased(engine: Engine, log: Log, journal: Journal) -> list[str]:
+def keep_erased(database: Engine, log: Log, journal: Journal) -> list[str]:
     """Destroy what was erased and is held still; the ids of those keys. Raises Invalid (the journal cannot be read), Unavailable,
     LostHistory."""
     named: set[tuple[str, str | None]] = {(kid, None) for kid in journal.kids()}
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         named.update(recorded(connection))
         reached = positions(connection, LIVE)
         reached |= first_places(connection)  # what is parked has not told the tables
     for event in _not_applied(log, reached):
         named.update((kid, PERSON + event.person) for kid in event.kids)
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         raw = connection.connection.driver_connection
         assert raw is not None
         with raw.cursor() as cursor:
@@ -46,7 +46,7 @@ def keep_erased(engine: Engine, log: Log, journal: Journal) -> list[str]:
             connection.execute(_DESTROYED).scalars()
         )  # of those, too, that were destroyed where there was no journal
     with postgres_trouble():
-        vacuum_keyring(engine)
+        vacuum_keyring(database)
     return destroyed
 
 
@@ -68,8 +68,8 @@ def _not_applied(log: Log, reached: dict[tuple[str, int], int]) -> Iterator[Pers
 def main() -> int:
     try:
         settings = from_env(os.environ)
-        engine, log = open_engine(settings.database_url), KafkaLog(settings.kafka, "noria-erased")
-        destroyed = keep_erased(engine, log, Journal(settings.erasures))
+        database, log = open_database(settings.database_url), KafkaLog(settings.kafka, "noria-erased")
+        destroyed = keep_erased(database, log, Journal(settings.erasures))
         log.close()
     except (Invalid, Unavailable, LostHistory) as error:
         print(error, file=sys.stderr)

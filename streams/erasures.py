@@ -114,9 +114,9 @@ def recorded(connection: Connection) -> list[tuple[str, str | None]]:
     return [(kid, PERSON + row.person) for row in rows for kid in row.kids]
 
 
-def vacuum_keyring(engine: Engine) -> None:
+def vacuum_keyring(database: Engine) -> None:
     """Remove the dead row versions, which hold wrapped keys yet. What is left of them on the disk: deploy/backup.md."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         limit = connection.execute(text("SHOW statement_timeout")).scalar_one()
         connection.execute(text("SET statement_timeout = 0"))  # it takes as long as the keyring is large
         try:

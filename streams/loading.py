@@ -53,7 +53,7 @@ from streams.store import (
     Said,
     event_row,
     in_order,
-    open_engine,
+    open_database,
     packed,
     postgres_trouble,
     read_records,
@@ -106,14 +106,16 @@ def records_of(log: Log, since: Mapping[tuple[str, int], int], upto: Mapping[tup
         yield from log.read(topic, partition, since.get((topic, partition), 0), upto[topic, partition])
 
 
-def load(engine: Engine, log: Log, upto: Places, schema: str, progress: Progress, *, parked_stay: bool = False) -> int:
+def load(
+    database: Engine, log: Log, upto: Places, schema: str, progress: Progress, *, parked_stay: bool = False
+) -> int:
     """Fill `schema`, which is made anew, with all that stands before `upto`; how many records that was. `parked_stay`: keys that
     stand parked in the live tables have no effect here either. Raises TooManyParked, and NotSoFast: then it holds something or
     other, and is to be filled by `Store.apply`."""
 
     def filled(repeated: frozenset[UUID]) -> int:
-        create_schema(engine, schema, parked_stay=parked_stay)
-        return _load(engine, log, upto, schema, repeated, progress)
+        create_schema(database, schema, parked_stay=parked_stay)
+        return _load(database, log, upto, schema, repeated, progress)
 
     try:
         return filled(frozenset())
@@ -121,23 +123,23 @@ def load(engine: Engine, log: Log, upto: Places, schema: str, progress: Progress
         return filled(found.ids)
 
 
-def _load(engine: Engine, log: Log, upto: Places, schema: str, repeated: frozenset[UUID], progress: Progress) -> int:
-    with postgres_trouble(), engine.begin() as connection:
+def _load(database: Engine, log: Log, upto: Places, schema: str, repeated: frozenset[UUID], progress: Progress) -> int:
+    with postgres_trouble(), database.begin() as connection:
         _loosen(connection, schema)
     shared = isinstance(log, KafkaLog) and sum(upto.values()) >= SHARED_FROM and not repeated
     if shared and isinstance(log, KafkaLog):
-        done = _shared(engine, log.cluster, upto, schema, progress)
+        done = _shared(database, log.cluster, upto, schema, progress)
     else:
-        done = Loader(engine, schema, repeated).fill(log, upto, progress)
-    _fasten(engine, schema)
+        done = Loader(database, schema, repeated).fill(log, upto, progress)
+    _fasten(database, schema)
     return done
 
 
 class Loader:
     """Fills a schema with whole partitions. `repeated`: ids that are known to come more than once."""
 
-    def __init__(self, engine: Engine, schema: str, repeated: frozenset[UUID] = frozenset()) -> None:
-        self._engine = engine
+    def __init__(self, database: Engine, schema: str, repeated: frozenset[UUID] = frozenset()) -> None:
+        self._database = database
         self._schema = schema
         self._came = {id_.int: False for id_ in repeated}
         self._ids = _Remembered[int, None](REMEMBERED_IDS)
@@ -153,7 +155,7 @@ class Loader:
         anew."""
         done = 0
         self._next = dict.fromkeys(upto, 0)
-        with _quickly(), _own_connection(self._engine) as connection:
+        with _quickly(), _own_connection(self._database) as connection:
             with connection.cursor() as cursor:
                 cursor.execute("SET synchronous_commit = off")
                 cursor.execute("SELECT pg_advisory_lock_shared(hashtext(%s))", (loading_lock(self._schema),))
@@ -395,9 +397,9 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 @contextmanager
-def _own_connection(engine: Engine) -> Iterator[PostgresConnection]:
+def _own_connection(database: Engine) -> Iterator[PostgresConnection]:
     """One beside the pool: what was set, locked and made for a while goes with it."""
-    lent = engine.raw_connection()
+    lent = database.raw_connection()
     connection = lent.driver_connection
     lent.detach()
     assert connection is not None
@@ -428,10 +430,10 @@ def _loosen(connection: Connection, schema: str) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {schema}.{name} DROP CONSTRAINT {table.primary_key.name}")
 
 
-def _fasten(engine: Engine, schema: str) -> None:
+def _fasten(database: Engine, schema: str) -> None:
     """Give the LOOSE tables their keys and indexes. Raises Repeated, NotSoFast."""
     try:
-        with _quickly(), engine.begin() as connection:
+        with _quickly(), database.begin() as connection:
             translated = connection.execution_options(schema_translate_map={LIVE: schema})
             for name in LOOSE:
                 table = projections.tables[f"{LIVE}.{name}"]
@@ -444,7 +446,7 @@ def _fasten(engine: Engine, schema: str) -> None:
             for table in projections.sorted_tables:
                 connection.exec_driver_sql(f"ANALYZE {schema}.{table.name}")
     except NotSoFast:
-        with postgres_trouble(), engine.connect() as connection:
+        with postgres_trouble(), database.connect() as connection:
             twice = connection.exec_driver_sql(
                 f"SELECT event_id FROM {schema}.events GROUP BY event_id HAVING count(*) > 1"
             ).scalars()
@@ -476,12 +478,12 @@ _ENDS: dict[str, type[Exception]] = {
 }
 
 
-def _shared(engine: Engine, cluster: Cluster, upto: Places, schema: str, progress: Progress) -> int:
+def _shared(database: Engine, cluster: Cluster, upto: Places, schema: str, progress: Progress) -> int:
     """The partitions shared out among the cores."""
     shares: list[Places] = [{} for _ in range(min(os.cpu_count() or 1, PROCESSES, len(upto)))]
     for place in sorted(upto, key=lambda place: -upto[place]):
         min(shares, key=lambda share: sum(share.values()))[place] = upto[place]
-    url = engine.url.render_as_string(hide_password=False)
+    url = database.url.render_as_string(hide_password=False)
     told: queue.Queue[tuple[int, bytes]] = queue.Queue()
     done, running = [0] * len(shares), set(range(len(shares)))
     processes = []
@@ -531,10 +533,10 @@ def main() -> int:
     gc.set_threshold(GARBAGE_OBJECTS)
     cluster = named_cluster(share.kafka)
     assert cluster is not None
-    engine, log = open_engine(share.database_url), KafkaLog(cluster, "noria-loading")
+    database, log = open_database(share.database_url), KafkaLog(cluster, "noria-loading")
     upto = {(topic, partition): end for topic, partition, end in share.places}
     try:
-        Loader(engine, share.schema).fill(log, upto, lambda done: _tell(_Told(done)), _check_input)
+        Loader(database, share.schema).fill(log, upto, lambda done: _tell(_Told(done)), _check_input)
         _tell(_Told(ended=True))
     except tuple(_ENDS.values()) as error:
         _tell(_Told(error=type(error).__name__, words=str(error)))
@@ -543,7 +545,7 @@ def main() -> int:
         raise
     finally:
         log.close()
-        engine.dispose()
+        database.dispose()
     return 0
 
 

@@ -22,7 +22,7 @@ from streams.continuity import Continuity
 from streams.facts.domains import ClockTicked
 from streams.log import KafkaLog, Log, Message, message_of
 from streams.settings import Settings
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 from streams.tables import LIVE
 
 BATCH_ROWS = 500
@@ -41,10 +41,10 @@ class Sent(Struct, frozen=True):
 
 
 class Relay:
-    def __init__(self, engine: Engine, log: Log) -> None:
-        self._engine = engine
+    def __init__(self, database: Engine, log: Log) -> None:
+        self._database = database
         self._log = log
-        self._continuity = Continuity(engine, log)
+        self._continuity = Continuity(database, log)
         self._ticked: dict[str, datetime] = {}
         self._forgot_at = NEVER
 
@@ -60,7 +60,7 @@ class Relay:
     def forget_sent(self) -> int:
         """Remove rows that were sent a while ago; how many. What was said stands on the log, and no id is made twice but by a cause
         that is applied twice, which no cause is. Raises Unavailable."""
-        with postgres_trouble(), self._engine.begin() as connection:
+        with postgres_trouble(), self._database.begin() as connection:
             done = connection.exec_driver_sql(
                 f"DELETE FROM {LIVE}.outbox WHERE id IN (SELECT id FROM {LIVE}.outbox"
                 f" WHERE sent_at < now() - interval '{SENT_KEPT}' LIMIT {FORGET_ROWS})"
@@ -68,7 +68,7 @@ class Relay:
             return int(done.rowcount)
 
     def _send(self) -> int:
-        with postgres_trouble(), self._engine.begin() as connection:
+        with postgres_trouble(), self._database.begin() as connection:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('noria.relay.{LIVE}'))")
             rows = connection.exec_driver_sql(
                 f"SELECT id, topic, key, value FROM {LIVE}.outbox WHERE sent_at IS NULL ORDER BY id LIMIT {BATCH_ROWS}"
@@ -83,7 +83,7 @@ class Relay:
         return len(rows)
 
     def _tick(self, now: datetime) -> int:
-        with postgres_trouble(), self._engine.connect() as connection:
+        with postgres_trouble(), self._database.connect() as connection:
             due = connection.exec_driver_sql(
                 f"SELECT domain FROM {LIVE}.domains WHERE wake_at <= %s ORDER BY domain", (now,)
             ).scalars()
@@ -99,8 +99,8 @@ class Relay:
 class Waiter:
     """Waits for a NOTIFY on a channel, or for the time to pass."""
 
-    def __init__(self, engine: Engine, channel: str) -> None:
-        self._engine = engine
+    def __init__(self, database: Engine, channel: str) -> None:
+        self._database = database
         self._channel = channel
         self._connection: Any = None
 
@@ -108,7 +108,7 @@ class Waiter:
         """True if somebody notified within `timeout_s`. Raises Unavailable."""
         with postgres_trouble():
             if self._connection is None:
-                fresh = self._engine.raw_connection()
+                fresh = self._database.raw_connection()
                 self._connection = fresh.driver_connection
                 fresh.detach()  # ours alone from here on: the pool must not lend it out
                 self._connection.set_session(autocommit=True)
@@ -139,10 +139,10 @@ def run(relay: Relay, waiter: Waiter, stopping: threading.Event) -> None:
 
 
 def work(settings: Settings, stopping: threading.Event) -> None:
-    engine = open_engine(settings.database_url, SHARES["relay"])
+    database = open_database(settings.database_url, SHARES["relay"])
     log = KafkaLog(settings.kafka, "noria-relay")
     try:
-        run(Relay(engine, log), Waiter(engine, "noria_outbox"), stopping)
+        run(Relay(database, log), Waiter(database, "noria_outbox"), stopping)
     finally:
         log.close()
 

@@ -105,7 +105,7 @@ class VerifyReport(Struct, frozen=True):
 
 
 def rebuild(
-    engine: Engine,
+    database: Engine,
     log: Log,
     upto: dict[tuple[str, int], int],
     schema: str = SHADOW,
@@ -117,10 +117,10 @@ def rebuild(
     what stands parked in the live tables has no effect; else it is tried as anything else. Raises TooManyParked."""
     began, total = time.monotonic(), sum(upto.values())
     try:
-        done = load(engine, log, upto, schema, lambda done: progress(done, total), parked_stay=parked_stay)
+        done = load(database, log, upto, schema, lambda done: progress(done, total), parked_stay=parked_stay)
     except NotSoFast:
-        create_schema(engine, schema, parked_stay=parked_stay)
-        store = Store(engine, schema, invalid_per_minute=None)
+        create_schema(database, schema, parked_stay=parked_stay)
+        store = Store(database, schema, invalid_per_minute=None)
         done = apply_upto(store, log, upto, lambda done: progress(done, total))
     return Rebuilt(done, time.monotonic() - began)
 
@@ -140,9 +140,9 @@ def apply_upto(store: Store, log: Log, upto: dict[tuple[str, int], int], progres
 
 
 @contextmanager
-def alone(engine: Engine, waits: bool = False) -> Iterator[None]:
+def alone(database: Engine, waits: bool = False) -> Iterator[None]:
     """There is one shadow schema, and one replay at a time: Invalid where there is another, unless it `waits` for its end."""
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         if waits:
             connection.execute(text("SELECT pg_advisory_lock(hashtext('noria.replay'))"))
             free = True
@@ -158,18 +158,18 @@ def alone(engine: Engine, waits: bool = False) -> Iterator[None]:
             connection.commit()
 
 
-def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyReport:
+def verify(database: Engine, log: Log, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyReport:
     """Rebuild into the shadow schema up to where the live one stands, and compare table by table.
 
     The live tables are read in one snapshot (repeatable read), so they may go on changing meanwhile. Raises Invalid while another
     replay runs.
     """
     options = {"isolation_level": "REPEATABLE READ"}
-    with alone(engine), postgres_trouble(), engine.connect().execution_options(**options) as live:
+    with alone(database), postgres_trouble(), database.connect().execution_options(**options) as live:
         upto = positions(live, LIVE)
-        rebuilt = rebuild(engine, log, upto, progress=progress)
+        rebuilt = rebuild(database, log, upto, progress=progress)
         # A snapshot sees what was committed before it began; so the rebuilt rows are read beside it.
-        with engine.connect() as fresh:
+        with database.connect() as fresh:
             digests = tuple(
                 TableDigest(name, *_digest(live, LIVE, name), _digest(fresh, SHADOW, name)[1]) for name in COMPARED
             )
@@ -180,7 +180,7 @@ def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lamb
             )
             newest = live.exec_driver_sql(f"SELECT coalesce(max(id), 0) FROM {LIVE}.outbox").scalar_one()
             otherwise = _decided_otherwise(fresh)
-        unsaid, unexplained = _compare_outbox(engine, log, newest)
+        unsaid, unexplained = _compare_outbox(database, log, newest)
     return VerifyReport(
         equal=all(digest.equal for digest in digests) and not unsaid and not unexplained,
         tables=digests,
@@ -194,18 +194,20 @@ def verify(engine: Engine, log: Log, progress: Callable[[int, int], None] = lamb
     )
 
 
-def rebuild_live(engine: Engine, log: Log, progress: Callable[[int, int], None] = lambda done, total: None) -> Rebuilt:
+def rebuild_live(
+    database: Engine, log: Log, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Rebuilt:
     """Let the live tables be what the log says, whatever they were; they are read as they were until then.
 
     What the log implies and does not hold is said (again). Claims on orders are dropped: they are taken in anew, by what the log
     says of each; an order that it does not imply (what it followed from was lost) is carried out no more. Raises Unavailable, or
     Invalid while another replay runs."""
-    with alone(engine):
-        drop_before(engine, patience_ms=0)
-        rebuilt = rebuild(engine, log, _ends(log), progress=progress)
-        shadow = Store(engine, SHADOW, invalid_per_minute=None)
+    with alone(database):
+        drop_before(database, patience_ms=0)
+        rebuilt = rebuild(database, log, _ends(log), progress=progress)
+        shadow = Store(database, SHADOW, invalid_per_minute=None)
         apply_upto(shadow, log, _ends(log), lambda done: None)
-        with postgres_trouble(), engine.begin() as connection:
+        with postgres_trouble(), database.begin() as connection:
             read = _write_down_said(connection, log)  # before anybody waits: it may be much
             for lock in (positions_lock(LIVE), f"noria.relay.{LIVE}", "noria.intake"):  # who writes the tables waits
                 connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:lock))"), {"lock": lock})
@@ -229,20 +231,20 @@ def rebuild_live(engine: Engine, log: Log, progress: Callable[[int, int], None] 
                 ),
                 {"orders": ORDERS},
             )
-        drop_before(engine)
+        drop_before(database)
         apply_upto(
-            Store(engine), log, _ends(log), lambda done: None
+            Store(database), log, _ends(log), lambda done: None
         )  # what came meanwhile; whoever follows goes on from there
         return rebuilt
 
 
-def tell_erasures(engine: Engine, log: Log, by: str) -> int:
+def tell_erasures(database: Engine, log: Log, by: str) -> int:
     """Tell the domains of erasures that the log does not know of, and take that in; how many there were. Raises Unavailable."""
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         envelopes = untold(connection, by, f"/noria/{by}", datetime.now(UTC))
     if envelopes:
         log.append([message_of(envelope) for envelope in envelopes], APPEND_TIMEOUT_S)
-        apply_upto(Store(engine), log, _ends(log), lambda done: None)
+        apply_upto(Store(database), log, _ends(log), lambda done: None)
     return len(envelopes)
 
 
@@ -354,10 +356,10 @@ def _decided_otherwise(shadow: Connection) -> tuple[Otherwise, ...]:
     )[:LISTED]
 
 
-def _compare_outbox(engine: Engine, log: Log, newest: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _compare_outbox(database: Engine, log: Log, newest: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What was to be said and what was: the outbox keeps no row for ever that was sent, so the log is asked too. `newest`: the last
     row of the live outbox that the comparison is about. Decisions are compared by what they are about, apart from this."""
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         _write_down_said(connection, log)
         unsaid = connection.exec_driver_sql(
             f"SELECT message_id FROM {SHADOW}.outbox s"

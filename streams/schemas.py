@@ -18,10 +18,10 @@ def loading_lock(schema: str) -> str:
     return f"noria.loading.{schema}"
 
 
-def create_schema(engine: Engine, schema: str, *, parked_stay: bool = False) -> None:
+def create_schema(database: Engine, schema: str, *, parked_stay: bool = False) -> None:
     """Drop `schema` and make its tables anew, empty but for the keys that stand parked in the live ones, if they are to stay so.
     Waits for the end of whatever still fills it."""
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext(%s))", (loading_lock(schema),))
         connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
         connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
@@ -64,10 +64,10 @@ def put_live(connection: Connection) -> None:
         connection.exec_driver_sql(f"NOTIFY {channel}")
 
 
-def drop_before(engine: Engine, patience_ms: int = 5_000) -> bool:
+def drop_before(database: Engine, patience_ms: int = 5_000) -> bool:
     """Drop what was live before; False: somebody still reads it, the next rebuild drops it. 0: however long that takes."""
     try:
-        with engine.begin() as connection:
+        with database.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {patience_ms}")
             connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {BEFORE} CASCADE")
     except OperationalError:

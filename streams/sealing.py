@@ -201,11 +201,11 @@ def _new_line() -> str:
     return f"{uuid4().hex[:8]}:{base64.b64encode(os.urandom(32)).decode()}\n"
 
 
-def ensure_master_key(engine: Engine, path: Path) -> MasterKey:
+def ensure_master_key(database: Engine, path: Path) -> MasterKey:
     """The master key, made where nothing was ever wrapped. Raises Invalid where the file is missing and keys stand that only it
     opens: a new one would seal what is said from now on, and what was said before would be lost without a word."""
     if not path.exists():
-        with engine.connect() as connection:
+        with database.connect() as connection:
             wrapped = connection.execute(text("SELECT wrapped FROM keyring.person_keys WHERE destroyed_at IS NULL"))
             names = sorted({wrapped_by(bytes(row.wrapped)) for row in wrapped})
         if names:
@@ -228,13 +228,13 @@ class Keyring:
 
     def __init__(
         self,
-        engine: Engine,
+        database: Engine,
         master: MasterKey,
         clock: Callable[[], float] = time.monotonic,
         journal: Journal | None = None,
     ) -> None:
         """`journal`: where the ids of the keys that are destroyed here are written first."""
-        self._engine = engine
+        self._database = database
         self._journal = journal
         self._master = master
         self._clock = clock
@@ -250,7 +250,7 @@ class Keyring:
         if cached is not None:
             return cached
         find = text("SELECT kid, wrapped FROM keyring.person_keys WHERE subject = :subject AND destroyed_at IS NULL")
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             row = connection.execute(find, {"subject": subject}).one_or_none()
             if row is None:
                 # Shared by all who wrap: a rotation waits for them before it looks for the last time.
@@ -270,7 +270,7 @@ class Keyring:
         cached, forgotten = self._remembered(self._by_kid, kid)
         if cached is not None:
             return cached
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             row = connection.execute(
                 text("SELECT wrapped FROM keyring.person_keys WHERE kid = :kid AND destroyed_at IS NULL"), {"kid": kid}
             ).one_or_none()
@@ -280,13 +280,13 @@ class Keyring:
 
     def knows(self, subject: str) -> bool:
         """Whether `subject` ever had a key."""
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             found = text("SELECT EXISTS (SELECT FROM keyring.person_keys WHERE subject = :subject)")
             return bool(connection.execute(found, {"subject": subject}).scalar_one())
 
     def destroy(self, subject: str) -> tuple[str, ...]:
         """Destroy every key of `subject`; return the ids of all that were ever destroyed for them."""
-        with self._engine.begin() as connection:
+        with self._database.begin() as connection:
             if self._journal is not None:
                 going = text(
                     "SELECT kid FROM keyring.person_keys WHERE subject = :subject AND destroyed_at IS NULL FOR UPDATE"
@@ -309,12 +309,12 @@ class Keyring:
             destroyed = tuple(kids)
             connection.execute(text(f"NOTIFY {ERASED_CHANNEL}"))
         self.forget()
-        vacuum_keyring(self._engine)
+        vacuum_keyring(self._database)
         return destroyed
 
     def destroyed(self, kids: Sequence[str]) -> set[str]:
         """Which of these keys were destroyed, by whomever; none of them is remembered here any more."""
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             gone = set(
                 connection.execute(
                     text("SELECT kid FROM keyring.person_keys WHERE kid = ANY(:kids) AND destroyed_at IS NOT NULL"),
@@ -339,7 +339,7 @@ class Keyring:
 
         At any moment each row is wrapped by a key that the file holds, and whoever reads or makes keys meanwhile goes on. Raises
         Invalid when another rotation is under way."""
-        with self._engine.connect() as connection:
+        with self._database.connect() as connection:
             locked = connection.execute(text("SELECT pg_try_advisory_lock(hashtext('noria.keys.rotate'))")).scalar_one()
             connection.commit()
             if not locked:
@@ -347,12 +347,12 @@ class Keyring:
             try:
                 self._master.add()
                 done = self.rewrap()
-                with self._engine.begin() as last:
+                with self._database.begin() as last:
                     # Whoever began to wrap before the new key stood in the file has ended; whoever comes now finds it there.
                     last.execute(text(f"SELECT pg_advisory_xact_lock({_WRAPPING})"))
                     done += self.rewrap()
                 self._master.keep_active_only()
-                vacuum_keyring(self._engine)
+                vacuum_keyring(self._database)
             finally:
                 connection.execute(text("SELECT pg_advisory_unlock(hashtext('noria.keys.rotate'))"))
         return Rotated(self._master.active, done)
@@ -374,7 +374,7 @@ class Keyring:
         """Wrap every key anew that is not under the master key in force; return how many were."""
         done, after = 0, ""
         while True:
-            with self._engine.begin() as connection:
+            with self._database.begin() as connection:
                 rows = connection.execute(
                     text(
                         "SELECT kid, wrapped FROM keyring.person_keys WHERE destroyed_at IS NULL AND kid > :after"

@@ -77,9 +77,9 @@ class Applied(Struct, frozen=True):
     quarantined: int
 
 
-def open_engine(database_url: str, share: Share = SHARES["command"]) -> Engine:
+def open_database(database_url: str, share: Share = SHARES["command"]) -> Engine:
     """A pool of connections that read and write UTC, give up on a dead server soon, and take no more than their `share`."""
-    engine = create_engine(
+    database = create_engine(
         database_url.replace("postgresql://", "postgresql+psycopg2://", 1),
         pool_pre_ping=True,
         pool_size=share.pool,
@@ -87,8 +87,8 @@ def open_engine(database_url: str, share: Share = SHARES["command"]) -> Engine:
         pool_timeout=share.wait_s,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
     )
-    event.listen(engine, "connect", lambda connection, record: settle(connection, share))
-    return engine
+    event.listen(database, "connect", lambda connection, record: settle(connection, share))
+    return database
 
 
 def settle(connection: "psycopg2.extensions.connection", share: Share) -> None:
@@ -187,8 +187,8 @@ class Buffer:
 class Store:
     """The projections of one schema. `invalid_per_minute`: None switches the limit off (a replay meets old ones again)."""
 
-    def __init__(self, engine: Engine, schema: str = LIVE, invalid_per_minute: int | None = 50) -> None:
-        self._engine = engine
+    def __init__(self, database: Engine, schema: str = LIVE, invalid_per_minute: int | None = 50) -> None:
+        self._database = database
         self._schema = schema
         self._invalid_per_minute = invalid_per_minute
         self._versions = versions.ours()
@@ -198,7 +198,7 @@ class Store:
 
     def positions(self) -> dict[tuple[str, int], int]:
         """The next offset to be applied of every partition that has been read."""
-        with postgres_trouble(), self._engine.connect() as connection:
+        with postgres_trouble(), self._database.connect() as connection:
             return positions(connection, self._schema)
 
     def apply(self, records: Sequence[Record]) -> Applied:
@@ -229,7 +229,7 @@ class Store:
         """Move the position from `start` to `end`, between which the log holds no record; False if it does not stand at `start`.
 
         Raises Unavailable."""
-        with postgres_trouble(), self._engine.begin() as connection:
+        with postgres_trouble(), self._database.begin() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
             with raw.cursor() as cursor:
@@ -239,7 +239,7 @@ class Store:
         return True
 
     def _apply(self, records: Sequence[Record], refused: dict[tuple[str, int, int], str]) -> Applied:
-        with postgres_trouble(), self._engine.begin() as connection:
+        with postgres_trouble(), self._database.begin() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
             with raw.cursor() as cursor:
@@ -262,7 +262,7 @@ class Store:
 
     def parked(self) -> dict[Key, Parked]:
         """What stands parked. Raises Unavailable."""
-        with postgres_trouble(), self._engine.connect() as connection:
+        with postgres_trouble(), self._database.connect() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
             with raw.cursor() as cursor:
@@ -290,7 +290,7 @@ class Store:
         self, parked: Parked, records: Sequence[Record], upto: int, refused: dict[tuple[str, int, int], str]
     ) -> Parked | None:
         key, place = (parked.kind, parked.key), (parked.topic, parked.partition)
-        with postgres_trouble(), self._engine.begin() as connection:
+        with postgres_trouble(), self._database.begin() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
             with raw.cursor() as cursor:

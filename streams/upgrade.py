@@ -22,50 +22,50 @@ from streams.tables import LIVE, SHADOW
 SHORT = 2_000  # records that may be applied while the stream waits
 
 
-def wanted(engine: Engine) -> list[str]:
+def wanted(database: Engine) -> list[str]:
     """What of the live tables was made by other code, or by code that did not tell."""
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         return versions.differing(versions.found(connection))
 
 
 def upgrade(
-    engine: Engine, open_log: Callable[[], Log], progress: Callable[[int, int], None] = lambda done, total: None
+    database: Engine, open_log: Callable[[], Log], progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Rebuilt | None:
     """Let the live tables be what this code makes of the log, up to where they stand; None: they are. `open_log` is called where
     something was read of it. Raises Unavailable, LostHistory, or Invalid: then they are as they were."""
-    with alone(engine, waits=True):
-        if not wanted(engine):
+    with alone(database, waits=True):
+        if not wanted(database):
             return None
-        with postgres_trouble(), engine.connect() as connection:
+        with postgres_trouble(), database.connect() as connection:
             upto = positions(connection, LIVE)
-        drop_before(engine, patience_ms=0)
+        drop_before(database, patience_ms=0)
         if any(upto.values()):
             log = open_log()
             try:
-                rebuilt = rebuild(engine, log, upto, progress=progress, parked_stay=True)
-                while not _swapped(engine, log):
+                rebuilt = rebuild(database, log, upto, progress=progress, parked_stay=True)
+                while not _swapped(database, log):
                     pass
             finally:
                 log.close()
         else:
-            create_schema(engine, SHADOW, parked_stay=True)
+            create_schema(database, SHADOW, parked_stay=True)
             rebuilt = Rebuilt(0, 0.0)
-            with postgres_trouble(), engine.begin() as connection:
+            with postgres_trouble(), database.begin() as connection:
                 _hold(connection)
                 if any(positions(connection, LIVE).values()):
                     raise Invalid("the log began to be read meanwhile: once more")
                 _swap(connection)
-        drop_before(engine)
+        drop_before(database)
         return rebuilt
 
 
-def _swapped(engine: Engine, log: Log) -> bool:
+def _swapped(database: Engine, log: Log) -> bool:
     """Put the shadow in the place of the live tables, if it is nearly as far as they are; else bring it so far."""
-    store = Store(engine, SHADOW, invalid_per_minute=None)
-    with postgres_trouble(), engine.connect() as connection:
+    store = Store(database, SHADOW, invalid_per_minute=None)
+    with postgres_trouble(), database.connect() as connection:
         upto = positions(connection, LIVE)
     apply_upto(store, log, upto, lambda done: None)
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         _hold(connection)
         upto = positions(connection, LIVE)
         there = store.positions()

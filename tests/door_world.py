@@ -32,7 +32,7 @@ from streams.log import PATIENCE, KafkaLog, Message, Position, Record
 from streams.relay import Relay
 from streams.sealing import MasterKey
 from streams.settings import Settings
-from streams.store import Store, open_engine
+from streams.store import Store, open_database
 from streams.topics import TOPICS
 from tests.engine_server import EngineServer
 
@@ -64,7 +64,7 @@ class World:
         self.settings = settings
         self.kafka = kafka
         MasterKey.made(settings.master_key)
-        self.database = open_engine(settings.database_url)  # as the owner of the tables
+        self.database = open_database(settings.database_url)  # as the owner of the tables
         grant(settings.database_url, PASSWORDS)
         as_door = replace(settings, database_url=url_of(DOOR, settings.database_url, PASSWORDS))
         self.services: Services = build(as_door, client_id=f"test-door-{uuid4().hex[:6]}")
@@ -104,7 +104,7 @@ class World:
         for thread in self._threads:
             thread.join(timeout=10)
         self.services.recorder.log.close()
-        self.services.engine.dispose()
+        self.services.database.dispose()
         self.database.dispose()
 
     def domain(self, name: str | None = None, **more: Any) -> str:
@@ -231,8 +231,8 @@ class World:
 
     def _follow(self) -> None:
         as_stream = url_of(STREAM, self.settings.database_url, PASSWORDS)
-        engine = open_engine(as_stream, SHARES["streams"])
-        store, relay = Store(engine), Relay(engine, KafkaLog(self.kafka, "test-relay"))
+        database = open_database(as_stream, SHARES["streams"])
+        store, relay = Store(database), Relay(database, KafkaLog(self.kafka, "test-relay"))
         consumer: KafkaConsumer | None = None
         while not self._stopping.is_set():
             try:
@@ -250,7 +250,7 @@ class World:
                 self._stopping.wait(0.1)
         if consumer is not None:
             consumer.close(autocommit=False)
-        engine.dispose()
+        database.dispose()
 
     def _consumer(self, store: Store) -> KafkaConsumer:
         consumer = KafkaConsumer(

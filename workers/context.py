@@ -38,13 +38,13 @@ class Cancelled(Exception):
 class Context:
     """`cancelled` is set when the order must be dropped; long steps look at it, or call `check`."""
 
-    def __init__(self, settings: Settings, engine: Engine, log: Log, keyring: Keyring, worker: str) -> None:
+    def __init__(self, settings: Settings, database: Engine, log: Log, keyring: Keyring, worker: str) -> None:
         self.settings = settings
-        self.engine = engine
+        self.database = database
         self.log = log
         self.keyring = keyring
         self.worker = worker
-        self.intake = Intake(engine, log)
+        self.intake = Intake(database, log)
         self.artifacts = Artifacts(settings.artifacts)
         self.cancelled = threading.Event()
         self.held: Claim | None = None  # the order in hand
@@ -71,7 +71,7 @@ class Context:
     @contextmanager
     def keeping(self) -> Iterator[None]:
         """Nothing is removed from the artifacts meanwhile: from when something is put there until it is told on the log."""
-        with postgres_trouble(), self.engine.connect() as connection:
+        with postgres_trouble(), self.database.connect() as connection:
             connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({IN_USE_LOCK})"))
             yield
 

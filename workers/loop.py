@@ -26,7 +26,7 @@ from streams.facts.orders import OrderFailed, Step
 from streams.log import KafkaLog
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 from workers import orders
 from workers.context import Cancelled, Context, retry
 from workers.evaluator.install import NotInstalled
@@ -69,7 +69,7 @@ def work_once(context: Context, table: Mapping[str, tuple[Step, StepFunction]], 
     """Take in what is new, and carry out one order if there is one. Raises Unavailable, LostHistory, or whatever bug a step has."""
     context.intake.take_in()
     try:
-        held = orders.claim(context.engine, list(table), context.worker, context.settings.host)
+        held = orders.claim(context.database, list(table), context.worker, context.settings.host)
     except orders.Unreadable as error:
         _tell_unreadable(context, error, stopping)
         return True
@@ -94,14 +94,14 @@ def _carry_out(context: Context, held: Claim, step: Step, run: StepFunction, sto
     try:
         if held.attempt > ATTEMPTS:
             raise Invalid(f"{held.attempt - 1} attempts ended without a word")
-        if held.attempt == 1 or not orders.has_result(context.engine, order):
+        if held.attempt == 1 or not orders.has_result(context.database, order):
             run(order, context)
-        retry(lambda: orders.finish(context.engine, held, "done"), stopping)
+        retry(lambda: orders.finish(context.database, held, "done"), stopping)
     except Cancelled:
         if not stopping.is_set():
-            retry(lambda: orders.finish(context.engine, held, "cancelled"), stopping)
+            retry(lambda: orders.finish(context.database, held, "cancelled"), stopping)
         else:
-            orders.give_back(context.engine, held, datetime.now(UTC))
+            orders.give_back(context.database, held, datetime.now(UTC))
     except Invalid as error:
         logger.error("order %s (%s) failed: %s", order.order_id, step, error)
         _tell_failure(context, held, step, str(error), False, stopping)
@@ -136,7 +136,7 @@ def _tell_unreadable(context: Context, error: orders.Unreadable, stopping: threa
     )
     said = (uuid5(order.order_id, failure_name(error.attempt)), event)
     retry(lambda: context.say([said], order.round_id or order.domain, order.order_id), stopping)
-    retry(lambda: orders.give_up(context.engine, order.order_id), stopping)
+    retry(lambda: orders.give_up(context.database, order.order_id), stopping)
 
 
 def _tell_failure(
@@ -154,16 +154,16 @@ def _tell_failure(
     retry(lambda: context.publish(held.order, event, failure_name(held.attempt)), stopping)
     if will_retry:
         later = datetime.now(UTC) + timedelta(seconds=min(60.0, 2.0**held.attempt))
-        retry(lambda: orders.give_back(context.engine, held, later), stopping)
+        retry(lambda: orders.give_back(context.database, held, later), stopping)
     else:
-        retry(lambda: orders.finish(context.engine, held, "failed"), stopping)
+        retry(lambda: orders.finish(context.database, held, "failed"), stopping)
 
 
 def _keep(context: Context, held: Claim, finished: threading.Event, stopping: threading.Event) -> None:
     """Renew the lease until the order is finished; drop the order when it is ours no more, or the worker stops."""
     while not finished.wait(RENEW_EVERY_S):
         try:
-            if stopping.is_set() or not orders.renew(context.engine, held):
+            if stopping.is_set() or not orders.renew(context.database, held):
                 context.cancelled.set()
         except Unavailable:
             continue  # PostgreSQL is away: the lease may run out, and then the result is repeated, not doubled
@@ -204,7 +204,7 @@ class Idle:
     def _called_away(self) -> bool:
         self._context.intake.take_in()
         self._get_ready()
-        return self._stopping.is_set() or orders.waiting(self._context.engine, self._kinds)
+        return self._stopping.is_set() or orders.waiting(self._context.database, self._kinds)
 
     def _get_ready(self) -> bool:
         """Trainer and examiner take a core each for a quarter of a minute to start: time that a round need not wait for.
@@ -220,7 +220,7 @@ class Idle:
 
 def _rounds(context: Context) -> tuple[bool, bool]:
     """Whether a round is near, and whether one runs."""
-    with postgres_trouble(), context.engine.connect() as connection:
+    with postgres_trouble(), context.database.connect() as connection:
         found = connection.execute(
             text(
                 "SELECT EXISTS (SELECT 1 FROM noria.domains WHERE wake_at < now() + make_interval(secs => :near)),"
@@ -242,10 +242,10 @@ def _reconcile(context: Context, stopping: threading.Event, trouble: list[Except
 
 def work(kinds: Sequence[str], settings: Settings, stopping: threading.Event) -> None:
     """Carry out the orders of these steps until told to stop. Raises LostHistory, or whatever bug a step has."""
-    engine = open_engine(settings.database_url, SHARES["swapper" if "swap" in kinds else "worker"])
-    keyring = Keyring(engine, MasterKey(settings.master_key))
+    database = open_database(settings.database_url, SHARES["swapper" if "swap" in kinds else "worker"])
+    keyring = Keyring(database, MasterKey(settings.master_key))
     name = f"{settings.host}-{os.getpid()}"
-    context = Context(settings, engine, KafkaLog(settings.kafka, f"noria-{kinds[0]}"), keyring, name)
+    context = Context(settings, database, KafkaLog(settings.kafka, f"noria-{kinds[0]}"), keyring, name)
     table = steps(kinds)
     idle = Idle(context, list(table), stopping) if "train" in kinds and "evaluate" in kinds else None
     retention = Retention(context)
@@ -263,7 +263,7 @@ def work(kinds: Sequence[str], settings: Settings, stopping: threading.Event) ->
     def step() -> None:
         worked = work_once(context, table, stopping)
         if PLACED.intersection(kinds):
-            sweep(context.engine, context.settings.host, context.settings.home / "training")
+            sweep(context.database, context.settings.host, context.settings.home / "training")
         if "train" in kinds:
             retention.step()
         if not worked and not (idle and idle.work()):

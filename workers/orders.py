@@ -86,10 +86,10 @@ class Intake:
     `work` may be new, lost or of yesterday, and so may the projections: before the first order is taken in, and again when the log
     or PostgreSQL was away, the projections must know what came of the old ones."""
 
-    def __init__(self, engine: Engine, log: Log) -> None:
-        self._engine = engine
+    def __init__(self, database: Engine, log: Log) -> None:
+        self._database = database
         self._log = log
-        self._continuity = Continuity(engine, log)
+        self._continuity = Continuity(database, log)
         self._known = False
 
     @property
@@ -109,7 +109,7 @@ class Intake:
     def _take_in(self) -> int:
         ends = self._log.ends(ORDERS)
         taken = 0
-        with postgres_trouble(), self._engine.begin() as connection:
+        with postgres_trouble(), self._database.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('noria.intake'))"))
             rows = connection.execute(
                 text("SELECT partition, next_offset FROM work.intake WHERE topic = :t"), {"t": ORDERS}
@@ -219,29 +219,29 @@ def _results(order: Order | OrderOutline) -> list[str]:
     return [str(uuid5(order.order_id, name)) for name in RESULTS]
 
 
-def has_result(engine: Engine, order: Order) -> bool:
+def has_result(database: Engine, order: Order) -> bool:
     """Whether what came of the order stands on the log already: whoever carried it out died before closing it. Raises
     Unavailable."""
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         found = connection.execute(
             text("SELECT EXISTS (SELECT FROM noria.events WHERE event_id = ANY(:ids))"), {"ids": _results(order)}
         )
         return bool(found.scalar_one())
 
 
-def waiting(engine: Engine, kinds: Sequence[str]) -> bool:
+def waiting(database: Engine, kinds: Sequence[str]) -> bool:
     """Whether an order of these kinds could be claimed. Raises Unavailable."""
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         found = connection.execute(
             text(f"SELECT EXISTS (SELECT FROM work.claims WHERE {_CLAIMABLE})"), {"kinds": [*kinds, UNREADABLE]}
         )
         return bool(found.scalar_one())
 
 
-def claim(engine: Engine, kinds: Sequence[str], worker: str, host: str) -> Claim | None:
+def claim(database: Engine, kinds: Sequence[str], worker: str, host: str) -> Claim | None:
     """The oldest open order of these kinds that nobody holds, now held by `worker` of `host`. Raises Unreadable, for one that this
     code cannot read (and whose kind may be any), and Unavailable."""
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         row = connection.execute(
             text(
                 "UPDATE work.claims SET worker = :worker, host = :host, attempts = attempts + 1,"
@@ -262,9 +262,9 @@ def claim(engine: Engine, kinds: Sequence[str], worker: str, host: str) -> Claim
     return Claim(order, row.attempts, worker, row.decided_offset)
 
 
-def renew(engine: Engine, held: Claim) -> bool:
+def renew(database: Engine, held: Claim) -> bool:
     """Renew the lease; False when the order is no longer ours to carry out (lost, or its round has ended)."""
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         renewed = connection.execute(
             text(
                 "UPDATE work.claims SET lease_until = now() + make_interval(secs => :lease)"
@@ -305,27 +305,27 @@ def is_held(connection: Connection, held: Claim) -> bool:
     return found.one_or_none() is not None
 
 
-def give_up(engine: Engine, order_id: UUID) -> None:
+def give_up(database: Engine, order_id: UUID) -> None:
     """Close an order that cannot be read: that it failed is told."""
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         connection.execute(
             text("UPDATE work.claims SET state = 'failed', lease_until = NULL WHERE order_id = :order_id"),
             {"order_id": str(order_id)},
         )
 
 
-def finish(engine: Engine, held: Claim, state: str) -> None:
+def finish(database: Engine, held: Claim, state: str) -> None:
     """Close the claim: `done`, `failed` or `cancelled`."""
-    _close(engine, held, "state = :value, lease_until = NULL", state)
+    _close(database, held, "state = :value, lease_until = NULL", state)
 
 
-def give_back(engine: Engine, held: Claim, not_before: datetime) -> None:
+def give_back(database: Engine, held: Claim, not_before: datetime) -> None:
     """Leave the order for a later attempt."""
-    _close(engine, held, "lease_until = NULL, not_before = :value", not_before)
+    _close(database, held, "lease_until = NULL, not_before = :value", not_before)
 
 
-def _close(engine: Engine, held: Claim, change: str, value: object) -> None:
-    with postgres_trouble(), engine.begin() as connection:
+def _close(database: Engine, held: Claim, change: str, value: object) -> None:
+    with postgres_trouble(), database.begin() as connection:
         connection.execute(
             text(f"UPDATE work.claims SET {change} WHERE order_id = :order_id AND worker = :worker AND attempts = :n"),
             {"value": value, "order_id": str(held.order.order_id), "worker": held.worker, "n": held.attempt},

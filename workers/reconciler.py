@@ -185,7 +185,7 @@ class Reconciler:
 
     def _make_work_again(self) -> None:
         """Where the schema `work`, or a table of it, was dropped."""
-        with postgres_trouble(), self._context.engine.begin() as connection:
+        with postgres_trouble(), self._context.database.begin() as connection:
             there = connection.execute(
                 text("SELECT count(*) FROM pg_tables WHERE schemaname = 'work' AND tablename = ANY(:names)"),
                 {"names": _TABLES},
@@ -199,7 +199,7 @@ class Reconciler:
         """Whether the projections come to have all that stands before `ends`, within a moment."""
         deadline = time.monotonic() + CAUGHT_UP_WITHIN_S
         while True:
-            with postgres_trouble(), self._context.engine.connect() as connection:
+            with postgres_trouble(), self._context.database.connect() as connection:
                 reached = positions(connection, LIVE)
             if all(reached.get((DOMAINS, partition), 0) >= end for partition, end in ends.items()):
                 return True
@@ -209,12 +209,12 @@ class Reconciler:
 
     def _look(self) -> list[Amend]:
         options = {"isolation_level": "REPEATABLE READ"}  # as it stood at one moment
-        with postgres_trouble(), self._context.engine.connect().execution_options(**options) as connection:
+        with postgres_trouble(), self._context.database.connect().execution_options(**options) as connection:
             doors = _doors(connection)
             return [amend for standing in _standings(connection) for amend in amends(standing, doors)]
 
     def _carry_out(self, amend: Amend) -> None:
-        database = self._context.engine
+        database = self._context.database
         match amend:
             case Want():
                 host = self._context.settings.host

@@ -65,9 +65,9 @@ class Words:
                 raise WordsGone
 
 
-def register(engine: Engine, host: str, kind: str, place: str, owner: str, kids: Sequence[str]) -> None:
+def register(database: Engine, host: str, kind: str, place: str, owner: str, kids: Sequence[str]) -> None:
     """Enter a folder of this host before the first byte computed from people's words is written to it. Raises Unavailable."""
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         connection.execute(
             text(
                 "INSERT INTO work.places (host, place, kind, owner, kids, made_at)"
@@ -78,7 +78,7 @@ def register(engine: Engine, host: str, kind: str, place: str, owner: str, kids:
         )
 
 
-def strike(engine: Engine, host: str, place: str) -> None:
+def strike(database: Engine, host: str, place: str) -> None:
     """Remove the folder of this host and its entry: what it was made for is done. Raises Unavailable."""
     try:
         if Path(place).exists():
@@ -87,26 +87,26 @@ def strike(engine: Engine, host: str, place: str) -> None:
         pass  # another was quicker
     except OSError as error:  # a child that has not been told yet wrote into it
         raise Unavailable(f"a place could not be removed: {type(error).__name__}") from None
-    unregister(engine, host, place)
+    unregister(database, host, place)
 
 
-def unregister(engine: Engine, host: str, place: str) -> None:
+def unregister(database: Engine, host: str, place: str) -> None:
     """Remove the entry of a place that holds nothing any more."""
-    with postgres_trouble(), engine.begin() as connection:
+    with postgres_trouble(), database.begin() as connection:
         connection.execute(
             text("DELETE FROM work.places WHERE host = :host AND place = :place"), {"host": host, "place": place}
         )
 
 
-def purge(engine: Engine, host: str, kids: Sequence[str]) -> dict[str, int]:
+def purge(database: Engine, host: str, kids: Sequence[str]) -> dict[str, int]:
     """Remove every place of this host that holds something of these keys; return how many of each kind. Raises Unavailable.
 
     An exam room in use is left to whoever uses it, who looks too."""
     purge_left_overs()
-    found = [place for place in _holding(engine, kids) if place.host == host]
+    found = [place for place in _holding(database, kids) if place.host == host]
     for place in found:
         if place.kind != EXAM_ROOM or not in_use(Path(place.place)):
-            strike(engine, host, place.place)
+            strike(database, host, place.place)
     return dict(Counter(place.kind for place in found))
 
 
@@ -116,9 +116,9 @@ class _Place(Struct, frozen=True):
     kind: str
 
 
-def _holding(engine: Engine, kids: Sequence[str]) -> list[_Place]:
+def _holding(database: Engine, kids: Sequence[str]) -> list[_Place]:
     """The places of every host that hold something of these keys."""
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         rows = connection.execute(
             text("SELECT host, place, kind FROM work.places WHERE kids && :kids ORDER BY host, place"),
             {"kids": list(kids)},
@@ -126,13 +126,13 @@ def _holding(engine: Engine, kids: Sequence[str]) -> list[_Place]:
         return [_Place(*row) for row in rows]
 
 
-def sweep(engine: Engine, host: str, training: Path) -> None:
+def sweep(database: Engine, host: str, training: Path) -> None:
     """Remove the places of this host whose round has ended or somebody of whom was erased, and what lies in its folder `training`
     without standing in the register: its worker was killed. Raises Unavailable."""
     there = sorted(
         str(folder) for folder in training.glob("*")
     )  # looked at first: entries are made before their folders
-    with postgres_trouble(), engine.connect() as connection:
+    with postgres_trouble(), database.connect() as connection:
         over = connection.execute(
             text(
                 "SELECT p.place FROM work.places p JOIN noria.rounds r ON r.round_id = p.owner"
@@ -151,20 +151,20 @@ def sweep(engine: Engine, host: str, training: Path) -> None:
         ended += [row.place for row in gone if row.kind != EXAM_ROOM or not in_use(Path(row.place))]
         known = set(connection.execute(text("SELECT place FROM work.places")).scalars())  # hosts may share a disk
     for place in [*ended, *(folder for folder in there if folder not in known)]:
-        strike(engine, host, place)
+        strike(database, host, place)
 
 
 def run(order: PurgePlaces, context: Context) -> None:
     """The step `purge`. It ends when nothing of these keys is left on any host: each purges its own disk (`sweep`). Raises
     Unavailable, naming the hosts that have not yet."""
-    purged = Counter(purge(context.engine, context.settings.host, order.kids))
-    others = [place for place in _holding(context.engine, order.kids) if place.host != context.settings.host]
+    purged = Counter(purge(context.database, context.settings.host, order.kids))
+    others = [place for place in _holding(context.database, order.kids) if place.host != context.settings.host]
     purged.update(place.kind for place in others)
     deadline = time.monotonic() + OTHERS_WITHIN_S
     while others and time.monotonic() < deadline:
         context.check()
         context.cancelled.wait(LOOK_EVERY_S)
-        others = [place for place in _holding(context.engine, order.kids) if place.host != context.settings.host]
+        others = [place for place in _holding(context.database, order.kids) if place.host != context.settings.host]
     if others:
         raise Unavailable(f"something of theirs is left on {', '.join(sorted({place.host for place in others}))}")
     event = PlacesPurged(

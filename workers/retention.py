@@ -55,7 +55,7 @@ class Retention:
 
 def retire(context: Context, now: datetime) -> list[CandidateRetired]:
     """Say of every candidate beyond what its domain's policy keeps that it is retired. Raises Unavailable."""
-    with postgres_trouble(), context.engine.connect() as connection:
+    with postgres_trouble(), context.database.connect() as connection:
         found = list(_beyond(context, connection, now))
     for standing, event in found:
         # What had no effect, because it was in use, may be said again once the domain stands elsewhere.
@@ -147,7 +147,7 @@ def remove(context: Context) -> list[str]:
 
     Nothing while a backup is made, or while what was made is not yet told (`Context.keeping`)."""
     kept = context.artifacts
-    with postgres_trouble(), context.engine.begin() as connection:
+    with postgres_trouble(), context.database.begin() as connection:
         if not connection.execute(text(f"SELECT pg_try_advisory_xact_lock({IN_USE_LOCK})")).scalar_one():
             return []
         if not caught_up(connection, context.log):  # what was made since may be the same model
@@ -182,7 +182,7 @@ def forget_orders(context: Context) -> int:
     """Remove the claims of orders that were carried out long ago; what came of each stands on the log, which is asked if they are
     ever taken in again. Those by which the release went live that answers, and the one before it, stay: the reconciler asks for
     them. Raises Unavailable."""
-    with postgres_trouble(), context.engine.begin() as connection:
+    with postgres_trouble(), context.database.begin() as connection:
         done = connection.execute(
             text(
                 "DELETE FROM work.claims c WHERE state != 'open' AND received_at < now() - make_interval(days => :days)"

@@ -42,7 +42,7 @@ class Flip(Struct, frozen=True):
 def run(order: SwapRelease, context: Context) -> None:
     began = time.monotonic()
     name = engine_id(order.domain, order.release)
-    warm = want(context.engine, context.settings.host, order.domain, order.release, order.engine, order.model)
+    warm = want(context.database, context.settings.host, order.domain, order.release, order.engine, order.model)
     if not order.rollback:
         started = ReleaseStarted(domain=order.domain, release=order.release, order_id=order.order_id, model=order.model)
         context.publish(order, started, "release_started")
@@ -83,7 +83,7 @@ def _prove(context: Context, order: SwapRelease, name: str, ready: Ready) -> flo
     compared = compare_with_golden(ready.base_url, key, context.artifacts.path(order.model) / "golden.jsonl")
     allowed = golden_tolerance(order.engine)
     if not compared.within(allowed):
-        unwant(context.engine, name)
+        unwant(context.database, name)
         raise Invalid(
             f"the engine of {name} differs from its trainer by {compared.max_difference:.3f} in log-probability"
             f" (at most {allowed} is allowed)"
@@ -101,10 +101,10 @@ def _wait_ready(context: Context, order: SwapRelease, name: str) -> Ready:
         context.check()
         if time.monotonic() - looked_at > LOOK_EVERY_S:
             context.intake.take_in()
-            with postgres_trouble(), context.engine.connect() as connection:
+            with postgres_trouble(), context.database.connect() as connection:
                 _check_newest(context, connection, order)
             looked_at = time.monotonic()
-        with postgres_trouble(), context.engine.connect() as connection:
+        with postgres_trouble(), context.database.connect() as connection:
             row = connection.execute(
                 text("SELECT state, base_url, error, host FROM work.engines WHERE engine_id = :id"), {"id": name}
             ).one_or_none()
@@ -119,7 +119,7 @@ def _wait_ready(context: Context, order: SwapRelease, name: str) -> Ready:
 
 
 def _live(context: Context, domain: str) -> int | None:
-    with postgres_trouble(), context.engine.connect() as connection:
+    with postgres_trouble(), context.database.connect() as connection:
         found = connection.execute(
             text("SELECT live_release FROM noria.domains WHERE domain = :domain"), {"domain": domain}
         ).scalar_one_or_none()
@@ -151,7 +151,7 @@ def _flip(context: Context, order: SwapRelease, name: str) -> Flip:
     from a newer one that is not known."""
     began = time.monotonic()
     context.intake.take_in()
-    with postgres_trouble(), context.engine.begin() as connection:
+    with postgres_trouble(), context.database.begin() as connection:
         if context.held is None or not orders.is_held(connection, context.held):
             raise Cancelled
         decided_offset = _check_newest(context, connection, order)
@@ -161,7 +161,7 @@ def _flip(context: Context, order: SwapRelease, name: str) -> Flip:
             raise Unavailable(f"the route of {order.domain} follows from a newer decision than this order")
     deadline = time.monotonic() + 2 * DOOR_SILENT_S
     while time.monotonic() < deadline:
-        with postgres_trouble(), context.engine.connect() as connection:
+        with postgres_trouble(), context.database.connect() as connection:
             behind = connection.execute(
                 text(
                     "SELECT count(*) FROM work.doors WHERE seen_at > now() - make_interval(secs => :silent)"

@@ -10,7 +10,7 @@ from api.cli.context import json_option, print_json
 from streams.errors import Invalid, Unavailable
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings, from_env, home_of
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 
 
 def running_settings() -> Settings:
@@ -40,12 +40,12 @@ def rotate(as_json: bool) -> None:
     settings = running_settings()
     if not settings.master_key.exists():
         raise Invalid(f"there is no master key file {settings.master_key.name}")
-    engine = open_engine(settings.database_url)
+    database = open_database(settings.database_url)
     try:
         with postgres_trouble():
-            rotated = Keyring(engine, MasterKey(settings.master_key)).rotate()
+            rotated = Keyring(database, MasterKey(settings.master_key)).rotate()
     finally:
-        engine.dispose()
+        database.dispose()
     if as_json:
         print_json(msgspec.to_builtins(rotated))
     else:

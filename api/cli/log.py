@@ -14,18 +14,18 @@ from api.cli.backup import running_settings
 from api.cli.context import json_option, print_json, print_table
 from streams import continuity, replay
 from streams.log import KafkaLog
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 
 
 @contextmanager
 def _log_and_tables() -> Iterator[tuple[KafkaLog, Engine]]:
     settings = running_settings()
-    engine, log = open_engine(settings.database_url), KafkaLog(settings.kafka, "noria-log")
+    database, log = open_database(settings.database_url), KafkaLog(settings.kafka, "noria-log")
     try:
-        yield log, engine
+        yield log, database
     finally:
         log.close()
-        engine.dispose()
+        database.dispose()
 
 
 @click.group("log", short_help="Whether the log still holds what was read of it.")
@@ -44,8 +44,8 @@ def check(as_json: bool) -> None:
     \b
     Example: noria log check
     """
-    with _log_and_tables() as (log, engine):
-        with postgres_trouble(), engine.connect() as connection:
+    with _log_and_tables() as (log, database):
+        with postgres_trouble(), database.connect() as connection:
             read = continuity.read_to(connection)
         found = continuity.look(log, read)
     lost = any(one.lost for one in found)
@@ -78,9 +78,9 @@ def rebuild(as_json: bool) -> None:
     \b
     Example: noria rebuild
     """
-    with _log_and_tables() as (log, engine):
-        rebuilt = replay.rebuild_live(engine, log, _progress(as_json))
-        told = replay.tell_erasures(engine, log, "rebuild")
+    with _log_and_tables() as (log, database):
+        rebuilt = replay.rebuild_live(database, log, _progress(as_json))
+        told = replay.tell_erasures(database, log, "rebuild")
     if as_json:
         print_json(msgspec.to_builtins(rebuilt) | {"erasures_told": told})
         return

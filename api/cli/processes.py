@@ -188,13 +188,13 @@ def verify(as_json: bool) -> None:
     """
     from streams import replay
     from streams.log import KafkaLog
-    from streams.store import open_engine
+    from streams.store import open_database
 
     try:
         settings = from_env(os.environ)
     except Invalid as error:
         raise Unavailable(str(error)) from error
-    engine = open_engine(settings.database_url)
+    database = open_database(settings.database_url)
     log = KafkaLog(settings.kafka, "noria-verify")
     progress = sys.stderr.isatty() and not as_json
 
@@ -203,10 +203,10 @@ def verify(as_json: bool) -> None:
             click.echo(f"\r{done} of {total} events", nl=False, err=True)
 
     try:
-        report = replay.verify(engine, log, tell)
+        report = replay.verify(database, log, tell)
     finally:
         log.close()
-        engine.dispose()
+        database.dispose()
         if progress:
             click.echo(err=True)
     if as_json:

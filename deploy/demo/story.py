@@ -30,7 +30,7 @@ from streams.errors import Invalid, Unavailable
 from streams.log import KafkaLog
 from streams.replay import VerifyReport, verify
 from streams.settings import from_env, home_of
-from streams.store import open_engine
+from streams.store import open_database
 
 DOMAIN = "road-traffic"
 SAMPLE = 6
@@ -368,7 +368,7 @@ def replay(home: Path) -> VerifyReport:
     settings = from_env(os.environ)
     log = KafkaLog(settings.kafka, "noria-demo")
     try:
-        report = verify(open_engine(settings.database_url), log)
+        report = verify(open_database(settings.database_url), log)
     finally:
         log.close()
     table = Table("table", "rows", "live", "replay")

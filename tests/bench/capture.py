@@ -28,7 +28,7 @@ from streams.errors import Unavailable
 from streams.events import CONVERSATIONS
 from streams.facts.conversations import PromptAsked, ReplyDrafted
 from streams.log import KafkaLog
-from streams.store import open_engine
+from streams.store import open_database
 from tests.bench.report import Row, percentile, row
 from tests.bench.size import size
 from tests.engine_server import EngineServer
@@ -247,7 +247,7 @@ def door_of(noria: LocalNoria) -> psutil.Process:
 
 def caught_up(noria: LocalNoria) -> None:
     """The projections stand where the log ends."""
-    log, database = KafkaLog(noria.kafka, "bench-capture"), open_engine(noria.database_url)
+    log, database = KafkaLog(noria.kafka, "bench-capture"), open_database(noria.database_url)
 
     def reached() -> bool:
         with database.connect() as connection:
@@ -286,7 +286,7 @@ def check_log(noria: LocalNoria, captured: Asker, exactly: bool) -> None:
 
 def answer_by_stub(noria: LocalNoria, engine_url: str) -> None:
     """From here on the domain's release is answered by the stub. (Nobody asks its host to start it: it is not `wanted`.)"""
-    database = open_engine(noria.database_url)
+    database = open_database(noria.database_url)
     with database.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, base_url, changed_at,"

@@ -15,7 +15,7 @@ from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import KafkaLog, Message, Record
 from streams.relay import Relay
 from streams.replay import rebuild, verify
-from streams.store import Store, open_engine
+from streams.store import Store, open_database
 from tests.bench.generate import Generator
 from tests.bench.report import Row, row
 from tests.bench.size import size
@@ -30,7 +30,7 @@ LIVE_RECORDS = 500  # as the stream processor takes them
 def measure(home: Path) -> list[Row]:
     events, runs = size("EVENTS", EVENTS), size("RUNS", RUNS)
     with log_and_database(home) as settings:
-        log, database = KafkaLog(settings.kafka, "bench-replay"), open_engine(settings.database_url)
+        log, database = KafkaLog(settings.kafka, "bench-replay"), open_database(settings.database_url)
         try:
             sizes = append(log, Generator().messages(events))
             live_s = follow(log, database)

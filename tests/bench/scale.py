@@ -12,7 +12,7 @@ from streams.events import DOMAINS, Event
 from streams.facts.examples import ExampleAccepted
 from streams.log import Record
 from streams.sealing import PersonKey, seal
-from streams.store import Store, open_engine
+from streams.store import Store, open_database
 from tests.bench.generate import BEGAN, Generator
 from tests.bench.report import Row, row
 from tests.bench.size import size
@@ -28,7 +28,7 @@ DOMAIN = "domain-0"
 def measure(home: Path) -> list[Row]:
     waiting = size("EVENTS", WAITING)
     with log_and_database(home) as settings:
-        database = open_engine(settings.database_url, pool_size=4)
+        database = open_database(settings.database_url, pool_size=4)
         try:
             store = Store(database)
             told = Told(store)

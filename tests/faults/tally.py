@@ -11,7 +11,7 @@ from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE
 from streams.log import KafkaLog
 from streams.orders import Order
 from streams.replay import VerifyReport, verify
-from streams.store import Store, open_engine
+from streams.store import Store, open_database
 from tests.local_noria import LocalNoria, until
 
 SETTLED_WITHIN_S = 180.0
@@ -72,7 +72,7 @@ class Tally:
 
 @contextmanager
 def tally_of(noria: LocalNoria) -> Iterator[Tally]:
-    log, database = KafkaLog(noria.kafka, "test-tally"), open_engine(noria.database_url)
+    log, database = KafkaLog(noria.kafka, "test-tally"), open_database(noria.database_url)
     try:
         yield Tally(log, database)
     finally:

@@ -45,20 +45,20 @@ CANDIDATE = "sha256:" + "2" * 64
 NOBODYS_KEY = "kid-of-"  # begins the key of what looks like sealed words
 
 
-def rows(engine: Engine, query: str, **given: object) -> list[tuple[object, ...]]:
-    with engine.connect() as connection:
+def rows(database: Engine, query: str, **given: object) -> list[tuple[object, ...]]:
+    with database.connect() as connection:
         return [tuple(row) for row in connection.execute(text(query), given)]
 
 
-def change(engine: Engine, statement: str, **given: object) -> None:
-    with engine.begin() as connection:
+def change(database: Engine, statement: str, **given: object) -> None:
+    with database.begin() as connection:
         connection.execute(text(statement), given)
 
 
-def empty(engine: Engine) -> None:
+def empty(database: Engine) -> None:
     """Every table as it was after the migrations."""
     names = ", ".join(table.fullname for metadata in (projections, machinery) for table in metadata.sorted_tables)
-    change(engine, f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+    change(database, f"TRUNCATE {names} RESTART IDENTITY CASCADE")
 
 
 def sealed(person: str, ref: str = "somewhere#text") -> Sealed:
@@ -156,11 +156,11 @@ def talk(domain: str, person: str, conversation: str | None = None) -> list[Conv
 class ByHand:
     """A log with a store that follows it and a relay that writes it, each only when it is told to."""
 
-    def __init__(self, engine: Engine, log: Log) -> None:
-        self.engine = engine
+    def __init__(self, database: Engine, log: Log) -> None:
+        self.database = database
         self.log = log
-        self.store = Store(engine)
-        self.relay = Relay(engine, log)
+        self.store = Store(database)
+        self.relay = Relay(database, log)
 
     def say(self, *events: Event, at: datetime = AT) -> list[Position]:
         return self.log.append([message(event, at=at) for event in events], 10)

@@ -20,7 +20,7 @@ from migrations.__main__ import config_for
 from streams.cluster import Cluster
 from streams.log import KafkaLog, MemoryLog
 from streams.sealing import Keyring, MasterKey
-from streams.store import open_engine
+from streams.store import open_database
 from streams.topics import TOPICS, create_topics
 from streams.upgrade import upgrade
 from tests import door_world
@@ -78,18 +78,18 @@ def database_url(postgres_server: str) -> Iterator[str]:
     _execute(postgres_server, f"CREATE DATABASE {name}")
     url = postgres_server.rpartition("/")[0] + f"/{name}"
     command.upgrade(config_for(url), "head")
-    engine = open_engine(url)
-    upgrade(engine, MemoryLog)  # the projections, of which nothing is read yet
-    engine.dispose()
+    database = open_database(url)
+    upgrade(database, MemoryLog)  # the projections, of which nothing is read yet
+    database.dispose()
     yield url
     _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Engine]:
-    engine = open_engine(database_url)
-    yield engine
-    engine.dispose()
+    database = open_database(database_url)
+    yield database
+    database.dispose()
 
 
 @pytest.fixture

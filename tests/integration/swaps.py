@@ -85,13 +85,13 @@ def host_says(context: Context, order: SwapRelease, state: str, engine: EngineSe
     """What the process that holds the engines does once one is wanted."""
     wanted = "SELECT 1 FROM work.engines WHERE engine_id = :id AND wanted"
     name = engine_id(order.domain, order.release)
-    eventually(lambda: rows(context.engine, wanted, id=name), f"{name} is wanted", 15)
+    eventually(lambda: rows(context.database, wanted, id=name), f"{name} is wanted", 15)
     update = (
         "UPDATE work.engines SET state = :state, base_url = :url, error = :error, control_tokens = '{}',"
         " context_tokens = 2048 WHERE engine_id = :id"
     )
     url, error = (engine.base_url, None) if engine else (None, "no such file")
-    change(context.engine, update, state=state, url=url, error=error, id=name)
+    change(context.database, update, state=state, url=url, error=error, id=name)
 
 
 def carry_out(context: Context, order: SwapRelease) -> None:
@@ -103,7 +103,7 @@ def carry_out(context: Context, order: SwapRelease) -> None:
 def claimed(context: Context, order: SwapRelease, decided_offset: int | None = None) -> Claim:
     """The order in the hands of `swapper-1`; it was decided on after all that were decided on before it."""
     change(
-        context.engine,
+        context.database,
         "INSERT INTO work.claims (order_id, kind, domain, body, state, attempts, received_at, release, decided_offset)"
         " SELECT :id, 'swap_release', :domain, '', 'open', 0, clock_timestamp(), :release,"
         " coalesce(:decided, 1 + coalesce(max(decided_offset), 0)) FROM work.claims ON CONFLICT DO NOTHING",
@@ -113,9 +113,9 @@ def claimed(context: Context, order: SwapRelease, decided_offset: int | None = N
         decided=decided_offset,
     )
     held = "UPDATE work.claims SET worker = 'swapper-1', attempts = 1, state = 'open' WHERE order_id = :id"
-    change(context.engine, held, id=str(order.order_id))
+    change(context.database, held, id=str(order.order_id))
     query = "SELECT decided_offset FROM work.claims WHERE order_id = :id"
-    ((decided,),) = rows(context.engine, query, id=str(order.order_id))
+    ((decided,),) = rows(context.database, query, id=str(order.order_id))
     assert isinstance(decided, int)
     return Claim(order, 1, "swapper-1", decided)
 
@@ -146,7 +146,7 @@ def in_thread(action: Callable[[], None]) -> tuple[threading.Thread, list[BaseEx
 def door(context: Context, door_id: str, generation: int, in_flight: str = "{}", seen: str = "1 hour") -> None:
     """A door that was seen `seen` from now, so that it does not fall silent while a test runs."""
     change(
-        context.engine,
+        context.database,
         "INSERT INTO work.doors (door_id, generations, in_flight, seen_at, host) VALUES (:id, CAST(:gen AS jsonb),"
         " CAST(:busy AS jsonb), now() + CAST(:seen AS interval), 'here') ON CONFLICT (door_id) DO UPDATE SET"
         " generations = excluded.generations, in_flight = excluded.in_flight, seen_at = excluded.seen_at",
@@ -160,7 +160,7 @@ def door(context: Context, door_id: str, generation: int, in_flight: str = "{}",
 def live(context: Context, release: int, domain: str = "roads") -> None:
     """The projections say that `release` is live."""
     change(
-        context.engine,
+        context.database,
         "INSERT INTO noria.domains (domain, title, languages, system_prompt, base_model, engine, policy, live_release,"
         " corrections, preferences, people, due, missing, created_at)"
         " VALUES (:d, '', '{}', '', 'm', 'llamacpp', '{}', :r, 0, 0, 0, false, '{}', now())"
@@ -171,12 +171,12 @@ def live(context: Context, release: int, domain: str = "roads") -> None:
 
 
 def route(context: Context) -> tuple[object, ...] | None:
-    found = rows(context.engine, "SELECT release, engine_id, generation FROM work.routes WHERE domain = 'roads'")
+    found = rows(context.database, "SELECT release, engine_id, generation FROM work.routes WHERE domain = 'roads'")
     return found[0] if found else None
 
 
 def wanted(context: Context) -> dict[object, object]:
-    return dict(rows(context.engine, "SELECT engine_id, wanted FROM work.engines"))  # type: ignore[arg-type]
+    return dict(rows(context.database, "SELECT engine_id, wanted FROM work.engines"))  # type: ignore[arg-type]
 
 
 def told(context: Context, order: SwapRelease) -> list[Event]:
@@ -190,14 +190,14 @@ def told(context: Context, order: SwapRelease) -> list[Event]:
 
 
 def close_all(context: Context) -> None:
-    change(context.engine, "UPDATE work.claims SET state = 'done'")
+    change(context.database, "UPDATE work.claims SET state = 'done'")
 
 
 def released(context: Context, order: SwapRelease) -> None:
     """The projections say that the order's release is live, by that order; it is closed."""
     live(context, order.release, order.domain)
     change(
-        context.engine,
+        context.database,
         "INSERT INTO noria.releases (domain, release, model, state, started_at) VALUES (:d, :r, :m, 'live', now())"
         " ON CONFLICT DO NOTHING",
         d=order.domain,
@@ -205,7 +205,7 @@ def released(context: Context, order: SwapRelease) -> None:
         m=order.model,
     )
     change(
-        context.engine,
+        context.database,
         'INSERT INTO noria.events (event_id, topic, partition, "offset", type, time, source, key, domain, correlation_id,'
         " causation_id) SELECT gen_random_uuid()::text, :topic, 0, count(*), 'release_finished', now(), '/test', :d, :d, :d, :o"
         " FROM noria.events",
@@ -213,7 +213,7 @@ def released(context: Context, order: SwapRelease) -> None:
         d=order.domain,
         o=str(order.order_id),
     )
-    change(context.engine, "UPDATE work.claims SET state = 'done' WHERE order_id = :id", id=str(order.order_id))
+    change(context.database, "UPDATE work.claims SET state = 'done' WHERE order_id = :id", id=str(order.order_id))
     caught_up(context)
 
 
@@ -221,7 +221,7 @@ def caught_up(context: Context) -> None:
     """The projections have all that stands on the log."""
     for partition, end in context.log.ends(DOMAINS).items():
         change(
-            context.engine,
+            context.database,
             "INSERT INTO noria.positions VALUES (:t, :p, :n) ON CONFLICT (topic, partition)"
             " DO UPDATE SET next_offset = excluded.next_offset",
             t=DOMAINS,

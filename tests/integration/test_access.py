@@ -164,13 +164,13 @@ def _things(world: World, domain: str) -> Things:
 @pytest.fixture(scope="module")
 def holders(world: World, own: Things) -> dict[str, Callable[[], str | None]]:
     """Who calls, by column, and the token of each: of one domain, unless it says of all."""
-    engine = world.database
+    database = world.database
 
     def key(role: str, person: str | None, domains: list[str] | None = None, **more: Any) -> str:
-        return create_key(engine, f"walk-{role}", role, person=person, domains=domains, **more)
+        return create_key(database, f"walk-{role}", role, person=person, domains=domains, **more)
 
     operator = key("operator", None)
-    (row,) = key_rows(engine, operator)
+    (row,) = key_rows(database, operator)
     tokens = {
         "chat": key("chat", "ann", [OWN]),
         "service": key("chat", None, [OWN]),
@@ -180,19 +180,19 @@ def holders(world: World, own: Things) -> dict[str, Callable[[], str | None]]:
     }
     found: dict[str, Callable[[], str | None]] = {name: lambda token=token: token for name, token in tokens.items()}
     # A session of its own for each request: one of them ends it.
-    return found | {"its session on the page": lambda: begin_session(engine, row.key_id).token}
+    return found | {"its session on the page": lambda: begin_session(database, row.key_id).token}
 
 
 @pytest.fixture(scope="module")
 def dead(world: World) -> dict[str, str | None]:
     """Keys that hold no more, and what is none."""
-    engine = world.database
+    database = world.database
     found: dict[str, str | None] = {"none": None, "wrong": "noria-" + "0" * 64, "empty": " "}
     for name in ("expired", "revoked"):
-        found[name] = create_key(engine, name, "operator", person=None)
+        found[name] = create_key(database, name, "operator", person=None)
     found["a one-time link"] = "noria-once-" + "0" * 64
     found["a session that ended"] = "noria-session-" + "0" * 64
-    with engine.begin() as connection:
+    with database.begin() as connection:
         for name, column in (("expired", "expires_at"), ("revoked", "revoked_at")):
             connection.execute(
                 text(f"UPDATE access.api_keys SET {column} = now() - interval '1 s' WHERE name = :name"), {"name": name}
@@ -465,26 +465,26 @@ def test_keys_are_listed_with_all_but_the_key_and_used_to_the_minute(world: Worl
 class _Statements:
     """What is sent to PostgreSQL while it is open."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, database: Engine) -> None:
         self.seen: list[str] = []
-        self._engine = engine
+        self._database = database
 
     def __enter__(self) -> "_Statements":
-        event.listen(self._engine, "before_cursor_execute", self._see)
+        event.listen(self._database, "before_cursor_execute", self._see)
         return self
 
     def __exit__(self, *_: object) -> None:
-        event.remove(self._engine, "before_cursor_execute", self._see)
+        event.remove(self._database, "before_cursor_execute", self._see)
 
     def _see(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         self.seen.append(statement)
 
 
 def test_a_key_costs_one_statement_every_few_seconds(world: World) -> None:
-    engine, now = world.database, [0.0]
-    keys = ApiKeys(engine, clock=lambda: now[0])
-    token = create_key(engine, "counted", "chat", person="ann")
-    with _Statements(engine) as sent:
+    database, now = world.database, [0.0]
+    keys = ApiKeys(database, clock=lambda: now[0])
+    token = create_key(database, "counted", "chat", person="ann")
+    with _Statements(database) as sent:
         for _ in range(100):
             assert not isinstance(keys.caller(token), str)
             now[0] += RECHECK_S / 50
@@ -492,11 +492,11 @@ def test_a_key_costs_one_statement_every_few_seconds(world: World) -> None:
 
 
 def test_a_key_ends_at_its_time_though_nobody_looks(world: World) -> None:
-    engine, now = world.database, [0.0]
-    keys = ApiKeys(engine, clock=lambda: now[0])
-    token = create_key(engine, "short", "chat", person="ann", expires_in_s=1)
+    database, now = world.database, [0.0]
+    keys = ApiKeys(database, clock=lambda: now[0])
+    token = create_key(database, "short", "chat", person="ann", expires_in_s=1)
     assert not isinstance(keys.caller(token), str)
-    with engine.begin() as connection:
+    with database.begin() as connection:
         connection.execute(text("UPDATE access.api_keys SET expires_at = now() WHERE name = 'short'"))
     now[0] = 0.9
     assert not isinstance(keys.caller(token), str)
@@ -515,7 +515,7 @@ def test_a_revoked_key_is_refused_at_its_next_request_and_by_every_other_door(
         with make(world, "lost-phone", person="ann") as lost:
             token = lost.headers["Authorization"].removeprefix("Bearer ")
             assert lost.get("/v1/me").status_code == 200
-            with _Statements(other.engine) as sent:
+            with _Statements(other.database) as sent:
                 assert not isinstance(other.keys.caller(token), str)
                 assert not isinstance(other.keys.caller(token), str)
             assert len(sent.seen) == 1, "the second time it is remembered"
@@ -525,7 +525,7 @@ def test_a_revoked_key_is_refused_at_its_next_request_and_by_every_other_door(
     finally:
         other.routes.stop()
         other.recorder.log.close()
-        other.engine.dispose()
+        other.database.dispose()
     assert refusal(world.as_operator.post("/v1/keys/lost-phone/revoke", json={})) == (404, "key_not_found")
 
 
@@ -534,7 +534,7 @@ def test_a_door_that_is_told_nothing_refuses_at_once_what_it_revoked_itself(
 ) -> None:
     monkeypatch.setattr(api.keys, "RECHECK_S", 600.0)
     deaf = replace(world.services, keys=ApiKeys(world.database))
-    client, token = create_app(deaf).test_client(), create_key(deaf.engine, "lost-tablet", "chat", person="ann")
+    client, token = create_app(deaf).test_client(), create_key(deaf.database, "lost-tablet", "chat", person="ann")
     me: Ask = ("/v1/me", None)
     assert call(client, "GET", me, token).status_code == 200
     assert call(client, "POST", ("/v1/keys/lost-tablet/revoke", {}), world.key).status_code == 200
@@ -677,11 +677,11 @@ def test_a_link_begins_one_session_and_a_session_makes_nothing_that_outlives_it(
 
 
 def test_a_link_that_is_too_old_and_a_session_of_a_revoked_key_are_nobodys(world: World, mine: Things) -> None:
-    engine = world.database
+    database = world.database
     with make(world, "jo", person="jo") as jo:
         once = jo.post("/v1/sessions/link", json={}).json()["token"]
         begun = jo.post("/v1/sessions", json={}).json()["token"]
-    with engine.begin() as connection:
+    with database.begin() as connection:
         connection.execute(text("UPDATE access.sessions SET expires_at = now() WHERE kind = 'once'"))
     with world.client(once) as link, world.client(begun) as session:
         assert link.post("/v1/sessions", json={}).status_code == 401
@@ -692,19 +692,19 @@ def test_a_link_that_is_too_old_and_a_session_of_a_revoked_key_are_nobodys(world
 
 def test_of_many_who_open_one_link_at_once_one_comes_in(world: World, mine: Things) -> None:
     once = world.as_operator.post("/v1/sessions/link", json={}).json()["token"]
-    engine, many = world.database, 3
-    keys = ApiKeys(engine)
+    database, many = world.database, 3
+    keys = ApiKeys(database)
     at_the_link = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         " AND query LIKE '%access.sessions%'"
     )
 
     def all_wait() -> bool:
-        with engine.connect() as looking:
+        with database.connect() as looking:
             return bool(looking.execute(at_the_link).scalar_one() == many)
 
     with ThreadPoolExecutor(many) as callers:
-        with engine.begin() as holding:  # so that they meet
+        with database.begin() as holding:  # so that they meet
             holding.execute(
                 text("SELECT 1 FROM access.sessions WHERE hash = :hash FOR UPDATE"), {"hash": hash_of(once)}
             )

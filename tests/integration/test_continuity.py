@@ -47,7 +47,7 @@ class House:
         return self.log.ends(DOMAINS)[self.partition]
 
     def states(self) -> list[tuple[object, ...]]:
-        return rows(self.world.engine, "SELECT kind, state FROM work.claims ORDER BY received_at, order_id")
+        return rows(self.world.database, "SELECT kind, state FROM work.claims ORDER BY received_at, order_id")
 
 
 @pytest.fixture
@@ -86,12 +86,12 @@ def orders_lost(house: House) -> str:
 
 @pytest.mark.parametrize("lose", [cut_short, made_anew_and_grown, orders_lost])
 def test_what_is_lost_is_named_and_nobody_goes_on(house: House, lose: Callable[[House], str]) -> None:
-    Continuity(house.world.engine, house.log).check()
+    Continuity(house.world.database, house.log).check()
     said = lose(house)
     for goes_on in (
-        Continuity(house.world.engine, house.log).check,
-        Intake(house.world.engine, house.log).take_in,
-        lambda: Relay(house.world.engine, house.log).step(AT),
+        Continuity(house.world.database, house.log).check,
+        Intake(house.world.database, house.log).take_in,
+        lambda: Relay(house.world.database, house.log).step(AT),
     ):
         with pytest.raises(LostHistory) as lost:
             goes_on()
@@ -100,7 +100,7 @@ def test_what_is_lost_is_named_and_nobody_goes_on(house: House, lose: Callable[[
 
 def test_a_log_that_was_away_is_looked_into_when_it_is_back_and_otherwise_now_and_then(house: House) -> None:
     now = 0.0
-    watched = Continuity(house.world.engine, house.log, lambda: now)
+    watched = Continuity(house.world.database, house.log, lambda: now)
     watched.check()
     house.log.put(DOMAINS, house.partition, house.end - 1, b"{}")
     now += continuity.CHECK_EVERY_S
@@ -108,7 +108,7 @@ def test_a_log_that_was_away_is_looked_into_when_it_is_back_and_otherwise_now_an
     watched.doubt()
     with pytest.raises(LostHistory):
         watched.check()
-    watched = Continuity(house.world.engine, house.log, lambda: now)
+    watched = Continuity(house.world.database, house.log, lambda: now)
     with pytest.raises(LostHistory):
         watched.check()
 
@@ -120,7 +120,7 @@ def test_a_log_that_does_not_answer_shows_nothing_and_is_looked_into_when_it_doe
         raise Unavailable("the log does not answer")
 
     now = 0.0
-    watched = Continuity(house.world.engine, house.log, lambda: now)
+    watched = Continuity(house.world.database, house.log, lambda: now)
     watched.check()
     now += continuity.CHECK_EVERY_S
     with monkeypatch.context() as patched, pytest.raises(Unavailable):
@@ -139,20 +139,20 @@ def test_the_tables_are_rebuilt_from_a_log_that_lost_its_tail_and_what_it_lost_i
     done = world.work(done=frozenset(order.order_id for order in world.orders()[:1]))
     assert len(done) > 3
     selected = next(order for order in world.orders() if isinstance(order, SelectSnapshot))
-    asked, implied = world.say(*talk("roads", "bob"))[0], len(rows(world.engine, "SELECT 1 FROM noria.examples"))
+    asked, implied = world.say(*talk("roads", "bob"))[0], len(rows(world.database, "SELECT 1 FROM noria.examples"))
     world.settle()
-    assert len(rows(world.engine, "SELECT 1 FROM noria.examples")) == implied + 1
+    assert len(rows(world.database, "SELECT 1 FROM noria.examples")) == implied + 1
     log.cut(DOMAINS, house.partition, asked_at + 1)  # the round was asked for; what came of it is lost
-    rebuild_live(world.engine, log)
-    Continuity(world.engine, log).check()
+    rebuild_live(world.database, log)
+    Continuity(world.database, log).check()
     assert asked.topic == CONVERSATIONS
     world.settle()
-    assert len(rows(world.engine, "SELECT 1 FROM noria.examples")) == implied + 1, "it follows from what bob said"
-    report = verify(world.engine, log)
+    assert len(rows(world.database, "SELECT 1 FROM noria.examples")) == implied + 1, "it follows from what bob said"
+    report = verify(world.database, log)
     assert report.equal, (report.differences, report.unsaid, report.unexplained)
-    taken = Intake(world.engine, log)
+    taken = Intake(world.database, log)
     taken.take_in()
-    by_id = dict(rows(world.engine, "SELECT order_id, state FROM work.claims"))
+    by_id = dict(rows(world.database, "SELECT order_id, state FROM work.claims"))
     first, *others = world.orders()
     assert by_id[str(first.order_id)] == "done", "what was done is not done again"
     assert by_id[str(selected.order_id)] == "open", (
@@ -166,22 +166,22 @@ def test_rebuilding_what_is_whole_changes_nothing(house: House) -> None:
     world = house.world
     world.say(RoundAsked(domain="roads", by="ops"))
     world.settle()
-    before = verify(world.engine, house.log)
-    sent = rows(world.engine, "SELECT message_id FROM noria.outbox WHERE sent_at IS NOT NULL ORDER BY 1")
-    change(world.engine, "UPDATE noria.domains SET title = 'spoiled'")
-    rebuild_live(world.engine, house.log)
-    after = verify(world.engine, house.log)
+    before = verify(world.database, house.log)
+    sent = rows(world.database, "SELECT message_id FROM noria.outbox WHERE sent_at IS NOT NULL ORDER BY 1")
+    change(world.database, "UPDATE noria.domains SET title = 'spoiled'")
+    rebuild_live(world.database, house.log)
+    after = verify(world.database, house.log)
     assert after.equal and [t.live for t in after.tables] == [t.live for t in before.tables]
-    assert rows(world.engine, "SELECT message_id FROM noria.outbox WHERE sent_at IS NOT NULL ORDER BY 1") == sent
+    assert rows(world.database, "SELECT message_id FROM noria.outbox WHERE sent_at IS NOT NULL ORDER BY 1") == sent
     assert world.relay.step(AT).rows == 0
-    Intake(world.engine, house.log).take_in()
+    Intake(world.database, house.log).take_in()
     assert house.states() == [("swap_release", "done"), ("select_snapshot", "open")]
 
 
 def test_an_erasure_that_the_log_lost_is_told_to_it_again(house: House) -> None:
     world = house.world
     change(
-        world.engine,
+        world.database,
         "INSERT INTO keyring.person_keys (kid, subject, wrapped, created_at, destroyed_at)"
         " VALUES ('kid-of-ann', 'person:ann', '', now(), now())",
     )
@@ -189,11 +189,11 @@ def test_an_erasure_that_the_log_lost_is_told_to_it_again(house: House) -> None:
     world.log.append([message(PersonErased(domain="roads", person="ann", kids=("kid-of-ann",), by="ops"))], 10)
     world.settle()
     house.log.cut(DOMAINS, house.partition, before)
-    rebuild_live(world.engine, house.log)
-    assert rows(world.engine, "SELECT person FROM noria.erasures") == []
-    assert tell_erasures(world.engine, house.log, "rebuild") == 1
-    assert rows(world.engine, "SELECT person, kids FROM noria.erasures") == [("ann", ["kid-of-ann"])]
-    assert tell_erasures(world.engine, house.log, "rebuild") == 0
+    rebuild_live(world.database, house.log)
+    assert rows(world.database, "SELECT person FROM noria.erasures") == []
+    assert tell_erasures(world.database, house.log, "rebuild") == 1
+    assert rows(world.database, "SELECT person, kids FROM noria.erasures") == [("ann", ["kid-of-ann"])]
+    assert tell_erasures(world.database, house.log, "rebuild") == 0
 
 
 @pytest.mark.parametrize("lost", [True, False])
@@ -205,15 +205,15 @@ def test_a_key_that_was_erased_and_put_back_is_destroyed_by_a_rebuilding(house: 
     if lost:
         house.log.cut(DOMAINS, house.partition, before)
     else:
-        change(world.engine, "DELETE FROM noria.erasures")
+        change(world.database, "DELETE FROM noria.erasures")
     change(
-        world.engine,
+        world.database,
         "INSERT INTO keyring.person_keys (kid, subject, wrapped, created_at)"
         " VALUES ('kid-of-ann', 'person:ann', 'w', now()), ('kid-of-bob', 'person:bob', 'w', now())",
     )
-    rebuild_live(world.engine, house.log)
+    rebuild_live(world.database, house.log)
     left = "SELECT kid, wrapped = ''::bytea FROM keyring.person_keys ORDER BY kid"
-    assert rows(world.engine, left) == [("kid-of-ann", True), ("kid-of-bob", False)]
+    assert rows(world.database, left) == [("kid-of-ann", True), ("kid-of-bob", False)]
 
 
 def test_the_command_names_what_is_lost_and_the_rebuilding_mends_it(
@@ -221,7 +221,7 @@ def test_the_command_names_what_is_lost_and_the_rebuilding_mends_it(
 ) -> None:
     class Given:
         def __enter__(self) -> tuple[MemoryLog, Engine]:
-            return house.log, house.world.engine
+            return house.log, house.world.database
 
         def __exit__(self, *_: object) -> None: ...
 

@@ -12,7 +12,7 @@ from streams.errors import Erased, Unavailable
 from streams.facts.domains import DomainRetired
 from streams.log import Message, Position
 from streams.sealing import Keyring, MasterKey, open_sealed, seal
-from streams.store import open_engine
+from streams.store import open_database
 from tests.door_world import World, wait_until
 
 
@@ -143,7 +143,7 @@ def test_what_a_domains_conversations_begin_with_is_known_without_asking(world: 
 def test_a_key_that_was_destroyed_elsewhere_is_forgotten_here(world: World) -> None:
     here = world.services.keyring
     words = seal("my name is Eva", here.key_for("person:eva"), "e#text")
-    elsewhere = Keyring(open_engine(world.settings.database_url), MasterKey.made(world.settings.master_key))
+    elsewhere = Keyring(open_database(world.settings.database_url), MasterKey.made(world.settings.master_key))
     assert elsewhere.destroy("person:eva") == (words.kid,)
 
     def gone() -> bool:
@@ -169,7 +169,7 @@ def test_a_request_asks_postgresql_nothing_that_the_door_knows(world: World, mon
     app = world.services.keys.caller(world.chat_key)
     monkeypatch.setattr(world.services.keys, "caller", lambda token: app)
     for name in ("connect", "begin"):
-        monkeypatch.setattr(world.services.engine, name, asked)
+        monkeypatch.setattr(world.services.database, name, asked)
     messages = [
         {"role": "user", "content": "One?"},
         {"role": "assistant", "content": first["choices"][0]["message"]["content"]},

@@ -183,9 +183,9 @@ def test_every_later_release_and_what_is_on_its_way_is_named_with_what_it_learne
     domain = world.domain()
     asked = world.chat(domain, user=who)
     world.caught_up(asked["metadata"]["position"])
-    engine, example = world.database, uuid4().hex
+    database, example = world.database, uuid4().hex
     change(
-        engine,
+        database,
         "INSERT INTO noria.examples (example_id, domain, kind, person, prompt, answer, said_at, accepted_offset)"
         " VALUES (:example, :domain, 'correction', :who, '{}', '{}', now(), 1)",
         example=example,
@@ -204,7 +204,7 @@ def test_every_later_release_and_what_is_on_its_way_is_named_with_what_it_learne
     ]
     for number, base, release, model, over in made:
         change(
-            engine,
+            database,
             "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, requested_at, ended_at,"
             " release, model) VALUES (:id, :domain, :number, 'train', '[]', 1, :base, now(),"
             " CASE WHEN :over THEN now() END, :release, :model)",
@@ -217,7 +217,7 @@ def test_every_later_release_and_what_is_on_its_way_is_named_with_what_it_learne
             over=over,
         )
     change(
-        engine,
+        database,
         "INSERT INTO noria.learned (round_id, example_id) VALUES (:id, :example)",
         id=f"{domain}-1",
         example=example,

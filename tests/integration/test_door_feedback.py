@@ -160,7 +160,7 @@ def test_the_key_is_remembered_by_a_door_that_was_restarted(world: World, domain
     assert httpx.post(url, json=body, headers=headers).json() == {**first, "duplicate": True}
     assert httpx.post(url, json={**body, "rating": "down"}, headers=headers).status_code == 409
     fresh.recorder.log.close()
-    fresh.engine.dispose()
+    fresh.database.dispose()
 
 
 def test_the_same_key_of_two_people_is_two_things(world: World, domain: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from streams import history
 from streams.sealed import Sealed
 from streams.sealing import open_sealed
-from streams.store import open_engine
+from streams.store import open_database
 from tests.door_world import World, wait_until
 
 Messages = list[dict[str, str]]
@@ -195,7 +195,7 @@ def test_a_door_without_postgresql_records_anew_what_it_does_not_remember(
 ) -> None:
     talk = Talk(world, domain)
     talk.ask("One?")
-    monkeypatch.setattr(world.services.turns, "_engine", open_engine("postgresql://nobody@127.0.0.1:1/none"))
+    monkeypatch.setattr(world.services.turns, "_database", open_database("postgresql://nobody@127.0.0.1:1/none"))
     world.services.turns._points.clear()
     second = talk.ask("Two?")
     assert talk.follows(second) is None and talk.whole(second) == talk.messages[:3]

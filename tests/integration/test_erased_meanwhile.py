@@ -88,16 +88,16 @@ def snapshot(context: Context) -> str:
 
 def erase(context: Context, person: str) -> tuple[str, ...]:
     """As the door does, in a process of its own."""
-    return Keyring(context.engine, context.keyring._master).destroy(f"person:{person}")
+    return Keyring(context.database, context.keyring._master).destroy(f"person:{person}")
 
 
 def said(context: Context) -> list[DomainEvent]:
-    world = ByHand(context.engine, context.log)
+    world = ByHand(context.database, context.log)
     return [decode(record.value).event for record in world.records()]  # type: ignore[misc]
 
 
 def places(context: Context) -> list[tuple[object, ...]]:
-    return rows(context.engine, "SELECT kind, owner FROM work.places ORDER BY kind")
+    return rows(context.database, "SELECT kind, owner FROM work.places ORDER BY kind")
 
 
 class Child:
@@ -172,7 +172,7 @@ def test_erased_in_the_middle_of_a_training_it_begins_anew_without_their_words(
     def meanwhile() -> None:
         if not erased:
             erased.extend(erase(context, "ann"))
-            purge(context.engine, context.settings.host, erased)
+            purge(context.database, context.settings.host, erased)
 
     child = Child(meanwhile)
     monkeypatch.setattr(training, "Trainer", child)
@@ -189,7 +189,7 @@ def test_erased_between_the_snapshot_and_the_training_they_are_not_in_it(context
     order = order_to_train(context)
     (kid,) = erase(context, "ann")  # their key is remembered here for a second yet
     kids: list[object] = []
-    child = Child(lambda: kids.extend(rows(context.engine, "SELECT kids FROM work.places")))
+    child = Child(lambda: kids.extend(rows(context.database, "SELECT kids FROM work.places")))
     context.trainer = child  # type: ignore[assignment]
     training.run(order, context)
     assert [asked(spec) for spec in child.given] == [{"What swims?"}]
@@ -199,7 +199,7 @@ def test_erased_between_the_snapshot_and_the_training_they_are_not_in_it(context
 
 def test_the_keys_of_all_words_of_a_training_stand_in_the_register(context: Context) -> None:
     kids: list[object] = []
-    child = Child(lambda: kids.extend(rows(context.engine, "SELECT kids FROM work.places")))
+    child = Child(lambda: kids.extend(rows(context.database, "SELECT kids FROM work.places")))
     context.trainer = child  # type: ignore[assignment]
     only_bobs = save(
         Snapshot(
@@ -224,36 +224,36 @@ def test_a_training_that_failed_or_was_cancelled_leaves_no_folder_once_its_round
     with pytest.raises(type(end)):
         training.run(order, context)
     folders = context.settings.home / "training"
-    sweep(context.engine, context.settings.host, folders)
+    sweep(context.database, context.settings.host, folders)
     assert [folder.name for folder in folders.iterdir()] == [str(order.order_id)], "it may be tried again"
     change(
-        context.engine,
+        context.database,
         "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, requested_at, ended_at)"
         " VALUES ('round-1', 'roads', 1, 'failed', '[]', 1, 0, now(), now())",
     )
-    sweep(context.engine, context.settings.host, folders)
+    sweep(context.database, context.settings.host, folders)
     assert places(context) == [] and list(folders.iterdir()) == []
     (folders / "of a worker that was killed").mkdir()
-    sweep(context.engine, context.settings.host, folders)
+    sweep(context.database, context.settings.host, folders)
     assert list(folders.iterdir()) == []
 
 
 def test_the_folder_of_what_is_made_again_stays_until_that_is_over(context: Context) -> None:
     order_id = str(uuid4())
     folder = context.settings.home / "training" / order_id
-    register.register(context.engine, context.settings.host, TRAINING_FOLDER, str(folder), "round-1", [])
+    register.register(context.database, context.settings.host, TRAINING_FOLDER, str(folder), "round-1", [])
     folder.mkdir(parents=True)
     change(
-        context.engine,
+        context.database,
         "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, requested_at, ended_at, rebuild)"
         " VALUES ('round-1', 'roads', 1, 'released', '[]', 1, 0, now(), now(),"
         " jsonb_build_object('order_id', CAST(:order_id AS text), 'outcome', 'under_way'))",
         order_id=order_id,
     )
-    sweep(context.engine, context.settings.host, folder.parent)
+    sweep(context.database, context.settings.host, folder.parent)
     assert folder.exists()
-    change(context.engine, "UPDATE noria.rounds SET rebuild = jsonb_set(rebuild, '{outcome}', '\"failed\"')")
-    sweep(context.engine, context.settings.host, folder.parent)
+    change(context.database, "UPDATE noria.rounds SET rebuild = jsonb_set(rebuild, '{outcome}', '\"failed\"')")
+    sweep(context.database, context.settings.host, folder.parent)
     assert not folder.exists() and places(context) == []
 
 
@@ -318,10 +318,10 @@ def test_erased_in_the_middle_of_an_exam_it_begins_anew_without_their_words(
     registered: list[tuple[object, ...]] = []
 
     def meanwhile() -> None:
-        registered.extend(rows(context.engine, "SELECT kind, kids FROM work.places"))
+        registered.extend(rows(context.database, "SELECT kind, kids FROM work.places"))
         if not erased:
             erased.extend(erase(context, "ann"))
-            assert purge(context.engine, context.settings.host, erased) == {EXAM_ROOM: 1}
+            assert purge(context.database, context.settings.host, erased) == {EXAM_ROOM: 1}
             assert room.room.exists(), "who uses it empties it"
 
     monkeypatch.setattr(Installation, "missing", lambda self: None)  # none is needed, and to make one takes minutes
@@ -364,7 +364,7 @@ def test_erased_when_the_exam_is_over_no_row_of_theirs_is_kept_under_a_key_made_
         evaluation.run(order_to_examine(context), context)
     assert room.asked == [["What sang?", "What swims?"] * 2, ["What swims?"] * 2]
     query = "SELECT count(*), count(destroyed_at) FROM keyring.person_keys WHERE subject = 'person:ann'"
-    assert rows(context.engine, query) == [(1, 1)]
+    assert rows(context.database, query) == [(1, 1)]
     (event,) = (event for event in said(context) if isinstance(event, CandidateEvaluated))
     kept = msgspec.json.decode(context.artifacts.path(event.rows).read_bytes(), type=Evaluation)
     assert [row.id for row in kept.rows] == ["e-What swims?"]
@@ -373,11 +373,11 @@ def test_erased_when_the_exam_is_over_no_row_of_theirs_is_kept_under_a_key_made_
 def test_a_room_whose_examiner_was_killed_goes_with_the_purge(context: Context, tmp_path: Path) -> None:
     room = tmp_path / "room"
     room.mkdir()
-    register.register(context.engine, context.settings.host, EXAM_ROOM, str(room), "worker-1", ["k1"])
+    register.register(context.database, context.settings.host, EXAM_ROOM, str(room), "worker-1", ["k1"])
     register.register(
-        context.engine, context.settings.host, TRAINING_FOLDER, str(tmp_path / "other"), "round-2", ["k2"]
+        context.database, context.settings.host, TRAINING_FOLDER, str(tmp_path / "other"), "round-2", ["k2"]
     )
-    assert purge(context.engine, context.settings.host, ["k1"]) == {EXAM_ROOM: 1}
+    assert purge(context.database, context.settings.host, ["k1"]) == {EXAM_ROOM: 1}
     assert not room.exists() and places(context) == [(TRAINING_FOLDER, "round-2")]
 
 
@@ -385,9 +385,9 @@ def test_a_child_that_writes_on_after_its_folder_was_purged_makes_none_that_nobo
     context: Context,
 ) -> None:
     folder = context.settings.home / "training" / str(uuid4())
-    register.register(context.engine, context.settings.host, TRAINING_FOLDER, str(folder), "round-1", ["k1"])
+    register.register(context.database, context.settings.host, TRAINING_FOLDER, str(folder), "round-1", ["k1"])
     (folder / "checkpoint").mkdir(parents=True)
-    assert purge(context.engine, context.settings.host, ["k1"]) == {TRAINING_FOLDER: 1}
+    assert purge(context.database, context.settings.host, ["k1"]) == {TRAINING_FOLDER: 1}
     with pytest.raises(FileNotFoundError):
         save_checkpoint(folder / "checkpoint", Checkpoint("run", 1, (1.0,), (), 1, {}))
     with pytest.raises(FileNotFoundError):

@@ -107,7 +107,7 @@ def test_a_retired_question_is_not_asked_any_more_but_in_a_round_that_was_pinned
     add_exam(world, domain, "Is it kept?", "Is it retired?")
     ids = [item["item_id"] for item in world.as_data.get(f"/v1/domains/{domain}/exam").json()["data"]]
     ((pin,),) = rows(
-        context.engine, "SELECT max(added_offset) + 1 FROM noria.exam_items WHERE domain = :domain", domain=domain
+        context.database, "SELECT max(added_offset) + 1 FROM noria.exam_items WHERE domain = :domain", domain=domain
     )
     retired = world.as_data.post(f"/v1/domains/{domain}/exam/retire", json={"items": ids[1:]}).json()
     world.caught_up(retired["position"])

@@ -19,7 +19,7 @@ from streams.log import MemoryLog, Message
 from streams.policy import Outlook
 from streams.reasons import Reason
 from streams.replay import Otherwise, VerifyReport, verify
-from streams.store import open_engine
+from streams.store import open_database
 from streams.tables import LIVE
 from streams.upgrade import upgrade
 from tests.integration.by_hand import ByHand, empty, rows
@@ -43,18 +43,18 @@ def recorded(name: str) -> dict[str, Any]:
     return found
 
 
-def replayed(name: str, engine: Engine) -> tuple[dict[str, Any], VerifyReport]:
+def replayed(name: str, database: Engine) -> tuple[dict[str, Any], VerifyReport]:
     """The rows that today's code makes of a history, and what it says of a replay of it."""
     log = log_of(name)
-    empty(engine)
-    assert ByHand(engine, log).follow() == len(read(name)) > 30
-    return rows_of(engine), verify(engine, log)
+    empty(database)
+    assert ByHand(database, log).follow() == len(read(name)) > 30
+    return rows_of(database), verify(database, log)
 
 
-def decisions(engine: Engine) -> set[str]:
+def decisions(database: Engine) -> set[str]:
     """The ids of what today's code proposes."""
     found = set()
-    for id_, value in rows(engine, f"SELECT message_id, value FROM {LIVE}.outbox WHERE topic = '{DOMAINS}'"):
+    for id_, value in rows(database, f"SELECT message_id, value FROM {LIVE}.outbox WHERE topic = '{DOMAINS}'"):
         assert isinstance(id_, str) and isinstance(value, memoryview)
         if isinstance(decode(bytes(value)).event, RoundRequested | GatePassed | GateRefused):
             found.add(id_)
@@ -75,21 +75,21 @@ def test_a_history_comes_to_the_rows_that_it_came_to_when_it_happened(name: str,
 @pytest.mark.parametrize("name", ["cancelled", "released"])
 def test_tables_of_the_code_of_then_come_to_what_the_log_says_now(name: str, bare_database_url: str) -> None:
     command.upgrade(config_for(bare_database_url), "20261201_decisions")
-    engine, log, then = open_engine(bare_database_url), log_of(name), recorded(name)
-    fill(engine, log, then)
+    database, log, then = open_database(bare_database_url), log_of(name), recorded(name)
+    fill(database, log, then)
     command.upgrade(config_for(bare_database_url), "head")
-    upgraded = upgrade(engine, lambda: log)
+    upgraded = upgrade(database, lambda: log)
     assert upgraded is not None and upgraded.records == len(read(name))
-    assert verify(engine, log).equal
-    assert_equal(rows_of(engine), then, set())
-    assert upgrade(engine, lambda: log) is None, "and once"
-    engine.dispose()
+    assert verify(database, log).equal
+    assert_equal(rows_of(database), then, set())
+    assert upgrade(database, lambda: log) is None, "and once"
+    database.dispose()
 
 
-def fill(engine: Engine, log: MemoryLog, then: dict[str, Any]) -> None:
+def fill(database: Engine, log: MemoryLog, then: dict[str, Any]) -> None:
     """The tables as the code of then made them. Of the outbox its ids were recorded, and of the fresh not yet where they stood."""
     tables = MetaData()
-    with engine.begin() as connection:
+    with database.begin() as connection:
         tables.reflect(connection, schema=LIVE)
         kinds = dict(zip(*(column(then, "events", name) for name in ("event_id", "type")), strict=True))
         for table, found in then.items():

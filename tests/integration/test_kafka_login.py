@@ -249,7 +249,7 @@ def test_a_door_whose_login_is_refused_says_so_to_whoever_asks_whether_it_is_rea
         assert ready.json["reason"].endswith("refused the login of noria")
     finally:
         services.recorder.log.close()
-        services.engine.dispose()
+        services.database.dispose()
 
 
 @pytest.mark.parametrize("module", ["streams.erased", "streams.app"])

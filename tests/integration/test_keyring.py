@@ -21,8 +21,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from streams.sealing import Keyring, MasterKey
-from streams.store import open_engine
-keyring = Keyring(open_engine(sys.argv[1]), MasterKey.made(Path(sys.argv[2])))
+from streams.store import open_database
+keyring = Keyring(open_database(sys.argv[1]), MasterKey.made(Path(sys.argv[2])))
 print("ready", flush=True)
 for line in sys.stdin:
     key = keyring.key_for(line.strip())
@@ -51,7 +51,7 @@ def master(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(database: Engine) -> Iterator[Engine]:
+def database(database: Engine) -> Iterator[Engine]:
     empty(database)
     yield database
 
@@ -63,26 +63,26 @@ def rotate(master: Path) -> None:
     other.unlink()
 
 
-def wrapped(engine: Engine) -> list[bytes]:
-    return [bytes(row[0]) for row in rows(engine, "SELECT wrapped FROM keyring.person_keys ORDER BY kid")]  # type: ignore[call-overload]
+def wrapped(database: Engine) -> list[bytes]:
+    return [bytes(row[0]) for row in rows(database, "SELECT wrapped FROM keyring.person_keys ORDER BY kid")]  # type: ignore[call-overload]
 
 
-def test_the_same_person_has_the_same_key_and_another_person_another(engine: Engine, master: Path) -> None:
-    one, other = (Keyring(engine, MasterKey.made(master)) for _ in range(2))
+def test_the_same_person_has_the_same_key_and_another_person_another(database: Engine, master: Path) -> None:
+    one, other = (Keyring(database, MasterKey.made(master)) for _ in range(2))
     ann = one.key_for("roads/ann")
     assert ann == one.key_for("roads/ann") == other.key_for("roads/ann") == other.find(ann.kid)
     assert len(ann.secret) == 32
     assert one.key_for("roads/bob").secret != ann.secret
-    assert len(wrapped(engine)) == 2
+    assert len(wrapped(database)) == 2
 
 
-def test_what_one_process_sealed_another_opens(engine: Engine, master: Path) -> None:
-    words = seal("which bus goes there", Keyring(engine, MasterKey.made(master)).key_for("ann"), "e#text")
-    assert open_sealed(words, Keyring(engine, MasterKey.made(master))) == "which bus goes there"
+def test_what_one_process_sealed_another_opens(database: Engine, master: Path) -> None:
+    words = seal("which bus goes there", Keyring(database, MasterKey.made(master)).key_for("ann"), "e#text")
+    assert open_sealed(words, Keyring(database, MasterKey.made(master))) == "which bus goes there"
 
 
 def test_processes_that_race_for_a_master_key_and_for_peoples_keys_all_get_the_same(
-    engine: Engine, master: Path, database_url: str
+    database: Engine, master: Path, database_url: str
 ) -> None:
     command = [sys.executable, "-c", CHILD, database_url, str(master)]
     racers = [
@@ -103,24 +103,24 @@ def test_processes_that_race_for_a_master_key_and_for_peoples_keys_all_get_the_s
             racer.wait()
     assert len(found[0]) == len(set(found[0])) == 25
     assert found[0] == found[1] == found[2]
-    assert rows(engine, "SELECT count(*), count(DISTINCT subject) FROM keyring.person_keys") == [(25, 25)]
+    assert rows(database, "SELECT count(*), count(DISTINCT subject) FROM keyring.person_keys") == [(25, 25)]
     assert len(master.read_text().splitlines()) == 1
     assert [file.name for file in master.parent.iterdir()] == ["master.key"]
 
 
-def test_after_an_erasure_nothing_opens_here_and_now(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey.made(master))
+def test_after_an_erasure_nothing_opens_here_and_now(database: Engine, master: Path) -> None:
+    keyring = Keyring(database, MasterKey.made(master))
     words = seal("my name is Ann", keyring.key_for("ann"), "e#text")
     assert keyring.destroy("ann") == (words.kid,)
     with pytest.raises(Erased):
         open_sealed(words, keyring)
-    assert wrapped(engine) == [b""]
+    assert wrapped(database) == [b""]
 
 
 def test_after_an_erasure_another_process_opens_nothing_once_its_cache_has_run_out(
-    engine: Engine, master: Path, clock: Clock
+    database: Engine, master: Path, clock: Clock
 ) -> None:
-    here, there = Keyring(engine, MasterKey.made(master)), Keyring(engine, MasterKey.made(master), clock)
+    here, there = Keyring(database, MasterKey.made(master)), Keyring(database, MasterKey.made(master), clock)
     words = seal("my name is Ann", here.key_for("ann"), "e#text")
     assert open_sealed(words, there) == "my name is Ann"
     assert there.key_for("ann").kid == words.kid
@@ -135,12 +135,12 @@ def test_after_an_erasure_another_process_opens_nothing_once_its_cache_has_run_o
 
 
 def test_whoever_is_told_of_erasures_asks_no_more_and_forgets_at_once(
-    engine: Engine, master: Path, clock: Clock
+    database: Engine, master: Path, clock: Clock
 ) -> None:
-    here, there = Keyring(engine, MasterKey.made(master)), Keyring(engine, MasterKey.made(master), clock)
+    here, there = Keyring(database, MasterKey.made(master)), Keyring(database, MasterKey.made(master), clock)
     words = seal("my name is Ann", here.key_for("ann"), "e#text")
     assert there.key_for("ann").kid == words.kid
-    change(engine, "UPDATE keyring.person_keys SET subject = 'somebody else'")
+    change(database, "UPDATE keyring.person_keys SET subject = 'somebody else'")
     for _ in range(5):
         there.vouch(clock.now)
         clock.now += KEY_CACHE_S
@@ -151,9 +151,9 @@ def test_whoever_is_told_of_erasures_asks_no_more_and_forgets_at_once(
 
 
 def test_a_key_whose_erasure_nobody_told_opens_nothing_once_nobody_vouches_for_it(
-    engine: Engine, master: Path, clock: Clock
+    database: Engine, master: Path, clock: Clock
 ) -> None:
-    here, there = Keyring(engine, MasterKey.made(master)), Keyring(engine, MasterKey.made(master), clock)
+    here, there = Keyring(database, MasterKey.made(master)), Keyring(database, MasterKey.made(master), clock)
     words = seal("my name is Ann", here.key_for("ann"), "e#text")
     there.vouch(clock.now)
     assert open_sealed(words, there) == "my name is Ann"
@@ -164,7 +164,7 @@ def test_a_key_whose_erasure_nobody_told_opens_nothing_once_nobody_vouches_for_i
     assert VOUCHED_S <= 2
 
 
-def test_a_key_that_is_being_read_while_its_person_is_erased_is_not_remembered(engine: Engine, master: Path) -> None:
+def test_a_key_that_is_being_read_while_its_person_is_erased_is_not_remembered(database: Engine, master: Path) -> None:
     class Slow(MasterKey):
         """Somebody is erased between the reading of a key and its being remembered."""
 
@@ -175,8 +175,8 @@ def test_a_key_that_is_being_read_while_its_person_is_erased_is_not_remembered(e
             there.forget()
             return secret
 
-    here = Keyring(engine, MasterKey.made(master))
-    there = Keyring(engine, Slow(master))
+    here = Keyring(database, MasterKey.made(master))
+    there = Keyring(database, Slow(master))
     kid = here.key_for("ann").kid
     there.vouch(time.monotonic())
     assert there.find(kid).kid == kid, "what was read in time is used"
@@ -184,8 +184,8 @@ def test_a_key_that_is_being_read_while_its_person_is_erased_is_not_remembered(e
         there.find(kid)
 
 
-def test_somebody_who_was_erased_gets_a_new_key_and_every_old_one_is_named(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey.made(master))
+def test_somebody_who_was_erased_gets_a_new_key_and_every_old_one_is_named(database: Engine, master: Path) -> None:
+    keyring = Keyring(database, MasterKey.made(master))
     first = keyring.key_for("ann")
     keyring.destroy("ann")
     second = keyring.key_for("ann")
@@ -195,63 +195,65 @@ def test_somebody_who_was_erased_gets_a_new_key_and_every_old_one_is_named(engin
     assert keyring.destroy("nobody") == ()
 
 
-def test_the_key_of_nobody_is_erased(engine: Engine, master: Path) -> None:
+def test_the_key_of_nobody_is_erased(database: Engine, master: Path) -> None:
     with pytest.raises(Erased):
-        Keyring(engine, MasterKey.made(master)).find("no-such-kid")
+        Keyring(database, MasterKey.made(master)).find("no-such-kid")
 
 
-def test_erasing_one_person_leaves_the_others(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey.made(master))
+def test_erasing_one_person_leaves_the_others(database: Engine, master: Path) -> None:
+    keyring = Keyring(database, MasterKey.made(master))
     words = seal("still here", keyring.key_for("bob"), "e#text")
     keyring.key_for("ann")
     keyring.destroy("ann")
-    assert open_sealed(words, Keyring(engine, MasterKey.made(master))) == "still here"
+    assert open_sealed(words, Keyring(database, MasterKey.made(master))) == "still here"
 
 
-def test_after_the_master_key_rotated_old_keys_open_and_are_wrapped_anew_once(engine: Engine, master: Path) -> None:
-    old = Keyring(engine, MasterKey.made(master))
+def test_after_the_master_key_rotated_old_keys_open_and_are_wrapped_anew_once(database: Engine, master: Path) -> None:
+    old = Keyring(database, MasterKey.made(master))
     words = [seal(f"words {number}", old.key_for(f"person-{number}"), "e#text") for number in range(4)]
     old.destroy("person-3")
-    before = wrapped(engine)
+    before = wrapped(database)
     rotate(master)
-    new = Keyring(engine, MasterKey.made(master))
+    new = Keyring(database, MasterKey.made(master))
     assert [open_sealed(sealed, new) for sealed in words[:3]] == ["words 0", "words 1", "words 2"]
     assert new.rewrap() == 3
     assert new.rewrap() == 0
-    assert len(set(wrapped(engine)) & set(before)) == 1  # the destroyed one, which holds nothing
+    assert len(set(wrapped(database)) & set(before)) == 1  # the destroyed one, which holds nothing
     # The old master key may go now.
     master.write_text(master.read_text().splitlines()[-1] + "\n")
-    alone = Keyring(engine, MasterKey.made(master))
+    alone = Keyring(database, MasterKey.made(master))
     assert [open_sealed(sealed, alone) for sealed in words[:3]] == ["words 0", "words 1", "words 2"]
     with pytest.raises(Erased):
         open_sealed(words[3], alone)
 
 
-def test_without_the_master_key_that_wrapped_it_a_key_is_named_and_does_not_open(engine: Engine, master: Path) -> None:
-    kid = Keyring(engine, MasterKey.made(master)).key_for("ann").kid
+def test_without_the_master_key_that_wrapped_it_a_key_is_named_and_does_not_open(
+    database: Engine, master: Path
+) -> None:
+    kid = Keyring(database, MasterKey.made(master)).key_for("ann").kid
     master.unlink()
     with pytest.raises(Invalid, match=f"key {kid} was wrapped by master key"):
-        Keyring(engine, MasterKey.made(master)).find(kid)
+        Keyring(database, MasterKey.made(master)).find(kid)
 
 
-def test_a_wrapped_key_that_was_moved_to_another_person_does_not_open(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey.made(master))
+def test_a_wrapped_key_that_was_moved_to_another_person_does_not_open(database: Engine, master: Path) -> None:
+    keyring = Keyring(database, MasterKey.made(master))
     ann, bob = keyring.key_for("ann"), keyring.key_for("bob")
     change(
-        engine,
+        database,
         "UPDATE keyring.person_keys SET wrapped = (SELECT wrapped FROM keyring.person_keys WHERE kid = :ann)"
         " WHERE kid = :bob",
         ann=ann.kid,
         bob=bob.kid,
     )
     with pytest.raises(Invalid, match="does not unwrap"):
-        Keyring(engine, MasterKey.made(master)).find(bob.kid)
+        Keyring(database, MasterKey.made(master)).find(bob.kid)
 
 
-def test_what_is_stored_never_holds_the_secret(engine: Engine, master: Path) -> None:
-    keyring = Keyring(engine, MasterKey.made(master))
+def test_what_is_stored_never_holds_the_secret(database: Engine, master: Path) -> None:
+    keyring = Keyring(database, MasterKey.made(master))
     secrets = [keyring.key_for(f"person-{number}").secret for number in range(20)]
-    stored = b"".join(wrapped(engine))
+    stored = b"".join(wrapped(database))
     assert len(stored) > 20 * 32
     assert not any(secret in stored or secret.hex().encode() in stored for secret in secrets)
     assert not any(secret[at : at + 8] in stored for secret in secrets for at in range(24))
@@ -265,23 +267,23 @@ def test_the_master_key_is_not_taken_from_a_file_that_others_may_read(master: Pa
         MasterKey.made(master)
 
 
-def test_a_digest_is_keyed_and_the_same_in_every_process(engine: Engine, master: Path, tmp_path: Path) -> None:
+def test_a_digest_is_keyed_and_the_same_in_every_process(database: Engine, master: Path, tmp_path: Path) -> None:
     def digests(master: Path, person: str) -> tuple[str, str]:
-        keyring = Keyring(engine, MasterKey.made(master))
+        keyring = Keyring(database, MasterKey.made(master))
         return sealing.digest(b"yes", keyring.key_for(person)), sealing.common_digest(b"yes", keyring)
 
     here = digests(master, "ann")
     assert here == digests(master, "ann") and len(set(here)) == 2
     assert here[0] != digests(master, "bob")[0] and here[1] == digests(master, "bob")[1]
-    empty(engine)
+    empty(database)
     assert not set(here) & set(digests(tmp_path / "another.key", "ann"))
 
 
 def test_a_derived_secret_is_the_same_in_every_process_for_its_purpose_and_wraps_nothing(
-    engine: Engine, master: Path
+    database: Engine, master: Path
 ) -> None:
-    found = Keyring(engine, MasterKey.made(master)).derive("engine")
-    other = Keyring(engine, MasterKey.made(master))
+    found = Keyring(database, MasterKey.made(master)).derive("engine")
+    other = Keyring(database, MasterKey.made(master))
     assert found == other.derive("engine") != other.derive("door")
     with pytest.raises(InvalidTag):
-        AESGCM(bytes.fromhex(found)).decrypt(b"n" * 12, wrapped(engine)[0][-48:], b"k")
+        AESGCM(bytes.fromhex(found)).decrypt(b"n" * 12, wrapped(database)[0][-48:], b"k")

@@ -28,7 +28,7 @@ from streams.facts.releases import ReleaseFinished, ReleaseRolledBack, RollbackA
 from streams.facts.rounds import CandidateTrained, RoundAsked
 from streams.log import KafkaLog
 from streams.orders import EvaluateCandidate, Order, SelectSnapshot, SwapRelease, TrainCandidate
-from streams.store import open_engine
+from streams.store import open_database
 from tests import door_world
 from tests.door_world import CONTROL_TOKENS, PASSWORDS, World, wait_until
 from tests.integration.by_hand import answer, change, results, rows
@@ -71,7 +71,7 @@ class Machine:
     def __init__(self, world: World, name: str | None = None) -> None:
         settings = replace(world.settings, host=name or world.settings.host)
         as_workers = url_of(WORKERS, settings.database_url, PASSWORDS)
-        self.database = open_engine(as_workers, SHARES["swapper"])
+        self.database = open_database(as_workers, SHARES["swapper"])
         self.log = KafkaLog(world.kafka, f"test-{uuid4().hex[:6]}")
         self.context = Context(settings, self.database, self.log, world.services.keyring, f"{settings.host}-1")
         self.host = Host(settings, self.database)

@@ -62,8 +62,8 @@ def test_what_copy_reads_as_marks_is_text_in_every_table(world: ByHand, slowly: 
     for text in texts:
         world.say(*odd(text), *talk("roads", f"person {text}", f"c {text}"))
     world.settle()
-    assert verify(world.engine, world.log).equal and not slowly
-    assert {text for (text,) in rows(world.engine, "SELECT so_far FROM noria_shadow.prompts")} == {*texts, None}
+    assert verify(world.database, world.log).equal and not slowly
+    assert {text for (text,) in rows(world.database, "SELECT so_far FROM noria_shadow.prompts")} == {*texts, None}
 
 
 def test_an_event_that_stands_twice_far_apart_has_its_effect_once(
@@ -78,15 +78,15 @@ def test_an_event_that_stands_twice_far_apart_has_its_effect_once(
         world.say(*talk("roads", f"p{number}"), at=AT + timedelta(minutes=number))
     world.log.append([erased, *again], 1)
     world.settle()
-    assert verify(world.engine, world.log).equal and not slowly
+    assert verify(world.database, world.log).equal and not slowly
 
 
 def test_a_prompt_under_an_id_that_another_has_changes_no_row_of_the_first(world: ByHand, slowly: list[str]) -> None:
     (first,), (second,) = odd("c"), odd("c")
     world.say(first, replace(second, release=7), *talk("roads", "ann", "c"))
     world.settle()
-    assert rows(world.engine, "SELECT release FROM noria.prompts") == [(0,)]
-    assert verify(world.engine, world.log).equal and slowly == ["noria_shadow"]
+    assert rows(world.database, "SELECT release FROM noria.prompts") == [(0,)]
+    assert verify(world.database, world.log).equal and slowly == ["noria_shadow"]
 
 
 def test_what_no_index_holds_is_left_out_as_the_live_reader_left_it_out(world: ByHand, slowly: list[str]) -> None:
@@ -94,15 +94,15 @@ def test_what_no_index_holds_is_left_out_as_the_live_reader_left_it_out(world: B
     world.say(*odd(long), *talk("roads", "ann"))
     world.settle()
     assert [record.key for record in world.quarantined()] != []
-    assert verify(world.engine, world.log).equal and slowly == ["noria_shadow"]
+    assert verify(world.database, world.log).equal and slowly == ["noria_shadow"]
 
 
 def test_a_rebuilt_schema_has_the_keys_and_indexes_of_the_live_one(world: ByHand) -> None:
-    rebuild(world.engine, world.log, world.store.positions())
+    rebuild(world.database, world.log, world.store.positions())
     query = (
         "SELECT tablename, indexname, replace(indexdef, ' ON ' || :schema || '.', '') FROM pg_indexes"
         " WHERE schemaname = :schema ORDER BY indexname"
     )
-    live, shadow = (rows(world.engine, query, schema=schema) for schema in ("noria", "noria_shadow"))
+    live, shadow = (rows(world.database, query, schema=schema) for schema in ("noria", "noria_shadow"))
     assert live == shadow != []
-    change(world.engine, "DROP SCHEMA noria_shadow CASCADE")
+    change(world.database, "DROP SCHEMA noria_shadow CASCADE")

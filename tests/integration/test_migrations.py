@@ -24,7 +24,7 @@ from streams.connections import DOOR, WORKERS
 from streams.events import ORDERS
 from streams.log import MemoryLog
 from streams.schema import MACHINE_SCHEMAS, machinery, projections
-from streams.store import open_engine
+from streams.store import open_database
 from streams.tables import LIVE
 from streams.upgrade import upgrade, wanted
 from tests import door_world
@@ -41,22 +41,22 @@ def url(bare_database_url: str) -> str:
 
 
 @pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    engine = open_engine(url)
-    yield engine
-    engine.dispose()
+def database(url: str) -> Iterator[Engine]:
+    database = open_database(url)
+    yield database
+    database.dispose()
 
 
-def tables(engine: Engine) -> set[str]:
+def tables(database: Engine) -> set[str]:
     query = (
         "SELECT table_schema || '.' || table_name FROM information_schema.tables"
         " WHERE table_schema NOT IN ('pg_catalog', 'information_schema')"
     )
-    with engine.connect() as connection:
+    with database.connect() as connection:
         return set(connection.execute(text(query)).scalars())
 
 
-def shape(engine: Engine) -> list[tuple[object, ...]]:
+def shape(database: Engine) -> list[tuple[object, ...]]:
     """Every column and every index, in words."""
     queries = (
         "SELECT table_schema, table_name, column_name, data_type, is_nullable, column_default"
@@ -65,7 +65,7 @@ def shape(engine: Engine) -> list[tuple[object, ...]]:
         "SELECT schemaname, tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = ANY(:ours)"
         " ORDER BY schemaname, indexname",
     )
-    with engine.connect() as connection:
+    with database.connect() as connection:
         return [tuple(row) for query in queries for row in connection.execute(text(query), {"ours": sorted(OURS)})]
 
 
@@ -78,30 +78,30 @@ def as_the_code_says(url: str) -> bool:
     return True
 
 
-def test_an_empty_database_gets_every_table_and_loses_every_one_on_the_way_down(url: str, engine: Engine) -> None:
+def test_an_empty_database_gets_every_table_and_loses_every_one_on_the_way_down(url: str, database: Engine) -> None:
     named = {table.fullname for metadata in (projections, machinery) for table in metadata.sorted_tables}
     command.upgrade(config_for(url), "head")
-    first = shape(engine)
+    first = shape(database)
     command.downgrade(config_for(url), "base")
-    assert tables(engine) == {"public.alembic_version"}
-    assert shape(engine) == []
-    with engine.connect() as connection:
+    assert tables(database) == {"public.alembic_version"}
+    assert shape(database) == []
+    with database.connect() as connection:
         left = connection.execute(text("SELECT nspname FROM pg_namespace")).scalars()
         assert not OURS & set(left)
     command.upgrade(config_for(url), "head")
-    assert shape(engine) == first
-    upgrade(engine, MemoryLog)
-    assert tables(engine) == named | {"public.alembic_version"}
+    assert shape(database) == first
+    upgrade(database, MemoryLog)
+    assert tables(database) == named | {"public.alembic_version"}
 
 
-def test_each_step_can_be_taken_back_and_taken_again(url: str, engine: Engine) -> None:
+def test_each_step_can_be_taken_back_and_taken_again(url: str, database: Engine) -> None:
     revisions = [revision.revision for revision in ScriptDirectory.from_config(config_for(url)).walk_revisions()]
     for revision in reversed(revisions):
         command.upgrade(config_for(url), revision)
-        there = shape(engine)
+        there = shape(database)
         command.downgrade(config_for(url), "-1")
         command.upgrade(config_for(url), revision)
-        assert shape(engine) == there
+        assert shape(database) == there
 
 
 def test_there_is_one_newest_revision(url: str) -> None:
@@ -125,17 +125,17 @@ def test_the_migrations_make_exactly_the_tables_of_the_code_that_are_no_projecti
         "CREATE TABLE access.more (id int)",
     ],
 )
-def test_a_table_that_is_not_as_the_code_says_is_noticed(url: str, engine: Engine, statement: str) -> None:
+def test_a_table_that_is_not_as_the_code_says_is_noticed(url: str, database: Engine, statement: str) -> None:
     command.upgrade(config_for(url), "head")
-    with engine.begin() as connection:
+    with database.begin() as connection:
         connection.execute(text(statement))
     assert not as_the_code_says(url)
 
 
-def test_where_the_schema_work_was_dropped_it_is_made_again_and_nothing_else(url: str, engine: Engine) -> None:
+def test_where_the_schema_work_was_dropped_it_is_made_again_and_nothing_else(url: str, database: Engine) -> None:
     command.upgrade(config_for(url), "head")
     assert make_work_again(url) is False
-    with engine.begin() as connection:
+    with database.begin() as connection:
         connection.execute(text("DROP SCHEMA work CASCADE"))
     command.upgrade(config_for(url), "head")  # which takes it for made
     assert not as_the_code_says(url)
@@ -144,23 +144,23 @@ def test_where_the_schema_work_was_dropped_it_is_made_again_and_nothing_else(url
 
 
 def test_the_workers_may_have_what_was_dropped_of_work_made_again_with_everybodys_rights_and_no_more(
-    url: str, engine: Engine, tmp_path: Path
+    url: str, database: Engine, tmp_path: Path
 ) -> None:
     command.upgrade(config_for(url), "head")
-    upgrade(engine, MemoryLog)
+    upgrade(database, MemoryLog)
     make_work_again(url)
     grant(url, door_world.PASSWORDS)
     rights = (
         "SELECT grantee, table_name, privilege_type FROM information_schema.role_table_grants"
         " WHERE table_schema = 'work' AND grantee LIKE 'noria!_%' ESCAPE '!' ORDER BY 1, 2, 3"
     )
-    before = rows(engine, rights)
+    before = rows(database, rights)
     assert len(before) > 20
     call = text("SELECT public.noria_make_work()")
     for dropped in ("SCHEMA work CASCADE", "TABLE work.routes"):
-        with engine.begin() as connection:
+        with database.begin() as connection:
             connection.execute(text(f"DROP {dropped}"))
-        workers, door = (open_engine(url_of(role, url, door_world.PASSWORDS)) for role in (WORKERS, DOOR))
+        workers, door = (open_database(url_of(role, url, door_world.PASSWORDS)) for role in (WORKERS, DOOR))
         with pytest.raises(ProgrammingError, match="permission denied"), door.begin() as connection:
             connection.execute(call)
         with workers.begin() as connection:
@@ -169,17 +169,17 @@ def test_the_workers_may_have_what_was_dropped_of_work_made_again_with_everybody
             assert connection.execute(call).scalar_one() is False
         for one in (workers, door):
             one.dispose()
-        assert as_the_code_says(url) and rows(engine, rights) == before
+        assert as_the_code_says(url) and rows(database, rights) == before
 
 
-def test_what_was_under_way_belongs_to_this_host_and_an_order_knows_its_decision(url: str, engine: Engine) -> None:
+def test_what_was_under_way_belongs_to_this_host_and_an_order_knows_its_decision(url: str, database: Engine) -> None:
     command.upgrade(config_for(url), "20261201_decisions")
-    upgrade(engine, MemoryLog)
-    world = ByHand(engine, MemoryLog())
+    upgrade(database, MemoryLog)
+    world = ByHand(database, MemoryLog())
     live_domain(world, "roads", corrections=400)
     (swap,) = world.records(ORDERS)
     order = decode_order(swap.value)
-    with engine.begin() as connection:
+    with database.begin() as connection:
         connection.execute(
             text(
                 "INSERT INTO work.claims (order_id, kind, domain, body, state, received_at)"
@@ -189,13 +189,13 @@ def test_what_was_under_way_belongs_to_this_host_and_an_order_knows_its_decision
         )
         connection.execute(text("INSERT INTO work.places VALUES ('/p', 'k', 'o', '{}', now())"))
     command.upgrade(config_for(url), "head")
-    decided = rows(engine, "SELECT \"offset\" FROM noria.events WHERE type = 'domain_created'")
+    decided = rows(database, "SELECT \"offset\" FROM noria.events WHERE type = 'domain_created'")
     query = "SELECT decided_offset FROM work.claims WHERE kind = 'swap_release'"
-    assert rows(engine, query) == decided
-    assert rows(engine, "SELECT host, place FROM work.places") == [(socket.gethostname(), "/p")]
+    assert rows(database, query) == decided
+    assert rows(database, "SELECT host, place FROM work.places") == [(socket.gethostname(), "/p")]
 
 
-def test_two_deployers_at_once_both_end_well_and_the_tables_are_made_once(url: str, engine: Engine) -> None:
+def test_two_deployers_at_once_both_end_well_and_the_tables_are_made_once(url: str, database: Engine) -> None:
     environment = os.environ | {
         "NORIA_HOME": "/nonexistent",
         "NORIA_KAFKA": "127.0.0.1:1",
@@ -219,7 +219,7 @@ def test_two_deployers_at_once_both_end_well_and_the_tables_are_made_once(url: s
         for _ in range(2)
     ]
     waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = :oid")
-    with engine.connect() as connection:
+    with database.connect() as connection:
         oid = connection.execute(text("SELECT oid FROM pg_database WHERE datname = current_database()")).scalar_one()
         eventually(lambda: connection.execute(waiting, {"oid": oid}).scalar_one() == 2, "both wait at the lock")
     holder.close()
@@ -230,4 +230,4 @@ def test_two_deployers_at_once_both_end_well_and_the_tables_are_made_once(url: s
         assert "migrations: at head" in out
         made.append("made anew, from 0 events" in out)
     assert as_the_code_says(url)
-    assert sorted(made) == [False, True] and wanted(engine) == []
+    assert sorted(made) == [False, True] and wanted(database) == []

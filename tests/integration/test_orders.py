@@ -42,7 +42,7 @@ def log(empty_log: Cluster) -> Iterator[KafkaLog]:
 
 
 @pytest.fixture
-def engine(database: Engine, log: KafkaLog) -> Engine:
+def database(database: Engine, log: KafkaLog) -> Engine:
     """No claims, and what stands on the log of earlier tests is behind us."""
     empty(database)
     for topic, table in ((ORDERS, "work.intake"), (DOMAINS, "noria.positions")):
@@ -53,8 +53,8 @@ def engine(database: Engine, log: KafkaLog) -> Engine:
 
 
 @pytest.fixture
-def context(engine: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: Cluster) -> Context:
-    return Context(make_settings(tmp_path, empty_log, "unused"), engine, log, keyring, "worker-1")
+def context(database: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, empty_log: Cluster) -> Context:
+    return Context(make_settings(tmp_path, empty_log, "unused"), database, log, keyring, "worker-1")
 
 
 def ask(log: KafkaLog, *wanted: Order) -> None:
@@ -69,16 +69,16 @@ def purge() -> PurgePlaces:
     return PurgePlaces(order_id=uuid4(), domain="roads", person="ann", kids=("k1",))
 
 
-def claims(engine: Engine) -> list[tuple[object, ...]]:
-    return rows(engine, "SELECT order_id, state, attempts, worker FROM work.claims ORDER BY received_at")
+def claims(database: Engine) -> list[tuple[object, ...]]:
+    return rows(database, "SELECT order_id, state, attempts, worker FROM work.claims ORDER BY received_at")
 
 
-def lease_runs_out(engine: Engine) -> None:
-    change(engine, "UPDATE work.claims SET lease_until = now() - interval '1 second' WHERE lease_until IS NOT NULL")
+def lease_runs_out(database: Engine) -> None:
+    change(database, "UPDATE work.claims SET lease_until = now() - interval '1 second' WHERE lease_until IS NOT NULL")
 
 
-def wait_is_over(engine: Engine) -> None:
-    change(engine, "UPDATE work.claims SET not_before = now() - interval '1 second'")
+def wait_is_over(database: Engine) -> None:
+    change(database, "UPDATE work.claims SET not_before = now() - interval '1 second'")
 
 
 def told(log: KafkaLog, order: Order) -> list[Envelope]:
@@ -103,51 +103,53 @@ def table(run: StepFunction) -> dict[str, tuple[Step, StepFunction]]:
     return {"select_snapshot": ("select", run)}
 
 
-def begin_round(engine: Engine, order: SelectSnapshot) -> None:
+def begin_round(database: Engine, order: SelectSnapshot) -> None:
     change(
-        engine,
+        database,
         "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, requested_at)"
         " VALUES (:id, 'roads', 1, 'select', '[]', 7, 0, now())",
         id=order.round_id,
     )
 
 
-def end_round(engine: Engine, order: SelectSnapshot) -> None:
-    change(engine, "UPDATE noria.rounds SET ended_at = now() WHERE round_id = :id", id=order.round_id)
+def end_round(database: Engine, order: SelectSnapshot) -> None:
+    change(database, "UPDATE noria.rounds SET ended_at = now() WHERE round_id = :id", id=order.round_id)
 
 
-def test_an_order_is_taken_in_once_however_often_it_stands_on_the_log(engine: Engine, log: KafkaLog) -> None:
+def test_an_order_is_taken_in_once_however_often_it_stands_on_the_log(database: Engine, log: KafkaLog) -> None:
     one, other = select(), purge()
     ask(log, one, one, other)
-    assert orders.Intake(engine, log).take_in() == 3
-    assert orders.Intake(engine, log).take_in() == 0
+    assert orders.Intake(database, log).take_in() == 3
+    assert orders.Intake(database, log).take_in() == 0
     ask(log, one)
-    orders.Intake(engine, log).take_in()
-    assert claims(engine) == [(str(one.order_id), "open", 0, None), (str(other.order_id), "open", 0, None)]
+    orders.Intake(database, log).take_in()
+    assert claims(database) == [(str(one.order_id), "open", 0, None), (str(other.order_id), "open", 0, None)]
 
 
-def test_an_order_that_is_done_is_not_opened_again_by_its_repetition(engine: Engine, log: KafkaLog) -> None:
+def test_an_order_that_is_done_is_not_opened_again_by_its_repetition(database: Engine, log: KafkaLog) -> None:
     order = select()
     ask(log, order)
-    orders.Intake(engine, log).take_in()
-    held = orders.claim(engine, KINDS, "worker-1", "here")
+    orders.Intake(database, log).take_in()
+    held = orders.claim(database, KINDS, "worker-1", "here")
     assert held is not None
-    orders.finish(engine, held, "done")
+    orders.finish(database, held, "done")
     ask(log, order)
-    orders.Intake(engine, log).take_in()
-    assert orders.claim(engine, KINDS, "worker-2", "here") is None
+    orders.Intake(database, log).take_in()
+    assert orders.claim(database, KINDS, "worker-2", "here") is None
 
 
-def test_an_order_that_cannot_be_read_is_kept_by_its_place_and_the_rest_goes_on(engine: Engine, log: KafkaLog) -> None:
+def test_an_order_that_cannot_be_read_is_kept_by_its_place_and_the_rest_goes_on(
+    database: Engine, log: KafkaLog
+) -> None:
     order = select()
     log.append([Message(ORDERS, "x", b"no order"), order_message(order)], 10)
-    orders.Intake(engine, log).take_in()
+    orders.Intake(database, log).take_in()
     end = log.ends(ORDERS)[0]
-    assert [row[:2] for row in claims(engine)] == [
+    assert [row[:2] for row in claims(database)] == [
         (f"{ORDERS}-0@{end - 2}", "unreadable"),
         (str(order.order_id), "open"),
     ]
-    held = orders.claim(engine, KINDS, "worker-1", "here")
+    held = orders.claim(database, KINDS, "worker-1", "here")
     assert held is not None and held.order == order
 
 
@@ -168,10 +170,10 @@ def test_an_order_that_a_later_version_wrote_fails_as_an_event_and_stops_no_work
     (failed,) = failures_of(context.log, later)
     assert (failed.step, failed.will_retry, failed.round_id) == (None, False, later.round_id)
     assert failed.reason.startswith("the order cannot be read: ")
-    assert (str(later.order_id), "failed") in [row[:2] for row in claims(context.engine)]
+    assert (str(later.order_id), "failed") in [row[:2] for row in claims(context.database)]
 
 
-def test_workers_that_ask_at_once_get_each_order_once(engine: Engine, log: KafkaLog) -> None:
+def test_workers_that_ask_at_once_get_each_order_once(database: Engine, log: KafkaLog) -> None:
     wanted = [select() for _ in range(20)]
     ask(log, *wanted)
     taken: list[Claim] = []
@@ -179,8 +181,8 @@ def test_workers_that_ask_at_once_get_each_order_once(engine: Engine, log: Kafka
 
     def work(name: str) -> None:
         start.wait()
-        orders.Intake(engine, log).take_in()
-        while (held := orders.claim(engine, KINDS, name, "here")) is not None:
+        orders.Intake(database, log).take_in()
+        while (held := orders.claim(database, KINDS, name, "here")) is not None:
             taken.append(held)
 
     workers = [threading.Thread(target=work, args=(f"worker-{number}",)) for number in range(4)]
@@ -192,61 +194,61 @@ def test_workers_that_ask_at_once_get_each_order_once(engine: Engine, log: Kafka
     assert {held.attempt for held in taken} == {1}
 
 
-def test_the_oldest_order_comes_first_and_only_of_the_kinds_asked_for(engine: Engine, log: KafkaLog) -> None:
+def test_the_oldest_order_comes_first_and_only_of_the_kinds_asked_for(database: Engine, log: KafkaLog) -> None:
     first, second, third = select(), purge(), select()
     ask(log, first, second, third)
-    orders.Intake(engine, log).take_in()
+    orders.Intake(database, log).take_in()
     names = [["purge_places"], KINDS, KINDS, KINDS]
-    held = [orders.claim(engine, kinds, "worker-1", "here") for kinds in names]
+    held = [orders.claim(database, kinds, "worker-1", "here") for kinds in names]
     assert [one.order if one else None for one in held] == [second, first, third, None]
 
 
 def test_when_the_lease_runs_out_another_worker_takes_over_and_the_first_has_lost_it(
-    engine: Engine, log: KafkaLog
+    database: Engine, log: KafkaLog
 ) -> None:
     ask(log, select())
-    orders.Intake(engine, log).take_in()
-    first = orders.claim(engine, KINDS, "worker-1", "here")
-    assert first is not None and orders.renew(engine, first)
-    assert orders.claim(engine, KINDS, "worker-2", "here") is None
-    lease_runs_out(engine)
-    second = orders.claim(engine, KINDS, "worker-2", "here")
+    orders.Intake(database, log).take_in()
+    first = orders.claim(database, KINDS, "worker-1", "here")
+    assert first is not None and orders.renew(database, first)
+    assert orders.claim(database, KINDS, "worker-2", "here") is None
+    lease_runs_out(database)
+    second = orders.claim(database, KINDS, "worker-2", "here")
     assert second is not None and (second.order, second.attempt) == (first.order, 2)
-    assert not orders.renew(engine, first)
-    orders.finish(engine, first, "failed")  # says nothing about what is no longer its own
-    assert claims(engine) == [(str(first.order.order_id), "open", 2, "worker-2")]
-    assert orders.renew(engine, second)
+    assert not orders.renew(database, first)
+    orders.finish(database, first, "failed")  # says nothing about what is no longer its own
+    assert claims(database) == [(str(first.order.order_id), "open", 2, "worker-2")]
+    assert orders.renew(database, second)
 
 
 def test_a_worker_that_lost_an_order_and_got_it_back_does_not_hold_it_by_its_old_claim(
-    engine: Engine, log: KafkaLog
+    database: Engine, log: KafkaLog
 ) -> None:
     ask(log, select())
-    orders.Intake(engine, log).take_in()
-    first = orders.claim(engine, KINDS, "worker-1", "here")
-    lease_runs_out(engine)
-    second = orders.claim(engine, KINDS, "worker-1", "here")
+    orders.Intake(database, log).take_in()
+    first = orders.claim(database, KINDS, "worker-1", "here")
+    lease_runs_out(database)
+    second = orders.claim(database, KINDS, "worker-1", "here")
     assert first is not None and second is not None
-    assert not orders.renew(engine, first) and orders.renew(engine, second)
+    assert not orders.renew(database, first) and orders.renew(database, second)
 
 
-def test_a_lease_is_not_renewed_once_the_round_has_ended(engine: Engine, log: KafkaLog) -> None:
+def test_a_lease_is_not_renewed_once_the_round_has_ended(database: Engine, log: KafkaLog) -> None:
     order = select()
     ask(log, order)
-    orders.Intake(engine, log).take_in()
-    held = orders.claim(engine, KINDS, "worker-1", "here")
-    assert held is not None and orders.renew(engine, held)  # the projections may not know the round yet
-    begin_round(engine, order)
-    assert orders.renew(engine, held)
-    end_round(engine, order)
-    assert not orders.renew(engine, held)
+    orders.Intake(database, log).take_in()
+    held = orders.claim(database, KINDS, "worker-1", "here")
+    assert held is not None and orders.renew(database, held)  # the projections may not know the round yet
+    begin_round(database, order)
+    assert orders.renew(database, held)
+    end_round(database, order)
+    assert not orders.renew(database, held)
 
 
-def test_an_order_without_a_round_is_renewed_whatever_rounds_do(engine: Engine, log: KafkaLog) -> None:
+def test_an_order_without_a_round_is_renewed_whatever_rounds_do(database: Engine, log: KafkaLog) -> None:
     ask(log, purge())
-    orders.Intake(engine, log).take_in()
-    held = orders.claim(engine, KINDS, "worker-1", "here")
-    assert held is not None and orders.renew(engine, held)
+    orders.Intake(database, log).take_in()
+    held = orders.claim(database, KINDS, "worker-1", "here")
+    assert held is not None and orders.renew(database, held)
 
 
 def test_an_order_is_carried_out_once_and_what_came_of_it_is_told_under_a_fixed_id(context: Context) -> None:
@@ -274,7 +276,7 @@ def test_an_order_is_carried_out_once_and_what_came_of_it_is_told_under_a_fixed_
     assert work_once(context, table(run), stopping) is True
     assert work_once(context, table(run), stopping) is False
     assert carried == [order]
-    assert [state for _, state, _, _ in claims(context.engine)] == ["done"]
+    assert [state for _, state, _, _ in claims(context.database)] == ["done"]
     first, second = told(log, order)
     assert first.id == second.id == uuid5(order.order_id, "snapshot_selected")
     assert (first.source, first.causation_id) == ("/noria/workers/worker-1", order.order_id)
@@ -292,7 +294,7 @@ def test_what_can_never_work_is_told_and_not_tried_again(context: Context) -> No
     (failed,) = failures_of(log, order)
     assert (failed.step, failed.will_retry, failed.attempt, failed.round_id) == ("select", False, 1, order.round_id)
     assert failed.reason.startswith("there is no artifact") and len(failed.reason) == 500
-    assert [row[1] for row in claims(context.engine)] == ["failed"]
+    assert [row[1] for row in claims(context.database)] == ["failed"]
     assert not work_once(context, table(run), threading.Event())
 
 
@@ -308,8 +310,8 @@ def test_what_is_not_there_at_present_is_tried_again_later_and_not_for_ever(cont
         assert work_once(context, table(run), threading.Event())
         last = attempt == ATTEMPTS
         assert not work_once(context, table(run), threading.Event()), "it waits before it is tried again"
-        assert [row[1:3] for row in claims(context.engine)] == [("failed" if last else "open", attempt)]
-        wait_is_over(context.engine)
+        assert [row[1:3] for row in claims(context.database)] == [("failed" if last else "open", attempt)]
+        wait_is_over(context.database)
     failures = failures_of(log, order)
     assert [failed.will_retry for failed in failures] == [True] * (ATTEMPTS - 1) + [False]
     assert [failed.attempt for failed in failures] == list(range(1, ATTEMPTS + 1))
@@ -327,7 +329,7 @@ def test_a_full_disk_is_no_bug_and_is_tried_again(context: Context) -> None:
     assert work_once(context, table(run), threading.Event())
     (failed,) = failures_of(log, order)
     assert failed.reason == "the disk is full" and failed.will_retry
-    assert [row[1] for row in claims(context.engine)] == ["open"]
+    assert [row[1] for row in claims(context.database)] == ["open"]
 
 
 def test_an_order_that_kills_its_workers_is_given_up(context: Context) -> None:
@@ -336,8 +338,8 @@ def test_an_order_that_kills_its_workers_is_given_up(context: Context) -> None:
     ask(log, order)
     context.intake.take_in()
     for number in range(ATTEMPTS):
-        assert orders.claim(context.engine, KINDS, f"dead-{number}", "here") is not None
-        lease_runs_out(context.engine)
+        assert orders.claim(context.database, KINDS, f"dead-{number}", "here") is not None
+        lease_runs_out(context.database)
 
     def run(order: SelectSnapshot, context: Context) -> None:
         raise AssertionError("it must not be tried once more")
@@ -345,7 +347,7 @@ def test_an_order_that_kills_its_workers_is_given_up(context: Context) -> None:
     assert work_once(context, table(run), threading.Event())
     (failed,) = failures_of(log, order)
     assert failed.reason == f"{ATTEMPTS} attempts ended without a word" and not failed.will_retry
-    assert [row[1] for row in claims(context.engine)] == ["failed"]
+    assert [row[1] for row in claims(context.database)] == ["failed"]
 
 
 def test_a_bug_is_told_by_its_kind_and_stops_the_worker(context: Context) -> None:
@@ -359,7 +361,7 @@ def test_a_bug_is_told_by_its_kind_and_stops_the_worker(context: Context) -> Non
     for _ in range(3):
         with pytest.raises(KeyError):
             work_once(context, table(run), threading.Event())
-        wait_is_over(context.engine)
+        wait_is_over(context.database)
     failures = failures_of(log, order)
     assert [failed.will_retry for failed in failures] == [True, True, False]
     assert {failed.reason for failed in failures} == {"a bug: KeyError"}
@@ -373,15 +375,15 @@ def test_an_order_whose_round_was_cancelled_is_dropped_in_the_middle(
     log, order = context.log, select()
     assert isinstance(log, KafkaLog)
     ask(log, order)
-    begin_round(context.engine, order)
+    begin_round(context.database, order)
 
     def run(order: SelectSnapshot, context: Context) -> None:
-        end_round(context.engine, order)
+        end_round(context.database, order)
         assert context.cancelled.wait(10)
         context.check()
 
     assert work_once(context, table(run), threading.Event())
-    assert [row[1] for row in claims(context.engine)] == ["cancelled"]
+    assert [row[1] for row in claims(context.database)] == ["cancelled"]
     assert told(log, order) == []
     assert not work_once(context, table(run), threading.Event())
 
@@ -400,9 +402,9 @@ def test_a_worker_that_is_stopped_leaves_its_order_to_the_next(
         context.check()
 
     assert work_once(context, table(run), stopping)
-    assert [row[1:3] for row in claims(context.engine)] == [("open", 1)]
+    assert [row[1:3] for row in claims(context.database)] == [("open", 1)]
     assert work_once(context, table(lambda order, context: None), threading.Event())
-    assert [row[1:3] for row in claims(context.engine)] == [("done", 2)]
+    assert [row[1:3] for row in claims(context.database)] == [("done", 2)]
 
 
 def test_a_long_step_keeps_its_lease(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,12 +415,12 @@ def test_a_long_step_keeps_its_lease(context: Context, monkeypatch: pytest.Monke
 
     def run(order: SelectSnapshot, context: Context) -> None:
         query = "SELECT lease_until FROM work.claims"
-        first = rows(context.engine, query)
-        eventually(lambda: rows(context.engine, query) > first, "the lease is renewed", 10)
-        assert orders.claim(context.engine, KINDS, "worker-2", "here") is None
+        first = rows(context.database, query)
+        eventually(lambda: rows(context.database, query) > first, "the lease is renewed", 10)
+        assert orders.claim(context.database, KINDS, "worker-2", "here") is None
 
     assert work_once(context, table(run), threading.Event())
-    assert [row[1] for row in claims(context.engine)] == ["done"]
+    assert [row[1] for row in claims(context.database)] == ["done"]
 
 
 def test_a_step_that_waits_for_what_is_being_made_says_so_keeps_its_lease_and_goes_on(
@@ -433,18 +435,18 @@ def test_a_step_that_waits_for_what_is_being_made_says_so_keeps_its_lease_and_go
 
     def run(order: SelectSnapshot, context: Context) -> None:
         query = "SELECT lease_until FROM work.claims"
-        first = rows(context.engine, query)
+        first = rows(context.database, query)
 
         def missing() -> WaitsFor | None:
             if answers:
                 return answers.pop(0)
-            return "opencompass_failed" if rows(context.engine, query) == first else None
+            return "opencompass_failed" if rows(context.database, query) == first else None
 
         context.wait(order, "select", missing)
-        assert orders.claim(context.engine, KINDS, "worker-2", "here") is None
+        assert orders.claim(context.database, KINDS, "worker-2", "here") is None
 
     assert work_once(context, table(run), threading.Event())
-    assert [row[1:3] for row in claims(context.engine)] == [("done", 1)]
+    assert [row[1:3] for row in claims(context.database)] == [("done", 1)]
     events = [envelope.event for envelope in told(log, order)]
     said = [event for event in events if isinstance(event, OrderProgressed)]
     assert len(said) == len(events)
@@ -458,14 +460,14 @@ def test_a_step_that_waits_is_dropped_when_its_round_is_cancelled(
     order = select()
     assert isinstance(context.log, KafkaLog)
     ask(context.log, order)
-    begin_round(context.engine, order)
+    begin_round(context.database, order)
 
     def run(order: SelectSnapshot, context: Context) -> None:
-        end_round(context.engine, order)
+        end_round(context.database, order)
         context.wait(order, "select", lambda: "general_answers")
 
     assert work_once(context, table(run), threading.Event())
-    assert [row[1] for row in claims(context.engine)] == ["cancelled"]
+    assert [row[1] for row in claims(context.database)] == ["cancelled"]
 
 
 def test_a_step_whose_order_another_worker_took_is_dropped(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,12 +477,12 @@ def test_a_step_whose_order_another_worker_took_is_dropped(context: Context, mon
     ask(context.log, order)
 
     def run(order: SelectSnapshot, context: Context) -> None:
-        change(context.engine, "UPDATE work.claims SET worker = 'worker-2', attempts = attempts + 1")
+        change(context.database, "UPDATE work.claims SET worker = 'worker-2', attempts = attempts + 1")
         assert context.cancelled.wait(10)
         context.check()
 
     assert work_once(context, table(run), threading.Event())
-    assert [row[1:] for row in claims(context.engine)] == [("open", 2, "worker-2")]
+    assert [row[1:] for row in claims(context.database)] == [("open", 2, "worker-2")]
 
 
 def test_the_longer_a_step_takes_the_more_seldom_its_progress_is_told(

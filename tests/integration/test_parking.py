@@ -77,11 +77,11 @@ def of_poor(event: Event) -> bool:
 
 
 def parked(world: ByHand) -> list[tuple[object, ...]]:
-    return rows(world.engine, 'SELECT kind, domain, topic, "offset", reason FROM noria.parked ORDER BY kind, key')
+    return rows(world.database, 'SELECT kind, domain, topic, "offset", reason FROM noria.parked ORDER BY kind, key')
 
 
 def effects(world: ByHand, key: str) -> int:
-    ((number,),) = rows(world.engine, "SELECT count(*) FROM noria.events WHERE key = :key", key=key)
+    ((number,),) = rows(world.database, "SELECT count(*) FROM noria.events WHERE key = :key", key=key)
     return int(str(number))
 
 
@@ -95,14 +95,14 @@ def at_the_end(world: ByHand) -> bool:
 
 
 def equal(world: ByHand) -> bool:
-    report = verify(world.engine, world.log)
+    report = verify(world.database, world.log)
     assert report.equal, report
     return report.equal
 
 
 def take_up(world: ByHand) -> None:
     """As the stream does when it starts."""
-    take_up_parked(Store(world.engine), world.log)
+    take_up_parked(Store(world.database), world.log)
 
 
 def two_of_each(world: ByHand) -> None:
@@ -132,12 +132,12 @@ def test_one_key_that_meets_a_bug_is_parked_and_taken_up_in_order_once_it_is_men
         assert effects(world, "poor") - before == (0 if of_domains else 5)  # with the round that follows
         assert at_the_end(world)
 
-        change(world.engine, "DELETE FROM noria.outbox WHERE sent_at IS NOT NULL")  # as the relay does after a day
+        change(world.database, "DELETE FROM noria.outbox WHERE sent_at IS NOT NULL")  # as the relay does after a day
         world.store.apply(world.records())
         take_up(world)
         world.settle()
         assert len(said(world)) == 1
-        rebuild_live(world.engine, world.log)
+        rebuild_live(world.database, world.log)
         world.settle()
         (told,) = said(world)
         assert told["parked"] == kind and told["place"].endswith(f"@{offset}") and WORDS not in str(told)
@@ -229,7 +229,9 @@ def test_a_bug_for_everybody_stops_the_reader_and_parks_nobody_more(
             world.follow()
         assert parked(world) == [] and world.store.positions() == {}
         with pytest.raises(TooManyParked):
-            rebuild(world.engine, world.log, {(CONVERSATIONS, p): e for p, e in world.log.ends(CONVERSATIONS).items()})
+            rebuild(
+                world.database, world.log, {(CONVERSATIONS, p): e for p, e in world.log.ends(CONVERSATIONS).items()}
+            )
         world.store.apply(world.records()[:50])  # and as few as that do not come by themselves, one by one, to more
         with pytest.raises(TooManyParked):
             world.follow()
@@ -251,9 +253,9 @@ def test_an_update_leaves_parked_what_is_so_that_what_follows_from_it_is_said(
     if not fast:
         monkeypatch.setattr(replay, "load", not_so_fast)
     monkeypatch.setitem(versions.STATES, "domain", versions.STATES["domain"] + 1)
-    assert upgrade.upgrade(world.engine, lambda: world.log) is not None
+    assert upgrade.upgrade(world.database, lambda: world.log) is not None
     assert parked(world) == was
-    newer = ByHand(world.engine, world.log)
+    newer = ByHand(world.database, world.log)
     take_up(newer)
     newer.settle()
     assert sorted(order.domain for order in world.orders() if isinstance(order, SelectSnapshot)) == ["poor", "rich"]
@@ -269,34 +271,34 @@ def test_an_update_to_code_that_meets_a_bug_leaves_the_tables_as_they_are(
     world.settle()
     monkeypatch.setitem(versions.STATES, "domain", versions.STATES["domain"] + 1)
     with bug(rounds, "fold", of_poor), pytest.raises(Invalid, match=r"meets a bug at noria\.domains-.*KeyError"):
-        upgrade.upgrade(world.engine, lambda: world.log)
-    assert parked(world) == [] and effects(world, "poor") > 0 and upgrade.wanted(world.engine)
+        upgrade.upgrade(world.database, lambda: world.log)
+    assert parked(world) == [] and effects(world, "poor") > 0 and upgrade.wanted(world.database)
 
 
 def test_a_person_is_erased_although_their_domain_stands_parked(world: ByHand, tmp_path: Path) -> None:
     live_domain(world, "poor")
-    change(world.engine, "INSERT INTO keyring.person_keys VALUES ('kid', 'person:ann', 'wrapped', now(), NULL)")
+    change(world.database, "INSERT INTO keyring.person_keys VALUES ('kid', 'person:ann', 'wrapped', now(), NULL)")
     with bug(rounds, "fold", of_poor):
         world.say(ClockTicked(domain="poor", at=AT), PersonErased(domain="poor", person="ann", kids=("kid",), by="op"))
         world.follow()
     gone = "SELECT wrapped::text, destroyed_at IS NOT NULL FROM keyring.person_keys"
-    assert rows(world.engine, gone)[0][1] is True
-    change(world.engine, "UPDATE keyring.person_keys SET wrapped = 'wrapped', destroyed_at = NULL")  # an older backup
-    assert keep_erased(world.engine, world.log, Journal(tmp_path / "erasures")) == ["kid"]
+    assert rows(world.database, gone)[0][1] is True
+    change(world.database, "UPDATE keyring.person_keys SET wrapped = 'wrapped', destroyed_at = NULL")  # an older backup
+    assert keep_erased(world.database, world.log, Journal(tmp_path / "erasures")) == ["kid"]
 
 
 def test_of_a_parked_domain_no_order_is_carried_out_and_nothing_is_put_level(world: ByHand) -> None:
     for domain in ("rich", "poor"):
         world.say(created(domain))
     world.settle()
-    Intake(world.engine, world.log).take_in()
+    Intake(world.database, world.log).take_in()
     with bug(rounds, "fold", of_poor):
         world.say(ClockTicked(domain="poor", at=AT))
         world.follow()
-    claimed = claim(world.engine, ["swap_release"], "w", "here")
+    claimed = claim(world.database, ["swap_release"], "w", "here")
     assert claimed is not None and claimed.order.domain == "rich"
-    assert claim(world.engine, ["swap_release"], "w", "here") is None
-    with world.engine.connect() as connection:
+    assert claim(world.database, ["swap_release"], "w", "here") is None
+    with world.database.connect() as connection:
         assert [standing.domain for standing in _standings(connection)] == ["rich"]
 
 

@@ -24,7 +24,7 @@ from streams.facts.rounds import RoundAsked
 from streams.log import MemoryLog, Message
 from streams.schema import projections
 from streams.sealing import Keyring, MasterKey
-from streams.store import open_engine
+from streams.store import open_database
 from streams.topics import TOPICS
 from tests.door_world import make_settings
 from tests.integration.by_hand import change, empty
@@ -47,8 +47,8 @@ class Answering(MemoryLog):
         return True
 
 
-def fill(engine: Engine) -> None:
-    empty(engine)
+def fill(database: Engine) -> None:
+    empty(database)
     tables = {
         "noria.domains": (
             DOMAINS_MADE,
@@ -120,24 +120,24 @@ def fill(engine: Engine) -> None:
         ),
     }  # fmt: skip
     for table, (number, columns, values) in tables.items():
-        change(engine, f"INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, {number}) n")
+        change(database, f"INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, {number}) n")
     change(
-        engine,
+        database,
         "INSERT INTO noria.positions SELECT topic, p, 1000000000 FROM unnest(:topics) topic, generate_series(0, 9) p",
         topics=[topic.name for topic in TOPICS],
     )
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
 
 
 class Explained:
     """Every statement that was carried out, and those whose plan reads a growing table from end to end."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, database: Engine) -> None:
+        self.database = database
         self.statements: set[str] = set()
         self.scans: dict[str, set[str]] = {}
-        event.listen(engine, "before_cursor_execute", self._explain)
+        event.listen(database, "before_cursor_execute", self._explain)
 
     def _explain(self, connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if statement.split(None, 1)[0] not in ("SELECT", "UPDATE", "DELETE") or "pg_" in statement:
@@ -165,27 +165,27 @@ def scanned(plan: dict[str, Any]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def grown(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FlaskClient, Explained]]:
     home = tmp_path_factory.mktemp("plans")
-    engine, master, log = open_engine(database_url), MasterKey.made(home / "master.key"), Answering()
-    fill(engine)
+    database, master, log = open_database(database_url), MasterKey.made(home / "master.key"), Answering()
+    fill(database)
     settings = make_settings(home, Cluster(servers="nowhere:9"), database_url)
     services = Services(
         settings=settings,
-        engine=engine,
-        recorder=Recorder(log, engine),
-        keyring=Keyring(engine, master),
-        keys=ApiKeys(engine),
+        database=database,
+        recorder=Recorder(log, database),
+        keyring=Keyring(database, master),
+        keys=ApiKeys(database),
         routes=Routes(database_url, 4),
         metrics=Metrics(),
-        turns=Turns(engine),
+        turns=Turns(database),
     )
     client = create_app(services).test_client()
-    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {create_key(engine, 'operator', 'operator', person=None)}"
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {create_key(database, 'operator', 'operator', person=None)}"
     said = envelope_for(
         RoundAsked(domain="d-1", by="x"), id=uuid4(), source="/t", time=datetime.now(UTC), correlation_id="d-1"
     )
     log.append([Message(DOMAINS, "d-1", encode(said))], 1)
-    yield client, Explained(engine)
-    engine.dispose()
+    yield client, Explained(database)
+    database.dispose()
 
 
 def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClient, Explained]) -> None:
@@ -216,7 +216,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
     }
     queries = {"domains.list_domains": "", "rounds.list_rounds": "?domain=d-1", "rounds.list_releases": "?domain=d-1"}
     domains = [f"d-{number}" for number in range(1, 4)]
-    few = create_key(explained.engine, "few", "data", person="p-2", domains=domains)
+    few = create_key(explained.database, "few", "data", person="p-2", domains=domains)
     unasked = []
     for rule in client.application.url_map.iter_rules():
         path = rule.rule

@@ -102,7 +102,7 @@ class House:
         rounds = [event.round_id for event in said]
         query = "SELECT count(removed_at) FROM noria.rounds WHERE round_id = ANY(:rounds)"
         wait_until(
-            lambda: rows(self.context.engine, query, rounds=rounds) == [(len(rounds),)], what="the tables say so"
+            lambda: rows(self.context.database, query, rounds=rounds) == [(len(rounds),)], what="the tables say so"
         )
         retention.remove(self.context)
 
@@ -216,25 +216,25 @@ def test_a_removed_release_is_made_again_once_though_its_worker_is_killed_and_an
     worker = start_worker(world)
     try:
         # Its training child has been started by then, and dies with it.
-        wait_until(lambda: rows(context.engine, "SELECT place FROM work.places"), WITHIN_S, "the training begins")
+        wait_until(lambda: rows(context.database, "SELECT place FROM work.places"), WITHIN_S, "the training begins")
     finally:
         worker.send_signal(signal.SIGKILL)
         worker.wait()
     assert house.outcome(1) == "under_way"
     assert refusal(house.rebuild(1))[:2] == (409, "rebuild_under_way")
-    change(context.engine, "UPDATE work.claims SET lease_until = now() WHERE state = 'open'")
+    change(context.database, "UPDATE work.claims SET lease_until = now() WHERE state = 'open'")
     house.work(real, lambda: house.outcome(1) != "under_way")
 
     found = house.round(1)
     assert (found["rebuild"]["outcome"], found["rebuild"]["erased"], found["removed_at"]) == ("equal", 0, None)
     assert all(context.artifacts.verify(made[kind]) for kind in ("model", "adapter", "snapshot"))
     claims = "SELECT state, attempts FROM work.claims WHERE kind = 'rebuild_candidate' AND domain = :domain"
-    assert rows(context.engine, claims, domain=house.domain) == [("done", 2)]
+    assert rows(context.database, claims, domain=house.domain) == [("done", 2)]
     assert len(world.events(house.domain, "candidate_rebuilt")) == 1
     assert list((world.settings.home / "training").iterdir()) == []
     assert house.roll_back(1).status_code == 202
     house.work(BY_HAND, lambda: house.live() == 1)
-    report = verify(context.engine, context.log)
+    report = verify(context.database, context.log)
     assert report.equal, (report.differences, report.unsaid, report.unexplained)
 
 
@@ -257,11 +257,11 @@ def test_without_whoever_was_erased_since_it_comes_out_different_and_nothing_of_
         dies.setattr(Context, "publish", died)  # its files are there, and nobody was told
         with pytest.raises(SystemExit):
             house.work(real, lambda: False)
-    change(context.engine, "UPDATE work.claims SET lease_until = now() WHERE state = 'open'")
+    change(context.database, "UPDATE work.claims SET lease_until = now() WHERE state = 'open'")
     house.work(real, lambda: house.outcome(1) != "under_way")
     assert house.outcome(1) == "equal" and len(world.events(house.domain, "candidate_rebuilt")) == 1
 
-    change(context.engine, "UPDATE noria.rounds SET rebuild = jsonb_set(rebuild, '{at}', '\"2000-01-01T00:00:00Z\"')")
+    change(context.database, "UPDATE noria.rounds SET rebuild = jsonb_set(rebuild, '{at}', '\"2000-01-01T00:00:00Z\"')")
     house.remove()
     assert not context.artifacts.has(house.round(1)["model"])
     erased = world.as_operator.post("/v1/people/ada/erase", json={})

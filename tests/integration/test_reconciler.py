@@ -81,12 +81,12 @@ def test_a_route_that_was_moved_by_an_order_that_was_then_given_up_comes_back_to
     with pytest.raises(Unavailable, match="did not take up"):
         run_with_host(context, order_for(context, tmp_path, release=1), engine)
     caught_up(context)
-    change(context.engine, "INSERT INTO work.intake (topic, partition, next_offset) VALUES (:t, 0, 0)", t=ORDERS)
+    change(context.database, "INSERT INTO work.intake (topic, partition, next_offset) VALUES (:t, 0, 0)", t=ORDERS)
     context.intake.take_in()
     assert context.intake.known and level.step() == ()
     assert route(context) == (1, "roads@1", 2), "while its order is open, it decides"
     close_all(context)
-    change(context.engine, "UPDATE noria.positions SET next_offset = 0")
+    change(context.database, "UPDATE noria.positions SET next_offset = 0")
     assert level.step() == ()
     assert route(context) == (1, "roads@1", 2), "the tables may not know yet what the order has told"
     caught_up(context)
@@ -136,32 +136,32 @@ def test_the_release_before_stays_warm_and_an_older_one_stops_once_nothing_is_in
 def test_a_route_that_was_changed_or_deleted_by_hand_is_what_the_log_says_again(
     two: Context, level: Reconciler, by_hand: str
 ) -> None:
-    before = rows(two.engine, "SELECT release, engine_id, decided_offset FROM work.routes")
+    before = rows(two.database, "SELECT release, engine_id, decided_offset FROM work.routes")
     assert level.step() == ()
-    change(two.engine, by_hand)
+    change(two.database, by_hand)
     level.step()
-    assert rows(two.engine, "SELECT release, engine_id, decided_offset FROM work.routes") == before
+    assert rows(two.database, "SELECT release, engine_id, decided_offset FROM work.routes") == before
     assert level.step() == ()
 
 
 def test_an_engine_whose_row_was_deleted_by_hand_is_wanted_again(two: Context, level: Reconciler) -> None:
-    change(two.engine, "DELETE FROM work.engines WHERE engine_id = 'roads@0'")
+    change(two.database, "DELETE FROM work.engines WHERE engine_id = 'roads@0'")
     level.step()
     assert wanted(two) == {"roads@0": True, "roads@1": True}, "the one that a rollback goes to"
-    change(two.engine, "TRUNCATE work.engines CASCADE")
+    change(two.database, "TRUNCATE work.engines CASCADE")
     level.step()
     assert wanted(two) == {"roads@0": True, "roads@1": True} and route(two) is None
-    change(two.engine, "UPDATE work.engines SET state = 'ready'")
+    change(two.database, "UPDATE work.engines SET state = 'ready'")
     level.step()
     assert route(two) == (1, "roads@1", 1)
 
 
 def test_a_retired_domain_is_closed_and_its_engines_end(two: Context, level: Reconciler) -> None:
-    change(two.engine, "UPDATE noria.domains SET retired_at = now()")
+    change(two.database, "UPDATE noria.domains SET retired_at = now()")
     door(two, "knows", 2, in_flight='{"roads@1": 1}')
     level.step()
     assert route(two) is None and wanted(two) == {"roads@0": False, "roads@1": True}, "it answers somebody"
-    change(two.engine, "UPDATE work.doors SET generations = '{}', in_flight = '{}'")
+    change(two.database, "UPDATE work.doors SET generations = '{}', in_flight = '{}'")
     level.step()
     assert wanted(two) == {"roads@0": False, "roads@1": False}
     assert level.step() == ()
@@ -169,25 +169,25 @@ def test_a_retired_domain_is_closed_and_its_engines_end(two: Context, level: Rec
 
 def test_a_reconciler_that_was_paused_after_its_look_undoes_nothing(two: Context, level: Reconciler) -> None:
     """What it saw is old by then: an order has moved the route, and wants the engine that was wanted no more."""
-    change(two.engine, "UPDATE work.routes SET release = 0, engine_id = 'roads@0'")
+    change(two.database, "UPDATE work.routes SET release = 0, engine_id = 'roads@0'")
     late = level._look()
-    with two.engine.begin() as connection:
+    with two.database.begin() as connection:
         connection.exec_driver_sql(
             "UPDATE work.routes SET release = 2, engine_id = 'roads@1', decided_offset = 99, generation = generation + 1"
         )
     for amend in late:
         level._carry_out(amend)
     assert route(two) == (2, "roads@1", 3)
-    change(two.engine, "DELETE FROM noria.events")
-    change(two.engine, "UPDATE work.routes SET release = 1, generation = 2")
+    change(two.database, "DELETE FROM noria.events")
+    change(two.database, "UPDATE work.routes SET release = 1, generation = 2")
     (unwanted,) = [amend for amend in level._look() if isinstance(amend, reconciler.Unwant)]
-    change(two.engine, "UPDATE work.engines SET wanted = true WHERE engine_id = 'roads@0'")  # an order asks for it
+    change(two.database, "UPDATE work.engines SET wanted = true WHERE engine_id = 'roads@0'")  # an order asks for it
     level._carry_out(unwanted)
     assert wanted(two) == {"roads@0": True, "roads@1": True}
 
 
 def test_two_reconcilers_at_once_end_where_one_does(two: Context, tmp_path: Path) -> None:
-    change(two.engine, "UPDATE work.routes SET release = 0, engine_id = 'roads@0'")
+    change(two.database, "UPDATE work.routes SET release = 0, engine_id = 'roads@0'")
     both = [Reconciler(replace_context(two, f"host-{number}")) for number in range(2)]
     meet = threading.Barrier(2)
 
@@ -207,12 +207,12 @@ def test_two_reconcilers_at_once_end_where_one_does(two: Context, tmp_path: Path
 def replace_context(context: Context, host: str) -> Context:
     """The same work on another host."""
     settings = replace(context.settings, host=host)
-    return Context(settings, context.engine, context.log, context.keyring, f"{host}-1")
+    return Context(settings, context.database, context.log, context.keyring, f"{host}-1")
 
 
 def test_a_route_that_is_not_there_is_made_by_one_and_kept_by_the_other(two: Context) -> None:
-    change(two.engine, "DELETE FROM work.routes")
-    with two.engine.begin() as connection:
+    change(two.database, "DELETE FROM work.routes")
+    with two.database.begin() as connection:
         assert point(connection, "roads", 1, "roads@1", 2, None)
         assert not point(connection, "roads", 0, "roads@0", 1, None)
     assert route(two) == (1, "roads@1", 1)

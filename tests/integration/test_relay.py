@@ -27,7 +27,7 @@ def kafka(empty_log: Cluster) -> Iterator[KafkaLog]:
 
 
 @pytest.fixture
-def engine(database: Engine) -> Engine:
+def database(database: Engine) -> Engine:
     empty(database)
     return database
 
@@ -65,10 +65,10 @@ class DeafLog(MemoryLog):
         raise Unavailable("nobody hears")
 
 
-def put(engine: Engine, count: int, topic: str = QUARANTINE, key: str = "k") -> list[bytes]:
+def put(database: Engine, count: int, topic: str = QUARANTINE, key: str = "k") -> list[bytes]:
     """Rows to be sent; their bytes, in order."""
     values = [f"{key} {number}".encode() for number in range(count)]
-    with engine.begin() as connection:
+    with database.begin() as connection:
         for value in values:
             connection.exec_driver_sql(
                 "INSERT INTO noria.outbox (message_id, topic, key, value) VALUES (%s, %s, %s, %s)",
@@ -77,8 +77,8 @@ def put(engine: Engine, count: int, topic: str = QUARANTINE, key: str = "k") -> 
     return values
 
 
-def unsent(engine: Engine) -> int:
-    return len(rows(engine, "SELECT 1 FROM noria.outbox WHERE sent_at IS NULL"))
+def unsent(database: Engine) -> int:
+    return len(rows(database, "SELECT 1 FROM noria.outbox WHERE sent_at IS NULL"))
 
 
 def new_on(log: Log, topic: str, since: dict[int, int]) -> list[Record]:
@@ -95,40 +95,42 @@ def ticks(log: Log) -> list[tuple[str, datetime]]:
     return sorted(found)
 
 
-def test_rows_are_sent_in_order_and_marked(engine: Engine, kafka: KafkaLog) -> None:
+def test_rows_are_sent_in_order_and_marked(database: Engine, kafka: KafkaLog) -> None:
     since = kafka.ends(QUARANTINE)
-    values = put(engine, 40)
-    assert Relay(engine, kafka).step(AT) == Sent(40, 0)
+    values = put(database, 40)
+    assert Relay(database, kafka).step(AT) == Sent(40, 0)
     assert [record.value for record in new_on(kafka, QUARANTINE, since)] == values
-    assert unsent(engine) == 0
-    assert Relay(engine, kafka).step(AT) == Sent(0, 0)
+    assert unsent(database) == 0
+    assert Relay(database, kafka).step(AT) == Sent(0, 0)
     assert len(new_on(kafka, QUARANTINE, since)) == 40
 
 
-def test_more_rows_than_a_batch_are_sent_batch_by_batch(engine: Engine) -> None:
+def test_more_rows_than_a_batch_are_sent_batch_by_batch(database: Engine) -> None:
     log = MemoryLog()
-    values = put(engine, BATCH_ROWS + 3)
-    relay = Relay(engine, log)
+    values = put(database, BATCH_ROWS + 3)
+    relay = Relay(database, log)
     assert [relay.step(AT).rows for _ in range(3)] == [BATCH_ROWS, 3, 0]
     assert [record.value for record in new_on(log, QUARANTINE, {0: 0})] == values
 
 
-def test_a_row_that_was_committed_late_with_a_smaller_id_is_sent_all_the_same(engine: Engine, kafka: KafkaLog) -> None:
+def test_a_row_that_was_committed_late_with_a_smaller_id_is_sent_all_the_same(
+    database: Engine, kafka: KafkaLog
+) -> None:
     since = kafka.ends(QUARANTINE)
-    with engine.connect() as slow:
+    with database.connect() as slow:
         insert = "INSERT INTO noria.outbox (message_id, topic, key, value) VALUES (%s, %s, %s, %s)"
         slow.exec_driver_sql(insert, ("early", QUARANTINE, "k", b"early"))
-        put(engine, 2)
-        assert Relay(engine, kafka).step(AT).rows == 2
+        put(database, 2)
+        assert Relay(database, kafka).step(AT).rows == 2
         slow.commit()
-    assert Relay(engine, kafka).step(AT).rows == 1
+    assert Relay(database, kafka).step(AT).rows == 1
     assert [record.value for record in new_on(kafka, QUARANTINE, since)] == [b"k 0", b"k 1", b"early"]
 
 
-def test_an_order_does_not_overtake_the_event_before_it(engine: Engine) -> None:
-    put(engine, 1, DOMAINS, "event")
-    put(engine, 1, ORDERS, "order")
-    put(engine, 1, DOMAINS, "next")
+def test_an_order_does_not_overtake_the_event_before_it(database: Engine) -> None:
+    put(database, 1, DOMAINS, "event")
+    put(database, 1, ORDERS, "order")
+    put(database, 1, DOMAINS, "next")
     appended: list[str] = []
 
     class Watched(MemoryLog):
@@ -136,34 +138,34 @@ def test_an_order_does_not_overtake_the_event_before_it(engine: Engine) -> None:
             appended.extend(message.key for message in messages)
             return super().append(messages, timeout_s)
 
-    Relay(engine, Watched()).step(AT)
+    Relay(database, Watched()).step(AT)
     assert appended == ["event", "order", "next"]
 
 
 def test_a_relay_that_dies_between_sending_and_marking_sends_again_and_readers_drop_the_second(
-    engine: Engine, kafka: KafkaLog
+    database: Engine, kafka: KafkaLog
 ) -> None:
-    world, domain = ByHand(engine, kafka), "twice"
+    world, domain = ByHand(database, kafka), "twice"
     live_domain(world, domain, corrections=2, people=1)
     since = kafka.ends(DOMAINS)
     orders = len(world.orders())
     world.say(*talk(domain, "ann"), *talk(domain, "bob"))
     world.follow()
     with pytest.raises(Killed):
-        Relay(engine, FatalLog(kafka, 1)).step(AT)
-    assert unsent(engine) == 4
+        Relay(database, FatalLog(kafka, 1)).step(AT)
+    assert unsent(database) == 4
     world.settle()
     written = [record for record in new_on(kafka, DOMAINS, since) if record.key == domain.encode()]
     ids = [decode(record.value).id for record in written]
     assert len(ids) == 4 + 4 + 1  # two examples and two preferences, said twice; one round
     assert len(set(ids)) == 5
-    assert rows(engine, "SELECT count(*) FROM noria.examples WHERE domain = :d", d=domain) == [(2,)]
-    assert rows(engine, "SELECT number FROM noria.rounds WHERE domain = :d", d=domain) == [(1,)]
+    assert rows(database, "SELECT count(*) FROM noria.examples WHERE domain = :d", d=domain) == [(2,)]
+    assert rows(database, "SELECT number FROM noria.rounds WHERE domain = :d", d=domain) == [(1,)]
     assert len(world.orders()) == orders + 1
 
 
-def test_a_relay_that_dies_before_an_order_is_marked_orders_once(engine: Engine) -> None:
-    world = ByHand(engine, MemoryLog())
+def test_a_relay_that_dies_before_an_order_is_marked_orders_once(database: Engine) -> None:
+    world = ByHand(database, MemoryLog())
     live_domain(world, "roads", corrections=1)
     world.say(*talk("roads", "ann"))
     world.follow()
@@ -172,60 +174,60 @@ def test_a_relay_that_dies_before_an_order_is_marked_orders_once(engine: Engine)
     world.relay.step(AT)  # that a round begins
     world.follow()  # its first order
     with pytest.raises(Killed):
-        Relay(engine, FatalLog(world.log, 1)).step(AT)
+        Relay(database, FatalLog(world.log, 1)).step(AT)
     world.settle()
     orders = [order for order in world.orders() if order.round_id]
     assert len(orders) == 2 and orders[0] == orders[1]  # workers take in an id once
-    assert rows(engine, "SELECT number FROM noria.rounds") == [(1,)]
+    assert rows(database, "SELECT number FROM noria.rounds") == [(1,)]
 
 
-def test_a_log_that_does_not_answer_leaves_the_rows_unsent(engine: Engine) -> None:
-    put(engine, 3)
+def test_a_log_that_does_not_answer_leaves_the_rows_unsent(database: Engine) -> None:
+    put(database, 3)
     with pytest.raises(Unavailable):
-        Relay(engine, DeafLog()).step(AT)
-    assert unsent(engine) == 3
+        Relay(database, DeafLog()).step(AT)
+    assert unsent(database) == 3
 
 
-def test_the_clock_does_not_tick_for_a_domain_that_waits_for_no_time(engine: Engine) -> None:
-    world = ByHand(engine, MemoryLog())
+def test_the_clock_does_not_tick_for_a_domain_that_waits_for_no_time(database: Engine) -> None:
+    world = ByHand(database, MemoryLog())
     live_domain(world, "roads", corrections=40)
-    assert rows(engine, "SELECT wake_at FROM noria.domains") == [(None,)]
+    assert rows(database, "SELECT wake_at FROM noria.domains") == [(None,)]
     assert world.relay.step(LATER).ticks == 0
     assert ticks(world.log) == []
 
 
-def test_the_clock_ticks_when_the_time_that_a_domain_waits_for_has_come(engine: Engine, kafka: KafkaLog) -> None:
-    world, domain = ByHand(engine, kafka), "burst"
+def test_the_clock_ticks_when_the_time_that_a_domain_waits_for_has_come(database: Engine, kafka: KafkaLog) -> None:
+    world, domain = ByHand(database, kafka), "burst"
     live_domain(world, domain, corrections=2, settle_s=600)
     world.say(*talk(domain, "ann"), *talk(domain, "bob"))
     world.settle(AT)
-    assert rows(engine, "SELECT wake_at FROM noria.domains WHERE domain = :d", d=domain) == [
+    assert rows(database, "SELECT wake_at FROM noria.domains WHERE domain = :d", d=domain) == [
         (AT + timedelta(seconds=600),)
     ]
     assert world.relay.step(AT + timedelta(seconds=599)).ticks == 0
     now = AT + timedelta(seconds=600)
     assert world.relay.step(now).ticks == 1
     assert ticks(kafka) == [(domain, now)]
-    assert rows(engine, "SELECT count(*) FROM noria.rounds WHERE domain = :d", d=domain) == [(0,)]
+    assert rows(database, "SELECT count(*) FROM noria.rounds WHERE domain = :d", d=domain) == [(0,)]
     world.settle(now)
-    assert rows(engine, "SELECT number FROM noria.rounds WHERE domain = :d", d=domain) == [(1,)]
-    assert rows(engine, "SELECT wake_at FROM noria.domains WHERE domain = :d", d=domain) == [(None,)]
+    assert rows(database, "SELECT number FROM noria.rounds WHERE domain = :d", d=domain) == [(1,)]
+    assert rows(database, "SELECT wake_at FROM noria.domains WHERE domain = :d", d=domain) == [(None,)]
 
 
-def test_the_clock_ticks_for_one_domain_at_most_once_a_minute(engine: Engine) -> None:
-    world = ByHand(engine, MemoryLog())
+def test_the_clock_ticks_for_one_domain_at_most_once_a_minute(database: Engine) -> None:
+    world = ByHand(database, MemoryLog())
     for domain in ("roads", "fields"):
         live_domain(world, domain, corrections=40)
-    change(engine, "UPDATE noria.domains SET wake_at = :at WHERE domain = 'roads'", at=AT)
+    change(database, "UPDATE noria.domains SET wake_at = :at WHERE domain = 'roads'", at=AT)
     told = [world.relay.step(AT + timedelta(seconds=second)).ticks for second in range(0, 150, 10)]
     assert told == [1, 0, 0, 0, 0, 0] * 2 + [1, 0, 0]
     assert ticks(world.log) == [("roads", AT + timedelta(minutes=minute)) for minute in range(3)]
 
 
-def test_the_waiter_wakes_when_something_is_to_be_said(engine: Engine) -> None:
-    waiter = Waiter(engine, "noria_outbox")
+def test_the_waiter_wakes_when_something_is_to_be_said(database: Engine) -> None:
+    waiter = Waiter(database, "noria_outbox")
     assert waiter.wait(0.05) is False
-    world = ByHand(engine, MemoryLog())
+    world = ByHand(database, MemoryLog())
     world.log.append([message(event) for event in talk("roads", "ann")], 10)
     world.follow()
     assert waiter.wait(10) is True

@@ -49,19 +49,19 @@ def differences(report: VerifyReport, table: str) -> Difference:
 
 
 def test_the_story_has_everything_in_it(world: ByHand) -> None:
-    ((events, kinds),) = rows(world.engine, "SELECT count(*), count(DISTINCT type) FROM noria.events")
+    ((events, kinds),) = rows(world.database, "SELECT count(*), count(DISTINCT type) FROM noria.events")
     assert isinstance(events, int) and events > 300
     assert isinstance(kinds, int) and kinds >= 19
     released = "SELECT domain, step, count(*) FROM noria.rounds GROUP BY domain, step ORDER BY domain"
-    assert rows(world.engine, released) == [("fields", "released", 2), ("roads", "released", 2)]
-    assert rows(world.engine, "SELECT live_release FROM noria.domains ORDER BY domain") == [(2,), (0,)]
+    assert rows(world.database, released) == [("fields", "released", 2), ("roads", "released", 2)]
+    assert rows(world.database, "SELECT live_release FROM noria.domains ORDER BY domain") == [(2,), (0,)]
     retired = "SELECT count(*) FROM noria.examples WHERE retired_reason = 'erased'"
-    assert rows(world.engine, retired) == [(8,)]
+    assert rows(world.database, retired) == [(8,)]
 
 
 def test_a_replay_comes_to_the_same_tables(world: ByHand, log: KafkaLog) -> None:
     progress: list[tuple[int, int]] = []
-    report = verify(world.engine, log, lambda done, total: progress.append((done, total)))
+    report = verify(world.database, log, lambda done, total: progress.append((done, total)))
     assert report.equal
     assert all(table.equal for table in report.tables) and not report.differences
     assert report.unsaid == report.unexplained == ()
@@ -76,7 +76,7 @@ def test_a_replay_does_not_depend_on_how_the_log_was_cut_into_batches(
 ) -> None:
     monkeypatch.setattr("streams.loading.BATCH_RECORDS", 7)
     monkeypatch.setattr("streams.loading.REMEMBERED_BYTES", 5)  # so that states are forgotten, and asked for again
-    assert verify(world.engine, log).equal
+    assert verify(world.database, log).equal
 
 
 def test_a_replay_that_is_shared_out_among_processes_comes_to_the_same_tables(
@@ -84,86 +84,86 @@ def test_a_replay_that_is_shared_out_among_processes_comes_to_the_same_tables(
 ) -> None:
     monkeypatch.setattr("streams.loading.SHARED_FROM", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
-    report = verify(world.engine, log)
+    report = verify(world.database, log)
     assert report.equal, report.differences
     assert report.records == sum(world.store.positions().values())
 
 
 def test_a_replay_sends_nothing(world: ByHand, log: KafkaLog) -> None:
     before = {topic: log.ends(topic) for topic in ("noria.conversations", "noria.domains", "noria.orders")}
-    verify(world.engine, log)
+    verify(world.database, log)
     assert {topic: log.ends(topic) for topic in before} == before
-    assert rows(world.engine, "SELECT count(*) FROM noria_shadow.outbox WHERE sent_at IS NOT NULL") == [(0,)]
+    assert rows(world.database, "SELECT count(*) FROM noria_shadow.outbox WHERE sent_at IS NOT NULL") == [(0,)]
 
 
 def test_one_changed_row_is_named_by_table_key_and_columns(world: ByHand, log: KafkaLog) -> None:
-    ((reply_id,),) = rows(world.engine, "SELECT reply_id FROM noria.replies ORDER BY reply_id OFFSET 5 LIMIT 1")
+    ((reply_id,),) = rows(world.database, "SELECT reply_id FROM noria.replies ORDER BY reply_id OFFSET 5 LIMIT 1")
     update = "UPDATE noria.replies SET prompt_tokens = :tokens, finish_reason = :why WHERE reply_id = :id"
-    change(world.engine, update, tokens=8, why="length", id=reply_id)
+    change(world.database, update, tokens=8, why="length", id=reply_id)
     try:
-        report = verify(world.engine, log)
+        report = verify(world.database, log)
         assert not report.equal
         found = differences(report, "replies")
         assert found == Difference("replies", {"reply_id": str(reply_id)}, ("finish_reason", "prompt_tokens"), "both")
     finally:
-        change(world.engine, update, tokens=7, why="stop", id=reply_id)
-    assert verify(world.engine, log).equal
+        change(world.database, update, tokens=7, why="stop", id=reply_id)
+    assert verify(world.database, log).equal
 
 
 def test_a_sealed_text_that_was_changed_is_named_and_not_shown(world: ByHand, log: KafkaLog) -> None:
     ((event_id, text),) = rows(
-        world.engine, "SELECT event_id, text::text FROM noria.feedback WHERE kind = 'correction' LIMIT 1"
+        world.database, "SELECT event_id, text::text FROM noria.feedback WHERE kind = 'correction' LIMIT 1"
     )
     update = "UPDATE noria.feedback SET text = CAST(:text AS jsonb) WHERE event_id = :id"
-    change(world.engine, update, text='{"kid": "k", "ref": "r", "jwe": "forged-words"}', id=event_id)
+    change(world.database, update, text='{"kid": "k", "ref": "r", "jwe": "forged-words"}', id=event_id)
     try:
-        report = verify(world.engine, log)
+        report = verify(world.database, log)
         assert differences(report, "feedback") == Difference("feedback", {"event_id": str(event_id)}, ("text",), "both")
         assert b"forged" not in json.encode(report)
     finally:
-        change(world.engine, update, text=text, id=event_id)
+        change(world.database, update, text=text, id=event_id)
 
 
 def test_a_row_too_many_and_a_row_too_few_are_told_apart(world: ByHand, log: KafkaLog) -> None:
-    change(world.engine, "INSERT INTO noria.learned (round_id, example_id) VALUES ('!', 'forged')")
+    change(world.database, "INSERT INTO noria.learned (round_id, example_id) VALUES ('!', 'forged')")
     try:
-        found = differences(verify(world.engine, log), "learned")
+        found = differences(verify(world.database, log), "learned")
         assert found == Difference("learned", {"round_id": "!", "example_id": "forged"}, (), "only live")
     finally:
-        change(world.engine, "DELETE FROM noria.learned WHERE round_id = '!'")
-    change(world.engine, "CREATE TABLE public.kept AS SELECT * FROM noria.erasures")
-    change(world.engine, "DELETE FROM noria.erasures")
+        change(world.database, "DELETE FROM noria.learned WHERE round_id = '!'")
+    change(world.database, "CREATE TABLE public.kept AS SELECT * FROM noria.erasures")
+    change(world.database, "DELETE FROM noria.erasures")
     try:
-        found = differences(verify(world.engine, log), "erasures")
+        found = differences(verify(world.database, log), "erasures")
         assert found == Difference("erasures", {"domain": "roads", "person": "cem"}, (), "only replay")
     finally:
-        change(world.engine, "INSERT INTO noria.erasures SELECT * FROM public.kept")
-        change(world.engine, "DROP TABLE public.kept")
+        change(world.database, "INSERT INTO noria.erasures SELECT * FROM public.kept")
+        change(world.database, "DROP TABLE public.kept")
 
 
 def test_what_was_said_without_a_cause_is_named_and_what_stands_on_the_log_needs_no_row_of_the_outbox(
     world: ByHand, log: KafkaLog
 ) -> None:
-    ((message_id,),) = rows(world.engine, "SELECT message_id FROM noria.outbox ORDER BY id LIMIT 1")
+    ((message_id,),) = rows(world.database, "SELECT message_id FROM noria.outbox ORDER BY id LIMIT 1")
     rename = "UPDATE noria.outbox SET message_id = :new WHERE message_id = :old"
-    change(world.engine, rename, old=message_id, new="out-of-thin-air")
+    change(world.database, rename, old=message_id, new="out-of-thin-air")
     try:
-        report = verify(world.engine, log)
+        report = verify(world.database, log)
         assert not report.equal and not report.differences
         assert (report.unsaid, report.unexplained) == ((), ("out-of-thin-air",))
     finally:
-        change(world.engine, rename, new=message_id, old="out-of-thin-air")
+        change(world.database, rename, new=message_id, old="out-of-thin-air")
 
 
 def test_a_state_that_decisions_use_is_compared_too(world: ByHand, log: KafkaLog) -> None:
-    ((body,),) = rows(world.engine, "SELECT body FROM noria.states WHERE key = 'roads'")
+    ((body,),) = rows(world.database, "SELECT body FROM noria.states WHERE key = 'roads'")
     update = "UPDATE noria.states SET body = :body WHERE key = 'roads'"
-    change(world.engine, update, body=b"\x80")
+    change(world.database, update, body=b"\x80")
     try:
-        found = differences(verify(world.engine, log), "states")
+        found = differences(verify(world.database, log), "states")
         assert found == Difference("states", {"kind": "domain", "key": "roads"}, ("body",), "both")
     finally:
-        change(world.engine, update, body=bytes(body))  # type: ignore[call-overload]
+        change(world.database, update, body=bytes(body))  # type: ignore[call-overload]
 
 
 def test_the_live_reader_goes_on_while_a_replay_runs(
@@ -176,11 +176,11 @@ def test_the_live_reader_goes_on_while_a_replay_runs(
         world.say(*talk("roads", "bob"), at=AT)
         world.settle()
 
-    report = verify(world.engine, log, meanwhile)
+    report = verify(world.database, log, meanwhile)
     assert report.equal, report
     assert report.records == sum(before.values())
     assert sum(world.store.positions().values()) > sum(before.values()) + 7 * 5
-    assert verify(world.engine, log).equal
+    assert verify(world.database, log).equal
 
 
 def test_two_replays_at_once_do_not_meet_the_second_is_refused(world: ByHand, log: KafkaLog) -> None:
@@ -189,12 +189,12 @@ def test_two_replays_at_once_do_not_meet_the_second_is_refused(world: ByHand, lo
     def again(done: int, total: int) -> None:
         for replay in (verify, rebuild_live):
             with pytest.raises(Invalid, match="another replay is under way"):
-                replay(world.engine, log)
+                replay(world.database, log)
             refused.append(replay.__name__)
 
-    assert verify(world.engine, log, again).equal
+    assert verify(world.database, log, again).equal
     assert refused[:2] == ["verify", "rebuild_live"]
-    assert verify(world.engine, log).equal
+    assert verify(world.database, log).equal
 
 
 def test_a_replay_that_was_broken_off_leaves_nothing_for_the_next(world: ByHand, log: KafkaLog) -> None:
@@ -205,17 +205,17 @@ def test_a_replay_that_was_broken_off_leaves_nothing_for_the_next(world: ByHand,
         raise Tired
 
     with pytest.raises(Tired):
-        verify(world.engine, log, give_up)
-    assert verify(world.engine, log).equal
+        verify(world.database, log, give_up)
+    assert verify(world.database, log).equal
 
 
 def test_a_replay_up_to_the_middle_stands_where_the_log_stood(world: ByHand, log: KafkaLog) -> None:
     upto = {place: end // 2 for place, end in world.store.positions().items()}
-    rebuilt = rebuild(world.engine, log, upto, schema="noria_middle")
+    rebuilt = rebuild(world.database, log, upto, schema="noria_middle")
     assert rebuilt.records == sum(upto.values())
     there = {place: end for place, end in upto.items() if end}
-    assert Store(world.engine, "noria_middle").positions() == there
-    change(world.engine, "DROP SCHEMA noria_middle CASCADE")
+    assert Store(world.database, "noria_middle").positions() == there
+    change(world.database, "DROP SCHEMA noria_middle CASCADE")
 
 
 def test_quarantined_records_are_met_again_by_a_replay_without_limit(world: ByHand, log: KafkaLog) -> None:
@@ -223,8 +223,8 @@ def test_quarantined_records_are_met_again_by_a_replay_without_limit(world: ByHa
         log.append([Message(CONVERSATIONS, "junk", f"{number}".encode())], 10)
         if number % 20 == 19:
             world.follow()
-            change(world.engine, "UPDATE noria.outbox SET made_at = made_at - interval '1 hour'")
-    assert verify(world.engine, log).equal
+            change(world.database, "UPDATE noria.outbox SET made_at = made_at - interval '1 hour'")
+    assert verify(world.database, log).equal
 
 
 def run_verify(kafka: Cluster, database_url: str, home: Path, *more: str) -> Result:
@@ -243,7 +243,7 @@ def test_the_command_ends_with_0_when_equal_and_with_1_naming_the_row_when_not(
     done = run_verify(empty_log, database_url, tmp_path)
     assert done.exit_code == 0, done.stderr
     assert "equal: the tables are what the log says" in done.stdout
-    change(world.engine, "UPDATE noria.domains SET title = 'Another' WHERE domain = 'roads'")
+    change(world.database, "UPDATE noria.domains SET title = 'Another' WHERE domain = 'roads'")
     try:
         done = run_verify(empty_log, database_url, tmp_path)
         assert done.exit_code == 1
@@ -253,7 +253,7 @@ def test_the_command_ends_with_0_when_equal_and_with_1_naming_the_row_when_not(
         told = json.decode(done.stdout)
         assert told["equal"] is False and told["differences"][0]["columns"] == ["title"]
     finally:
-        change(world.engine, "UPDATE noria.domains SET title = 'Road traffic' WHERE domain = 'roads'")
+        change(world.database, "UPDATE noria.domains SET title = 'Road traffic' WHERE domain = 'roads'")
 
 
 def test_the_command_ends_with_3_when_the_log_does_not_answer(database_url: str, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_the_command_ends_with_3_when_the_log_does_not_answer(database_url: str,
 def test_two_replays_of_one_log_are_the_same_in_every_byte(world: ByHand, log: KafkaLog) -> None:
     found = []
     for _ in range(2):
-        rebuild(world.engine, log, world.store.positions())
+        rebuild(world.database, log, world.store.positions())
         query = "SELECT kind, key, body FROM noria_shadow.states ORDER BY kind, key"
-        found.append(hashlib.sha256(repr([(k, n, bytes(b)) for k, n, b in rows(world.engine, query)]).encode()))  # type: ignore[call-overload]
+        found.append(hashlib.sha256(repr([(k, n, bytes(b)) for k, n, b in rows(world.database, query)]).encode()))  # type: ignore[call-overload]
     assert found[0].hexdigest() == found[1].hexdigest()

@@ -33,8 +33,8 @@ NOW = datetime.now(UTC)
 class Kept(ByHand):
     """A domain whose rounds make models that lie on a disk."""
 
-    def __init__(self, engine: Engine, context: Context) -> None:
-        super().__init__(engine, context.log)
+    def __init__(self, database: Engine, context: Context) -> None:
+        super().__init__(database, context.log)
         self.context = context
         self.made: list[tuple[str, str]] = []  # model and adapter, by round
         self.done: set[UUID] = set()
@@ -59,7 +59,7 @@ class Kept(ByHand):
     def make_again(self, number: int, equal: bool = True) -> None:
         """As the door asks for it, and a worker does it."""
         query = "SELECT round_id, pin, snapshot, base_release, release FROM noria.rounds WHERE number = :number"
-        ((round_id, pin, snapshot, base, release),) = rows(self.engine, query, number=number)
+        ((round_id, pin, snapshot, base, release),) = rows(self.database, query, number=number)
         model, adapter = self.made[number - 1]
         asked = {"pin": pin, "snapshot": snapshot, "base_release": base, "release": release, "recipe": LoraRecipe()}
         event = RebuildAsked(
@@ -128,32 +128,32 @@ def test_the_newest_releases_and_refused_candidates_stay_and_the_others_are_told
     world.look()
     assert world.there() == [False, False, True, True, True] and world.context.artifacts.has(base)
     query = "SELECT release, state FROM noria.releases ORDER BY release"
-    assert rows(world.engine, query) == [(0, "retired"), (1, "removed"), (2, "retired"), (3, "live")]
+    assert rows(world.database, query) == [(0, "retired"), (1, "removed"), (2, "retired"), (3, "live")]
     query = "SELECT number, model FROM noria.rounds WHERE removed_at IS NOT NULL ORDER BY number"
-    assert rows(world.engine, query) == [(number, world.made[number - 1][0]) for number in (1, 2)]
+    assert rows(world.database, query) == [(number, world.made[number - 1][0]) for number in (1, 2)]
     assert retention.retire(world.context, NOW) == [] and retention.remove(world.context) == []
-    assert verify(world.engine, world.log).equal
+    assert verify(world.database, world.log).equal
     world.say(RollbackAsked(domain="roads", to=1, by="ops"))
     world.settle()
     world.answer_all()
-    assert rows(world.engine, "SELECT live_release FROM noria.domains") == [(3,)], "there is nothing to go back to"
+    assert rows(world.database, "SELECT live_release FROM noria.domains") == [(3,)], "there is nothing to go back to"
 
 
 def test_what_answers_what_is_warm_and_what_a_rollback_is_on_its_way_to_stays(world: Kept) -> None:
     begun(world, 2, 0, [True, True, True, True])
     change(
-        world.engine,
+        world.database,
         "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, changed_at)"
         " VALUES ('roads@2', 'roads', 2, 'llamacpp', :model, true, 'ready', now())",
         model=world.made[1][0],
     )
     said = retention.retire(world.context, NOW)
     assert [event.release for event in said] == [1]
-    change(world.engine, "DELETE FROM work.engines")
+    change(world.database, "DELETE FROM work.engines")
     # It came to stand on the log behind a rollback to what it is about.
     world.log = world.context.log = MemoryLog()
-    world.relay = Relay(world.engine, world.log)
-    empty(world.engine)
+    world.relay = Relay(world.database, world.log)
+    empty(world.database)
     world.made.clear()
     world.done.clear()
     begun(world, 2, 0, [True, True, True, True])
@@ -163,7 +163,7 @@ def test_what_answers_what_is_warm_and_what_a_rollback_is_on_its_way_to_stays(wo
     retention.remove(world.context)
     assert world.there() == [True, False, True, True]
     world.answer_all()
-    assert rows(world.engine, "SELECT live_release FROM noria.domains") == [(1,)]
+    assert rows(world.database, "SELECT live_release FROM noria.domains") == [(1,)]
     world.look()
     assert world.there() == [True, False, True, True]
     world.round()  # from release 1, which becomes the one before
@@ -192,7 +192,7 @@ def test_every_release_that_answered_within_the_last_days_stays_and_no_refused_c
     )
     world.look(world.at + timedelta(days=3, hours=1))
     assert world.there() == [False, False, False, True, True, False]
-    assert verify(world.engine, world.log).equal
+    assert verify(world.database, world.log).equal
 
 
 def test_what_was_made_again_is_there_and_can_be_gone_back_to_and_is_removed_again_in_its_time(world: Kept) -> None:
@@ -203,16 +203,16 @@ def test_what_was_made_again_is_there_and_can_be_gone_back_to_and_is_removed_aga
     world.make_again(1)
     world.make_again(2)
     query = "SELECT number, removed_at IS NULL, rebuild ->> 'outcome' FROM noria.rounds ORDER BY number"
-    assert rows(world.engine, query)[:2] == [(1, True, "equal"), (2, True, "equal")]
-    assert rows(world.engine, "SELECT state FROM noria.releases WHERE release = 1") == [("retired",)]
+    assert rows(world.database, query)[:2] == [(1, True, "equal"), (2, True, "equal")]
+    assert rows(world.database, "SELECT state FROM noria.releases WHERE release = 1") == [("retired",)]
     world.look(NOW + timedelta(hours=23))
     assert world.there() == [True] * 4
     world.go_to(1)
-    assert rows(world.engine, "SELECT live_release FROM noria.domains") == [(1,)]
+    assert rows(world.database, "SELECT live_release FROM noria.domains") == [(1,)]
     world.go_to(3)
     world.look(NOW + timedelta(hours=25))
     assert world.there() == [False, False, True, True], "although it was told before, when 3 answered as it does now"
-    assert verify(world.engine, world.log).equal
+    assert verify(world.database, world.log).equal
 
 
 def test_what_came_out_different_is_told_and_not_taken_for_what_was_removed(world: Kept) -> None:
@@ -220,16 +220,16 @@ def test_what_came_out_different_is_told_and_not_taken_for_what_was_removed(worl
     world.look()
     world.make_again(1, equal=False)
     query = "SELECT removed_at IS NULL, model, rebuild ->> 'outcome', rebuild ->> 'model' FROM noria.rounds WHERE number = 1"
-    assert rows(world.engine, query) == [(False, world.made[0][0], "differs", "sha256:" + "d" * 64)]
-    assert rows(world.engine, "SELECT state FROM noria.releases WHERE release = 1") == [("removed",)]
+    assert rows(world.database, query) == [(False, world.made[0][0], "differs", "sha256:" + "d" * 64)]
+    assert rows(world.database, "SELECT state FROM noria.releases WHERE release = 1") == [("removed",)]
     world.go_to(1)
-    assert rows(world.engine, "SELECT live_release FROM noria.domains") == [(3,)]
-    assert verify(world.engine, world.log).equal
+    assert rows(world.database, "SELECT live_release FROM noria.domains") == [(3,)]
+    assert verify(world.database, world.log).equal
 
 
 def test_a_model_that_another_round_made_too_stays_while_one_of_them_is_kept(world: Kept) -> None:
     begun(world, 2, 0, [True, True, True])
-    change(world.engine, "UPDATE noria.rounds SET model = :model WHERE number = 3", model=world.made[0][0])
+    change(world.database, "UPDATE noria.rounds SET model = :model WHERE number = 3", model=world.made[0][0])
     world.look()
     assert [world.context.artifacts.has(digest) for digest in world.made[0]] == [True, False]
 
@@ -249,7 +249,7 @@ def test_nothing_is_removed_while_a_backup_is_made_or_something_new_is_not_yet_t
     begun(world, 2, 0, [True, True, True])
     retention.retire(world.context, NOW)
     world.settle()
-    with world.engine.connect() as backup:
+    with world.database.connect() as backup:
         backup.execute(text(f"SELECT pg_advisory_lock_shared({IN_USE_LOCK})"))
         assert retention.remove(world.context) == []
         backup.invalidate()
@@ -265,48 +265,48 @@ def test_orders_carried_out_long_ago_are_forgotten_and_run_no_more_though_the_in
     begun(world, 4, 4, [True, True])
     world.say(RoundAsked(domain="roads", by="ops"))
     world.settle()
-    taken = orders.Intake(world.engine, world.log).take_in()
+    taken = orders.Intake(world.database, world.log).take_in()
     assert taken == 10
     assert retention.forget_orders(world.context) == 0
-    change(world.engine, "UPDATE work.claims SET received_at = received_at - interval '31 days'")
+    change(world.database, "UPDATE work.claims SET received_at = received_at - interval '31 days'")
     assert retention.forget_orders(world.context) == 7
     query = "SELECT kind, state FROM work.claims ORDER BY received_at"
-    assert rows(world.engine, query) == [
+    assert rows(world.database, query) == [
         *[("swap_release", "done")] * 2,  # by which the release went live that answers, and the one before
         ("select_snapshot", "open"),
     ]
-    change(world.engine, "TRUNCATE work.intake")
-    orders.Intake(world.engine, world.log).take_in()
-    assert rows(world.engine, "SELECT kind FROM work.claims WHERE state = 'open'") == [("select_snapshot",)]
-    assert rows(world.engine, "SELECT count(*) FROM work.claims") == [(10,)]
+    change(world.database, "TRUNCATE work.intake")
+    orders.Intake(world.database, world.log).take_in()
+    assert rows(world.database, "SELECT kind FROM work.claims WHERE state = 'open'") == [("select_snapshot",)]
+    assert rows(world.database, "SELECT count(*) FROM work.claims") == [(10,)]
 
 
 def test_rows_that_were_sent_long_ago_are_removed_and_the_tables_still_equal_the_log(world: Kept) -> None:
     begun(world, 4, 4, [True, True])
-    before = rows(world.engine, "SELECT count(*) FROM noria.outbox WHERE sent_at IS NOT NULL")
+    before = rows(world.database, "SELECT count(*) FROM noria.outbox WHERE sent_at IS NOT NULL")
     assert world.relay.forget_sent() == 0
-    change(world.engine, "UPDATE noria.outbox SET sent_at = sent_at - interval '25 hours'")
+    change(world.database, "UPDATE noria.outbox SET sent_at = sent_at - interval '25 hours'")
     world.say(RoundAsked(domain="roads", by="ops"))
     world.follow()
     assert [(world.relay.forget_sent(),)] == before
-    report = verify(world.engine, world.log)
-    assert report.equal and rows(world.engine, "SELECT count(*) FROM noria.outbox WHERE sent_at IS NULL") == [(1,)]
+    report = verify(world.database, world.log)
+    assert report.equal and rows(world.database, "SELECT count(*) FROM noria.outbox WHERE sent_at IS NULL") == [(1,)]
     world.settle()
     # What was to be said and stands nowhere, and what was said and follows from nothing.
     lost = "DELETE FROM noria.outbox WHERE topic = 'noria.orders' RETURNING message_id"
-    with world.engine.begin() as connection:
+    with world.database.begin() as connection:
         (order_id,) = connection.execute(text(lost)).scalars()
         connection.execute(
             text("INSERT INTO noria.outbox (message_id, topic, key, value) VALUES ('made up', 'noria.orders', '', '')")
         )
-    assert verify(world.engine, world.log).unsaid == ()
+    assert verify(world.database, world.log).unsaid == ()
     kept = world.log
     world.log = MemoryLog()
     world.log.append(
         [m for m in _messages(kept) if m.key != order_id],
         10,
     )
-    report = verify(world.engine, world.log)
+    report = verify(world.database, world.log)
     assert report.unsaid == (order_id,) and report.unexplained == ("made up",)
 
 

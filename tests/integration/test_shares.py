@@ -12,15 +12,15 @@ from sqlalchemy import Engine, text
 from streams.connections import SHARES, Share
 from streams.erasures import vacuum_keyring
 from streams.errors import Unavailable
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 from tests.door_world import World, wait_until
 
 
 @pytest.fixture
 def hasty(database_url: str) -> Iterator[Engine]:
-    engine = open_engine(database_url, Share(pool=1, wait_s=0.2, statement_s=1, lock_s=1, idle_in_transaction_s=1))
-    yield engine
-    engine.dispose()
+    database = open_database(database_url, Share(pool=1, wait_s=0.2, statement_s=1, lock_s=1, idle_in_transaction_s=1))
+    yield database
+    database.dispose()
 
 
 def test_a_statement_that_takes_too_long_is_unavailable_and_named(hasty: Engine) -> None:
@@ -64,14 +64,14 @@ def test_a_pool_that_is_all_in_use_is_unavailable_and_not_a_hang(hasty: Engine) 
 
 
 def test_the_vacuum_after_an_erasure_takes_as_long_as_it_takes(database_url: str, database: Engine) -> None:
-    engine = open_engine(database_url, Share(pool=1, statement_s=1))
+    database = open_database(database_url, Share(pool=1, statement_s=1))
     holder = psycopg2.connect(database_url)
     holder.cursor().execute("LOCK TABLE keyring.person_keys IN SHARE UPDATE EXCLUSIVE MODE")
     failed: list[BaseException] = []
 
     def vacuum() -> None:
         try:
-            vacuum_keyring(engine)
+            vacuum_keyring(database)
         except BaseException as error:
             failed.append(error)
 
@@ -92,18 +92,18 @@ def test_the_vacuum_after_an_erasure_takes_as_long_as_it_takes(database_url: str
         holder.close()
         thread.join(20)
     assert not failed
-    with engine.connect() as connection:  # and all else is as it was
+    with database.connect() as connection:  # and all else is as it was
         assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "1s"
-    engine.dispose()
+    database.dispose()
 
 
 def test_the_door_answers_503_when_all_its_connections_are_in_use_and_goes_on_after(world: World) -> None:
-    engine = world.services.engine
+    database = world.services.database
     assert world.as_operator.get("/v1/domains").status_code == 200
     with ExitStack() as held:
-        wait_until(lambda: engine.pool.checkedout() == 0, what="a door that asks nothing")  # type: ignore[attr-defined]
+        wait_until(lambda: database.pool.checkedout() == 0, what="a door that asks nothing")  # type: ignore[attr-defined]
         for _ in range(SHARES["door"].pool):
-            held.enter_context(engine.connect())
+            held.enter_context(database.connect())
         began = monotonic()
         refused = world.as_operator.get("/v1/domains")
         took_s = monotonic() - began
@@ -113,7 +113,7 @@ def test_the_door_answers_503_when_all_its_connections_are_in_use_and_goes_on_af
 
 
 def test_every_connection_of_the_door_has_the_limits_of_the_door(world: World) -> None:
-    with world.services.engine.connect() as connection:
+    with world.services.database.connect() as connection:
         settings = "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "timezone"
         found = [connection.execute(text(f"SHOW {name}")).scalar_one() for name in settings]
     assert found == ["10s", "5s", "1min", "UTC"]

@@ -32,7 +32,7 @@ from streams.orders import SwapRelease
 from streams.policy import Policy, Schedule, Thresholds
 from streams.replay import verify
 from streams.schema import projections
-from streams.store import Store, TooManyInvalid, open_engine
+from streams.store import Store, TooManyInvalid, open_database
 from streams.tables import LIVE
 from tests.integration.by_hand import (
     AT,
@@ -57,24 +57,24 @@ def world(database: Engine) -> Iterator[ByHand]:
     yield ByHand(database, MemoryLog())
 
 
-def contents(engine: Engine) -> dict[str, str]:
+def contents(database: Engine) -> dict[str, str]:
     """A digest of every table, marks of sending and times of making included."""
     found = {}
     for table in projections.sorted_tables:
         order = ", ".join(f'"{column.name}"' for column in table.primary_key)
-        lines = repr(rows(engine, f"SELECT t::text FROM {LIVE}.{table.name} t ORDER BY {order}"))
+        lines = repr(rows(database, f"SELECT t::text FROM {LIVE}.{table.name} t ORDER BY {order}"))
         found[table.name] = hashlib.sha256(lines.encode()).hexdigest()
     return found
 
 
-def count(engine: Engine, table: str) -> int:
-    ((number,),) = rows(engine, f"SELECT count(*) FROM noria.{table}")
+def count(database: Engine, table: str) -> int:
+    ((number,),) = rows(database, f"SELECT count(*) FROM noria.{table}")
     assert isinstance(number, int)
     return number
 
 
-def outbox(engine: Engine, topic: str) -> list[tuple[str, bytes]]:
-    found = rows(engine, "SELECT message_id, value FROM noria.outbox WHERE topic = :topic ORDER BY id", topic=topic)
+def outbox(database: Engine, topic: str) -> list[tuple[str, bytes]]:
+    found = rows(database, "SELECT message_id, value FROM noria.outbox WHERE topic = :topic ORDER BY id", topic=topic)
     return [(str(message_id), bytes(value)) for message_id, value in found]  # type: ignore[call-overload]
 
 
@@ -86,10 +86,10 @@ def test_a_batch_that_is_delivered_again_changes_nothing(world: ByHand) -> None:
     world.say(created("roads"), *talk("roads", "ann"), *talk("roads", "bob"))
     batch = world.records()
     assert world.store.apply(batch).events == 15
-    before = contents(world.engine)
+    before = contents(world.database)
     again = world.store.apply(batch)
     assert (again.records, again.events, again.quarantined) == (0, 0, 0)
-    assert contents(world.engine) == before
+    assert contents(world.database) == before
 
 
 def test_a_whole_partition_that_is_delivered_again_from_its_beginning_changes_nothing(world: ByHand) -> None:
@@ -98,12 +98,12 @@ def test_a_whole_partition_that_is_delivered_again_from_its_beginning_changes_no
         world.follow()
     put(world, "c", b"not an event")
     world.follow()
-    before = contents(world.engine)
+    before = contents(world.database)
     for topic, partition in sorted(world.store.positions()):
         end = world.log.ends(topic)[partition]
         assert end > 0
         assert world.store.apply(list(world.log.read(topic, partition, 0, end))).records == 0
-    assert contents(world.engine) == before
+    assert contents(world.database) == before
 
 
 def test_of_a_delivery_that_overlaps_only_what_is_new_takes_effect(world: ByHand) -> None:
@@ -111,8 +111,8 @@ def test_of_a_delivery_that_overlaps_only_what_is_new_takes_effect(world: ByHand
     batch = world.records()
     world.store.apply(batch[:4])
     assert world.store.apply(batch[2:]).events == 3
-    assert count(world.engine, "events") == 7
-    assert count(world.engine, "feedback") == 4
+    assert count(world.database, "events") == 7
+    assert count(world.database, "feedback") == 4
 
 
 def test_the_same_event_id_twice_on_the_log_takes_effect_once(world: ByHand) -> None:
@@ -120,11 +120,11 @@ def test_the_same_event_id_twice_on_the_log_takes_effect_once(world: ByHand) -> 
     sent = [message(event) for event in events]
     world.log.append(sent, 10)
     world.follow()
-    before = {table: digest for table, digest in contents(world.engine).items() if table != "positions"}
+    before = {table: digest for table, digest in contents(world.database).items() if table != "positions"}
     world.log.append(sent, 10)
     applied = world.store.apply(world.records(since=world.store.positions()))
     assert (applied.records, applied.events) == (7, 0)
-    assert {table: digest for table, digest in contents(world.engine).items() if table != "positions"} == before
+    assert {table: digest for table, digest in contents(world.database).items() if table != "positions"} == before
 
 
 def test_the_same_event_id_twice_in_one_batch_takes_effect_once(world: ByHand) -> None:
@@ -132,18 +132,18 @@ def test_the_same_event_id_twice_in_one_batch_takes_effect_once(world: ByHand) -
     world.log.append([twin for one in sent for twin in (one, one)], 10)
     applied = world.store.apply(world.records())
     assert (applied.records, applied.events) == (14, 7)
-    assert count(world.engine, "feedback") == 4
-    assert len(outbox(world.engine, DOMAINS)) == 2
+    assert count(world.database, "feedback") == 4
+    assert len(outbox(world.database, DOMAINS)) == 2
 
 
 def test_a_gap_is_lost_history_and_nothing_is_written(world: ByHand) -> None:
     world.say(*talk("roads", "ann", "c-1"))
     batch = world.records()
-    before = contents(world.engine)
+    before = contents(world.database)
     for broken in (batch[1:], [*batch[:3], *batch[4:]]):
         with pytest.raises(LostHistory, match=r"expected offset \d, got \d"):
             world.store.apply(broken)
-        assert contents(world.engine) == before
+        assert contents(world.database) == before
     assert world.store.apply(batch).events == 7
 
 
@@ -190,8 +190,8 @@ def test_what_cannot_be_read_is_quarantined_with_its_place_and_the_rest_goes_on(
     batch = world.records()
     applied = world.store.apply(batch)
     assert (applied.records, applied.events, applied.quarantined) == (8, 7, 1)
-    assert count(world.engine, "feedback") == 4
-    ((_, said),) = outbox(world.engine, QUARANTINE)
+    assert count(world.database, "feedback") == 4
+    ((_, said),) = outbox(world.database, QUARANTINE)
     told = msgspec.json.decode(said)
     assert told["place"] == f"{CONVERSATIONS}-{batch[3].partition}@3"
     assert reason.lower() in told["reason"].lower()
@@ -205,8 +205,8 @@ def test_an_event_on_the_wrong_topic_or_under_a_foreign_key_is_quarantined(world
     put(world, "roads", message(tick).value, CONVERSATIONS)
     put(world, "fields", message(tick).value, DOMAINS)
     assert world.store.apply(world.records()).quarantined == 2
-    assert count(world.engine, "events") == 0
-    reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.engine, QUARANTINE)]
+    assert count(world.database, "events") == 0
+    reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.database, QUARANTINE)]
     assert reasons == ["clock_ticked does not belong on this topic", "the record's key is not the event's"]
 
 
@@ -216,14 +216,14 @@ def test_the_words_in_an_unreadable_record_are_not_in_the_reason(world: ByHand) 
     document["data"]["rating"] = secret
     put(world, "c", msgspec.json.encode(document))
     world.follow()
-    ((_, said),) = outbox(world.engine, QUARANTINE)
+    ((_, said),) = outbox(world.database, QUARANTINE)
     assert secret not in msgspec.json.decode(said)["reason"]
 
 
 def test_what_is_too_large_to_be_repeated_is_named_by_its_place_only(world: ByHand) -> None:
     put(world, "c", b"x" * 400_001)
     world.follow()
-    ((_, said),) = outbox(world.engine, QUARANTINE)
+    ((_, said),) = outbox(world.database, QUARANTINE)
     told = msgspec.json.decode(said)
     assert (told["bytes"], told["value_base64"]) == (400_001, None)
 
@@ -237,33 +237,33 @@ def test_what_follows_and_is_larger_than_an_event_may_be_is_named_and_holds_nobo
         msgspec.structs.replace(asked, messages=large), *drafts, msgspec.structs.replace(corrected, text=large), picked
     )
     world.settle()
-    assert rows(world.engine, "SELECT 1 FROM noria.examples") == []
-    assert len(rows(world.engine, "SELECT 1 FROM noria.preferences")) == 1, "what came after it is said"
-    ((_, said),) = outbox(world.engine, QUARANTINE)
+    assert rows(world.database, "SELECT 1 FROM noria.examples") == []
+    assert len(rows(world.database, "SELECT 1 FROM noria.preferences")) == 1, "what came after it is said"
+    ((_, said),) = outbox(world.database, QUARANTINE)
     told = msgspec.json.decode(said)
     assert told["place"].startswith("noria.conversations-")
     assert re.search(r"example_accepted would have 1,2\d\d,\d+ bytes", told["reason"])
 
 
 def test_more_unreadable_records_than_the_limit_stop_the_reader_and_nothing_is_written(world: ByHand) -> None:
-    store = Store(world.engine, invalid_per_minute=5)
+    store = Store(world.database, invalid_per_minute=5)
     for number in range(6):
         put(world, "c", f"{number}".encode())
     batch = world.records()
-    before = contents(world.engine)
+    before = contents(world.database)
     with pytest.raises(TooManyInvalid, match="limit 5"):
         store.apply(batch)
-    assert contents(world.engine) == before
+    assert contents(world.database) == before
     assert store.apply(batch[:5]).quarantined == 5
     with pytest.raises(TooManyInvalid):  # those of the last minute count, whatever batch they came in
         store.apply(batch[5:])
-    assert Store(world.engine, invalid_per_minute=None).apply(batch[5:]).quarantined == 1
+    assert Store(world.database, invalid_per_minute=None).apply(batch[5:]).quarantined == 1
 
 
 def test_an_operators_word_lets_past_as_much_as_it_says_and_what_is_let_past_counts_towards_no_limit(
     world: ByHand,
 ) -> None:
-    store = Store(world.engine, invalid_per_minute=5)
+    store = Store(world.database, invalid_per_minute=5)
     events = talk("roads", "ann", "c")
     for number in range(20):
         put(world, "c", f"{number}".encode())
@@ -281,13 +281,13 @@ def test_an_operators_word_lets_past_as_much_as_it_says_and_what_is_let_past_cou
     assert store.positions() == {}
     say(world.log, SkipAllowed(topic=place[0], partition=place[1], to=19, by="ann"), "/test")
     apply_when_available(store, world.log, batch)
-    assert len(outbox(world.engine, QUARANTINE)) == 21
-    assert count(world.engine, "events") == len(events)
+    assert len(outbox(world.database, QUARANTINE)) == 21
+    assert count(world.database, "events") == len(events)
     for number in range(5):
         put(world, "c", f"after {number}".encode())
     with pytest.raises(TooManyInvalid, match="6 records within a minute"):  # the first twenty are not among them
-        apply_when_available(Store(world.engine, invalid_per_minute=5), world.log, world.records())
-    report = verify(world.engine, world.log)
+        apply_when_available(Store(world.database, invalid_per_minute=5), world.log, world.records())
+    report = verify(world.database, world.log)
     assert report.equal, report.differences
 
 
@@ -297,7 +297,7 @@ def test_where_the_stream_stands_still_is_said_once_although_it_tries_again_and_
     world.log.append([Message(OPERATIONS, "c", b"no operation")], 10)
     for _ in range(3):
         with pytest.raises(TooManyInvalid):
-            apply_when_available(Store(world.engine, invalid_per_minute=5), world.log, world.records())
+            apply_when_available(Store(world.database, invalid_per_minute=5), world.log, world.records())
     assert len(read_operations(world.log).said) == 1
 
 
@@ -307,39 +307,39 @@ def test_a_value_that_no_column_holds_is_quarantined_and_the_rest_of_its_batch_g
     world.say(*events[:3], asked, *events[3:5])
     applied = world.store.apply(world.records())
     assert (applied.records, applied.events, applied.quarantined) == (6, 5, 1)
-    ((_, said),) = outbox(world.engine, QUARANTINE)
+    ((_, said),) = outbox(world.database, QUARANTINE)
     told = msgspec.json.decode(said)
     assert told["place"].endswith("@3")
     assert told["reason"] == "Expected `int` <= 2147483647 - at `$.release`"
 
 
 @contextmanager
-def raising(engine: Engine, code: str, where: str = "true") -> Iterator[None]:
+def raising(database: Engine, code: str, where: str = "true") -> Iterator[None]:
     """PostgreSQL refuses rows of `noria.events` with that SQLSTATE."""
     change(
-        engine,
+        database,
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{code}'; END$$",
     )
     change(
-        engine,
+        database,
         f"CREATE TRIGGER refuse BEFORE INSERT ON noria.events FOR EACH ROW WHEN ({where}) EXECUTE FUNCTION refuse()",
     )
     try:
         yield
     finally:
-        change(engine, "DROP FUNCTION refuse CASCADE")
+        change(database, "DROP FUNCTION refuse CASCADE")
 
 
 @pytest.mark.parametrize("code", ["53100", "40P01", "57014", "55P03"])
 def test_a_full_disk_a_deadlock_or_a_timeout_is_waited_for_and_nothing_is_quarantined(world: ByHand, code: str) -> None:
     world.say(*talk("roads", "ann"))
-    with raising(world.engine, code):
+    with raising(world.database, code):
         for _ in range(2):
             with pytest.raises(Unavailable):
                 world.store.apply(world.records())
     assert world.store.apply(world.records()).events == 7
-    assert outbox(world.engine, QUARANTINE) == []
+    assert outbox(world.database, QUARANTINE) == []
 
 
 @pytest.mark.parametrize("code", ["54001", "22000"])
@@ -347,16 +347,16 @@ def test_one_record_that_goes_beyond_a_limit_is_quarantined_and_its_neighbours_t
     world: ByHand, code: str
 ) -> None:
     world.say(*talk("roads", "ann"))
-    with raising(world.engine, code, "NEW.type = 'reply_rated'"):
+    with raising(world.database, code, "NEW.type = 'reply_rated'"):
         applied = world.store.apply(world.records())
     assert (applied.events, applied.quarantined) == (6, 1)
-    ((_, said),) = outbox(world.engine, QUARANTINE)
+    ((_, said),) = outbox(world.database, QUARANTINE)
     assert msgspec.json.decode(said)["reason"].startswith("the store cannot hold it")
 
 
 def test_an_error_that_no_record_can_cause_stops_the_reader(world: ByHand) -> None:
     world.say(*talk("roads", "ann"))
-    with raising(world.engine, "42P01"), pytest.raises(psycopg2.Error):
+    with raising(world.database, "42P01"), pytest.raises(psycopg2.Error):
         world.store.apply(world.records())
     assert world.store.positions() == {}
 
@@ -373,7 +373,7 @@ def test_two_writers_at_once_give_each_record_once(world: ByHand) -> None:
     start = threading.Barrier(2)
 
     def write() -> None:
-        store = Store(world.engine)
+        store = Store(world.database)
         start.wait()
         for batch in batches:
             applied.append(store.apply(batch).records)
@@ -385,15 +385,15 @@ def test_two_writers_at_once_give_each_record_once(world: ByHand) -> None:
         writer.join()
     assert len(applied) == 2 * len(batches)
     assert sum(applied) == 30 * 7
-    assert count(world.engine, "events") == 30 * 7
-    assert count(world.engine, "feedback") == 30 * 4
-    assert len(outbox(world.engine, DOMAINS)) == 30 * 2
+    assert count(world.database, "events") == 30 * 7
+    assert count(world.database, "feedback") == 30 * 4
+    assert len(outbox(world.database, DOMAINS)) == 30 * 2
 
 
 def test_of_two_readers_in_turn_each_knows_what_the_other_took_in(world: ByHand) -> None:
     live_domain(world, "roads", corrections=100)
     world.settle()
-    readers = [world.store, Store(world.engine), Store(world.engine)]
+    readers = [world.store, Store(world.database), Store(world.database)]
     for number in range(7):
         world.say(*talk("roads", f"person-{number % 2}"))
         world.store = readers[number % 3]
@@ -404,16 +404,16 @@ def test_of_two_readers_in_turn_each_knows_what_the_other_took_in(world: ByHand)
     world.say(*talk("roads", "person-0"))
     world.settle()
     ((corrections, preferences, people),) = rows(
-        world.engine, "SELECT corrections, preferences, people FROM noria.domains WHERE domain = 'roads'"
+        world.database, "SELECT corrections, preferences, people FROM noria.domains WHERE domain = 'roads'"
     )
     kept = "SELECT kind, count(*), count(DISTINCT person) FROM noria.fresh GROUP BY kind ORDER BY kind"
-    assert rows(world.engine, kept) == [("correction", corrections, people), ("preference", preferences, people)]
-    assert verify(world.engine, world.log).equal
+    assert rows(world.database, kept) == [("correction", corrections, people), ("preference", preferences, people)]
+    assert verify(world.database, world.log).equal
 
 
 def test_postgresql_away_is_unavailable(world: ByHand) -> None:
     world.say(*talk("roads", "ann"))
-    away = Store(open_engine(f"postgresql://noria:secret@{LOOPBACK}:{free_port()}/noria"))
+    away = Store(open_database(f"postgresql://noria:secret@{LOOPBACK}:{free_port()}/noria"))
     with pytest.raises(Unavailable) as told:
         away.apply(world.records())
     assert "secret" not in str(told.value)
@@ -426,7 +426,7 @@ def test_a_connection_that_is_cut_in_the_middle_is_unavailable_and_the_batch_can
 ) -> None:
     world.say(*talk("roads", "ann"))
     batch = world.records()
-    engine = open_engine(database_url)
+    database = open_database(database_url)
     holder = psycopg2.connect(database_url)
     with holder.cursor() as cursor:
         cursor.execute("LOCK TABLE noria.outbox")  # the writer's last table: it waits here with all else written
@@ -434,20 +434,20 @@ def test_a_connection_that_is_cut_in_the_middle_is_unavailable_and_the_batch_can
 
     def write() -> None:
         try:
-            Store(engine).apply(batch)
+            Store(database).apply(batch)
         except Unavailable as error:
             raised.append(error)
 
     writer = threading.Thread(target=write)
     writer.start()
     waiting = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND relation = 'noria.outbox'::regclass"
-    eventually(lambda: rows(world.engine, waiting) or not writer.is_alive(), "the writer's connection is cut", 30)
+    eventually(lambda: rows(world.database, waiting) or not writer.is_alive(), "the writer's connection is cut", 30)
     writer.join()
     holder.close()
     assert len(raised) == 1
-    assert count(world.engine, "events") == 0 and world.store.positions() == {}
-    assert Store(engine).apply(batch).events == 7
-    engine.dispose()
+    assert count(world.database, "events") == 0 and world.store.positions() == {}
+    assert Store(database).apply(batch).events == 7
+    database.dispose()
 
 
 def test_what_an_event_implies_is_written_in_the_transaction_of_its_cause(world: ByHand) -> None:
@@ -458,27 +458,27 @@ def test_what_an_event_implies_is_written_in_the_transaction_of_its_cause(world:
     sent = [message(event, id=id_) for event, id_ in zip(events, ids, strict=True)]
     world.log.append(sent, 10)
     world.follow()
-    implied = [decode(value) for _, value in outbox(world.engine, DOMAINS)]
+    implied = [decode(value) for _, value in outbox(world.database, DOMAINS)]
     preference, example = implied
     assert isinstance(preference.event, PreferenceAccepted) and preference.causation_id == pick
     assert isinstance(example.event, ExampleAccepted) and example.causation_id == cause
     assert example.id == uuid5(cause, "example_accepted")
     assert isinstance(events[5], ReplyCorrected) and isinstance(events[0], PromptAsked)
     assert (example.event.answer, example.event.prompt) == (events[5].text, events[0].messages)
-    made = rows(world.engine, "SELECT DISTINCT o.xmin::text FROM noria.outbox o")
-    effect = rows(world.engine, "SELECT DISTINCT f.xmin::text FROM noria.feedback f")
-    moved = rows(world.engine, "SELECT DISTINCT p.xmin::text FROM noria.positions p")
+    made = rows(world.database, "SELECT DISTINCT o.xmin::text FROM noria.outbox o")
+    effect = rows(world.database, "SELECT DISTINCT f.xmin::text FROM noria.feedback f")
+    moved = rows(world.database, "SELECT DISTINCT p.xmin::text FROM noria.positions p")
     assert made == effect == moved and len(made) == 1
 
 
 def test_an_order_is_implied_by_a_new_domain(world: ByHand) -> None:
     world.say(created("roads"))
     world.follow()
-    ((message_id, value),) = outbox(world.engine, ORDERS)
+    ((message_id, value),) = outbox(world.database, ORDERS)
     order = decode_order(value)
     assert isinstance(order, SwapRelease)
     assert (order.domain, order.release, str(order.order_id)) == ("roads", 0, message_id)
-    ((event_id,),) = rows(world.engine, "SELECT event_id FROM noria.events")
+    ((event_id,),) = rows(world.database, "SELECT event_id FROM noria.events")
     assert order.order_id == uuid5(UUID(str(event_id)), "swap_release")
 
 
@@ -494,8 +494,8 @@ def test_a_correction_of_what_was_never_said_stays_without_effect(world: ByHand)
     )
     world.say(lost)
     world.follow()
-    assert count(world.engine, "feedback") == 1
-    assert outbox(world.engine, DOMAINS) == []
+    assert count(world.database, "feedback") == 1
+    assert outbox(world.database, DOMAINS) == []
 
 
 def test_one_reply_corrected_and_picked_three_times_counts_once_and_the_newest_is_in_force(world: ByHand) -> None:
@@ -507,21 +507,21 @@ def test_one_reply_corrected_and_picked_three_times_counts_once_and_the_newest_i
     repicked = msgspec.structs.replace(picked, reply_id="c-r2")
     world.say(*events, corrected, picked, newest, repicked)
     world.settle()
-    assert rows(world.engine, "SELECT corrections, preferences, people FROM noria.domains") == [(1, 1, 1)]
+    assert rows(world.database, "SELECT corrections, preferences, people FROM noria.domains") == [(1, 1, 1)]
     in_force = "SELECT answer ->> 'kid' FROM noria.examples WHERE retired_offset IS NULL"
-    assert rows(world.engine, in_force) == [("kid-of-ann, at last",)]
+    assert rows(world.database, in_force) == [("kid-of-ann, at last",)]
     chosen = "SELECT reply_id FROM noria.preferences p JOIN noria.replies r ON r.text = p.chosen"
-    assert rows(world.engine, chosen) == [("c-r2",)]
+    assert rows(world.database, chosen) == [("c-r2",)]
     world.say(*talk("roads", "bob"))
     world.settle()
-    assert rows(world.engine, "SELECT number FROM noria.rounds") == [(1,)]
+    assert rows(world.database, "SELECT number FROM noria.rounds") == [(1,)]
 
 
 def test_what_is_retired_stays_retired_as_it_was_first_and_only_in_its_own_domain(world: ByHand) -> None:
     live_domain(world, "roads", corrections=40)
     world.say(*talk("roads", "ann"))
     world.settle()
-    ((example_id,),) = rows(world.engine, "SELECT example_id FROM noria.examples")
+    ((example_id,),) = rows(world.database, "SELECT example_id FROM noria.examples")
     item = ExamItemAdded(domain="roads", item_id="item", kind="general", item=sealed("roads"), by="curator")
     once, again = [
         (
@@ -534,13 +534,13 @@ def test_what_is_retired_stays_retired_as_it_was_first_and_only_in_its_own_domai
     shown = "SELECT retired_reason FROM noria.examples UNION ALL SELECT retired_reason FROM noria.exam_items"
     world.say(item, *elsewhere)
     world.settle()
-    assert rows(world.engine, shown) == [(None,), (None,)]
+    assert rows(world.database, shown) == [(None,), (None,)]
     world.say(*once, *again)
     world.settle()
-    assert rows(world.engine, shown) == [("first",), ("first",)]
+    assert rows(world.database, shown) == [("first",), ("first",)]
     world.say(PersonErased(domain="roads", person="ann", kids=("kid-of-ann",), by="ann"))
     world.settle()
-    assert rows(world.engine, shown) == [("first",), ("first",)]
+    assert rows(world.database, shown) == [("first",), ("first",)]
 
 
 def test_a_rollback_to_what_was_never_released_has_no_effect_and_stops_nothing(world: ByHand) -> None:
@@ -549,8 +549,8 @@ def test_a_rollback_to_what_was_never_released_has_no_effect_and_stops_nothing(w
     world.say(rolled, *talk("roads", "ann"))
     world.settle()
     world.work()
-    assert rows(world.engine, "SELECT live_release FROM noria.domains") == [(1,)]
-    assert rows(world.engine, "SELECT release, state FROM noria.releases ORDER BY release") == [
+    assert rows(world.database, "SELECT live_release FROM noria.domains") == [(1,)]
+    assert rows(world.database, "SELECT release, state FROM noria.releases ORDER BY release") == [
         (0, "retired"),
         (1, "live"),
     ]
@@ -564,7 +564,7 @@ def test_a_release_that_came_before_its_domain_stops_nothing(world: ByHand) -> N
     world.say(*talk("roads", "ann"))
     world.settle()
     world.work()
-    assert rows(world.engine, "SELECT step FROM noria.rounds ORDER BY number") == [("released",)]
+    assert rows(world.database, "SELECT step FROM noria.rounds ORDER BY number") == [("released",)]
 
 
 @pytest.mark.parametrize(
@@ -582,8 +582,8 @@ def test_a_policy_that_passed_the_door_by_and_could_not_be_acted_upon_is_quarant
     live_domain(world, "roads", corrections=2)
     world.say(PolicySet(domain="roads", policy=broken, by="nobody"), *talk("roads", "ann"), *talk("roads", "bob"))
     world.settle()
-    assert len(outbox(world.engine, QUARANTINE)) == 1
-    assert rows(world.engine, "SELECT number FROM noria.rounds") == [(1,)]
+    assert len(outbox(world.database, QUARANTINE)) == 1
+    assert rows(world.database, "SELECT number FROM noria.rounds") == [(1,)]
 
 
 def test_a_time_or_number_that_no_state_holds_is_quarantined(world: ByHand) -> None:
@@ -596,9 +596,9 @@ def test_a_time_or_number_that_no_state_holds_is_quarantined(world: ByHand) -> N
     world.say(PolicySet(domain="roads", policy=here, by="curator"), ClockTicked(domain="roads", at=first_day), finished)
     world.say(*talk("roads", "ann"), *talk("roads", "bob"))
     world.settle()
-    reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.engine, QUARANTINE)]
+    reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.database, QUARANTINE)]
     assert reasons == ["at is not from 1970 to 8999", "Expected `int` <= 2147483647 - at `$.release`"]
-    assert rows(world.engine, "SELECT number FROM noria.rounds") == [(1,)]
+    assert rows(world.database, "SELECT number FROM noria.rounds") == [(1,)]
 
 
 @pytest.mark.parametrize("batch", [1, 100])
@@ -614,11 +614,11 @@ def test_what_is_quarantined_does_not_depend_on_how_the_records_were_batched(wor
     fresh = world.records(since=before)
     for start in range(0, len(fresh), batch):
         world.store.apply(fresh[start : start + batch])
-    reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.engine, QUARANTINE)]
+    reasons = [msgspec.json.decode(value)["reason"] for _, value in outbox(world.database, QUARANTINE)]
     assert sorted(reasons) == [
         "Expected `int` <= 2147483647 - at `$.release`",
         "a number of it is larger than any state can hold",
         "the store cannot hold it: ProgramLimitExceeded",
     ]
-    report = verify(world.engine, world.log)
+    report = verify(world.database, world.log)
     assert report.equal, report.differences

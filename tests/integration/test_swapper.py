@@ -76,7 +76,7 @@ def engine() -> Iterator[GoldenEngine]:
 
 def following(context: Context, world: ByHand) -> Context:
     """The same worker, on the log of that world."""
-    return Context(context.settings, context.engine, world.log, context.keyring, context.worker)
+    return Context(context.settings, context.database, world.log, context.keyring, context.worker)
 
 
 def test_an_engine_is_wanted_proved_and_then_asked(context: Context, engine: GoldenEngine, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_an_order_that_is_carried_out_again_changes_nothing_that_is_seen(
     live(context, 1)
     carry_out(context, order)  # the engine is ready already: nobody has to start it again
     assert route(context) == (1, "roads@1", 2)
-    assert rows(context.engine, "SELECT engine_id, state, wanted FROM work.engines") == [("roads@1", "ready", True)]
+    assert rows(context.database, "SELECT engine_id, state, wanted FROM work.engines") == [("roads@1", "ready", True)]
     ids = set()
     for partition, end in context.log.ends(DOMAINS).items():
         for record in context.log.read(DOMAINS, partition, 0, end):
@@ -257,7 +257,7 @@ def test_a_rollback_to_an_engine_that_has_stopped_proves_it_again(
         run_with_host(context, order_for(context, tmp_path, release=release), engine)
         live(context, release)
     engine.requests.clear()
-    change(context.engine, "UPDATE work.engines SET wanted = false, state = 'stopped' WHERE engine_id = 'roads@0'")
+    change(context.database, "UPDATE work.engines SET wanted = false, state = 'stopped' WHERE engine_id = 'roads@0'")
     back = order_for(context, tmp_path, release=0, rollback=True)
     run_with_host(context, back, engine)
     assert len(engine.requests) == len(GOLDEN)
@@ -280,7 +280,7 @@ def test_a_swapper_that_has_lost_its_order_moves_no_route(
     engine.hold.clear()
     thread, raised = in_thread(lambda: run_with_host(context, order, engine))
     eventually(lambda: engine.requests, "the first golden prompt is asked", 15)
-    change(context.engine, "UPDATE work.claims SET worker = 'swapper-2', attempts = 2")  # its lease ran out
+    change(context.database, "UPDATE work.claims SET worker = 'swapper-2', attempts = 2")  # its lease ran out
     engine.hold.set()
     thread.join()
     assert [type(error) for error in raised] == [Cancelled]
@@ -290,7 +290,7 @@ def test_a_swapper_that_has_lost_its_order_moves_no_route(
 def test_an_order_that_a_newer_decision_has_overtaken_moves_no_route(
     context: Context, engine: GoldenEngine, tmp_path: Path
 ) -> None:
-    world = ByHand(context.engine, MemoryLog())
+    world = ByHand(context.database, MemoryLog())
     context = following(context, world)
     live_domain(world, "roads", corrections=400)
     (first,) = world.orders()
@@ -311,8 +311,8 @@ def test_an_order_that_a_newer_decision_has_overtaken_moves_no_route(
     assert isinstance(newest, SwapRelease) and newest.rollback
     carry_out(context, newest)
     assert route(context) == (0, "roads@0", 2)
-    asked_at = rows(context.engine, "SELECT max(\"offset\") FROM noria.events WHERE type = 'rollback_asked'")
-    assert rows(context.engine, "SELECT decided_offset FROM work.routes") == asked_at
+    asked_at = rows(context.database, "SELECT max(\"offset\") FROM noria.events WHERE type = 'rollback_asked'")
+    assert rows(context.database, "SELECT decided_offset FROM work.routes") == asked_at
 
 
 def test_a_worker_that_was_paused_with_its_order_moves_no_route_back_that_a_newer_decision_has_moved(
@@ -324,10 +324,13 @@ def test_a_worker_that_was_paused_with_its_order_moves_no_route_back_that_a_newe
     thread, raised = in_thread(lambda: swapper.run(older, context))
     host_says(context, older, "ready", engine)
     eventually(lambda: engine.requests, "the first golden prompt is asked", 15)
-    other, awake = Context(context.settings, context.engine, context.log, context.keyring, "swapper-2"), GoldenEngine()
+    other, awake = (
+        Context(context.settings, context.database, context.log, context.keyring, "swapper-2"),
+        GoldenEngine(),
+    )
     run_with_host(other, newer, awake)
     # Nobody has taken its order from it, and all that knew of the newer one is forgotten, but the route.
-    change(context.engine, "DELETE FROM work.claims WHERE order_id = :id", id=str(newer.order_id))
+    change(context.database, "DELETE FROM work.claims WHERE order_id = :id", id=str(newer.order_id))
     engine.hold.set()
     thread.join()
     awake.stop()
@@ -355,7 +358,7 @@ def test_an_order_that_waits_for_its_engine_makes_way_for_a_newer_decision(
 ) -> None:
     monkeypatch.setattr(swapper, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(swapper, "READY_DEADLINE_S", 20.0)
-    world = ByHand(context.engine, MemoryLog())
+    world = ByHand(context.database, MemoryLog())
     context = following(context, world)
     live_domain(world, "roads", corrections=400)
     (first,) = world.orders()

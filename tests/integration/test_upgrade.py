@@ -37,10 +37,10 @@ from tests.integration.test_roles import HELD
 ROOT = Path(__file__).parents[2]
 
 
-def made_anew(engine: Engine) -> None:
+def made_anew(database: Engine) -> None:
     """The tables of this code, empty."""
-    empty(engine)
-    upgrade(engine, MemoryLog)
+    empty(database)
+    upgrade(database, MemoryLog)
 
 
 @pytest.fixture
@@ -63,13 +63,13 @@ def bump(monkeypatch: pytest.MonkeyPatch, name: str = "domain") -> None:
     monkeypatch.setitem(versions.STATES, name, versions.STATES[name] + 1)
 
 
-def outbox(engine: Engine) -> list[tuple[object, ...]]:
-    return rows(engine, "SELECT message_id, topic, key, value::text, made_at, sent_at FROM noria.outbox ORDER BY id")
+def outbox(database: Engine) -> list[tuple[object, ...]]:
+    return rows(database, "SELECT message_id, topic, key, value::text, made_at, sent_at FROM noria.outbox ORDER BY id")
 
 
-def as_the_code_says(engine: Engine) -> bool:
+def as_the_code_says(database: Engine) -> bool:
     options = {"include_schemas": True, "include_name": lambda name, kind, _: kind != "schema" or name == LIVE}
-    with engine.connect() as connection:
+    with database.connect() as connection:
         connection.exec_driver_sql("SET search_path TO public")  # the user is called as the schema is
         connection.dialect.default_schema_name = "public"
         return not compare_metadata(MigrationContext.configure(connection, opts=options), projections)
@@ -79,8 +79,8 @@ def test_a_new_column_and_a_new_fold_fill_themselves_from_old_events(
     world: ByHand, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     story(world, "roads", ["ann", "bob"], talks=8)
-    before = outbox(world.engine)
-    assert before and wanted(world.engine) == []
+    before = outbox(world.database)
+    assert before and wanted(world.database) == []
     colour = request.getfixturevalue("colour")
     rows_of = conversations.rows
 
@@ -89,17 +89,17 @@ def test_a_new_column_and_a_new_fold_fill_themselves_from_old_events(
         return [Insert(w.table, w.row | {colour: "red"}) if w.table == "replies" else w for w in found]  # type: ignore[union-attr]
 
     monkeypatch.setattr(conversations, "rows", painted)
-    assert wanted(world.engine) == ["replies"] and not as_the_code_says(world.engine)
-    done = upgrade(world.engine, lambda: world.log)
+    assert wanted(world.database) == ["replies"] and not as_the_code_says(world.database)
+    done = upgrade(world.database, lambda: world.log)
     assert done is not None and done.records == sum(world.store.positions().values())
-    assert rows(world.engine, "SELECT DISTINCT colour FROM noria.replies") == [("red",)]
-    assert as_the_code_says(world.engine) and wanted(world.engine) == []
-    assert outbox(world.engine) == before
-    assert upgrade(world.engine, lambda: world.log) is None
-    world = ByHand(world.engine, world.log)
+    assert rows(world.database, "SELECT DISTINCT colour FROM noria.replies") == [("red",)]
+    assert as_the_code_says(world.database) and wanted(world.database) == []
+    assert outbox(world.database) == before
+    assert upgrade(world.database, lambda: world.log) is None
+    world = ByHand(world.database, world.log)
     world.say(*talk("roads", "cem"))
     world.settle()
-    assert verify(world.engine, world.log).equal
+    assert verify(world.database, world.log).equal
 
 
 def test_what_comes_while_it_is_rebuilt_is_neither_lost_nor_doubled_and_the_older_stream_stops_then(
@@ -117,14 +117,14 @@ def test_what_comes_while_it_is_rebuilt_is_neither_lost_nor_doubled_and_the_olde
         world.say(*talk("roads", "cem"))  # stands on the log, and is not applied
         came.append(total)
 
-    assert upgrade(world.engine, lambda: world.log, meanwhile) is not None and came
+    assert upgrade(world.database, lambda: world.log, meanwhile) is not None and came
     with pytest.raises(OtherVersion, match="domain differ"):
         world.follow()
-    newer = ByHand(world.engine, world.log)
+    newer = ByHand(world.database, world.log)
     newer.settle()
     newer.work()
-    assert verify(world.engine, world.log).equal
-    ids = rows(world.engine, "SELECT count(*), count(DISTINCT prompt_id) FROM noria.prompts")
+    assert verify(world.database, world.log).equal
+    ids = rows(world.database, "SELECT count(*), count(DISTINCT prompt_id) FROM noria.prompts")
     assert ids == [(1 + 2 * len(came),) * 2]
 
 
@@ -145,9 +145,9 @@ def test_what_comes_in_the_last_moment_is_taken_in_too(
 
     monkeypatch.setattr(module, "_hold", late)
     monkeypatch.setattr(module, "SHORT", short)
-    assert upgrade(world.engine, lambda: world.log) is not None and came
-    assert rows(world.engine, "SELECT count(*) FROM noria.prompts") == [(1,)]
-    assert verify(world.engine, world.log).equal
+    assert upgrade(world.database, lambda: world.log) is not None and came
+    assert rows(world.database, "SELECT count(*) FROM noria.prompts") == [(1,)]
+    assert verify(world.database, world.log).equal
 
 
 def test_rights_go_over_to_the_new_tables(
@@ -156,12 +156,12 @@ def test_rights_go_over_to_the_new_tables(
     grant(database_url, tmp_path / "roles.json")
 
     def held() -> list[tuple[object, ...]]:
-        return rows(world.engine, HELD.replace("%s", "ARRAY['noria']") + " ORDER BY 1, 2, 3")
+        return rows(world.database, HELD.replace("%s", "ARRAY['noria']") + " ORDER BY 1, 2, 3")
 
     before = held()
     live_domain(world, "roads")
     bump(monkeypatch)
-    upgrade(world.engine, lambda: world.log)
+    upgrade(world.database, lambda: world.log)
     assert held() == before and any(row[2] == DOOR for row in before)
     connection = psycopg2.connect(url_of(DOOR, database_url, tmp_path / "roles.json"))
     with connection.cursor() as cursor:
@@ -175,15 +175,15 @@ def test_tables_that_hold_what_the_log_lacks_are_left_as_they_are(
 ) -> None:
     live_domain(world, "roads")
     change(
-        world.engine,
+        world.database,
         "INSERT INTO noria.events SELECT 'another', topic, partition, 99, type, time, source, key, domain, person,"
         " correlation_id, causation_id FROM noria.events LIMIT 1",
     )
     bump(monkeypatch)
     with pytest.raises(Invalid, match=r"of the live tables \d+ did"):
-        upgrade(world.engine, lambda: world.log)
-    assert wanted(world.engine) == ["state domain"]
-    assert rows(world.engine, "SELECT count(*) FROM noria.events WHERE event_id = 'another'") == [(1,)]
+        upgrade(world.database, lambda: world.log)
+    assert wanted(world.database) == ["state domain"]
+    assert rows(world.database, "SELECT count(*) FROM noria.events WHERE event_id = 'another'") == [(1,)]
 
 
 @pytest.fixture
@@ -231,8 +231,8 @@ def test_killed_half_way_it_begins_again_and_the_door_is_read_all_along(
     world = world_of_door
     domain = world.domain()
     world.following.clear()
-    engine = world.database
-    change(engine, 'COMMENT ON SCHEMA noria IS \'{"domains": "0"}\'')
+    database = world.database
+    change(database, 'COMMENT ON SCHEMA noria IS \'{"domains": "0"}\'')
     expected = world.as_data.get(f"/v1/domains/{domain}").json()
     stop, answers, thread = read_again_and_again(
         lambda: (found := world.as_data.get(f"/v1/domains/{domain}")).status_code == 200 and found.json()
@@ -247,14 +247,14 @@ def test_killed_half_way_it_begins_again_and_the_door_is_read_all_along(
 
         def waiting() -> bool:
             assert first.poll() is None, first.communicate()
-            return rows(engine, waits) != [(0,)]
+            return rows(database, waits) != [(0,)]
 
         eventually(waiting, "the rebuilt tables wait to be put in their place")
         first.send_signal(signal.SIGKILL)
         first.communicate()
         holder.close()
-        assert rows(engine, "SELECT count(*) > 0 FROM noria_shadow.events") == [(True,)]
-        assert wanted(engine) != []
+        assert rows(database, "SELECT count(*) > 0 FROM noria_shadow.events") == [(True,)]
+        assert wanted(database) != []
         second = migrate(database_url, world)
         said, _ = second.communicate(timeout=60)
         assert second.returncode == 0 and "made anew, from" in said, said
@@ -263,10 +263,10 @@ def test_killed_half_way_it_begins_again_and_the_door_is_read_all_along(
     finally:
         stop.set()
         thread.join()
-    assert wanted(engine) == []
+    assert wanted(database) == []
     assert answers == [expected] * len(answers)
-    assert rows(engine, "SELECT to_regnamespace('noria_before')::text") == [(None,)]
+    assert rows(database, "SELECT to_regnamespace('noria_before')::text") == [(None,)]
     log = KafkaLog(world.kafka, "test-upgrade")
     world.following.set()
-    assert verify(engine, log).equal
+    assert verify(database, log).equal
     log.close()

@@ -36,17 +36,17 @@ def world(database: Engine) -> ByHand:
 
 @pytest.fixture
 def context(world: ByHand, keyring: Keyring, tmp_path: Path) -> Context:
-    return Context(make_settings(tmp_path, "unused", "unused"), world.engine, world.log, keyring, "worker-1")
+    return Context(make_settings(tmp_path, "unused", "unused"), world.database, world.log, keyring, "worker-1")
 
 
 def states(world: ByHand) -> list[tuple[object, ...]]:
-    return rows(world.engine, "SELECT kind, state, attempts FROM work.claims ORDER BY received_at")
+    return rows(world.database, "SELECT kind, state, attempts FROM work.claims ORDER BY received_at")
 
 
 def test_an_order_whose_outcome_stands_on_the_log_is_not_claimed(world: ByHand) -> None:
     world.say(RoundAsked(domain="roads", by="ops"), PersonErased(domain="roads", person="eva", kids=("k",), by="ops"))
     world.settle()
-    assert orders.Intake(world.engine, world.log).take_in() == 7
+    assert orders.Intake(world.database, world.log).take_in() == 7
     assert states(world) == [
         *((kind, "done", 0) for kind in ("swap_release", "select_snapshot", "train_candidate")),
         *((kind, "done", 0) for kind in ("evaluate_candidate", "swap_release")),
@@ -57,7 +57,7 @@ def test_an_order_whose_outcome_stands_on_the_log_is_not_claimed(world: ByHand) 
 
 def test_nothing_is_taken_in_before_the_projections_know_what_came_of_it(world: ByHand) -> None:
     world.say(RoundAsked(domain="roads", by="ops"))
-    intake = orders.Intake(world.engine, world.log)
+    intake = orders.Intake(world.database, world.log)
     assert intake.take_in() == 0
     world.settle()
     assert intake.take_in() > 0
@@ -75,12 +75,12 @@ def test_a_worker_that_starts_upon_tables_of_yesterday_takes_nothing_in_before_t
     world.say(RollbackAsked(domain="roads", to=0, by="ops"), RoundAsked(domain="roads", by="ops"))
     world.settle()
     world.work(done=frozenset(order.order_id for order in world.orders()[:taken]))
-    empty(world.engine)
+    empty(world.database)
     world.store.apply(then)
     change(
-        world.engine, "INSERT INTO work.intake (topic, partition, next_offset) VALUES (:t, 0, :n)", t=ORDERS, n=taken
+        world.database, "INSERT INTO work.intake (topic, partition, next_offset) VALUES (:t, 0, :n)", t=ORDERS, n=taken
     )
-    intake = orders.Intake(world.engine, world.log)
+    intake = orders.Intake(world.database, world.log)
     assert intake.take_in() == 0
     world.follow()
     assert intake.take_in() > 4
@@ -104,22 +104,22 @@ def test_attempts_that_failed_are_counted_and_what_was_given_up_stays_so(world: 
         )
         world.log.append([answer(order, failure_name(attempt), failed, AT)], 10)
     world.settle()
-    orders.Intake(world.engine, world.log).take_in()
+    orders.Intake(world.database, world.log).take_in()
     assert states(world)[-2:] == [("swap_release", "failed", 1), ("select_snapshot", "open", 2)]
-    held = orders.claim(world.engine, ["select_snapshot"], "worker-1", "here")
+    held = orders.claim(world.database, ["select_snapshot"], "worker-1", "here")
     assert held is not None and held.attempt == 3, "whose failure is not taken for one that was told before"
 
 
 def test_an_order_of_a_round_that_has_ended_is_not_claimed(world: ByHand) -> None:
     world.say(RoundAsked(domain="roads", by="ops"))
     world.settle()
-    change(world.engine, "UPDATE noria.rounds SET ended_at = now()")
-    orders.Intake(world.engine, world.log).take_in()
+    change(world.database, "UPDATE noria.rounds SET ended_at = now()")
+    orders.Intake(world.database, world.log).take_in()
     assert states(world)[-1] == ("select_snapshot", "cancelled", 0)
 
 
 def test_an_order_that_makes_something_again_is_claimed_although_its_round_has_ended(world: ByHand) -> None:
-    ((round_id,),) = rows(world.engine, "SELECT round_id FROM noria.rounds")
+    ((round_id,),) = rows(world.database, "SELECT round_id FROM noria.rounds")
     asked = RebuildAsked(
         domain="roads",
         round_id=str(round_id),
@@ -134,12 +134,12 @@ def test_an_order_that_makes_something_again_is_claimed_although_its_round_has_e
     )
     world.say(asked)
     world.settle()
-    orders.Intake(world.engine, world.log).take_in()
+    orders.Intake(world.database, world.log).take_in()
     assert states(world)[-1] == ("rebuild_candidate", "open", 0)
-    held = orders.claim(world.engine, ["rebuild_candidate"], "worker-1", "here")
-    assert held is not None and orders.renew(world.engine, held)
+    held = orders.claim(world.database, ["rebuild_candidate"], "worker-1", "here")
+    assert held is not None and orders.renew(world.database, held)
     world.work(done=frozenset(order.order_id for order in world.orders()[:-1]))
-    assert not orders.renew(world.engine, held)
-    change(world.engine, "TRUNCATE work.claims, work.intake")
-    orders.Intake(world.engine, world.log).take_in()
+    assert not orders.renew(world.database, held)
+    change(world.database, "TRUNCATE work.claims, work.intake")
+    orders.Intake(world.database, world.log).take_in()
     assert states(world)[-1] == ("rebuild_candidate", "done", 0)

@@ -30,7 +30,7 @@ from streams.log import MemoryLog, Record
 from streams.orders import EvaluateCandidate, Order, SelectSnapshot, TrainCandidate
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.schema import projections
-from streams.store import open_engine
+from streams.store import open_database
 from streams.tables import LIVE
 from tests.integration.by_hand import AT, ByHand, answer, created, live_domain, results, sealed, talk
 from tests.local_noria import log_and_database
@@ -44,8 +44,8 @@ OUTBOX = ("message_id", "topic", "key")
 class Told(ByHand):
     """A log on which a history is told step by step, by a clock of its own."""
 
-    def __init__(self, engine: Engine, log: MemoryLog) -> None:
-        super().__init__(engine, log)
+    def __init__(self, database: Engine, log: MemoryLog) -> None:
+        super().__init__(database, log)
         self.now = AT
         self.done: set[UUID] = set()
 
@@ -158,7 +158,7 @@ def two_domains(world: Told) -> None:
     world.tell(*talk("roads", "ann"))  # three of one person do
     world.tell(*talk("roads", "eva"))
     world.carry_out()
-    accepted = [row for row in rows_of(world.engine)["examples"]["rows"] if row[1] == "fields"]
+    accepted = [row for row in rows_of(world.database)["examples"]["rows"] if row[1] == "fields"]
     world.tell(
         ExampleRetired(domain="fields", example_id=accepted[0][0], reason="out of date", by="curator"),
         ExamItemRetired(domain="fields", item_id=item, reason="asked twice", by="curator"),
@@ -188,10 +188,10 @@ HISTORIES: dict[str, Callable[[Told], None]] = {
 }
 
 
-def rows_of(engine: Engine, schema: str = LIVE) -> dict[str, Any]:
+def rows_of(database: Engine, schema: str = LIVE) -> dict[str, Any]:
     """Every table's columns and rows, as JSON can hold them, in an order that is always the same."""
     found = {}
-    with engine.connect().execution_options(schema_translate_map={LIVE: schema}) as connection:
+    with database.connect().execution_options(schema_translate_map={LIVE: schema}) as connection:
         for table in projections.sorted_tables:
             name = str(table.name)
             if name in LEFT_OUT:
@@ -214,27 +214,27 @@ def read(name: str) -> list[Record]:
     return found
 
 
-def record(name: str, engine: Engine) -> None:
+def record(name: str, database: Engine) -> None:
     """Tell the history and write what it left."""
     if (FOLDER / f"{name}.jsonl").exists():
         raise Invalid(f"{name} has been recorded, and stays as it is")
-    world = Told(engine, MemoryLog())
+    world = Told(database, MemoryLog())
     HISTORIES[name](world)
     lines = [
         msgspec.json.encode([r.topic, r.partition, r.offset, (r.key or b"").decode(), msgspec.json.decode(r.value)])
         for r in world.records()
     ]
     (FOLDER / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-    tables = msgspec.json.format(msgspec.json.encode(rows_of(engine)), indent=1)
+    tables = msgspec.json.format(msgspec.json.encode(rows_of(database)), indent=1)
     (FOLDER / f"{name}.tables.json").write_bytes(tables + b"\n")
 
 
 def main(names: list[str]) -> int:
     for name in names:
         with tempfile.TemporaryDirectory(prefix="noria-record-") as home, log_and_database(Path(home)) as settings:
-            engine = open_engine(settings.database_url)
-            record(name, engine)
-            engine.dispose()
+            database = open_database(settings.database_url)
+            record(name, database)
+            database.dispose()
     return 0
 
 

@@ -27,7 +27,7 @@ from streams.errors import Invalid, Unavailable
 from streams.relay import Waiter
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings
-from streams.store import open_engine, postgres_trouble
+from streams.store import open_database, postgres_trouble
 from workers.artifacts import Artifacts
 from workers.context import Cancelled, retry
 from workers.engines import make_engine
@@ -312,7 +312,7 @@ class Host:
 
 
 def work(settings: Settings, stopping: threading.Event) -> None:
-    database = open_engine(settings.database_url, SHARES["engines"])
+    database = open_database(settings.database_url, SHARES["engines"])
     host, waiter = Host(settings, database), Waiter(database, "noria_engines")
 
     def step() -> None:

@@ -153,7 +153,7 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
 
     True if it has examined anything. Raises Unavailable.
     """
-    with postgres_trouble(), context.engine.connect() as connection:
+    with postgres_trouble(), context.database.connect() as connection:
         live = connection.execute(
             text(
                 "SELECT d.domain, d.engine, r.model, d.wake_at < now() + make_interval(secs => :near) AS near,"
@@ -216,7 +216,7 @@ def _answer_ahead(
 def _corrected(domain: str, model: str, form: str, least: int, context: Context) -> tuple[list[Question], int | None]:
     """The next few corrections that the live release has not learned and `model` was not asked, and up to where they go on the log;
     nothing while there are not `least`."""
-    with postgres_trouble(), context.engine.connect() as connection:
+    with postgres_trouble(), context.database.connect() as connection:
         line = live_lines(connection, [domain])[domain]
         after = context.looked_at.get((domain, model), -1)
         new = examples_to_learn(connection, domain, line, after, CORRECTED_AT_ONCE)
@@ -248,7 +248,7 @@ def _of_snapshot(order: EvaluateCandidate, context: Context) -> list[Question]:
 
 def _of_exam(domain: str, pin: int | None, context: Context) -> list[Question]:
     """Held-out and general questions in force, as of the pin if there is one."""
-    with postgres_trouble(), context.engine.connect() as connection:
+    with postgres_trouble(), context.database.connect() as connection:
         items = exam_as_of(connection, domain, pin)
     found = []
     for item in items:
@@ -269,7 +269,7 @@ def _canonical(question: str, answer: str, keys: tuple[str, ...]) -> bytes:
 
 def answered_before(domain: str, model: str, form: str, context: Context) -> dict[str, bool]:
     """What the model has answered before in the form, as a candidate or ahead of a round, by fingerprint."""
-    with postgres_trouble(), context.engine.connect() as connection:
+    with postgres_trouble(), context.database.connect() as connection:
         digests = connection.execute(
             text(
                 "SELECT evaluation FROM work.examined WHERE domain = :domain AND model = :model AND form = :form"
@@ -319,7 +319,7 @@ def _examine(
         deadline_s = 60.0 + SECONDS_PER_ITEM * sum(len(exam.items) for exam in exams)
         kids = sorted({kid for _, questions in wanted for question in questions for kid in question.kids})
         words, room = Words(context, kids), str(context.examiner.room)
-        register(context.engine, context.settings.host, EXAM_ROOM, room, context.worker, kids)
+        register(context.database, context.settings.host, EXAM_ROOM, room, context.worker, kids)
         try:
             words.look(at_once=True)
 
@@ -329,7 +329,7 @@ def _examine(
 
             return context.examiner.evaluate(exams, deadline_s, look_and_tell)
         finally:
-            unregister(context.engine, context.settings.host, room)
+            unregister(context.database, context.settings.host, room)
 
 
 def _keep(
@@ -348,7 +348,7 @@ def _keep(
         kept.append(KeptRow(row.id, row.set, question.fingerprint, row.right, sealed))
     name = context.artifacts.put_bytes(msgspec.json.encode(Evaluation(1, model, tuple(kept))))
     of_exam = sum(row.set in (HELD_OUT, GENERAL) for row in rows)
-    with postgres_trouble(), context.engine.begin() as connection:
+    with postgres_trouble(), context.database.begin() as connection:
         connection.execute(
             text(
                 "INSERT INTO work.examined (evaluation, domain, model, form, exam_items, made_at)"

@@ -121,7 +121,7 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
 def _read(order: SelectSnapshot, context: Context) -> tuple[list[Example], list[str], list[AskedInVain], Before]:
     """The domain's examples and exam questions as of the pin, what was asked in vain before each correction, and what stands before
     them all. `learned`: by the release that the round starts from."""
-    with postgres_trouble(), context.engine.connect() as connection:
+    with postgres_trouble(), context.database.connect() as connection:
         line = line_of_round(connection, order.domain, order.round_id)
         examples = examples_as_of(connection, order.domain, order.pin, line)
         exam = exam_as_of(connection, order.domain, order.pin)

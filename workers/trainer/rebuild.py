@@ -48,7 +48,7 @@ def run(order: RebuildCandidate, context: Context) -> None:
             duration_s=round(made.result.seconds, 1),
         )
         context.publish(order, event, "candidate_rebuilt")
-    strike(context.engine, context.settings.host, str(made.folder))
+    strike(context.database, context.settings.host, str(made.folder))
 
 
 def _snapshot(order: RebuildCandidate, context: Context) -> str:

@@ -51,7 +51,7 @@ def run(order: TrainCandidate, context: Context) -> None:
             export_difference=trained.export_difference,
         )
         context.publish(order, event, "candidate_trained")
-    strike(context.engine, context.settings.host, str(made.folder))
+    strike(context.database, context.settings.host, str(made.folder))
 
 
 def train(order: TrainCandidate, context: Context) -> Made:
@@ -65,7 +65,7 @@ def train(order: TrainCandidate, context: Context) -> Made:
             made = _train(order, snapshot.rows, folder, context)
             break
         except WordsGone:
-            strike(context.engine, context.settings.host, str(folder))
+            strike(context.database, context.settings.host, str(folder))
     context.check()
     return made
 
@@ -112,7 +112,7 @@ def _train(order: TrainCandidate, snapshot: tuple[SnapshotRow, ...], folder: Pat
     """Raises WordsGone when somebody was erased whose words are in it; the child has ended then."""
     fresh, earlier = (training_rows(snapshot, role, context.keyring) for role in ("new", "earlier"))
     kids = sorted({*fresh.kids, *earlier.kids})
-    register(context.engine, context.settings.host, TRAINING_FOLDER, str(folder), order.round_id, kids)
+    register(context.database, context.settings.host, TRAINING_FOLDER, str(folder), order.round_id, kids)
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True, mode=0o700)
     spec = _spec(order, folder, context, fresh.rows, earlier.rows)
     words = Words(context, kids)
