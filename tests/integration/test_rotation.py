@@ -43,7 +43,7 @@ def master(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(database: Engine) -> Iterator[Engine]:
+def emptied(database: Engine) -> Iterator[Engine]:
     empty(database)
     yield database
 
@@ -57,33 +57,33 @@ def wrappings(database: Engine) -> set[str]:
     return {wrapped_by(bytes(row[0])) for row in found}  # type: ignore[call-overload]
 
 
-def test_a_master_key_that_is_missing_is_made_only_where_nothing_was_wrapped(database: Engine, master: Path) -> None:
-    keyring = Keyring(database, ensure_master_key(database, master))
+def test_a_master_key_that_is_missing_is_made_only_where_nothing_was_wrapped(emptied: Engine, master: Path) -> None:
+    keyring = Keyring(emptied, ensure_master_key(emptied, master))
     words = seal("mine", keyring.key_for("person:ana"), "e#text")
     away = master.rename(master.with_name("away"))
     with pytest.raises(Invalid, match=rf"no master key file master\.key.*{ids(away)[0]}: put the file back"):
-        ensure_master_key(database, master)
+        ensure_master_key(emptied, master)
     with pytest.raises(Invalid, match="there is no master key file"):
         MasterKey(master)
     assert not master.exists()
     away.rename(master)
-    assert open_sealed(words, Keyring(database, ensure_master_key(database, master))) == "mine"
+    assert open_sealed(words, Keyring(emptied, ensure_master_key(emptied, master))) == "mine"
 
 
 def test_after_a_rotation_every_key_is_under_the_new_master_key_and_the_old_one_is_gone(
-    database: Engine, master: Path, monkeypatch: pytest.MonkeyPatch
+    emptied: Engine, master: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sealing, "REWRAP_ROWS", 5)
-    running = Keyring(database, MasterKey.made(master))
+    running = Keyring(emptied, MasterKey.made(master))
     words = {person: seal(person, running.key_for(person), "e#text") for person in map(str, range(12))}
     running.destroy("7")
     derived, (before,) = running.derive("engine"), ids(master)
-    rotated = Keyring(database, MasterKey.made(master)).rotate()
+    rotated = Keyring(emptied, MasterKey.made(master)).rotate()
     (after,) = ids(master)
     assert rotated == Rotated(after, 12) and after != before  # with the key that secrets are derived from
-    assert wrappings(database) == {after} and master.stat().st_mode & 0o777 == 0o600
+    assert wrappings(emptied) == {after} and master.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in master.parent.iterdir()] == ["master.key"]
-    for keyring in (running, Keyring(database, MasterKey.made(master))):
+    for keyring in (running, Keyring(emptied, MasterKey.made(master))):
         assert keyring.derive("engine") == derived
         with pytest.raises(Erased):
             open_sealed(words["7"], keyring)
@@ -103,9 +103,9 @@ def test_after_a_rotation_every_key_is_under_the_new_master_key_and_the_old_one_
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_rotation_that_is_killed_anywhere_leaves_every_key_readable_and_is_finished_by_the_next(
-    database: Engine, master: Path, place: tuple[object, str], when: str, monkeypatch: pytest.MonkeyPatch
+    emptied: Engine, master: Path, place: tuple[object, str], when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = Keyring(database, MasterKey.made(master))
+    running = Keyring(emptied, MasterKey.made(master))
     words = {person: seal(person, running.key_for(person), "e#text") for person in ("ann", "bob", "cem")}
     owner, name = place
     real: Callable[..., object] = getattr(owner, name)
@@ -120,25 +120,25 @@ def test_a_rotation_that_is_killed_anywhere_leaves_every_key_readable_and_is_fin
         if owner is os:
             patched.setattr(Path, "replace", lambda source, target: os.replace(source, target))
         with pytest.raises(Killed):
-            Keyring(database, MasterKey.made(master)).rotate()
+            Keyring(emptied, MasterKey.made(master)).rotate()
     left = ids(master)
-    assert wrappings(database) <= set(left)
-    for keyring in (running, Keyring(database, MasterKey.made(master))):
+    assert wrappings(emptied) <= set(left)
+    for keyring in (running, Keyring(emptied, MasterKey.made(master))):
         keyring.key_for(f"new-{id(keyring)}")
         assert all(open_sealed(sealed, keyring) == who for who, sealed in words.items())
-    Keyring(database, MasterKey.made(master)).rotate()
-    assert wrappings(database) == set(ids(master)) and len(ids(master)) == 1
+    Keyring(emptied, MasterKey.made(master)).rotate()
+    assert wrappings(emptied) == set(ids(master)) and len(ids(master)) == 1
     # What was begun is finished, and not begun once more.
     assert ids(master) == left[1:] or len(left) == 1
-    alone = Keyring(database, MasterKey.made(master))
+    alone = Keyring(emptied, MasterKey.made(master))
     assert all(open_sealed(sealed, alone) == who for who, sealed in words.items())
 
 
 def test_a_key_that_was_wrapped_by_the_old_one_while_the_rotation_ran_is_waited_for_and_wrapped_anew(
-    database: Engine, master: Path, monkeypatch: pytest.MonkeyPatch
+    emptied: Engine, master: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process looks at the file, and is slow to write what it wrapped."""
-    slow, wrapped, go_on = Keyring(database, MasterKey.made(master)), threading.Event(), threading.Event()
+    slow, wrapped, go_on = Keyring(emptied, MasterKey.made(master)), threading.Event(), threading.Event()
     real = slow._master.wrap
 
     def wrap(secret: bytes, name: str) -> bytes:
@@ -151,20 +151,20 @@ def test_a_key_that_was_wrapped_by_the_old_one_while_the_rotation_ran_is_waited_
     newcomer = threading.Thread(target=slow.key_for, args=("ann",))
     newcomer.start()
     assert wrapped.wait(20)
-    rotation = threading.Thread(target=Keyring(database, MasterKey.made(master)).rotate)
+    rotation = threading.Thread(target=Keyring(emptied, MasterKey.made(master)).rotate)
     rotation.start()
     waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    while not rows(database, waits)[0][0]:
+    while not rows(emptied, waits)[0][0]:
         assert rotation.is_alive()
     assert len(ids(master)) == 2
     go_on.set()
     newcomer.join()
     rotation.join()
-    assert wrappings(database) == set(ids(master)) and len(ids(master)) == 1
+    assert wrappings(emptied) == set(ids(master)) and len(ids(master)) == 1
 
 
-def test_two_rotations_at_once_are_one(database: Engine, master: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keyring = Keyring(database, MasterKey.made(master))
+def test_two_rotations_at_once_are_one(emptied: Engine, master: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyring = Keyring(emptied, MasterKey.made(master))
 
     def meanwhile(self: Keyring) -> int:
         with pytest.raises(Invalid, match="another rotation"):
@@ -172,7 +172,7 @@ def test_two_rotations_at_once_are_one(database: Engine, master: Path, monkeypat
         return 0
 
     monkeypatch.setattr(Keyring, "rewrap", meanwhile)
-    Keyring(database, MasterKey.made(master)).rotate()
+    Keyring(emptied, MasterKey.made(master)).rotate()
 
 
 def test_while_people_chat_and_come_the_master_key_is_rotated_and_nothing_fails(
