@@ -231,15 +231,15 @@ def test_everything_comes_back_but_whom_was_erased_and_the_chat_goes_on(
     assert "1 keys that were erased since are not" in done.output
     assert not (home / local.RESTORING).exists()
     manifest = json.decode((drill.backup / "manifest.json").read_bytes())
-    log, database = KafkaLog(cluster, "test-restored"), open_database(database)
+    log, restored = KafkaLog(cluster, "test-restored"), open_database(database)
     ends = {f"{topic.name}-{p}": end for topic in TOPICS for p, end in log.ends(topic.name).items()}
     told = {place: end - manifest["ends"][place] for place, end in ends.items()}
     assert sum(told.values()) == 1 and any(more for place, more in told.items() if place.startswith(DOMAINS)), told
 
-    assert replay.verify(database, log).equal
-    keyring = Keyring(database, MasterKey.made(home / "keys" / "master.key"))
+    assert replay.verify(restored, log).equal
+    keyring = Keyring(restored, MasterKey.made(home / "keys" / "master.key"))
     opened: dict[str, set[str]] = {}
-    for person, messages in rows(database, "SELECT person, messages FROM noria.prompts"):
+    for person, messages in rows(restored, "SELECT person, messages FROM noria.prompts"):
         try:
             opened.setdefault(str(person), set()).add(open_sealed(Sealed(**messages), keyring))  # type: ignore[arg-type]
         except Erased:
@@ -247,16 +247,16 @@ def test_everything_comes_back_but_whom_was_erased_and_the_chat_goes_on(
     assert opened.pop("bob") == opened.pop("eva") == {"erased"}
     assert KEPT in "".join(opened.pop("ann")) and all("turn" in "".join(words) for words in opened.values())
     query = "SELECT person, retired_reason FROM noria.examples ORDER BY person"
-    assert rows(database, query) == [("ann", None), ("bob", "erased"), ("eva", "erased")]
+    assert rows(restored, query) == [("ann", None), ("bob", "erased"), ("eva", "erased")]
     query = "SELECT count(*) FROM keyring.person_keys WHERE kid = ANY(:kids) AND wrapped = ''::bytea"
-    assert rows(database, query, kids=drill.later) == [(len(drill.later),)]
+    assert rows(restored, query, kids=drill.later) == [(len(drill.later),)]
     assert not files_holding(home, [KEPT, EARLIER, LATER]) and not files_holding(drill.backup, [KEPT, EARLIER, LATER])
     assert set(drill.later) <= {json.decode(line)["kid"] for line in (home / "keys" / "erasures.jsonl").open()}
     artifacts = Artifacts(home / "artifacts")
     assert len(artifacts.all()) == 2 and all(artifacts.verify(digest) for digest in artifacts.all())
     query = "SELECT count(*) FILTER (WHERE sent_at IS NULL), count(*) > 0 FROM noria.outbox WHERE message_id IN"
     query += " (SELECT event_id FROM noria.events)"
-    assert rows(database, query) == [(0, True)]
+    assert rows(restored, query) == [(0, True)]
 
     with door_world.running(cluster, database, home) as world:
         world.route(drill.domain, 0, world.engine)
@@ -265,8 +265,8 @@ def test_everything_comes_back_but_whom_was_erased_and_the_chat_goes_on(
         assert world.services.recorder.wait_for_ends(CONVERSATIONS, 15)
         known = world.as_operator.get("/v1/people/bob/corrections").json()["data"]
         assert [one["state"] for one in known] == ["erased"]
-    assert replay.verify(database, log).equal
-    database.dispose()
+    assert replay.verify(restored, log).equal
+    restored.dispose()
     log.close()
 
 

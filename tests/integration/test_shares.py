@@ -64,14 +64,14 @@ def test_a_pool_that_is_all_in_use_is_unavailable_and_not_a_hang(hasty: Engine) 
 
 
 def test_the_vacuum_after_an_erasure_takes_as_long_as_it_takes(database_url: str, database: Engine) -> None:
-    database = open_database(database_url, Share(pool=1, statement_s=1))
+    narrow = open_database(database_url, Share(pool=1, statement_s=1))
     holder = psycopg2.connect(database_url)
     holder.cursor().execute("LOCK TABLE keyring.person_keys IN SHARE UPDATE EXCLUSIVE MODE")
     failed: list[BaseException] = []
 
     def vacuum() -> None:
         try:
-            vacuum_keyring(database)
+            vacuum_keyring(narrow)
         except BaseException as error:
             failed.append(error)
 
@@ -92,9 +92,9 @@ def test_the_vacuum_after_an_erasure_takes_as_long_as_it_takes(database_url: str
         holder.close()
         thread.join(20)
     assert not failed
-    with database.connect() as connection:  # and all else is as it was
+    with narrow.connect() as connection:  # and all else is as it was
         assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "1s"
-    database.dispose()
+    narrow.dispose()
 
 
 def test_the_door_answers_503_when_all_its_connections_are_in_use_and_goes_on_after(world: World) -> None:
