@@ -70,9 +70,9 @@ def fill(database: Engine) -> None:
         "noria.replies": (
             OTHERS,
             "reply_id, prompt_id, conversation_id, domain, person, index, release, text, finish_reason, prompt_tokens,"
-            " completion_tokens, duration_s, recall, drafted_at",
+            " completion_tokens, duration_s, recall, recalled, drafted_at",
             f"{HEX.format('r')}, {HEX.format('p')}, {HEX.format('c')}, {DOMAIN}, {PERSON}, 0, 0, {SEALED}, 'stop',"
-            f" 1, 1, 0.1, 'off', {WHEN}",
+            f" 1, 1, 0.1, 'off', '[]', {WHEN}",
         ),
         "noria.feedback": (
             OTHERS,
@@ -92,8 +92,8 @@ def fill(database: Engine) -> None:
         ),
         "noria.rounds": (
             OTHERS,
-            "round_id, domain, number, step, reasons, opening, pin, base_release, requested_at, ended_at, removed_at, snapshot, model,"
-            " adapter",
+            "round_id, domain, number, step, reasons, opening, pin, base_release, requested_at, ended_at, removed_at, snapshot,"
+            " model, adapter",
             f"{HEX.format('o')}, {DOMAIN}, n, 'released', '[]', false, n, n, {WHEN}, {WHEN}, {WHEN}, 's', 'm', 'a'",
         ),
         "noria.learned": (OTHERS, "round_id, example_id", f"{HEX.format('o')}, {HEX.format('e')}"),
