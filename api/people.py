@@ -20,7 +20,7 @@ from streams.errors import Behind
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.facts.conversations import REPLACED
 from streams.plan import UNDER_WAY
-from streams.reading import lines, live_lines
+from streams.reading.learning import lines, live_lines
 from streams.store import postgres_trouble
 
 CATCH_UP_S = 5.0

@@ -16,14 +16,13 @@ from importlib import import_module
 from typing import Any, get_args
 from uuid import uuid5
 
-from sqlalchemy import text
-
 from streams import process
 from streams.connections import SHARES
 from streams.disk import is_full
 from streams.errors import Invalid, Unavailable
 from streams.facts.orders import OrderFailed, Step
 from streams.log import KafkaLog
+from streams.reading.rounds import activity
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings
 from streams.store import open_database, postgres_trouble
@@ -210,25 +209,13 @@ class Idle:
         """Trainer and examiner take a core each for a quarter of a minute to start: time that a round need not wait for.
         Whether a round needs them, or will."""
         context = self._context
-        near, running = _rounds(context)
-        if near and not (context.trainer and context.trainer.waits()):
+        with postgres_trouble(), context.database.connect() as connection:
+            rounds = activity(connection, NEAR_S)
+        if rounds.near and not (context.trainer and context.trainer.waits()):
             context.trainer = Trainer()
-        if near and not (context.examiner and context.examiner.waits()):
+        if rounds.near and not (context.examiner and context.examiner.waits()):
             context.examiner = Examiner(context.settings.opencompass)
-        return near or running
-
-
-def _rounds(context: Context) -> tuple[bool, bool]:
-    """Whether a round is near, and whether one runs."""
-    with postgres_trouble(), context.database.connect() as connection:
-        found = connection.execute(
-            text(
-                "SELECT EXISTS (SELECT 1 FROM noria.domains WHERE wake_at < now() + make_interval(secs => :near)),"
-                " EXISTS (SELECT 1 FROM noria.rounds WHERE ended_at IS NULL)"
-            ),
-            {"near": NEAR_S},
-        ).one()
-        return bool(found[0]), bool(found[1])
+        return rounds.near or rounds.running
 
 
 def _reconcile(context: Context, stopping: threading.Event, trouble: list[Exception]) -> None:

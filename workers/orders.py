@@ -17,6 +17,8 @@ from streams.events import DOMAINS, ORDERS
 from streams.facts.orders import OrderFailed
 from streams.log import Log
 from streams.orders import Order, SwapRelease
+from streams.reading.rounds import orders_over
+from streams.reading.said import said
 from streams.store import positions, postgres_trouble
 from streams.tables import LIVE
 
@@ -38,11 +40,6 @@ _CLAIMABLE = (
     " AND (not_before IS NULL OR not_before <= now())"
     # What has come of it may stand on the log, and have had no effect.
     " AND NOT EXISTS (SELECT FROM noria.parked p WHERE p.kind = 'domain' AND p.key = claims.domain)"
-)
-# Of a row `r` of the rounds: nothing is wanted of its order `:order_id` any more.
-ROUND_OVER = (
-    "r.ended_at IS NOT NULL"
-    " AND coalesce(r.rebuild ->> 'outcome' != 'under_way' OR r.rebuild ->> 'order_id' != :order_id, true)"
 )
 
 
@@ -185,24 +182,17 @@ class Intake:
 def _decided(connection: Connection, value: bytes) -> int | None:
     """Where on the domain's partition the decision stands that the order of these bytes follows from: what caused it is on the log
     before it, and in the tables."""
-    found = connection.execute(
-        text('SELECT "offset" FROM noria.events WHERE event_id = :cause AND topic = :topic'),
-        {"cause": str(cause_of(value)), "topic": DOMAINS},
-    ).scalar_one_or_none()
-    return None if found is None else int(found)
+    return next((event.offset for event in said(connection, [str(cause_of(value))]) if event.topic == DOMAINS), None)
 
 
 def _standing(connection: Connection, log: Log, order: Order | OrderOutline) -> tuple[str, int]:
     """What is left to do of an order by what the log says of it: its state as a claim, and the attempts that have failed."""
     failures = {str(uuid5(order.order_id, failure_name(attempt))): attempt for attempt in range(1, ATTEMPTS + 2)}
     results = _results(order)
-    said = connection.execute(
-        text('SELECT event_id, topic, partition, "offset" FROM noria.events WHERE event_id = ANY(:ids)'),
-        {"ids": [*results, *failures]},
-    ).all()
-    if any(row.event_id in results for row in said):
+    found = said(connection, [*results, *failures])
+    if any(event.event_id in results for event in found):
         return "done", 0
-    last = max(said, key=lambda row: failures[row.event_id], default=None)
+    last = max(found, key=lambda event: failures[event.event_id], default=None)
     attempts = failures[last.event_id] if last is not None else 0
     if _over(connection, order):
         return "cancelled", attempts
@@ -223,10 +213,7 @@ def has_result(database: Engine, order: Order) -> bool:
     """Whether what came of the order stands on the log already: whoever carried it out died before closing it. Raises
     Unavailable."""
     with postgres_trouble(), database.connect() as connection:
-        found = connection.execute(
-            text("SELECT EXISTS (SELECT FROM noria.events WHERE event_id = ANY(:ids))"), {"ids": _results(order)}
-        )
-        return bool(found.scalar_one())
+        return bool(said(connection, _results(order)))
 
 
 def waiting(database: Engine, kinds: Sequence[str]) -> bool:
@@ -279,18 +266,12 @@ def renew(database: Engine, held: Claim) -> bool:
         )
         if renewed.rowcount != 1:
             return False
-        if held.order.round_id is None:
-            return True
         return not _over(connection, held.order)
 
 
 def _over(connection: Connection, order: Order | OrderOutline) -> bool:
     """Whether the round that the order is of has ended, and is not being made again by it."""
-    ended = connection.execute(
-        text(f"SELECT FROM noria.rounds r WHERE round_id = :round_id AND {ROUND_OVER}"),
-        {"round_id": order.round_id, "order_id": str(order.order_id)},
-    )
-    return ended.one_or_none() is not None
+    return order.round_id is not None and bool(orders_over(connection, {str(order.order_id): order.round_id}))
 
 
 def is_held(connection: Connection, held: Claim) -> bool:

@@ -31,10 +31,10 @@ from sqlalchemy import Engine, text
 from streams.errors import Unavailable
 from streams.facts.people import PlacesPurged
 from streams.orders import PurgePlaces
+from streams.reading.rounds import orders_over
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.evaluator.memory import in_use, purge_left_overs
-from workers.orders import ROUND_OVER
 
 TRAINING_FOLDER = "training folder"
 EXAM_ROOM = "exam room"
@@ -133,14 +133,13 @@ def sweep(database: Engine, host: str, training: Path) -> None:
         str(folder) for folder in training.glob("*")
     )  # looked at first: entries are made before their folders
     with postgres_trouble(), database.connect() as connection:
-        over = connection.execute(
-            text(
-                "SELECT p.place FROM work.places p JOIN noria.rounds r ON r.round_id = p.owner"
-                f" WHERE p.host = :host AND p.kind = :kind AND {ROUND_OVER.replace(':order_id', 'right(p.place, 36)')}"
-            ),
+        rows = connection.execute(
+            text("SELECT place, owner FROM work.places WHERE host = :host AND kind = :kind"),
             {"host": host, "kind": TRAINING_FOLDER},
-        ).scalars()
-        ended = list(over)
+        )
+        rounds = {row.place: row.owner for row in rows}
+        over = orders_over(connection, {Path(place).name: round_id for place, round_id in rounds.items()})
+        ended = [place for place in rounds if Path(place).name in over]
         gone = connection.execute(
             text(
                 "SELECT p.place, p.kind FROM work.places p WHERE p.host = :host AND EXISTS ("

@@ -11,15 +11,15 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid5
 
-import msgspec
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from streams.codec import read_event
 from streams.facts.releases import CandidateRetired, ReleaseFinished, ReleaseRolledBack
-from streams.policy import LEAST_RELEASES, Keep
+from streams.policy import LEAST_RELEASES
+from streams.reading.rounds import Candidate, candidates_kept, keepings, models_needed, models_retired, releases_in_use
+from streams.reading.said import went_live
 from streams.store import postgres_trouble
 from workers.artifacts import IN_USE_LOCK
 from workers.context import Context
@@ -28,11 +28,6 @@ from workers.orders import caught_up
 LOOK_EVERY_S = 60.0
 ORDERS_KEPT_DAYS = 30
 REBUILT_KEPT_DAYS = 1  # at the least: whoever asked for it is to have the time to use it
-# Of one that stands parked the tables do not know what is needed.
-_DOMAINS = (
-    "SELECT domain, live_release, policy -> 'keep' AS keep FROM noria.domains d"
-    " WHERE NOT EXISTS (SELECT FROM noria.parked p WHERE p.kind = 'domain' AND p.key = d.domain)"
-)
 ARRIVING_S = 86_400.0  # longer than anything takes to be put among the artifacts
 
 
@@ -65,73 +60,50 @@ def retire(context: Context, now: datetime) -> list[CandidateRetired]:
 
 def _beyond(context: Context, connection: Connection, now: datetime) -> Iterator[tuple[str, CandidateRetired]]:
     """What is to be retired, with where its domain stands."""
-    domains = connection.execute(text(_DOMAINS)).all()
-    for row in domains:
-        keep = msgspec.convert(row.keep or {}, Keep)
-        # What answers, what it was made from, what a round is made from or something is made again from, and what has an engine,
-        # to be gone back to at once.
-        near = set(
-            connection.execute(
-                text(
-                    "SELECT live_release FROM noria.domains WHERE domain = :domain"
-                    " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain AND release = :live"
-                    " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain"
-                    " AND (ended_at IS NULL OR rebuild ->> 'outcome' = 'under_way')"
-                    " UNION SELECT release FROM work.engines WHERE domain = :domain AND wanted"
-                ),
-                {"domain": row.domain, "live": row.live_release},
-            ).scalars()
-        )
-        made = connection.execute(
-            text(
-                "SELECT round_id, number, step, release, model, adapter,"
-                " CASE rebuild ->> 'outcome' WHEN 'equal' THEN rebuild ->> 'order_id' END AS rebuilt_by,"
-                " CASE rebuild ->> 'outcome' WHEN 'equal' THEN (rebuild ->> 'at')::timestamptz END AS rebuilt_at"
-                " FROM noria.rounds WHERE domain = :domain"
-                " AND model IS NOT NULL AND removed_at IS NULL AND ended_at IS NOT NULL ORDER BY number DESC"
-            ),
-            {"domain": row.domain},
-        ).all()
+    for keeping in keepings(connection):
+        domain, keep = keeping.domain, keeping.keep
+        # What has an engine is to be gone back to at once.
+        near = releases_in_use(connection, keeping) | _with_engines(connection, domain)
+        made = candidates_kept(connection, domain)
         released = [one for one in made if one.step == "released"]
         refused = [one for one in made if one.step != "released"]
-        standing = f"{row.live_release} of {released[0].release if released else 0}"
+        standing = f"{keeping.live_release} of {released[0].release if released else 0}"
         over = [one for one in released[max(keep.releases, LEAST_RELEASES) :] if one.release not in near]
         since = now - timedelta(days=keep.days)
-        answered = _answered(context, connection, row.domain, since) if over and keep.days else set()
+        answered = _answered(context, connection, domain, since) if over and keep.days else set()
         reason = f"more than {keep.releases} releases, and none of the last {keep.days} days (keep.releases, keep.days)"
         found = [(one, reason) for one in over if one.release not in answered]
         reason = f"more than {keep.refused} refused (keep.refused)"
         found += [(one, reason) for one in refused[max(keep.refused, 0) :]]
         for one, reason in found:
             if one.rebuilt_at is None:
-                yield standing, _retired(row.domain, one, reason)
+                yield standing, _retired(domain, one, reason)
             elif one.rebuilt_at < now - timedelta(days=max(keep.days, REBUILT_KEPT_DAYS)):
                 # It may have been retired before, when its domain stood as it stands now.
-                yield f"{standing} {one.rebuilt_by}", _retired(row.domain, one, reason)
+                yield f"{standing} {one.rebuilt_by}", _retired(domain, one, reason)
 
 
 def _answered(context: Context, connection: Connection, domain: str, since: datetime) -> set[int]:
     """The releases that answered at some time since then: which could be asked, and which may be gone back to."""
-    found = connection.execute(
-        text(
-            'SELECT event_id, topic, partition, "offset" FROM ('
-            ' SELECT event_id, topic, partition, "offset", lead(time) OVER (ORDER BY "offset") AS until'
-            " FROM noria.events WHERE domain = :domain AND type IN ('release_finished', 'release_rolled_back')"
-            ") went_live WHERE until IS NULL OR until >= :since"
-        ),
-        {"domain": domain, "since": since},
-    ).all()
-    for row in found:
-        if row.event_id not in context.went_live:
-            for record in context.log.read(row.topic, row.partition, row.offset, row.offset + 1):
+    found = went_live(connection, domain, since)
+    for said in found:
+        if said.event_id not in context.went_live:
+            for record in context.log.read(said.topic, said.partition, said.offset, said.offset + 1):
                 event = read_event(record.topic, record.key, record.value).event
                 assert isinstance(event, ReleaseFinished | ReleaseRolledBack)
                 release = event.release if isinstance(event, ReleaseFinished) else event.to
-                context.went_live[row.event_id] = release
-    return {context.went_live[row.event_id] for row in found}
+                context.went_live[said.event_id] = release
+    return {context.went_live[said.event_id] for said in found}
 
 
-def _retired(domain: str, made: Row[Any], reason: str) -> CandidateRetired:
+def _with_engines(connection: Connection, domain: str) -> set[int]:
+    found = connection.execute(
+        text("SELECT release FROM work.engines WHERE domain = :domain AND wanted"), {"domain": domain}
+    )
+    return set(found.scalars())
+
+
+def _retired(domain: str, made: Candidate, reason: str) -> CandidateRetired:
     return CandidateRetired(
         domain=domain,
         round_id=made.round_id,
@@ -152,23 +124,12 @@ def remove(context: Context) -> list[str]:
             return []
         if not caught_up(connection, context.log):  # what was made since may be the same model
             return []
-        gone = connection.execute(
-            text(
-                "SELECT model AS digest FROM noria.rounds WHERE removed_at IS NOT NULL"
-                " UNION SELECT adapter FROM noria.rounds WHERE removed_at IS NOT NULL"
-            )
-        ).scalars()
-        needed = set(
-            connection.execute(
-                text(
-                    "SELECT base_model AS digest FROM noria.domains"
-                    " UNION SELECT model FROM noria.releases WHERE state != 'removed'"
-                    " UNION SELECT model FROM noria.rounds WHERE removed_at IS NULL"
-                    " UNION SELECT adapter FROM noria.rounds WHERE removed_at IS NULL"
-                    " UNION SELECT model FROM work.engines WHERE wanted OR state IN ('starting', 'ready')"
-                )
-            ).scalars()
-        )
+        gone = models_retired(connection)
+        needed = models_needed(connection)
+        # The engines are asked after the tables. Nothing that is retired comes to be needed in between: what is made again is told
+        # under the lock, and an engine is wanted only of what the tables name.
+        serving = "SELECT model FROM work.engines WHERE wanted OR state IN ('starting', 'ready')"
+        needed |= set(connection.execute(text(serving)).scalars())
         if context.settings.models_index.exists():
             needed |= set(json.loads(context.settings.models_index.read_bytes()).values())
         # The same corrections make the same model: what one round's retirement names, another's may need.

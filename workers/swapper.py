@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from streams.errors import Invalid, Unavailable
 from streams.facts.releases import ReleaseFinished, ReleaseRolledBack, ReleaseStarted
 from streams.orders import SwapRelease
+from streams.reading.learning import live_releases
 from streams.store import postgres_trouble
 from workers import orders
 from workers.context import Cancelled, Context
@@ -50,7 +51,8 @@ def run(order: SwapRelease, context: Context) -> None:
     ready_s = time.monotonic() - began
     # A warm engine was proved when its release went live, and going back to it must take no longer than the flip.
     difference = 0.0 if order.rollback and warm else _prove(context, order, name, ready)
-    live = _live(context, order.domain)
+    with postgres_trouble(), context.database.connect() as connection:
+        live = live_releases(connection, [order.domain]).get(order.domain)
     flipped = _flip(context, order, name)
     if order.rollback:
         rolled = ReleaseRolledBack(
@@ -116,14 +118,6 @@ def _wait_ready(context: Context, order: SwapRelease, name: str) -> Ready:
             raise Invalid(f"the engine of {name} does not start: {row.error}")
         context.cancelled.wait(0.05)
     raise Unavailable(f"the engine of {name} was not ready within {READY_DEADLINE_S:.0f} s")
-
-
-def _live(context: Context, domain: str) -> int | None:
-    with postgres_trouble(), context.database.connect() as connection:
-        found = connection.execute(
-            text("SELECT live_release FROM noria.domains WHERE domain = :domain"), {"domain": domain}
-        ).scalar_one_or_none()
-    return None if found is None else int(found)
 
 
 def _check_newest(context: Context, connection: Connection, order: SwapRelease) -> int:

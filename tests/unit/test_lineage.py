@@ -1,6 +1,6 @@
 """What a release has learned is what stands on its own line."""
 
-from streams.reading import Lines, Made
+from streams.reading.learning import Lines, Made
 
 ROUNDS = [
     Made("roads", "first", base_release=0, release=1),

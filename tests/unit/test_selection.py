@@ -14,7 +14,7 @@ import pytest
 from streams.facts.rounds import SnapshotSelected
 from streams.history import Before
 from streams.orders import SelectSnapshot
-from streams.reading import Example
+from streams.reading.learning import Example
 from streams.sealing import seal
 from tests.keyring import Ring
 from tests.unit import trainer_tiny as tiny

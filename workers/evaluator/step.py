@@ -15,14 +15,15 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Paired
 from streams.history import open_question
 from streams.orders import EvaluateCandidate
-from streams.reading import exam_as_of, examples_to_learn, live_lines
+from streams.reading.learning import exam_as_of, examples_to_learn, live_lines
+from streams.reading.rounds import Served, served
 from streams.sealed import Sealed
 from streams.sealing import common_digest, digest, open_sealed, seal
 from streams.store import postgres_trouble
@@ -154,24 +155,12 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
     True if it has examined anything. Raises Unavailable.
     """
     with postgres_trouble(), context.database.connect() as connection:
-        live = connection.execute(
-            text(
-                "SELECT d.domain, d.engine, r.model, d.wake_at < now() + make_interval(secs => :near) AS near,"
-                " (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain AND i.retired_offset IS NULL)"
-                " AS exam_items,"
-                # Cheap to ask four times a second; what was answered twice (an order carried out again) only makes this say no.
-                " (SELECT coalesce(jsonb_object_agg(form, answered), '{}') FROM (SELECT e.form, sum(e.exam_items)"
-                " AS answered FROM work.examined e WHERE e.domain = d.domain AND e.model = r.model GROUP BY e.form) f)"
-                " AS answered"
-                " FROM noria.domains d JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
-                " WHERE d.retired_at IS NULL ORDER BY d.domain"
-            ),
-            {"near": NEAR_S},
-        ).all()
+        live = served(connection, NEAR_S)
+        answered = _answered(connection, live)
     for release in live:
         questions: list[Question] = []
         form = form_of(release.engine, context)
-        if release.exam_items > release.answered.get(form, 0):
+        if release.exam_items > answered.get((release.domain, release.model, form), 0):
             known = answered_before(release.domain, release.model, form, context)
             exam = _of_exam(release.domain, None, context)
             questions = [q for q in exam if q.fingerprint not in known][:AHEAD_AT_ONCE]
@@ -188,6 +177,20 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
         if questions:
             return True
     return False
+
+
+def _answered(connection: Connection, live: Sequence[Served]) -> dict[tuple[str, str, str], int]:
+    """How many questions of its exam each of them has answered, by domain, model and form. Cheap to ask four times a second; what
+    was answered twice (an order carried out again) counts twice, and then less is asked ahead."""
+    rows = connection.execute(
+        text(
+            "SELECT domain, model, form, sum(exam_items) AS answered FROM work.examined"
+            " JOIN unnest(cast(:domains AS text[]), cast(:models AS text[])) l (domain, model) USING (domain, model)"
+            " GROUP BY domain, model, form"
+        ),
+        {"domains": [one.domain for one in live], "models": [one.model for one in live]},
+    )
+    return {(row.domain, row.model, row.form): int(row.answered) for row in rows}
 
 
 def _answer_ahead(

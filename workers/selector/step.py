@@ -9,7 +9,7 @@ from streams.errors import Erased, Invalid
 from streams.facts.rounds import ExamplesSelected, SnapshotSelected
 from streams.history import Before, Whole, before
 from streams.orders import SelectSnapshot
-from streams.reading import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
+from streams.reading.learning import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
 from streams.sealing import open_sealed
 from streams.store import postgres_trouble
 from workers.context import Context

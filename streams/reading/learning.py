@@ -1,4 +1,5 @@
-"""The reading room: what stands of a domain, now or as of a position of its log (a pin: what stood before it, and no more).
+"""What may be learned, asked and recalled of a domain, now or as of a position of its log (a pin: what stood before it, and no
+more).
 
 Whoever works for a round reads by its pin, so that what was selected, examined or learned is the same whenever it is asked.
 What a release has learned are the examples of the rounds on its own line (its round, that of the release it was trained from, and

@@ -1,0 +1,153 @@
+"""Rounds and releases as they stand now: what runs, what answers, and what has been made and is needed."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, text
+
+from streams.policy import Keep
+
+
+class Activity(Struct, frozen=True):
+    """`near`: a round may begin by time alone. `running`: one has begun and not ended."""
+
+    near: bool
+    running: bool
+
+
+def activity(connection: Connection, near_s: float) -> Activity:
+    """Of all domains together."""
+    row = connection.execute(
+        text(
+            "SELECT EXISTS (SELECT FROM noria.domains WHERE wake_at < now() + make_interval(secs => :near)) AS near,"
+            " EXISTS (SELECT FROM noria.rounds WHERE ended_at IS NULL) AS running"
+        ),
+        {"near": near_s},
+    ).one()
+    return Activity(row.near, row.running)
+
+
+def orders_over(connection: Connection, rounds: Mapping[str, str]) -> set[str]:
+    """The orders of which nothing is wanted any more. `rounds`: by order, the round that it is of. A round that has ended wants
+    nothing but the order by which it is being made again; one that is not known here yet may want anything."""
+    found = connection.execute(
+        text(
+            "SELECT o.order_id FROM unnest(cast(:orders AS text[]), cast(:rounds AS text[])) o (order_id, round_id)"
+            " JOIN noria.rounds r ON r.round_id = o.round_id WHERE r.ended_at IS NOT NULL"
+            " AND coalesce(r.rebuild ->> 'outcome' != 'under_way' OR r.rebuild ->> 'order_id' != o.order_id, true)"
+        ),
+        {"orders": list(rounds), "rounds": list(rounds.values())},
+    )
+    return set(found.scalars())
+
+
+class Served(Struct, frozen=True):
+    """What answers a domain that is not retired. `near`: a round may begin by time alone. `exam_items`: how many are in force."""
+
+    domain: str
+    engine: str
+    model: str
+    near: bool
+    exam_items: int
+
+
+def served(connection: Connection, near_s: float) -> list[Served]:
+    rows = connection.execute(
+        text(
+            "SELECT d.domain, d.engine, r.model,"
+            " coalesce(d.wake_at < now() + make_interval(secs => :near), false) AS near,"
+            " (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain AND i.retired_offset IS NULL)"
+            " AS exam_items"
+            " FROM noria.domains d JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
+            " WHERE d.retired_at IS NULL ORDER BY d.domain"
+        ),
+        {"near": near_s},
+    )
+    return [msgspec.convert(dict(row), Served) for row in rows.mappings()]
+
+
+class Keeping(Struct, frozen=True):
+    """What a domain's policy keeps, and the release that answers."""
+
+    domain: str
+    live_release: int | None
+    keep: Keep
+
+
+def keepings(connection: Connection) -> list[Keeping]:
+    """Of every domain but those that stand parked: of these the tables do not know what is needed."""
+    rows = connection.execute(
+        text(
+            "SELECT domain, live_release, policy -> 'keep' AS keep FROM noria.domains d"
+            " WHERE NOT EXISTS (SELECT FROM noria.parked p WHERE p.kind = 'domain' AND p.key = d.domain)"
+        )
+    )
+    return [Keeping(row.domain, row.live_release, msgspec.convert(row.keep or {}, Keep)) for row in rows]
+
+
+def releases_in_use(connection: Connection, keeping: Keeping) -> set[int]:
+    """What answers, what it was made from, and what a round is made from or something is made again from."""
+    found = connection.execute(
+        text(
+            "SELECT live_release FROM noria.domains WHERE domain = :domain"
+            " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain AND release = :live"
+            " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain"
+            " AND (ended_at IS NULL OR rebuild ->> 'outcome' = 'under_way')"
+        ),
+        {"domain": keeping.domain, "live": keeping.live_release},
+    )
+    return {release for release in found.scalars() if release is not None}
+
+
+class Candidate(Struct, frozen=True):
+    """What a round that has ended has made, and whose files are kept. `step`: where the round ended. `rebuilt_by`, `rebuilt_at`: by
+    which order it was made again, and when."""
+
+    round_id: str
+    step: str
+    release: int | None
+    model: str
+    adapter: str
+    rebuilt_by: str | None
+    rebuilt_at: datetime | None
+
+
+def candidates_kept(connection: Connection, domain: str) -> list[Candidate]:
+    """The newest first."""
+    rows = connection.execute(
+        text(
+            "SELECT round_id, step, release, model, adapter,"
+            " CASE rebuild ->> 'outcome' WHEN 'equal' THEN rebuild ->> 'order_id' END AS rebuilt_by,"
+            " CASE rebuild ->> 'outcome' WHEN 'equal' THEN (rebuild ->> 'at')::timestamptz END AS rebuilt_at"
+            " FROM noria.rounds WHERE domain = :domain"
+            " AND model IS NOT NULL AND removed_at IS NULL AND ended_at IS NOT NULL ORDER BY number DESC"
+        ),
+        {"domain": domain},
+    )
+    return [msgspec.convert(dict(row), Candidate) for row in rows.mappings()]
+
+
+def models_retired(connection: Connection) -> set[str]:
+    """The digests of the models and adapters of retired candidates. Another round may have made the same, and need it."""
+    found = connection.execute(
+        text(
+            "SELECT model FROM noria.rounds WHERE removed_at IS NOT NULL"
+            " UNION SELECT adapter FROM noria.rounds WHERE removed_at IS NOT NULL"
+        )
+    )
+    return {digest for digest in found.scalars() if digest is not None}
+
+
+def models_needed(connection: Connection) -> set[str]:
+    """The digests of the base models, and of the models and adapters that domains, releases and rounds still name."""
+    found = connection.execute(
+        text(
+            "SELECT base_model FROM noria.domains"
+            " UNION SELECT model FROM noria.releases WHERE state != 'removed'"
+            " UNION SELECT model FROM noria.rounds WHERE removed_at IS NULL"
+            " UNION SELECT adapter FROM noria.rounds WHERE removed_at IS NULL"
+        )
+    )
+    return {digest for digest in found.scalars() if digest is not None}
