@@ -16,6 +16,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from api import conversations, datasets, domains, door, events, grants, people, quarantine, rounds
 from api.access import authenticate, caller, check_domains, needs
 from api.cors import allow_origins
+from api.documents import routes as documents
+from api.documents.protocol import FILE_BYTES
 from api.errors import ApiError, refusal_of
 from api.keys import CHANNEL, ApiKeys
 from api.known import parked_rows
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 QUEUE_A_SLOT = 4
 FRESHNESS_TIMEOUT_S = 10.0
+LARGE_BODIES = dict.fromkeys(datasets.LARGE_BODIES, DATASET_BODY_BYTES) | dict.fromkeys(
+    documents.LARGE_BODIES, FILE_BYTES
+)
 HOLD_A_THREAD = frozenset({"door.chat_completions", "events.list_events"})
 
 
@@ -65,8 +70,8 @@ def create_app(services: Services) -> Flask:
             if "\x00" in request.path:  # no name holds one, and PostgreSQL takes none
                 raise ApiError(404, "no such path")
             check_domains()
-        large = request.endpoint in datasets.LARGE_BODIES
-        request.max_content_length = 0 if is_open else DATASET_BODY_BYTES if large else services.settings.body_bytes
+        most = LARGE_BODIES.get(request.endpoint or "", services.settings.body_bytes)
+        request.max_content_length = 0 if is_open else most
         if (request.content_length or 0) > request.max_content_length:
             raise RequestEntityTooLarge
         if question is not None:
@@ -153,7 +158,7 @@ def create_app(services: Services) -> Flask:
 
     app.get("/metrics")(metrics if services.settings.metrics_open else needs("data", every_domain=True)(metrics))
 
-    for module in (door, conversations, domains, rounds, datasets, events, people, quarantine, grants):
+    for module in (door, conversations, domains, rounds, datasets, documents, events, people, quarantine, grants):
         app.register_blueprint(module.blueprint(services))
 
     app.register_error_handler(Exception, _to_client)

@@ -21,6 +21,7 @@ Json = dict[str, Any]
 Rating = Literal["up", "down"] | int
 TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 180.0  # a long answer of a small machine's engine
+DOCUMENT_TIMEOUT_S = 900.0  # one of a hundred thousand passages
 _ATTEMPTS = 3
 BROKE_OFF = "engine_broke_off"
 
@@ -352,6 +353,31 @@ class Door:
         """{"data": Alpaca items in force, "erased": n, "retired": n}"""
         return self._all(f"/v1/domains/{_part(domain)}/examples")
 
+    def add_document(self, domain: str, name: str, body: bytes, media_type: str = "application/octet-stream") -> Json:
+        """Enter a file as a document: {"document_id", "passages", "known", "replaces", "position"}. The name, or `media_type`, says
+        what it is. The same again changes nothing; another of that name takes its place."""
+        path = _asked(f"/v1/domains/{_part(domain)}/documents", {"name": name})
+        headers = {"Content-Type": media_type}
+        return _object(self._send("POST", path, content=body, headers=headers, timeout=DOCUMENT_TIMEOUT_S))
+
+    def documents(self, domain: str) -> Json:
+        """{"data": documents in force, "erased": n, "retired": n}"""
+        return self._all(f"/v1/domains/{_part(domain)}/documents")
+
+    def document(self, domain: str, document_id: str) -> Json:
+        """A document, and its passages under `data`."""
+        path = f"/v1/domains/{_part(domain)}/documents/{_part(document_id)}"
+        found = _object(self.get(path))
+        while (since := found.pop("next")) is not None:
+            page = _object(self.get(path, since=since))
+            found["data"] += _data(page)
+            found["next"] = page["next"]
+        return found
+
+    def remove_document(self, domain: str, document_id: str, reason: str | None = None) -> Json:
+        path = f"/v1/domains/{_part(domain)}/documents/{_part(document_id)}"
+        return _object(self._send("DELETE", _asked(path, {"reason": reason})))
+
     def _all(self, path: str) -> Json:
         """The pages of a list as one, their counts added up."""
         found: Json = {"data": [], "erased": 0, "retired": 0}
@@ -429,7 +455,7 @@ class Door:
     def _send(self, method: str, path: str, **more: Any) -> Any:
         headers = {**self._headers, **(more.pop("headers", None) or {})}
         if "content" in more:
-            headers["Content-Type"] = "application/json"
+            headers.setdefault("Content-Type", "application/json")
         # A reading may be asked again; what writes is not, unless its sender gave it an idempotency key.
         attempts = _ATTEMPTS if method == "GET" or "Idempotency-Key" in headers else 1
         while True:

@@ -18,7 +18,7 @@ def allow_origins(app: Flask, origins: tuple[str, ...]) -> None:
         if request.method != "OPTIONS" or asked is None or not _allowed():
             return None
         response = Response(status=204)
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT"
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
         response.headers["Access-Control-Allow-Headers"] = request.headers.get("Access-Control-Request-Headers", "")
         response.headers["Access-Control-Max-Age"] = str(_KEPT_S)
         return response

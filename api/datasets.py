@@ -92,13 +92,13 @@ def blueprint(services: Services) -> Blueprint:
     def show_exam(domain: str) -> Response:
         domain_row(services, domain)
         with postgres_trouble(), services.database.connect() as connection:
-            rows, next_ = _page(connection, schema.exam_items, schema.exam_items.c.added_offset, domain)
+            rows, next_ = page(connection, schema.exam_items, schema.exam_items.c.added_offset, domain)
         in_force = [row for row in rows if row.retired_offset is None]
         found = []
         for row in in_force:
-            opened = _open(services, row.item)
-            if opened is not None:
-                found.append({"item_id": row.item_id, "kind": row.kind, **msgspec.json.decode(opened)})
+            words = opened(services, row.item)
+            if words is not None:
+                found.append({"item_id": row.item_id, "kind": row.kind, **msgspec.json.decode(words)})
         counts = {"erased": len(in_force) - len(found), "retired": len(rows) - len(in_force)}
         return reply({"data": found, **counts, "next": next_})
 
@@ -357,7 +357,8 @@ def _imported(services: Services, domain: str, kept: _Kept, import_id: str) -> l
         return [UUID(id_).hex for id_ in found]
 
 
-def _open(services: Services, sealed: dict[str, Any]) -> str | None:
+def opened(services: Services, sealed: dict[str, Any]) -> str | None:
+    """The words, or None where their key was destroyed."""
     try:
         with postgres_trouble():
             return sealing.open_sealed(msgspec.convert(sealed, Sealed), services.keyring)
@@ -365,7 +366,7 @@ def _open(services: Services, sealed: dict[str, Any]) -> str | None:
         return None
 
 
-def _page(
+def page(
     connection: Connection, table: Table, place: Column[int], domain: str
 ) -> tuple[Sequence[Row[Any]], int | None]:
     """The domain's rows from the place that the request names on, at most as many as it asks for, and where the next page begins.
@@ -379,7 +380,7 @@ def _page(
 
 def _export(services: Services, domain: str) -> dict[str, Any]:
     with postgres_trouble(), services.database.connect() as connection:
-        rows, next_ = _page(connection, schema.examples, schema.examples.c.accepted_offset, domain)
+        rows, next_ = page(connection, schema.examples, schema.examples.c.accepted_offset, domain)
         earlier = history.before(connection, {row.follows for row in rows if row.retired_offset is None})
     found, erased, retired = [], 0, 0
     for row in rows:

@@ -21,8 +21,8 @@ from flask import Flask
 from msgspec import Struct
 
 from api.access import bearer_token
+from api.documents.protocol import FILE_BYTES
 from api.errors import ApiError
-from api.wire import DATASET_BODY_BYTES
 
 # Enough for two hundred streams that are held open, feedback and followers beside them; a thread that waits costs little.
 THREADS = 256
@@ -295,9 +295,9 @@ def make_server(app: Flask, host: str, port: int) -> Any:
         # One request ahead is read, which is how a client that leaves is noticed while its answer is being made.
         channel_request_lookahead=1,
         max_request_header_size=HEADER_BYTES,
-        max_request_body_size=4 * DATASET_BODY_BYTES,  # the app says for each request how much of it
+        max_request_body_size=2 * FILE_BYTES,  # the app says for each request how much of it
         # Past these waitress writes to temporary files, and people's words must not lie on a disk in clear.
-        inbuf_overflow=5 * DATASET_BODY_BYTES,
+        inbuf_overflow=3 * FILE_BYTES,
         outbuf_overflow=1 << 30,
         expose_tracebacks=False,
     )

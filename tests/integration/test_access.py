@@ -90,6 +90,10 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("GET", "/v1/domains/<domain>/examples"): of("/v1/domains/{domain}/examples"),
     ("POST", "/v1/domains/<domain>/examples"): of("/v1/domains/{domain}/examples?user=ann", _EXAMPLE),
     ("POST", "/v1/domains/<domain>/examples/retire"): of("/v1/domains/{domain}/examples/retire", {}),
+    ("GET", "/v1/domains/<domain>/documents"): of("/v1/domains/{domain}/documents"),
+    ("POST", "/v1/domains/<domain>/documents"): of("/v1/domains/{domain}/documents?name=a.txt", "A pump."),
+    ("GET", "/v1/domains/<domain>/documents/<document_id>"): of("/v1/domains/{domain}/documents/none"),
+    ("DELETE", "/v1/domains/<domain>/documents/<document_id>"): of("/v1/domains/{domain}/documents/none"),
     ("GET", "/v1/rounds"): of("/v1/rounds?domain={domain}"),
     ("GET", "/v1/rounds/<round_id>"): of("/v1/rounds/{round_id}"),
     ("GET", "/v1/releases"): of("/v1/releases?domain={domain}"),
@@ -116,7 +120,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/domains/<domain>/retire"): of("/v1/domains/{domain}/retire", {}),
 }
 # What these ask for is not there for anybody: a 404 with one of these codes is the answer of who may ask.
-_NOT_THERE = {"key_not_found", "not_quarantined", "person_not_found"}
+_NOT_THERE = {"document_not_found", "key_not_found", "not_quarantined", "person_not_found"}
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +294,7 @@ def test_another_domain_is_not_there_whatever_the_method(
 ) -> None:
     for (_, rule), ask in ASKS.items():
         if "<domain>" in rule:
-            for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT"):
+            for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE"):
                 answer = call(client, method, ask(other), holders["operator"]())
                 assert answer.status_code in (404, 405), (method, rule)
 

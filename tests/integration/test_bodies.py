@@ -11,6 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from api.documents import routes
+from api.documents.faults import Unreadable
+from api.documents.protocol import FILE_BYTES
 from api.keys import create_key, revoke_keys
 from api.wire import DATASET_BODY_BYTES
 from tests.door_world import World, wait_until
@@ -23,6 +26,7 @@ EVERY_BODY = [
     "/v1/feedback",
     "/v1/domains/d/exam",
     "/v1/domains/d/examples",
+    "/v1/domains/d/documents",
     "/v1/keys",
     "/nowhere",
 ]
@@ -130,7 +134,12 @@ def test_the_memory_and_temporary_files_of_the_door_do_not_grow_with_what_strang
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(
-    ("path", "most"), [("/v1/chat/completions", 256 * 1024), ("/v1/domains/d/examples", DATASET_BODY_BYTES)]
+    ("path", "most"),
+    [
+        ("/v1/chat/completions", 256 * 1024),
+        ("/v1/domains/d/examples", DATASET_BODY_BYTES),
+        ("/v1/domains/d/documents?name=a.txt", FILE_BYTES),
+    ],
 )
 def test_a_body_over_what_its_route_takes_is_413_as_soon_as_that_is_known(
     world: World, path: str, most: int, chunked: bool
@@ -155,6 +164,27 @@ def test_a_body_of_just_what_its_route_takes_is_read(world: World, chunked: bool
         connection.sendall(b"0\r\n\r\n" if chunked else b"")
         said = answer(connection)
     assert said.startswith(b"HTTP/1.1 400 "), said  # it is no JSON
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_document_of_just_what_is_taken_is_held_in_memory_alone(
+    world: World, chunked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, set[str]]] = []
+
+    def reads(kind: str, body: bytes) -> None:
+        seen.append((len(body), temporary_files()))
+        raise Unreadable("empty", "it has been seen")
+
+    monkeypatch.setattr(routes, "read", reads)
+    before, path = temporary_files(), f"/v1/domains/{world.domain()}/documents?name=a.txt"
+    with opened(world) as connection:
+        connection.sendall(head(path, bearer(world.key), None if chunked else FILE_BYTES, "Connection: close\r\n"))
+        assert send(connection, FILE_BYTES, chunked) == FILE_BYTES
+        connection.sendall(b"0\r\n\r\n" if chunked else b"")
+        assert b"it has been seen" in answer(connection)
+    ((size, files),) = seen
+    assert size == FILE_BYTES and files <= before
 
 
 def test_a_line_of_a_chunked_body_that_never_ends_is_413(world: World) -> None:
