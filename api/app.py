@@ -23,6 +23,7 @@ from api.keys import CHANNEL, ApiKeys
 from api.known import parked_rows
 from api.limits import Limits
 from api.metrics import Metrics
+from api.recall import Recaller
 from api.recording import Recorder
 from api.routing import Routes
 from api.server import TRUST, Trust, make_server, question_of, too_large, was_asked
@@ -185,6 +186,7 @@ def build(settings: Settings, client_id: str = "noria-door") -> Services:
     keys = ApiKeys(database)
     keyring = Keyring(database, MasterKey(settings.master_key), journal=Journal(settings.erasures))
     told = {CHANNEL: keys.forget}
+    metrics = Metrics()
     return Services(
         settings=settings,
         database=database,
@@ -194,8 +196,9 @@ def build(settings: Settings, client_id: str = "noria-door") -> Services:
         routes=Routes(
             settings.database_url, settings.engine_slots * QUEUE_A_SLOT, keyring, told=told, host=settings.host
         ),
-        metrics=Metrics(),
+        metrics=metrics,
         turns=Turns(database),
+        recaller=Recaller(settings.recall_url, keyring, database, metrics),
         limits=Limits(settings.key_limits),
     )
 

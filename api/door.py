@@ -21,7 +21,8 @@ from api.chat_request import ChatRequest, parse_chat, parse_model
 from api.errors import ApiError, refusal_of
 from api.keys import Caller
 from api.limits import BYTES_A_TOKEN
-from api.routing import NoEngine, NotServed, Pin, QueueFull
+from api.recall import Declined, Recollection
+from api.routing import Manner, NoEngine, NotServed, Pin, QueueFull, recall_of
 from api.saying import say
 from api.services import Services, person_subject
 from api.turns import Turns
@@ -38,6 +39,7 @@ DRAFTS_PATIENCE_S = 45.0  # for the log to take in an answer that is already the
 RETRY_AFTER_S = 2
 _WORDS = "\x1a"  # stands for the words of a piece; no domain's name or id can hold it
 _WORDS_JSON = msgspec.json.encode(_WORDS)
+Answered = Answering | Declined
 
 
 class Asked(Struct, frozen=True):
@@ -52,6 +54,7 @@ class Asked(Struct, frozen=True):
     kid: str  # of the key that the prompt was sealed with
     who: Caller
     estimate: int  # of the tokens that its prompt and answer take
+    recollection: Recollection
 
     @property
     def prompt_id(self) -> str:
@@ -77,7 +80,8 @@ def blueprint(services: Services) -> Blueprint:
         if not caller().sees(chat.domain):
             raise no_such_model()
         check_speaker(chat.person)
-        chat = with_system_prompt(services, chat)
+        manner = manner_of(services, chat.domain)
+        chat = with_system_prompt(chat, manner)
         if not chat.new_conversation:
             check_conversation_owner(services, chat)
         pin = pin_for(services, chat)
@@ -89,27 +93,18 @@ def blueprint(services: Services) -> Blueprint:
             at, event_id = datetime.now(UTC), uuid4()
             chat, event, so_far, kid = prompt_event(services, chat, pin, event_id)
             services.recorder.check()  # a log that is known to be away: the engine is not asked in vain
+            recollection = services.recaller.recollect(chat, manner.recall, pin.context_tokens)
             # From here on the engine works, while the log takes in what was asked.
-            answering = Answering(
-                chat,
-                pin,
-                services.routes,
-                services.keyring.derive,
-                services.metrics,
-                may_restart=not chat.stream,
-                leavers=services.leavers,
-                gone=request.environ.get("waitress.client_disconnected", lambda: False),
-            )
+            answering = begin_answering(services, recollection.before(chat), pin, recollection.decline)
         except BaseException:
-            for _ in range(chat.drafts):
-                services.routes.unpin(pin.engine_id)
+            let_go(services, chat, pin)
             raise
         try:
             (position,) = say(services, [(event_id, event)], chat.conversation_id, at=at)
         except BaseException:
             answering.close()
             raise
-        asked = Asked(chat, pin, event_id, at, str(position), so_far, kid, caller(), estimate)
+        asked = Asked(chat, pin, event_id, at, str(position), so_far, kid, caller(), estimate, recollection)
         services.turns.remember(chat, so_far, asked.prompt_id)
         return answer(services, asked, answering)
 
@@ -154,21 +149,26 @@ def models(services: Services, who: Caller) -> list[dict[str, Any]]:
     ]
 
 
-def with_system_prompt(services: Services, chat: ChatRequest) -> ChatRequest:
-    """The domain's system prompt first, unless the caller gives one. It is recorded too: it is what the model was asked."""
-    said = services.routes.system_prompt(chat.domain)
-    if said is None and not services.routes.is_retired(chat.domain):
+def manner_of(services: Services, domain: str) -> Manner:
+    """How the domain answers. Raises ApiError 404 for one that does not live."""
+    known = services.routes.manner(domain)
+    if known is None and not services.routes.is_retired(domain):
+        table = schema.domains.c
         with postgres_trouble(), services.database.connect() as connection:
-            said = connection.execute(
-                select(schema.domains.c.system_prompt).where(
-                    schema.domains.c.domain == chat.domain, schema.domains.c.retired_at.is_(None)
-                )
-            ).scalar_one_or_none()
-    if said is None:
+            row = connection.execute(
+                select(table.system_prompt, table.policy).where(table.domain == domain, table.retired_at.is_(None))
+            ).one_or_none()
+        known = Manner(row.system_prompt, recall_of(row.policy.get("recall"))) if row is not None else None
+    if known is None:
         raise no_such_model()
-    if not said or any(message["role"] == "system" for message in chat.messages):
+    return known
+
+
+def with_system_prompt(chat: ChatRequest, manner: Manner) -> ChatRequest:
+    """The domain's system prompt first, unless the caller gives one. It is recorded too: it is what the model was asked."""
+    if not manner.system_prompt or any(message["role"] == "system" for message in chat.messages):
         return chat
-    return replace(chat, messages=({"role": "system", "content": said}, *chat.messages))
+    return replace(chat, messages=({"role": "system", "content": manner.system_prompt}, *chat.messages))
 
 
 def check_conversation_owner(services: Services, chat: ChatRequest) -> None:
@@ -213,6 +213,29 @@ def check_engine(chat: ChatRequest, pin: Pin) -> None:
         raise ApiError(400, message, param=name, code="beyond_the_engine")
 
 
+def let_go(services: Services, chat: ChatRequest, pin: Pin) -> None:
+    """No draft of the request is in flight on the engine of `pin`."""
+    for _ in range(chat.drafts):
+        services.routes.unpin(pin.engine_id)
+
+
+def begin_answering(services: Services, chat: ChatRequest, pin: Pin, decline: str | None) -> Answered:
+    """The engine of `pin`, asked; where the policy declines, nobody is."""
+    if decline is not None:
+        let_go(services, chat, pin)
+        return Declined(decline, chat.drafts)
+    return Answering(
+        chat,
+        pin,
+        services.routes,
+        services.keyring.derive,
+        services.metrics,
+        may_restart=not chat.stream,
+        leavers=services.leavers,
+        gone=request.environ.get("waitress.client_disconnected", lambda: False),
+    )
+
+
 def prompt_event(
     services: Services, chat: ChatRequest, pin: Pin, event_id: UUID
 ) -> tuple[ChatRequest, PromptAsked, str, str]:
@@ -253,7 +276,7 @@ def prompt_of(
     return chat, event, digests[-1]
 
 
-def answer(services: Services, asked: Asked, answering: Answering) -> Response:
+def answer(services: Services, asked: Asked, answering: Answered) -> Response:
     """The whole answer, or its stream once the first piece is there: until then an error still has its own status."""
     pieces = answering.pieces()
     headers = {
@@ -278,14 +301,17 @@ def answer(services: Services, asked: Asked, answering: Answering) -> Response:
     return response
 
 
-def record_drafts(services: Services, asked: Asked, answering: Answering) -> str:
+def record_drafts(services: Services, asked: Asked, answering: Answered) -> str:
     """Every draft on the log, acknowledged; the position of the last. Raises Erased when the key of the prompt was destroyed: what
     answers it belongs to what was erased, and is not recorded under a key that its person got since."""
     chat = asked.chat
     with postgres_trouble():
         key = services.keyring.find(asked.kid)
     drafts = [
-        (draft_id_of(asked.event_id, index), draft_of(chat, asked.event_id, index, asked.pin.release, draft, key))
+        (
+            draft_id_of(asked.event_id, index),
+            draft_of(chat, asked.event_id, index, asked.pin.release, draft, key, asked.recollection),
+        )
         for index, draft in enumerate(answering.drafts)
     ]
     used = sum(draft.prompt_tokens + draft.completion_tokens for draft in answering.drafts)
@@ -307,7 +333,13 @@ def record_drafts(services: Services, asked: Asked, answering: Answering) -> str
 
 
 def draft_of(
-    chat: ChatRequest, prompt_event_id: UUID, index: int, release: int, draft: Draft, key: PersonKey
+    chat: ChatRequest,
+    prompt_event_id: UUID,
+    index: int,
+    release: int,
+    draft: Draft,
+    key: PersonKey,
+    recollection: Recollection,
 ) -> ReplyDrafted:
     event_id = draft_id_of(prompt_event_id, index)
     return ReplyDrafted(
@@ -323,6 +355,8 @@ def draft_of(
         prompt_tokens=draft.prompt_tokens,
         completion_tokens=draft.completion_tokens,
         duration_s=round(draft.duration_s, 3),
+        recall=recollection.outcome,
+        recalled=recollection.recalled,
     )
 
 
@@ -334,7 +368,7 @@ def reply_id_of(asked: Asked, index: int) -> str:
     return f"rpl_{draft_id_of(asked.event_id, index).hex}"
 
 
-def completion(asked: Asked, answering: Answering, position: str) -> dict[str, Any]:
+def completion(asked: Asked, answering: Answered, position: str) -> dict[str, Any]:
     choices = [
         {
             "index": index,
@@ -363,7 +397,7 @@ class _Stream:
         self,
         services: Services,
         asked: Asked,
-        answering: Answering,
+        answering: Answered,
         first: list[Piece] | None,
         pieces: Iterator[list[Piece]],
     ) -> None:
@@ -380,7 +414,7 @@ class _Stream:
 def _events(
     services: Services,
     asked: Asked,
-    answering: Answering,
+    answering: Answered,
     first: list[Piece] | None,
     pieces: Iterator[list[Piece]],
 ) -> Iterator[bytes]:
@@ -478,17 +512,18 @@ def _logprobs(asked: Asked, told: Sequence[TokenLogprob]) -> dict[str, Any]:
     return {"content": [replace(token, top_logprobs=token.top_logprobs[:most]) for token in told], "refusal": None}
 
 
-def _usage(answering: Answering) -> dict[str, int]:
+def _usage(answering: Answered) -> dict[str, int]:
     asked = max(draft.prompt_tokens for draft in answering.drafts)
     said = sum(draft.completion_tokens for draft in answering.drafts)
     return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
 
-def _metadata(asked: Asked, answering: Answering, position: str) -> dict[str, Any]:
+def _metadata(asked: Asked, answering: Answered, position: str) -> dict[str, Any]:
     return {
         "conversation_id": asked.chat.conversation_id,
         "release": asked.pin.name,
         "reply_ids": [reply_id_of(asked, index) for index in range(asked.chat.drafts)],
         "position": position,
         "messages_left_out": answering.left_out,  # the oldest, which the model's window did not hold
+        **asked.recollection.metadata(asked.at),
     }

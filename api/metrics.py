@@ -21,6 +21,10 @@ class Metrics:
         self.cancelled = counter("noria_drafts_cancelled", "Drafts whose client left in the middle", ("domain",))
         self.broken = counter("noria_drafts_broken", "Drafts that an engine did not finish", ("domain",))
         self.first_token_s = histogram("noria_first_token_seconds", "From the request to the first piece", ("domain",))
+        self.recall_s = histogram("noria_recall_seconds", "What recall added to an answer", ("domain",))
+        self.recall_unavailable = counter(
+            "noria_recall_unavailable", "Answers given without a memory that was asked for", ("domain",)
+        )
         self.append_s = histogram("noria_append_seconds", "From an append to its acknowledgement")
         self.append_failures = counter("noria_append_failures", "Appends that the log did not acknowledge")
         self.feedback = counter("noria_feedback", "Feedback recorded, by kind", ("kind",))

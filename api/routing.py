@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import psycopg2
 import psycopg2.extensions
 from msgspec import Struct
@@ -23,6 +24,7 @@ from psycopg2.extras import Json
 
 from streams.connections import SHARES
 from streams.erasures import ERASED_CHANNEL
+from streams.recalled import Recall
 from streams.sealing import Keyring
 from streams.sqlstate import meaning_of, words_of
 from streams.store import CONNECT_TIMEOUT_S, settle
@@ -40,6 +42,13 @@ class Route(Struct, frozen=True):
     release: int
     engine_id: str
     generation: int
+
+
+class Manner(Struct, frozen=True):
+    """How a domain answers: what its conversations begin with, and what is recalled for them."""
+
+    system_prompt: str
+    recall: Recall = Recall()
 
 
 class Served(Struct, frozen=True):
@@ -121,7 +130,7 @@ class Routes:
         self._engines: dict[str, Served] = {}
         self._in_flight: dict[str, int] = {}
         self._used: set[str] = set()  # engines that were asked since the last heartbeat
-        self._system_prompts: dict[str, str] = {}  # of the domains that live
+        self._manners: dict[str, Manner] = {}  # of the domains that live
         self._retired: set[str] = set()  # by this door: its projections may say otherwise for a moment
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -192,10 +201,10 @@ class Routes:
         if not routed:
             self._wake()  # somebody waits for this engine to drain
 
-    def system_prompt(self, domain: str) -> str | None:
-        """What a domain's conversations begin with; None where no domain that lives is known by that name."""
+    def manner(self, domain: str) -> Manner | None:
+        """How a domain answers; None where no domain that lives is known by that name."""
         with self._changed:
-            return self._system_prompts.get(domain) if domain not in self._retired else None
+            return self._manners.get(domain) if domain not in self._retired else None
 
     def retire(self, domain: str) -> None:
         """That the domain has been retired is on the log: it answers nobody here from now on."""
@@ -316,10 +325,12 @@ class Routes:
             " FROM work.engines WHERE wanted OR state = 'ready'"
         )
         engines = {row[0]: Served(*row).seen_from(self._host) for row in cursor.fetchall()}
-        cursor.execute("SELECT domain, system_prompt, live_release FROM noria.domains WHERE retired_at IS NULL")
+        cursor.execute(
+            "SELECT domain, system_prompt, policy -> 'recall', live_release FROM noria.domains WHERE retired_at IS NULL"
+        )
         domains = cursor.fetchall()
-        system_prompts = {domain: system_prompt for domain, system_prompt, _ in domains}
-        lost = {domain for domain, _, live in domains if live is not None} - routes.keys()
+        manners = {domain: Manner(said, recall_of(recall)) for domain, said, recall, _ in domains}
+        lost = {domain for domain, *_, live in domains if live is not None} - routes.keys()
         with self._changed:
             # The log says that it lives, and no table says where: it was lost, and comes back. Until then it is where it was.
             for domain in lost & self._routes.keys():
@@ -327,7 +338,7 @@ class Routes:
                 routes[domain] = route
                 if route.engine_id not in engines and route.engine_id in self._engines:
                     engines[route.engine_id] = self._engines[route.engine_id]
-            self._system_prompts = system_prompts
+            self._manners = manners
             different = (routes, engines) != (self._routes, self._engines) or not self._seen
             self._routes, self._engines, self._seen = routes, engines, True
             if different:
@@ -354,6 +365,15 @@ class Routes:
             (self.door_id, Json(generations), Json(in_flight), self._host),
         )
         cursor.execute(f"DELETE FROM work.doors WHERE seen_at < now() - interval '{FORGET_DOORS_AFTER}'")
+
+
+def recall_of(said: Any) -> Recall:
+    """What a policy says of recall, as it stands in the table: nothing, where it comes from before there was any, or where a later
+    version says what this one does not know."""
+    try:
+        return msgspec.convert(said or {}, Recall)
+    except msgspec.ValidationError:
+        return Recall()
 
 
 def engine_key(derive: Callable[[str], str], engine_id: str) -> str:

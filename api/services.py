@@ -8,6 +8,7 @@ from api.guessing import WrongKeys
 from api.keys import ApiKeys
 from api.limits import Limits
 from api.metrics import Metrics
+from api.recall import Recaller
 from api.recording import Recorder
 from api.routing import Routes
 from api.turns import Turns
@@ -25,6 +26,7 @@ class Services(Struct, frozen=True):
     routes: Routes
     metrics: Metrics
     turns: Turns
+    recaller: Recaller
     limits: Limits = field(default_factory=lambda: Limits(KeyLimits()))
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
     leavers: Leavers = field(default_factory=Leavers)

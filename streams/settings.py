@@ -38,6 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     engine_threads: int = 1
     engine_slots: int = 4
     engine_sleep_after_s: int = 1800  # of an engine that nobody asks; 0: never
+    recall_url: str = ""  # of the memory of the domains; empty: there is none
     metrics_open: bool = False  # /metrics without a key
     cors_origins: tuple[str, ...] = ()  # whose pages may call the door from a browser; "*": everybody's
 
@@ -92,6 +93,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         database_url=value("NORIA_DATABASE_URL", "database_url"),
         door_url=value("NORIA_DOOR", "door"),
         page_url=environ.get("NORIA_PAGE") or known.get("page") or "",
+        recall_url=(environ.get("NORIA_RECALL") or known.get("recall") or "").rstrip("/"),
         master_key=Path(environ.get("NORIA_MASTER_KEY") or home / "keys" / "master.key"),
         erasures=Path(environ.get("NORIA_ERASURES") or home / "keys" / "erasures.jsonl"),
         opencompass=Path(environ.get("NORIA_OPENCOMPASS") or home / "opencompass"),

@@ -17,6 +17,7 @@ from sqlalchemy import create_engine
 from api.answering import Draft
 from api.chat_request import parse_chat
 from api.door import draft_id_of, draft_of, prompt_of
+from api.recall import Recollection
 from api.turns import Turns
 from streams import history
 from streams.codec import decode, encode, envelope_for
@@ -98,7 +99,9 @@ def turns(wanted: Container[int], last: int = TURNS[-1]) -> Iterator[Turn]:
         if number in wanted:
             body = {"model": "roads", "messages": list(sent), "metadata": NAMED}
             chat, asked, _ = prompt_of(parse_chat(body, "ann"), 0, event_id, known, RING, key, 2**20)
-            drafted = draft_of(chat, event_id, 0, 0, Draft([answer["content"]], finish_reason="stop"), key)
+            drafted = draft_of(
+                chat, event_id, 0, 0, Draft([answer["content"]], finish_reason="stop"), key, Recollection()
+            )
             yield Turn(number, _encoded(asked, event_id), _encoded(drafted, draft_id_of(event_id, 0)), chat.messages)
         so_far = history.next_digest(history.next_digest(so_far, question, key), answer, key)
         known.remember(named, so_far, f"rpl_{draft_id_of(event_id, 0).hex}")

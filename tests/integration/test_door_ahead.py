@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from api.routing import Manner
 from streams.errors import Erased, Unavailable
 from streams.facts.domains import DomainRetired
 from streams.log import Message, Position
@@ -132,12 +133,12 @@ def test_a_domain_that_was_retired_here_answers_nobody_though_the_projections_st
 
 def test_what_a_domains_conversations_begin_with_is_known_without_asking(world: World) -> None:
     domain = world.domain(system_prompt="Answer about water wheels.")
-    wait_until(lambda: world.services.routes.system_prompt(domain), what="the domain's words")
-    assert world.services.routes.system_prompt(domain) == "Answer about water wheels."
+    wait_until(lambda: world.services.routes.manner(domain), what="the domain's words")
+    assert world.services.routes.manner(domain) == Manner("Answer about water wheels.")
     retired = world.domain()
-    wait_until(lambda: world.services.routes.system_prompt(retired) is not None, what="the other domain")
+    wait_until(lambda: world.services.routes.manner(retired) is not None, what="the other domain")
     world.caught_up(world.say(DomainRetired(domain=retired, by="elsewhere")))
-    wait_until(lambda: world.services.routes.system_prompt(retired) is None, what="what happened elsewhere")
+    wait_until(lambda: world.services.routes.manner(retired) is None, what="what happened elsewhere")
 
 
 def test_a_key_that_was_destroyed_elsewhere_is_forgotten_here(world: World) -> None:
@@ -160,7 +161,7 @@ def test_a_request_asks_postgresql_nothing_that_the_door_knows(world: World, mon
     domain = world.domain()
     first = world.chat(domain, "One?")
     conversation = first["metadata"]["conversation_id"]
-    wait_until(lambda: world.services.routes.system_prompt(domain) is not None, what="the domain")
+    wait_until(lambda: world.services.routes.manner(domain) is not None, what="the domain")
     wait_until(lambda: world.services.keyring._vouched_until > 0, what="the keys are vouched for")
 
     def asked(*_: Any, **__: Any) -> Any:

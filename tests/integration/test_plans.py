@@ -13,6 +13,7 @@ from sqlalchemy import Engine, event, text
 from api.app import create_app
 from api.keys import ApiKeys, create_key
 from api.metrics import Metrics
+from api.recall import Recaller
 from api.recording import Recorder
 from api.routing import Routes
 from api.services import Services
@@ -39,6 +40,9 @@ GROWING = {t.name for t in projections.sorted_tables} - SMALL | {"person_keys", 
 HEX = "md5('{0}' || n)"
 DOMAIN, PERSON = f"'d-' || n % {DOMAINS_MADE}", "'p-' || n % 4000"
 SEALED = """'{"kid": "k", "ref": "r#t", "jwe": "a..b.c.d"}'::jsonb"""
+RECALLED = (
+    """'[{"kind": "correction", "id": "e", "score": 0.5}, {"kind": "passage", "id": "p", "score": 0.5}]'::jsonb"""
+)
 WHEN = "now() - make_interval(secs => n)"
 
 
@@ -72,7 +76,7 @@ def fill(database: Engine) -> None:
             "reply_id, prompt_id, conversation_id, domain, person, index, release, text, finish_reason, prompt_tokens,"
             " completion_tokens, duration_s, recall, recalled, drafted_at",
             f"{HEX.format('r')}, {HEX.format('p')}, {HEX.format('c')}, {DOMAIN}, {PERSON}, 0, 0, {SEALED}, 'stop',"
-            f" 1, 1, 0.1, 'off', '[]', {WHEN}",
+            f" 1, 1, 0.1, 'recalled', {RECALLED}, {WHEN}",
         ),
         "noria.feedback": (
             OTHERS,
@@ -84,6 +88,16 @@ def fill(database: Engine) -> None:
             OTHERS,
             "example_id, domain, kind, person, prompt, answer, said_at, accepted_offset",
             f"{HEX.format('e')}, {DOMAIN}, 'correction', {PERSON}, {SEALED}, {SEALED}, {WHEN}, n",
+        ),
+        "noria.documents": (
+            OTHERS,
+            "document_id, domain, title, name_digest, content_digest, passages, by, added_at, added_offset",
+            f"{HEX.format('d')}, {DOMAIN}, {SEALED}, {HEX.format('n')}, {HEX.format('c')}, 1, {PERSON}, {WHEN}, n",
+        ),
+        "noria.passages": (
+            OTHERS,
+            "passage_id, document_id, domain, number, passage, added_offset",
+            f"{HEX.format('s')}, {HEX.format('d')}, {DOMAIN}, 0, {SEALED}, n",
         ),
         "noria.exam_items": (
             OTHERS,
@@ -168,15 +182,17 @@ def grown(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     database, master, log = open_database(database_url), MasterKey.made(home / "master.key"), Answering()
     fill(database)
     settings = make_settings(home, Cluster(servers="nowhere:9"), database_url)
+    metrics, keyring = Metrics(), Keyring(database, master)
     services = Services(
         settings=settings,
         database=database,
         recorder=Recorder(log, database),
-        keyring=Keyring(database, master),
+        keyring=keyring,
         keys=ApiKeys(database),
         routes=Routes(database_url, 4),
-        metrics=Metrics(),
+        metrics=metrics,
         turns=Turns(database),
+        recaller=Recaller("", keyring, database, metrics),
     )
     client = create_app(services).test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {create_key(database, 'operator', 'operator', person=None)}"
