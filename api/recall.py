@@ -20,7 +20,7 @@ from api.chat_request import ChatRequest
 from api.metrics import Metrics
 from streams.errors import Erased, Invalid, Unavailable
 from streams.history import open_question
-from streams.reading import corrections_in_force, passages_in_force
+from streams.reading.memories import corrections_in_force, passages_in_force
 from streams.recall_client import KEY, TIMEOUT_S, RecallClient
 from streams.recalled import (
     BYTES_A_TOKEN,

@@ -23,7 +23,7 @@ from streams.connections import SHARES, Name
 from streams.errors import Invalid, Unavailable
 from streams.private import write_private
 
-PREFERRED = {"kafka": 19092, "postgres": 15432, "door": 8400, "page": 8401}
+PREFERRED = {"kafka": 19092, "postgres": 15432, "door": 8400, "page": 8401, "recall": 8402}
 
 
 REBUILT_WITHIN_S = 86_400.0
@@ -37,6 +37,7 @@ class Addresses(Struct):
     database_url: str
     door: str
     page: str
+    recall: str
     ports: dict[str, int]
 
 
@@ -56,6 +57,7 @@ def addresses(home: Path, environ: Mapping[str, str]) -> Addresses:
         database_url=environ.get("NORIA_DATABASE_URL") or "",
         door=f"http://{LOOPBACK}:{ports['door']}",
         page=f"http://{LOOPBACK}:{ports['page']}",
+        recall=f"http://{LOOPBACK}:{ports['recall']}",
         ports=ports,
     )
 
@@ -100,6 +102,7 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
         serving("engines", ("-m", "workers.engines.host"), made),
         serving("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate"), made),
         serving("swapper", ("-m", "workers.loop", "--kinds", "swap,purge"), (*made, "base-model")),
+        serving("recall", ("-m", "workers.recall"), made),
         serving("door", ("-m", "api.app"), made, lambda: _answers(f"{door}/healthz"), 60.0, door),
         _process("page", ("-m", "api.ui"), made, lambda: _answers(found.page), 60.0, found.page),
         _beside("opencompass", ("-m", "workers.evaluator.install")),
@@ -132,6 +135,7 @@ def environment(home: Path, found: Addresses, environ: Mapping[str, str]) -> dic
         **found.kafka.environ(),
         "NORIA_DOOR": found.door,
         "NORIA_PAGE": found.page,
+        "NORIA_RECALL": found.recall,
         "GOMP_SPINCOUNT": "0",  # waiting OpenMP threads that spin make everything ten times slower on few cores
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
@@ -157,7 +161,7 @@ def up(home: Path, environ: Mapping[str, str] = os.environ, say: Callable[[str],
 def write_addresses(home: Path, found: Addresses) -> None:
     """For whoever looks for what runs here."""
     cluster = {name.removeprefix("NORIA_").lower(): said for name, said in found.kafka.environ().items()}
-    written = cluster | {"door": found.door, "page": found.page}
+    written = cluster | {"door": found.door, "page": found.page, "recall": found.recall}
     if found.database_url:
         written["database_url"] = found.database_url
     write_private(home / "run" / "noria.json", msgspec.json.encode(written))

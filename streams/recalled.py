@@ -30,16 +30,25 @@ _JOINERS = "\u200c\u200d"
 _FORMS = {"en": ("Known facts:", "Question: "), "zh": ("已知事实：", "问题：")}
 
 
+class Embeddings(Struct, frozen=True):
+    """An endpoint of OpenAI's `/embeddings` protocol, in the place of the sentence encoder that comes with Noria."""
+
+    base_url: str
+    model: str
+
+
 class Recall(Struct, frozen=True):
     """Of what a domain's replies may know more than its model does: `of` which memories, how many at `most`, with what `least`
     score (0 to 1; None: what the calibration says), and how many `tokens` they may take together. `decline`: what is answered,
-    in the domain's voice, to a question for which nothing is good enough; None: the model answers as it can."""
+    in the domain's voice, to a question for which nothing is good enough; None: the model answers as it can. `embeddings`: None is
+    the encoder that comes with Noria."""
 
     of: RecallOf = "off"
     most: int = 3
     least: float | None = None
     tokens: int = 512
     decline: str | None = None
+    embeddings: Embeddings | None = None
 
     @property
     def kinds(self) -> frozenset[MemoryKind]:
@@ -55,6 +64,11 @@ class Recall(Struct, frozen=True):
             raise InvalidField("recall.tokens", f"must be at least 16; got {self.tokens}")
         if self.decline is not None and not self.decline.strip():
             raise InvalidField("recall.decline", "must say something, or be null")
+        if self.embeddings is not None:
+            if not self.embeddings.base_url.startswith(("http://", "https://")):
+                raise InvalidField("recall.embeddings.base_url", "must be an address like http://127.0.0.1:8080/v1")
+            if not self.embeddings.model:
+                raise InvalidField("recall.embeddings.model", "must name a model")
 
     def check_new(self) -> None:
         """Raise Invalid naming the field, if it would put more before a model than anybody means."""

@@ -30,6 +30,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: str
     door_url: str
     page_url: str
+    embeddings_key: str = ""  # for endpoints that policies name
     master_key: Path
     erasures: Path  # the journal of destroyed keys
     opencompass: Path
@@ -94,6 +95,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         door_url=value("NORIA_DOOR", "door"),
         page_url=environ.get("NORIA_PAGE") or known.get("page") or "",
         recall_url=(environ.get("NORIA_RECALL") or known.get("recall") or "").rstrip("/"),
+        embeddings_key=environ.get("NORIA_EMBEDDINGS_KEY") or "",
         master_key=Path(environ.get("NORIA_MASTER_KEY") or home / "keys" / "master.key"),
         erasures=Path(environ.get("NORIA_ERASURES") or home / "keys" / "erasures.jsonl"),
         opencompass=Path(environ.get("NORIA_OPENCOMPASS") or home / "opencompass"),

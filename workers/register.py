@@ -11,6 +11,8 @@ through `register`, so that it can be purged.
 |                                        |                                      | the order begins anew without their words    |
 | exam room (memory only)                | words in clear while an exam runs    | the exam ends, the room is emptied, and the  |
 |                                        |                                      | exam begins anew without their words         |
+| vectors (`work.vectors`)               | sealed vectors computed from words   | the rows are removed                         |
+| memory (the process `recall` only)     | words in clear, in an index          | taken out with the event, within a second    |
 | models and adapters (artifacts)        | weights computed from words          | stay; the releases are listed                |
 
 The first three and the artifacts need no act of a worker: what they hold is sealed. `work.places` lists the others one by one.
@@ -38,6 +40,7 @@ from workers.evaluator.memory import in_use, purge_left_overs
 
 TRAINING_FOLDER = "training folder"
 EXAM_ROOM = "exam room"
+VECTORS = "vectors"
 LOOK_EVERY_S = 1.0
 OTHERS_WITHIN_S = 20.0
 
@@ -103,11 +106,14 @@ def purge(database: Engine, host: str, kids: Sequence[str]) -> dict[str, int]:
 
     An exam room in use is left to whoever uses it, who looks too."""
     purge_left_overs()
+    with postgres_trouble(), database.begin() as connection:
+        rows = connection.execute(text("DELETE FROM work.vectors WHERE kids && :kids"), {"kids": list(kids)})
+        vectors = rows.rowcount
     found = [place for place in _holding(database, kids) if place.host == host]
     for place in found:
         if place.kind != EXAM_ROOM or not in_use(Path(place.place)):
             strike(database, host, place.place)
-    return dict(Counter(place.kind for place in found))
+    return dict(Counter(place.kind for place in found)) | ({VECTORS: vectors} if vectors else {})
 
 
 class _Place(Struct, frozen=True):

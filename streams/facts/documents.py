@@ -65,6 +65,7 @@ documents = projection(
     bigint("retired_offset", nullable=True),
     text("retired_reason", nullable=True),
     index("domain", "added_offset"),
+    index("domain", "retired_offset", where="retired_offset IS NOT NULL"),
     index("domain", "name_digest"),
 )
 passages = projection(

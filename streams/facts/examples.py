@@ -70,6 +70,7 @@ examples = projection(
     bigint("retired_offset", nullable=True),
     text("retired_reason", nullable=True),
     index("domain", "accepted_offset"),
+    index("domain", "retired_offset", where="retired_offset IS NOT NULL"),
     index("person", "domain"),
 )
 preferences = projection(

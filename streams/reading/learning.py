@@ -132,19 +132,23 @@ class AskedInVain(Struct, frozen=True):
     follows: str | None
 
 
-def asked_in_vain(connection: Connection, domain: str, pin: int) -> list[AskedInVain]:
+def asked_in_vain(
+    connection: Connection, domain: str, pin: int | None, example_ids: Sequence[str] | None = None
+) -> list[AskedInVain]:
+    """Before the examples that were accepted before `pin` (None: before any); of those examples, if they are named."""
     rows = connection.execute(
         text(
             "SELECT e.example_id, p.prompt_id, p.messages, p.follows FROM noria.examples e"
             " JOIN noria.prompts q ON q.prompt_id = e.prompt_id"
             " JOIN noria.prompts p ON p.conversation_id = q.conversation_id AND p.person = q.person"
             " AND p.asked_at < q.asked_at"
-            " WHERE e.domain = :domain AND e.accepted_offset < :pin AND EXISTS ("
+            " WHERE e.domain = :domain AND e.accepted_offset < coalesce(cast(:pin AS bigint), e.accepted_offset + 1)"
+            " AND (cast(:ids AS text[]) IS NULL OR e.example_id = ANY(:ids)) AND EXISTS ("
             " SELECT FROM noria.feedback f WHERE f.prompt_id = p.prompt_id AND f.kind = 'rating'"
             " AND f.rating <= CASE f.scale WHEN 'thumb' THEN -1 ELSE 2 END)"
             " ORDER BY p.asked_at, p.prompt_id"
         ),
-        {"domain": domain, "pin": pin},
+        {"domain": domain, "pin": pin, "ids": None if example_ids is None else list(example_ids)},
     )
     return [msgspec.convert(dict(row), AskedInVain) for row in rows.mappings()]
 
@@ -165,47 +169,3 @@ def exam_as_of(connection: Connection, domain: str, pin: int | None) -> list[Exa
         {"domain": domain, "pin": pin},
     )
     return [msgspec.convert(dict(row), ExamItem) for row in rows.mappings()]
-
-
-class Correction(Struct, frozen=True):
-    """A correction as it may be recalled."""
-
-    example_id: str
-    prompt: Sealed
-    answer: Sealed
-    said_at: datetime
-
-
-class PassageOf(Struct, frozen=True):
-    """A passage with the title of its document."""
-
-    passage_id: str
-    document_id: str
-    number: int
-    passage: Sealed
-    title: Sealed
-
-
-def corrections_in_force(connection: Connection, domain: str, example_ids: Sequence[str]) -> list[Correction]:
-    """Those of the examples that stand now, in no order."""
-    rows = connection.execute(
-        text(
-            "SELECT example_id, prompt, answer, said_at FROM noria.examples"
-            " WHERE domain = :domain AND example_id = ANY(:ids) AND retired_offset IS NULL"
-        ),
-        {"domain": domain, "ids": list(example_ids)},
-    )
-    return [msgspec.convert(dict(row), Correction) for row in rows.mappings()]
-
-
-def passages_in_force(connection: Connection, domain: str, passage_ids: Sequence[str]) -> list[PassageOf]:
-    """Those of the passages whose document stands now, in no order."""
-    rows = connection.execute(
-        text(
-            "SELECT p.passage_id, p.document_id, p.number, p.passage, d.title FROM noria.passages p"
-            " JOIN noria.documents d ON d.document_id = p.document_id"
-            " WHERE p.domain = :domain AND p.passage_id = ANY(:ids) AND d.retired_offset IS NULL"
-        ),
-        {"domain": domain, "ids": list(passage_ids)},
-    )
-    return [msgspec.convert(dict(row), PassageOf) for row in rows.mappings()]
