@@ -14,9 +14,10 @@ from streams.sealing import open_sealed
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
+from workers.recall.encoder import sentence_encoder
 from workers.selector.agreement import OpenExample, settle, words_of
 from workers.selector.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
-from workers.selector.wordings import Asked, embed, same_question
+from workers.selector.wordings import Asked, same_question
 from workers.trainer.rows import encode_rows
 from workers.trainer.spec import TrainingRow
 
@@ -176,7 +177,7 @@ def _wordings(
     asked += [Asked(example_id, kept[example_id].question) for example_id in others]
     if not asked:
         return {}
-    vectors = dict(zip((a.id for a in asked), embed([a.question for a in asked]), strict=True))
+    vectors = dict(zip((a.id for a in asked), sentence_encoder().embed([a.question for a in asked]), strict=True))
     return {
         example_id: tuple(
             wholes[prompt_id]

