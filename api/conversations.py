@@ -1,9 +1,11 @@
-"""Feedback: a rating, a pick, a correction or a comment, on a reply that its own person got."""
+"""Feedback on a reply that its own person got: a rating, a pick, a correction, a memory that did not fit it, or a comment; and what
+was recalled for it."""
 
 import re
 import threading
 import unicodedata
 from collections import OrderedDict
+from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
@@ -16,14 +18,23 @@ from api.access import caller, check_speaker, needs
 from api.errors import ApiError
 from api.keys import Caller
 from api.known import retired_domain
+from api.recall import remembered
 from api.saying import say
 from api.services import Services
 from api.wire import check_person, read_object, reply, typed
 from streams import schema, sealing
 from streams.errors import Erased
 from streams.events import CONVERSATIONS
-from streams.facts.conversations import ConversationEvent, DraftPicked, ReplyCommented, ReplyCorrected, ReplyRated
+from streams.facts.conversations import (
+    ConversationEvent,
+    DraftPicked,
+    RecallRejected,
+    ReplyCommented,
+    ReplyCorrected,
+    ReplyRated,
+)
 from streams.log import Position
+from streams.recalled import Recalled, RecallOutcome
 from streams.sealed import Sealed
 from streams.sealing import Keys, PersonKey
 from streams.store import postgres_trouble
@@ -32,7 +43,8 @@ TEXT_BYTES = 32 * 1024
 CATCH_UP_S = 5.0
 RETRY_AFTER_S = 2
 REMEMBERED = 10_000
-KINDS = ("rating", "pick", "correction", "comment")  # each that is given is one event
+ONE_OF = ("rating", "pick", "correction", "misfit")
+KINDS = (*ONE_OF, "comment")  # each that is given is one event
 _KEYS = uuid5(NAMESPACE_URL, "urn:noria:idempotency-key")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -44,6 +56,7 @@ class _Body(Struct, forbid_unknown_fields=True):
     pick: bool | None = None
     correction: str | None = None
     comment: str | None = None
+    misfit: str | None = None  # the id of a memory
 
 
 class _Reply(Struct, frozen=True):
@@ -53,6 +66,8 @@ class _Reply(Struct, frozen=True):
     domain: str
     person: str
     text: Sealed
+    recall: RecallOutcome
+    recalled: tuple[Recalled, ...]
     retired: bool  # its domain
 
 
@@ -106,6 +121,17 @@ def blueprint(services: Services) -> Blueprint:
         with memory.turn(event_id):
             return _record(services, memory, said, canonical, event_id, remembered=True)
 
+    @views.get("/v1/replies/<reply_id>/recalled")
+    @needs("chat")
+    def show_recalled(reply_id: str) -> Response:
+        found = find_reply(services, reply_id)
+        who = caller()
+        if found.person != who.person and who.speaks_as is not None and not who.may("data"):
+            raise ApiError(403, "a chat key sees what was recalled for its own person only", code="role_missing")
+        with postgres_trouble(), services.database.connect() as connection:
+            data = remembered(connection, services.keyring, found.domain, found.recalled, datetime.now(UTC))
+        return reply({"reply_id": reply_id, "domain": found.domain, "recall": found.recall, "data": data})
+
     return views
 
 
@@ -127,12 +153,17 @@ def parse_feedback(body: dict[str, Any], who: Caller) -> tuple[_Body, bytes]:
             raise ApiError(400, f"{name} must not be empty", param=name)
         if len(words.encode()) > TEXT_BYTES:
             raise ApiError(413, f"{name} is longer than {TEXT_BYTES} bytes", param=name, code="text_too_large")
-    kinds = [name for name in ("rating", "pick", "correction") if getattr(said, name) is not None]
+    if said.misfit == "":
+        raise ApiError(400, "misfit must be the id of a memory", param="misfit")
+    kinds = [name for name in ONE_OF if getattr(said, name) is not None]
     if len(kinds) > 1:
-        raise ApiError(400, f"give one of rating, pick, correction; got {', '.join(kinds)}", param=kinds[1])
+        raise ApiError(400, f"give one of {', '.join(ONE_OF)}; got {', '.join(kinds)}", param=kinds[1])
     if not kinds and said.comment is None:
-        raise ApiError(400, "give a rating, a pick, a correction or a comment", param="rating")
-    return said, msgspec.json.encode(msgspec.to_builtins(said), order="deterministic")
+        raise ApiError(400, "give a rating, a pick, a correction, a misfit or a comment", param="rating")
+    given = msgspec.to_builtins(said)
+    if said.misfit is None:
+        del given["misfit"]  # a request of a time when there was none is the same still
+    return said, msgspec.json.encode(given, order="deterministic")
 
 
 def _record(
@@ -154,8 +185,12 @@ def _record(
     reply_ = find_reply(services, said.reply_id)
     if reply_.person != said.user:
         raise ApiError(403, "that reply was given to another person", param="user")
+    if reply_.retired:
+        raise retired_domain()
     if said.correction is not None:
         _check_correction(services, reply_, said.correction)
+    if said.misfit is not None and said.misfit not in {one.id for one in reply_.recalled}:
+        raise ApiError(422, "that memory was not recalled for the reply", param="misfit", code="not_recalled")
     try:
         with postgres_trouble():
             # That of the reply: feedback on it makes no key anew for somebody who was erased.
@@ -205,8 +240,6 @@ def find_reply(services: Services, reply_id: str) -> _Reply:
             raise ApiError(503, message, param="reply_id", code="not_caught_up", retry_after_s=RETRY_AFTER_S)
     if found is None or not caller().sees(found.domain):
         raise ApiError(404, "there is no such reply", param="reply_id", code="reply_not_found")
-    if found.retired:
-        raise retired_domain()
     return found
 
 
@@ -223,6 +256,8 @@ def _select_reply(services: Services, reply_id: str) -> _Reply | None:
                 replies.domain,
                 replies.person,
                 replies.text,
+                replies.recall,
+                replies.recalled,
                 schema.domains.c.retired_at,
             )
             .outerjoin_from(schema.replies, schema.domains, replies.domain == schema.domains.c.domain)
@@ -237,6 +272,8 @@ def _select_reply(services: Services, reply_id: str) -> _Reply | None:
         domain=row.domain,
         person=row.person,
         text=msgspec.convert(row.text, Sealed),
+        recall=row.recall,
+        recalled=msgspec.convert(row.recalled, tuple[Recalled, ...]),
         retired=row.retired_at is not None,
     )
 
@@ -300,6 +337,8 @@ def _events(
     if said.correction is not None:
         text = sealing.seal(said.correction, key, f"{event_id}#text")
         found.append((event_id, ReplyCorrected(text=text, **place)))
+    if said.misfit is not None:
+        found.append((event_id, RecallRejected(memory_id=said.misfit, **place)))
     if said.comment is not None:
         comment_id = uuid5(event_id, "comment") if found else event_id
         text = sealing.seal(said.comment, key, f"{comment_id}#text")

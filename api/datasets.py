@@ -15,7 +15,7 @@ from api.errors import ApiError
 from api.items import Example, ItemFault, Question, Read, counted, read_example, read_question
 from api.known import CATCH_UP_S, domain_row, living_domain
 from api.saying import say
-from api.services import Services, domain_subject, person_subject
+from api.services import Services, person_subject
 from api.wire import (
     check_conversation,
     check_person,
@@ -33,7 +33,7 @@ from streams.facts.exam import ExamItemAdded, ExamItemRetired, ExamKind
 from streams.facts.examples import ExampleAccepted, ExampleRetired
 from streams.log import Position
 from streams.sealed import Sealed
-from streams.sealing import PersonKey
+from streams.sealing import PersonKey, domain_subject
 from streams.store import postgres_trouble
 from streams.turns import pairs_of, turns_of
 

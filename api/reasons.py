@@ -92,7 +92,7 @@ def verdict_words(verdict: Mapping[str, Any]) -> str:
     """What the gate said of a candidate and why, in English."""
     outcome, checks = verdict["outcome"], verdict["checks"]
     if outcome == "ship":
-        return "shipped: the fixes are learned, and nothing that must be kept was lost"
+        return "shipped: what was to be learned is learned, and nothing that must be kept was lost"
     wanted = "fail" if outcome == "refuse" else "inconclusive"
     said = "; ".join(_check_words(check, verdict.get("alpha")) for check in checks if check["verdict"] == wanted)
     return f"refused: {said}" if outcome == "refuse" else f"not shipped, the evidence is not enough: {said}"

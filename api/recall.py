@@ -6,18 +6,19 @@ A memory that is away, or slow, costs an answer no more than `recall_client.TIME
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, select, text
 
 from api.answering import Draft, Piece
 from api.chat_request import ChatRequest
 from api.metrics import Metrics
+from streams import schema
 from streams.errors import Erased, Invalid, Unavailable
 from streams.history import open_question
 from streams.reading.memories import corrections_in_force, passages_in_force
@@ -99,9 +100,9 @@ class Recollection(Struct, frozen=True):
 class Recaller:
     """Thread-safe. `url` empty: there is no memory. Nothing is asked of the keyring before the first question."""
 
-    def __init__(self, url: str, keyring: Keyring, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, url: str, keyring: Keyring, database: Engine, metrics: Metrics) -> None:
         self._url = url
-        self._engine = engine
+        self._database = database
         self._keyring = keyring
         self._metrics = metrics
         self._client: RecallClient | None = None
@@ -132,7 +133,7 @@ class Recaller:
         best = list(found.values())[: recall.most]
         if not best:
             return ()
-        with postgres_trouble(), self._engine.connect() as connection:
+        with postgres_trouble(), self._database.connect() as connection:
             connection.execute(text(f"SET LOCAL statement_timeout = '{int(TIMEOUT_S * 1000)}ms'"))
             return tuple(standing(connection, self._keyring, chat.domain, best))
 
@@ -162,9 +163,8 @@ class _Passage(Struct):
     text: str
 
 
-def standing(connection: Connection, keyring: Keyring, domain: str, recalled: Iterable[Recalled]) -> Iterator[Source]:
+def standing(connection: Connection, keyring: Keyring, domain: str, recalled: Sequence[Recalled]) -> Iterator[Source]:
     """Those of the memories that stand and open, in their order. Raises Unavailable."""
-    recalled = list(recalled)
     ids: Mapping[MemoryKind, list[str]] = {
         kind: [one.id for one in recalled if one.kind == kind] for kind in ("correction", "passage")
     }
@@ -186,6 +186,26 @@ def standing(connection: Connection, keyring: Keyring, domain: str, recalled: It
         except (Invalid, msgspec.MsgspecError) as error:
             # A foreign writer's: it has no words that could be put before anybody.
             logger.warning("a memory of %s cannot be read: %s", domain, type(error).__name__)
+
+
+def remembered(
+    connection: Connection, keyring: Keyring, domain: str, recalled: Sequence[Recalled], at: datetime
+) -> list[dict[str, Any]]:
+    """What was recalled for a reply, as it stands at that moment and with its words; of what is gone, whether it was erased or
+    removed. Raises Unavailable."""
+    sources = {one.recalled.id: one for one in standing(connection, keyring, domain, recalled)}
+    gone = [one.id for one in recalled if one.kind == "correction" and one.id not in sources]
+    table = schema.examples.c
+    # One that is in force and does not open is about to be retired by an erasure.
+    without_key = table.retired_reason.is_(None) | (table.retired_reason == "erased")
+    erased = set(connection.execute(select(table.example_id).where(table.example_id.in_(gone), without_key)).scalars())
+    return [
+        sources[one.id].shown(at)
+        | {"state": "stands", "text": sources[one.id].text, "question": sources[one.id].question}
+        if one.id in sources
+        else msgspec.to_builtins(one) | {"state": "erased" if one.id in erased else "removed"}
+        for one in recalled
+    ]
 
 
 class Declined:

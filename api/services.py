@@ -35,7 +35,3 @@ class Services(Struct, frozen=True):
 def person_subject(person: str) -> str:
     """The keyring's name for a person: apart from the subjects of domains and of noria itself, whatever they call themselves."""
     return f"{PERSON}{person}"
-
-
-def domain_subject(domain: str) -> str:
-    return f"domain:{domain}"

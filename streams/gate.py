@@ -5,27 +5,40 @@
     general   must be kept:      (Tango 1998, Statistics in Medicine 17:891) against a stated margin
     held_out  is reported, and refuses only what is significantly worse
 
+Where something is recalled, each set is asked a second time as it is served, behind what is recalled for its questions. As served
+nothing may get worse: earlier and general are kept within the same margins, fixes and held-out questions refuse what is
+significantly worse. An opening round has no fixes: what it must have learned is the skill.
+
 All that must hold do so at level alpha each: an intersection-union test (Berger 1982), so the whole needs no correction.
 A verdict that is neither for nor against is *inconclusive*, and that does not ship.
 """
 
+from collections.abc import Iterator
 from math import nextafter, sqrt
 from statistics import NormalDist
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from streams.errors import InvalidField
 
 LEAST = 0.0001  # of a level or a margin
-FIXES, EARLIER, HELD_OUT, GENERAL = "fixes", "earlier", "held_out", "general"
+FIXES, EARLIER, HELD_OUT, GENERAL, SKILL = "fixes", "earlier", "held_out", "general", "skill"
+SERVED = {name: f"{name}_served" for name in (FIXES, EARLIER, HELD_OUT, GENERAL)}
+"""The same questions as they are served: behind what is recalled, and bare where nothing is good enough."""
+
 TITLES = {
     FIXES: "fixes learned",
     EARLIER: "earlier fixes kept",
     HELD_OUT: "held-out rewordings",
     GENERAL: "general ability",
+    SKILL: "use of what is recalled",
+    SERVED[FIXES]: "fixes learned, as served",
+    SERVED[EARLIER]: "earlier fixes kept, as served",
+    SERVED[HELD_OUT]: "held-out rewordings, as served",
+    SERVED[GENERAL]: "general ability, as served",
 }
-
 
 Questions = Annotated[int, Meta(ge=0, le=100_000)]  # the exact test of more would take longer than anybody waits
 
@@ -143,13 +156,7 @@ def _score(paired: Paired, change: float) -> float:
 
 def judge(paired: dict[str, Paired], margins: GateMargins) -> Verdict:
     """The verdict on a candidate, from its paired counts by exam set. A set that is missing has nothing to compare."""
-    empty = Paired(0, 0, 0, 0, 0)
-    checks = (
-        _learning(FIXES, paired.get(FIXES, empty), margins.alpha),
-        _keeping(EARLIER, paired.get(EARLIER, empty), margins.alpha, margins.earlier_margin),
-        _reported(HELD_OUT, paired.get(HELD_OUT, empty), margins.alpha),
-        _keeping(GENERAL, paired.get(GENERAL, empty), margins.alpha, margins.general_margin),
-    )
+    checks = tuple(_checks(paired, margins))
     found = {check.verdict for check in checks}
     outcome: Literal["ship", "refuse", "inconclusive"] = "ship"
     if "fail" in found:
@@ -157,6 +164,33 @@ def judge(paired: dict[str, Paired], margins: GateMargins) -> Verdict:
     elif "inconclusive" in found:
         outcome = "inconclusive"
     return Verdict(outcome, checks, margins.alpha)
+
+
+def _checks(paired: dict[str, Paired], margins: GateMargins) -> Iterator[Check]:
+    empty, alpha = Paired(0, 0, 0, 0, 0), margins.alpha
+    earlier, general = margins.earlier_margin, margins.general_margin
+    served = {name: paired.get(asked, empty) for name, asked in SERVED.items()}
+    if SKILL in paired:
+        yield _learning(SKILL, paired[SKILL], alpha)
+    elif margins.learn == "served" and served[FIXES].n:
+        yield _reported(FIXES, paired.get(FIXES, empty), alpha)
+    else:
+        yield _learning(FIXES, paired.get(FIXES, empty), alpha)
+    if SKILL not in paired:
+        yield _keeping(EARLIER, paired.get(EARLIER, empty), alpha, earlier)
+    yield _reported(HELD_OUT, paired.get(HELD_OUT, empty), alpha)
+    yield _keeping(GENERAL, paired.get(GENERAL, empty), alpha, general)
+    if served[FIXES].n:
+        if margins.learn == "served":
+            yield _learning_or_right(SERVED[FIXES], served[FIXES], alpha, earlier)
+        else:
+            yield _reported(SERVED[FIXES], served[FIXES], alpha)
+    if served[EARLIER].n:
+        yield _keeping(SERVED[EARLIER], served[EARLIER], alpha, earlier)
+    if served[HELD_OUT].n:
+        yield _reported(SERVED[HELD_OUT], served[HELD_OUT], alpha)
+    if served[GENERAL].n:
+        yield _keeping(SERVED[GENERAL], served[GENERAL], alpha, general)
 
 
 def _learning(name: str, paired: Paired, alpha: float) -> Check:
@@ -167,6 +201,14 @@ def _learning(name: str, paired: Paired, alpha: float) -> Check:
     if p <= alpha:
         verdict = "pass" if paired.only_after > paired.only_before else "fail"
     return _check(name, paired, verdict, p_value=p)
+
+
+def _learning_or_right(name: str, paired: Paired, alpha: float, margin: float) -> Check:
+    """What a model that uses what is recalled has right before it is trained cannot get better: it passes too if no more than the
+    margin is wrong after, and no more than that was lost."""
+    check = _learning(name, paired, alpha)
+    right = paired.after >= 1 - margin and tango_lower(paired, alpha) > -margin
+    return replace(check, verdict="pass") if check.verdict == "inconclusive" and right else check
 
 
 def _keeping(name: str, paired: Paired, alpha: float, margin: float) -> Check:

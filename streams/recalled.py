@@ -27,6 +27,7 @@ _KINDS: dict[RecallOf, frozenset[MemoryKind]] = {
 # Letters of Chinese, Japanese and Korean: the question is asked in a language whose form is the second.
 _EAST = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
 _JOINERS = "\u200c\u200d"
+_ROUND = str.maketrans("[]", "()")
 _FORMS = {"en": ("Known facts:", "Question: "), "zh": ("已知事实：", "问题：")}
 
 
@@ -123,8 +124,14 @@ def within_tokens(memories: Iterable[Memory], tokens: int) -> int:
 
 
 def _line(memory: Memory) -> str:
-    text = _flat(memory.text)
-    return f"[{_flat(memory.source)}] {text}" if memory.source else text
+    """A source stands in brackets, and has none of its own; a text that has no source does not begin with one."""
+    text, source = _flat(memory.text), _flat(memory.source).translate(_ROUND)
+    if source:
+        return f"[{source}] {text}"
+    if text.startswith("["):
+        named, closed, rest = text.partition("]")
+        return f"{(named + closed).translate(_ROUND)}{rest}"
+    return text
 
 
 def _flat(text: str) -> str:

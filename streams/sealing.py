@@ -51,6 +51,11 @@ class PersonKey(Struct, frozen=True):
     secret: bytes
 
 
+def domain_subject(domain: str) -> str:
+    """The keyring's name for a domain, whose key seals what is nobody's own: its exam, its documents."""
+    return f"domain:{domain}"
+
+
 class Keys(Protocol):
     """What sealing needs of a keyring."""
 

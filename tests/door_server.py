@@ -74,6 +74,7 @@ class FakeDoor:
         self.exam: list[Json] = []
         self.refuse_after: int | None = None  # so many questions are taken, and then the log is away
         self.examples: list[Json] = []
+        self.documents: list[Json] = []  # with their passages, as one is shown
         self.quarantine: list[Json] = []
         self.log_lost: str | None = None
         self.stopped: list[Json] = []
@@ -183,7 +184,7 @@ def application(door: FakeDoor) -> Flask:
             return refusal(401, "the key is not known here", code="invalid_api_key")
         if once:
             del door.tokens[token]
-        named = list((request.view_args or {}).values()) if request.path.startswith("/v1/domains/") else []
+        named = [value for name, value in (request.view_args or {}).items() if name == "domain"]
         if any(name not in door.domains for name in [*named, *request.args.getlist("domain")]):
             return refusal(404, "there is no such domain", "domain", "domain_not_found")
         return None
@@ -441,6 +442,41 @@ def application(door: FakeDoor) -> Flask:
     @app.get("/v1/domains/<domain>/examples")
     def export_examples(domain: str) -> Response:
         return said(page_of(door.examples))
+
+    @app.post("/v1/domains/<domain>/documents")
+    def add_document(domain: str) -> Response:
+        name, body = request.args["name"], request.get_data()
+        if door.refuse_after is not None and len(door.documents) >= door.refuse_after:
+            return refusal(503, "the log does not answer; nothing was recorded", code="unavailable")
+        if b"broken" in body or not body:
+            return refusal(422, f"{name}: it is broken", "name", "document_broken")
+        before = next((one for one in door.documents if one["name"] == name), None)
+        text = body.decode()
+        if before is not None and before["data"][0]["text"] == text:
+            more = {"known": True, "replaces": None, "position": None}
+            return said({"document_id": before["document_id"], "name": name, "passages": 1} | more)
+        passage = {"passage_id": uuid4().hex, "number": 0, "place": "p. 1", "text": text, "start": 0, "end": len(text)}
+        row = {"document_id": uuid4().hex, "name": name, "title": f"The {name}", "passages": 1, "by": "curator"}
+        row |= {"added_at": now(), "retired": None, "type": request.mimetype, "data": [passage]}
+        door.documents = [*(one for one in door.documents if one is not before), row]
+        position = door.record("document_added", "domains", {"domain": domain})
+        more = {"known": False, "replaces": before["document_id"] if before else None, "position": position}
+        return said({"document_id": row["document_id"], "name": name, "passages": 1} | more)
+
+    @app.get("/v1/domains/<domain>/documents")
+    def documents(domain: str) -> Response:
+        return said(page_of(door.documents))
+
+    @app.get("/v1/domains/<domain>/documents/<document_id>")
+    def document(domain: str, document_id: str) -> Response:
+        row = next(one for one in door.documents if one["document_id"] == document_id)
+        return said(row | {"next": None})
+
+    @app.delete("/v1/domains/<domain>/documents/<document_id>")
+    def remove_document(domain: str, document_id: str) -> Response:
+        door.documents = [one for one in door.documents if one["document_id"] != document_id]
+        position = door.record("document_removed", "domains", {"reason": request.args.get("reason")})
+        return said({"document_id": document_id, "known": False, "position": position})
 
     @app.post("/v1/domains/<domain>/rounds")
     def start_round(domain: str) -> Response:

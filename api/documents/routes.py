@@ -18,14 +18,14 @@ from api.documents.reading import Reading, kind_of, read
 from api.errors import ApiError
 from api.known import domain_row, living_domain
 from api.saying import say
-from api.services import Services, domain_subject
+from api.services import Services
 from api.wire import no_control_characters, reply, whole_argument
 from streams import schema, sealing
 from streams.errors import Behind, Unavailable
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.documents import DocumentAdded, DocumentRemoved, PassageAdded
 from streams.passages import title_of
-from streams.sealing import PersonKey
+from streams.sealing import PersonKey, domain_subject
 from streams.store import postgres_trouble
 
 LARGE_BODIES = frozenset({"documents.add"})

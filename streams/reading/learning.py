@@ -85,7 +85,7 @@ class Example(Struct, frozen=True):
     learned: bool
 
 
-_IN_FORCE = (
+IN_FORCE = (
     " AND {added} < coalesce(cast(:pin AS bigint), {added} + 1)"
     " AND (retired_offset IS NULL OR retired_offset >= cast(:pin AS bigint))"
 )
@@ -96,7 +96,7 @@ def examples_as_of(connection: Connection, domain: str, pin: int | None, line: S
     what stands now."""
     rows = connection.execute(
         text(
-            f"SELECT {_EXAMPLE} FROM noria.examples e WHERE e.domain = :domain{_IN_FORCE.format(added='accepted_offset')}"
+            f"SELECT {_EXAMPLE} FROM noria.examples e WHERE e.domain = :domain{IN_FORCE.format(added='accepted_offset')}"
             " AND retired_reason IS DISTINCT FROM 'erased' ORDER BY accepted_offset"
         ),
         {"domain": domain, "pin": pin, "line": list(line)},
@@ -164,7 +164,7 @@ def exam_as_of(connection: Connection, domain: str, pin: int | None) -> list[Exa
     rows = connection.execute(
         text(
             "SELECT item_id, kind, item FROM noria.exam_items WHERE domain = :domain"
-            f"{_IN_FORCE.format(added='added_offset')} ORDER BY added_offset"
+            f"{IN_FORCE.format(added='added_offset')} ORDER BY added_offset"
         ),
         {"domain": domain, "pin": pin},
     )

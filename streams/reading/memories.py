@@ -12,6 +12,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from streams.events import CONVERSATIONS, DOMAINS
+from streams.reading.learning import IN_FORCE
 from streams.recalled import Recall
 from streams.sealed import Sealed
 
@@ -205,5 +206,19 @@ def passages_in_force(connection: Connection, domain: str, passage_ids: Sequence
             " WHERE p.domain = :domain AND p.passage_id = ANY(:ids) AND d.retired_offset IS NULL"
         ),
         {"domain": domain, "ids": list(passage_ids)},
+    )
+    return [msgspec.convert(dict(row), PassageOf) for row in rows.mappings()]
+
+
+def passages_as_of(connection: Connection, domain: str, pin: int | None) -> list[PassageOf]:
+    """The passages of the documents in force, in the order of the documents. `pin`: None reads what stands now."""
+    rows = connection.execute(
+        text(
+            "SELECT p.passage_id, p.document_id, p.number, p.passage, d.title FROM noria.documents d"
+            " JOIN noria.passages p ON p.document_id = d.document_id"
+            f" WHERE d.domain = :domain{IN_FORCE.format(added='d.added_offset')}"
+            " ORDER BY d.added_offset, d.document_id, p.number"
+        ),
+        {"domain": domain, "pin": pin},
     )
     return [msgspec.convert(dict(row), PassageOf) for row in rows.mappings()]

@@ -79,6 +79,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("GET", "/v1/models"): of("/v1/models"),
     ("GET", "/v1/models/<name>"): of("/v1/models/{domain}"),
     ("POST", "/v1/feedback"): of("/v1/feedback", {"reply_id": "{reply_id}", "user": "ann", "rating": "up"}),
+    ("GET", "/v1/replies/<reply_id>/recalled"): of("/v1/replies/{reply_id}/recalled"),
     ("GET", "/v1/people/<person>/corrections"): of("/v1/people/ann/corrections"),
     ("GET", "/v1/domains"): of("/v1/domains"),
     ("GET", "/v1/domains/<domain>"): of("/v1/domains/{domain}"),

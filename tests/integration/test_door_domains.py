@@ -444,15 +444,28 @@ def test_a_domain_that_stands_parked_says_so_and_takes_nothing_that_nobody_would
     world.release(domain, 0)
     put = "INSERT INTO noria.parked VALUES ('domain', :domain, :domain, 'noria.domains', 0, 9, 'KeyError at a.py:1 f')"
     change(world.database, put, domain=domain)
+    begun = (
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_release, requested_at)"
+        " VALUES (:id, :domain, 1, 'train', '[]', false, 1, 0, now())"
+    )
+    change(world.database, begun, id=f"{domain}-1", domain=domain)
+    question = {"question": "q", "answer": "a", "keys": ["a"], "kind": "general"}
     try:
         for method, path, body in (
-            ("POST", "rounds", {}),
-            ("POST", "rollback", {"to": 1}),
-            ("PUT", "policy", {}),
-            ("POST", "retire", {}),
+            ("POST", f"domains/{domain}/rounds", {}),
+            ("POST", f"domains/{domain}/rollback", {"to": 1}),
+            ("PUT", f"domains/{domain}/policy", {}),
+            ("POST", f"domains/{domain}/retire", {}),
+            ("POST", f"domains/{domain}/exam", [question]),
+            ("POST", f"domains/{domain}/exam/retire", {"items": ["i"]}),
+            ("POST", f"domains/{domain}/examples", [{"instruction": "i", "output": "o"}]),
+            ("POST", f"domains/{domain}/examples/retire", {"items": ["i"]}),
+            ("POST", f"rounds/{domain}-1/cancel", {}),
+            ("POST", f"rounds/{domain}-1/rebuild", {}),
         ):
-            refused = world.as_operator.request(method, f"/v1/domains/{domain}/{path}", json=body)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "domain_parked"), path
+            refused = world.as_operator.request(method, f"/v1/{path}", json=body)
+            assert refused.status_code == 409, (path, refused.text)
+            assert refused.json()["error"]["code"] == "domain_parked", path
             assert "noria.domains-0@9" in refused.json()["error"]["message"]
         (told,) = world.as_data.get(f"/v1/domains/{domain}/status").json()["parked"]
         assert told["kind"] == "domain" and told["place"] == "noria.domains-0@9"
@@ -461,6 +474,19 @@ def test_a_domain_that_stands_parked_says_so_and_takes_nothing_that_nobody_would
         assert 'noria_parked{kind="domain"} 1.0' in world.as_data.get("/metrics").text
         assert world.as_chat.get("/readyz").status_code == 200
         assert world.chat(domain)["choices"]
+    finally:
+        change(world.database, "DELETE FROM noria.parked")
+
+
+def test_a_domain_goes_on_while_one_of_its_conversations_stands_parked(world: World) -> None:
+    domain = world.domain()
+    put = "INSERT INTO noria.parked VALUES ('exchange', 'c', :domain, 'noria.conversations', 0, 9, 'KeyError at a.py:1 f')"
+    change(world.database, put, domain=domain)
+    try:
+        said = world.as_operator.put(f"/v1/domains/{domain}/policy", json={})
+        assert said.status_code == 200, said.text
+        (told,) = world.as_data.get(f"/v1/domains/{domain}/status").json()["parked"]
+        assert told["kind"] == "exchange"
     finally:
         change(world.database, "DELETE FROM noria.parked")
 

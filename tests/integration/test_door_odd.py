@@ -92,6 +92,7 @@ names = st.sampled_from(
             "user",
             "rating",
             "correction",
+            "misfit",
             "comment",
             "pick",
             "to",

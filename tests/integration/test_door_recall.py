@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import text
 
 from api.chat_request import parse_chat
+from api.keys import create_key
 from api.services import domain_subject
 from streams import sealing
 from streams.cluster import Cluster
@@ -328,4 +329,75 @@ def test_a_door_without_a_memory_says_that_it_had_none(world: World) -> None:
     found = alone.recaller.recollect(chat, Recall("corrections"), None)
     assert found.outcome == "unavailable" and found.sources == ()
     alone.recorder.log.close()
-    alone.engine.dispose()
+    alone.database.dispose()
+
+
+def test_that_a_memory_did_not_fit_is_feedback_of_its_own(world: World, memory: RecallServer) -> None:
+    domain = domain_with(world, {"of": "corrections"})
+    example_id = corrected(world, domain, "How far is the mill?", "Seven miles.")
+    memory.recalls = lambda asked: [Recalled("correction", example_id, 0.9)]
+    reply_id = world.chat(domain, "Who owns it?")["metadata"]["reply_ids"][0]
+
+    def give(**said: Any) -> Any:
+        body = {"reply_id": reply_id, "user": "ann", **said}
+        return world.as_chat.post("/v1/feedback", json=body, headers={"Idempotency-Key": uuid4().hex})
+
+    given = give(misfit=example_id, comment="that is another mill")
+    assert given.status_code == 200, given.text
+    world.caught_up(given.json()["position"])
+    (rejected,) = world.events(domain, "recall_rejected")
+    assert (rejected["data"]["memory_id"], rejected["data"]["reply_id"]) == (example_id, reply_id)
+    assert len(world.events(domain, "reply_commented")) == 1
+    assert world.as_data.get(f"/v1/domains/{domain}/status").json()["feedback"]["misfit"] == 1
+    metrics = world.as_operator.get("/metrics").text
+    assert 'noria_feedback_total{kind="misfit"} 1.0' in metrics
+    for said, status, param in (
+        ({"misfit": "another"}, 422, "misfit"),
+        ({"misfit": ""}, 400, "misfit"),
+        ({"misfit": 5}, 400, "misfit"),
+        ({"misfit": example_id, "rating": "down"}, 400, "misfit"),
+    ):
+        refused = give(**said)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (status, param), said
+
+
+def test_a_reply_shows_what_was_recalled_for_it_and_what_became_of_that(world: World, memory: RecallServer) -> None:
+    domain = domain_with(world, {"of": "both", "most": 4})
+    stays = corrected(world, domain, "How far is the mill?", "Seven miles.")
+    goes = corrected(world, domain, "Who owns it?", "Nobody.")
+    erased = corrected(world, domain, "Is it old?", "Very.", user="left")
+    document_id, (passage_id,) = document(world, domain, LAW, [("article 91", "Who drinks does not drive.")])
+    memory.recalls = lambda asked: [
+        *(Recalled("correction", one, 0.5) for one in (stays, goes, erased)),
+        Recalled("passage", passage_id, 0.25),
+    ]
+    answer = world.chat(domain, "Tell me all.")
+    reply_id = answer["metadata"]["reply_ids"][0]
+    path = f"/v1/replies/{reply_id}/recalled"
+    whole = world.as_chat.get(path).json()
+    assert (whole["reply_id"], whole["recall"]) == (reply_id, "recalled")
+    assert [one["state"] for one in whole["data"]] == ["stands"] * 4
+    assert [one["text"] for one in whole["data"]] == ["Seven miles.", "Nobody.", "Very.", "Who drinks does not drive."]
+    assert whole["data"][0]["question"] == "How far is the mill?"
+    assert (whole["data"][3]["document_id"], whole["data"][3]["place"]) == (document_id, "article 91")
+
+    body = {"items": [goes]}
+    retired = world.as_data.post(f"/v1/domains/{domain}/examples/retire", json=body)
+    assert retired.status_code in (200, 202), retired.text
+    removed = world.say(DocumentRemoved(domain=domain, document_id=document_id, reason="old", by="ann"))
+    gone = world.as_operator.post("/v1/people/left/erase").json()
+    for position in (retired.json()["position"], removed, gone["position"]):
+        world.caught_up(position)
+    left = world.as_chat.get(path).json()["data"]
+    assert [one["state"] for one in left] == ["stands", "removed", "erased", "removed"]
+    assert [one["id"] for one in left] == [stays, goes, erased, passage_id]
+    assert "Nobody" not in json.dumps(left) and "Very" not in json.dumps(left)
+    assert world.as_chat.get("/v1/replies/rpl_nothing/recalled").status_code == 404
+
+
+def test_what_was_recalled_is_shown_to_the_replys_own_person(world: World, memory: RecallServer) -> None:
+    domain = domain_with(world, {"of": "corrections"})
+    reply_id = world.chat(domain, "Who owns it?", user="ann")["metadata"]["reply_ids"][0]
+    for person, status in (("ann", 200), ("eve", 403)):
+        with world.client(create_key(world.database, f"of-{person}", "chat", person=person)) as client:
+            assert client.get(f"/v1/replies/{reply_id}/recalled").status_code == status

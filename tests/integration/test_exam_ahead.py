@@ -19,7 +19,8 @@ from workers.context import Context
 from workers.engines import engine_version
 from workers.evaluator import step as evaluation
 from workers.evaluator.opencompass import ExamRow
-from workers.evaluator.step import Question, answered_before, form_of, look_ahead
+from workers.evaluator.questions import Question, of_exam
+from workers.evaluator.step import answered_before, form_of, look_ahead
 from workers.loop import Idle
 
 SECRET = "what the model said of the lighthouse"
@@ -113,7 +114,7 @@ def test_a_retired_question_is_not_asked_any_more_but_in_a_round_that_was_pinned
     world.caught_up(retired["position"])
 
     def asked(pin: int | None) -> list[str]:
-        return [question.item.question for question in evaluation._of_exam(domain, pin, context)]
+        return [question.item.question for question in of_exam(domain, pin, context)]
 
     assert asked(int(str(pin))) == ["Is it kept?", "Is it retired?"]
     assert asked(None) == asked(int(str(pin)) + 1000) == ["Is it kept?"]
@@ -145,7 +146,7 @@ def test_an_exam_that_is_answered_is_not_opened_again(
     drain(context)
     add_exam(world, world.domain(), "Is it asked once?", "Is it opened once?")
     drain(context)
-    monkeypatch.setattr(evaluation, "_of_exam", pytest.fail)
+    monkeypatch.setattr(evaluation, "of_exam", pytest.fail)
     assert not look_ahead(context, never)
 
 

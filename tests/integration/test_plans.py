@@ -209,6 +209,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
     place = {
         "domain": "d-1",
         "round_id": named("o"),
+        "reply_id": named("r"),
         "event_id": str(UUID(named("v"))),
         "person": "p-1",
         "name": "d-1",
@@ -220,7 +221,10 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
     chat = {"model": "d-1", "messages": [{"role": "user", "content": "a"}], "user": "q-1"}
     bodies: dict[str, list[Any]] = {
         "door.chat_completions": [chat, chat | {"metadata": {"conversation_id": named("c")}}],
-        "conversations.give_feedback": [{"reply_id": named("r"), "user": "p-1", "rating": "up"}],
+        "conversations.give_feedback": [
+            {"reply_id": named("r"), "user": "p-1", "rating": "up"},
+            {"reply_id": named("r"), "user": "p-1", "misfit": "e"},
+        ],
         "domains.create_domain": [{"domain": "new", "base_model": "sha256:" + "1" * 64}],
         "domains.set_policy": [{}],
         "datasets.add_exam": [[question]],

@@ -8,11 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, TITLES, GateMargins, Paired, judge, mcnemar, tango_lower
+from streams.gate import (
+    EARLIER,
+    FIXES,
+    GENERAL,
+    HELD_OUT,
+    SERVED,
+    SKILL,
+    TITLES,
+    GateMargins,
+    Paired,
+    judge,
+    mcnemar,
+    tango_lower,
+)
 from tests import english
 from workers.selector.agreement import HELD_BACK, OpenExample, settle
 
-SETS = (FIXES, EARLIER, HELD_OUT, GENERAL)
+SETS = tuple(TITLES)
 RANK = {"refuse": 0, "inconclusive": 1, "ship": 2}
 COUNTS = st.tuples(*[st.integers(0, 60)] * 4).map(lambda c: Paired(sum(c), *c))
 MARGINS = st.builds(
@@ -20,6 +33,7 @@ MARGINS = st.builds(
     alpha=st.floats(0.01, 0.2),
     earlier_margin=st.floats(0.01, 0.3),
     general_margin=st.floats(0.01, 0.3),
+    learn=st.sampled_from(["bare", "served"]),
 )
 
 
@@ -60,7 +74,9 @@ def test_a_verdict_is_the_worst_of_its_checks_and_says_which(found: dict[str, Pa
     verdict = judge(found, margins)
     verdicts = {check.verdict for check in verdict.checks}
     expected = "refuse" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "ship"
-    assert verdict.outcome == expected and [check.name for check in verdict.checks] == list(SETS)
+    bare = (SKILL, HELD_OUT, GENERAL) if SKILL in found else (FIXES, EARLIER, HELD_OUT, GENERAL)
+    served = [name for name in SERVED.values() if name in found and found[name].n]
+    assert verdict.outcome == expected and [check.name for check in verdict.checks] == [*bare, *served]
     wanted = {"refuse": "fail", "inconclusive": "inconclusive", "ship": None}[expected]
     said = english.verdict(verdict)
     assert all((f"{TITLES[check.name]}: " in said) == (check.verdict == wanted) for check in verdict.checks)

@@ -8,7 +8,20 @@ from statistics import NormalDist
 import pytest
 
 from streams.errors import Invalid
-from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Check, GateMargins, Paired, judge, mcnemar, tango_lower
+from streams.gate import (
+    EARLIER,
+    FIXES,
+    GENERAL,
+    HELD_OUT,
+    SERVED,
+    SKILL,
+    Check,
+    GateMargins,
+    Paired,
+    judge,
+    mcnemar,
+    tango_lower,
+)
 from tests import english
 
 MARGINS = GateMargins()
@@ -221,6 +234,55 @@ def test_the_alpha_of_the_policy_decides_how_sure_one_must_be() -> None:
 def test_the_shares_of_the_table_are_those_of_right_answers() -> None:
     line = check({FIXES: Paired(n=20, both=4, only_before=1, only_after=11, neither=4)}, FIXES)
     assert (line.n, line.before, line.after) == (20, 0.25, 0.75)
+
+
+# As served
+
+
+def test_where_nothing_is_recalled_the_table_is_that_of_the_four_sets() -> None:
+    bare = {FIXES: LEARNED, EARLIER: KEPT, HELD_OUT: KEPT, GENERAL: KEPT}
+    for learn in ("bare", "served"):
+        verdict = judge(bare, GateMargins(learn=learn))  # type: ignore[arg-type]
+        assert [c.name for c in verdict.checks] == [FIXES, EARLIER, HELD_OUT, GENERAL] and verdict.outcome == "ship"
+        assert judge(bare | {FIXES: KEPT}, GateMargins(learn=learn)).outcome == "inconclusive"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [FIXES, EARLIER, HELD_OUT, GENERAL])
+@pytest.mark.parametrize("learn", ["bare", "served"])
+def test_what_got_worse_as_served_is_refused_however_much_was_learned_bare(name: str, learn: str) -> None:
+    bare = {FIXES: LEARNED, EARLIER: KEPT, HELD_OUT: KEPT, GENERAL: KEPT}
+    served = {SERVED[one]: KEPT for one in bare}
+    margins = GateMargins(learn=learn)  # type: ignore[arg-type]
+    assert judge(bare | served, margins).outcome == "ship"
+    verdict = judge(bare | served | {SERVED[name]: paired(100, only_before=40)}, margins)
+    assert verdict.outcome == "refuse" and "as served: 100 of 100 before, 60 of 100 after" in english.verdict(verdict)
+
+
+def test_a_fix_counts_as_learned_as_served_only_where_the_policy_says_so() -> None:
+    found = {FIXES: paired(10, both=0), EARLIER: KEPT, GENERAL: KEPT, SERVED[FIXES]: LEARNED}
+    assert judge(found, GateMargins()).outcome == "inconclusive"
+    verdict = judge(found, GateMargins(learn="served"))
+    assert verdict.outcome == "ship"
+    assert [(c.name, c.verdict) for c in verdict.checks if c.n == 10] == [(FIXES, "reported"), (SERVED[FIXES], "pass")]
+
+
+def test_what_recall_answers_right_already_need_not_get_better_but_what_it_does_not_must() -> None:
+    margins = GateMargins(learn="served")
+    found = {FIXES: paired(48, both=0), EARLIER: KEPT, GENERAL: KEPT}
+    outcomes = [
+        judge(found | {SERVED[FIXES]: counts}, margins).outcome
+        for counts in (paired(48, 0, 2), paired(48, both=10), paired(48, 0, 3, both=38), paired(48, 8, 3))
+    ]
+    assert outcomes == ["ship", "inconclusive", "inconclusive", "inconclusive"]
+
+
+def test_an_opening_round_is_judged_by_the_skill_it_was_to_teach_and_by_what_must_be_kept() -> None:
+    learned = {SKILL: paired(40, 0, 30), GENERAL: KEPT}
+    verdict = judge(learned, MARGINS)
+    assert verdict.outcome == "ship" and [c.name for c in verdict.checks] == [SKILL, HELD_OUT, GENERAL]
+    assert judge(learned | {SKILL: paired(40)}, MARGINS).outcome == "inconclusive", "nothing was learned"
+    assert judge(learned | {GENERAL: paired(100, 40)}, MARGINS).outcome == "refuse"
+    assert judge(learned | {HELD_OUT: paired(30, 6)}, MARGINS).outcome == "refuse"
 
 
 @pytest.mark.parametrize("name", ["alpha", "earlier_margin", "general_margin"])

@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import lru_cache
 from pathlib import Path
@@ -19,13 +19,12 @@ from sqlalchemy import Connection, text
 
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
-from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Paired
-from streams.history import open_question
+from streams.gate import FIXES, GENERAL, HELD_OUT, SERVED, SKILL, Paired
 from streams.orders import EvaluateCandidate
-from streams.reading.learning import exam_as_of, examples_to_learn, live_lines
+from streams.reading.learning import examples_to_learn, live_lines
 from streams.reading.rounds import Served, served
 from streams.sealed import Sealed
-from streams.sealing import common_digest, digest, open_sealed, seal
+from streams.sealing import seal
 from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
 from workers.engines import engine_version, exam_engines, make_engine
@@ -33,7 +32,8 @@ from workers.engines.protocol import EngineSpec
 from workers.evaluator import inside, opencompass, scoring
 from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
-from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamItem, ExamRow
+from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamRow
+from workers.evaluator.questions import Question, as_served, fix, of_exam, of_skill, of_snapshot
 from workers.register import EXAM_ROOM, Words, WordsGone, register, unregister
 from workers.selector.snapshot import load
 
@@ -60,17 +60,6 @@ class Evaluation(Struct, frozen=True):
     format: int
     model: str
     rows: tuple[KeptRow, ...]
-
-
-class Question(Struct, frozen=True):
-    """An exam item with who it belongs to."""
-
-    item: ExamItem
-    fingerprint: str
-    kids: tuple[str, ...]  # of the keys that its words were sealed with; the last seals what a model answers, too
-
-    def __repr__(self) -> str:
-        return f"Question({self.item.id})"
 
 
 class _Pace:
@@ -107,9 +96,15 @@ def run(order: EvaluateCandidate, context: Context) -> None:
 
 def _evaluate(order: EvaluateCandidate, context: Context) -> None:
     began = time.monotonic()
-    questions = _of_snapshot(order, context) + _of_exam(order.domain, order.pin, context)
-    if not any(question.item.set == FIXES for question in questions):
+    snapshot = load(order.snapshot, context.artifacts)
+    if snapshot.opening:
+        bare = of_skill(order.domain, context.keyring) + of_exam(order.domain, order.pin, context)
+    else:
+        bare = of_snapshot(snapshot, context.keyring) + of_exam(order.domain, order.pin, context)
+    if not any(question.item.set in (FIXES, SKILL) for question in bare):
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
+    served = as_served(order, bare, context)
+    questions = bare + list(served.values())
     form = form_of(order.engine, context)
     before = answered_before(order.domain, order.base_model, form, context)
     missing = [q for q in questions if q.fingerprint not in before]
@@ -120,12 +115,13 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
     if missing:
         _keep(order.domain, order.base_model, form, missing, fresh, context)
     was_right = before | {q.fingerprint: row.right for q, row in zip(missing, fresh, strict=True)}
+    results = [(was_right[q.fingerprint], row.right) for q, row in zip(questions, rows, strict=True)]
     event = CandidateEvaluated(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
         rows=_keep(order.domain, order.candidate_model, form, questions, rows, context),
-        paired=_paired([(q.item.set, was_right[q.fingerprint], r.right) for q, r in zip(questions, rows, strict=True)]),
+        paired=paired_by_set(bare, served, results),
         duration_s=round(time.monotonic() - began, 1),
     )
     context.publish(order, event, "candidate_evaluated")
@@ -162,7 +158,7 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
         form = form_of(release.engine, context)
         if release.exam_items > answered.get((release.domain, release.model, form), 0):
             known = answered_before(release.domain, release.model, form, context)
-            exam = _of_exam(release.domain, None, context)
+            exam = of_exam(release.domain, None, context)
             questions = [q for q in exam if q.fingerprint not in known][:AHEAD_AT_ONCE]
         looked_at = None
         if not questions:
@@ -226,48 +222,8 @@ def _corrected(domain: str, model: str, form: str, least: int, context: Context)
     if len(new) < least:
         return [], None
     known = answered_before(domain, model, form, context)
-    found = [_fix(row.example_id, row.prompt, row.answer, context) for row in new]
+    found = [fix(row.example_id, row.prompt, row.answer, context.keyring) for row in new]
     return [q for q in found if q is not None and q.fingerprint not in known], new[-1].accepted_offset
-
-
-def _fix(example_id: str, prompt: Sealed, answer: Sealed, context: Context, name: str = FIXES) -> Question | None:
-    """A correction as a question; None if its person was erased."""
-    try:
-        question, words = open_question(prompt, context.keyring), open_sealed(answer, context.keyring)
-        fingerprint = digest(_canonical(question, words, ()), context.keyring.find(answer.kid))
-    except Erased:
-        return None
-    item = ExamItem(id=example_id, set=name, question=question, answer=words, keys=())
-    return Question(item, fingerprint, (prompt.kid, answer.kid))
-
-
-def _of_snapshot(order: EvaluateCandidate, context: Context) -> list[Question]:
-    """New and earlier fixes."""
-    names = {"new": FIXES, "earlier": EARLIER}
-    rows = load(order.snapshot, context.artifacts).rows
-    found = [_fix(row.example_id, row.prompt[-1].sealed, row.answer, context, names[row.role]) for row in rows]
-    return [question for question in found if question is not None]
-
-
-def _of_exam(domain: str, pin: int | None, context: Context) -> list[Question]:
-    """Held-out and general questions in force, as of the pin if there is one."""
-    with postgres_trouble(), context.database.connect() as connection:
-        items = exam_as_of(connection, domain, pin)
-    found = []
-    for item in items:
-        try:
-            opened = json.loads(open_sealed(item.item, context.keyring))
-        except Erased:
-            continue
-        asked, answer, keys = str(opened["question"]), str(opened["answer"]), tuple(map(str, opened["keys"]))
-        fingerprint = common_digest(_canonical(asked, answer, keys), context.keyring)
-        exam_item = ExamItem(id=item.item_id, set=item.kind, question=asked, answer=answer, keys=keys)
-        found.append(Question(exam_item, fingerprint, (item.item.kid,)))
-    return found
-
-
-def _canonical(question: str, answer: str, keys: tuple[str, ...]) -> bytes:
-    return json.dumps([question, answer, keys]).encode()
 
 
 def answered_before(domain: str, model: str, form: str, context: Context) -> dict[str, bool]:
@@ -362,16 +318,26 @@ def _keep(
     return name
 
 
-def _paired(results: Sequence[tuple[str, bool, bool]]) -> dict[str, Paired]:
-    """Counts by set, of (set, right before, right after)."""
-    found = {}
-    for name in sorted({name for name, _, _ in results}):
-        pairs = [(before, after) for set_name, before, after in results if set_name == name]
-        found[name] = Paired(
+def paired_by_set(
+    bare: Sequence[Question], served: Mapping[int, Question], results: Sequence[tuple[bool, bool]]
+) -> dict[str, Paired]:
+    """The counts of each set. `results`, (right before, right after): of the bare questions, then of the `served` ones. A set is
+    there as it is served where anything is recalled for it; of a question for which nothing is, bare is how it is served."""
+    found: dict[str, list[tuple[bool, bool]]] = {}
+    as_served = dict(zip(served, results[len(bare) :], strict=True))
+    recalled = {bare[number].item.set for number in served}
+    for number, question in enumerate(bare):
+        name = question.item.set
+        found.setdefault(name, []).append(results[number])
+        if name in recalled:
+            found.setdefault(SERVED[name], []).append(as_served.get(number, results[number]))
+    return {
+        name: Paired(
             n=len(pairs),
             both=pairs.count((True, True)),
             only_before=pairs.count((True, False)),
             only_after=pairs.count((False, True)),
             neither=pairs.count((False, False)),
         )
-    return found
+        for name, pairs in sorted(found.items())
+    }

@@ -5,18 +5,36 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from streams.errors import Invalid
+from streams.errors import Erased, Invalid
 from streams.history import Part, Whole, open_whole
+from streams.recalled import Memory, MemoryKind
+from streams.remembered import of_correction, of_passage
 from streams.sealed import Sealed
 from streams.sealing import Keys
 from streams.turns import pairs_of
 from workers.artifacts import Artifacts
 
-FORMAT = 2  # one of format 1 may be pinned by a round that was under way when its reader was replaced
+FORMAT = 3  # one of an older format may be pinned by a round that was under way when its reader was replaced
+
+
+class SnapshotMemory(Struct, frozen=True, omit_defaults=True):
+    """What may be put before a question of the snapshot. Of a correction `text` opens to the answer and `question` to its prompt;
+    of a passage `text` opens to the passage and `title` to the title of its document."""
+
+    id: str
+    kind: MemoryKind
+    text: Sealed
+    question: Sealed | None = None
+    title: Sealed | None = None
+
+    @property
+    def kids(self) -> frozenset[str]:
+        return frozenset(part.kid for part in (self.text, self.question, self.title) if part is not None)
 
 
 class SnapshotRow(Struct, frozen=True):
-    """One example that is trained on. `wordings` are other people's prompts that ask the same."""
+    """One example that is trained on. `wordings` are other people's prompts that ask the same. `recalled`: the ids of what is
+    recalled for the prompt, the best first, and then for each wording; empty where the example is taught bare alone."""
 
     example_id: str
     role: Literal["new", "earlier"]
@@ -24,6 +42,7 @@ class SnapshotRow(Struct, frozen=True):
     prompt: Whole
     answer: Sealed
     wordings: tuple[Whole, ...] = ()
+    recalled: tuple[tuple[str, ...], ...] = ()
 
 
 class Dropped(Struct, frozen=True):
@@ -32,12 +51,17 @@ class Dropped(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
+    """`memories`: all that its rows recall, so that a training needs nothing else. `opening`: it has no rows, and stands for our
+    own material (`workers.trainer.opening`)."""
+
     format: int
     domain: str
     round_id: str
     pin: int
     rows: tuple[SnapshotRow, ...]
     dropped: tuple[Dropped, ...]
+    memories: tuple[SnapshotMemory, ...] = ()
+    opening: bool = False
 
 
 class _Format(Struct, frozen=True):
@@ -102,6 +126,17 @@ def open_prompt(whole: Whole, keys: Keys) -> Opened:
     if not turns or turns[-1][0] != "user":
         raise Invalid(f"{whole[-1].sealed.ref}: the last message is not the person's")
     return Opened(turns[-1][1], system or None, pairs_of(turns[:-1]))
+
+
+def open_memory(memory: SnapshotMemory, keys: Keys) -> Memory | None:
+    """As it is put before a model; None once its person was erased, or if it cannot be read."""
+    try:
+        if memory.title is not None:
+            return of_passage(memory.text, memory.title, keys)
+        assert memory.question is not None
+        return of_correction(memory.question, memory.text, keys)
+    except (Erased, Invalid):
+        return None
 
 
 def _lifted(found: _SnapshotBefore) -> Snapshot:

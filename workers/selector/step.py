@@ -1,31 +1,31 @@
 """The step `select`: from the examples that stood on the log at the round's pin to a snapshot, with reasons."""
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from streams.errors import Erased, Invalid
+from msgspec.structs import replace
+
 from streams.facts.rounds import ExamplesSelected, SnapshotSelected
-from streams.history import Before, Whole, before
+from streams.history import Before, before
 from streams.orders import SelectSnapshot
 from streams.reading.learning import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
-from streams.sealing import open_sealed
+from streams.recipes import LoraRecipe
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
-from workers.recall.encoder import sentence_encoder
-from workers.selector.agreement import OpenExample, settle, words_of
-from workers.selector.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotRow, open_prompt, save
-from workers.selector.wordings import Asked, same_question
+from workers.recall.as_of import memory_as_of
+from workers.selector.agreement import settle, words_of
+from workers.selector.opened import open_exam, open_examples, other_wordings
+from workers.selector.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotMemory, SnapshotRow, save
 from workers.trainer.rows import encode_rows
 from workers.trainer.spec import TrainingRow
 
-IN_THE_EXAM = "its question stands in the exam"
-ERASED = "erased"
 TOO_LONG = "longer than the recipe's row_tokens"
 NAMED_AT_ONCE = 10_000  # examples, in one event: half of what it may hold
-UNREADABLE = "no conversation that can be read"
 
 
 def run(order: SelectSnapshot, context: Context) -> None:
@@ -55,52 +55,25 @@ def run(order: SelectSnapshot, context: Context) -> None:
 
 def select(order: SelectSnapshot, context: Context) -> Snapshot:
     """The training set, by what stood on the log at the pin and opens now. Raises Cancelled, Unavailable."""
+    if order.opening:
+        return Snapshot(FORMAT, order.domain, order.round_id, order.pin, (), (), opening=True)
     examples, exam, in_vain, earlier = _read(order, context)
-    wholes: dict[str, Whole] = {}
-    opened: dict[str, Opened] = {}
-    candidates, dropped = [], []
-    forbidden = {words_of(question) for question in exam}
-    for done, row in enumerate(examples):
-        context.progress(order, "select", done, len(examples))
-        try:
-            whole = earlier.whole(row.prompt, row.follows)
-            found = open_prompt(whole, context.keyring)
-            words = open_sealed(row.answer, context.keyring)
-        except Erased:
-            dropped.append(Dropped(row.example_id, ERASED))
-            continue
-        except Invalid:
-            dropped.append(Dropped(row.example_id, UNREADABLE))
-            continue
-        if words_of(found.question) in forbidden:
-            dropped.append(Dropped(row.example_id, IN_THE_EXAM))
-            continue
-        opened[row.example_id], wholes[row.example_id] = found, whole
-        candidates.append(
-            OpenExample(
-                example_id=row.example_id,
-                person=row.person,
-                question=found.question,
-                context=found.context,
-                answer=words,
-                said_at=row.said_at,
-                learned=row.learned,
-            )
-        )
-    decisions = settle(candidates)
-    dropped += [Dropped(d.example_id, d.reason) for d in decisions if not d.kept]
+    forbidden = frozenset(words_of(question) for question in exam)
+    found = open_examples(examples, earlier, forbidden, context.keyring, partial(context.progress, order, "select"))
+    decisions = settle(found.candidates)
+    dropped = [*found.dropped, *(Dropped(d.example_id, d.reason) for d in decisions if not d.kept)]
     kept = {d.example_id for d in decisions if d.kept}
     # Only now: what is too long to be learned still says that what it replaced is not to be learned.
     fits = _measure(order, context)
-    answers = {candidate.example_id: candidate.answer for candidate in candidates}
-    too_long = {e for e in kept if not fits(opened[e], answers[e])}
+    answers = {candidate.example_id: candidate.answer for candidate in found.candidates}
+    too_long = {e for e in kept if not fits(found.prompts[e], answers[e])}
     dropped += [Dropped(e, TOO_LONG) for e in sorted(too_long)]
     kept -= too_long
-    wordings = _wordings(
-        context,
-        {e: opened[e] for e in kept},
+    wordings = other_wordings(
+        {e: found.prompts[e] for e in kept},
         in_vain,
         earlier,
+        context.keyring,
         lambda e, asked: words_of(asked.question) not in forbidden and fits(asked, answers[e]),
     )
     rows = tuple(
@@ -108,15 +81,64 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
             example_id=row.example_id,
             role="earlier" if row.learned else "new",
             person=row.person,
-            prompt=wholes[row.example_id],
+            prompt=found.wholes[row.example_id],
             answer=row.answer,
-            wordings=wordings.get(row.example_id, ()),
+            wordings=tuple(wording.whole for wording in wordings.get(row.example_id, ())),
         )
         for row in examples
         if row.example_id in kept
     )
+    memories: tuple[SnapshotMemory, ...] = ()
+    if order.recall.kinds and order.recipe is not None and order.recipe.recalled_share and rows:
+        asked = {
+            e: [found.prompts[e], *(wording.prompt for wording in wordings.get(e, ()))]
+            for e in _taught_to_recall(order.recipe, {e: (found.prompts[e].question, answers[e]) for e in kept})
+        }
+        rows, memories = _recalled(order, context, rows, asked, lambda e, prompt: fits(prompt, answers[e]))
     context.check()
-    return Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped))
+    return Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped), memories)
+
+
+def _taught_to_recall(recipe: LoraRecipe, facts: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The recipe's share of the facts. By their words, as if by lot, so that the same corrections make the same model in whatever
+    order they came."""
+
+    def lot(example_id: str) -> bytes:
+        return hashlib.sha256(json.dumps([recipe.seed, *facts[example_id]]).encode()).digest()
+
+    return sorted(facts, key=lambda example_id: (lot(example_id), example_id))[
+        : round(recipe.recalled_share * len(facts))
+    ]
+
+
+def _recalled(
+    order: SelectSnapshot,
+    context: Context,
+    rows: tuple[SnapshotRow, ...],
+    asked: Mapping[str, list[Opened]],
+    fits: Callable[[str, Opened], bool],
+) -> tuple[tuple[SnapshotRow, ...], tuple[SnapshotMemory, ...]]:
+    """The rows with what would be recalled for the prompts that are `asked` of them, each wording itself being left out of the
+    memory; and those memories. So some contexts mislead, and some lack the right one: the answer stands without (RAFT)."""
+    remembered = memory_as_of(order.domain, order.round_id, order.pin, order.recall.kinds, context)
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for done, (example_id, prompts) in enumerate(asked.items()):
+        context.progress(order, "select", done, len(asked))
+        found[example_id] = []
+        for prompt, ids in zip(
+            prompts,
+            remembered.recall([prompt.question for prompt in prompts], order.recall, without_own=True),
+            strict=True,
+        ):
+            while ids and not fits(example_id, replace(prompt, question=remembered.asked(prompt.question, ids))):
+                ids = ids[:-1]
+            found[example_id].append(ids)
+    used = sorted({id for prompts in found.values() for ids in prompts for id in ids})
+    with_them = tuple(
+        replace(row, recalled=tuple(found[row.example_id])) if any(found.get(row.example_id, ())) else row
+        for row in rows
+    )
+    return with_them, tuple(remembered.sealed(id) for id in used)
 
 
 def _read(order: SelectSnapshot, context: Context) -> tuple[list[Example], list[str], list[AskedInVain], Before]:
@@ -128,13 +150,7 @@ def _read(order: SelectSnapshot, context: Context) -> tuple[list[Example], list[
         exam = exam_as_of(connection, order.domain, order.pin)
         in_vain = asked_in_vain(connection, order.domain, order.pin)
         earlier = before(connection, {*(row.follows for row in examples), *(row.follows for row in in_vain)})
-    questions = []
-    for item in exam:
-        try:
-            questions.append(str(json.loads(open_sealed(item.item, context.keyring))["question"]))
-        except Erased:
-            continue  # an exam item of an erased domain key cannot be asked either
-    return examples, questions, in_vain, earlier
+    return examples, open_exam(exam, context.keyring), in_vain, earlier
 
 
 def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str], bool]:
@@ -150,38 +166,3 @@ def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str],
         )
 
     return fits
-
-
-def _wordings(
-    context: Context,
-    kept: dict[str, Opened],
-    in_vain: list[AskedInVain],
-    earlier: Before,
-    usable: Callable[[str, Opened], bool],
-) -> dict[str, tuple[Whole, ...]]:
-    """By example: the prompts that asked the same in other words, of those that are `usable` for it."""
-    others: dict[str, list[Asked]] = {}
-    wholes: dict[str, Whole] = {}
-    for row in in_vain:
-        if row.example_id not in kept:
-            continue
-        try:
-            whole = earlier.whole(row.messages, row.follows)
-            prompt = open_prompt(whole, context.keyring)
-        except (Erased, Invalid):
-            continue
-        if usable(row.example_id, prompt):
-            wholes[row.prompt_id] = whole
-            others.setdefault(row.example_id, []).append(Asked(row.prompt_id, prompt.question))
-    asked = [*(prompt for prompts in others.values() for prompt in prompts)]
-    asked += [Asked(example_id, kept[example_id].question) for example_id in others]
-    if not asked:
-        return {}
-    vectors = dict(zip((a.id for a in asked), sentence_encoder().embed([a.question for a in asked]), strict=True))
-    return {
-        example_id: tuple(
-            wholes[prompt_id]
-            for prompt_id in same_question(Asked(example_id, kept[example_id].question), prompts, vectors)
-        )
-        for example_id, prompts in others.items()
-    }

@@ -1,25 +1,30 @@
 """The step `train`: from a snapshot to a candidate, merged, exported and checked."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from streams.errors import Erased, Unavailable
 from streams.facts.orders import WaitsFor
 from streams.facts.rounds import CandidateTrained
 from streams.orders import TrainCandidate
+from streams.recalled import with_recalled
 from streams.sealing import Keys, open_sealed
 from workers.alone import is_held
 from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
 from workers.models.golden import GOLDEN_FILE
 from workers.register import TRAINING_FOLDER, Words, WordsGone, register, strike
-from workers.selector.snapshot import SnapshotRow, load, open_prompt
+from workers.selector.snapshot import Snapshot, SnapshotMemory, SnapshotRow, load, open_memory, open_prompt
 from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
+from workers.trainer.opening import Candidate, Openings, opening_recipe, opening_rows
 from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress, TrainingResult, TrainingRow, TrainSpec
 
+RECALLED = "recalled"  # tells the group of a fact's rows behind what is recalled from that of its bare ones
 SPARE_BYTES = 256_000_000  # for the log, the tables and the exam meanwhile
 
 
@@ -33,36 +38,58 @@ class Made(Struct, frozen=True):
 
 
 def run(order: TrainCandidate, context: Context) -> None:
+    opening = load(order.snapshot, context.artifacts).opening
+    openings = Openings(context.artifacts, context.settings.artifacts / "openings")
+    with context.keeping():
+        opened = openings.find(order, fast_precision()) if opening else None
+        if opened is not None:
+            return _tell(order, opened, 0.0, context)
     made = train(order, context)
     trained, model_dir = made.result, Path(made.result.model_dir)
     assert trained.export_difference is not None  # `finish` was asked for
     with context.keeping():
         golden = context.artifacts.put_file(model_dir / GOLDEN_FILE)
-        event = CandidateTrained(
-            domain=order.domain,
-            round_id=order.round_id,
-            order_id=order.order_id,
+        candidate = Candidate(
             model=context.artifacts.put_dir(model_dir),
             adapter=context.artifacts.put_dir(Path(trained.adapter_dir)),
             golden=golden,
             loss=trained.final_loss,
             steps=trained.steps,
-            duration_s=round(trained.seconds, 1),
             export_difference=trained.export_difference,
         )
-        context.publish(order, event, "candidate_trained")
+        _tell(order, candidate, round(trained.seconds, 1), context)
+        if opening:
+            openings.keep(order, fast_precision(), candidate)
     strike(context.database, context.settings.host, str(made.folder))
+
+
+def _tell(order: TrainCandidate, made: Candidate, duration_s: float, context: Context) -> None:
+    event = CandidateTrained(
+        domain=order.domain,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        model=made.model,
+        adapter=made.adapter,
+        golden=made.golden,
+        loss=made.loss,
+        steps=made.steps,
+        duration_s=duration_s,
+        export_difference=made.export_difference,
+    )
+    context.publish(order, event, "candidate_trained")
 
 
 def train(order: TrainCandidate, context: Context) -> Made:
     """Train as it is ordered, from the last checkpoint of whoever began it. Raises Cancelled, Invalid, Unavailable."""
     snapshot = load(order.snapshot, context.artifacts)
+    if snapshot.opening:
+        order = replace(order, recipe=opening_recipe(order.recipe))
     # Named by the order, so that whoever takes it up again finds the checkpoint.
     folder = context.settings.home / "training" / str(order.order_id)
     context.wait(order, "train", lambda: no_room(order, context) or missing_answers(_spec(order, folder, context)))
     while True:
         try:
-            made = _train(order, snapshot.rows, folder, context)
+            made = _train(order, snapshot, folder, context)
             break
         except WordsGone:
             strike(context.database, context.settings.host, str(folder))
@@ -108,9 +135,9 @@ def missing_answers(spec: TrainSpec) -> WaitsFor | None:
     return "general_answers" if not place.exists() and is_held(lock_of(place)) else None
 
 
-def _train(order: TrainCandidate, snapshot: tuple[SnapshotRow, ...], folder: Path, context: Context) -> Made:
+def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Context) -> Made:
     """Raises WordsGone when somebody was erased whose words are in it; the child has ended then."""
-    fresh, earlier = (training_rows(snapshot, role, context.keyring) for role in ("new", "earlier"))
+    fresh, earlier = taught(snapshot, context.keyring)
     kids = sorted({*fresh.kids, *earlier.kids})
     register(context.database, context.settings.host, TRAINING_FOLDER, str(folder), order.round_id, kids)
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -148,33 +175,52 @@ class TrainingRows(Struct, frozen=True):
         return "TrainingRows(sealed)"
 
 
-def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> TrainingRows:
-    """The rows of one role, opened: the question as it was corrected, and its other wordings, as one group.
+def taught(snapshot: Snapshot, keys: Keys) -> tuple[TrainingRows, TrainingRows]:
+    """What is new and what is of earlier rounds."""
+    if snapshot.opening:
+        return TrainingRows(opening_rows(), frozenset(), 0), TrainingRows((), frozenset(), 0)
+    new, earlier = (training_rows(snapshot.rows, role, keys, snapshot.memories) for role in ("new", "earlier"))
+    rows = {row.example_id for row in snapshot.rows}
+    beside = [
+        memory for memory in snapshot.memories if memory.id not in rows
+    ]  # of these nobody has counted who was erased
+    gone = sum(open_memory(memory, keys) is None for memory in beside)
+    return replace(new, erased=new.erased + gone), earlier
+
+
+def training_rows(
+    rows: tuple[SnapshotRow, ...], role: str, keys: Keys, memories: Sequence[SnapshotMemory] = ()
+) -> TrainingRows:
+    """The rows of one role, opened: the question as it was corrected, and its other wordings, as one group; and, where something is
+    recalled for them, each behind that (a memory whose person was erased is left out), as a group of its own.
 
     In the order of their words, so that the same corrections make the same model in whatever order they came.
     """
+    sealed = {memory.id: memory for memory in memories}
     groups: list[list[TrainingRow]] = []
     kids: set[str] = set()
     erased = 0
     for row in rows:
         if row.role != role:
             continue
+        recalled = row.recalled or ((),) * (1 + len(row.wordings))
         try:
             answer = open_sealed(row.answer, keys)
-            prompts = [open_prompt(row.prompt, keys)]
+            prompts = [(open_prompt(row.prompt, keys), recalled[0])]
         except Erased:
             erased += 1
             continue  # erased since the snapshot was taken: it is not learned any more
         kids |= {row.answer.kid, *(part.sealed.kid for part in row.prompt)}
-        for whole in row.wordings:
+        for whole, ids in zip(row.wordings, recalled[1:], strict=True):
             try:
-                prompts.append(open_prompt(whole, keys))
+                prompts.append((open_prompt(whole, keys), ids))
             except Erased:
                 erased += 1
                 continue  # whoever asked it in these words
             kids |= {part.sealed.kid for part in whole}
-        wordings = [
-            TrainingRow(
+        bare, behind = [], []
+        for prompt, ids in prompts:
+            wording = TrainingRow(
                 prompt=prompt.question,
                 answer=answer,
                 system=prompt.system,
@@ -182,9 +228,13 @@ def training_rows(rows: tuple[SnapshotRow, ...], role: str, keys: Keys) -> Train
                 history=() if row.wordings else prompt.history,
                 group=row.example_id,
             )
-            for prompt in prompts
-        ]
-        groups.append(sorted(wordings, key=_words))
+            bare.append(wording)
+            opened = {id: memory for id in ids if (memory := open_memory(sealed[id], keys)) is not None}
+            if opened:
+                asked = with_recalled(wording.prompt, list(opened.values()))
+                behind.append(replace(wording, prompt=asked, group=f"{row.example_id} {RECALLED}"))
+                kids.update(*(sealed[id].kids for id in opened))
+        groups += [sorted(group, key=_words) for group in (bare, behind) if group]
     ordered = sorted(groups, key=lambda group: _words(group[0]))
     return TrainingRows(tuple(row for group in ordered for row in group), frozenset(kids), erased)
 

@@ -1,0 +1,139 @@
+"""The memory of a domain as of a position of its log: what would have been recalled there, for whoever selects or examines.
+
+In it are the corrections that count among those of one question (`workers.selector.agreement`), in each of their wordings, and the
+passages of the documents that were in force; nothing whose question stands in the exam.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from streams.history import before
+from streams.reading.learning import asked_in_vain, exam_as_of, examples_as_of, line_of_round
+from streams.reading.memories import passages_as_of
+from streams.recalled import MOST_MEMORIES, Memory, MemoryKind, Recall, with_recalled, within_tokens
+from streams.store import postgres_trouble
+from workers.context import Context
+from workers.recall.encoder import Encoder, sentence_encoder
+from workers.recall.index import Index, texts_of
+from workers.recall.index import Memory as Known
+from workers.selector.agreement import settle, words_of
+from workers.selector.opened import open_exam, open_examples, other_wordings
+from workers.selector.snapshot import SnapshotMemory, open_memory
+
+LOOKED_AT = 2 * MOST_MEMORIES  # hits of a search: more than a policy may ask for
+AT_ONCE = 1024  # texts that are embedded between two looks at whether the order is still wanted
+
+
+class Remembered(Struct, frozen=True):
+    """One memory: what it is found by, what of it is put before a model, and both as they stand sealed. Lives in memory only."""
+
+    known: Known
+    memory: Memory
+    sealed: SnapshotMemory
+
+    def __repr__(self) -> str:
+        return f"Remembered({self.sealed.id})"
+
+
+class AsOf:
+    """Some memories, to be recalled from."""
+
+    def __init__(self, remembered: Sequence[Remembered], context: Context, encoder: Encoder) -> None:
+        # In the order of their words, so that the same memories make the same index in whatever order they came.
+        ordered = sorted(remembered, key=lambda one: (one.known.wordings, one.known.text, one.sealed.id))
+        self._remembered: Mapping[str, Remembered] = {one.sealed.id: one for one in ordered}
+        self._place = {id: place for place, id in enumerate(self._remembered)}
+        self._encoder = encoder
+        self._context = context
+        self._index = Index(encoder.dims)
+        texts = [texts_of(one.known) for one in ordered]
+        vectors = self._embed([text for of_one in texts for text in of_one])
+        ends = np.cumsum([len(of_one) for of_one in texts])
+        self._index.put_all([one.known for one in ordered], np.split(vectors, ends[:-1]) if ordered else [])
+
+    def recall(self, questions: Sequence[str], recall: Recall, without_own: bool = False) -> list[tuple[str, ...]]:
+        """For each question the ids of what the policy would have recalled for it, the best first. `without_own`: as if nobody had
+        asked in just these words."""
+        least = self._index.calibration.least if recall.least is None else recall.least
+        found = []
+        for question, vector in zip(questions, self._embed(questions), strict=True):
+            own = question if without_own else None
+            hits = self._index.search(question, vector, LOOKED_AT, recall.kinds, without_wording=own)
+            # Of equals the first by its words, not by its id: the same corrections are recalled in one order whenever they came.
+            hits.sort(key=lambda hit: (-hit.score, self._place[hit.id]))
+            good = [hit.id for hit in hits if hit.score >= least][: recall.most]
+            found.append(tuple(good[: within_tokens((self.memory(id) for id in good), recall.tokens)]))
+        return found
+
+    def memory(self, id: str) -> Memory:
+        return self._remembered[id].memory
+
+    def sealed(self, id: str) -> SnapshotMemory:
+        return self._remembered[id].sealed
+
+    def asked(self, question: str, ids: Sequence[str]) -> str:
+        """The question behind these memories."""
+        return with_recalled(question, [self.memory(id) for id in ids])
+
+    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        found = [np.zeros((0, self._encoder.dims), np.float32)]
+        for start in range(0, len(texts), AT_ONCE):
+            self._context.check()
+            found.append(self._encoder.embed(texts[start : start + AT_ONCE]))
+        return np.concatenate(found)
+
+
+def memory_as_of(domain: str, round_id: str, pin: int, kinds: Set[MemoryKind], context: Context) -> AsOf:
+    """Raises Cancelled, Unavailable."""
+    found: list[Remembered] = []
+    if "correction" in kinds:
+        found += _corrections(domain, round_id, pin, context)
+    if "passage" in kinds:
+        found += _passages(domain, pin, context)
+    return AsOf(found, context, sentence_encoder())
+
+
+def _corrections(domain: str, round_id: str, pin: int, context: Context) -> list[Remembered]:
+    with postgres_trouble(), context.database.connect() as connection:
+        examples = examples_as_of(connection, domain, pin, line_of_round(connection, domain, round_id))
+        exam = exam_as_of(connection, domain, pin)
+        in_vain = asked_in_vain(connection, domain, pin)
+        earlier = before(connection, {*(row.follows for row in examples), *(row.follows for row in in_vain)})
+    forbidden = frozenset(words_of(question) for question in open_exam(exam, context.keyring))
+    opened = open_examples(examples, earlier, forbidden, context.keyring, lambda done, total: context.check())
+    kept = {decision.example_id for decision in settle(opened.candidates) if decision.kept}
+    wordings = other_wordings(
+        {e: opened.prompts[e] for e in kept},
+        in_vain,
+        earlier,
+        context.keyring,
+        lambda e, asked: words_of(asked.question) not in forbidden,
+    )
+    found = []
+    for row in examples:
+        if row.example_id not in kept:
+            continue
+        sealed = SnapshotMemory(row.example_id, "correction", row.answer, question=row.prompt)
+        memory = open_memory(sealed, context.keyring)
+        if memory is None:
+            continue  # erased a moment ago
+        others = (wording.prompt.question for wording in wordings.get(row.example_id, ()))
+        known = Known(row.example_id, "correction", (memory.question, *others), memory.text)
+        found.append(Remembered(known, memory, sealed))
+    return found
+
+
+def _passages(domain: str, pin: int, context: Context) -> list[Remembered]:
+    with postgres_trouble(), context.database.connect() as connection:
+        rows = passages_as_of(connection, domain, pin)
+    found = []
+    for row in rows:
+        context.check()
+        sealed = SnapshotMemory(row.passage_id, "passage", row.passage, title=row.title)
+        memory = open_memory(sealed, context.keyring)
+        if memory is not None:
+            found.append(Remembered(Known(row.passage_id, "passage", (), memory.text), memory, sealed))
+    return found
