@@ -392,8 +392,8 @@ class Door:
 
     # rounds and releases
 
-    def start_round(self, domain: str) -> Json:
-        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/rounds", {}))
+    def start_round(self, domain: str, opening: bool = False) -> Json:
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/rounds", {"opening": True} if opening else {}))
 
     def rounds(self, domain: str | None = None, limit: int | None = None) -> list[Json]:
         return _data(self.get("/v1/rounds", domain=domain, limit=limit))

@@ -43,6 +43,7 @@ class _NewDomain(Struct, forbid_unknown_fields=True):
     engine: str = DEFAULT
     replay_prompts: list[str] = field(default_factory=list)
     policy: dict[str, Any] | None = None
+    opening: bool = False
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -142,6 +143,7 @@ def check_new_domain(said: _NewDomain, settings: Settings) -> DomainCreated:
         base_model=base_model_digest(said.base_model, settings),
         engine=said.engine,
         replay_prompts=tuple(said.replay_prompts),
+        opening=said.opening,
     )
 
 

@@ -26,6 +26,10 @@ _WORDS: dict[Code, tuple[str, str]] = {
     "schedule_due": ("the schedule ({cron}) and {fresh} new things", "到了定时（{cron}），且有 {fresh} 条新内容"),
     "asked_for": ("asked for by {by}", "由 {by} 手动发起"),
     "opening": (
+        "the domain is new: the model learns to use what is recalled",
+        "新领域的启蒙轮：让模型学会使用召回的内容",
+    ),
+    "opening_asked_for": (
         "an opening round, asked for by {by}: the model learns to use what is recalled",
         "由 {by} 发起的启蒙轮：让模型学会使用召回的内容",
     ),

@@ -29,6 +29,10 @@ class _Rollback(Struct, forbid_unknown_fields=True):
     to: int
 
 
+class _Wanted(Struct, forbid_unknown_fields=True):
+    opening: bool = False
+
+
 def blueprint(services: Services) -> Blueprint:
     views = Blueprint("rounds", __name__)
 
@@ -41,7 +45,8 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(409, message, code="no_release")
         if row["round_id"] is not None:
             raise ApiError(409, f"round {row['round_id']} is under way", code="round_under_way")
-        return _say(services, RoundAsked(domain=domain, by=caller().person), domain)
+        wanted = typed(read_object() if request.content_length else {}, _Wanted)
+        return _say(services, RoundAsked(domain=domain, by=caller().person, opening=wanted.opening), domain)
 
     @views.get("/v1/rounds")
     @needs("data")

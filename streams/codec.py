@@ -69,6 +69,7 @@ def _in_codes(data: Data) -> Data:
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {
+    "domain_created": 2,
     "evaluate_candidate": 2,
     "example_accepted": 3,
     "gate_passed": 2,
@@ -88,6 +89,7 @@ VERSIONS: dict[str, int] = {
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
+    ("domain_created", 1): ("opening",),
     ("evaluate_candidate", 1): ("recall",),
     ("example_accepted", 1): ("follows",),
     ("example_accepted", 2): ("service",),

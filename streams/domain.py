@@ -80,6 +80,7 @@ class Domain(Struct, frozen=True):
     highest: int = 0
     erased: tuple[str, ...] = ()  # sorted, so that equal states are equal bytes in every process
     retired: bool = False
+    opening: bool = False  # an opening round is to begin as soon as one can
     going: Going | None = None
     rebuild: Rebuild | None = None
 

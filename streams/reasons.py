@@ -13,6 +13,7 @@ Code = Literal[
     "schedule_due",
     "asked_for",
     "opening",
+    "opening_asked_for",
     "in_words",  # of an older log, which holds sentences
     # what is missing
     "corrections",

@@ -75,20 +75,23 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found += _orders_of(event.domain, after, new)
     if isinstance(event, rounds.CandidateEvaluated) and old is not None and old.order_id == event.order_id:
         found.append(_judged(before, old, event, cause))
-    reasons = _why_a_round(after, recorded, event)
+    reasons, opening = _why_a_round(after, recorded, event)
     if reasons:
-        opening = isinstance(event, rounds.RoundAsked) and event.opening
         found.append(_proposed(after, recorded, event, reasons, opening))
     return tuple(found)
 
 
-def _why_a_round(state: Domain, recorded: Recorded, event: DomainEvent) -> tuple[Reason, ...]:
-    """Why a round is to begin now; without a reason it is not."""
+def _why_a_round(state: Domain, recorded: Recorded, event: DomainEvent) -> tuple[tuple[Reason, ...], bool]:
+    """Why a round is to begin now, and whether that is an opening one; without a reason none is."""
+    if not startable(state):
+        return (), False
     if isinstance(event, rounds.RoundAsked):
-        code: Code = "opening" if event.opening else "asked_for"
-        return (reason(code, by=event.by),) if startable(state) else ()
+        code: Code = "opening_asked_for" if event.opening else "asked_for"
+        return (reason(code, by=event.by),), event.opening
+    if state.opening:
+        return (reason("opening"),), True
     found = prospect(state, domains.now_of(recorded, event))
-    return found.reasons if found.due else ()
+    return (found.reasons, False) if found.due else ((), False)
 
 
 def _proposed(

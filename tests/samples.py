@@ -122,6 +122,7 @@ EVENTS: tuple[Event, ...] = (
         base_model="sha256:" + "a0" * 32,
         engine="llamacpp",
         replay_prompts=("What is a river?",),
+        opening=True,
     ),
     DomainRetired(domain=DOMAIN, by="ops"),
     PolicySet(domain=DOMAIN, policy=POLICY, by="ops"),

@@ -45,6 +45,7 @@ def domain_group() -> None:
     "--replay-prompts", type=FILE, metavar="FILE", help="General prompts, one a line: what must not be forgotten."
 )
 @click.option("--policy", type=FILE, metavar="FILE", help="A policy in JSON; the default policy otherwise.")
+@click.option("--opening", is_flag=True, help="Begin with a round that teaches to use what is recalled.")
 @json_option
 def create(
     domain: str,
@@ -55,6 +56,7 @@ def create(
     engine: str | None,
     replay_prompts: Path | None,
     policy: Path | None,
+    opening: bool,
     as_json: bool,
 ) -> None:
     """Create DOMAIN (a-z, 0-9 and -). Its release 0 is the base model.
@@ -71,6 +73,7 @@ def create(
         "engine": engine,
         "replay_prompts": _lines(replay_prompts) if replay_prompts is not None else None,
         "policy": _object_in(policy) if policy is not None else None,
+        "opening": opening or None,
     }
     with the_door() as door:
         said = door.create_domain({name: value for name, value in body.items() if value is not None})

@@ -30,15 +30,16 @@ def round_group() -> None:
 
 @round_group.command("start")
 @domain_option
+@click.option("--opening", is_flag=True, help="Teach to use what is recalled, from general material, and nothing else.")
 @json_option
-def start(domain: str | None, as_json: bool) -> None:
+def start(domain: str | None, opening: bool, as_json: bool) -> None:
     """Start a round now, whatever the thresholds and quiet hours say.
 
     \b
     Example: noria round start --domain road-traffic
     """
     with the_door() as door:
-        said = door.start_round(the_domain(door, domain))
+        said = door.start_round(the_domain(door, domain), opening)
     if as_json:
         print_json(said)
     else:

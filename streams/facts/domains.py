@@ -16,6 +16,8 @@ from streams.writes import Insert, Row, Update, Write, columns
 
 
 class DomainCreated(Struct, frozen=True, kw_only=True):
+    """`opening`: as soon as its first release answers, an opening round teaches it to use what is recalled."""
+
     domain: str
     title: str
     languages: tuple[str, ...]
@@ -23,6 +25,7 @@ class DomainCreated(Struct, frozen=True, kw_only=True):
     base_model: str
     engine: str
     replay_prompts: tuple[str, ...]
+    opening: bool = False
 
 
 class DomainRetired(Struct, frozen=True, kw_only=True):
@@ -80,6 +83,7 @@ def fold(state: Domain, event: DomainsEvent) -> Domain:
                 engine=event.engine,
                 replay_prompts=event.replay_prompts,
                 releases=state.releases | {0: event.base_model},
+                opening=event.opening,
             )
         case DomainRetired():
             if not state.base_model:

@@ -224,6 +224,7 @@ def _begun(state: Domain, recorded: Recorded, event: RoundRequested) -> Domain:
         round=round_,
         rounds=event.number,
         fresh=state.fresh if event.opening else state.fresh.since(event.pin),
+        opening=state.opening and not event.opening,
         asked=(*(at for at in state.asked if local_day(at, event.policy) == today), now),
         last_asked_at=now,
     )

@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from streams.errors import Erased, Invalid
 from streams.history import open_question
-from streams.reading.memories import Corrected
 from streams.reading.learning import AskedInVain
+from streams.reading.memories import Corrected
 from streams.sealing import Keys, open_sealed
 from workers.selector.agreement import OpenExample, settle, words_of
 
@@ -59,7 +59,7 @@ def spoken(rows: Iterable[Corrected], in_vain: Iterable[AskedInVain], keys: Keys
 
 
 def standing(group: Sequence[Spoken]) -> set[str]:
-    """Of corrections that answer one question the ids of those that are recalled: one where people agree, none where they do not."""
+    """Of corrections that answer one question, who is recalled: the ids of one where people agree, of none where they do not."""
     if len(group) == 1:
         return {group[0].id}
     # What came before a question is not looked at: it is recalled by its own words; these have one answer or none.

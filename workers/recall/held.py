@@ -15,8 +15,8 @@ import numpy as np
 from sqlalchemy import Connection, Engine
 
 from streams.errors import Erased, Invalid, Unavailable
-from streams.reading.memories import corrected, documents_in_force, passages_of, standing_ids
 from streams.reading.learning import asked_in_vain
+from streams.reading.memories import corrected, documents_in_force, passages_of, standing_ids
 from streams.recalled import MemoryKind, Recall
 from streams.sealing import Keyring, open_sealed
 from streams.store import postgres_trouble
