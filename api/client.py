@@ -65,15 +65,33 @@ class Piece(Struct, frozen=True):
     text: str
 
 
+class Source(Struct, frozen=True):
+    """A memory that an answer was given with: a correction, said at `said_at` and then `age_s` old; or a passage, of the document
+    `title` at `place`. `score`: how sure the memory was of it, from 0 to 1."""
+
+    id: str
+    kind: str
+    score: float
+    said_at: str = ""
+    age_s: float = 0.0
+    document_id: str = ""
+    title: str = ""
+    place: str = ""
+
+
 class Answer(Struct, frozen=True):
     """The end of an answer: who gave it, and where it stands on the log. `release` is `domain@number`; `messages_left_out`: how
-    many of the oldest its model's window did not hold."""
+    many of the oldest its model's window did not hold. `recall`: off, recalled (`recalled`, the best first) or unavailable;
+    `declined`: nothing fitted, and no model was asked."""
 
     conversation_id: str
     release: str
     reply_ids: tuple[str, ...]
     position: str
     messages_left_out: int = 0
+    recall: str = "off"
+    recalled: tuple[Source, ...] = ()
+    declined: bool = False
 
 
 class Given(Struct, frozen=True):
@@ -245,21 +263,27 @@ class Door:
         rating: Rating | None = None,
         pick: bool | None = None,
         correction: str | None = None,
+        misfit: str | None = None,
         comment: str | None = None,
         idempotency_key: str | None = None,
     ) -> Given:
-        """Say what a person thinks of a reply of theirs. Raises Refused."""
+        """Say what a person thinks of a reply of theirs; `misfit`: the id of a memory that did not fit it. Raises Refused."""
         said: Json = {
             "reply_id": reply_id,
             "user": person,
             "rating": rating,
             "pick": pick,
             "correction": correction,
+            "misfit": misfit,
             "comment": comment,
         }
         body = {name: value for name, value in said.items() if value is not None}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
         return msgspec.convert(self.send("POST", "/v1/feedback", body, headers), Given)
+
+    def recalled(self, reply_id: str) -> Json:
+        """What was recalled for a reply, as it stands now: {"recall", "data": with their words; `state` says what is gone}"""
+        return _object(self.get(f"/v1/replies/{_part(reply_id)}/recalled"))
 
     def corrections(self, person: str, limit: int | None = None) -> Json:
         """What became of the corrections of a person: {"data": the newest first, "total": how many there are}"""
@@ -373,6 +397,15 @@ class Door:
             found["data"] += _data(page)
             found["next"] = page["next"]
         return found
+
+    def documents_page(self, domain: str, limit: int) -> Json:
+        """The first documents in force, and under `next` whether there are more."""
+        return _object(self.get(f"/v1/domains/{_part(domain)}/documents", limit=limit))
+
+    def passages(self, domain: str, document_id: str, since: int = 0, limit: int | None = None) -> Json:
+        """A document with its passages from number `since` on under `data`, and under `next` the number of the one that follows."""
+        path = f"/v1/domains/{_part(domain)}/documents/{_part(document_id)}"
+        return _object(self.get(path, since=since, limit=limit))
 
     def remove_document(self, domain: str, document_id: str, reason: str | None = None) -> Json:
         path = f"/v1/domains/{_part(domain)}/documents/{_part(document_id)}"

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from api.ui.words import LANGUAGES, Lang
+from api.ui.words import LANGUAGES, Lang, day_words
 from streams.gate import TITLES
 from streams.reasons import Code
 
-_DAYS_ZH = ("星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日")
 # In English and Chinese. `more`: what is missing from `have` to `need`.
 _WORDS: dict[Code, tuple[str, str]] = {
     "corrections_enough": (
@@ -75,7 +74,7 @@ def reason_words(lang: Lang, reason: Mapping[str, Any]) -> str:
             values["count"] = _COUNT[values["count"]][number]
         for name in {"at", "until"} & values.keys():
             at = datetime.fromisoformat(values[name])
-            values["day"] = f"{at:%A}" if lang == "en" else _DAYS_ZH[at.weekday()]
+            values["day"] = day_words(lang, at.weekday())
             values["clock"] = f"{at:%H:%M}"
             values[name] = f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
         return _WORDS[reason["code"]][number].format(**values)

@@ -22,6 +22,7 @@ KEY = "noria-test-key"
 DATA_KEY, CHAT_KEY = "noria-test-data", "noria-test-chat"
 KEYS = {KEY: "operator", DATA_KEY: "data", CHAT_KEY: "chat"}
 Json = dict[str, Any]
+WORDS_OF = ("state", "text", "question")  # of what was recalled; no answer carries them
 POLICY: Json = {
     "thresholds": {"corrections": 40, "preferences": None, "people": 3, "days": None},
     "schedule": {"cron": "0 2 * * 1", "timezone": "Asia/Shanghai"},
@@ -62,6 +63,8 @@ class FakeDoor:
         """As new."""
         self.answers: dict[str, str] = {}
         self.answer = "You may drive at 50 km/h there."
+        self.recalled: dict[str, list[Json]] = {}  # by question: with their words, as a reply shows them
+        self.memory_away = False
         self.piece_delay_s = 0.0
         self.break_off = False
         self.down = False
@@ -125,6 +128,34 @@ class FakeDoor:
             "feedback": {},
             "exam": {},
         }
+
+
+def remembered_things() -> list[Json]:
+    """A correction, a passage, and a correction that was erased since, as a reply shows them."""
+    law = {"document_id": "d0c", "title": "Road Traffic Safety Law", "place": "article 91"}
+    words = {"state": "stands", "question": "How fast at night?", "text": "30 km/h at night."}
+    return [
+        {"kind": "correction", "id": "c0de", "score": 0.875, "said_at": ago(3.0), "age_s": 0.9} | words,
+        {"kind": "passage", "id": "9a55", "score": 0.5} | law | words | {"text": "Who drinks does not drive."},
+        {
+            "kind": "correction",
+            "id": "gone",
+            "score": 0.25,
+            "said_at": ago(90_000),
+            "age_s": 90_000.0,
+            "state": "erased",
+        },
+    ]
+
+
+def new_document(title: str, passages: int) -> Json:
+    """One as the door shows it, with its passages."""
+    data = [
+        {"passage_id": f"{title}-{n}", "number": n, "place": f"article {n + 1}", "text": f"Text {n + 1} of {title}."}
+        for n in range(passages)
+    ]
+    row = {"document_id": uuid4().hex, "name": f"{title}.md", "title": title, "passages": passages, "by": "curator"}
+    return row | {"added_at": ago(60), "retired": None, "data": [one | {"start": 0, "end": 9} for one in data]}
 
 
 def new_domain(domain: str, title: str) -> Json:
@@ -284,6 +315,11 @@ def application(door: FakeDoor) -> Flask:
                 "reply_ids": reply_ids,
                 "position": position,
             }
+            if door.memory_away:
+                metadata |= {"recall": "unavailable", "recalled": []}
+            elif question in door.recalled:
+                shown = [{k: v for k, v in one.items() if k not in WORDS_OF} for one in door.recalled[question]]
+                metadata |= {"recall": "recalled", "recalled": shown}
             for index in range(drafts):
                 last = {"metadata": metadata} if index == drafts - 1 else {}
                 yield chunk(choices=[{"index": index, "delta": {}, "finish_reason": "stop"}], **last)
@@ -309,11 +345,15 @@ def application(door: FakeDoor) -> Flask:
             return refusal(403, "that reply was given to another person", "user")
         if body.get("correction") is not None and body["correction"].strip() == found["text"].strip():
             return refusal(422, "the correction says the same as the reply", "correction")
+        recalled = door.recalled.get(found["question"], [])
+        if body.get("misfit") is not None and body["misfit"] not in {one["id"] for one in recalled}:
+            return refusal(422, "that memory was not recalled for the reply", "misfit", "not_recalled")
         door.feedback.append(body)
         kinds = {
             "rating": "reply_rated",
             "pick": "draft_picked",
             "correction": "reply_corrected",
+            "misfit": "recall_rejected",
             "comment": "reply_commented",
         }
         position = ""
@@ -331,6 +371,14 @@ def application(door: FakeDoor) -> Flask:
         if key:
             door.by_key[key] = answer
         return said(answer)
+
+    @app.get("/v1/replies/<reply_id>/recalled")
+    def recalled(reply_id: str) -> Response:
+        found = door.replies.get(reply_id)
+        if found is None:
+            return refusal(404, "there is no such reply", "reply_id", "reply_not_found")
+        data = door.recalled.get(found["question"], [])
+        return said({"reply_id": reply_id, "domain": found["domain"], "recall": "recalled", "data": data})
 
     @app.get("/v1/people/<person>/corrections")
     def corrections(person: str) -> Response:
@@ -402,7 +450,7 @@ def application(door: FakeDoor) -> Flask:
         return said(door.status_of(domain))
 
     def page_of(items: list[Json]) -> Json:
-        since, size = int(request.args.get("since", 0)), 2
+        since, size = int(request.args.get("since", 0)), int(request.args.get("limit", 2))
         next_ = since + size if len(items) > since + size else None
         return {"data": items[since : since + size], "erased": 0, "retired": 0, "next": next_}
 
@@ -470,7 +518,9 @@ def application(door: FakeDoor) -> Flask:
     @app.get("/v1/domains/<domain>/documents/<document_id>")
     def document(domain: str, document_id: str) -> Response:
         row = next(one for one in door.documents if one["document_id"] == document_id)
-        return said(row | {"next": None})
+        since, limit = int(request.args.get("since", 0)), int(request.args.get("limit", 1000))
+        following = since + limit if len(row["data"]) > since + limit else None
+        return said(row | {"data": row["data"][since : since + limit], "next": following})
 
     @app.delete("/v1/domains/<domain>/documents/<document_id>")
     def remove_document(domain: str, document_id: str) -> Response:

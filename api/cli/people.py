@@ -19,7 +19,7 @@ from api.cli.context import (
     the_domain,
     the_door,
 )
-from api.client import Answer, Door, Given, Piece, Rating
+from api.client import Answer, Door, Given, Piece, Rating, Source
 from streams.errors import Invalid, Unavailable
 
 HELP = """\
@@ -27,6 +27,7 @@ HELP = """\
   /better WORDS       write the last answer better
   /comment WORDS      say something about it
   /pick N             pick draft N
+  /misfit N           source N does not fit
   /new                begin a new conversation
   /quit               leave (so does Ctrl-D)"""
 
@@ -81,6 +82,8 @@ def chat(
             click.echo(
                 f"[{answer.release}, recorded at {answer.position}, reply {' '.join(answer.reply_ids)}]", err=True
             )
+            for line in source_lines(answer):
+                click.echo(line, err=True)
 
 
 class Talk:
@@ -139,6 +142,12 @@ class Talk:
         self._messages[-1] = {"role": "assistant", "content": self.texts[self._chosen]}
         return given
 
+    def reject(self, number: int) -> Given:
+        """Source `number` of the last answer did not fit."""
+        if self.last is None or not 1 <= number <= len(self.last.recalled):
+            raise Invalid("the last answer has no such source")
+        return self.give(misfit=self.last.recalled[number - 1].id)
+
     def forget(self) -> None:
         self.last, self.texts, self._messages, self._chosen = None, [], [], 0
 
@@ -160,6 +169,8 @@ def converse(talk: Talk) -> None:
                 continue
             answer = talk.ask(said, _write)
             click.secho(f"\n[{answer.release} · {answer.position}]", dim=True)
+            for line in source_lines(answer):
+                click.secho(line, dim=True)
             if answer.messages_left_out:
                 left_out = answer.messages_left_out
                 click.secho(f"[too long for the model: the oldest {left_out} messages were left out]", dim=True)
@@ -187,6 +198,8 @@ def act(talk: Talk, said: str) -> bool:
             given = talk.give(comment=words)
         case "/pick":
             given = talk.pick(int(words) if words.isdigit() else 0)
+        case "/misfit":
+            given = talk.reject(int(words) if words.isdigit() else 0)
         case "/new":
             talk.forget()
             click.secho("[a new conversation]", dim=True)
@@ -195,6 +208,23 @@ def act(talk: Talk, said: str) -> bool:
     if given is not None:
         click.secho(f"[recorded at {given.position}]", dim=True)
     return True
+
+
+def source_lines(answer: Answer) -> list[str]:
+    """What the answer was given with, a line each; and that the memory was away, if it was."""
+    if answer.recall == "unavailable":
+        return ["[the memory was not available: nothing was recalled for this answer]"]
+    return [f"[{number}] {_source_words(source)}" for number, source in enumerate(answer.recalled, 1)]
+
+
+def _source_words(source: Source) -> str:
+    """`from a correction, 3 min 41 s old (score 0.88, 0f3a…)`."""
+    if source.kind == "correction":
+        age = f"{source.age_s:.1f} s" if source.age_s < 10 else span(source.age_s)
+        said = f"a correction, {age} old"
+    else:
+        said = ", ".join(part for part in (source.title, source.place) if part) or "a document"
+    return f"from {printable(' '.join(said.split()))} (score {source.score:.2f}, {source.id})"
 
 
 def _write(words: str) -> None:
@@ -296,6 +326,51 @@ def pick(reply_id: str, person: str | None, key: str | None, as_json: bool) -> N
     """
     with the_door() as door:
         _said(door.feedback(reply_id, person=person, pick=True, idempotency_key=key), as_json)
+
+
+@feedback_group.command("misfit")
+@click.argument("reply_id", metavar="REPLY")
+@click.argument("memory_id", metavar="MEMORY")
+@click.option("--comment", metavar="WORDS", help="Say why.")
+@_person_option
+@_key_option
+@json_option
+def misfit(
+    reply_id: str, memory_id: str, comment: str | None, person: str | None, key: str | None, as_json: bool
+) -> None:
+    """Say that what was recalled for a reply does not fit it. MEMORY is the id that stands with the source (`noria chat`).
+
+    \b
+    Example: noria feedback misfit rpl_0a1b 5d2c --person ana
+    """
+    with the_door() as door:
+        _said(door.feedback(reply_id, person=person, misfit=memory_id, comment=comment, idempotency_key=key), as_json)
+
+
+@feedback_group.command("sources")
+@click.argument("reply_id", metavar="REPLY")
+@json_option
+def sources(reply_id: str, as_json: bool) -> None:
+    """What was recalled for a reply, and what became of it.
+
+    \b
+    Example: noria feedback sources rpl_0a1b
+    """
+    with the_door() as door:
+        said = door.recalled(reply_id)
+    if as_json:
+        print_json(said)
+        return
+    print_table(
+        ["memory", "kind", "score", "state", "says"],
+        [[one["id"], one["kind"], f"{one['score']:.2f}", one["state"], _first_words(one)] for one in said["data"]],
+        empty="nothing was recalled for it" if said["recall"] != "unavailable" else "the memory was not available",
+    )
+
+
+def _first_words(one: dict[str, Any]) -> str:
+    words = " ".join(str(one.get("text") or "–").split())
+    return printable(words if len(words) <= 60 else f"{words[:59]}…")
 
 
 @feedback_group.command("list")

@@ -4,7 +4,8 @@ A document is entered passage by passage, and counts when its own event stands b
 effect, and the same sent again goes on where it broke off.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
@@ -33,6 +34,7 @@ NAME_CHARACTERS = 255
 PAGE_PASSAGES, MOST_PASSAGES = 1000, 5000
 APPENDED_AT_ONCE = 500
 BEHIND_S = 60.0  # the projections may have a large document in work
+T = TypeVar("T")
 _DOCUMENTS = uuid5(NAMESPACE_URL, "urn:noria:document")
 
 
@@ -91,18 +93,16 @@ def blueprint(services: Services) -> Blueprint:
 
 def _add(services: Services, domain: str, name: str, media_type: str, body: bytes) -> dict[str, Any]:
     """Enter a document, unless the same bytes stand under its name. Raises ApiError 422 naming it, where it cannot be read."""
+    kind = _readable(name, lambda: kind_of(name, media_type))
     with postgres_trouble():
         key = services.keyring.key_for(domain_subject(domain))
         name_digest = _digest(services, "name", domain, name)
-        content_digest = _digest(services, "content", domain, name, body)
+        content_digest = _digest(services, "content", domain, name, kind, body)
     _caught_up(services)
     before = _in_force(services, domain, name_digest)
     if before is not None and before.content_digest == content_digest and before.title["kid"] == key.kid:
         return _answer(before.document_id, name, before.passages, known=True)
-    try:
-        reading = read(kind_of(name, media_type), body)
-    except Unreadable as error:
-        raise ApiError(422, f"{name}: {error}", param="name", code=f"document_{error.code}") from None
+    reading = _readable(name, lambda: read(kind, body))
     # Where the same file is cut otherwise, by other code, it is another document: passages that an entering which broke off
     # left behind are never taken for its own.
     cut = msgspec.json.encode([(one.place, one.start, one.end) for one in reading.passages])
@@ -124,6 +124,14 @@ def _add(services: Services, domain: str, name: str, media_type: str, body: byte
     position = say(services, [(id_, event)], id_.hex, timeout_s=10)[-1]
     replaces = before.document_id if before is not None else None
     return _answer(id_.hex, name, len(reading.passages), replaces=replaces, position=str(position))
+
+
+def _readable(name: str, step: Callable[[], T]) -> T:
+    """What the step gives. Raises ApiError naming the document, where it cannot be read."""
+    try:
+        return step()
+    except Unreadable as error:
+        raise ApiError(422, f"{name}: {error}", param="name", code=f"document_{error.code}") from None
 
 
 def _answer(document_id: str, name: str, passages: int, **more: Any) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from typing import Any
 from api.client import Json
 from api.reasons import reason_words, reasons_words
 from api.ui.icons import CHECK, CROSS
-from api.ui.thread import safe
+from api.ui.markup import card, safe
 from api.ui.words import Lang, event_name, known, say, span, waits_words
 from streams.plan import UNDER_WAY
 
 _ENDS_GOOD = frozenset({"released"})
-_QUIET_EVENTS = frozenset({"order_progressed", "clock_ticked"})
+_QUIET_EVENTS = frozenset({"order_progressed", "clock_ticked", "passage_added"})
 EVENTS_SHOWN = 14
 
 
@@ -33,18 +33,14 @@ def draw_board(
     judged = next((r for r in rounds if (r.get("verdict") or {}).get("checks")), None)
     return (
         '<div class="n-board"><div class="n-col">'
-        + _card(say(lang, "next_round"), _next(status, lang))
+        + card(say(lang, "next_round"), _next(status, lang))
         + _round(shown, current is not None, lang)
         + _gate(judged, lang)
         + '</div><div class="n-col n-side">'
-        + _card(say(lang, "releases"), _releases(status, releases, lang, rolls_back))
-        + _card(say(lang, "events"), _events(events, lang))
+        + card(say(lang, "releases"), _releases(status, releases, lang, rolls_back))
+        + card(say(lang, "events"), _events(events, lang))
         + "</div></div>"
     )
-
-
-def _card(title: str, body: str, more: str = "") -> str:
-    return f'<section class="n-card"><header><h3>{safe(title)}</h3>{more}</header>{body}</section>'
 
 
 def _next(status: Json, lang: Lang) -> str:
@@ -78,7 +74,7 @@ def _bar(name: str, have: int, need: int, lang: Lang) -> str:
 
 def _round(row: Json | None, under_way: bool, lang: Lang) -> str:
     if row is None:
-        return _card(say(lang, "no_round"), f'<p class="n-muted">{safe(say(lang, "no_round_words"))}</p>')
+        return card(say(lang, "no_round"), f'<p class="n-muted">{safe(say(lang, "no_round_words"))}</p>')
     title = say(lang, "current_round" if under_way else "last_round", number=row["number"])
     end = str(row["step"])
     chip = ""
@@ -93,7 +89,7 @@ def _round(row: Json | None, under_way: bool, lang: Lang) -> str:
     if row.get("failure"):
         words = say(lang, "failed_at", step=say(lang, f"step_{row['last_step']}"), failure=row["failure"])
         failure = f'<p class="n-trouble">{safe(words)}</p>'
-    return _card(title, f'<p class="n-muted">{safe(why)}</p><ol class="n-steps">{steps}</ol>{failure}', chip)
+    return card(title, f'<p class="n-muted">{safe(why)}</p><ol class="n-steps">{steps}</ol>{failure}', chip)
 
 
 def _reached(row: Json) -> int:
@@ -188,7 +184,7 @@ def _gate(row: Json | None, lang: Lang) -> str:
     outcome = str(verdict.get("outcome"))
     kind = {"ship": "n-good", "refuse": "n-bad"}.get(outcome, "n-warn")
     words = say(lang, f"outcome_{outcome}") if known(f"outcome_{outcome}") else outcome
-    return _card(
+    return card(
         say(lang, "gate_table", number=row["number"]),
         f'<table class="n-table"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
         f'<p class="n-verdict {kind}">{safe(words)}</p>',
@@ -302,7 +298,7 @@ def draw_mine(rows: Sequence[Json], total: int, questions: dict[str, str], lang:
     else:
         body = f'<ul class="n-mine">{"".join(_correction(row, questions, lang) for row in rows)}</ul>'
     count = f'<span class="n-count">{total}</span>' if rows else ""
-    return _card(say(lang, "mine"), body, count)
+    return card(say(lang, "mine"), body, count)
 
 
 def _correction(row: Json, questions: dict[str, str], lang: Lang) -> str:

@@ -1,8 +1,8 @@
 """The page before there is a visitor: a key is asked for. A link's one-time token stands behind the #, which no server sees."""
 
 from api.ui.icons import WHEEL
+from api.ui.markup import safe
 from api.ui.style import FONTS, LOGIN_STYLE, ONCE_SCRIPT
-from api.ui.thread import safe
 from api.ui.words import Lang, say
 
 

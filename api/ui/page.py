@@ -1,4 +1,5 @@
-"""The page: two tabs, chat and the loop, over the door. Everything that a person says lives in their session's memory only."""
+"""The page: three tabs, chat, the loop and documents, over the door. Everything that a person says lives in their session's memory
+only."""
 
 import secrets
 import time
@@ -9,11 +10,13 @@ import gradio as gr
 from msgspec import Struct, field
 
 from api.client import BROKE_OFF, BUSY, Answer, Door, Json, NotNow, Piece, Refused
-from api.ui.board import draw_board, draw_mine
+from api.ui.board import clock, draw_board, draw_mine
+from api.ui.documents import LISTED, Reading, draw_passages, draw_shelf, open_document, read_on
 from api.ui.entry import VISITOR, Visitor
 from api.ui.icons import WHEEL
-from api.ui.style import BOARD_SCRIPT, FONTS, HEAD_SCRIPT, LIVE_SCRIPT, MONO, THREAD_SCRIPT
-from api.ui.thread import Thread, Turn, draw_live, draw_thread, safe
+from api.ui.markup import safe
+from api.ui.style import BOARD_SCRIPT, FONTS, HEAD_SCRIPT, LIVE_SCRIPT, MONO, SHELF_SCRIPT, THREAD_SCRIPT
+from api.ui.thread import Thread, Turn, draw_live, draw_thread
 from api.ui.words import Lang, domain_choices, language_of, say
 from streams.errors import Invalid, Unavailable
 
@@ -128,12 +131,17 @@ class Page:
         if found is None:
             return gr.skip(), thread, gr.skip(), gr.skip(), seen
         turn, draft = found
+        memory = str(said.get("memory") or "")
+        if act == "source":
+            return self._open_source(door, thread, turn, draft.reply_id, memory, lang, seen)
         what: dict[str, Any]
         match act:
             case "up" | "down":
                 what, note = {"rating": act}, f"recorded_rating_{act}"
             case "pick":
                 what, note = {"pick": True}, "recorded_pick"
+            case "misfit" if turn.sources.has(memory):
+                what, note = {"misfit": memory}, "recorded_misfit"
             case "correction" | "comment":
                 what, note = {act: text.strip()}, f"recorded_{act}"
                 if not text.strip():
@@ -158,10 +166,27 @@ class Page:
                 draft.correction = text.strip()
             case "comment":
                 draft.comments.append(text.strip())
+            case "misfit":
+                turn.sources.rejected.add(memory)
         draft.notes.append((note, given.position))
         mine = self._mine(door, thread, thread.person, lang, seen) if act == "correction" else gr.skip()
         seen.every_s = None
         return draw_thread(thread, lang), thread, mine, "", seen
+
+    def _open_source(
+        self, door: Door, thread: Thread, turn: Turn, reply_id: str, memory: str, lang: Lang, seen: Seen
+    ) -> tuple[Any, ...]:
+        """Show the words of a source, or hide them. They are asked for anew each time: some may be gone."""
+        sources = turn.sources
+        if sources.reading == memory or not sources.has(memory):
+            sources.reading = None
+        else:
+            try:
+                sources.opened = {str(one["id"]): one for one in door.recalled(reply_id)["data"]}
+            except (Invalid, Unavailable) as error:
+                return gr.skip(), thread, gr.skip(), _trouble(words_of(error, lang)), seen
+            sources.reading = memory
+        return draw_thread(thread, lang), thread, gr.skip(), "", seen
 
     def begin_again(self, lang: Lang) -> tuple[Any, ...]:
         thread = Thread()
@@ -186,13 +211,40 @@ class Page:
         words = say(lang, "rolled", release=said["to"], position=answer.get("position"))
         return f'<p class="n-note">{safe(words)}</p>'
 
+    # documents
+
+    def browse(
+        self, domain: str | None, reading: Reading, lang: Lang, seen: Seen, request: gr.Request, event: gr.EventData
+    ) -> tuple[Any, ...]:
+        """Open a document, or read on in it: (passages drawn, what is read, what is shown)."""
+        said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
+        door = self._acting(visitor_of(request))
+        try:
+            match said.get("act"):
+                case "document" if domain:
+                    reading = open_document(door, domain, str(said.get("id")))
+                case "more" if reading.next is not None and reading.domain == domain:
+                    read_on(door, reading)
+        except (Invalid, Unavailable) as error:
+            return seen.update("passages", _trouble(words_of(error, lang))), reading, seen
+        seen.every_s = None
+        return seen.update("passages", draw_passages(reading, lang)), reading, seen
+
     # what goes on by itself
 
     def refresh(
-        self, tab: str, domain: str | None, person: str, thread: Thread, lang: Lang, seen: Seen, request: gr.Request
+        self,
+        tab: str,
+        domain: str | None,
+        person: str,
+        thread: Thread,
+        reading: Reading,
+        lang: Lang,
+        seen: Seen,
+        request: gr.Request,
     ) -> tuple[Any, ...]:
-        """(head, domain choice, corrections, board, what is shown, seconds until the next look). A door that is away shows in the
-        head; the rest stays."""
+        """(head, domain choice, corrections, board, documents, passages, what is shown, seconds until the next look). A door
+        that is away shows in the head; the rest stays."""
         before = dict(seen.drawn)
         visitor = visitor_of(request)
         door = self._acting(visitor)
@@ -208,8 +260,15 @@ class Page:
                 picked = gr.update(choices=choices, value=chosen)
             mine: Any = gr.skip()
             board: Any = gr.skip()
+            shelf: Any = gr.skip()
+            passages: Any = gr.skip()
             if tab == "chat":
                 mine = self._mine(door, thread, speaker(visitor, person), lang, seen)
+            elif tab == "documents" and chosen and visitor.sees_the_loop:
+                if reading.domain != chosen:
+                    reading = Reading()  # another domain's
+                shelf = seen.update("shelf", draw_shelf(door.documents_page(chosen, LISTED), reading, lang, _minute))
+                passages = seen.update("passages", draw_passages(reading, lang))
             elif chosen and status is not None and visitor.sees_the_loop:
                 board = seen.update("board", self._board(visitor, chosen, status, lang, seen))
             elif not chosen:
@@ -217,9 +276,10 @@ class Page:
         except (Invalid, Unavailable) as error:
             board = gr.skip() if seen.drawn.get("board") else seen.update("board", _trouble(words_of(error, lang)))
             head = seen.update("head", draw_head(lang, None, False, visitor))
-            return head, gr.skip(), gr.skip(), board, seen, seen.pace(before)
+            skipped = gr.skip()
+            return head, skipped, skipped, board, skipped, skipped, seen, seen.pace(before)
         head = seen.update("head", draw_head(lang, status, True, visitor))
-        return head, picked, mine, board, seen, seen.pace(before)
+        return head, picked, mine, board, shelf, passages, seen, seen.pace(before)
 
     def _acting(self, visitor: Visitor) -> Door:
         return self._door.acting(visitor.token)
@@ -248,6 +308,10 @@ class Page:
         feed.events = (feed.events + kept)[-EVENTS_KEPT:]
         feed.next = page["next"]
         return draw_board(status, rounds, releases, feed.events, lang, visitor.rolls_back)
+
+
+def _minute(text: Any) -> str:
+    return clock(text, with_day=True)
 
 
 def visitor_of(request: gr.Request) -> Visitor:
@@ -346,6 +410,7 @@ def build(door: Door) -> Any:
         tab = gr.State("chat")
         thread = gr.State(Thread())
         seen = gr.State(Seen())
+        reading = gr.State(Reading())
         remembered = gr.BrowserState("", storage_key="noria-person")
         head = gr.HTML(js_on_load=HEAD_SCRIPT, elem_id="n-head")
         with gr.Tabs(elem_id="n-tabs"):
@@ -374,14 +439,20 @@ def build(door: Door) -> Any:
             with gr.Tab(say("en", "tab_loop"), id="loop", visible=False) as loop_tab:
                 told = gr.HTML(js_on_load="", elem_id="n-told")
                 board = gr.HTML(js_on_load=BOARD_SCRIPT, elem_id="n-loop")
+            with gr.Tab(say("en", "tab_documents"), id="documents", visible=False) as documents_tab, gr.Row():
+                with gr.Column(scale=3, min_width=280):
+                    shelf = gr.HTML(js_on_load=SHELF_SCRIPT, elem_id="n-documents")
+                with gr.Column(scale=7, min_width=300):
+                    passages = gr.HTML(js_on_load=SHELF_SCRIPT, elem_id="n-reading")
 
-        spoken = [chat_tab, loop_tab, domain, person, two_drafts, new, question, send, talk]
+        spoken = [chat_tab, loop_tab, documents_tab, domain, person, two_drafts, new, question, send, talk]
 
         def speak(tongue: Lang, current: Thread) -> list[Any]:
             """Everything that stands on the page in words, in `tongue`."""
             return [
                 gr.update(label=say(tongue, "tab_chat")),
                 gr.update(label=say(tongue, "tab_loop")),
+                gr.update(label=say(tongue, "tab_documents")),
                 gr.update(label=say(tongue, "domain")),
                 gr.update(label=say(tongue, "person"), info=say(tongue, "person_info")),
                 gr.update(label=say(tongue, "two_drafts")),
@@ -405,7 +476,8 @@ def build(door: Door) -> Any:
                 info=say(tongue, "person_info"),
                 visible=visitor.names_persons,
             )
-            words[spoken.index(loop_tab)] = gr.update(label=say(tongue, "tab_loop"), visible=visitor.sees_the_loop)
+            for found, name in ((loop_tab, "tab_loop"), (documents_tab, "tab_documents")):
+                words[spoken.index(found)] = gr.update(label=say(tongue, name), visible=visitor.sees_the_loop)
             return [tongue, *words]
 
         def switch(current: Thread, shown: Seen, event: gr.EventData) -> list[Any]:
@@ -414,19 +486,24 @@ def build(door: Door) -> Any:
             shown.drawn = {"domains": shown.drawn.get("domains", "")}
             return [tongue, shown, "", "", *speak(tongue, current)]
 
-        clock = gr.Timer(REFRESH_S)
+        timer = gr.Timer(REFRESH_S)
         refreshed = {
             "fn": page.refresh,
-            "inputs": [tab, domain, person, thread, lang, seen],
-            "outputs": [head, domain, mine, board, seen, clock],
+            "inputs": [tab, domain, person, thread, reading, lang, seen],
+            "outputs": [head, domain, mine, board, shelf, passages, seen, timer],
             **HIDDEN,
         }
         listen: Callable[..., Any] = blocks.load
         listen(arrive, [remembered, thread], [lang, *spoken], **HIDDEN).then(**refreshed)
         head.said(switch, [thread, seen], [lang, seen, trouble, told, *spoken], **HIDDEN).then(**refreshed)
-        clock.tick(**refreshed, concurrency_limit=16)
+        timer.tick(**refreshed, concurrency_limit=16)
         chat_tab.select(lambda: "chat", None, tab, **HIDDEN).then(**refreshed)
         loop_tab.select(lambda: "loop", None, tab, **HIDDEN).then(**refreshed)
+        documents_tab.select(lambda: "documents", None, tab, **HIDDEN).then(**refreshed)
+        for shown in (shelf, passages):
+            shown.said(page.browse, [domain, reading, lang, seen], [passages, reading, seen], **HIDDEN).then(
+                **refreshed
+            )
         domain.input(page.begin_again, [lang], [talk, growing, thread, trouble], **HIDDEN).then(**refreshed)
         person.change(lambda who: who.strip(), person, remembered, **HIDDEN)
         gr.on(

@@ -24,7 +24,7 @@ THREAD_SCRIPT = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
   if (!button) return;
-  const act = button.dataset.act, card = button.closest('.n-answer');
+  const act = button.dataset.act, card = button.closest('[data-reply]');
   if (!card) return;
   const forms = card.querySelectorAll('.n-form');
   const show = (kind) => forms.forEach((form) => { form.hidden = form.dataset.form !== kind || !form.hidden; });
@@ -37,7 +37,8 @@ element.addEventListener('click', (event) => {
     return;
   }
   const form = button.closest('.n-form');
-  trigger('said', {act: act, reply: card.dataset.reply, text: form ? form.querySelector('textarea').value : ''});
+  const text = form ? form.querySelector('textarea').value : '';
+  trigger('said', {act: act, reply: card.dataset.reply, text: text, memory: button.dataset.memory || ''});
 });
 """
 
@@ -92,6 +93,17 @@ BOARD_SCRIPT = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act=rollback]');
   if (button && window.confirm(button.dataset.sure)) trigger('said', {act: 'rollback', to: Number(button.dataset.to)});
+});
+"""
+
+# Whatever carries data-act is told to the server, with the document that it names.
+SHELF_SCRIPT = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-act]');
+  if (!button) return;
+  trigger('said', {act: button.dataset.act, id: button.dataset.id || ''});
+  // Where it stands below the list, it would be out of sight.
+  if (button.dataset.id && window.innerWidth <= 640) document.getElementById('n-reading').scrollIntoView({behavior: 'smooth'});
 });
 """
 

@@ -1,13 +1,15 @@
 """One person's conversation as the page holds it, in memory only, and as it is drawn."""
 
 from collections.abc import Sequence
-from html import escape
+from datetime import datetime
 from uuid import uuid4
 
 from msgspec import Struct, field
 
 from api.client import Answer
 from api.ui.icons import BUBBLE, CHECK, PEN, THUMB_DOWN, THUMB_UP, WHEEL
+from api.ui.markup import safe
+from api.ui.sources import Sources, draw_sources
 from api.ui.words import Lang, say
 
 
@@ -31,6 +33,7 @@ class Turn(Struct):
     release: str = ""
     position: str = ""
     trouble: tuple[str, str] | None = None
+    sources: Sources = field(default_factory=Sources)
     id: str = field(default_factory=lambda: uuid4().hex)
 
     @property
@@ -61,7 +64,7 @@ class Thread(Struct):
 
     def answered(self, question: str, texts: Sequence[str], answer: Answer) -> None:
         drafts = [Draft(text, reply_id) for text, reply_id in zip(texts, answer.reply_ids, strict=True)]
-        self.turns.append(Turn(question, drafts, answer.release, answer.position))
+        self.turns.append(Turn(question, drafts, answer.release, answer.position, sources=Sources.of(answer)))
         self.conversation_id = answer.conversation_id
 
     def find(self, reply_id: str) -> tuple[Turn, Draft] | None:
@@ -70,12 +73,6 @@ class Thread(Struct):
                 if draft.reply_id == reply_id:
                     return turn, draft
         return None
-
-
-def safe(words: object) -> str:
-    """Words as HTML text. The braces and the dollar too: the page's templates would read them."""
-    text = escape(str(words), quote=True)
-    return text.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
 
 
 def draw_thread(thread: Thread, lang: Lang) -> str:
@@ -125,7 +122,16 @@ def _turn(turn: Turn, lang: Lang) -> str:
         return f'<div class="n-turn">{_question(turn.question)}{body}</div>'
     someone_picked = any(draft.picked for draft in turn.drafts)
     drafts = "".join(_draft(turn, draft, number, someone_picked, lang) for number, draft in enumerate(turn.drafts, 1))
-    return f'<div class="n-turn">{_question(turn.question)}<div class="n-drafts n-of-{len(turn.drafts)}">{drafts}</div></div>'
+    # Of several drafts they are the same, and stand below them.
+    below = _sources(turn, lang) if len(turn.drafts) > 1 else ""
+    whole = f'<div class="n-drafts n-of-{len(turn.drafts)}">{drafts}</div>{below}'
+    return f'<div class="n-turn">{_question(turn.question)}{whole}</div>'
+
+
+def _sources(turn: Turn, lang: Lang) -> str:
+    """On this machine's clock."""
+    chosen = turn.chosen
+    return draw_sources(turn.sources, chosen.reply_id, lang, datetime.now().astimezone()) if chosen is not None else ""
 
 
 def _draft(turn: Turn, draft: Draft, number: int, someone_picked: bool, lang: Lang) -> str:
@@ -144,6 +150,8 @@ def _draft(turn: Turn, draft: Draft, number: int, someone_picked: bool, lang: La
     parts += [
         f'<div class="n-own n-quiet"><div class="n-text">{BUBBLE} {safe(words)}</div></div>' for words in draft.comments
     ]
+    if not several:
+        parts.append(_sources(turn, lang))
     parts.append(f'<div class="n-acts">{_acts(draft, several, someone_picked, lang)}')
     parts.append(f"{'' if several else _release(turn)}</div>")
     parts.append(_form(draft, "correction", draft.correction or draft.text.strip(), lang))

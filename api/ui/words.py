@@ -12,6 +12,21 @@ _WORDS: dict[str, tuple[str, str]] = {
     "tagline": ("corrections turn the wheel", "每一次纠正，都让水车转动"),
     "tab_chat": ("Chat", "对话"),
     "tab_loop": ("The loop", "学习循环"),
+    "tab_documents": ("Documents", "文档"),
+    "documents": ("Documents", "文档"),
+    "documents_none": (
+        "None yet. Bring them with: noria document add FILE",
+        "还没有文档。导入命令：noria document add 文件",
+    ),
+    "documents_more": (
+        "The first {shown}; all of them: noria document list",
+        "只列出前 {shown} 份；全部：noria document list",
+    ),
+    "document_choose": ("Choose a document to read its passages.", "选择一份文档，阅读其中的段落。"),
+    "document_passages": ("{passages} passages", "{passages} 段"),
+    "document_added": ("{time}, by {by}", "{time}，{by}"),
+    "document_gone": ("replaced or removed since", "此后已被替换或移除"),
+    "passages_more": ("Show the next {more}", "显示接下来的 {more} 段"),
     "live": ("release {release} answers", "版本 {release} 正在应答"),
     "no_release": ("no release answers yet", "尚无版本应答"),
     "door_down": ("not connected", "未连接"),
@@ -51,6 +66,25 @@ _WORDS: dict[str, tuple[str, str]] = {
     "recorded_pick": ("Pick recorded at {position}", "选择已记录于 {position}"),
     "recorded_correction": ("Correction recorded at {position}", "纠正已记录于 {position}"),
     "recorded_comment": ("Comment recorded at {position}", "评论已记录于 {position}"),
+    "recorded_misfit": ("That it does not fit is recorded at {position}", "“不合适”已记录于 {position}"),
+    "sources": ("Recalled for this answer", "为此回答召回的内容"),
+    "source_correction": ("from a correction of {day}", "来自{day}的一条纠正"),
+    "source_fresh": ("from a correction made {age} before", "来自 {age}前的一条纠正"),
+    "source_document": ("from a document", "来自一份文档"),
+    "source_erased": ("It was erased since.", "该内容此后已被抹除。"),
+    "source_removed": ("It was removed or replaced since.", "该内容此后已被移除或替换。"),
+    "today": ("today", "今天"),
+    "comma": (", ", "，"),
+    "misfit": ("does not fit", "不合适"),
+    "misfit_said": ("said not to fit", "已标记为不合适"),
+    "memory_away": (
+        "The memory was not available: nothing was recalled for this answer.",
+        "记忆暂时不可用：此回答没有召回任何内容。",
+    ),
+    "declined": (
+        "Nothing that is known here fits this question; the model was not asked.",
+        "已知内容中没有与此问题相符的，因此没有询问模型。",
+    ),
     "mine": ("Your corrections", "你的纠正"),
     "mine_empty": (
         "None yet. Write an answer better, and follow here how it goes live.",
@@ -204,6 +238,15 @@ _WORDS: dict[str, tuple[str, str]] = {
     "err_broke": ("The answer broke off and does not count. Ask again.", "回答中断，不作数。请重新提问。"),
 }
 
+_DAYS = (
+    ("Monday", "星期一"),
+    ("Tuesday", "星期二"),
+    ("Wednesday", "星期三"),
+    ("Thursday", "星期四"),
+    ("Friday", "星期五"),
+    ("Saturday", "星期六"),
+    ("Sunday", "星期日"),
+)
 _EVENTS: dict[str, tuple[str, str]] = {
     "prompt_asked": ("asked", "提问"),
     "reply_drafted": ("answered", "应答"),
@@ -211,6 +254,10 @@ _EVENTS: dict[str, tuple[str, str]] = {
     "reply_rated": ("rated", "评分"),
     "reply_corrected": ("corrected", "纠正"),
     "reply_commented": ("commented", "评论"),
+    "recall_rejected": ("recall did not fit", "召回不合适"),
+    "document_added": ("document added", "加入文档"),
+    "document_removed": ("document removed", "移除文档"),
+    "passage_added": ("passage added", "加入段落"),
     "domain_created": ("domain created", "创建领域"),
     "policy_set": ("policy set", "设定策略"),
     "clock_ticked": ("clock ticked", "时钟"),
@@ -276,6 +323,11 @@ def span(lang: Lang, seconds: float) -> str:
     while len(pairs) > 1 and pairs[0][0] == 0:
         pairs.pop(0)
     return " ".join(f"{number} {unit}" for number, unit in pairs[:2])
+
+
+def day_words(lang: Lang, weekday: int) -> str:
+    """A day of the week, from Monday, which is 0."""
+    return _DAYS[weekday][LANGUAGES.index(lang)]
 
 
 def domain_choices(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:

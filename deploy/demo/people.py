@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
-from api.client import BUSY, Answer, Door, NotNow, Piece, Refused
+from api.client import BUSY, Answer, Door, NotNow, Piece, Refused, Source
 from deploy.demo.domain import Fact
 
 PEOPLE = ("ada", "bo", "chen", "dalia", "emeka", "fumiko")
@@ -20,13 +20,15 @@ ANSWER_TOKENS = 24  # people here stop reading early
 
 
 class Said(Struct, frozen=True):
-    """What one answer was. `longest_pause_s`: until its first piece came, or from one piece to the next, or to its end."""
+    """What one answer was, and what was recalled for it. `longest_pause_s`: until its first piece came, or from one piece to the
+    next, or to its end."""
 
     conversation_id: str
     release: str
     reply_ids: tuple[str, ...]
     texts: tuple[str, ...]
     longest_pause_s: float
+    recalled: tuple[Source, ...] = ()
 
 
 class Acts(Struct):
@@ -87,9 +89,9 @@ def _ask_once(
         match got:
             case Piece(index, text):
                 pieces[index].append(text)
-            case Answer(conversation, release, reply_ids):
+            case Answer(conversation, release, reply_ids, recalled=recalled):
                 texts = tuple("".join(pieces[i]) for i in range(drafts))
-                return Said(conversation, release, reply_ids, texts, longest_pause_s)
+                return Said(conversation, release, reply_ids, texts, longest_pause_s, recalled)
     raise NotNow("the answer had no end")
 
 
@@ -99,10 +101,12 @@ def holds(answer: str, keys: Sequence[str]) -> bool:
     return any(re.search(rf"(?<![\w.,]){re.escape(key.casefold())}(?![\w])", said) is not None for key in keys)
 
 
-def correct_facts(door: Door, domain: str, facts: Sequence[Fact], apart_s: float, seen: Callable[[Acts], None]) -> Acts:
+def correct_facts(
+    door: Door, domain: str, facts: Sequence[Fact], apart_s: float, seen: Callable[[Acts, Fact], None]
+) -> Acts:
     """Let the people ask about `facts` and correct each answer once; each comes `apart_s` after the one before.
 
-    `seen` is told after each correction.
+    `seen` is told after each correction, and of which fact it was.
     """
     shares = [(person, facts[number :: len(PEOPLE)]) for number, person in enumerate(PEOPLE)]
     total = Acts()
@@ -112,7 +116,7 @@ def correct_facts(door: Door, domain: str, facts: Sequence[Fact], apart_s: float
         time.sleep(place * apart_s)
         for number, fact in enumerate(share):
             _correct(door, domain, person, fact, total, pick=number < 2, chance=chance)
-            seen(total)
+            seen(total, fact)
 
     with ThreadPoolExecutor(len(PEOPLE), "person") as crowd:
         for done in [crowd.submit(live, place, *who) for place, who in enumerate(shares)]:

@@ -38,6 +38,14 @@ ROUND_DEADLINE_S = 1500.0
 EXAM_DEADLINE_S = 1200.0
 PROGRESS_EVERY_S = 10.0
 LOOK_EVERY_S = 0.5
+RECALL_DEADLINE_S = 30.0
+# What the report says of answers as they are served, behind what is recalled: by the gate's check.
+AS_SERVED = {
+    "recalled_held_out": ("held_out_served", "before"),  # of corrections that no round had seen
+    "served_held_out_after": ("held_out_served", "after"),
+    "served_fixes_after": ("fixes_served", "after"),
+    "served_general_after": ("general_served", "after"),
+}
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -55,17 +63,19 @@ class Script(Struct, frozen=True):
     made_with: Json
     after_a_flip: int = 34
     people_apart_s: float = 4.0  # they do not come all at once, nor write their corrections in step
+    opening: bool = False  # begin with a round that teaches to use what is recalled
 
 
 def whole_script() -> Script:
-    """Two rounds of 48 facts."""
+    """An opening round, and two of 48 facts."""
     facts, share = load_facts(), 48
     policy = {
         # Six people who share one thread's engine correct in bursts: pauses of 15 s within them were seen on a slow host.
         "thresholds": {"corrections": 40, "people": 3, "named_people": "each", "settle_s": 20},
         "gate": {"general_margin": 0.05},
+        "recall": {"of": "corrections"},
     }
-    return Script((facts[:share], facts[share : 2 * share]), load_general(), {"policy": policy})
+    return Script((facts[:share], facts[share : 2 * share]), load_general(), {"policy": policy}, opening=True)
 
 
 def main(stop_at_end: bool = False, script: Script | None = None) -> int:
@@ -126,9 +136,17 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
         console.print(f"  [bold]{fact.en.question}[/bold]\n    {mark(answer, fact)} {one_line(answer)}")
 
     watch_exam(door, home, add_exam(door, facts, script.general if told == 0 else ()))
-    rounds_before = max((round_["number"] for round_ in door.rounds(DOMAIN)), default=0)
+    opened = open_domain(door) if script.opening else {}
+    rounds_before = newest_round(door)
     chapter(f"2  {len(PEOPLE)} people chat, rate, pick and correct (see `noria events tail` in another window)")
-    acts = correct_facts(door, DOMAIN, facts, script.people_apart_s, show_acts)
+    recall = FirstRecall(door) if script.opening else None
+
+    def seen_acts(acts: Acts, fact: Fact) -> None:
+        show_acts(acts)
+        if recall is not None:
+            recall.after(fact)
+
+    acts = correct_facts(door, DOMAIN, facts, script.people_apart_s, seen_acts)
     last_correction_at = time.monotonic()
     show_acts(acts, end=True)
 
@@ -173,6 +191,9 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
     checks = {check["name"]: check for check in round_["verdict"]["checks"]}
     return {
         **({"seconds_to_first_answer": round(first_answer_s, 1)} if first_answer_s is not None else {}),
+        **opened,
+        **(recall.report() if recall is not None else {}),
+        **{name: checks[check][when] for name, (check, when) in AS_SERVED.items() if check in checks},
         "round": told + 1,
         "release": release,
         "events": sum(table.rows for table in replayed.tables if table.table == "events"),
@@ -203,8 +224,66 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
     }
 
 
+def open_domain(door: Door) -> Json:
+    """Let the domain's first round teach its model to use what is recalled; what the report says of that. Nothing, if it was told
+    before."""
+    if any(round_["opening"] for round_ in door.rounds(DOMAIN)):
+        return {}
+    chapter("   An opening round: the model learns to use what is recalled, and nothing of the domain")
+    before, began = newest_round(door), time.monotonic()
+    door.start_round(DOMAIN, opening=True)
+    round_ = watch_round(door, None, before)
+    show_gate(round_)
+    if round_["step"] != "released":
+        raise Refusal(round_["failure"] or (round_["verdict"] or {}).get("words") or round_["step"])
+    skill = next(check for check in round_["verdict"]["checks"] if check["name"] == "skill")
+    return {
+        "seconds_opening": round(time.monotonic() - began, 1),
+        "skill_n": skill["n"],
+        "skill_before": skill["before"],
+        "skill_after": skill["after"],
+    }
+
+
+def newest_round(door: Door) -> int:
+    """Its number; 0 where there was none."""
+    return max((round_["number"] for round_ in door.rounds(DOMAIN)), default=0)
+
+
+class FirstRecall:
+    """After the first correction somebody else asks the same in other words, until the answer comes from it."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._begun = threading.Lock()
+        self._seconds: float | None = None
+        self._right = False
+
+    def after(self, fact: Fact) -> None:
+        if not self._begun.acquire(blocking=False):
+            return
+        began = time.monotonic()
+        while time.monotonic() - began < RECALL_DEADLINE_S:
+            said = ask(self._door, DOMAIN, fact.en.held_out[0], "visitor")
+            if said.recalled:
+                self._seconds, self._right = time.monotonic() - began, holds(said.texts[0], fact.en.keys)
+                console.print(
+                    f"  somebody else asks in other words: [bold]{fact.en.held_out[0]}[/bold]\n"
+                    f"    {mark(said.texts[0], fact)} {one_line(said.texts[0])}\n"
+                    f"    recalled from a correction {said.recalled[0].age_s:.1f} s old, {self._seconds:.1f} s after it was made"
+                )
+                return
+        console.print("  [red]the first correction was not recalled[/red]; see logs/recall.log")
+
+    def report(self) -> Json:
+        return {
+            "seconds_correction_to_recalled": None if self._seconds is None else round(self._seconds, 2),
+            "first_recalled_right": self._right,
+        }
+
+
 def create_domain(door: Door, made_with: Json) -> int:
-    """Make the domain if it is not there, wait until it answers, and return how many rounds were released."""
+    """Make the domain if it is not there, wait until it answers, and return how many rounds were released that taught facts."""
     with contextlib.suppress(Refused):
         door.create_domain(
             {
@@ -219,7 +298,7 @@ def create_domain(door: Door, made_with: Json) -> int:
         if time.monotonic() > until:
             raise Unavailable("the first engine did not come up; see logs/engines.log and logs/swapper.log")
         time.sleep(0.2)
-    return sum(round_["step"] == "released" for round_ in door.rounds(DOMAIN))
+    return sum(round_["step"] == "released" and not round_["opening"] for round_ in door.rounds(DOMAIN))
 
 
 def add_exam(door: Door, facts: Sequence[Fact], general: Sequence[GeneralQuestion]) -> int:
@@ -263,8 +342,8 @@ def installing(home: Path) -> str:
     return f"; {waits_words('en', waits_for)}" if waits_for else ""
 
 
-def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
-    """Show the steps as they happen; start the load when the swap begins. Returns the round when it has ended."""
+def watch_round(door: Door, load: Load | None, rounds_before: int) -> Json:
+    """Show the steps as they happen; start the load, if there is one, when the swap begins. Returns the round when it has ended."""
     until = time.monotonic() + ROUND_DEADLINE_S
     shown: tuple[Any, ...] = ("",)
     said_at = 0.0
@@ -277,7 +356,7 @@ def watch_round(door: Door, load: Load, rounds_before: int) -> Json:
                 shown = ("waiting", *missing)
             time.sleep(LOOK_EVERY_S)
             continue
-        if newest["step"] == "swap" and not load.started:
+        if newest["step"] == "swap" and load is not None and not load.started:
             load.start()
         stage, line = newest["step"], describe(newest)
         fresh = newest["progress"] is None or time.monotonic() - said_at >= PROGRESS_EVERY_S

@@ -55,7 +55,7 @@ def turn(door: Door, home: Path, facts: Sequence[Fact], load: Load, guarded: boo
     door.set_policy(story.DOMAIN, POLICY | {"thresholds": thresholds, "recipe": recipe})
     if guarded:
         story.watch_exam(door, home, story.add_exam(door, facts, SCRIPT.general))
-    acts = correct_facts(door, story.DOMAIN, facts, SCRIPT.people_apart_s, story.show_acts)
+    acts = correct_facts(door, story.DOMAIN, facts, SCRIPT.people_apart_s, lambda acts, _: story.show_acts(acts))
     corrected_at = monotonic()
     ended = story.watch_round(door, load, 0)
     live_s = monotonic() - corrected_at

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from api.client import Address, Door
-from tests.door_server import CHAT_KEY, DATA_KEY, KEY, FakeDoor, ago, new_round, serving
+from tests.door_server import (
+    CHAT_KEY,
+    DATA_KEY,
+    KEY,
+    FakeDoor,
+    ago,
+    new_document,
+    new_round,
+    remembered_things,
+    serving,
+)
 from tests.e2e.browser import chromium, log_in, page_process
 
 QUESTION = "How fast may I drive on a street without a centre line?"
@@ -177,6 +187,56 @@ def test_thumbs_and_comments_are_recorded(page: Any, door: FakeDoor) -> None:
     ]
 
 
+def test_the_sources_of_an_answer_are_read_and_one_is_said_not_to_fit(page: Any, door: FakeDoor) -> None:
+    door.recalled[QUESTION] = remembered_things()
+    answer = answer_of(page)
+    sources = answer.locator(".n-sources li")
+    assert sources.count() == 3
+    assert "from a correction made 1 s before" in sources.nth(0).inner_text()
+    assert sources.nth(1).inner_text().startswith("Road Traffic Safety Law, article 91")
+    page.get_by_role("button", name="Road Traffic Safety Law, article 91").click()
+    page.get_by_text("Who drinks does not drive.").wait_for()
+    answer.locator(".n-source").nth(2).click()
+    page.get_by_text("It was erased since.").wait_for()
+    assert page.get_by_text("Who drinks does not drive.").count() == 0
+    answer.get_by_role("button", name="does not fit").nth(1).click()
+    page.get_by_text("That it does not fit is recorded at").wait_for()
+    assert sources.nth(1).get_by_role("button", name="does not fit").count() == 0
+    assert [(one["misfit"], one["user"]) for one in door.feedback] == [("9a55", "ana")]
+
+    page.get_by_role("button", name="中文").click()
+    page.get_by_text("来自 1 秒前的一条纠正").wait_for()
+    assert page.get_by_role("button", name="不合适", exact=True).count() == 2
+
+
+def test_two_drafts_have_their_sources_below_them_and_an_absent_memory_is_told(page: Any, door: FakeDoor) -> None:
+    door.recalled[QUESTION] = remembered_things()
+    page.get_by_label("Two drafts side by side").check()
+    answer_of(page)
+    assert page.locator(".n-sources").count() == 1 and page.locator(".n-answer .n-sources").count() == 0
+    page.locator(".n-source").first.click()
+    page.get_by_text("30 km/h at night.").wait_for()
+    door.memory_away = True
+    ask(page, "And at night?")
+    page.get_by_text("The memory was not available").wait_for()
+
+
+def test_the_documents_of_the_domain_are_listed_and_read_page_by_page(page: Any, door: FakeDoor) -> None:
+    door.documents += [new_document("Road Law", 30), new_document("Notes", 1)]
+    page.get_by_role("tab", name="Documents").click()
+    page.get_by_role("button", name="Road Law").click()
+    page.get_by_text("Text 20 of Road Law.").wait_for()
+    assert page.get_by_text("Text 21 of Road Law.").count() == 0
+    page.get_by_role("button", name="Show the next 10").click()
+    page.get_by_text("Text 30 of Road Law.").wait_for()
+    assert page.locator("#n-reading [data-act=more]").count() == 0
+    assert page.locator(".n-book[aria-pressed=true]").count() == 1
+    door.documents.pop(1)
+    page.get_by_role("button", name="Notes").wait_for(state="detached")
+    page.get_by_role("button", name="中文").click()
+    page.get_by_text("30 段", exact=True).wait_for()
+
+
 def test_what_goes_wrong_is_said_in_a_friendly_line(page: Any, door: FakeDoor) -> None:
     answer = answer_of(page)
     answer.get_by_role("button", name="Write it better").click()
@@ -315,18 +375,28 @@ def beyond(page: Any) -> dict[int, list[str]]:
 
 def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> None:
     a_round_and_its_gate(door)
-    for lang, tab, better in (("en", "The loop", "Write it better"), ("zh", "学习循环", "改写得更好")):
+    door.recalled[QUESTION] = remembered_things()
+    door.recalled[QUESTION][1]["title"] = "A-law-whose-title-is-one-word-" * 6
+    door.documents.append(new_document("A-document-whose-title-is-one-word-" * 6, 3))
+    tabs = {"en": ("The loop", "Documents", "Write it better"), "zh": ("学习循环", "文档", "改写得更好")}
+    for lang, (tab, documents, better) in tabs.items():
         page.goto(f"{served[1]}/?person=ana&lang={lang}")
         page.wait_for_selector(".n-live.n-on")
         assert beyond(page) == {}
         page.locator("#n-two input").check()
         answer_of(page)
+        page.locator(".n-source").nth(1).click()
+        page.locator(".n-sources .n-own").wait_for()
         page.get_by_role("button", name=better).first.click()
         page.locator("[data-form=correction] textarea").first.wait_for()
         assert beyond(page) == {}
         page.get_by_role("tab", name=tab).click()
         page.wait_for_selector(".n-active")
         page.wait_for_selector(".n-table")
+        assert beyond(page) == {}
+        page.get_by_role("tab", name=documents).click()
+        page.locator(".n-book").click()
+        page.locator(".n-passages li").first.wait_for()
         assert beyond(page) == {}
 
 
@@ -393,10 +463,14 @@ def test_a_chat_key_speaks_as_its_own_person_and_sees_no_loop(
 ) -> None:
     log_in(stranger, link_of(served, CHAT_KEY), "?person=ana")
     stranger.wait_for_selector(".n-live.n-on")
-    assert not stranger.get_by_role("tab", name="The loop").is_visible()
+    for tab in ("The loop", "Documents"):
+        assert not stranger.get_by_role("tab", name=tab).is_visible()
+    door.recalled[QUESTION] = remembered_things()
     assert not stranger.locator("#n-person").is_visible()
     answer = answer_of(stranger)
     assert door.chats[-1]["user"] == "key:test-chat"
+    answer.locator(".n-source").first.click()
+    stranger.get_by_text("30 km/h at night.").wait_for()
     answer.get_by_role("button", name="Good answer").click()
     stranger.wait_for_selector(".n-note")
     assert door.feedback[-1]["user"] == "key:test-chat"

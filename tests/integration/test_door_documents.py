@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.client import Address, Door
 from api.documents import reading, routes
 from api.documents.protocol import FILE_BYTES
 from streams.errors import LogUnavailable
@@ -228,3 +229,34 @@ def test_a_name_is_asked_for_and_a_media_type_says_what_a_file_without_an_ending
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "name")
     assert post(world, domain, "notes", b"a").status_code == 422
     assert post(world, domain, "notes", b"a", "text/plain; charset=utf-8").status_code == 200
+
+
+def test_a_client_sees_all_pages_as_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "PAGE_PASSAGES", 2)
+    domain = world.domain()
+    law = "".join(f"Article {n}. Words of it.\n\n" for n in range(1, 6)).encode()
+    with Door(Address(world.door_url, world.data_key)) as door:
+        added = door.add_document(domain, "法 & more.md", law)
+        world.caught_up(added["position"])
+        (listed,) = door.documents(domain)["data"]
+        found = door.document(domain, listed["document_id"])
+        assert (found["name"], [one["number"] for one in found["data"]]) == ("法 & more.md", list(range(5)))
+        gone = door.remove_document(domain, listed["document_id"], "no use")
+        world.caught_up(gone["position"])
+        assert door.documents(domain) == {"data": [], "erased": 0, "retired": 1}
+
+
+def test_a_document_is_not_taken_while_nobody_knows_which_there_are(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = world.domain()
+    monkeypatch.setattr(routes, "BEHIND_S", 0.1)
+    world.following.clear()
+    try:
+        world.as_data.post(
+            f"/v1/domains/{domain}/exam", json=[{"question": "Who?", "answer": "She.", "kind": "general"}]
+        )
+        answer = post(world, domain, "act.md", LAW.encode())
+    finally:
+        world.following.set()
+    assert answer.status_code == 503 and "not known yet" in answer.json()["error"]["message"]

@@ -130,6 +130,7 @@ def test_the_release_before_stays_warm_and_an_older_one_stops_once_nothing_is_in
     [
         "UPDATE work.routes SET release = 0, engine_id = 'roads@0'",
         "UPDATE work.routes SET release = 0, engine_id = 'roads@0', decided_offset = 1000000, generation = 50",
+        "UPDATE work.routes SET decided_offset = 1000000",  # no order would move it any more
         "DELETE FROM work.routes",
     ],
 )
@@ -184,6 +185,17 @@ def test_a_reconciler_that_was_paused_after_its_look_undoes_nothing(two: Context
     change(two.database, "UPDATE work.engines SET wanted = true WHERE engine_id = 'roads@0'")  # an order asks for it
     level._carry_out(unwanted)
     assert wanted(two) == {"roads@0": True, "roads@1": True}
+
+
+def test_a_route_that_was_lost_and_made_anew_under_the_same_number_is_not_the_one_that_was_seen(
+    two: Context, level: Reconciler
+) -> None:
+    change(two.database, "UPDATE work.routes SET release = 0, engine_id = 'roads@0'")
+    late = level._look()
+    change(two.database, "UPDATE work.routes SET release = 2, engine_id = 'roads@1', decided_offset = 99")
+    for amend in late:
+        level._carry_out(amend)
+    assert route(two) == (2, "roads@1", 2)
 
 
 def test_two_reconcilers_at_once_end_where_one_does(two: Context, tmp_path: Path) -> None:

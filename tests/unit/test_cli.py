@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.cli import main
-from tests.door_server import KEY, FakeDoor, new_round, serving
+from tests.door_server import KEY, FakeDoor, new_round, remembered_things, serving
 
 
 @pytest.fixture
@@ -78,6 +78,33 @@ def test_feedback_says_where_it_was_recorded_and_that_a_repetition_was_one(run: 
     assert first.output == "recorded at noria.conversations-0@2\n"
     assert again.output == "had been recorded at noria.conversations-0@2\n"
     assert "waiting" in run("feedback", "list", "ana").output
+
+
+def test_the_sources_of_an_answer_are_a_line_each_and_one_can_be_said_not_to_fit(run: Any, door: FakeDoor) -> None:
+    door.recalled["How fast?"] = remembered_things()
+    result = run("chat", "How fast?", "-p", "ana")
+    assert result.stdout.strip() == door.answer
+    assert result.stderr.splitlines()[1:] == [
+        "[1] from a correction, 0.9 s old (score 0.88, c0de)",
+        "[2] from Road Traffic Safety Law, article 91 (score 0.50, 9a55)",
+        "[3] from a correction, 25 h 0 min old (score 0.25, gone)",
+    ]
+    reply = json.loads(run("chat", "--json", "-p", "ana", "How fast?").stdout)
+    assert reply["recalled"][1]["document_id"] == "d0c"
+    (reply_id,) = reply["reply_ids"]
+    assert run("feedback", "misfit", reply_id, "9a55", "-p", "ana", "--comment", "I do not drink").exit_code == 0
+    assert (door.feedback[-1]["misfit"], door.feedback[-1]["comment"]) == ("9a55", "I do not drink")
+    refused = run("feedback", "misfit", reply_id, "another", "-p", "ana")
+    assert (refused.exit_code, "field misfit" in refused.stderr) == (1, True)
+    table = run("feedback", "sources", reply_id).stdout
+    assert re.search(r"9a55 +passage +0\.50 +stands +Who drinks does not drive\.", table)
+    assert re.search(r"gone +correction +0\.25 +erased +–", table)
+
+
+def test_that_the_memory_was_away_is_said_with_the_answer(run: Any, door: FakeDoor) -> None:
+    door.memory_away = True
+    assert "[the memory was not available" in run("chat", "How fast?").stderr
+    assert json.loads(run("chat", "--json", "How fast?").stdout)["recall"] == "unavailable"
 
 
 def test_a_correction_is_read_from_standard_input(run: Any, door: FakeDoor) -> None:
