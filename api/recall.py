@@ -37,6 +37,7 @@ from streams.sealing import Keyring, open_sealed
 from streams.store import postgres_trouble
 
 logger = logging.getLogger(__name__)
+QUESTION_CHARACTERS = 4_000  # what a longer one asks stands at its beginning or its end
 _TOKENS_AROUND = 256  # of a template, and of what the form says beside the memories
 
 
@@ -127,7 +128,7 @@ class Recaller:
 
     def _sources(self, chat: ChatRequest, recall: Recall) -> tuple[Source, ...]:
         found: dict[str, Recalled] = {}
-        for one in self._asked().recall(chat.domain, chat.messages[-1]["content"], recall):
+        for one in self._asked().recall(chat.domain, asked_for(chat.messages[-1]["content"]), recall):
             if one.kind in recall.kinds:  # the policy's word, whatever the memory says
                 found.setdefault(one.id, one)
         best = list(found.values())[: recall.most]
@@ -141,6 +142,14 @@ class Recaller:
         if self._client is None:
             self._client = RecallClient(self._url, self._keyring.derive(KEY) if self._url else "")
         return self._client
+
+
+def asked_for(question: str) -> str:
+    """What of a question the memory is asked: all of it, unless it is a whole text."""
+    if len(question) <= QUESTION_CHARACTERS:
+        return question
+    half = QUESTION_CHARACTERS // 2
+    return f"{question[:half]}\n{question[-half:]}"
 
 
 def tokens_left(chat: ChatRequest, recall: Recall, context_tokens: int | None) -> int:

@@ -22,7 +22,7 @@ CONTEXT: Any = SimpleNamespace(check=lambda: None)
 class Bags:
     """Texts as bags of words: two are near when they share many."""
 
-    name, dims = "bags", 256
+    name, dims = "bags", 4096
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         found = np.zeros((len(texts), self.dims), np.float32)

@@ -16,11 +16,13 @@ LONGEST_BYTES = 1024 * 1024
 
 
 class RecallServer:
-    """Answers with what `recalls` makes of the question. `pause_s`: before each answer. `asked` records the questions."""
+    """Answers with what `recalls` makes of the question. `holds`: the domains whose memories it holds; None: any. `pause_s`: before
+    each answer. `asked` records the questions."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.recalls: Callable[[Question], Sequence[Recalled]] = lambda asked: ()
+        self.holds: set[str] | None = None
         self.pause_s = 0.0
         self.status = 200
         self.asked: list[Question] = []
@@ -40,6 +42,8 @@ class RecallServer:
             question = msgspec.json.decode(body, type=Question)
         except msgspec.MsgspecError:
             return 400, b""
+        if self.holds is not None and question.domain not in self.holds:
+            return 503, b""
         self.asked.append(question)
         time.sleep(self.pause_s)
         return self.status, msgspec.json.encode(Answer(tuple(self.recalls(question))))

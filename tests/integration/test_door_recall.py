@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from api.chat_request import parse_chat
 from api.keys import create_key
+from api.recall import QUESTION_CHARACTERS
 from api.services import domain_subject
 from streams import sealing
 from streams.cluster import Cluster
@@ -308,6 +309,7 @@ def test_what_is_recalled_takes_no_more_tokens_than_the_policy_and_the_window_gi
     long = "x" * 3 * world.engine.context_tokens
     answer = world.chat(domain, long[: -3 * 300], max_tokens=100)  # fits alone, and no memory beside it
     assert answer["metadata"]["recalled"] == [] and answer["metadata"]["recall"] == "recalled"
+    assert len(memory.asked[-1].question) <= QUESTION_CHARACTERS + 1
 
 
 def test_what_a_person_ends_a_memory_with_ends_nothing(world: World, memory: RecallServer) -> None:

@@ -21,7 +21,8 @@ KNOWN = Recalled("correction", "example-1", 0.75)
 def base_url() -> Iterator[str]:
     """A memory that knows one thing, of the domain `roads`, and answers to KEY."""
     with remembering(KEY) as memory:
-        memory.recalls = lambda asked: [KNOWN] if asked.domain == "roads" and "correction" in asked.kinds else []
+        memory.holds = {"roads"}
+        memory.recalls = lambda asked: [KNOWN] if "correction" in asked.kinds else []
         yield memory.base_url
 
 
@@ -55,9 +56,10 @@ def test_rubbish_is_400_and_its_words_are_not_repeated(base_url: str, body: Any)
     assert answer.status_code == 400 and b"roads" not in answer.content
 
 
-def test_of_a_domain_that_it_does_not_know_it_recalls_nothing(base_url: str) -> None:
+def test_of_a_domain_that_it_does_not_hold_it_does_not_say_that_nothing_fits(base_url: str) -> None:
+    """Or a domain whose memory is being read would decline whatever it is asked."""
     answer = post(base_url, Question("nobody-knows-it", "how fast?", ("correction", "passage"), 3))
-    assert answer.status_code == 200 and msgspec.json.decode(answer.content, type=Answer) == Answer(())
+    assert answer.status_code == 503 and b"example" not in answer.content
 
 
 def test_what_it_recalls_are_ids_and_scores_of_the_kinds_that_were_asked_for(base_url: str) -> None:

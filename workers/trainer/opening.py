@@ -20,7 +20,7 @@ from workers.artifacts import Artifacts
 from workers.trainer.spec import TrainingRow
 
 OPENING_FILE = Path(__file__).with_suffix(".jsonl")
-EPOCHS = 4  # at most: what is to be learned is the same in all of its rows
+EPOCHS = 2  # at most: what is to be learned is the same in all of its rows
 
 
 class _Passage(Struct, frozen=True, forbid_unknown_fields=True):
