@@ -20,11 +20,15 @@ CONTEXT: Any = SimpleNamespace(check=lambda: None)
 
 
 class Bags:
-    """Texts as bags of words: two are near when they share many."""
+    """Texts as bags of words: two are near when they share many. It counts the texts that it was given."""
 
     name, dims = "bags", 4096
 
+    def __init__(self) -> None:
+        self.texts = 0
+
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.texts += len(texts)
         found = np.zeros((len(texts), self.dims), np.float32)
         for row, text in zip(found, texts, strict=True):
             for word in re.findall(r"\w+", text.casefold()):

@@ -19,6 +19,8 @@ from workers.context import Context
 from workers.recall.encoder import Encoder, sentence_encoder
 from workers.recall.index import Index, texts_of
 from workers.recall.index import Memory as Known
+from workers.recall.kept import Kept, Words
+from workers.recall.passages import known_passage
 from workers.selector.agreement import settle, words_of
 from workers.selector.opened import open_exam, open_examples, other_wordings
 from workers.selector.snapshot import SnapshotMemory, open_memory
@@ -37,22 +39,30 @@ class Remembered(Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Remembered({self.sealed.id})"
 
+    @property
+    def kids(self) -> tuple[str, ...]:
+        """Of the keys that it is sealed with; by the first of them its vectors are known."""
+        first = self.sealed.text if self.sealed.question is None else self.sealed.question
+        return (first.kid, *sorted(self.sealed.kids - {first.kid}))
+
 
 class AsOf:
     """Some memories, to be recalled from."""
 
-    def __init__(self, remembered: Sequence[Remembered], context: Context, encoder: Encoder) -> None:
+    def __init__(
+        self, remembered: Sequence[Remembered], context: Context, encoder: Encoder, kept: Kept | None = None
+    ) -> None:
+        """`kept`: where vectors of theirs may stand already."""
         # In the order of their words, so that the same memories make the same index in whatever order they came.
         ordered = sorted(remembered, key=lambda one: (one.known.wordings, one.known.text, one.sealed.id))
         self._remembered: Mapping[str, Remembered] = {one.sealed.id: one for one in ordered}
         self._place = {id: place for place, id in enumerate(self._remembered)}
         self._encoder = encoder
         self._context = context
+        self._kept = kept
         self._index = Index(encoder.dims)
-        texts = [texts_of(one.known) for one in ordered]
-        vectors = self._embed([text for of_one in texts for text in of_one])
-        ends = np.cumsum([len(of_one) for of_one in texts])
-        self._index.put_all([one.known for one in ordered], np.split(vectors, ends[:-1]) if ordered else [])
+        vectors = self._vectors(ordered)
+        self._index.put_all([one.known for one in ordered], [vectors[one.sealed.id] for one in ordered])
 
     def recall(self, questions: Sequence[str], recall: Recall, without_own: bool = False) -> list[tuple[str, ...]]:
         """For each question the ids of what the policy would have recalled for it, the best first. `without_own`: as if nobody had
@@ -78,6 +88,22 @@ class AsOf:
         """The question behind these memories."""
         return with_recalled(question, [self.memory(id) for id in ids])
 
+    def _vectors(self, remembered: Sequence[Remembered]) -> dict[str, NDArray[np.float32]]:
+        """By memory: those that the memory of the doors has kept, and the others computed."""
+        found: dict[str, NDArray[np.float32]] = {}
+        for start in range(0, len(remembered), AT_ONCE):
+            self._context.check()
+            words = [Words(one.sealed.id, texts_of(one.known), one.kids) for one in remembered[start : start + AT_ONCE]]
+            if self._kept is not None:
+                found |= self._kept.find(words)
+            missing = [one for one in words if one.memory_id not in found]
+            vectors = self._embed([text for one in missing for text in one.texts])
+            ends = np.cumsum([len(one.texts) for one in missing])
+            found |= (
+                zip((one.memory_id for one in missing), np.split(vectors, ends[:-1]), strict=True) if missing else ()
+            )
+        return found
+
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         found = [np.zeros((0, self._encoder.dims), np.float32)]
         for start in range(0, len(texts), AT_ONCE):
@@ -93,7 +119,8 @@ def memory_as_of(domain: str, round_id: str, pin: int, kinds: Set[MemoryKind], c
         found += _corrections(domain, round_id, pin, context)
     if "passage" in kinds:
         found += _passages(domain, pin, context)
-    return AsOf(found, context, sentence_encoder())
+    encoder = sentence_encoder()
+    return AsOf(found, context, encoder, Kept(context.database, context.keyring, encoder.name, encoder.dims))
 
 
 def _corrections(domain: str, round_id: str, pin: int, context: Context) -> list[Remembered]:
@@ -135,5 +162,5 @@ def _passages(domain: str, pin: int, context: Context) -> list[Remembered]:
         sealed = SnapshotMemory(row.passage_id, "passage", row.passage, title=row.title)
         memory = open_memory(sealed, context.keyring)
         if memory is not None:
-            found.append(Remembered(Known(row.passage_id, "passage", (), memory.text), memory, sealed))
+            found.append(Remembered(known_passage(row.passage_id, memory), memory, sealed))
     return found

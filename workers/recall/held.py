@@ -18,12 +18,15 @@ from streams.errors import Erased, Invalid, Unavailable
 from streams.reading.learning import asked_in_vain
 from streams.reading.memories import corrected, documents_in_force, passages_of, standing_ids
 from streams.recalled import MemoryKind, Recall
-from streams.sealing import Keyring, open_sealed
+from streams.remembered import of_passage
+from streams.sealed import Sealed
+from streams.sealing import Keyring
 from streams.store import postgres_trouble
 from workers.recall.corrections import Spoken, spoken, standing
 from workers.recall.encoder import Encoder
 from workers.recall.index import Hit, Index, Memory, texts_of
 from workers.recall.kept import Kept, Vectors, Words
+from workers.recall.passages import known_passage
 from workers.selector.wordings import MOST, NEAR
 
 AT_ONCE = 64  # memories that are embedded before anything else is looked at: a fifth of a second
@@ -57,7 +60,7 @@ class Held:
         self._answers: dict[bytes, set[str]] = {}  # the other way round
         self._passages: dict[str, list[str]] = {}  # by document: those that are in the index
         self._corrections: dict[str, None] = {}  # to be looked at, in this order
-        self._documents: deque[tuple[str, str, int]] = (
+        self._documents: deque[tuple[str, Sealed, int]] = (
             deque()
         )  # to be gone on with: title and number of the next passage
         with postgres_trouble(), database.connect() as connection:
@@ -94,12 +97,8 @@ class Held:
         for document_id, title in stand.items():
             if document_id in self._passages:
                 continue
-            try:
-                opened = str(json.loads(open_sealed(title, self._keyring))["title"])
-            except (Erased, Invalid):
-                continue
             self._passages[document_id] = []
-            self._documents.append((document_id, opened, 0))
+            self._documents.append((document_id, title, 0))
 
     def step(self) -> bool:
         """Take in a few of what is to be looked at, corrections first; whether more is left. Raises Unavailable."""
@@ -180,11 +179,9 @@ class Held:
         for row in rows:
             try:
                 with postgres_trouble():
-                    opened = json.loads(open_sealed(row.passage, self._keyring))
+                    memory = known_passage(row.passage_id, of_passage(row.passage, title, self._keyring))
             except (Erased, Invalid):
                 continue
-            # Its title and place are asked for as well as its words.
-            memory = Memory(row.passage_id, "passage", (), f"{title} {opened['place']} {opened['text']}")
             memories.append(memory)
             words.append(Words(memory.id, texts_of(memory), (row.passage.kid,)))
         if memories:
