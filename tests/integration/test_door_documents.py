@@ -10,6 +10,7 @@ from api.client import Address, Door
 from api.documents import reading, routes
 from api.documents.protocol import FILE_BYTES
 from streams.errors import LogUnavailable
+from streams.passages import Passage
 from tests.documents import docx, paragraph, pdf
 from tests.door_world import World
 from tests.integration.by_hand import rows
@@ -179,7 +180,8 @@ def test_passages_that_other_code_cut_are_not_taken_for_a_documents_own(
 
     def cut_otherwise(kind: str, body: bytes) -> reading.Reading:
         found = read(kind, body)
-        return reading.Reading(found.text, found.passages[:1])
+        more = Passage(2, "Article 2", 40, 50, found.text[40:50])
+        return reading.Reading(found.text, [*found.passages, more])
 
     def no_document(services: Any, events: Any, *more: Any, **named: Any) -> Any:
         if len(events) == 1 and type(events[0][1]).__name__ == "DocumentAdded":

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from workers.recall.calibration import KINDS
+from workers.recall.calibration import KINDS, Calibration, Weights
 from workers.recall.index import Hit, Index, Memory, texts_of
 
 BOTH = frozenset(KINDS)
 DIMS = 64
+EVEN = Weights(cosine=10.0, words=20.0, texts=0.0, none=10.0, least=0.1)
 
 
 def meaning(text: str) -> NDArray[np.float32]:
@@ -26,7 +27,7 @@ def vectors(memory: Memory) -> NDArray[np.float32]:
 
 
 def index_of(memories: Sequence[Memory]) -> Index:
-    index = Index(DIMS)
+    index = Index(DIMS, Calibration(EVEN, EVEN))
     index.put_all(memories, [vectors(memory) for memory in memories])
     return index
 

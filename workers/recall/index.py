@@ -18,7 +18,7 @@ from workers.recall.latch import Latch
 from workers.recall.lexical import Frequencies, Lexical, Terms, count_terms, without_terms
 from workers.recall.words import terms_of
 
-CANDIDATES = 50  # by meaning, and as many by words
+CANDIDATES = 50
 _DIGITS = 6  # of a score: sums in another order differ behind them, and equal memories shall come out in one order
 
 
@@ -55,6 +55,7 @@ class Index:
     def __init__(self, dims: int, calibration: Calibration = DEFAULT) -> None:
         self.dims = dims
         self.calibration = calibration
+        self.breadth = CANDIDATES  # that many are looked at by meaning, and as many by words
         self._shelves: dict[Kind, _Shelf] = {kind: _Shelf(dims) for kind in KINDS}
         self._kinds: dict[str, Kind] = {}
         self._writing = Lock()
@@ -116,7 +117,9 @@ class Index:
         without_wording: str | None = None,
     ) -> Candidates:
         """What `search` judges, in the order of ids; `calibrate` learns from it."""
-        return self._shelves[kind].search(question, np.asarray(vector, np.float32), without, without_wording)
+        return self._shelves[kind].search(
+            question, np.asarray(vector, np.float32), self.breadth, without, without_wording
+        )
 
 
 class _Entry(Struct, frozen=True):
@@ -125,8 +128,9 @@ class _Entry(Struct, frozen=True):
     id: str
     key: int  # in the lexical index
     terms: Terms
+    texts: int
     wordings: tuple[int, ...]
-    text: int
+    says: int
     vectors: NDArray[np.float16] | None  # of each text; None when there is but one, which is the centre
 
 
@@ -156,6 +160,7 @@ class _Shelf:
                 id,
                 key,
                 count_terms(texts),
+                len(texts),
                 tuple(_same_words(wording) for wording in memory.wordings),
                 _same_words(memory.text),
                 vectors.astype(np.float16) if len(texts) > 1 else None,
@@ -184,16 +189,21 @@ class _Shelf:
             self._lexical.write({}, forgotten)
 
     def search(
-        self, question: str, vector: NDArray[np.float32], without: frozenset[str], without_wording: str | None
+        self,
+        question: str,
+        vector: NDArray[np.float32],
+        breadth: int,
+        without: frozenset[str],
+        without_wording: str | None,
     ) -> Candidates:
         with self._latch.reading():
             left_out = [id for id in without if id in self._entries]
             asked = self._frequencies.ask(question)
-            rows = self._dense.nearest(vector, CANDIDATES, (self._rows[id] for id in left_out))
+            rows = self._dense.nearest(vector, breadth, (self._rows[id] for id in left_out))
             ids = {id for row in rows if (id := self._ids[row]) is not None}
-            keys = self._lexical.nearest(asked, CANDIDATES + len(left_out))
+            keys = self._lexical.nearest(asked, breadth + len(left_out))
             by_words = (self._by_key[key] for key in keys if key in self._by_key)
-            ids |= set([id for id in by_words if id not in without][:CANDIDATES])
+            ids |= set([id for id in by_words if id not in without][:breadth])
             found = sorted(ids)
             entries = [self._entries[id] for id in found]
             centres = self._dense.vectors(np.array([self._rows[id] for id in found], np.int64))
@@ -208,7 +218,14 @@ class _Shelf:
                             terms[at] = without_terms(terms[at], its_terms)
             shares = self._frequencies.shares(asked, terms)
         cosines = np.einsum("nd,d->n", centres, vector).astype(np.float64)
-        return Candidates(tuple(found), cosines, shares, np.array([entry.text for entry in entries], np.int64))
+        # A wording that is left out does not change the number of texts: it would tell the right memory from the others.
+        return Candidates(
+            tuple(found),
+            cosines,
+            shares,
+            np.array([entry.texts for entry in entries], np.int64),
+            np.array([entry.says for entry in entries], np.int64),
+        )
 
     def _forget(self, id: str) -> None:
         entry = self._entries.pop(id)

@@ -37,9 +37,9 @@ class Terms(Struct, frozen=True):
 
 def count_terms(texts: Sequence[str]) -> Terms:
     """The terms of several texts as of one."""
-    counted = sorted(Counter(number_of(term) for text in texts for term in terms_of(text)).items())
-    numbers = np.fromiter((number for number, _ in counted), np.uint32, len(counted))
-    return Terms(numbers, np.fromiter((min(count, 65_535) for _, count in counted), np.uint16, len(counted)))
+    found = [number_of(term) for text in texts for term in terms_of(text)]
+    numbers, counts = np.unique(np.array(found, np.uint32), return_counts=True)
+    return Terms(numbers, np.minimum(counts, 65_535).astype(np.uint16))
 
 
 class Asked(Struct, frozen=True):
@@ -56,7 +56,7 @@ class Lexical:
 
     def __init__(self) -> None:
         schema = tantivy.SchemaBuilder()
-        schema.add_unsigned_field("key", indexed=True, fast=True)
+        schema.add_integer_field("key", indexed=True, fast=True)
         schema.add_text_field("terms", tokenizer_name="whitespace", index_option="freq")
         self._index = tantivy.Index(schema.build())  # in memory
         self._writer = self._index.writer(_HEAP_BYTES, 1)
@@ -67,7 +67,7 @@ class Lexical:
             self._writer.delete_documents_by_term("key", key)
         for key, terms in added.items():
             document = tantivy.Document()
-            document.add_unsigned("key", key)
+            document.add_integer("key", key)
             document.add_text("terms", " ".join(map(_token, np.repeat(terms.numbers, terms.counts).tolist())))
             self._writer.add_document(document)
         self._writer.commit()
@@ -87,21 +87,19 @@ class Lexical:
         return [int(key or 0) for key in searcher.fast_field_values("key", [address for _, address in hits])]
 
 
-def _token(number: int) -> str:
-    return f"{number:x}"
+_token = hex  # a term as a word without spaces
 
 
 class Frequencies:
     """In how many texts each term stands, and how long texts are."""
 
     def __init__(self) -> None:
-        self._texts_with: dict[int, int] = {}
+        self._texts_with = Counter[int]()
         self._texts = 0
         self._length = 0
 
     def add(self, terms: Terms) -> None:
-        for number in terms.numbers.tolist():
-            self._texts_with[number] = self._texts_with.get(number, 0) + 1
+        self._texts_with.update(terms.numbers.tolist())
         self._texts += 1
         self._length += terms.length
 
