@@ -12,7 +12,7 @@ from pathlib import Path
 from streams.settings import home_of
 from tests.bench.report import Report, Row, commit, machine, write
 
-NAMES = ("capture", "conversation", "replay", "scale", "loop", "swap", "recall_index")
+NAMES = ("capture", "conversation", "replay", "scale", "loop", "swap", "recall", "recall_index")
 
 
 def describe(name: str) -> str:

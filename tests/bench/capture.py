@@ -172,8 +172,9 @@ class Asker:
     """Asks, at a steady rate whatever the answers take or as fast as it is answered. `prompts` are the ids of what a door has
     answered whole; `most_open`: of the last `all_at_once`, how many answers had begun before any had ended."""
 
-    def __init__(self, http: httpx.Client, url: str, headers: dict[str, str]) -> None:
+    def __init__(self, http: httpx.Client, url: str, headers: dict[str, str], domain: str = DOMAIN) -> None:
         self._http = http
+        self._domain = domain
         self._url = f"{url}/v1/chat/completions"
         self._headers = headers
         self._lock = threading.Lock()
@@ -218,7 +219,7 @@ class Asker:
     def _ask(self, due: float) -> float:
         time.sleep(max(0.0, due - time.monotonic()))
         messages = [{"role": "user", "content": QUESTION}]
-        body = {"model": DOMAIN, "messages": messages, "stream": True, "max_tokens": 64, "user": "load"}
+        body = {"model": self._domain, "messages": messages, "stream": True, "max_tokens": 64, "user": "load"}
         with self._http.stream("POST", self._url, json=body, headers=self._headers) as response:
             assert response.status_code == 200, response.read()
             self._count(1)
@@ -284,25 +285,26 @@ def check_log(noria: LocalNoria, captured: Asker, exactly: bool) -> None:
         assert sorted(asked) == sorted(replied) == sorted(captured.prompts)
 
 
-def answer_by_stub(noria: LocalNoria, engine_url: str) -> None:
+def answer_by_stub(noria: LocalNoria, engine_url: str, domain: str = DOMAIN) -> None:
     """From here on the domain's release is answered by the stub. (Nobody asks its host to start it: it is not `wanted`.)"""
     database = open_database(noria.database_url)
     with database.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO work.engines (engine_id, domain, release, kind, model, wanted, state, base_url, changed_at,"
-            " control_tokens, context_tokens) VALUES ('stub', %s, 0, 'llamacpp', 'stub', false, 'ready', %s, now(),"
+            " control_tokens, context_tokens) VALUES (%s, %s, 0, 'llamacpp', 'stub', false, 'ready', %s, now(),"
             " '{<|im_end|>}', 2048)",
-            (DOMAIN, engine_url),
+            (f"stub of {domain}", domain, engine_url),
         )
         connection.exec_driver_sql(
-            "UPDATE work.routes SET engine_id = 'stub', generation = generation + 1 WHERE domain = %s", (DOMAIN,)
+            "UPDATE work.routes SET engine_id = %s, generation = generation + 1 WHERE domain = %s",
+            (f"stub of {domain}", domain),
         )
         connection.exec_driver_sql("NOTIFY noria_routes")
 
     def known() -> bool:
         with database.connect() as connection:
-            wanted = connection.exec_driver_sql("SELECT generation FROM work.routes WHERE domain = %s", (DOMAIN,))
-            there = connection.exec_driver_sql("SELECT (generations ->> %s)::bigint FROM work.doors", (DOMAIN,))
+            wanted = connection.exec_driver_sql("SELECT generation FROM work.routes WHERE domain = %s", (domain,))
+            there = connection.exec_driver_sql("SELECT (generations ->> %s)::bigint FROM work.doors", (domain,))
             return bool(set(there.scalars()) == {wanted.scalar_one()})
 
     until(known, "the door has seen the route")

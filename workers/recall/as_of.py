@@ -67,14 +67,13 @@ class AsOf:
     def recall(self, questions: Sequence[str], recall: Recall, without_own: bool = False) -> list[tuple[str, ...]]:
         """For each question the ids of what the policy would have recalled for it, the best first. `without_own`: as if nobody had
         asked in just these words."""
-        least = self._index.calibration.least if recall.least is None else recall.least
         found = []
         for question, vector in zip(questions, self._embed(questions), strict=True):
             own = question if without_own else None
             hits = self._index.search(question, vector, LOOKED_AT, recall.kinds, without_wording=own)
             # Of equals the first by its words, not by its id: the same corrections are recalled in one order whenever they came.
             hits.sort(key=lambda hit: (-hit.score, self._place[hit.id]))
-            good = [hit.id for hit in hits if hit.score >= least][: recall.most]
+            good = [hit.id for hit in hits if self._index.good_enough(hit, recall.least)][: recall.most]
             found.append(tuple(good[: within_tokens((self.memory(id) for id in good), recall.tokens)]))
         return found
 

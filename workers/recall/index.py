@@ -108,6 +108,10 @@ class Index:
                 found.extend(Hit(id, kind, score) for id, score in zip(candidates.ids, scores, strict=True))
         return sorted(found, key=lambda hit: (-hit.score, hit.id))[:most]
 
+    def good_enough(self, hit: Hit, least: float | None) -> bool:
+        """Whether it may be put before a model: by a policy's `least`, or as it was calibrated."""
+        return hit.score >= (self.calibration.of(hit.kind).least if least is None else least)
+
     def candidates(
         self,
         question: str,

@@ -77,9 +77,9 @@ def _serve(environ: dict[str, Any], memories: Mapping[str, Held], key: str) -> A
     held = memories.get(question.domain)
     if held is None or not held.ready:
         raise Refused(503, "the memory of that domain is not held yet")
-    least = held.index.calibration.least if question.least is None else question.least
     hits = held.search(question.question, question.kinds, question.most)
-    return Answer(tuple(Recalled(hit.kind, hit.id, round(hit.score, 4)) for hit in hits if hit.score >= least))
+    good = [hit for hit in hits if held.index.good_enough(hit, question.least)]
+    return Answer(tuple(Recalled(hit.kind, hit.id, round(hit.score, 4)) for hit in good))
 
 
 def make_server(app: Callable[[dict[str, Any], Start], Iterable[bytes]], base_url: str) -> Any:
