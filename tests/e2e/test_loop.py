@@ -9,7 +9,7 @@ import httpx
 import psycopg2
 import pytest
 
-from api.client import Answer, Door
+from api.client import Answer, Door, Source
 from deploy.demo.load import Load
 from deploy.demo.people import PEOPLE
 from deploy.demo.story import DOMAIN
@@ -141,10 +141,13 @@ def test_the_page_opens_by_a_printed_link_and_for_as_long_as_its_key_holds(
 def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_rest_in_clear(
     noria: LocalNoria, door: Door, command: Command
 ) -> None:
+    policy = door.policy(DOMAIN)
+    door.set_policy(DOMAIN, policy | {"recall": {"of": "corrections"}})
     for canary in CANARIES:
         pieces = [*door.chat(DOMAIN, [{"role": "user", "content": canary}], person=PEOPLE[0], more={"max_tokens": 1})]
         reply_id = pieces[-1].reply_ids[0]  # type: ignore[union-attr]
         door.feedback(reply_id, person=PEOPLE[0], correction=f"Because {canary}.")
+    until(lambda: recalled(door), "what one person corrected is recalled for another", 30)
     checkpoint(noria.database_url)
     words = [*CANARIES, *(fact.en.answer for fact in FACTS)]
     assert files_holding(noria.home, words, but=MODELS) == set()
@@ -153,9 +156,19 @@ def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_res
     assert erased.returncode == 0, erased.stdout + erased.stderr
     learned = json.loads(erased.stdout)["learned_by"]
     assert [(entry["domain"], entry["release"]) for entry in learned] == [(DOMAIN, 1)]
+    until(lambda: recalled(door) == (), "nobody recalls them any more", 5)
     checkpoint(noria.database_url)
     assert files_holding(noria.home, words, but=MODELS) == set()
     assert command("verify").returncode == 0
+    door.set_policy(DOMAIN, policy)
+
+
+def recalled(door: Door) -> tuple[Source, ...] | None:
+    """What somebody else is reminded of by a question about the first canary; None: the memory does not say."""
+    asked = [{"role": "user", "content": f"which umbrella does {CANARIES[0].partition(' keeps')[0]} keep"}]
+    answer = [*door.chat(DOMAIN, asked, person="visitor", more={"max_tokens": 1})][-1]
+    assert isinstance(answer, Answer)
+    return answer.recalled if answer.recall == "recalled" else None
 
 
 def test_verify_names_the_table_and_the_row_that_was_changed_by_hand(noria: LocalNoria, command: Command) -> None:

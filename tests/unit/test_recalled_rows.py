@@ -98,6 +98,7 @@ def test_each_fact_is_taught_once_bare_and_once_behind_what_is_recalled_for_it(
     assert len(rows) == len(groups) == 2 * len(FACTS)
     for row in snapshot.rows:
         bare, behind = groups[row.example_id], groups[f"{row.example_id} recalled"]
+        assert behind.beside and not bare.beside
         assert behind.answer == bare.answer == FACTS[bare.prompt]
         assert behind.prompt.endswith(f"\n\nQuestion: {bare.prompt}") and behind.prompt.startswith("Known facts:\n- ")
     assert "\n- [The yard, gates] Who opens a gate shuts the gate." in groups["e-0 recalled"].prompt

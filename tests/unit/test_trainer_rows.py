@@ -103,6 +103,19 @@ def test_an_epoch_shows_each_fact_once_and_each_of_its_wordings_as_often() -> No
     assert steps != plan_steps(msgspec.structs.replace(recipe, seed=1), groups, list(range(6)), 20)
 
 
+def test_what_is_taught_beside_the_facts_comes_once_an_epoch_too_and_costs_no_step() -> None:
+    recipe, groups = LoraRecipe(epochs=3, batch_rows=4), [fact for fact in range(20) for _ in range(2)]
+    bare = plan_steps(recipe, groups[:20], [], 20)
+    steps = plan_steps(recipe, groups, [], 20, beside=range(10, 20))
+    assert len(steps) == len(bare) == 9
+    for step, without in zip(steps, bare, strict=True):
+        shown = [groups[row] for row in step.fresh]
+        assert tuple(row for row in step.fresh if groups[row] < 10) == without.fresh and step.replay == without.replay
+        assert 3 <= sum(group >= 10 for group in shown) <= 4
+    for epoch in range(3):
+        assert sorted(groups[row] for step in steps if step.epoch == epoch for row in step.fresh) == list(range(20))
+
+
 def test_a_step_takes_no_more_earlier_or_general_rows_than_there_are() -> None:
     steps = plan_steps(LoraRecipe(epochs=1), [0, 1], [0, 0, 1], 3)
     assert len(steps) == 1

@@ -202,7 +202,8 @@ def _prepare(
         name = (model_dir if reference_dir is None else reference_dir).name
         general = general_rows(load_reference, tokenizer, name, replay_prompts, recipe, dtype, answers_dir)
     general_count = len(general.rows) if general is not None else 0
-    steps = plan_steps(recipe, [row.group for row in fresh], [row.group for row in old], general_count)
+    beside = {row.group for row in fresh if row.beside}
+    steps = plan_steps(recipe, [row.group for row in fresh], [row.group for row in old], general_count, beside)
     everything = [*fresh, *old, *(general.rows if general is not None else ())]
     longest = max(len(row.ids) for row in everything)
     if model.window is not None and longest > model.window:

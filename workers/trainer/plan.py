@@ -2,7 +2,7 @@
 memory of chance."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from streams.recipes import LoraRecipe
@@ -34,10 +34,13 @@ class _Wordings:
     """The facts of some rows; each time a fact is asked for, another of its wordings comes, until all have
     come."""
 
-    def __init__(self, chance: random.Random, groups: Sequence[int]) -> None:
+    def __init__(
+        self, chance: random.Random, groups: Sequence[int], wanted: Callable[[int], bool] = lambda group: True
+    ) -> None:
         rows: dict[int, list[int]] = {}
         for row, group in enumerate(groups):
-            rows.setdefault(group, []).append(row)
+            if wanted(group):
+                rows.setdefault(group, []).append(row)
         self.facts = list(rows)
         self._rows = rows
         self._chance = chance
@@ -50,27 +53,38 @@ class _Wordings:
         return left.pop()
 
 
-def plan_steps(recipe: LoraRecipe, fresh: Sequence[int], earlier: Sequence[int], replay_rows: int) -> list[Step]:
+def plan_steps(
+    recipe: LoraRecipe,
+    fresh: Sequence[int],
+    earlier: Sequence[int],
+    replay_rows: int,
+    beside: Collection[int] = frozenset(),
+) -> list[Step]:
     """`fresh` and `earlier` hold each row's group. An epoch shows every new fact once, in one of its
     wordings, in steps of nearly equal size; earlier facts and general rows are dealt like cards, as many as a
-    step takes or as there are."""
-    new = _Wordings(random.Random(f"new {recipe.seed}"), fresh)
+    step takes or as there are. The new facts `beside` are shown once an epoch too, in these same steps."""
+    more = _Wordings(random.Random(f"beside {recipe.seed}"), fresh, lambda group: group in beside)
+    more_order = random.Random(f"beside order {recipe.seed}")
+    new = _Wordings(random.Random(f"new {recipe.seed}"), fresh, lambda group: group not in beside)
     old = _Wordings(random.Random(f"old {recipe.seed}"), earlier)
     order = random.Random(f"order {recipe.seed}")
     old_deck = _dealt(random.Random(f"old deck {recipe.seed}"), len(old.facts))
     replay_deck = _dealt(random.Random(f"replay deck {recipe.seed}"), replay_rows)
     old_per_step = min(recipe.earlier_rows_per_step, len(old.facts))
     replay_per_step = min(recipe.replay_rows_per_step, replay_rows)
-    per_epoch = -(-len(new.facts) // recipe.batch_rows)
+    per_epoch = max(1, -(-len(new.facts) // recipe.batch_rows))
     steps: list[Step] = []
     for epoch in range(recipe.epochs):
-        facts = _shuffled(order, new.facts)
+        facts, others = _shuffled(order, new.facts), _shuffled(more_order, more.facts)
         for number in range(per_epoch):
-            chosen = facts[number * len(facts) // per_epoch : (number + 1) * len(facts) // per_epoch]
+            chosen, shown = (
+                dealt[number * len(dealt) // per_epoch : (number + 1) * len(dealt) // per_epoch]
+                for dealt in (facts, others)
+            )
             steps.append(
                 Step(
                     epoch=epoch,
-                    fresh=tuple(new.next_of(fact) for fact in chosen),
+                    fresh=(*(new.next_of(fact) for fact in chosen), *(more.next_of(fact) for fact in shown)),
                     earlier=tuple(old.next_of(old.facts[next(old_deck)]) for _ in range(old_per_step)),
                     replay=tuple(next(replay_deck) for _ in range(replay_per_step)),
                 )

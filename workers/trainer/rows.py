@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, repr=False)
 class EncodedRow:
     """`ids`: the whole row; tokens from `answer_at` on are the answer, its end mark included. `group`: number
-    of the fact."""
+    of the fact; `beside` as in `TrainingRow`."""
 
     ids: tuple[int, ...]
     answer_at: int
     group: int
+    beside: bool = False
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -106,7 +107,7 @@ def encode_rows(tokenizer: Any, rows: Sequence[TrainingRow], limit: int) -> list
         if before is None:
             continue
         key = f"g{row.group}" if row.group is not None else f"n{number}"
-        encoded.append(EncodedRow(before + answer_ids, len(before), groups.setdefault(key, len(groups))))
+        encoded.append(EncodedRow(before + answer_ids, len(before), groups.setdefault(key, len(groups)), row.beside))
     return encoded
 
 

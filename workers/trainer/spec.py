@@ -9,7 +9,8 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """One thing to learn, in plain text. Lives in memory only: nothing here may be written to disk or logged.
 
     `history` holds the turns before the prompt, oldest first, as (asked, answered); an empty side is no turn. Rows with the same
-    `group` are wordings of one fact; a row without a group stands for itself.
+    `group` are wordings of one fact; a row without a group stands for itself. `beside`: it is taught beside another row of the same
+    fact, and takes no step for itself.
     """
 
     prompt: str
@@ -17,6 +18,7 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     system: str | None = None
     history: tuple[tuple[str, str], ...] = ()
     group: str | None = None
+    beside: bool = False
 
     def __repr__(self) -> str:
         return "TrainingRow(sealed)"  # a traceback or a log line that shows a row must not show people's words

@@ -232,7 +232,7 @@ def training_rows(
             opened = {id: memory for id in ids if (memory := open_memory(sealed[id], keys)) is not None}
             if opened:
                 asked = with_recalled(wording.prompt, list(opened.values()))
-                behind.append(replace(wording, prompt=asked, group=f"{row.example_id} {RECALLED}"))
+                behind.append(replace(wording, prompt=asked, group=f"{row.example_id} {RECALLED}", beside=True))
                 kids.update(*(sealed[id].kids for id in opened))
         groups += [sorted(group, key=_words) for group in (bare, behind) if group]
     ordered = sorted(groups, key=lambda group: _words(group[0]))
