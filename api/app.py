@@ -13,7 +13,19 @@ from flask import Flask, Response, g, request
 from sqlalchemy import text
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from api import conversations, datasets, domains, door, events, grants, people, quarantine, rounds
+from api import (
+    comparisons,
+    conversations,
+    datasets,
+    domains,
+    door,
+    events,
+    grants,
+    memory,
+    people,
+    quarantine,
+    rounds,
+)
 from api.access import authenticate, caller, check_domains, needs
 from api.cors import allow_origins
 from api.documents import routes as documents
@@ -159,7 +171,21 @@ def create_app(services: Services) -> Flask:
 
     app.get("/metrics")(metrics if services.settings.metrics_open else needs("data", every_domain=True)(metrics))
 
-    for module in (door, conversations, domains, rounds, datasets, documents, events, people, quarantine, grants):
+    concepts = (
+        door,
+        conversations,
+        domains,
+        rounds,
+        comparisons,
+        datasets,
+        documents,
+        memory,
+        events,
+        people,
+        quarantine,
+        grants,
+    )
+    for module in concepts:
         app.register_blueprint(module.blueprint(services))
 
     app.register_error_handler(Exception, _to_client)

@@ -398,9 +398,15 @@ class Door:
             found["next"] = page["next"]
         return found
 
-    def documents_page(self, domain: str, limit: int) -> Json:
-        """The first documents in force, and under `next` whether there are more."""
-        return _object(self.get(f"/v1/domains/{_part(domain)}/documents", limit=limit))
+    def first_documents(self, domain: str, most: int) -> Json:
+        """{"data": the first documents in force, at most so many, "more": whether there may be others}"""
+        found: list[Json] = []
+        since: Any = 0
+        while since is not None and len(found) < most:  # a page may be of versions that were replaced
+            page = _object(self.get(f"/v1/domains/{_part(domain)}/documents", since=since, limit=most))
+            found += _data(page)
+            since = page["next"]
+        return {"data": found[:most], "more": since is not None or len(found) > most}
 
     def passages(self, domain: str, document_id: str, since: int = 0, limit: int | None = None) -> Json:
         """A document with its passages from number `since` on under `data`, and under `next` the number of the one that follows."""
@@ -422,6 +428,13 @@ class Door:
                 found[name] += page[name]
             since = page["next"]
         return found
+
+    def would_recall(self, domain: str, question: str, *, most: int | None = None, least: float | None = None) -> Json:
+        """What the domain's memory recalls for a question now, the best first: {"most", "least", "data": with their words}. What is
+        None is as the policy says."""
+        body = {"question": question, "most": most, "least": least}
+        said = {name: value for name, value in body.items() if value is not None}
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/recall", said))
 
     # rounds and releases
 
@@ -445,6 +458,14 @@ class Door:
 
     def roll_back(self, domain: str, to: int) -> Json:
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/rollback", {"to": to}))
+
+    def compare(self, domain: str) -> Json:
+        """Ask for a comparison: {"comparison_id", "known", "position"}. One that is under way is the one that is asked for."""
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/comparisons", {}))
+
+    def comparisons(self, domain: str, limit: int | None = None, after: str | None = None) -> list[Json]:
+        """The newest first; as they stand at the position `after`, or later."""
+        return _data(self.get(f"/v1/domains/{_part(domain)}/comparisons", limit=limit, after=after))
 
     # the log
 

@@ -183,10 +183,10 @@ def _record(
             return _answer(event_id, before.position, duplicate=True)
         # Where the log or the door died between two events of a request, both are said again, under the same ids.
     reply_ = find_reply(services, said.reply_id)
-    if reply_.person != said.user:
-        raise ApiError(403, "that reply was given to another person", param="user")
     if reply_.retired:
         raise retired_domain()
+    if reply_.person != said.user:
+        raise ApiError(403, "that reply was given to another person", param="user")
     if said.correction is not None:
         _check_correction(services, reply_, said.correction)
     if said.misfit is not None and said.misfit not in {one.id for one in reply_.recalled}:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api.ui.words import LANGUAGES, Lang, day_words
-from streams.gate import TITLES
+from streams.gate import SKILL, TITLES
 from streams.reasons import Code
 
 # In English and Chinese. `more`: what is missing from `have` to `need`.
@@ -95,7 +95,8 @@ def verdict_words(verdict: Mapping[str, Any]) -> str:
     """What the gate said of a candidate and why, in English."""
     outcome, checks = verdict["outcome"], verdict["checks"]
     if outcome == "ship":
-        return "shipped: what was to be learned is learned, and nothing that must be kept was lost"
+        learned = "the skill is" if any(check["name"] == SKILL for check in checks) else "the fixes are"
+        return f"shipped: {learned} learned, and nothing that must be kept was lost"
     wanted = "fail" if outcome == "refuse" else "inconclusive"
     said = "; ".join(_check_words(check, verdict.get("alpha")) for check in checks if check["verdict"] == wanted)
     return f"refused: {said}" if outcome == "refuse" else f"not shipped, the evidence is not enough: {said}"

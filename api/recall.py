@@ -37,8 +37,13 @@ from streams.sealing import Keyring, open_sealed
 from streams.store import postgres_trouble
 
 logger = logging.getLogger(__name__)
+PATIENT_S = 10.0  # for whoever asks what would be recalled: no answer waits for it
 QUESTION_CHARACTERS = 4_000  # what a longer one asks stands at its beginning or its end
 _TOKENS_AROUND = 256  # of a template, and of what the form says beside the memories
+
+
+class MemoryAway(Unavailable):
+    """The memory does not answer, or does not hold the domain."""
 
 
 class Source(Struct, frozen=True):
@@ -68,6 +73,10 @@ class Source(Struct, frozen=True):
             age_s = round((at - self.said_at).total_seconds(), 3)
             return found | {"said_at": self.said_at, "age_s": max(0.0, age_s)}
         return found | {"document_id": self.document_id, "title": self.title, "place": self.place}
+
+    def opened(self, at: datetime) -> dict[str, Any]:
+        """As `shown`, with its words."""
+        return self.shown(at) | {"state": "stands", "text": self.text, "question": self.question}
 
 
 class Recollection(Struct, frozen=True):
@@ -107,6 +116,7 @@ class Recaller:
         self._keyring = keyring
         self._metrics = metrics
         self._client: RecallClient | None = None
+        self._patient: RecallClient | None = None
 
     def recollect(self, chat: ChatRequest, recall: Recall, context_tokens: int | None) -> Recollection:
         """What is recalled for the last message, by the domain's policy. `context_tokens`: of the engine that will be asked."""
@@ -114,7 +124,8 @@ class Recaller:
             return Recollection()
         began = time.monotonic()
         try:
-            sources = self._sources(chat, recall)
+            best = self._best(self._asked(), chat.domain, chat.messages[-1]["content"], recall)
+            sources = self._standing(chat.domain, best, TIMEOUT_S) if best else ()
         except Unavailable as error:
             logger.warning("nothing is recalled: %s", error)
             self._metrics.recall_unavailable.labels(chat.domain).inc()
@@ -126,22 +137,36 @@ class Recaller:
         fit = within_tokens([source.memory for source in sources], tokens_left(chat, recall, context_tokens))
         return Recollection("recalled", sources[:fit])
 
-    def _sources(self, chat: ChatRequest, recall: Recall) -> tuple[Source, ...]:
+    def would_recall(self, domain: str, question: str, recall: Recall) -> tuple[Source, ...]:
+        """What would be put before a question, the best first, as far as the tokens of an answer hold it. Raises MemoryAway,
+        Unavailable."""
+        if self._patient is None:
+            self._patient = self._client_of(PATIENT_S)
+        try:
+            best = self._best(self._patient, domain, question, recall)
+        except Unavailable as error:
+            raise MemoryAway(str(error)) from None
+        return self._standing(domain, best, PATIENT_S) if best else ()
+
+    def _best(self, memory: RecallClient, domain: str, question: str, recall: Recall) -> list[Recalled]:
         found: dict[str, Recalled] = {}
-        for one in self._asked().recall(chat.domain, asked_for(chat.messages[-1]["content"]), recall):
+        for one in memory.recall(domain, asked_for(question), recall):
             if one.kind in recall.kinds:  # the policy's word, whatever the memory says
                 found.setdefault(one.id, one)
-        best = list(found.values())[: recall.most]
-        if not best:
-            return ()
+        return list(found.values())[: recall.most]
+
+    def _standing(self, domain: str, best: Sequence[Recalled], timeout_s: float) -> tuple[Source, ...]:
         with postgres_trouble(), self._database.connect() as connection:
-            connection.execute(text(f"SET LOCAL statement_timeout = '{int(TIMEOUT_S * 1000)}ms'"))
-            return tuple(standing(connection, self._keyring, chat.domain, best))
+            connection.execute(text(f"SET LOCAL statement_timeout = '{int(timeout_s * 1000)}ms'"))
+            return tuple(standing(connection, self._keyring, domain, best))
 
     def _asked(self) -> RecallClient:
         if self._client is None:
-            self._client = RecallClient(self._url, self._keyring.derive(KEY) if self._url else "")
+            self._client = self._client_of(TIMEOUT_S)
         return self._client
+
+    def _client_of(self, timeout_s: float) -> RecallClient:
+        return RecallClient(self._url, self._keyring.derive(KEY) if self._url else "", timeout_s)
 
 
 def asked_for(question: str) -> str:
@@ -209,8 +234,7 @@ def remembered(
     without_key = table.retired_reason.is_(None) | (table.retired_reason == "erased")
     erased = set(connection.execute(select(table.example_id).where(table.example_id.in_(gone), without_key)).scalars())
     return [
-        sources[one.id].shown(at)
-        | {"state": "stands", "text": sources[one.id].text, "question": sources[one.id].question}
+        sources[one.id].opened(at)
         if one.id in sources
         else msgspec.to_builtins(one) | {"state": "erased" if one.id in erased else "removed"}
         for one in recalled

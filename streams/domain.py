@@ -60,6 +60,13 @@ class Rebuild(Struct, frozen=True):
     order_id: UUID
 
 
+class Comparing(Struct, frozen=True):
+    """The comparison under way: of `release` with the base model."""
+
+    release: int
+    order_id: UUID
+
+
 class Domain(Struct, frozen=True):
     """What decisions about a domain use, and no more. `fresh` is kept apart from the rest."""
 
@@ -83,6 +90,7 @@ class Domain(Struct, frozen=True):
     opening: bool = False  # an opening round is to begin as soon as one can
     going: Going | None = None
     rebuild: Rebuild | None = None
+    comparing: Comparing | None = None
 
 
 def in_use(state: Domain, round_id: str, release: int | None) -> bool:
@@ -95,6 +103,7 @@ def in_use(state: Domain, round_id: str, release: int | None) -> bool:
         release == state.live
         or (state.going is not None and release == state.going.to)
         or (state.rebuild is not None and release == state.rebuild.base_release)
+        or (state.comparing is not None and release == state.comparing.release)
     )
 
 

@@ -1,6 +1,7 @@
 """The vocabulary of the log: facts, in the past tense, as small frozen structs. Each stands in the room of its concept
 (`streams.facts`); here they become one union, whose halves are the topics that they stand on. Pure."""
 
+from streams.facts.comparisons import ComparisonEvent
 from streams.facts.conversations import ConversationEvent
 from streams.facts.documents import DocumentEvent
 from streams.facts.domains import DomainsEvent
@@ -18,7 +19,15 @@ QUARANTINE = "noria.quarantine"
 OPERATIONS = "noria.operations"
 
 DomainEvent = (
-    DocumentEvent | DomainsEvent | ExamEvent | ExampleEvent | OrderEvent | PeopleEvent | ReleaseEvent | RoundEvent
+    ComparisonEvent
+    | DocumentEvent
+    | DomainsEvent
+    | ExamEvent
+    | ExampleEvent
+    | OrderEvent
+    | PeopleEvent
+    | ReleaseEvent
+    | RoundEvent
 )
 Event = ConversationEvent | DomainEvent
 

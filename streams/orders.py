@@ -68,6 +68,21 @@ class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candida
     recall: Recall = Recall()
 
 
+class CompareReleases(Struct, frozen=True, kw_only=True, tag="compare_releases", tag_field="kind"):
+    """Ask `base_model` and `model`, which is `release`, the same questions as of `pin`, bare and, where `recall` has it, as they
+    are served. `round_id`: it is of none."""
+
+    order_id: UUID
+    domain: str
+    release: Number
+    base_model: str
+    model: str
+    pin: Offset
+    engine: str
+    recall: Recall = Recall()
+    round_id: str | None = None
+
+
 class SwapRelease(Struct, frozen=True, kw_only=True, tag="swap_release", tag_field="kind"):
     """Let `release` answer instead of `current` (None: the domain's first). `rollback`: it has been live before."""
 
@@ -91,4 +106,6 @@ class PurgePlaces(Struct, frozen=True, kw_only=True, tag="purge_places", tag_fie
     round_id: str | None = None
 
 
-Order = SelectSnapshot | TrainCandidate | RebuildCandidate | EvaluateCandidate | SwapRelease | PurgePlaces
+Order = (
+    SelectSnapshot | TrainCandidate | RebuildCandidate | EvaluateCandidate | CompareReleases | SwapRelease | PurgePlaces
+)

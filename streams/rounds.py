@@ -13,13 +13,14 @@ decides. So the past stays what it was, whatever later code would have decided.
 from typing import assert_never
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from streams.domain import Domain, Rebuild, Round, prospect, startable, without_the_future
+from streams.domain import Comparing, Domain, Rebuild, Round, prospect, startable, without_the_future
 from streams.envelope import Consequence, Recorded
 from streams.events import DomainEvent
-from streams.facts import documents, domains, exam, examples, people, releases, rounds
+from streams.facts import comparisons, documents, domains, exam, examples, people, releases, rounds
 from streams.facts import orders as order_facts
 from streams.gate import judge
 from streams.orders import (
+    CompareReleases,
     EvaluateCandidate,
     Order,
     PurgePlaces,
@@ -43,6 +44,8 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         return examples.fold(state, recorded, event)
     if isinstance(event, domains.DomainsEvent):
         return domains.fold(state, event)
+    if isinstance(event, comparisons.ComparisonEvent):
+        return comparisons.fold(state, recorded, event)
     if isinstance(event, documents.DocumentEvent | exam.ExamEvent):
         return state
     if isinstance(event, order_facts.OrderEvent):
@@ -66,6 +69,8 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), event.to, None, rollback=True))
     if isinstance(event, releases.RebuildAsked) and after.rebuild is not None and after.rebuild != before.rebuild:
         found.append(_rebuild(event, after, after.rebuild))
+    if isinstance(event, comparisons.ComparisonAsked) and after.comparing is not None and before.comparing is None:
+        found.append(_compare(event, after, recorded, after.comparing))
     if isinstance(event, people.PersonErased):
         order_id = uuid5(cause, "purge_places")
         found.append(PurgePlaces(order_id=order_id, domain=event.domain, person=event.person, kids=event.kids))
@@ -137,6 +142,21 @@ def _rebuild(event: releases.RebuildAsked, state: Domain, rebuild: Rebuild) -> R
         replay_prompts=state.replay_prompts,
         model=event.model,
         adapter=event.adapter,
+    )
+
+
+def _compare(
+    event: comparisons.ComparisonAsked, state: Domain, recorded: Recorded, comparing: Comparing
+) -> CompareReleases:
+    return CompareReleases(
+        order_id=comparing.order_id,
+        domain=event.domain,
+        release=comparing.release,
+        base_model=state.base_model,
+        model=state.releases[comparing.release],
+        pin=recorded.offset + 1,
+        engine=state.engine,
+        recall=state.policy.recall,
     )
 
 

@@ -9,6 +9,7 @@
 
 import sqlalchemy as sa
 
+from streams.facts.comparisons import comparisons
 from streams.facts.conversations import feedback, feedback_counts, prompts, replies
 from streams.facts.documents import documents, passages
 from streams.facts.domains import domains
@@ -40,6 +41,7 @@ __all__ = [
     "MACHINE_SCHEMAS",
     "api_keys",
     "claims",
+    "comparisons",
     "documents",
     "domains",
     "doors",

@@ -15,6 +15,7 @@ import msgspec
 from flask import Flask, Response, g, request
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from api.comparing import with_shares
 from api.reasons import with_words
 
 KEY = "noria-test-key"
@@ -74,9 +75,13 @@ class FakeDoor:
         self.events: list[Json] = []
         self.rounds: list[Json] = []
         self.releases: list[Json] = []
+        self.comparisons: list[Json] = []  # the newest first
+        self.compared: Json = MADE  # what comes of one that is under way, once it has been looked at
         self.exam: list[Json] = []
         self.refuse_after: int | None = None  # so many questions are taken, and then the log is away
         self.examples: list[Json] = []
+        self.memories: dict[str, list[Json]] = {}  # by question: what is recalled for it at any score, with their words
+        self.calibrated = 0.5  # what is good enough, where neither the question nor the policy says so
         self.documents: list[Json] = []  # with their passages, as one is shown
         self.quarantine: list[Json] = []
         self.log_lost: str | None = None
@@ -156,6 +161,44 @@ def new_document(title: str, passages: int) -> Json:
     ]
     row = {"document_id": uuid4().hex, "name": f"{title}.md", "title": title, "passages": passages, "by": "curator"}
     return row | {"added_at": ago(60), "retired": None, "data": [one | {"start": 0, "end": 9} for one in data]}
+
+
+MADE: Json = {
+    "outcome": "made",
+    "sets": {
+        "general": {
+            name: {"n": 200, "right": right, "prompt_tokens": 20.0, "completion_tokens": 9.0, "seconds": 0.25}
+            for name, right in (("base", 120), ("base_recalled", 118), ("trained", 121), ("trained_recalled", 119))
+        },
+        "fixes": {
+            name: {"n": 12, "right": right, "prompt_tokens": tokens, "completion_tokens": 7.0, "seconds": 0.5}
+            for name, right, tokens in (
+                ("base", 0, 20.0),
+                ("base_recalled", 4, 80.0),
+                ("trained", 10, 20.0),
+                ("trained_recalled", 12, 80.0),
+            )
+        },
+    },
+    "duration_s": 61.0,
+    "ended_at": "2026-11-28T08:16:32Z",
+}
+
+
+def new_comparison(domain: str, **known: Any) -> Json:
+    return {
+        "comparison_id": f"comparison of {domain}",
+        "domain": domain,
+        "release": 1,
+        "by": "ops",
+        "outcome": "under_way",
+        "sets": None,
+        "duration_s": None,
+        "failure": None,
+        "asked_offset": 7,
+        "asked_at": ago(60),
+        "ended_at": None,
+    } | known
 
 
 def new_domain(domain: str, title: str) -> Json:
@@ -511,6 +554,18 @@ def application(door: FakeDoor) -> Flask:
         more = {"known": False, "replaces": before["document_id"] if before else None, "position": position}
         return said({"document_id": row["document_id"], "name": name, "passages": 1} | more)
 
+    @app.post("/v1/domains/<domain>/recall")
+    def would_recall(domain: str) -> Response:
+        body, recall = request.get_json(), door.domains[domain]["policy"].get("recall", {})
+        if recall.get("of", "off") == "off":
+            return refusal(409, "the domain's policy recalls nothing (recall.of is off)", "domain", "recall_off")
+        if door.memory_away:
+            return refusal(503, "the memory does not answer", code="memory_unavailable")
+        most, least = body.get("most", recall.get("most", 3)), body.get("least", recall.get("least"))
+        from_on = door.calibrated if least is None else least
+        good = [one for one in door.memories.get(body["question"], []) if one["score"] >= from_on]
+        return said({"domain": domain, "most": most, "least": least, "data": good[:most]})
+
     @app.get("/v1/domains/<domain>/documents")
     def documents(domain: str) -> Response:
         return said(page_of(door.documents))
@@ -555,6 +610,22 @@ def application(door: FakeDoor) -> Flask:
         return said(
             {"event_id": "e", "position": door.record("round_cancelled", "domains", {"round_id": round_id})}, 202
         )
+
+    @app.post("/v1/domains/<domain>/comparisons")
+    def compare(domain: str) -> Response:
+        if door.comparisons and door.comparisons[0]["outcome"] == "under_way":
+            found = door.comparisons[0]["comparison_id"]
+            return said({"comparison_id": found, "known": True, "position": None}, 202)
+        door.comparisons.insert(0, new_comparison(domain))
+        position = door.record("comparison_asked", "domains", {"domain": domain})
+        return said({"comparison_id": door.comparisons[0]["comparison_id"], "known": False, "position": position}, 202)
+
+    @app.get("/v1/domains/<domain>/comparisons")
+    def comparisons(domain: str) -> Response:
+        found = [with_shares(row) for row in door.comparisons][: int(request.args.get("limit", 20))]
+        for row in door.comparisons:
+            row.update(door.compared if row["outcome"] == "under_way" else {})
+        return said({"data": found})
 
     @app.get("/v1/releases")
     def releases() -> Response:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from streams.sealing import seal
 from tests.keyring import Ring
 from workers.recall.as_of import AsOf, Remembered
-from workers.recall.index import Memory as Known
 from workers.selector.snapshot import SnapshotMemory, open_memory
 
 CONTEXT: Any = SimpleNamespace(check=lambda: None)
@@ -57,8 +56,7 @@ def sealed_passage(ring: Ring, id: str, title: str, place: str, text: str, domai
 def remembered(ring: Ring, sealed: SnapshotMemory, *wordings: str) -> Remembered:
     memory = open_memory(sealed, ring)
     assert memory is not None
-    questions = (memory.question, *wordings) if sealed.kind == "correction" else ()
-    return Remembered(Known(sealed.id, sealed.kind, questions, memory.text), memory, sealed)
+    return Remembered((memory.question, *wordings) if sealed.kind == "correction" else (), memory, sealed)
 
 
 def memory_of(ring: Ring, *sealed: SnapshotMemory) -> AsOf:

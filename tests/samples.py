@@ -9,6 +9,7 @@ from streams.codec import envelope_for
 from streams.domain import Domain, pack, unpack
 from streams.envelope import Consequence, Envelope, Recorded
 from streams.events import DOMAINS, DomainEvent, Event
+from streams.facts.comparisons import Answers, ComparisonAsked, ComparisonMade
 from streams.facts.conversations import (
     DraftPicked,
     PromptAsked,
@@ -231,6 +232,22 @@ EVENTS: tuple[Event, ...] = (
         erased=2,
         duration_s=60.5,
     ),
+    ComparisonAsked(domain=DOMAIN, by="ops"),
+    ComparisonMade(
+        domain=DOMAIN,
+        order_id=id_of("compare"),
+        release=1,
+        sets={
+            "fixes": {
+                "base": Answers(12, 1, 24.5, 7.25, 0.375),
+                "base_recalled": Answers(12, 4, 96.0, 6.5, 0.5),
+                "trained": Answers(12, 10, 24.5, 8.0, 0.375),
+                "trained_recalled": Answers(12, 12, 96.0, 8.0, 0.5),
+            },
+            "general": {"base": Answers(200, 120), "trained": Answers(200, 121)},
+        },
+        duration_s=61.5,
+    ),
     ReleaseStarted(domain=DOMAIN, release=1, order_id=id_of("swap"), model="sha256:" + "b1" * 32),
     ReleaseFinished(
         domain=DOMAIN,
@@ -298,6 +315,16 @@ ORDERS: tuple[Order, ...] = (
         pin=9,
         engine="llamacpp",
         recall=Recall(of="documents"),
+    ),
+    orders.CompareReleases(
+        order_id=id_of("compare"),
+        domain=DOMAIN,
+        release=1,
+        base_model="sha256:" + "a0" * 32,
+        model="sha256:" + "b1" * 32,
+        pin=9,
+        engine="llamacpp",
+        recall=Recall(of="both"),
     ),
     orders.SwapRelease(
         order_id=id_of("swap"),
@@ -484,6 +511,16 @@ def rebuilt(order: orders.RebuildCandidate, equal: bool = True) -> CandidateRebu
     )
 
 
+def compared(order: orders.CompareReleases) -> ComparisonMade:
+    return ComparisonMade(
+        domain=order.domain,
+        order_id=order.order_id,
+        release=order.release,
+        sets={"fixes": {"base": Answers(4, 1), "trained": Answers(4, 3)}},
+        duration_s=1.0,
+    )
+
+
 def evaluated(order: orders.EvaluateCandidate, paired: dict[str, Paired] | None = None) -> CandidateEvaluated:
     return CandidateEvaluated(
         domain=DOMAIN,
@@ -524,6 +561,7 @@ def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memo
         orders.TrainCandidate: "train",
         orders.RebuildCandidate: "train",
         orders.EvaluateCandidate: "evaluate",
+        orders.CompareReleases: "evaluate",
         orders.SwapRelease: "swap",
         orders.PurgePlaces: "purge",
     }

@@ -54,6 +54,7 @@ STEPS: Mapping[str, tuple[Step, str]] = {
     "train_candidate": ("train", "workers.trainer.step"),
     "rebuild_candidate": ("train", "workers.trainer.rebuild"),
     "evaluate_candidate": ("evaluate", "workers.evaluator.step"),
+    "compare_releases": ("evaluate", "workers.evaluator.compare"),
     "swap_release": ("swap", "workers.swapper"),
     "purge_places": ("purge", "workers.register"),
 }

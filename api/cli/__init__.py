@@ -2,7 +2,21 @@
 
 import click
 
-from api.cli import backup, data, documents, domains, events, keys, log, people, processes, quarantine, rounds
+from api.cli import (
+    backup,
+    compare,
+    data,
+    documents,
+    domains,
+    events,
+    keys,
+    log,
+    people,
+    processes,
+    quarantine,
+    recall,
+    rounds,
+)
 from api.cli.context import Guarded
 
 
@@ -23,6 +37,20 @@ def main(debug: bool) -> None:
     """
 
 
-for module in (processes, keys, people, log, events, domains, data, documents, rounds, quarantine, backup):
+for module in (
+    processes,
+    keys,
+    people,
+    log,
+    events,
+    domains,
+    data,
+    documents,
+    recall,
+    rounds,
+    compare,
+    quarantine,
+    backup,
+):
     for command in module.COMMANDS:
         main.add_command(command)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api.client import Json
+from api.comparing import comparison_table
 from api.reasons import reason_words, reasons_words
 from api.ui.icons import CHECK, CROSS
 from api.ui.markup import card, safe
@@ -23,11 +24,12 @@ def draw_board(
     status: Json,
     rounds: Sequence[Json],
     releases: Sequence[Json],
+    compared: Sequence[Json],
     events: Sequence[Json],
     lang: Lang,
     rolls_back: bool,
 ) -> str:
-    """The whole tab, from what the door says of one domain. `rounds`: the newest first; `rolls_back`: who looks may."""
+    """The whole tab, from what the door says of one domain. `rounds`, `compared`: the newest first; `rolls_back`: who looks may."""
     current = status.get("round")
     shown = current or (rounds[0] if rounds else None)
     judged = next((r for r in rounds if (r.get("verdict") or {}).get("checks")), None)
@@ -36,6 +38,7 @@ def draw_board(
         + card(say(lang, "next_round"), _next(status, lang))
         + _round(shown, current is not None, lang)
         + _gate(judged, lang)
+        + _compared(compared, lang)
         + '</div><div class="n-col n-side">'
         + card(say(lang, "releases"), _releases(status, releases, lang, rolls_back))
         + card(say(lang, "events"), _events(events, lang))
@@ -216,6 +219,37 @@ def _check(check: Json, lang: Lang) -> str:
 def _cell(lang: Lang, column: str, kind: str, shown: str) -> str:
     """On a small screen, where a table has no head, a cell says what it is."""
     return f'<td class="{kind}" data-name="{safe(say(lang, f"col_{column}"))}">{shown}</td>'
+
+
+def _compared(rows: Sequence[Json], lang: Lang) -> str:
+    """The newest comparison that was made, and what has become of one that was asked for since."""
+    if not rows:
+        return ""
+    newest, made = rows[0], next((row for row in rows if row["outcome"] == "made"), None)
+    said = ""
+    if newest["outcome"] == "under_way":
+        words = say(lang, "compared_under_way", time=clock(newest["asked_at"]))
+        said = f'<p class="n-muted">{safe(words)}</p>'
+    elif newest["outcome"] == "failed":
+        said = f'<p class="n-trouble">{safe(say(lang, "compared_failed", failure=newest["failure"]))}</p>'
+    table = ""
+    if made is not None:
+        heads, lines = comparison_table(made, lang)
+        shown_heads = "".join(f'<th class="{"n-num" if place else ""}">{safe(h)}</th>' for place, h in enumerate(heads))
+        shown_lines = "".join(
+            f"<tr><td>{safe(line[0])}</td>"
+            + "".join(
+                f'<td class="n-num" data-name="{safe(head)}">{safe(cell)}</td>'
+                for head, cell in zip(heads[1:], line[1:], strict=True)
+            )
+            + "</tr>"
+            for line in lines
+        )
+        table = (
+            f'<table class="n-table n-compared"><thead><tr>{shown_heads}</tr></thead><tbody>{shown_lines}</tbody></table>'
+            f'<p class="n-muted n-small">{safe(say(lang, "compared_how"))}</p>'
+        )
+    return card(say(lang, "compared", release=(made or newest)["release"]), said + table)
 
 
 def _releases(status: Json, releases: Sequence[Json], lang: Lang, rolls_back: bool) -> str:

@@ -50,13 +50,13 @@ def read_on(door: Door, reading: Reading) -> None:
 
 
 def draw_shelf(page: Json, reading: Reading, lang: Lang, moment: Any) -> str:
-    """The documents in force: `page` of the door's list. `moment`: writes a time as this machine's clock has it."""
+    """The documents in force: `page`, the first of the door's list. `moment`: writes a time as this machine's clock has it."""
     rows = page["data"]
     if not rows:
         return card(say(lang, "documents"), f'<p class="n-muted">{safe(say(lang, "documents_none"))}</p>')
     lines = "".join(_document(row, row["document_id"] == reading.document_id, lang, moment) for row in rows)
     more = ""
-    if page["next"] is not None:
+    if page["more"]:
         more = f'<p class="n-muted n-small">{safe(say(lang, "documents_more", shown=len(rows)))}</p>'
     count = f'<span class="n-count">{len(rows)}{"+" if more else ""}</span>'
     return card(say(lang, "documents"), f'<ul class="n-shelf">{lines}</ul>{more}', count)

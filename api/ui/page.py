@@ -25,6 +25,7 @@ SLOWEST_REFRESH_S = 10.0  # of a tab in which nothing changes
 SLOWER = 1.5  # times as long after each time that nothing had changed
 DRAW_EVERY_S = 0.06  # how often a growing answer is drawn
 ROUNDS_READ = 20
+COMPARISONS_READ = 5
 CORRECTIONS_SHOWN = 50
 EVENTS_READ = 300
 EVENTS_KEPT = 120
@@ -267,7 +268,7 @@ class Page:
             elif tab == "documents" and chosen and visitor.sees_the_loop:
                 if reading.domain != chosen:
                     reading = Reading()  # another domain's
-                shelf = seen.update("shelf", draw_shelf(door.documents_page(chosen, LISTED), reading, lang, _minute))
+                shelf = seen.update("shelf", draw_shelf(door.first_documents(chosen, LISTED), reading, lang, _minute))
                 passages = seen.update("passages", draw_passages(reading, lang))
             elif chosen and status is not None and visitor.sees_the_loop:
                 board = seen.update("board", self._board(visitor, chosen, status, lang, seen))
@@ -307,7 +308,8 @@ class Page:
         kept = [shown for shown in page["data"] if shown["event"].get("type") != "noria.order_progressed"]
         feed.events = (feed.events + kept)[-EVENTS_KEPT:]
         feed.next = page["next"]
-        return draw_board(status, rounds, releases, feed.events, lang, visitor.rolls_back)
+        compared = door.comparisons(domain, COMPARISONS_READ)
+        return draw_board(status, rounds, releases, compared, feed.events, lang, visitor.rolls_back)
 
 
 def _minute(text: Any) -> str:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from streams.domain import Domain, ended, gathered, prospect
 from streams.envelope import Moment, Recorded
+from streams.facts.comparisons import comparison_ended
 from streams.facts.releases import rebuild_ended
 from streams.policy import Policy
 from streams.tables import boolean, integer, jsonb, projection, text, text_array, timestamptz
@@ -88,7 +89,8 @@ def fold(state: Domain, event: DomainsEvent) -> Domain:
         case DomainRetired():
             if not state.base_model:
                 return state
-            return replace(state if state.round is None else ended(state, "cancelled"), retired=True, rebuild=None)
+            state = state if state.round is None else ended(state, "cancelled")
+            return replace(state, retired=True, rebuild=None, comparing=None)
         case PolicySet():
             return replace(state, policy=event.policy)
         case ClockTicked():
@@ -111,7 +113,8 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: DomainsEvent)
             if before.retired or not before.base_model:
                 return []
             retired = Update("domains", {"domain": event.domain}, {"retired_at": at})
-            return [retired, *rebuild_ended(before, after, at, "cancelled")]
+            rebuild = rebuild_ended(before, after, at, "cancelled")
+            return [retired, *rebuild, *comparison_ended(before, after, at, "cancelled")]
         case PolicySet():
             return [Update("domains", {"domain": event.domain}, {"policy": msgspec.to_builtins(event.policy)})]
         case ClockTicked():

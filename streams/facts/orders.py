@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from streams.domain import Domain, ended
 from streams.envelope import Recorded
+from streams.facts.comparisons import comparison_ended
 from streams.facts.releases import rebuild_ended
 from streams.writes import Update, Write
 
@@ -55,6 +56,8 @@ def fold(state: Domain, event: OrderEvent) -> Domain:
                 state = replace(state, going=None)
             if state.rebuild is not None and state.rebuild.order_id == event.order_id:
                 state = replace(state, rebuild=None)
+            if state.comparing is not None and state.comparing.order_id == event.order_id:
+                state = replace(state, comparing=None)
             if state.round is None or state.round.order_id != event.order_id:
                 return state
             return ended(state, "failed", failure=event.reason)
@@ -73,6 +76,10 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: OrderEvent) -
             progress = shown | {"seconds_left": event.seconds_left} | waits
             return [Update("rounds", {"round_id": event.round_id}, {"progress": progress})]
         case OrderFailed():
-            return rebuild_ended(before, after, recorded.envelope.time, "failed", failure=event.reason)
+            at, failure = recorded.envelope.time, event.reason
+            return [
+                *rebuild_ended(before, after, at, "failed", failure=failure),
+                *comparison_ended(before, after, at, "failed", failure=failure),
+            ]
         case _:
             assert_never(event)

@@ -72,6 +72,19 @@ def line_of_round(connection: Connection, domain: str, round_id: str) -> tuple[s
     return lines(connection, [domain]).of(domain, base)
 
 
+def taught_by(connection: Connection, line: Sequence[str]) -> dict[str, str]:
+    """By example that was learned on a line: its newest round that taught it."""
+    rows = connection.execute(
+        text("SELECT example_id, round_id FROM noria.learned WHERE round_id = ANY(:line)"), {"line": list(line)}
+    )
+    found: dict[str, str] = {}
+    for row in rows:
+        known = found.get(row.example_id)
+        if known is None or line.index(row.round_id) < line.index(known):
+            found[row.example_id] = row.round_id
+    return found
+
+
 class Example(Struct, frozen=True):
     """`learned`: on the line that was asked about."""
 

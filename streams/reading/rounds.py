@@ -43,6 +43,14 @@ def orders_over(connection: Connection, rounds: Mapping[str, str]) -> set[str]:
     return set(found.scalars())
 
 
+def comparison_over(connection: Connection, order_id: str) -> bool:
+    """Whether the comparison of that order has ended; one that is not known here yet may be wanted."""
+    outcome = connection.execute(
+        text("SELECT outcome FROM noria.comparisons WHERE comparison_id = :order_id"), {"order_id": order_id}
+    ).scalar_one_or_none()
+    return outcome not in (None, "under_way")
+
+
 class Served(Struct, frozen=True):
     """What answers a domain that is not retired. `near`: a round may begin by time alone. `exam_items`: how many are in force."""
 
@@ -88,13 +96,14 @@ def keepings(connection: Connection) -> list[Keeping]:
 
 
 def releases_in_use(connection: Connection, keeping: Keeping) -> set[int]:
-    """What answers, what it was made from, and what a round is made from or something is made again from."""
+    """What answers, what it was made from, what is compared, and what a round is made from or something is made again from."""
     found = connection.execute(
         text(
             "SELECT live_release FROM noria.domains WHERE domain = :domain"
             " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain AND release = :live"
             " UNION SELECT base_release FROM noria.rounds WHERE domain = :domain"
             " AND (ended_at IS NULL OR rebuild ->> 'outcome' = 'under_way')"
+            " UNION SELECT release FROM noria.comparisons WHERE domain = :domain AND outcome = 'under_way'"
         ),
         {"domain": keeping.domain, "live": keeping.live_release},
     )

@@ -1,8 +1,8 @@
 """Fit the calibration that recall begins with to the demo's wordings, and say how it does on those held out.
 
-`python -m tests.bench.recall_fit` prints JSON: the fit, and for every kind, language and number of memories and wordings what part of
-the held-out wordings finds its memory first and within three, what part keeps it above `least`, and what part recalls something of
-the questions outside, and of those whose own memory is left out.
+`python -m tests.bench.recall_fit` prints JSON: the fit, and for every kind, language and number of memories and wordings what part
+of the held-out wordings finds its memory first and within three, and keeps it above `least`; and what part recalls something of the
+questions outside, and of those whose own memory is left out.
 """
 
 import sys

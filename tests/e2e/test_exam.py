@@ -106,6 +106,9 @@ def test_each_models_answers_are_scored_by_its_own_questions_and_nothing_of_them
     ]
     assert all(processor_s(engine) > since for engine, since in zip(engines, worked, strict=True))
     assert "Paris" in rows[0][0].prediction
+    cost = rows[0][0].cost
+    assert cost is not None and cost.prompt_tokens > 5 and 0 < cost.completion_tokens <= 32 and 0 < cost.seconds < 200
+    assert rows[0][2].cost is None, "what was refused cost nothing"
     assert rows[0][2].prediction == ""  # longer than the engine's context: refused, and the others were asked
     assert told == sorted(told)
     assert told[-1] == (6, 6)

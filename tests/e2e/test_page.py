@@ -11,8 +11,10 @@ from tests.door_server import (
     CHAT_KEY,
     DATA_KEY,
     KEY,
+    MADE,
     FakeDoor,
     ago,
+    new_comparison,
     new_document,
     new_round,
     remembered_things,
@@ -322,7 +324,7 @@ def test_the_loop_shows_what_is_missing_then_the_round_and_its_gate_without_peop
 
 
 def a_round_and_its_gate(door: FakeDoor) -> None:
-    """A round that was released, one under way, and two releases: all that the board can show."""
+    """A round that was released, one under way, two releases and a comparison: all that the board can show."""
     checks = [
         {"name": "fixes", "n": 48, "before": 0.02, "after": 0.94, "p_value": 1e-9, "lower": None, "margin": None},
         {"name": "held_out", "n": 144, "before": 0.2, "after": 0.4, "p_value": None, "lower": 0.1, "margin": 0.05},
@@ -344,6 +346,7 @@ def a_round_and_its_gate(door: FakeDoor) -> None:
         "seconds_left": 74.0,
     }
     door.rounds += [running, done]
+    door.comparisons.append(new_comparison("road-traffic", **MADE))
     door.domains["road-traffic"]["round_id"] = running["round_id"]
     for number in (0, 1):
         times = {"started_at": ago(9), "finished_at": ago(5), "golden_difference": 0.01, "flip_ms": 2.0}
@@ -392,7 +395,7 @@ def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[Fak
         assert beyond(page) == {}
         page.get_by_role("tab", name=tab).click()
         page.wait_for_selector(".n-active")
-        page.wait_for_selector(".n-table")
+        page.wait_for_selector(".n-compared")
         assert beyond(page) == {}
         page.get_by_role("tab", name=documents).click()
         page.locator(".n-book").click()

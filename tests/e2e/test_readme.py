@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from api.client import Door
+from api.client import Door, Refused
 from deploy.demo.domain import load_facts
 from deploy.demo.story import DOMAIN
+from streams.errors import Unavailable
 from tests.e2e.conftest import ROOT, Command
 from tests.local_noria import LocalNoria, until
 
@@ -56,6 +57,14 @@ def test_every_make_target_of_the_readme_is_one() -> None:
         assert done.returncode == 0, done.stderr
 
 
+def remembers(door: Door, domain: str) -> bool:
+    try:
+        door.would_recall(domain, "Must a fine be paid at once?")
+    except (Refused, Unavailable):
+        return False
+    return True
+
+
 def release_of(door: Door, domain: str) -> int:
     return next(release["release"] for release in door.releases(domain) if release["state"] == "live")
 
@@ -70,6 +79,9 @@ def test_every_noria_command_of_the_readme_does_what_it_says(door: Door, command
     (tmp_path / "policy.json").write_text(json.dumps({"thresholds": {"corrections": 50}}))
     typed = [words for words in commands(ENGLISH) if words[0] == "noria" and words[1] not in ELSEWHERE]
     assert len(typed) >= 10
+    policy = door.policy(DOMAIN)
+    door.set_policy(DOMAIN, policy | {"recall": {"of": "corrections"}})
+    until(lambda: remembers(door, DOMAIN), "the domain's memory is held", 60)
     for words in typed:
         if words[1] == "chat":
             until(lambda: any(model["id"] == "devices" for model in door.models()), "the engine of the new domain", 120)
@@ -78,6 +90,7 @@ def test_every_noria_command_of_the_readme_does_what_it_says(door: Door, command
         if words[1:3] == ["release", "rollback"]:
             to = int(words[3])
             until(lambda to=to: release_of(door, DOMAIN) == to, f"release {to} answers", 60)
+    door.set_policy(DOMAIN, policy)
 
 
 @pytest.mark.slow

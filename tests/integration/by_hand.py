@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 
 from streams.codec import decode_order, encode, encode_order, envelope_for, topic_of
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE, Event
+from streams.facts.comparisons import Answers, ComparisonMade
 from streams.facts.conversations import (
     ConversationEvent,
     DraftPicked,
@@ -25,6 +26,7 @@ from streams.facts.rounds import CandidateEvaluated, CandidateTrained, SnapshotS
 from streams.gate import FIXES, Paired
 from streams.log import Log, Message, Position, Record
 from streams.orders import (
+    CompareReleases,
     EvaluateCandidate,
     Order,
     PurgePlaces,
@@ -262,6 +264,17 @@ def results(order: Order) -> Iterable[tuple[str, Event]]:
                     rows="sha256:" + "6" * 64,
                     paired={FIXES: Paired(10, 0, 0, 10, 0)},
                     duration_s=1.5,
+                ),
+            )
+        case CompareReleases():
+            yield (
+                "comparison_made",
+                ComparisonMade(
+                    domain=domain,
+                    order_id=order_id,
+                    release=order.release,
+                    sets={FIXES: {"base": Answers(4, 1, 20.0, 5.0, 0.25), "trained": Answers(4, 3, 20.0, 6.0, 0.25)}},
+                    duration_s=2.5,
                 ),
             )
         case SwapRelease(rollback=True):

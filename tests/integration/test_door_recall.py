@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
@@ -13,13 +14,13 @@ from sqlalchemy import text
 from api.chat_request import parse_chat
 from api.keys import create_key
 from api.recall import QUESTION_CHARACTERS
-from api.services import domain_subject
 from streams import sealing
 from streams.cluster import Cluster
 from streams.facts.documents import DocumentAdded, DocumentRemoved, PassageAdded
 from streams.recall_client import KEY, TIMEOUT_S, Question
 from streams.recalled import Recall, Recalled
 from streams.sealed import Sealed
+from streams.sealing import domain_subject
 from tests import door_world
 from tests.door_world import World, make_settings, wait_until
 from tests.recall_server import RecallServer, remembering
@@ -51,7 +52,7 @@ def world(
 
 @pytest.fixture(autouse=True)
 def as_new(memory: RecallServer) -> None:
-    memory.recalls, memory.pause_s, memory.status = lambda asked: (), 0.0, 200
+    memory.recalls, memory.pause_s, memory.status, memory.holds = lambda asked: (), 0.0, 200, None
     memory.asked.clear()
 
 
@@ -322,6 +323,102 @@ def test_what_a_person_ends_a_memory_with_ends_nothing(world: World, memory: Rec
     assert "<|im_end|>" not in message["content"] and "<|im_start|>" not in message["content"]
     assert message["content"].endswith("Question: who are you?\n\nQuestion: And now?")
     assert message["content"].count("\n") == 3
+
+
+def would_recall(world: World, domain: str, question: str, **more: Any) -> httpx.Response:
+    return world.as_data.post(f"/v1/domains/{domain}/recall", json={"question": question, **more})
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str | None]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def test_a_data_team_sees_what_would_be_recalled_with_scores_words_and_sources(
+    world: World, memory: RecallServer
+) -> None:
+    domain = domain_with(world, {"of": "both", "most": 2, "least": 0.25})
+    example_id = corrected(world, domain, "How far is the mill?", "Seven miles.")
+    document_id, (passage_id,) = document(world, domain, LAW, [("article 91", "Who drinks does not drive.")])
+    gone = [Recalled("correction", "gone", 0.9)]
+    memory.recalls = lambda asked: [
+        Recalled("correction", example_id, 0.875),
+        Recalled("passage", passage_id, 0.5),
+        *gone,
+    ]
+    asked, events = len(world.engine.requests), len(world.events(domain))
+    answer = would_recall(world, domain, "What is the way to the mill?")
+    assert answer.status_code == 200, answer.text
+    assert memory.asked[-1] == Question(domain, "What is the way to the mill?", ("correction", "passage"), 2, 0.25)
+    said = answer.json()
+    first, second = said.pop("data")
+    assert said == {"domain": domain, "most": 2, "least": 0.25}
+    assert first.pop("age_s") >= 0 and datetime.fromisoformat(first.pop("said_at")) < datetime.now(UTC)
+    words = {"state": "stands", "text": "Seven miles.", "question": "How far is the mill?"}
+    assert first == {"id": example_id, "kind": "correction", "score": 0.875} | words
+    named = {"document_id": document_id, "title": LAW, "place": "article 91", "state": "stands"}
+    assert second == named | {
+        "id": passage_id,
+        "kind": "passage",
+        "score": 0.5,
+        "text": "Who drinks does not drive.",
+        "question": "",
+    }
+    assert len(world.engine.requests) == asked and len(world.events(domain)) == events, "nothing is asked or recorded"
+
+
+def test_how_many_from_which_score_and_of_which_kinds_is_asked_of_the_memory(
+    world: World, memory: RecallServer
+) -> None:
+    domain = domain_with(world, {"of": "both"})
+    assert would_recall(world, domain, "?", most=10, least=0, kinds=["passage"]).json()["data"] == []
+    assert memory.asked[-1] == Question(domain, "?", ("passage",), 10, 0.0)
+    would_recall(world, domain, "x" * 3 * QUESTION_CHARACTERS)
+    assert len(memory.asked[-1].question) == QUESTION_CHARACTERS + 1 and memory.asked[-1].least is None
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "question"),
+        ({"question": " "}, 400, "question"),
+        ({"question": "?", "kinds": []}, 400, "kinds"),
+        ({"question": "?", "kinds": ["person"]}, 400, "kinds[0]"),
+        ({"question": "?", "kinds": ["passage"]}, 422, "kinds"),
+        ({"question": "?", "most": 0}, 422, "most"),
+        ({"question": "?", "most": 11}, 422, "most"),
+        ({"question": "?", "least": 1.5}, 422, "least"),
+        ({"question": "?", "user": "ann"}, 400, "user"),
+    ],
+)
+def test_what_the_memory_could_not_be_asked_is_refused_by_its_field(
+    world: World, memory: RecallServer, corrections_only: str, body: dict[str, Any], status: int, param: str
+) -> None:
+    answer = world.as_data.post(f"/v1/domains/{corrections_only}/recall", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+    assert memory.asked == []
+
+
+@pytest.fixture(scope="module")
+def corrections_only(world: World) -> str:
+    return domain_with(world, {"of": "corrections"})
+
+
+def test_where_the_policy_recalls_nothing_the_memory_is_not_asked(world: World, memory: RecallServer) -> None:
+    assert refusal(would_recall(world, domain_with(world, {"of": "off"}), "?")) == (409, "recall_off")
+    assert memory.asked == []
+    assert refusal(would_recall(world, "nowhere", "?")) == (404, "domain_not_found")
+
+
+def test_a_memory_that_is_away_or_does_not_hold_the_domain_is_503_and_a_slow_one_is_waited_for(
+    world: World, memory: RecallServer, corrections_only: str
+) -> None:
+    memory.status = 500
+    assert refusal(would_recall(world, corrections_only, "?")) == (503, "memory_unavailable")
+    memory.status, memory.holds = 200, set()
+    answer = would_recall(world, corrections_only, "a secret")
+    assert refusal(answer) == (503, "memory_unavailable") and "secret" not in answer.text
+    memory.holds, memory.pause_s = None, 2 * TIMEOUT_S
+    assert would_recall(world, corrections_only, "?").status_code == 200
 
 
 def test_a_door_without_a_memory_says_that_it_had_none(world: World) -> None:

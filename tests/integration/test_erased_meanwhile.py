@@ -344,7 +344,7 @@ def test_erased_in_the_middle_of_an_exam_it_begins_anew_without_their_words(
 def test_erased_when_the_exam_is_over_no_row_of_theirs_is_kept_under_a_key_made_anew(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = evaluation._keep
+    real = evaluation.keep
     erased: list[str] = []
 
     def keep(*given: Any) -> str:
@@ -356,7 +356,7 @@ def test_erased_when_the_exam_is_over_no_row_of_theirs_is_kept_under_a_key_made_
     monkeypatch.setattr(Installation, "missing", lambda self: None)
     monkeypatch.setattr(evaluation, "form_of", lambda engine, context: "form")
     monkeypatch.setattr(evaluation, "make_engine", lambda spec, key: Answering())
-    monkeypatch.setattr(evaluation, "_keep", keep)
+    monkeypatch.setattr(evaluation, "keep", keep)
     monkeypatch.setattr(Context, "dismiss", lambda self: None)
     with memory_folder() as folder:
         room = Room(folder, lambda: None)

@@ -55,7 +55,7 @@ class Examined:
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch) -> Examined:
     examined = Examined()
-    monkeypatch.setattr(evaluation, "_examine", examined)
+    monkeypatch.setattr(evaluation, "examine", examined)
     return examined
 
 
@@ -321,7 +321,7 @@ def test_an_exam_that_cannot_be_asked_ahead_is_tried_again_later_and_stops_nothi
         tries.append(1)
         raise Unavailable("OpenCompass is not installed")
 
-    monkeypatch.setattr(evaluation, "_examine", refuse)
+    monkeypatch.setattr(evaluation, "examine", refuse)
     waiting = idle(context)
     assert not waiting.work()
     assert not waiting.work()
@@ -343,7 +343,7 @@ def test_while_opencompass_is_being_installed_nothing_is_examined_ahead_and_nobo
     change(world.database, "UPDATE noria.domains SET wake_at = NULL")
     assert not waiting.work()
     assert [record for record in caplog.records if record.name.startswith("noria")] == []
-    monkeypatch.setattr(evaluation, "_examine", Examined())
+    monkeypatch.setattr(evaluation, "examine", Examined())
     assert waiting.work()
 
 

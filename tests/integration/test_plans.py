@@ -210,6 +210,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "domain": "d-1",
         "round_id": named("o"),
         "reply_id": named("r"),
+        "document_id": named("d"),
         "event_id": str(UUID(named("v"))),
         "person": "p-1",
         "name": "d-1",

@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from streams.errors import Unavailable
-from streams.recall_client import TIMEOUT_S, Answer, Question, RecallClient
+from streams.recall_client import Answer, Question, RecallClient
 from streams.recalled import Recall, Recalled
 from tests.recall_server import remembering
 
 KEY = "of-the-memory"
+BUDGET_S = 0.25  # more than that no answer waits for what it can do without
 KNOWN = Recalled("correction", "example-1", 0.75)
 
 
@@ -77,7 +78,7 @@ def test_it_answers_within_the_time_that_a_question_has(base_url: str) -> None:
     client.recall("roads", "how fast?", Recall("corrections"))  # the connection is made
     began = time.monotonic()
     assert client.recall("roads", "how fast?", Recall("corrections"))
-    assert time.monotonic() - began < TIMEOUT_S
+    assert time.monotonic() - began < BUDGET_S
     client.close()
 
 
@@ -92,10 +93,10 @@ def test_the_client_calls_whatever_it_cannot_use_unavailable(base_url: str) -> N
 
 def test_the_client_waits_no_longer_than_an_answer_may_wait() -> None:
     with remembering(KEY) as memory:
-        memory.pause_s = 5 * TIMEOUT_S
+        memory.pause_s = 5 * BUDGET_S
         client = RecallClient(memory.base_url, KEY)
         began = time.monotonic()
         with pytest.raises(Unavailable):
             client.recall("roads", "how fast?", Recall("both"))
-        assert time.monotonic() - began < 2 * TIMEOUT_S
+        assert time.monotonic() - began < 2 * BUDGET_S
         client.close()

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from streams import orders
 from streams.envelope import Consequence
 from streams.events import DomainEvent, Event
+from streams.facts.comparisons import ComparisonAsked
 from streams.facts.domains import ClockTicked, PolicySet
 from streams.facts.exam import ExamItemRetired
 from streams.facts.examples import ExampleAccepted, ExampleRetired
@@ -27,6 +28,7 @@ from tests.samples import (
     START,
     Decision,
     DomainLog,
+    compared,
     correction,
     created,
     evaluated,
@@ -90,7 +92,7 @@ ACTS = (  # as often as they are named
     *("do",) * 12,
     *("return",) * 12,
     *("prefer", "retire", "tick", "again", "policy", "forget") * 2,
-    *("erase", "ask", "cancel", "fail", "retry", "roll back", "retire a question", "rebuild"),
+    *("erase", "ask", "cancel", "fail", "retry", "roll back", "retire a question", "rebuild", "compare"),
 )
 UNSURE = SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}
 Course = list[tuple[str, int, Policy]]
@@ -169,6 +171,8 @@ class Happening(DomainLog):
                 )
             case "rebuild":
                 return rebuild_asked("another", pick % (self.state.highest + 2), base_release=pick % 2)
+            case "compare":
+                return ComparisonAsked(domain=DOMAIN, by="ops")
             case "policy":
                 return PolicySet(domain=DOMAIN, policy=policy, by="ops")
             case "cancel":
@@ -200,6 +204,8 @@ class Happening(DomainLog):
                 return trained(order)
             case orders.RebuildCandidate():
                 return rebuilt(order, equal=pick != 7)
+            case orders.CompareReleases():
+                return compared(order)
             case orders.EvaluateCandidate():
                 return evaluated(order, {5: UNSURE, 6: REFUSED, 7: REFUSED}.get(pick))
             case orders.SwapRelease():

@@ -12,6 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.cli import main
+from api.cli.people import Talk, act
+from api.client import Address, Door
+from streams.errors import Invalid
 from tests.door_server import KEY, FakeDoor, new_round, remembered_things, serving
 
 
@@ -99,6 +102,17 @@ def test_the_sources_of_an_answer_are_a_line_each_and_one_can_be_said_not_to_fit
     table = run("feedback", "sources", reply_id).stdout
     assert re.search(r"9a55 +passage +0\.50 +stands +Who drinks does not drive\.", table)
     assert re.search(r"gone +correction +0\.25 +erased +–", table)
+
+
+def test_in_a_conversation_a_source_is_rejected_by_its_number(door: FakeDoor) -> None:
+    door.recalled["How fast?"] = remembered_things()
+    with Door(Address(door.url, KEY)) as client:
+        talk = Talk(client, "road-traffic", "ana", 1, {})
+        talk.ask("How fast?", None)
+        assert act(talk, "/misfit 2") and door.feedback[-1]["misfit"] == "9a55"
+        for words in ("/misfit 4", "/misfit 0", "/misfit"):
+            with pytest.raises(Invalid, match="no such source"):
+                act(talk, words)
 
 
 def test_that_the_memory_was_away_is_said_with_the_answer(run: Any, door: FakeDoor) -> None:
@@ -567,3 +581,22 @@ def test_schemas_are_exported_without_anything_running(run: Any, tmp_path: Path)
     assert result.exit_code == 0
     found = {path.stem for path in (tmp_path / "schemas").iterdir()}
     assert any("reply_corrected" in name for name in found)
+
+
+def test_a_comparison_is_asked_for_and_its_table_printed_once_it_is_made(run: Any, door: FakeDoor) -> None:
+    asked = run("compare")
+    assert asked.exit_code == 0 and "noria compare --domain road-traffic --wait" in asked.output
+    assert "one is under way" in run("compare").output, "it is not asked for twice"
+    assert len(door.comparisons) == 1
+    made = run("compare", "--wait")
+    assert made.exit_code == 0
+    assert "83% (55–95)" in made.stdout and "trained, recall" in made.stdout and "23 + 9" in made.stdout
+    assert "road-traffic@1" in made.stderr
+    found = json.loads(run("compare", "--wait", "--json").stdout)
+    assert found["sets"]["fixes"]["trained"]["low"] == pytest.approx(0.552, abs=0.001)
+
+
+def test_a_comparison_that_came_to_nothing_says_why(run: Any, door: FakeDoor) -> None:
+    door.compared = {"outcome": "failed", "failure": "the disk is full"}
+    result = run("compare", "--wait", "--json")
+    assert (result.exit_code, result.stdout) == (1, "") and "the disk is full" in result.stderr

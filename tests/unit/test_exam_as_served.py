@@ -1,13 +1,6 @@
 """A candidate is asked bare and as it is served; what is not recalled for is not asked twice, and counts in both."""
 
-from types import SimpleNamespace
-from typing import Any
-from uuid import uuid4
-
-import pytest
-
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, SERVED, Paired
-from streams.orders import EvaluateCandidate
 from streams.recalled import Recall
 from streams.sealing import common_digest
 from tests.keyring import Ring
@@ -27,28 +20,8 @@ def asked(name: str, number: int, words: str, ring: Ring) -> Question:
     return Question(item, common_digest(f"{name} {words}".encode(), ring), ("key-of-domain",))
 
 
-def served(
-    ring: Ring,
-    bare: list[Question],
-    *memories: SnapshotMemory,
-    monkeypatch: pytest.MonkeyPatch,
-    recall: Recall = RECALL,
-) -> dict[int, Question]:
-    context: Any = SimpleNamespace(keyring=ring, check=lambda: None)
-    memory = memory_of(ring, *memories)
-    monkeypatch.setattr(questions, "memory_as_of", lambda *_: memory)
-    order = EvaluateCandidate(
-        order_id=uuid4(),
-        domain="roads",
-        round_id="r",
-        snapshot="s",
-        base_model="b",
-        candidate_model="c",
-        pin=9,
-        engine="llamacpp",
-        recall=recall,
-    )
-    return as_served(order, bare, context)
+def served(ring: Ring, bare: list[Question], *memories: SnapshotMemory, recall: Recall = RECALL) -> dict[int, Question]:
+    return as_served(bare, memory_of(ring, *memories), recall, ring)
 
 
 def own(ring: Ring, memory: SnapshotMemory) -> Question:
@@ -58,26 +31,24 @@ def own(ring: Ring, memory: SnapshotMemory) -> Question:
     return found
 
 
-def test_a_fix_is_asked_as_served_behind_its_own_correction_and_what_recalls_nothing_is_not_asked_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_fix_is_asked_as_served_behind_its_own_correction_and_what_recalls_nothing_is_not_asked_twice() -> None:
     ring = Ring()
     memory = sealed_correction(ring, "e-1", "Who opens the gate?", "Ann.", "ben")
     bare = [own(ring, memory), asked(HELD_OUT, 1, "Who opens the gate now?", ring), asked(GENERAL, 1, FAR, ring)]
-    found = served(ring, bare, memory, monkeypatch=monkeypatch)
+    found = served(ring, bare, memory)
     assert {number: question.item.set for number, question in found.items()} == {0: SERVED[FIXES], 1: SERVED[HELD_OUT]}
     assert found[0].item.question == "Known facts:\n- Ann.\n\nQuestion: Who opens the gate?"
     assert (found[0].item.id, found[0].item.answer) == ("e-1", "Ann.")
     assert found[1].kids == ("ben", "key-of-domain"), "the last seals what a model answers"
 
 
-def test_without_recall_nothing_is_asked_as_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_recall_nothing_is_asked_as_served() -> None:
     ring = Ring()
     memory = sealed_correction(ring, "e-1", "Who opens the gate?", "Ann.")
-    assert served(ring, [own(ring, memory)], memory, monkeypatch=monkeypatch, recall=Recall()) == {}
+    assert served(ring, [own(ring, memory)], memory, recall=Recall()) == {}
 
 
-def test_the_same_question_behind_something_else_is_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_question_behind_something_else_is_another_question() -> None:
     ring = Ring()
     question = asked(HELD_OUT, 1, "Who opens the gate?", ring)
     found = {
@@ -85,20 +56,18 @@ def test_the_same_question_behind_something_else_is_another_question(monkeypatch
             ring,
             [question],
             sealed_correction(ring, "e-1", "Who opens the gate?", answer, person),
-            monkeypatch=monkeypatch,
         )[0].fingerprint
         for answer, person in (("Ann.", "ann"), ("Ben.", "ann"), ("Ben.", "eva"), ("Ben.", "eva"))
     }
     assert len(found) == 3 and question.fingerprint not in found
 
 
-def test_who_was_erased_since_the_memory_was_read_is_not_recalled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_erased_since_the_memory_was_read_is_not_recalled() -> None:
     ring = Ring()
     memory = sealed_correction(ring, "e-1", "Who opens the gate?", "Ann.", "ann")
     question = asked(HELD_OUT, 1, "Who opens the gate?", ring)
-    real = questions.memory_as_of
-    found = served(ring, [question], memory, monkeypatch=monkeypatch)
-    assert list(found) == [0] and real is not questions.memory_as_of
+    found = served(ring, [question], memory)
+    assert list(found) == [0]
     gone = memory_of(ring, memory)
     ring.erase("ann")
     assert questions._behind(question, ["e-1"], gone, ring) is None

@@ -16,10 +16,10 @@ from streams.gate import SKILL
 from streams.orders import SelectSnapshot, TrainCandidate
 from streams.recalled import with_recalled
 from streams.recipes import LoraRecipe
+from streams.scoring import is_right
 from tests.keyring import Ring
 from workers.artifacts import Artifacts
 from workers.evaluator.questions import of_skill
-from workers.evaluator.scoring import is_right
 from workers.models.golden import GOLDEN_FILE
 from workers.selector import step as selection
 from workers.selector.snapshot import FORMAT, Snapshot, load, save

@@ -107,9 +107,24 @@ def test_each_fact_is_taught_once_bare_and_once_behind_what_is_recalled_for_it(
 def test_a_rows_own_wording_is_left_out_of_the_memory_so_that_some_contexts_mislead(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
 ) -> None:
+    monkeypatch.setattr(selection, "MISLED", 1.0)
     examples = examples_of([("Who opens it?", "Nobody."), ("Who opens it then?", "Everybody.")])
     found = select(monkeypatch, tmp_path, folder, examples, memory_of_examples(examples), replace(RECALL, most=1))
     assert [row.recalled for row in found.rows] == [(("e-1",),), (("e-0",),)], "each is misled by the other"
+
+
+def test_the_right_one_is_put_first_but_in_a_share_of_the_contexts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    facts = [(f"Who opens gate {number}?", f"Person{number}x does.") for number in range(60)]
+    examples = examples_of(facts)
+    memory = memory_of_examples(examples)
+    found = select(monkeypatch, tmp_path, folder, examples, memory)
+    first = [row.recalled[0][0] == row.example_id for row in found.rows]
+    assert 0.8 < sum(first) / len(first) < 1.0 and all(len(row.recalled[0]) == 2 for row in found.rows)
+    monkeypatch.setattr(selection, "MISLED", 0.0)
+    found = select(monkeypatch, tmp_path, folder, examples, memory)
+    assert all(row.recalled[0][0] == row.example_id and len(set(row.recalled[0])) == 2 for row in found.rows)
 
 
 def test_what_is_carried_is_what_is_recalled_and_sealed(

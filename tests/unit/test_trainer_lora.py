@@ -311,6 +311,12 @@ def test_progress_counts_the_steps_and_tells_an_honest_rest(base: Path, tmp_path
     assert training[-1].epoch == tiny.RECIPE.epochs
 
 
+def test_rows_taught_beside_their_facts_are_trained_and_take_no_step(base: Path, tmp_path: Path) -> None:
+    beside = [msgspec.structs.replace(row, group=f"{row.prompt} behind", beside=True) for row in tiny.rows()]
+    alone, both = train(base, tmp_path / "a"), train(base, tmp_path / "b", new=[*tiny.rows(), *beside])
+    assert both.rows == 2 * alone.rows and both.steps == alone.steps and both.tokens > alone.tokens
+
+
 def test_rows_that_cannot_be_trained_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
     recipe = msgspec.structs.replace(tiny.RECIPE, row_tokens=90)
     odd = [TrainingRow(prompt="Empty?", answer="  "), TrainingRow(prompt="long " * 200, answer="Yes.")]

@@ -3,8 +3,8 @@
 It is copied, with `scoring.py`, into the exam's folder and run there by path, so that no module of the workers can shadow one of
 OpenCompass's. It adds two things to OpenCompass:
 
-- the engine's class, which asks several engines of one model side by side, and leaves a byte in a file for every answer (the
-  parent shows progress by the size of that file);
+- the engine's class, which asks several engines of one model side by side, leaves a byte in a file for every answer (the parent
+  shows progress by the size of that file), and in another what the answer cost;
 - the scorer, which says of every question whether its answer is right.
 
 For every line on its standard input (the engines' keys, as a JSON object) it forks a child, which hands over to OpenCompass's
@@ -14,12 +14,14 @@ the standard output. It ends when its standard input closes.
 
 import copy
 import gc
+import hashlib
 import json
 import os
 import queue
 import resource
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -47,6 +49,32 @@ def read_line() -> bytes:
     return line if byte else b""
 
 
+def digest_of(question: str) -> str:
+    """By which a question is known among the costs: these hold no words."""
+    return hashlib.sha256(question.encode()).hexdigest()
+
+
+def counting(create: Callable[..., Any], costs: int) -> Callable[..., Any]:
+    """`create` of an OpenAI client, which leaves a line in the file `costs` for every answer whose tokens the engine tells."""
+
+    def counted(**asked: Any) -> Any:
+        began = time.monotonic()
+        answer = create(**asked)
+        seconds = time.monotonic() - began
+        usage = getattr(answer, "usage", None)
+        if usage is not None:
+            line = {
+                "asked": digest_of(str(asked["messages"][-1]["content"])),
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "seconds": round(seconds, 4),
+            }
+            os.write(costs, json.dumps(line).encode() + b"\n")
+        return answer
+
+    return counted
+
+
 def register(keys: Mapping[str, str]) -> None:
     """`keys` may be filled later, but before an engine is asked."""
     from opencompass.models import OpenAISDK
@@ -67,16 +95,20 @@ def register(keys: Mapping[str, str]) -> None:
             status_code_mappings: Mapping[str, str],
             addresses: Sequence[str],
             at_once: int,
+            costs: str,
             **more: Any,
         ) -> None:
             by_number = {int(code): answer for code, answer in status_code_mappings.items()}  # JSON knows no other keys
             workers = at_once * len(addresses)
             super().__init__(*arguments, key=keys[key], status_code_mappings=by_number, max_workers=workers, **more)
             self.free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            counted = os.open(costs, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             clients = []
             for address in addresses:
                 client = copy.copy(self)
                 client.openai_client = self.openai_client.with_options(base_url=address)
+                completions = client.openai_client.chat.completions
+                completions.create = counting(completions.create, counted)
                 clients.append(client)
             for client in clients * at_once:
                 self.free.put(client)

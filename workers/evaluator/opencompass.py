@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from streams import scoring
 from streams.control_tokens import escape_control_tokens
 from streams.errors import Unavailable
 from workers.engines.process import stop_child
-from workers.evaluator import inside, scoring
+from workers.evaluator import inside
 from workers.evaluator.install import python_of
 from workers.evaluator.memory import memory_folder, purge_left_overs
 from workers.models.tokens import control_tokens
@@ -54,13 +55,24 @@ class ExamItem(Struct, frozen=True):
         return f"ExamItem({self.id!r}, {self.set!r})"
 
 
+class Cost(Struct, frozen=True):
+    """Of one answer, as its engine and the clock told it: tokens of prompt and answer, and how long it took beside AT_ONCE less
+    one others."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
 class ExamRow(Struct, frozen=True):
-    """What the engine answered to one question, and whether that is right. A question it refused has no prediction."""
+    """What the engine answered to one question, and whether that is right. A question it refused has no prediction; the `cost` is
+    None where the engine did not tell."""
 
     id: str
     set: str
     right: bool
     prediction: str
+    cost: Cost | None = None
 
     def __repr__(self) -> str:
         return f"ExamRow({self.id!r}, {self.set!r}, {self.right})"
@@ -245,6 +257,10 @@ def _dataset_name(number: int) -> str:
     return f"questions-{number}"
 
 
+def _costs_name(number: int) -> str:
+    return f"costs-{number}.jsonl"
+
+
 # OpenCompass fills templates by replacing {column} over and over: a question that holds this name in braces would lose it.
 _REFERENCE = "noria_reference_of_this_question"
 
@@ -257,7 +273,8 @@ def _configuration(folder: Path, exams: Sequence[Exam]) -> dict[str, Any]:
     """Data only: with neither "infer" nor "eval" section, OpenCompass asks everything in one process. All questions of a model
     are one dataset, whatever their set, since it waits for the last answer of one before it begins the next."""
     combinations = [
-        {"models": [_model(exam, number)], "datasets": [_dataset(folder, number)]} for number, exam in enumerate(exams)
+        {"models": [_model(folder, exam, number)], "datasets": [_dataset(folder, number)]}
+        for number, exam in enumerate(exams)
     ]
     every: dict[str, Any] = {"models": [], "datasets": [], "model_dataset_combinations": combinations}
     for combination in combinations:
@@ -283,7 +300,7 @@ def _dataset(folder: Path, number: int) -> dict[str, Any]:
     }
 
 
-def _model(exam: Exam, number: int) -> dict[str, Any]:
+def _model(folder: Path, exam: Exam, number: int) -> dict[str, Any]:
     return {
         "abbr": _model_name(number),
         "type": "ExamEngine",
@@ -291,6 +308,7 @@ def _model(exam: Exam, number: int) -> dict[str, Any]:
         "addresses": [f"{base_url}/v1/" for base_url in exam.endpoint.base_urls],
         "at_once": AT_ONCE,
         "key": _model_name(number),  # which of the keys that come through the pipe
+        "costs": str(folder / _costs_name(number)),
         "tokenizer_path": str(exam.tokenizer_dir.absolute()),  # else it wants to download one
         # Without the two roles some versions add a line break to the question, which changes half of a small model's answers.
         "meta_template": {
@@ -360,6 +378,19 @@ class _Prediction(Struct):
     prediction: str
 
 
+class _CostOf(Cost, frozen=True):
+    asked: str  # a digest of the question
+
+
+def _read_costs(folder: Path, number: int) -> dict[str, Cost]:
+    """By digest of the question; of one that was asked twice the last."""
+    path = folder / _costs_name(number)
+    if not path.exists():
+        return {}
+    found = msgspec.json.Decoder(_CostOf).decode_lines(path.read_bytes())
+    return {one.asked: Cost(one.prompt_tokens, one.completion_tokens, one.seconds) for one in found}
+
+
 def _read_exam(folder: Path, number: int, exam: Exam) -> list[ExamRow]:
     """Join OpenCompass's two files of an exam with its questions, by place. Raises Unavailable unless they are complete."""
     predictions = _read(folder, "predictions", number, dict[str, _Prediction])
@@ -372,8 +403,15 @@ def _read_exam(folder: Path, number: int, exam: Exam) -> list[ExamRow]:
     said = [predictions[str(place)].prediction for place in range(len(asked))]
     if all(answer == _REFUSED for answer in said):
         raise Unavailable(f"{exam.endpoint.model_name} refused every question")
+    costs, tokens = _read_costs(folder, number), control_tokens(exam.tokenizer_dir)
     return [
-        ExamRow(item.id, item.set, all(detail.correct) and bool(detail.correct), "" if answer == _REFUSED else answer)
+        ExamRow(
+            item.id,
+            item.set,
+            all(detail.correct) and bool(detail.correct),
+            "" if answer == _REFUSED else answer,
+            costs.get(inside.digest_of(escape_control_tokens(item.question, tokens))),
+        )
         for item, detail, answer in zip(asked, details, said, strict=True)
     ]
 

@@ -8,14 +8,14 @@ from msgspec import Struct
 from streams.errors import Erased
 from streams.gate import EARLIER, FIXES, SERVED, SKILL
 from streams.history import open_question
-from streams.orders import EvaluateCandidate
 from streams.reading.learning import exam_as_of
+from streams.recalled import Recall
 from streams.sealed import Sealed
 from streams.sealing import Keys, common_digest, digest, domain_subject, open_sealed
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.evaluator.opencompass import ExamItem
-from workers.recall.as_of import AsOf, memory_as_of
+from workers.recall.as_of import AsOf
 from workers.selector.snapshot import Snapshot
 from workers.trainer.opening import skill_exam
 
@@ -79,21 +79,15 @@ def of_skill(domain: str, keys: Keys) -> list[Question]:
     ]
 
 
-def as_served(order: EvaluateCandidate, bare: Sequence[Question], context: Context) -> dict[int, Question]:
-    """By place: those of the bare questions for which something is recalled as of the order's pin, behind that. A fix is asked
-    with its own correction in the memory, as people are answered; the exam's questions are not in it. Raises Cancelled,
-    Unavailable."""
-    if not order.recall.kinds:
-        return {}
+def as_served(bare: Sequence[Question], memory: AsOf, recall: Recall, keys: Keys) -> dict[int, Question]:
+    """By place: those of the bare questions for which something of the memory is recalled, behind that. A fix is asked with its own
+    correction in the memory, as people are answered; the exam's questions are not in it. Raises Cancelled."""
     asked = [number for number, question in enumerate(bare) if question.item.set in SERVED]
-    memory = memory_as_of(order.domain, order.round_id, order.pin, order.recall.kinds, context)
     found = {}
-    for number, ids in zip(
-        asked, memory.recall([bare[number].item.question for number in asked], order.recall), strict=True
-    ):
+    for number, ids in zip(asked, memory.recall([bare[number].item.question for number in asked], recall), strict=True):
         if not ids:
             continue
-        served = _behind(bare[number], ids, memory, context.keyring)
+        served = _behind(bare[number], ids, memory, keys)
         if served is not None:
             found[number] = served
     return found

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from streams import scoring
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
 from streams.gate import FIXES, GENERAL, HELD_OUT, SERVED, SKILL, Paired
@@ -29,11 +30,12 @@ from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
 from workers.engines import engine_version, exam_engines, make_engine
 from workers.engines.protocol import EngineSpec
-from workers.evaluator import inside, opencompass, scoring
+from workers.evaluator import inside, opencompass
 from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
-from workers.evaluator.opencompass import AT_ONCE, Endpoint, Exam, Examiner, ExamRow
+from workers.evaluator.opencompass import AT_ONCE, Cost, Endpoint, Exam, Examiner, ExamRow
 from workers.evaluator.questions import Question, as_served, fix, of_exam, of_skill, of_snapshot
+from workers.recall.as_of import memory_as_of
 from workers.register import EXAM_ROOM, Words, WordsGone, register, unregister
 from workers.selector.snapshot import load
 
@@ -47,13 +49,14 @@ CORRECTED_AT_LEAST = 8  # an engine is started for them
 
 class KeptRow(Struct, frozen=True):
     """One answered question. `fingerprint` is a digest of question, answer and keys, keyed by whose they are; `prediction` is
-    sealed with the same key."""
+    sealed with the same key. What it cost, rows of an older form do not say."""
 
     id: str
     set: str
     fingerprint: str
     right: bool
     prediction: Sealed
+    cost: Cost | None = None
 
 
 class Evaluation(Struct, frozen=True):
@@ -103,24 +106,27 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         bare = of_snapshot(snapshot, context.keyring) + of_exam(order.domain, order.pin, context)
     if not any(question.item.set in (FIXES, SKILL) for question in bare):
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
-    served = as_served(order, bare, context)
+    served: dict[int, Question] = {}
+    if order.recall.kinds:
+        memory = memory_as_of(order.domain, order.round_id, order.pin, order.recall.kinds, context)
+        served = as_served(bare, memory, order.recall, context.keyring)
     questions = bare + list(served.values())
     form = form_of(order.engine, context)
     before = answered_before(order.domain, order.base_model, form, context)
     missing = [q for q in questions if q.fingerprint not in before]
     wanted = [(order.candidate_model, questions), *([(order.base_model, missing)] if missing else [])]
-    rows, *more = _examine(order.engine, wanted, context, _Pace(order, context).tell)
+    rows, *more = examine(order.engine, wanted, context, _Pace(order, context).tell)
     context.dismiss()
     fresh = more[0] if missing else []
     if missing:
-        _keep(order.domain, order.base_model, form, missing, fresh, context)
+        keep(order.domain, order.base_model, form, missing, fresh, context)
     was_right = before | {q.fingerprint: row.right for q, row in zip(missing, fresh, strict=True)}
     results = [(was_right[q.fingerprint], row.right) for q, row in zip(questions, rows, strict=True)]
     event = CandidateEvaluated(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
-        rows=_keep(order.domain, order.candidate_model, form, questions, rows, context),
+        rows=keep(order.domain, order.candidate_model, form, questions, rows, context),
         paired=paired_by_set(bare, served, results),
         duration_s=round(time.monotonic() - began, 1),
     )
@@ -205,8 +211,8 @@ def _answer_ahead(
             raise Cancelled
 
     try:
-        (rows,) = _examine(engine, [(model, questions)], context, tell)
-        _keep(domain, model, form, questions, rows, context)
+        (rows,) = examine(engine, [(model, questions)], context, tell)
+        keep(domain, model, form, questions, rows, context)
     except (Cancelled, WordsGone):
         return False
     return True
@@ -227,6 +233,11 @@ def _corrected(domain: str, model: str, form: str, least: int, context: Context)
 
 
 def answered_before(domain: str, model: str, form: str, context: Context) -> dict[str, bool]:
+    """Whether what the model has answered before in the form was right, by fingerprint."""
+    return {fingerprint: row.right for fingerprint, row in rows_before(domain, model, form, context).items()}
+
+
+def rows_before(domain: str, model: str, form: str, context: Context) -> dict[str, KeptRow]:
     """What the model has answered before in the form, as a candidate or ahead of a round, by fingerprint."""
     with postgres_trouble(), context.database.connect() as connection:
         digests = connection.execute(
@@ -237,14 +248,14 @@ def answered_before(domain: str, model: str, form: str, context: Context) -> dic
             {"domain": domain, "model": model, "form": form},
         ).scalars()
         kept = [d for d in digests if context.artifacts.has(d)]
-    found: dict[str, bool] = {}
+    found: dict[str, KeptRow] = {}
     for name in kept:
         evaluation = msgspec.json.decode(context.artifacts.path(name).read_bytes(), type=Evaluation)
-        found |= {row.fingerprint: row.right for row in evaluation.rows}
+        found |= {row.fingerprint: row for row in evaluation.rows}
     return found
 
 
-def _examine(
+def examine(
     engine_kind: str,
     wanted: Sequence[tuple[str, Sequence[Question]]],
     context: Context,
@@ -291,7 +302,7 @@ def _examine(
             unregister(context.database, context.settings.host, room)
 
 
-def _keep(
+def keep(
     domain: str, model: str, form: str, questions: Sequence[Question], rows: Sequence[ExamRow], context: Context
 ) -> str:
     """Seal and keep what the model answered, so that no round asks it again; the digest. Raises WordsGone when somebody was erased
@@ -304,7 +315,7 @@ def _keep(
         except Erased:
             raise WordsGone from None
         sealed = seal(row.prediction, key, f"{model}#{row.set}/{row.id}")
-        kept.append(KeptRow(row.id, row.set, question.fingerprint, row.right, sealed))
+        kept.append(KeptRow(row.id, row.set, question.fingerprint, row.right, sealed, row.cost))
     name = context.artifacts.put_bytes(msgspec.json.encode(Evaluation(1, model, tuple(kept))))
     of_exam = sum(row.set in (HELD_OUT, GENERAL) for row in rows)
     with postgres_trouble(), context.database.begin() as connection:

@@ -59,6 +59,7 @@ class Lexical:
         schema.add_integer_field("key", indexed=True, fast=True)
         schema.add_text_field("terms", tokenizer_name="whitespace", index_option="freq")
         self._index = tantivy.Index(schema.build())  # in memory
+        self._index.config_reader("manual")  # else it reads anew some time after a commit
         self._writer = self._index.writer(_HEAP_BYTES, 1)
 
     def write(self, added: Mapping[int, Terms], removed: Collection[int]) -> None:

@@ -17,7 +17,7 @@ from streams.recipes import LoraRecipe
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
-from workers.recall.as_of import memory_as_of
+from workers.recall.as_of import AsOf, memory_as_of
 from workers.selector.agreement import settle, words_of
 from workers.selector.opened import open_exam, open_examples, other_wordings
 from workers.selector.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotMemory, SnapshotRow, save
@@ -25,6 +25,7 @@ from workers.trainer.rows import encode_rows
 from workers.trainer.spec import TrainingRow
 
 TOO_LONG = "longer than the recipe's row_tokens"
+MISLED = 0.1  # of the contexts that are taught
 NAMED_AT_ONCE = 10_000  # examples, in one event: half of what it may hold
 
 
@@ -119,7 +120,12 @@ def _recalled(
     fits: Callable[[str, Opened], bool],
 ) -> tuple[tuple[SnapshotRow, ...], tuple[SnapshotMemory, ...]]:
     """The rows with what would be recalled for the prompts that are `asked` of them, each wording itself being left out of the
-    memory; and those memories. So some contexts mislead, and some lack the right one: the answer stands without (RAFT)."""
+    memory; and those memories.
+
+    The right one is put first, but in MISLED of the contexts, which stay as they are ranked: some of these mislead, and some lack
+    the right one (RAFT). Left as they are all of them (a wording that is left out finds its own fact first in 69 of 100 cases, and
+    not at all in 13) a small model learns to answer from its weights: of facts that it was not taught, it answered 29 of 100
+    questions behind what was recalled, and 66 to 69 when the right one always stood there (measured)."""
     remembered = memory_as_of(order.domain, order.round_id, order.pin, order.recall.kinds, context)
     found: dict[str, list[tuple[str, ...]]] = {}
     for done, (example_id, prompts) in enumerate(asked.items()):
@@ -130,6 +136,7 @@ def _recalled(
             remembered.recall([prompt.question for prompt in prompts], order.recall, without_own=True),
             strict=True,
         ):
+            ids = _right_first(example_id, prompt.question, ids, remembered, order)
             while ids and not fits(example_id, replace(prompt, question=remembered.asked(prompt.question, ids))):
                 ids = ids[:-1]
             found[example_id].append(ids)
@@ -139,6 +146,16 @@ def _recalled(
         for row in rows
     )
     return with_them, tuple(remembered.sealed(id) for id in used)
+
+
+def _right_first(
+    example_id: str, question: str, ids: tuple[str, ...], remembered: AsOf, order: SelectSnapshot
+) -> tuple[str, ...]:
+    assert order.recipe is not None
+    lot = hashlib.sha256(json.dumps([order.recipe.seed, question]).encode()).digest()  # by its words, as the share is
+    if not ids or example_id not in remembered or int.from_bytes(lot[:4]) < MISLED * 2**32:
+        return ids
+    return remembered.within((example_id, *(id for id in ids if id != example_id)), order.recall)
 
 
 def _read(order: SelectSnapshot, context: Context) -> tuple[list[Example], list[str], list[AskedInVain], Before]:

@@ -1,4 +1,4 @@
-"""Whether a prediction is right. Read by two interpreters: the workers', and OpenCompass's own, where this file is a top-level
+"""Whether a prediction is right. Read by two interpreters: Noria's, and OpenCompass's own, where this file is a top-level
 module; so it uses the standard library and nothing of the package around it."""
 
 import re
