@@ -243,6 +243,25 @@ def test_the_door_asks_for_one_at_a_time_a_worker_makes_it_and_the_door_shows_it
     assert state == "done"
 
 
+def test_a_comparison_of_a_domain_that_is_retired_is_carried_out_no_more(
+    world: World, context: Context, examined: Examined
+) -> None:
+    domain = world.domain()
+    add_exam(world, domain, "Is it raining?")
+    path = f"/v1/domains/{domain}/comparisons"
+    asked = world.as_operator.post(path, json={}).json()
+    world.caught_up(asked["position"])
+    world.caught_up(world.as_operator.post(f"/v1/domains/{domain}/retire", json={}).json()["position"])
+
+    def claimed() -> list[tuple[object, ...]]:
+        loop.work_once(context, {"compare_releases": ("evaluate", compare.run)}, threading.Event())
+        return rows(world.database, "SELECT state FROM work.claims WHERE order_id = :id", id=asked["comparison_id"])
+
+    assert door_world.wait_until(claimed, what="the order") == [("cancelled",)]
+    assert [row["outcome"] for row in world.as_data.get(path).json()["data"]] == ["cancelled"]
+    assert examined.asked == []
+
+
 def test_a_domain_in_which_nothing_answers_compares_nothing(world: World) -> None:
     created = world.as_operator.post(
         "/v1/domains", json={"domain": f"d-{uuid4().hex[:8]}", "base_model": door_world.MODEL}

@@ -89,6 +89,11 @@ def fill(database: Engine) -> None:
             "example_id, domain, kind, person, prompt, answer, said_at, accepted_offset",
             f"{HEX.format('e')}, {DOMAIN}, 'correction', {PERSON}, {SEALED}, {SEALED}, {WHEN}, n",
         ),
+        "noria.comparisons": (
+            OTHERS,
+            "comparison_id, domain, release, by, outcome, asked_offset, asked_at",
+            f"{HEX.format('o')}, {DOMAIN}, 1, 'ops', 'made', n, {WHEN}",
+        ),
         "noria.documents": (
             OTHERS,
             "document_id, domain, title, name_digest, content_digest, passages, by, added_at, added_offset",
