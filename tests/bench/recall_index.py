@@ -72,10 +72,11 @@ def _of_size(
     places: dict[Language, list[int]] = {language: [] for language in LANGUAGES}
     for at, (question, right, language) in enumerate(asked):
         worked, began = process_time(), perf_counter()
-        hits = index.search(question, vectors[at], WITHIN, ALL)
+        index.search(question, vectors[at], WITHIN, ALL)
         runs.append((perf_counter() - began) * 1000)
         cpu.append((process_time() - worked) * 1000)
-        # The same fact in the other language is as right.
+        # Of the passages none is known to be wrong. The same fact in the other language is as right.
+        hits = index.search(question, vectors[at], WITHIN, frozenset({"correction"}))
         ids = [hit.id.rpartition("/")[0] for hit in hits]
         places[language].append(ids.index(right) if right in ids else WITHIN)
     rows = [
@@ -95,16 +96,16 @@ def _of_size(
 
 
 def _against_exact(index: Index, asked: list[tuple[str, str, Language]], vectors: NDArray[np.float32]) -> float:
-    """What part is found of those three that are best among all memories, as far as they are good enough."""
-    found = []
+    """What part is found of those three of a kind that are best among all, as far as they are good enough. (Of both kinds together
+    it would not say it: scores that differ in their last digits may change places.)"""
+    found, breadth = [], index.breadth
     for at in range(0, len(asked), max(1, len(asked) // EXACT)):
-        question, breadth = asked[at][0], index.breadth
-        usual = {hit.id for hit in index.search(question, vectors[at], WITHIN, ALL)}
-        index.breadth = len(index)
-        hits = index.search(question, vectors[at], WITHIN, ALL)
-        index.breadth = breadth
-        exact = {hit.id for hit in hits if hit.score >= index.calibration.of(hit.kind).least}
-        found += [id in usual for id in exact]
+        for kind in KINDS:
+            usual = {hit.id for hit in index.search(asked[at][0], vectors[at], WITHIN, frozenset({kind}))}
+            index.breadth = len(index)
+            hits = index.search(asked[at][0], vectors[at], WITHIN, frozenset({kind}))
+            index.breadth = breadth
+            found += [hit.id in usual for hit in hits if hit.score >= index.calibration.of(kind).least]
     return float(np.mean(found))
 
 
