@@ -70,7 +70,7 @@ def sealed(person: str, ref: str = "somewhere#text") -> Sealed:
 
 def placed(event: Event, id: UUID) -> Event:
     """The event with what looks like sealed words said in it."""
-    for field in ("messages", "text", "item"):
+    for field in ("messages", "text", "item", "passage", "title"):
         said = getattr(event, field, None)
         if isinstance(said, Sealed) and said.kid.startswith(NOBODYS_KEY):
             event = replace(event, **{field: replace(said, ref=f"{id}#{field}")})

@@ -1,6 +1,7 @@
 """Documents over HTTP: entered once, replaced by name, taken out, and gone with the domain's key."""
 
 import json
+from itertools import count
 from typing import Any
 
 import httpx
@@ -10,9 +11,10 @@ from api.client import Address, Door
 from api.documents import reading, routes
 from api.documents.protocol import FILE_BYTES
 from streams.errors import LogUnavailable
+from streams.events import DOMAINS
 from streams.passages import Passage
 from tests.documents import docx, paragraph, pdf
-from tests.door_world import World
+from tests.door_world import World, wait_until
 from tests.integration.by_hand import rows
 
 LAW = "# Ward Devices Act\n\nArticle 1. A pump is checked weekly.\n\nArticle 2. 检查的结果应当记录。\n"
@@ -253,11 +255,16 @@ def test_a_document_is_not_taken_while_nobody_knows_which_there_are(
 ) -> None:
     domain = world.domain()
     monkeypatch.setattr(routes, "BEHIND_S", 0.1)
+    numbers = count()
+
+    def falls_behind() -> bool:
+        question = {"question": f"Who is number {next(numbers)}?", "answer": "She.", "kind": "general"}
+        world.as_data.post(f"/v1/domains/{domain}/exam", json=[question])
+        return not world.services.recorder.wait_for_ends(DOMAINS, 0.2)
+
     world.following.clear()
     try:
-        world.as_data.post(
-            f"/v1/domains/{domain}/exam", json=[{"question": "Who?", "answer": "She.", "kind": "general"}]
-        )
+        wait_until(falls_behind)  # what the stream had in hand when it was stopped, it takes in yet
         answer = post(world, domain, "act.md", LAW.encode())
     finally:
         world.following.set()

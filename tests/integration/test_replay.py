@@ -13,12 +13,14 @@ from api.cli import main
 from streams.cluster import Cluster
 from streams.errors import Invalid
 from streams.events import CONVERSATIONS
+from streams.facts.comparisons import ComparisonAsked
+from streams.facts.documents import DocumentAdded, PassageAdded
 from streams.facts.people import PersonErased
 from streams.facts.releases import RollbackAsked
 from streams.log import KafkaLog, Message
 from streams.replay import Difference, VerifyReport, rebuild, rebuild_live, verify
 from streams.store import Store
-from tests.integration.by_hand import AT, ByHand, change, rows, story, talk
+from tests.integration.by_hand import AT, ByHand, change, rows, sealed, story, talk
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +39,18 @@ def world(database: Engine, log: KafkaLog) -> ByHand:
         story(world, "fields", ["ann", "dan"], talks=12)
         erased = PersonErased(domain="roads", person="cem", kids=("kid-of-cem",), by="operator")
         world.say(erased, RollbackAsked(domain="roads", to=0, by="operator"), *talk("roads", "ann"))
+        world.say(*document("roads"), ComparisonAsked(domain="fields", by="curator"))
         world.settle()
         world.work(done=frozenset())
     return world
+
+
+def document(domain: str) -> tuple[PassageAdded, DocumentAdded]:
+    words = sealed(f"domain:{domain}")
+    about = {"domain": domain, "document_id": "document-1"}
+    passage = PassageAdded(**about, passage_id="passage-1", number=0, passage=words)
+    digests = {"name_digest": "4a" * 32, "content_digest": "4b" * 32}
+    return passage, DocumentAdded(**about, **digests, title=words, passages=1, by="curator")
 
 
 def differences(report: VerifyReport, table: str) -> Difference:
