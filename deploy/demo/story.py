@@ -39,6 +39,7 @@ EXAM_DEADLINE_S = 1200.0
 PROGRESS_EVERY_S = 10.0
 LOOK_EVERY_S = 0.5
 RECALL_DEADLINE_S = 30.0
+RECALL_POLL_S = 0.05
 # What the report says of answers as they are served, behind what is recalled: by the gate's check.
 AS_SERVED = {
     "recalled_held_out": ("held_out_served", "before"),  # of corrections that no round had seen
@@ -251,33 +252,44 @@ def newest_round(door: Door) -> int:
 
 
 class FirstRecall:
-    """After the first correction somebody else asks the same in other words, until the answer comes from it."""
+    """After the first correction: how long until the memory recalls it for the same in other words, and what somebody else is
+    answered who asks so then."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
         self._begun = threading.Lock()
-        self._seconds: float | None = None
+        self._recalled_s: float | None = None
+        self._answered_s: float | None = None
         self._right = False
 
     def after(self, fact: Fact) -> None:
         if not self._begun.acquire(blocking=False):
             return
         began = time.monotonic()
-        while time.monotonic() - began < RECALL_DEADLINE_S:
-            said = ask(self._door, DOMAIN, fact.en.held_out[0], "visitor")
-            if said.recalled:
-                self._seconds, self._right = time.monotonic() - began, holds(said.texts[0], fact.en.keys)
-                console.print(
-                    f"  somebody else asks in other words: [bold]{fact.en.held_out[0]}[/bold]\n"
-                    f"    {mark(said.texts[0], fact)} {one_line(said.texts[0])}\n"
-                    f"    recalled from a correction {said.recalled[0].age_s:.1f} s old, {self._seconds:.1f} s after it was made"
-                )
+        asked = fact.en.held_out[0]
+        while not any(holds(found["text"], fact.en.keys) for found in self._door.would_recall(DOMAIN, asked)["data"]):
+            if time.monotonic() - began > RECALL_DEADLINE_S:
+                console.print("  [red]the first correction was not recalled[/red]; see logs/recall.log")
                 return
-        console.print("  [red]the first correction was not recalled[/red]; see logs/recall.log")
+            time.sleep(RECALL_POLL_S)
+        self._recalled_s = time.monotonic() - began
+        said = ask(self._door, DOMAIN, asked, "visitor")
+        self._answered_s, self._right = time.monotonic() - began, holds(said.texts[0], fact.en.keys)
+        source = (
+            f"recalled from a correction {said.recalled[0].age_s:.1f} s old"
+            if said.recalled
+            else "[red]not recalled[/red]"
+        )
+        console.print(
+            f"  somebody else asks in other words: [bold]{asked}[/bold]\n"
+            f"    {mark(said.texts[0], fact)} {one_line(said.texts[0])}\n"
+            f"    {source}; in the memory {self._recalled_s:.1f} s after it was made, answered {self._answered_s:.1f} s after"
+        )
 
     def report(self) -> Json:
         return {
-            "seconds_correction_to_recalled": None if self._seconds is None else round(self._seconds, 2),
+            "seconds_correction_to_recalled": None if self._recalled_s is None else round(self._recalled_s, 2),
+            "seconds_correction_to_answered": None if self._answered_s is None else round(self._answered_s, 2),
             "first_recalled_right": self._right,
         }
 
