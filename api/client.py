@@ -450,6 +450,10 @@ class Door:
     def cancel_round(self, round_id: str) -> Json:
         return _object(self.send("POST", f"/v1/rounds/{_part(round_id)}/cancel", {}))
 
+    def card(self, round_id: str) -> Json:
+        """How what a round made came to be, and what it scores."""
+        return _object(self.get(f"/v1/rounds/{_part(round_id)}/card"))
+
     def rebuild_round(self, round_id: str) -> Json:
         return _object(self.send("POST", f"/v1/rounds/{_part(round_id)}/rebuild", {}))
 

@@ -4,11 +4,13 @@ from collections.abc import Set
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Struct
 from sqlalchemy import Connection, select
 
 from api.access import caller, domains_asked, needs
+from api.cards import card_of
 from api.errors import ApiError
 from api.known import check_not_parked, domain_row, living_domain
 from api.reasons import verdict_words, with_words
@@ -20,6 +22,7 @@ from streams.codec import read_event
 from streams.events import DomainEvent
 from streams.facts.releases import RebuildAsked, RollbackAsked
 from streams.facts.rounds import RoundAsked, RoundCancelled, RoundRequested
+from streams.made_with import MadeWith, differences
 from streams.plan import CANCELLABLE
 from streams.recipes import LoraRecipe
 from streams.store import postgres_trouble
@@ -59,6 +62,19 @@ def blueprint(services: Services) -> Blueprint:
     @needs("data")
     def show_round(round_id: str) -> Response:
         return reply(_shown(_round(services, round_id)))
+
+    @views.get("/v1/rounds/<round_id>/card")
+    @needs("data")
+    def show_card(round_id: str) -> Response:
+        found = _round(services, round_id)
+        if found["model"] is None:
+            message = f"round {found['number']} made no candidate ({found['step']})"
+            raise ApiError(409, message, code="no_candidate")
+        with postgres_trouble(), services.database.connect() as connection:
+            models = {row["release"]: row["model"] for row in release_rows(connection, {found["domain"]})}
+        base = found["base_release"]
+        shown = _shown(found)
+        return reply(card_of(shown, _recipe(services, found), models[base], models[0], None))
 
     @views.post("/v1/rounds/<round_id>/cancel")
     @needs("operator")
@@ -155,8 +171,6 @@ def _check_rebuildable(connection: Connection, found: dict[str, Any]) -> None:
         raise ApiError(409, f"round {busy} is being made again", code="rebuild_under_way")
     if found["model"] is None:
         raise ApiError(409, f"round {number} made no candidate ({found['step']})", code="no_candidate")
-    if found["removed_at"] is None:
-        raise ApiError(409, f"what round {number} made was not removed: it is there", code="not_removed")
     base = found["base_release"]
     releases = schema.releases.c
     state = connection.execute(
@@ -207,7 +221,20 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     """A round as clients see it: with words in English beside codes and values."""
     verdict = row["verdict"]
     more = {"verdict": verdict | {"words": verdict_words(verdict)}} if verdict is not None else {}
+    if row["rebuild"] is not None:
+        more["rebuild"] = row["rebuild"] | {"differences": _otherwise(row)}
     return row | {"reasons": with_words(row["reasons"])} | more
+
+
+def _otherwise(row: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """With what else it was made again; None where that is not known of both times."""
+    before, after = ((row[name] or {}).get("made_with") for name in ("training", "rebuild"))
+    if before is None or after is None:
+        return None
+    found: list[dict[str, Any]] = msgspec.to_builtins(
+        differences(msgspec.convert(before, MadeWith), msgspec.convert(after, MadeWith))
+    )
+    return found
 
 
 def release_rows(connection: Connection, domains: Set[str] | None, limit: int | None = None) -> list[dict[str, Any]]:

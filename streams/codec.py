@@ -69,6 +69,8 @@ def _in_codes(data: Data) -> Data:
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {
+    "candidate_rebuilt": 2,
+    "candidate_trained": 2,
     "domain_created": 2,
     "evaluate_candidate": 2,
     "example_accepted": 3,
@@ -89,6 +91,8 @@ VERSIONS: dict[str, int] = {
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
+    ("candidate_rebuilt", 1): ("made_with",),
+    ("candidate_trained", 1): ("cpu_s", "losses", "rows", "tokens", "made_with"),
     ("domain_created", 1): ("opening",),
     ("evaluate_candidate", 1): ("recall",),
     ("example_accepted", 1): ("follows",),

@@ -47,6 +47,7 @@ from streams.facts.rounds import (
 )
 from streams.fresh import Fresh
 from streams.gate import GateMargins, Paired, judge
+from streams.made_with import MadeWith
 from streams.orders import Order
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.projections import of_domain
@@ -70,6 +71,17 @@ def sealed(name: str = "words", kid: str = "key-of-ana") -> Sealed:
     return Sealed(kid=kid, ref=f"{id_of(name)}#text", jwe=f"e30..bm9uY2U.{name.encode().hex()}.dGFn")
 
 
+MADE_WITH = MadeWith(
+    noria="0.1.0",
+    python="3.12.4",
+    libraries={"torch": "2.13.0", "transformers": "5.17.0"},
+    system="Linux x86_64",
+    processor="Allotment 9000",
+    abilities=("avx2", "fma"),
+    threads=2,
+    precision="float32",
+    device="cpu",
+)
 SHIPS = {
     "fixes": Paired(n=12, both=0, only_before=0, only_after=12, neither=0),
     "earlier": Paired(n=60, both=60, only_before=0, only_after=0, neither=0),
@@ -200,6 +212,11 @@ EVENTS: tuple[Event, ...] = (
         steps=40,
         duration_s=61.5,
         export_difference=0.0625,
+        cpu_s=101.5,
+        losses=(2.5, 0.75, 0.125),
+        rows=20,
+        tokens=4096,
+        made_with=MADE_WITH,
     ),
     CandidateEvaluated(**_ASKED, rows="sha256:" + "e4" * 32, paired=SHIPS, duration_s=33.0),
     GatePassed(domain=DOMAIN, round_id="round-1", release=1, verdict=judge(SHIPS, GateMargins())),
@@ -231,6 +248,7 @@ EVENTS: tuple[Event, ...] = (
         adapter="sha256:" + "c7" * 32,
         erased=2,
         duration_s=60.5,
+        made_with=MADE_WITH,
     ),
     ComparisonAsked(domain=DOMAIN, by="ops"),
     ComparisonMade(

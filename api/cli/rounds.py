@@ -1,10 +1,13 @@
 """`noria round` and `noria release`."""
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
+from api.cards import CURVE_FILE, card_page, curve
 from api.cli.context import (
     domain_option,
     json_option,
@@ -23,7 +26,7 @@ from api.ui.words import waits_words
 from streams.errors import Invalid
 
 
-@click.group("round", short_help="Start, list, show, cancel or rebuild rounds.")
+@click.group("round", short_help="Start, list, show, cancel or rebuild rounds, and their cards.")
 def round_group() -> None:
     """Rounds: attempts to make a better model."""
 
@@ -102,6 +105,36 @@ def show(round_: str, domain: str | None, as_json: bool) -> None:
         print_gate(checks)
 
 
+@round_group.command("card")
+@click.argument("round_", metavar="ROUND")
+@domain_option
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"Write card.md, card.json and {CURVE_FILE} into this folder.",
+)
+@json_option
+def card(round_: str, domain: str | None, out: Path | None, as_json: bool) -> None:
+    """Show the card of what a round made, in Markdown: data, recipe, training, scores. ROUND is its id or its number.
+
+    \b
+    Example: noria round card 2 --out cards/round-2
+    """
+    with the_door() as door:
+        found = door.card(str(find_round(door, round_, domain)["round_id"]))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "card.md").write_text(card_page(found), encoding="utf-8")
+        (out / "card.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (out / CURVE_FILE).write_text(curve(found["training"].get("losses") or ()), encoding="utf-8")
+    if as_json:
+        print_json(found)
+    elif out is not None:
+        click.echo(f"written to {out}")
+    else:
+        click.echo(card_page(found), nl=False)
+
+
 @round_group.command("cancel")
 @click.argument("round_", metavar="ROUND")
 @domain_option
@@ -125,10 +158,11 @@ def cancel(round_: str, domain: str | None, as_json: bool) -> None:
 @domain_option
 @json_option
 def rebuild(round_: str, domain: str | None, as_json: bool) -> None:
-    """Make again what a round made and the policy had removed: the same training, from the log. ROUND is its id or its number.
+    """Make again what a round made: the same training, from the log. ROUND is its id or its number.
 
-    It is there again if it comes out the same, byte by byte. On another kind of machine, or without somebody who was erased since,
-    it comes out different: that is told, and it is not kept. `noria round show` says how far it is and what came of it.
+    It comes out the same, byte by byte, and what the policy had removed is there again. On another kind of machine, with other
+    libraries, or without somebody who was erased since, it comes out different: that is told, with what is another, and it is not
+    kept. `noria round show` says how far it is and what came of it.
 
     \b
     Example: noria round rebuild 2 --domain road-traffic
@@ -262,12 +296,12 @@ def rebuild_words(rebuild: dict[str, Any]) -> str:
         case "equal":
             return f"the same again, {at}"
         case "differs":
-            gone = rebuild["erased"]
-            why = (
-                f"without {gone} examples and wordings that were erased"
-                if gone
-                else "trained on another kind of machine?"
-            )
+            gone, otherwise = rebuild["erased"], rebuild.get("differences")
+            without = [f"without {gone} examples and wordings that were erased"] if gone else []
+            others = [
+                f"{one['what']} {one['after'] or 'none'} for {one['before'] or 'none'}" for one in otherwise or ()
+            ] or (["with the same libraries, on the same kind of machine"] if otherwise is not None else [])
+            why = "; ".join([*without, *others]) or "on another kind of machine?"
             return f"it came out different, and was not kept, {at} ({why}): {rebuild['model']}"
         case "failed":
             return f"failed, {at}: {shown(rebuild['failure'])}"

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from streams.domain import Domain, Going, Rebuild, ended, in_use
 from streams.envelope import Number, Offset, Recorded
+from streams.made_with import MadeWith
 from streams.recipes import LoraRecipe
 from streams.tables import double, integer, projection, text, timestamptz
 from streams.writes import Insert, Row, Update, Write, columns
@@ -82,7 +83,7 @@ class RebuildAsked(Struct, frozen=True, kw_only=True):
 class CandidateRebuilt(Struct, frozen=True, kw_only=True):
     """What a round made was made again. If it is `equal`, byte by byte, it is there again; otherwise `model` and `adapter` say what
     came of it, of which nothing was kept. `erased`: the examples and wordings of its snapshot whose words are gone, and which are
-    not in it."""
+    not in it. `made_with`: with what it was made this time."""
 
     domain: str
     round_id: str
@@ -92,6 +93,7 @@ class CandidateRebuilt(Struct, frozen=True, kw_only=True):
     adapter: str
     erased: Number
     duration_s: float
+    made_with: MadeWith | None = None
 
 
 ReleaseEvent = (
@@ -168,7 +170,7 @@ def reachable(state: Domain, event: RollbackAsked) -> bool:
 def _rebuildable(state: Domain, event: RebuildAsked) -> bool:
     if state.rebuild is not None or state.retired or event.base_release not in state.releases:
         return False
-    if event.release is not None and (event.release in state.releases or not 0 < event.release <= state.highest):
+    if event.release is not None and not 0 < event.release <= state.highest:
         return False
     return state.round is None or state.round.id != event.round_id
 
@@ -219,12 +221,12 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ReleaseEvent)
                 return []
             return [_rebuild(after.rebuild, at, "under_way")]
         case CandidateRebuilt():
-            made = columns(event, "model", "adapter", "erased")
+            made = columns(event, "model", "adapter", "erased", "made_with")
             rebuilt = rebuild_ended(before, after, at, "equal" if event.equal else "differs", **made)
             if before.rebuild is None or not rebuilt or not event.equal:
                 return rebuilt
             rebuilt.append(_round(before.rebuild.round_id, {"removed_at": None}))
-            if before.rebuild.release is not None:
+            if before.rebuild.release is not None and before.rebuild.release not in before.releases:
                 rebuilt.append(_release(event.domain, before.rebuild.release, {"state": "retired"}))
             return rebuilt
         case _:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from streams.domain import Domain, Round, ended, startable
 from streams.envelope import Number, Recorded
 from streams.gate import Paired, Verdict
+from streams.made_with import MadeWith
 from streams.plan import CANCELLABLE
 from streams.plan import after as step_after
 from streams.policy import Policy, local_day
@@ -66,6 +67,9 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
 
 
 class CandidateTrained(Struct, frozen=True, kw_only=True):
+    """`loss` is that of the last epoch, `losses` of each; nats an answer token. `rows` were trained, `tokens` went through the
+    layers that learn; `cpu_s` is the training process's own."""
+
     domain: str
     round_id: str
     order_id: UUID
@@ -76,6 +80,11 @@ class CandidateTrained(Struct, frozen=True, kw_only=True):
     steps: int
     duration_s: float
     export_difference: float
+    cpu_s: float | None = None
+    losses: tuple[float, ...] = ()
+    rows: int | None = None
+    tokens: int | None = None
+    made_with: MadeWith | None = None
 
 
 class CandidateEvaluated(Struct, frozen=True, kw_only=True):
@@ -139,6 +148,7 @@ rounds = projection(
     text("adapter", nullable=True),
     text("golden", nullable=True),
     double("loss", nullable=True),
+    jsonb("training", nullable=True),  # what it took, its losses, and with what it was made
     text("evaluation", nullable=True),
     jsonb("verdict", nullable=True),
     integer("release", nullable=True),
@@ -253,7 +263,8 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
             }
             return [_round(event.round_id, row), *_learned(event)]
         case CandidateTrained():
-            row = columns(event, "model", "adapter", "golden", "loss")
+            training = columns(event, "steps", "duration_s", "cpu_s", "losses", "rows", "tokens", "made_with")
+            row = columns(event, "model", "adapter", "golden", "loss") | {"training": training}
             return [_round(event.round_id, row)] if _awaited(before, event.order_id) else []
         case CandidateEvaluated():
             return [_round(event.round_id, {"evaluation": event.rows})] if _awaited(before, event.order_id) else []

@@ -18,6 +18,7 @@ from streams.recalled import with_recalled
 from streams.recipes import LoraRecipe
 from streams.scoring import is_right
 from tests.keyring import Ring
+from tests.samples import MADE_WITH
 from workers.artifacts import Artifacts
 from workers.evaluator.questions import of_skill
 from workers.models.golden import GOLDEN_FILE
@@ -136,7 +137,7 @@ class Trainings:
             adapter_dir=str(adapter),
             export_difference=0.25,
         )
-        return training.Made(result, 0, folder)
+        return training.Made(result, MADE_WITH, 0, folder)
 
 
 class World:

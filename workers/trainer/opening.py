@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import Memory, with_recalled
 from streams.recipes import LoraRecipe
@@ -62,7 +63,7 @@ def opening_recipe(recipe: LoraRecipe) -> LoraRecipe:
 
 
 class Candidate(Struct, frozen=True):
-    """What an opening round has made, by its digests, and what its training told of itself."""
+    """What a training has made, by its digests, and what it told of itself."""
 
     model: str
     adapter: str
@@ -70,6 +71,11 @@ class Candidate(Struct, frozen=True):
     loss: float
     steps: int
     export_difference: float
+    cpu_s: float
+    losses: tuple[float, ...]
+    rows: int
+    tokens: int
+    made_with: MadeWith
 
 
 class Openings:

@@ -46,6 +46,7 @@ def run(order: RebuildCandidate, context: Context) -> None:
             adapter=adapter,
             erased=made.erased,
             duration_s=round(made.result.seconds, 1),
+            made_with=made.made_with,
         )
         context.publish(order, event, "candidate_rebuilt")
     strike(context.database, context.settings.host, str(made.folder))

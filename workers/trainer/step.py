@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from streams.errors import Erased, Unavailable
 from streams.facts.orders import WaitsFor
 from streams.facts.rounds import CandidateTrained
+from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import with_recalled
 from streams.sealing import Keys, open_sealed
 from workers.alone import is_held
 from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
+from workers.made_with import made_with
 from workers.models.golden import GOLDEN_FILE
 from workers.register import TRAINING_FOLDER, Words, WordsGone, register, strike
 from workers.selector.snapshot import Snapshot, SnapshotMemory, SnapshotRow, load, open_memory, open_prompt
@@ -33,6 +35,7 @@ class Made(Struct, frozen=True):
     be struck from the register once it was kept."""
 
     result: TrainingResult
+    made_with: MadeWith
     erased: int
     folder: Path
 
@@ -56,6 +59,11 @@ def run(order: TrainCandidate, context: Context) -> None:
             loss=trained.final_loss,
             steps=trained.steps,
             export_difference=trained.export_difference,
+            cpu_s=round(trained.cpu_seconds, 1),
+            losses=tuple(round(loss, 4) for loss in trained.epoch_losses),
+            rows=trained.rows,
+            tokens=trained.tokens,
+            made_with=made.made_with,
         )
         _tell(order, candidate, round(trained.seconds, 1), context)
         if opening:
@@ -68,13 +76,8 @@ def _tell(order: TrainCandidate, made: Candidate, duration_s: float, context: Co
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
-        model=made.model,
-        adapter=made.adapter,
-        golden=made.golden,
-        loss=made.loss,
-        steps=made.steps,
         duration_s=duration_s,
-        export_difference=made.export_difference,
+        **asdict(made),
     )
     context.publish(order, event, "candidate_trained")
 
@@ -160,7 +163,7 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
         words.look(at_once=True)  # the folder may be gone for that very reason, and the child have ended over it
         raise
     words.look(at_once=True)
-    return Made(trained, fresh.erased + earlier.erased, folder)
+    return Made(trained, made_with(spec.threads, trained.precision, spec.device), fresh.erased + earlier.erased, folder)
 
 
 class TrainingRows(Struct, frozen=True):

@@ -1,0 +1,163 @@
+"""The card of a candidate: all that is known of how a round's model was made and of what it scores, as values and as a page.
+
+The headings follow Mitchell et al. 2019, "Model Cards for Model Reporting", arXiv 1810.03993. No words of people stand in it. Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from streams.recipes import LoraRecipe
+
+CURVE_FILE = "loss.svg"
+Card = dict[str, Any]
+_WIDTH, _HEIGHT, _EDGE = 640, 240, 40  # of the picture, in its own units
+
+
+def card_of(
+    round_: Mapping[str, Any], recipe: LoraRecipe, base_model: str, first_model: str, licence: str | None
+) -> Card:
+    """Of a round's row. `base_model`: the digest that it started from; `first_model`: that of the domain's base; `licence`: the
+    base's, where it is known."""
+    training = round_["training"] or {}
+    return {
+        "model": round_["model"],
+        "adapter": round_["adapter"],
+        "domain": round_["domain"],
+        "round": round_["number"],
+        "round_id": round_["round_id"],
+        "outcome": round_["step"],
+        "release": round_["release"],
+        "asked_at": round_["requested_at"],
+        "base": {"release": round_["base_release"], "model": base_model, "first": first_model, "licence": licence},
+        "data": {
+            "snapshot": round_["snapshot"],
+            "pin": round_["pin"],
+            "opening": round_["opening"],
+            "new": round_["kept"],
+            "earlier": round_["earlier"],
+            "wordings": round_["wordings"],
+            "dropped": round_["dropped"],
+        },
+        "recipe": msgspec.to_builtins(recipe),
+        "training": training,
+        "evaluation": {"rows": round_["evaluation"], "verdict": round_["verdict"]},
+        "rebuild": round_["rebuild"],
+    }
+
+
+def card_page(card: Card) -> str:
+    """The card in Markdown. The picture it names is `curve`'s."""
+    base, data, training = card["base"], card["data"], card["training"]
+    released = f"release {card['domain']}@{card['release']}" if card["release"] is not None else card["outcome"]
+    made = training.get("made_with") or {}
+    took = {
+        "steps": training.get("steps"),
+        "rows": training.get("rows"),
+        "tokens": training.get("tokens"),
+        "seconds": training.get("duration_s"),
+        "CPU seconds": training.get("cpu_s"),
+    }
+    parts = [
+        f"# {card['domain']}, round {card['round']}: {released}",
+        _table(
+            {
+                "model": card["model"],
+                "adapter": card["adapter"],
+                "trained from": f"{card['domain']}@{base['release']}, {base['model']}",
+                "first base": base["first"],
+                "licence of the base": base["licence"] or "not stated",
+                "round": card["round_id"],
+                "asked for": card["asked_at"],
+            }
+        ),
+        "## Training data",
+        _table(
+            {
+                "snapshot": data["snapshot"],
+                "the log up to": data["pin"],
+                "new examples": "the opening round's own material" if data["opening"] else data["new"],
+                "earlier examples": data["earlier"],
+                "wordings": data["wordings"],
+                "left out": _listed(data["dropped"] or {}),
+            }
+        ),
+        "## Recipe",
+        _table(card["recipe"]),
+        "## Training",
+        _table(
+            {
+                **took,
+                **{name: value for name, value in made.items() if name != "libraries"},
+                **made.get("libraries", {}),
+            }
+        ),
+    ]
+    losses = training.get("losses") or ()
+    if losses:
+        parts += [
+            f"Loss of each epoch, nats an answer token: {', '.join(f'{loss:.3g}' for loss in losses)}.",
+            f"![loss of each epoch]({CURVE_FILE})",
+        ]
+    parts += ["## Evaluation", *_evaluation(card["evaluation"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def curve(losses: Sequence[float]) -> str:
+    """The loss of each epoch as a picture (SVG)."""
+    most = max((loss for loss in losses), default=0.0) or 1.0
+    apart = (_WIDTH - 2 * _EDGE) / max(1, len(losses) - 1)
+    points = [
+        (_EDGE + number * apart, _HEIGHT - _EDGE - loss / most * (_HEIGHT - 2 * _EDGE))
+        for number, loss in enumerate(losses)
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
+    foot = _HEIGHT - _EDGE
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">'
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>'
+        f'<path d="M{_EDGE} {_EDGE}V{foot}H{_WIDTH - _EDGE}" fill="none" stroke="#888"/>'
+        f'<g fill="#1a6" stroke="none">{dots}</g><polyline points="{line}" fill="none" stroke="#1a6" stroke-width="2"/>'
+        f'<text x="{_EDGE}" y="{_EDGE - 8}">loss, nats an answer token</text>'
+        f'<text x="{_EDGE - 6}" y="{_EDGE + 4}" text-anchor="end">{most:.3g}</text>'
+        f'<text x="{_EDGE - 6}" y="{foot + 4}" text-anchor="end">0</text>'
+        f'<text x="{_EDGE}" y="{foot + 18}">epoch 1</text>'
+        f'<text x="{_WIDTH - _EDGE}" y="{foot + 18}" text-anchor="end">{len(losses)}</text></svg>\n'
+    )
+
+
+def _evaluation(found: Mapping[str, Any]) -> list[str]:
+    verdict = found["verdict"]
+    if verdict is None:
+        return ["The gate has not judged it."]
+    checks = verdict.get("checks") or []
+    names = list(dict.fromkeys(name for check in checks for name in check))
+    rows = [f"| {' | '.join(name.replace('_', ' ') for name in names)} |", "|" + " --- |" * len(names)]
+    rows += [f"| {' | '.join(_shown(check.get(name)) for name in names)} |" for check in checks]
+    said = f"{verdict['outcome']}: {verdict.get('words', '')}".rstrip(": ")
+    return [said, "\n".join(rows), f"Answers, sealed: {found['rows']}"] if checks else [said]
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = [f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in values.items()]
+    return "\n".join(["| | |", "| --- | --- |", *rows])
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "none"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(one) for one in value) or "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return _listed(value)
+    return str(value).replace("|", "\\|").replace("\n", " ")

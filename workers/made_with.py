@@ -1,0 +1,41 @@
+"""Reads with what this machine trains (`streams.made_with`), without loading any of it."""
+
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from streams.made_with import MadeWith
+from workers.cores import CPUINFO
+
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+ABILITIES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+
+
+def made_with(threads: int, precision: str, device: str, cpuinfo: Path = CPUINFO) -> MadeWith:
+    """With what a training here is made that takes so many threads."""
+    try:
+        said = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        said = ""
+    name = re.search(r"^model name\s*:\s*(.*)$", said, re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", said, re.MULTILINE)
+    known = set(flags[1].split()) if flags else set()
+    return MadeWith(
+        noria=_version("noria"),
+        python=platform.python_version(),
+        libraries={package: found for package in LIBRARIES if (found := _version(package))},
+        system=f"{platform.system()} {platform.machine()}",
+        processor=name[1].strip() if name else platform.processor(),
+        abilities=tuple(one for one in ABILITIES if one in known),
+        threads=threads,
+        precision=precision,
+        device=device,
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
