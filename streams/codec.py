@@ -72,7 +72,7 @@ VERSIONS: dict[str, int] = {
     "candidate_rebuilt": 2,
     "candidate_trained": 2,
     "domain_created": 2,
-    "evaluate_candidate": 2,
+    "evaluate_candidate": 3,
     "example_accepted": 3,
     "gate_passed": 2,
     "gate_refused": 2,
@@ -95,6 +95,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("candidate_trained", 1): ("cpu_s", "losses", "rows", "tokens", "made_with"),
     ("domain_created", 1): ("opening",),
     ("evaluate_candidate", 1): ("recall",),
+    ("evaluate_candidate", 2): ("first_model",),
     ("example_accepted", 1): ("follows",),
     ("example_accepted", 2): ("service",),
     ("gate_passed", 1): (),  # within the verdict: `alpha`, in the place of `words`

@@ -5,6 +5,9 @@
     general   must be kept:      (Tango 1998, Statistics in Medicine 17:891) against a stated margin
     held_out  is reported, and refuses only what is significantly worse
 
+What each round may lose of general ability is within the margin of the release before it; so that rounds do not add up, the same is
+asked against the domain's first model (`general_first`), and its fall must be within that margin, too.
+
 Where something is recalled, each set is asked a second time as it is served, behind what is recalled for its questions. As served
 nothing may get worse: earlier and general are kept within the same margins, fixes and held-out questions refuse what is
 significantly worse. An opening round has no fixes: what it must have learned is the skill.
@@ -25,6 +28,8 @@ from streams.errors import InvalidField
 
 LEAST = 0.0001  # of a level or a margin
 FIXES, EARLIER, HELD_OUT, GENERAL, SKILL = "fixes", "earlier", "held_out", "general", "skill"
+GENERAL_FIRST = "general_first"
+"""The general questions once more, where `before` is what the domain's first model answers."""
 SERVED = {name: f"{name}_served" for name in (FIXES, EARLIER, HELD_OUT, GENERAL)}
 """The same questions as they are served: behind what is recalled, and bare where nothing is good enough."""
 
@@ -33,6 +38,7 @@ TITLES = {
     EARLIER: "earlier fixes kept",
     HELD_OUT: "held-out rewordings",
     GENERAL: "general ability",
+    GENERAL_FIRST: "general ability, against the first model",
     SKILL: "use of what is recalled",
     SERVED[FIXES]: "fixes learned, as served",
     SERVED[EARLIER]: "earlier fixes kept, as served",
@@ -180,6 +186,8 @@ def _checks(paired: dict[str, Paired], margins: GateMargins) -> Iterator[Check]:
         yield _keeping(EARLIER, paired.get(EARLIER, empty), alpha, earlier)
     yield _reported(HELD_OUT, paired.get(HELD_OUT, empty), alpha)
     yield _keeping(GENERAL, paired.get(GENERAL, empty), alpha, general)
+    if GENERAL_FIRST in paired:
+        yield _keeping(GENERAL_FIRST, paired[GENERAL_FIRST], alpha, general)
     if served[FIXES].n:
         if margins.learn == "served":
             yield _learning_or_right(SERVED[FIXES], served[FIXES], alpha, earlier)

@@ -55,7 +55,8 @@ class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate
 
 
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):
-    """Examine `candidate_model` and `base_model` on the same questions, bare and, where `recall` has it, as they are served."""
+    """Examine `candidate_model` and `base_model` on the same questions, bare and, where `recall` has it, as they are served.
+    `first_model`: the domain's first, against which general ability is held, too; None: it is not asked."""
 
     order_id: UUID
     domain: str
@@ -66,6 +67,7 @@ class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candida
     pin: Offset
     engine: str
     recall: Recall = Recall()
+    first_model: str | None = None
 
 
 class CompareReleases(Struct, frozen=True, kw_only=True, tag="compare_releases", tag_field="kind"):

@@ -204,6 +204,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     pin=round_.pin,
                     engine=state.engine,
                     recall=round_.policy.recall,
+                    first_model=state.base_model,
                 ),
             )
         case "gate":

@@ -333,6 +333,7 @@ ORDERS: tuple[Order, ...] = (
         pin=9,
         engine="llamacpp",
         recall=Recall(of="documents"),
+        first_model="sha256:" + "00" * 32,
     ),
     orders.CompareReleases(
         order_id=id_of("compare"),

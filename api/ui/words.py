@@ -161,6 +161,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "set_fixes_served": ("fixes, as served", "新学的纠正（含召回）"),
     "set_earlier_served": ("earlier fixes, as served", "以往的纠正（含召回）"),
     "set_held_out_served": ("held-out rewordings, as served", "留出的问法（含召回）"),
+    "set_general_first": ("general quiz, against the first model", "通用测验（对照最初的模型）"),
     "set_general_served": ("general quiz, as served", "通用测验（含召回）"),
     "p_value": ("p = {value}", "p = {value}"),
     "bound": ("≥ {lower}, allowed {margin}", "≥ {lower}，容许 {margin}"),

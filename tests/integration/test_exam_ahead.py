@@ -7,6 +7,8 @@ from uuid import uuid4
 import pytest
 
 from streams.errors import Unavailable
+from streams.facts.rounds import CandidateEvaluated
+from streams.gate import GENERAL_FIRST, Paired
 from streams.log import KafkaLog
 from streams.orders import EvaluateCandidate
 from streams.sealing import Keyring, MasterKey
@@ -18,10 +20,12 @@ from workers.artifacts import Artifacts
 from workers.context import Context
 from workers.engines import engine_version
 from workers.evaluator import step as evaluation
+from workers.evaluator.installation import Installation
 from workers.evaluator.opencompass import ExamRow
 from workers.evaluator.questions import Question, of_exam
 from workers.evaluator.step import answered_before, form_of, look_ahead
 from workers.loop import Idle
+from workers.selector.snapshot import FORMAT, Snapshot, save
 
 SECRET = "what the model said of the lighthouse"
 
@@ -280,6 +284,40 @@ def test_each_thing_that_an_answer_depends_on_belongs_to_its_form(
     evaluation._form_of_code.cache_clear()
     assert len(forms) == 6
     assert engine_version("llamacpp", None).startswith("xllamacpp ")
+
+
+def test_a_later_round_holds_general_ability_against_the_first_model_too_and_asks_that_once(
+    world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Installation, "missing", lambda self: None)  # none is needed, and to make one takes minutes
+    drain(context)
+    domain, told = world.domain(), list[CandidateEvaluated]()
+    add_exam(world, domain, "Is it general?", "Is it still?")
+    monkeypatch.setattr(Context, "publish", lambda self, order, event, name: told.append(event))
+    opening = save(Snapshot(FORMAT, domain, "round-1", 10**6, (), (), opening=True), context.artifacts)
+    first, base, candidate, last = (context.artifacts.put_bytes(name) for name in (b"first", b"base", b"one", b"two"))
+
+    def asked_of_the_first(model: str, base_model: str) -> list[list[str]]:
+        examined.asked.clear()
+        order = EvaluateCandidate(
+            order_id=uuid4(),
+            domain=domain,
+            round_id="round-1",
+            pin=10**6,
+            snapshot=opening,
+            candidate_model=model,
+            base_model=base_model,
+            engine="llamacpp",
+            first_model=first,
+        )
+        evaluation.run(order, context)
+        return [questions for model, questions in examined.asked if model == first]
+
+    assert asked_of_the_first(candidate, base) == [["Is it general?", "Is it still?"]]
+    assert told[0].paired[GENERAL_FIRST] == Paired(2, 2, 0, 0, 0)
+    assert asked_of_the_first(last, base) == [] and told[1].paired[GENERAL_FIRST].n == 2
+    asked_of_the_first(last, first)
+    assert GENERAL_FIRST not in told[2].paired, "it is the one that the round starts from"
 
 
 def idle(context: Context) -> Idle:

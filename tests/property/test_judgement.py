@@ -12,6 +12,7 @@ from streams.gate import (
     EARLIER,
     FIXES,
     GENERAL,
+    GENERAL_FIRST,
     HELD_OUT,
     SERVED,
     SKILL,
@@ -75,6 +76,7 @@ def test_a_verdict_is_the_worst_of_its_checks_and_says_which(found: dict[str, Pa
     verdicts = {check.verdict for check in verdict.checks}
     expected = "refuse" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "ship"
     bare = (SKILL, HELD_OUT, GENERAL) if SKILL in found else (FIXES, EARLIER, HELD_OUT, GENERAL)
+    bare += (GENERAL_FIRST,) * (GENERAL_FIRST in found)
     served = [name for name in SERVED.values() if name in found and found[name].n]
     assert verdict.outcome == expected and [check.name for check in verdict.checks] == [*bare, *served]
     wanted = {"refuse": "fail", "inconclusive": "inconclusive", "ship": None}[expected]

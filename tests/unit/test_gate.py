@@ -12,6 +12,7 @@ from streams.gate import (
     EARLIER,
     FIXES,
     GENERAL,
+    GENERAL_FIRST,
     HELD_OUT,
     SERVED,
     SKILL,
@@ -188,6 +189,17 @@ def test_what_must_be_kept_and_may_be_lost_is_inconclusive_for_too_few_were_aske
     found = {FIXES: LEARNED, EARLIER: KEPT, GENERAL: KEPT} | {name: paired(8)}
     verdict = judge(found, MARGINS)
     assert verdict.outcome == "inconclusive" and "cannot be ruled out" in english.verdict(verdict)
+
+
+def test_small_losses_that_add_up_over_the_rounds_do_not_ship() -> None:
+    """Each round loses three of a hundred general questions, which its margin allows."""
+    margins = GateMargins(general_margin=0.12)
+    lost = {FIXES: LEARNED, EARLIER: KEPT, GENERAL: paired(200, only_before=6)}
+    outcomes = [
+        judge(lost | {GENERAL_FIRST: paired(200, only_before=6 * rounds)}, margins).outcome for rounds in (1, 2, 4, 8)
+    ]
+    assert outcomes == ["ship", "ship", "inconclusive", "refuse"]
+    assert judge(lost, margins).outcome == "ship", "of a log that does not tell of the first model nothing is asked"
 
 
 def test_the_margin_of_the_policy_decides_what_counts_as_lost() -> None:

@@ -148,6 +148,7 @@ def test_a_trained_candidate_is_examined_beside_the_release_that_it_came_from() 
         candidate_model=f"model of {train.round_id}",
         pin=log.state.round.pin,
         engine="llamacpp",
+        first_model="model-0",
     )
 
 

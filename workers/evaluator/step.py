@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 from streams import scoring
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
-from streams.gate import FIXES, GENERAL, HELD_OUT, SERVED, SKILL, Paired
+from streams.gate import FIXES, GENERAL, GENERAL_FIRST, HELD_OUT, SERVED, SKILL, Paired
 from streams.orders import EvaluateCandidate
 from streams.reading.learning import examples_to_learn, live_lines
 from streams.reading.rounds import Served, served
@@ -114,20 +114,33 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
     form = form_of(order.engine, context)
     before = answered_before(order.domain, order.base_model, form, context)
     missing = [q for q in questions if q.fingerprint not in before]
-    wanted = [(order.candidate_model, questions), *([(order.base_model, missing)] if missing else [])]
+    wanted = [(order.candidate_model, questions)]
+    if missing:
+        wanted.append((order.base_model, missing))
+    general = [] if order.first_model in (None, order.base_model) else [q for q in bare if q.item.set == GENERAL]
+    at_first: dict[str, bool] = {}
+    if general:
+        assert order.first_model is not None
+        at_first = answered_before(order.domain, order.first_model, form, context)
+        if never := [q for q in general if q.fingerprint not in at_first]:
+            wanted.append((order.first_model, never))
     rows, *more = examine(order.engine, wanted, context, _Pace(order, context).tell)
     context.dismiss()
-    fresh = more[0] if missing else []
-    if missing:
-        keep(order.domain, order.base_model, form, missing, fresh, context)
-    was_right = before | {q.fingerprint: row.right for q, row in zip(missing, fresh, strict=True)}
-    results = [(was_right[q.fingerprint], row.right) for q, row in zip(questions, rows, strict=True)]
+    for (model, asked), fresh in zip(wanted[1:], more, strict=True):
+        keep(order.domain, model, form, asked, fresh, context)
+        known = before if model == order.base_model else at_first
+        known |= {q.fingerprint: row.right for q, row in zip(asked, fresh, strict=True)}
+    results = [(before[q.fingerprint], row.right) for q, row in zip(questions, rows, strict=True)]
+    paired = paired_by_set(bare, served, results)
+    if general:
+        after = {q.fingerprint: row.right for q, row in zip(questions, rows, strict=True)}
+        paired[GENERAL_FIRST] = paired_of([(at_first[q.fingerprint], after[q.fingerprint]) for q in general])
     event = CandidateEvaluated(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
         rows=keep(order.domain, order.candidate_model, form, questions, rows, context),
-        paired=paired_by_set(bare, served, results),
+        paired=paired,
         duration_s=round(time.monotonic() - began, 1),
     )
     context.publish(order, event, "candidate_evaluated")
@@ -342,13 +355,15 @@ def paired_by_set(
         found.setdefault(name, []).append(results[number])
         if name in recalled:
             found.setdefault(SERVED[name], []).append(as_served.get(number, results[number]))
-    return {
-        name: Paired(
-            n=len(pairs),
-            both=pairs.count((True, True)),
-            only_before=pairs.count((True, False)),
-            only_after=pairs.count((False, True)),
-            neither=pairs.count((False, False)),
-        )
-        for name, pairs in sorted(found.items())
-    }
+    return {name: paired_of(pairs) for name, pairs in sorted(found.items())}
+
+
+def paired_of(pairs: Sequence[tuple[bool, bool]]) -> Paired:
+    """The counts of some questions, each (right before, right after)."""
+    return Paired(
+        n=len(pairs),
+        both=pairs.count((True, True)),
+        only_before=pairs.count((True, False)),
+        only_after=pairs.count((False, True)),
+        neither=pairs.count((False, False)),
+    )
