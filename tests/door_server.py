@@ -17,6 +17,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from api.comparing import with_shares
 from api.reasons import with_words
+from streams.recipes import LoraRecipe
 
 KEY = "noria-test-key"
 # The keys that it knows, by role; an operator's names persons, the others speak as their own.
@@ -30,7 +31,7 @@ POLICY: Json = {
     "quiet_hours": None,
     "rounds_per_day": 24,
     "budget_timezone": "UTC",
-    "recipe": {"method": "lora", "epochs": 12},
+    "recipe": msgspec.to_builtins(LoraRecipe(epochs=12)),
     "gate": {"alpha": 0.05},
 }
 

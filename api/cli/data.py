@@ -13,6 +13,7 @@ from api.cli.context import domain_option, json_option, print_json, print_table,
 from api.cli.files import read_text
 from api.client import Json, Refused
 from api.items import ItemFault, Read, counted, read_example, read_question
+from api.llamafactory import folder_of
 from streams.errors import Invalid, Unavailable
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -104,16 +105,41 @@ def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -
 @examples_group.command("export")
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path), required=False)
 @click.option("--lines", "as_lines", is_flag=True, help="JSON lines instead of one JSON list.")
+@click.option(
+    "--llamafactory",
+    "model",
+    metavar="MODEL",
+    help="Make OUT a folder that `llamafactory-cli train sft.yaml` trains as it is, from this model (a folder).",
+)
 @domain_option
-def export(out: Path | None, as_lines: bool, domain: str | None) -> None:
+def export(out: Path | None, as_lines: bool, model: str | None, domain: str | None) -> None:
     """Export the examples in force. OUT is standard output if left out. The file holds people's words in clear.
+
+    With --llamafactory the recipe of the domain's policy goes into the folder's sft.yaml, and the adapter comes to lie in it.
 
     \b
     Example: noria examples export alpaca.json --domain road-traffic
     """
+    if model is not None and (out is None or as_lines):
+        raise click.UsageError("--llamafactory needs a folder as OUT, and takes no --lines")
     with the_door() as door:
-        said = door.examples(the_domain(door, domain))
+        name = the_domain(door, domain)
+        said = door.examples(name)
+        recipe = door.policy(name)["recipe"] if model is not None else {}
     rows = said["data"]
+    gone = f"; left out: {said.get('retired', 0)} retired, {said.get('erased', 0)} erased"
+    if model is not None and out is not None:
+        try:
+            files = folder_of(rows, recipe, str(Path(model).resolve()))
+        except KeyError:
+            raise Invalid(
+                f"the policy's recipe is {recipe.get('method')}: only lora can be said in LLaMA-Factory's words"
+            ) from None
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file_name, words in files.items():
+            _write_for_oneself(out / file_name, words.encode())
+        click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
+        return
     if as_lines:
         body = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
     else:
@@ -121,13 +147,16 @@ def export(out: Path | None, as_lines: bool, domain: str | None) -> None:
     if out is None:
         click.get_binary_stream("stdout").write(body)
         return
-    # People's words in clear: nobody else reads that file, not even one that stood there before and was open to all.
+    _write_for_oneself(out, body)
+    click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
+
+
+def _write_for_oneself(out: Path, body: bytes) -> None:
+    """People's words in clear: nobody else reads that file, not even one that stood there before and was open to all."""
     with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         if out.is_file():
             os.fchmod(file.fileno(), 0o600)
         file.write(body)
-    gone = f"; left out: {said.get('retired', 0)} retired, {said.get('erased', 0)} erased"
-    click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
 
 
 def _retire_command(what: str, group: str, help_: str) -> click.Command:

@@ -268,6 +268,20 @@ def test_examples_go_in_and_come_out(run: Any, door: FakeDoor, tmp_path: Path, f
     assert out.stat().st_mode & 0o077 == 0
 
 
+def test_examples_go_out_as_a_folder_that_llamafactory_trains_for_its_owner_alone(run: Any, tmp_path: Path) -> None:
+    file, out = tmp_path / "alpaca.json", tmp_path / "factory"
+    file.write_text(json.dumps([{"instruction": "问", "output": "答"}]))
+    run("examples", "import", str(file))
+    assert run("examples", "export", str(out), "--llamafactory", str(tmp_path)).exit_code == 0
+    assert {path.name: path.stat().st_mode & 0o077 for path in out.iterdir()} == {
+        "rows.json": 0,
+        "dataset_info.json": 0,
+        "sft.yaml": 0,
+    }
+    assert json.loads((out / "rows.json").read_text())[0]["output"] == "答"
+    assert run("examples", "export", "--llamafactory", "model").exit_code == 2
+
+
 def test_what_the_door_refuses_of_a_file_is_named_by_its_line(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "alpaca.jsonl"
     items = [{"instruction": "fine", "output": "x"}, {"instruction": "refuse me", "output": "x"}]
