@@ -12,7 +12,18 @@ from pathlib import Path
 from streams.settings import home_of
 from tests.bench.report import Report, Row, commit, machine, write
 
-NAMES = ("capture", "conversation", "replay", "scale", "loop", "swap", "recall", "recall_index")
+NAMES = (
+    "capture",
+    "conversation",
+    "replay",
+    "scale",
+    "loop",
+    "swap",
+    "recall",
+    "recall_index",
+    "training",
+    "continual",
+)
 
 
 def describe(name: str) -> str:

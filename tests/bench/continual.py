@@ -1,0 +1,190 @@
+"""Does it stay: rounds of new facts in a row, each from the release before; what of all that came before is still right.
+
+The trainer's own functions without the log: facts of invented towns, taught bare and behind what is recalled, and the demo's general
+quiz as what must not be lost. NORIA_BENCH_RUNS (rounds, 10), _FACTS (of a round, 48), _EVERY (each N-th round begins at the base, with
+all facts so far as new ones; never, if it is not said) and _SEED (1) change it. Long: some ten minutes a round.
+"""
+
+import math
+import os
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+from workers.trainer.job import Job
+
+from deploy.demo.domain import load_general
+from streams.recalled import Memory as Shown
+from streams.recalled import with_recalled
+from streams.recipes import LoraRecipe
+from streams.scoring import is_right
+from streams.settings import home_of
+from tests.bench.invented import InventedFact, invented
+from tests.bench.report import Row, row
+from tests.bench.size import size
+from workers.cores import HEAVY_THREADS, fast_precision
+from workers.engines.llamacpp import LlamaCppEngine
+from workers.engines.protocol import EngineSpec
+from workers.models.base import prepare_base
+from workers.models.gguf import export_gguf
+from workers.recall.encoder import sentence_encoder
+from workers.recall.index import Index, Memory, texts_of
+from workers.trainer import METHODS
+from workers.trainer.general import answers_folder, general_prompts
+from workers.trainer.spec import TrainingRow
+
+ANSWER_TOKENS = 28
+AT_ONCE = 8
+PERPLEXITY_TEXTS = 60
+
+
+def measure(home: Path) -> list[Row]:
+    rounds, a_round = size("RUNS", 10), size("FACTS", 48)
+    every, seed = size("EVERY", 10**6), size("SEED", 1)
+    base = prepare_base(home_of(os.environ))
+    facts = invented(rounds * a_round, seed)
+    index = Memories()
+    rows = told("base", asked(base, facts[:a_round], index, ()), perplexity(base), 0.0)
+    model = base
+    for number in range(1, rounds + 1):
+        new = facts[(number - 1) * a_round : number * a_round]
+        before = facts[: (number - 1) * a_round]
+        index.put(new)
+        anew = number % every == 0
+        began = time.monotonic()
+        out = home / f"round-{number}"
+        out.mkdir()
+        outcome = METHODS[LoraRecipe].load()(
+            Job(
+                model_dir=base if anew else model,
+                rows=tuple(index.rows([*before, *new] if anew else new)),
+                earlier=() if anew else tuple(index.rows(before)),
+                replay_prompts=general_prompts(),
+                recipe=LoraRecipe(seed=seed),
+                out_dir=out,
+                checkpoint_dir=out / "checkpoint",
+                reference_dir=base,
+                answers_dir=answers_folder(home_of(os.environ)),
+                threads=HEAVY_THREADS,
+                precision=fast_precision(),
+                progress=lambda seen: None,
+            )
+        )
+        took = time.monotonic() - began
+        model = Path(outcome.model_dir)
+        rows += told(f"round {number}", asked(model, new, index, before), perplexity(model), took)
+    return rows
+
+
+class Memories:
+    """The facts that were said so far, as a domain's memory holds them."""
+
+    def __init__(self) -> None:
+        self._encoder = sentence_encoder()
+        self._index = Index(self._encoder.dims)
+        self._facts: dict[str, InventedFact] = {}
+
+    def put(self, facts: Sequence[InventedFact]) -> None:
+        memories = [Memory(fact.answer, "correction", fact.trained, fact.answer) for fact in facts]
+        self._facts |= {fact.answer: fact for fact in facts}
+        self._index.put_all(memories, [self._encoder.embed(texts_of(memory)) for memory in memories])
+
+    def recalled(self, question: str, first: str | None = None) -> str:
+        """The question behind the three best of what is recalled; `first`: what stands first whatever was found."""
+        (vector,) = self._encoder.embed([question])
+        ids = [hit.id for hit in self._index.search(question, vector, 3, frozenset({"correction"}))]
+        if first is not None:
+            ids = [first, *(id for id in ids if id != first)][:3]
+        return with_recalled(question, [Shown(text=id, question=self._facts[id].trained[0]) for id in ids])
+
+    def rows(self, facts: Sequence[InventedFact]) -> list[TrainingRow]:
+        rows = []
+        for fact in facts:
+            for words in fact.trained:
+                bare = TrainingRow(prompt=words, answer=fact.answer, group=fact.answer)
+                asked = self.recalled(words, fact.answer)
+                rows += [
+                    bare,
+                    TrainingRow(prompt=asked, answer=fact.answer, group=f"{fact.answer} recalled", beside=True),
+                ]
+        return sorted(rows, key=lambda one: (one.group or "", one.prompt))
+
+
+def asked(
+    model: Path, new: Sequence[InventedFact], memories: Memories, before: Sequence[InventedFact]
+) -> dict[str, float]:
+    """The share of right answers, by set."""
+    held_out = [(words, fact.answer, (fact.key,)) for fact in [*before, *new] for words in fact.held_out[:1]]
+    sets: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
+        "fixes": [(fact.trained[0], fact.answer, (fact.key,)) for fact in new],
+        "earlier fixes": [(fact.trained[0], fact.answer, (fact.key,)) for fact in before],
+        "held-out bare": held_out,
+        "held-out recalled": [(memories.recalled(words), answer, keys) for words, answer, keys in held_out],
+        "general": [(one.question, one.answer, tuple(one.keys)) for one in load_general()],
+    }
+    gguf = model / "model-f16.gguf"
+    if not gguf.exists():
+        export_gguf(model, gguf)
+    spec = EngineSpec(
+        kind="llamacpp", model_dir=model, model_name="bench", slots=AT_ONCE, context_tokens=1024, threads=HEAVY_THREADS
+    )
+    engine = LlamaCppEngine(spec, secrets.token_urlsafe(), model_file=gguf)
+    engine.start()
+    try:
+        engine.ready(engine.start_deadline_s)
+        with httpx.Client(timeout=300, trust_env=False) as http, ThreadPoolExecutor(AT_ONCE) as pool:
+
+            def right(item: tuple[str, str, tuple[str, ...]]) -> bool:
+                question, answer, keys = item
+                said = http.post(
+                    f"{engine.base_url}/v1/chat/completions",
+                    headers={"Authorization": f"Bearer {engine.key}"},
+                    json={
+                        "model": "bench",
+                        "messages": [{"role": "user", "content": question}],
+                        "max_tokens": ANSWER_TOKENS,
+                        "temperature": 0,
+                    },
+                )
+                return is_right(said.json()["choices"][0]["message"]["content"], answer, keys)
+
+            found = {name: list(pool.map(right, items)) for name, items in sets.items() if items}
+    finally:
+        engine.stop()
+    return {name: sum(answers) / len(answers) for name, answers in found.items()}
+
+
+def perplexity(model: Path) -> float:
+    """Of the general quiz' questions and answers as plain text, by transformers in fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    loss, tokens = 0.0, 0
+    with torch.no_grad():
+        for item in load_general()[:PERPLEXITY_TEXTS]:
+            ids = tokenizer(f"{item.question} {item.answer}", return_tensors="pt").input_ids
+            loss += float(loaded(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+            tokens += ids.shape[1] - 1
+    return math.exp(loss / tokens)
+
+
+def told(case: str, shares: dict[str, float], perplexity: float, seconds: float) -> list[Row]:
+    print(
+        case,
+        {name: round(share, 3) for name, share in shares.items()},
+        round(perplexity, 2),
+        file=sys.stderr,
+        flush=True,
+    )
+    return [
+        *(row(case, name, "share", [share]) for name, share in shares.items()),
+        row(case, "perplexity", "", [perplexity]),
+        row(case, "training", "s", [seconds]),
+    ]
