@@ -1,8 +1,8 @@
 """Does it stay: rounds of new facts in a row, each from the release before; what of all that came before is still right.
 
-The trainer's own functions without the log: facts of invented towns, taught bare and behind what is recalled, and the demo's general
-quiz as what must not be lost. NORIA_BENCH_RUNS (rounds, 10), _FACTS (of a round, 48), _EVERY (each N-th round begins at the base, with
-all facts so far as new ones; never, if it is not said) and _SEED (1) change it. Long: some ten minutes a round.
+The trainer's own functions without the log: facts of invented towns, taught bare and behind what is recalled, and the demo's
+general quiz as what must not be lost. NORIA_BENCH_RUNS (rounds, 10), _FACTS (of a round, 48), _EVERY (each N-th round begins at the
+base, with all facts so far as new ones; never, if it is not said) and _SEED (1) change it. Long: some ten minutes a round.
 """
 
 import math

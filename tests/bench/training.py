@@ -2,7 +2,7 @@
 
 LoRA of rank 16 on all linear layers, eight rows a step, no general rows. Each case runs in a process of its own, one after another;
 its seconds go from loading the model to the last step (of LLaMA-Factory: what it tells of itself, which counts no loading). That
-has an environment of its own, made once beside the report; where it cannot be made its cases are left out, and the reason is printed.
+has an environment of its own, made once beside the report; where it cannot be made its cases are left out, with the reason.
 NORIA_BENCH_EVENTS (short rows, 64), _FACTS (long rows, 16) and _RUNS change its size.
 """
 
