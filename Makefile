@@ -27,7 +27,7 @@ $(READY): requirements/main.txt pyproject.toml
 	@$(RUN) -c 'import uv' 2>/dev/null || $(RUN) -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements/main.txt)"
 	@$(RUN) -m uv pip install --quiet --no-deps --python $(RUN) -r requirements/main.txt
 	@$(RUN) -m uv pip install --quiet --no-deps --no-build-isolation --python $(RUN) --editable .
-	@$(COMPILE) 'import workers.models.golden as golden, workers.trainer.loop; golden.load_transformers()' & \
+	@$(COMPILE) 'import workers.models.golden as golden, workers.trainer.methods.lora; golden.load_transformers()' & \
 		$(COMPILE) 'import gradio, uvicorn, api.app, api.ui.serve, deploy.demo.story, streams.app, workers.loop' \
 		&& wait $$!
 	@touch $@

@@ -25,6 +25,7 @@ from streams.errors import Behind, Invalid, InvalidField
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.domains import DomainCreated, DomainRetired, PolicySet
 from streams.policy import Policy, check_policy
+from streams.recipes import with_method
 from streams.settings import Settings
 from streams.store import postgres_trouble
 
@@ -164,6 +165,8 @@ def check_new_policy(body: Any, within: str) -> Policy:
     """A policy that could be acted upon. Raises ApiError: 400 for its shape, 422 for its values, naming the field."""
     if not isinstance(body, dict):
         raise ApiError(400, "a policy must be a JSON object", param=within or None)
+    if "recipe" in body:
+        body = body | {"recipe": with_method(body["recipe"])}
     policy = typed(body, Policy, within)
     if (field_name := unknown(body, policy)) is not None:
         param = ".".join(part for part in (within, field_name) if part)

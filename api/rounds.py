@@ -24,7 +24,6 @@ from streams.facts.releases import RebuildAsked, RollbackAsked
 from streams.facts.rounds import RoundAsked, RoundCancelled, RoundRequested
 from streams.made_with import MadeWith, differences
 from streams.plan import CANCELLABLE
-from streams.recipes import LoraRecipe
 from streams.store import postgres_trouble
 
 
@@ -94,17 +93,20 @@ def blueprint(services: Services) -> Blueprint:
         living_domain(services, found["domain"])
         with postgres_trouble(), services.database.connect() as connection:
             _check_rebuildable(connection, found)
+        began = _requested(services, found)
         event = RebuildAsked(
             domain=found["domain"],
             round_id=round_id,
             pin=found["pin"],
             snapshot=found["snapshot"],
             base_release=found["base_release"],
-            recipe=_recipe(services, found),
+            recipe=began.policy.recipe,
             release=found["release"] if found["step"] == "released" else None,
             model=found["model"],
             adapter=found["adapter"],
             by=caller().person,
+            recall=began.policy.recall,
+            opening=began.opening,
         )
         return _say(services, event, round_id)
 
@@ -189,8 +191,8 @@ def _made_again_by(connection: Connection, domain: str, release: int) -> str:
     return f"; `noria round rebuild {number} --domain {domain}` makes it again" if number is not None else ""
 
 
-def _recipe(services: Services, found: dict[str, Any]) -> LoraRecipe:
-    """By which the round was to train, as the log says. Raises ApiError 409 where it does not."""
+def _requested(services: Services, found: dict[str, Any]) -> RoundRequested:
+    """As what the round began, as the log says. Raises ApiError 409 where it does not."""
     events = schema.events.c
     requested = select(events.topic, events.partition, events.offset).where(
         events.domain == found["domain"],
@@ -204,7 +206,7 @@ def _recipe(services: Services, found: dict[str, Any]) -> LoraRecipe:
         for record in services.recorder.log.read(row.topic, row.partition, row.offset, row.offset + 1):
             event = read_event(record.topic, record.key, record.value).event
             if isinstance(event, RoundRequested):
-                return event.policy.recipe
+                return event
     raise ApiError(409, "the log does not say by which recipe the round trained", code="recipe_unknown")
 
 

@@ -27,6 +27,8 @@ def unknown(body: Any, found: Any, path: str = "") -> str | None:
         return None
     for name, value in body.items():
         here = f"{path}.{name}" if path else str(name)
+        if name == found.__struct_config__.tag_field:
+            continue
         if name not in found.__struct_fields__:
             return here
         if (within := unknown(value, getattr(found, name), here)) is not None:

@@ -25,6 +25,7 @@ from streams.facts.exam import ExamItemAdded
 from streams.facts.examples import ExampleAccepted, PreferenceAccepted
 from streams.facts.operations import OperationsEvent
 from streams.policy import check_readable
+from streams.recipes import with_method
 from streams.sealed import Sealed
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -66,6 +67,16 @@ def _in_codes(data: Data) -> Data:
     return data | {"reasons": [{"code": "in_words", "values": {"words": data.pop("reason")}}]}
 
 
+def _recipe_with_method(data: Data) -> Data:
+    """A recipe that names no method is of the time when there was one."""
+    return data | {"recipe": with_method(data.get("recipe"))}
+
+
+def _policy_with_method(data: Data) -> Data:
+    policy = data["policy"]
+    return data | {"policy": _recipe_with_method(policy)} if "recipe" in policy else data
+
+
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {
@@ -77,17 +88,17 @@ VERSIONS: dict[str, int] = {
     "gate_passed": 2,
     "gate_refused": 2,
     "order_progressed": 3,
-    "policy_set": 5,
+    "policy_set": 6,
     "preference_accepted": 3,
     "prompt_asked": 2,
-    "rebuild_asked": 2,
-    "rebuild_candidate": 2,
+    "rebuild_asked": 3,
+    "rebuild_candidate": 3,
     "reply_drafted": 2,
     "round_asked": 2,
-    "round_requested": 6,
-    "select_snapshot": 3,
+    "round_requested": 7,
+    "select_snapshot": 4,
     "snapshot_selected": 2,
-    "train_candidate": 2,
+    "train_candidate": 3,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
@@ -106,11 +117,14 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 2): (),  # within `keep`: `days`
     ("policy_set", 3): (),  # within `thresholds`: `named_people`
     ("policy_set", 4): (),  # within the policy: `recall`, `gate.learn`, `recipe.recalled_share`
+    ("policy_set", 5): (),  # within the policy: recipes of other methods
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
     ("rebuild_asked", 1): (),  # within the recipe: `recalled_share`
+    ("rebuild_asked", 2): ("recall", "opening"),
     ("rebuild_candidate", 1): (),
+    ("rebuild_candidate", 2): ("recall", "opening"),
     ("reply_drafted", 1): ("recall", "recalled"),
     ("round_asked", 1): ("opening",),
     ("round_requested", 1): (),
@@ -118,10 +132,13 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("round_requested", 3): (),
     ("round_requested", 4): ("reasons",),
     ("round_requested", 5): ("opening",),
+    ("round_requested", 6): (),
     ("select_snapshot", 1): ("base_model", "recipe"),
     ("select_snapshot", 2): ("recall", "opening"),
+    ("select_snapshot", 3): (),
     ("snapshot_selected", 1): ("named",),
     ("train_candidate", 1): (),
+    ("train_candidate", 2): (),
 }
 # (name, version) -> the fields, with their shapes, that the next version has no more.
 DROPPED: dict[tuple[str, int], Data] = {("round_requested", 4): {"reason": {"type": "string"}}}
@@ -130,8 +147,14 @@ RENAMED = {"round_failed": "order_failed"}
 # (name, version) -> what turns that version's data into the next version's.
 LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = dict.fromkeys(ADDED, lambda data: data) | {
     ("policy_set", 3): _each_for_one,
+    ("policy_set", 5): _policy_with_method,
+    ("rebuild_asked", 2): _recipe_with_method,
+    ("rebuild_candidate", 2): _recipe_with_method,
     ("round_requested", 3): _each_for_one,
     ("round_requested", 4): _in_codes,
+    ("round_requested", 6): _policy_with_method,
+    ("select_snapshot", 3): _recipe_with_method,
+    ("train_candidate", 2): _recipe_with_method,
 }
 
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from streams.envelope import Number, Offset
 from streams.recalled import Recall
-from streams.recipes import LoraRecipe
+from streams.recipes import Recipe
 
 
 class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", tag_field="kind"):
@@ -19,7 +19,7 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
     round_id: str
     pin: Offset
     base_model: str | None = None
-    recipe: LoraRecipe | None = None
+    recipe: Recipe | None = None
     recall: Recall = Recall()
     opening: bool = False
 
@@ -33,13 +33,14 @@ class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", t
     snapshot: str
     base_model: str
     reference_model: str
-    recipe: LoraRecipe
+    recipe: Recipe
     replay_prompts: tuple[str, ...]
 
 
 class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate", tag_field="kind"):
     """Train once more as that round did, and keep what comes of it if it is the `model` and `adapter` that it was. A `snapshot`
-    that is lost is selected again, from what stood before `pin`."""
+    that is lost is selected again, from what stood before `pin`, with `recall` and `opening` as that round had them (orders of
+    versions 1 and 2 name neither)."""
 
     order_id: UUID
     domain: str
@@ -48,10 +49,12 @@ class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate
     snapshot: str
     base_model: str
     reference_model: str
-    recipe: LoraRecipe
+    recipe: Recipe
     replay_prompts: tuple[str, ...]
     model: str
     adapter: str
+    recall: Recall = Recall()
+    opening: bool = False
 
 
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):

@@ -13,7 +13,7 @@ from streams.errors import Invalid, InvalidField
 from streams.gate import GateMargins
 from streams.reasons import Reason, reason
 from streams.recalled import Recall
-from streams.recipes import LoraRecipe
+from streams.recipes import LoraRecipe, Recipe
 
 MOST_GATHERED = 1_000_000
 MINUTES_OF_A_DAY = 1440
@@ -80,7 +80,7 @@ class Policy(Struct, frozen=True):
     quiet_hours: QuietHours | None = None
     rounds_per_day: int = 24
     budget_timezone: str = "UTC"
-    recipe: LoraRecipe = field(default_factory=LoraRecipe)
+    recipe: Recipe = field(default_factory=LoraRecipe)
     gate: GateMargins = field(default_factory=GateMargins)
     keep: Keep = field(default_factory=Keep)
     recall: Recall = field(default_factory=Recall)

@@ -1,11 +1,50 @@
-"""Recipes: how a round trains. A recipe is data in the policy; the trainer's table says which function
-carries it out. Pure."""
+"""Recipes: how a round trains. A recipe is data in the policy, of one kind for each method; the trainer's table says which
+function carries it out. Pure."""
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
 from streams.errors import InvalidField
+
+Needs = Literal["merged", "adapter"]
+"""What a trained model needs of the engine that serves it: its weights read, or an adapter applied to them as well."""
+
+METHOD = "method"  # the field that tells the kinds of recipes apart
+USUAL = "lora"  # what a recipe that names no method means
+
+# What each field may be, whatever recipe has it. Of those that are no share: the least, and whether that itself is allowed.
+_LEAST: dict[str, tuple[float, bool]] = {
+    **dict.fromkeys(
+        (
+            "rank",
+            "epochs",
+            "batch_rows",
+            "replay_rows",
+            "replay_answer_tokens",
+            "virtual_tokens",
+            "projection_width",
+            "prefix_epochs",
+        ),
+        (1, True),
+    ),
+    **dict.fromkeys(("earlier_rows_per_step", "replay_rows_per_step", "replay_weight"), (0, True)),
+    **dict.fromkeys(("alpha", "gradient_norm"), (0, False)),
+    "row_tokens": (16, True),
+}
+_RATES = ("learning_rate", "prefix_learning_rate")
+# Shares: whether 0 is one, and whether 1 is.
+_SHARES = {
+    "upper_layers": (False, True),
+    "warmup_share": (True, False),
+    "recalled_share": (True, True),
+    "held_out_share": (True, False),
+}
+_SHARE_WORDS = {
+    (False, True): "above 0 and at most 1",
+    (True, False): "from 0 to below 1",
+    (True, True): "from 0 to 1",
+}
 
 # The most that a new recipe may ask for, and what more would cost.
 _AT_ONCE = "the rows of a step are in memory at once"
@@ -21,10 +60,51 @@ _MOST = {
     "alpha": (10_000, "the first step would destroy the model"),
     "gradient_norm": (10_000, "the first step would destroy the model"),
     "replay_weight": (10_000, "nothing new would be learned"),
+    "virtual_tokens": (1024, "every request pays for them"),
+    "projection_width": (65_536, "it is larger than what it stands for"),
+    "prefix_epochs": (1000, "each goes through every correction once more"),
 }
 
 
-class LoraRecipe(Struct, frozen=True, kw_only=True):
+class _Checked(Struct, frozen=True, kw_only=True, tag_field=METHOD):
+    """What every recipe can be asked."""
+
+    @property
+    def method(self) -> str:
+        """The method's name, by which a recipe is told apart on the wire too."""
+        return str(self.__struct_config__.tag)
+
+    def check(self) -> None:
+        """Raise Invalid naming the field, if nothing could be trained by this recipe."""
+        for name, value in self._numbers():
+            if name in _LEAST:
+                least, itself = _LEAST[name]
+                if not (value >= least if itself else value > least):
+                    must = "must not be negative" if (least, itself) == (0, True) else None
+                    must = must or f"must be {'at least' if itself else 'above'} {least}"
+                    raise InvalidField(f"recipe.{name}", f"{must}; got {value}")
+            if name in _RATES and not 0 < value <= 1:
+                raise InvalidField(f"recipe.{name}", f"must be above 0 and at most 1; got {value}")
+            if name in _SHARES:
+                none, all_ = _SHARES[name]
+                if not ((value >= 0 if none else value > 0) and (value <= 1 if all_ else value < 1)):
+                    words = _SHARE_WORDS[none, all_]
+                    raise InvalidField(f"recipe.{name}", f"is a share, {words}; got {value}")
+            if name == "seed" and not 0 <= value < 2**63:
+                raise InvalidField("recipe.seed", f"must be from 0 to 2**63 - 1; got {value}")
+
+    def check_new(self) -> None:
+        """Raise Invalid naming the field, if a training by this recipe would cost more than anybody means."""
+        for name, value in self._numbers():
+            if name in _MOST and not value <= _MOST[name][0]:
+                most, cost = _MOST[name]
+                raise InvalidField(f"recipe.{name}", f"must be at most {most} ({cost}); got {value}")
+
+    def _numbers(self) -> list[tuple[str, float]]:
+        return [(name, getattr(self, name)) for name in self.__struct_fields__]
+
+
+class LoraRecipe(_Checked, frozen=True, kw_only=True, tag="lora"):
     """LoRA on the upper layers, with the distributions that the model had on general prompts as the guard against
     forgetting.
 
@@ -40,7 +120,7 @@ class LoraRecipe(Struct, frozen=True, kw_only=True):
     model learns to use it (RAFT, Zhang et al. 2024, arXiv 2403.10131). Where the policy recalls nothing, none are.
     """
 
-    method: Literal["lora"] = "lora"
+    # In this order, and not after what all recipes have: as recipes stood on the wire before there were others.
     rank: int = 16
     alpha: float = 32.0
     upper_layers: float = 0.5  # share of the layers, counted from the top, that learns
@@ -58,32 +138,85 @@ class LoraRecipe(Struct, frozen=True, kw_only=True):
     recalled_share: float = 1.0
     seed: int = 0
 
-    def check(self) -> None:
-        """Raise Invalid naming the field, if nothing could be trained by this recipe."""
-        for name in ("rank", "epochs", "batch_rows", "replay_rows", "replay_answer_tokens"):
-            if getattr(self, name) < 1:
-                raise InvalidField(f"recipe.{name}", f"must be at least 1; got {getattr(self, name)}")
-        for name in ("earlier_rows_per_step", "replay_rows_per_step", "replay_weight"):
-            if not getattr(self, name) >= 0:
-                raise InvalidField(f"recipe.{name}", f"must not be negative; got {getattr(self, name)}")
-        for name in ("alpha", "gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise InvalidField(f"recipe.{name}", f"must be above 0; got {getattr(self, name)}")
-        if not 0 < self.learning_rate <= 1:
-            raise InvalidField("recipe.learning_rate", f"must be above 0 and at most 1; got {self.learning_rate}")
-        if not 0 < self.upper_layers <= 1:
-            raise InvalidField("recipe.upper_layers", f"is a share, above 0 and at most 1; got {self.upper_layers}")
-        if not 0 <= self.warmup_share < 1:
-            raise InvalidField("recipe.warmup_share", f"is a share, from 0 to below 1; got {self.warmup_share}")
-        if not 0 <= self.recalled_share <= 1:
-            raise InvalidField("recipe.recalled_share", f"is a share, from 0 to 1; got {self.recalled_share}")
-        if self.row_tokens < 16:
-            raise InvalidField("recipe.row_tokens", f"must be at least 16; got {self.row_tokens}")
-        if not 0 <= self.seed < 2**63:
-            raise InvalidField("recipe.seed", f"must be from 0 to 2**63 - 1; got {self.seed}")
 
-    def check_new(self) -> None:
-        """Raise Invalid naming the field, if a training by this recipe would cost more than anybody means."""
-        for name, (most, cost) in _MOST.items():
-            if not getattr(self, name) <= most:
-                raise InvalidField(f"recipe.{name}", f"must be at most {most} ({cost}); got {getattr(self, name)}")
+class _Shared(_Checked, frozen=True, kw_only=True):
+    """What every recipe has; each field is what it is in `LoraRecipe`."""
+
+    learning_rate: float = 1.5e-3
+    warmup_share: float = 0.05
+    gradient_norm: float = 1.0
+    epochs: int = 14
+    batch_rows: int = 8
+    earlier_rows_per_step: int = 8
+    replay_rows_per_step: int = 12
+    replay_rows: int = 600
+    replay_answer_tokens: int = 16
+    replay_weight: float = 3.0
+    row_tokens: int = 1024
+    recalled_share: float = 1.0
+    seed: int = 0
+
+
+class FullRecipe(_Shared, frozen=True, kw_only=True, tag="full"):
+    """The weights themselves, with the same guard against forgetting. `upper_layers`: below 1 only so many of the layers, and the
+    norm behind them, learn; at 1 all weights do, the embeddings among them.
+
+    A learning rate of a tenth of LoRA's: here every weight moves by it.
+    """
+
+    upper_layers: float = 1.0
+    learning_rate: float = 1e-4
+    epochs: int = 10
+
+
+class PTuningRecipe(_Shared, frozen=True, kw_only=True, tag="p_tuning_v2"):
+    """Keys and values before those of every layer's tokens, and nothing of the model (P-Tuning v2, Liu et al. 2021, arXiv
+    2110.07602; prefix tuning with a projection, Li & Liang 2021, arXiv 2101.00190). What is learned cannot be merged.
+
+    Without the projection the first, random prefix wrecks the model (loss 7.8 against 1.6, measured): there is always one.
+    """
+
+    # The general answers are kept by the share of the layers that learn. Here none do: those of the usual recipe serve, which
+    # are there already.
+    upper_layers: ClassVar[float] = 0.5
+
+    virtual_tokens: int = 16
+    projection_width: int = 256  # of the hidden layer, through which the prefix is learned
+    learning_rate: float = 3e-3
+    epochs: int = 20
+
+
+class LoraPTuningRecipe(LoraRecipe, frozen=True, kw_only=True, tag="lora_p_tuning_v2"):
+    """LoRA first, merged; then a prefix before the model that came of it (the way DoctorGLM took, Xiong et al. 2023, arXiv
+    2304.01097)."""
+
+    virtual_tokens: int = 16
+    projection_width: int = 256
+    prefix_learning_rate: float = 3e-3
+    prefix_epochs: int = 8
+
+
+class PretrainingRecipe(LoraRecipe, frozen=True, kw_only=True, tag="continued_pretraining"):
+    """The passages of the domain's documents, read as text, beside what people corrected; with six general rows to each passage, so
+    that the model does not come to speak of nothing else. LoRA of a large rank in all layers, merged.
+
+    `held_out_share`: so many of the passages are not read; on them it is told what reading the others was worth.
+    """
+
+    rank: int = 64
+    alpha: float = 128.0
+    upper_layers: float = 1.0
+    learning_rate: float = 5e-4
+    epochs: int = 3
+    batch_rows: int = 4
+    replay_rows_per_step: int = 24
+    replay_answer_tokens: int = 64
+    held_out_share: float = 0.1
+
+
+Recipe = LoraRecipe | FullRecipe | PTuningRecipe | LoraPTuningRecipe | PretrainingRecipe
+
+
+def with_method(recipe: Any) -> Any:
+    """A recipe in plain data, which says its method: those that were written before there were others need not."""
+    return {METHOD: USUAL} | recipe if isinstance(recipe, dict) else recipe

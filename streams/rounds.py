@@ -142,6 +142,8 @@ def _rebuild(event: releases.RebuildAsked, state: Domain, rebuild: Rebuild) -> R
         replay_prompts=state.replay_prompts,
         model=event.model,
         adapter=event.adapter,
+        recall=event.recall,
+        opening=event.opening,
     )
 
 

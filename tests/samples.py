@@ -240,6 +240,8 @@ EVENTS: tuple[Event, ...] = (
         model="sha256:" + "b1" * 32,
         adapter="sha256:" + "c2" * 32,
         by="ops",
+        recall=Recall(of="both"),
+        opening=True,
     ),
     CandidateRebuilt(
         **_ASKED,
@@ -322,6 +324,8 @@ ORDERS: tuple[Order, ...] = (
         replay_prompts=("What is a river?",),
         model="sha256:" + "b1" * 32,
         adapter="sha256:" + "c2" * 32,
+        recall=Recall(of="both"),
+        opening=True,
     ),
     orders.EvaluateCandidate(
         order_id=id_of("evaluate"),

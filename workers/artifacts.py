@@ -50,7 +50,7 @@ class Artifacts:
                     target = arriving / file.relative_to(path)
                     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                     if file.is_file():
-                        _link_or_copy(file, target)
+                        link_or_copy(file, target)
                 self._settle(arriving, place)
             finally:
                 shutil.rmtree(arriving, ignore_errors=True)  # what did not arrive takes no room
@@ -177,7 +177,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from streams.domain import Domain, Going, Rebuild, ended, in_use
 from streams.envelope import Number, Offset, Recorded
 from streams.made_with import MadeWith
-from streams.recipes import LoraRecipe
+from streams.recalled import Recall
+from streams.recipes import Recipe
 from streams.tables import double, integer, projection, text, timestamptz
 from streams.writes import Insert, Row, Update, Write, columns
 
@@ -65,19 +66,21 @@ class CandidateRetired(Struct, frozen=True, kw_only=True):
 
 class RebuildAsked(Struct, frozen=True, kw_only=True):
     """Somebody asked that what a round made, and what was removed since, be made again: from `base_release` by `recipe`, on
-    `snapshot` (or on what stood before `pin`, should that be lost). It was `model` and `adapter`; `release`: what they were
-    released as."""
+    `snapshot` (or on what stood before `pin`, should that be lost, with what `recall` has, or as an `opening` round). It was
+    `model` and `adapter`; `release`: what they were released as."""
 
     domain: str
     round_id: str
     pin: Offset
     snapshot: str
     base_release: Number
-    recipe: LoraRecipe
+    recipe: Recipe
     release: Number | None
     model: str
     adapter: str
     by: str
+    recall: Recall = Recall()
+    opening: bool = False
 
 
 class CandidateRebuilt(Struct, frozen=True, kw_only=True):

@@ -41,7 +41,7 @@ from workers.trainer import step as training
 from workers.trainer.checkpoint import Checkpoint, save_checkpoint
 from workers.trainer.lora import Adapter, save_adapter
 from workers.trainer.merge import write_merged
-from workers.trainer.spec import Progress, TrainingResult, TrainSpec
+from workers.trainer.spec import Outcome, Progress, TrainSpec
 
 CANARY = "the canary of ann sang at noon"
 STEP = Progress(
@@ -113,7 +113,7 @@ class Child:
     def waits(self) -> bool:
         return True
 
-    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> TrainingResult:
+    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> Outcome:
         self.given.append(spec)
         checkpoint = Path(spec.checkpoint_dir)
         checkpoint.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ class Child:
         for name in ("model", "adapter"):
             (Path(spec.out_dir) / name).mkdir(parents=True)
             (Path(spec.out_dir) / name / GOLDEN_FILE).write_text("{}")
-        return TrainingResult(
+        return Outcome(
             steps=9,
             epoch_losses=(1.0,),
             final_loss=1.0,

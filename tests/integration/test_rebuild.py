@@ -34,7 +34,7 @@ from workers.loop import StepFunction, steps, work_once
 from workers.models.base import prepare_base_digest
 from workers.models.golden import GOLDEN_FILE
 from workers.trainer import step as training
-from workers.trainer.spec import Progress, TrainingResult, TrainSpec
+from workers.trainer.spec import Outcome, Progress, TrainSpec
 
 Table = Mapping[str, tuple[Step, StepFunction]]
 WITHIN_S = 120.0
@@ -173,12 +173,12 @@ class Echo:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> TrainingResult:
+    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> Outcome:
         for name in ("model", "adapter"):
             folder = Path(spec.out_dir) / name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / GOLDEN_FILE).write_text("\n".join(f"{row.prompt} {row.answer}" for row in spec.rows))
-        return TrainingResult(
+        return Outcome(
             steps=1,
             epoch_losses=(1.0,),
             final_loss=1.0,

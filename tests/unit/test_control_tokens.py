@@ -19,7 +19,7 @@ from tests.engine_server import EngineServer
 from tests.unit import trainer_tiny as tiny
 from workers.evaluator.opencompass import Endpoint, Exam, ExamItem, _write_questions
 from workers.models.tokens import control_tokens
-from workers.trainer.loop import load_tokenizer
+from workers.trainer.loaded import load_tokenizer
 from workers.trainer.rows import control_texts, prompt_ids
 from workers.trainer.spec import TrainingRow
 

@@ -27,7 +27,7 @@ from workers.selector.snapshot import FORMAT, Snapshot, load, save
 from workers.trainer import opening
 from workers.trainer import step as training
 from workers.trainer.opening import opening_recipe, opening_rows, skill_exam
-from workers.trainer.spec import TrainingResult
+from workers.trainer.spec import Outcome
 
 ITEMS = opening._items()
 FACTS = Path(__file__).parents[2] / "deploy" / "demo" / "road_traffic" / "facts.jsonl"
@@ -121,7 +121,7 @@ class Trainings:
         (model / GOLDEN_FILE).write_text("{}")
         (model / "weights").write_text(f"of {order.recipe.seed}")
         (adapter / "weights").write_text(f"also of {order.recipe.seed}")
-        result = TrainingResult(
+        result = Outcome(
             steps=9,
             epoch_losses=(1.0,),
             final_loss=0.5,

@@ -3,11 +3,13 @@
 from uuid import uuid5
 
 import pytest
+from msgspec.structs import replace
 
 from streams import orders
 from streams.facts.domains import DomainRetired
 from streams.facts.releases import CandidateRetired, RollbackAsked
 from streams.projections import of_domain
+from streams.recalled import Recall
 from streams.recipes import LoraRecipe
 from tests.samples import DOMAIN, DomainLog, created, failed, finished, rebuild_asked, rebuilt
 from tests.unit.round_steps import begun, upto_swap
@@ -52,6 +54,15 @@ def test_the_order_says_all_that_the_training_needs_and_what_it_was() -> None:
         model=f"model of {round_id}",
         adapter="adapter",
     )
+
+
+def test_a_snapshot_that_is_lost_is_to_be_selected_with_what_its_round_recalled_and_as_the_kind_of_round_it_was() -> (
+    None
+):
+    log, round_id = removed()
+    (order,) = log.tell(replace(rebuild_asked(round_id, 1), recall=Recall(of="both"), opening=True))
+    assert isinstance(order, orders.RebuildCandidate)
+    assert order.recall == Recall(of="both") and order.opening
 
 
 def test_what_came_out_the_same_can_be_gone_back_to_again() -> None:

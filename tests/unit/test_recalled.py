@@ -12,7 +12,7 @@ from streams.control_tokens import escape_control_tokens
 from streams.recalled import BYTES_A_TOKEN, Memory, Recall, with_recalled, within_tokens
 from tests.base_model import base_model
 from workers.models.tokens import control_tokens
-from workers.trainer.loop import load_tokenizer
+from workers.trainer.loaded import load_tokenizer
 from workers.trainer.rows import control_texts, prompt_ids
 from workers.trainer.spec import TrainingRow
 

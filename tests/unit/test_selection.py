@@ -22,7 +22,7 @@ from workers.artifacts import Artifacts
 from workers.models.chat_tokens import ChatTokens
 from workers.selector import step as selection
 from workers.selector.snapshot import load
-from workers.trainer.loop import load_tokenizer
+from workers.trainer.loaded import load_tokenizer
 from workers.trainer.rows import encode_rows
 from workers.trainer.spec import TrainingRow
 

@@ -25,13 +25,15 @@ from workers.cores import fast_precision
 from workers.trainer import METHODS, reference
 from workers.trainer.checkpoint import NAME
 from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
-from workers.trainer.loop import load_tokenizer, train_lora
+from workers.trainer.job import Job
+from workers.trainer.loaded import load_tokenizer
 from workers.trainer.losses import label_loss, soft_loss
+from workers.trainer.methods import lora
 from workers.trainer.packed import ROUNDING, PackedModel, check_forward
 from workers.trainer.plan import learning_rate, plan_steps
 from workers.trainer.reference import answer_prompts, encode_prompts, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, pack, shared_prefix
-from workers.trainer.spec import Progress, TrainingResult, TrainingRow
+from workers.trainer.spec import Outcome, Progress, TrainingRow
 
 CPU = torch.device("cpu")
 
@@ -54,7 +56,7 @@ def train(
     precision: str = "float32",
     answers: Path | None = None,
     threads: int = 1,
-) -> TrainingResult:
+) -> Outcome:
     def listen(progress: Progress) -> None:
         if told is not None:
             told.append(progress)
@@ -62,20 +64,22 @@ def train(
             raise KeyboardInterrupt
 
     work.mkdir(parents=True, exist_ok=True)
-    return train_lora(
-        base,
-        tiny.rows() if new is None else new,
-        tiny.GENERAL,
-        tiny.rows(8, 10) if earlier is None else earlier,
-        recipe,
-        work / "out",
-        listen,
-        work / "checkpoint",
-        reference_dir=first_base,
-        answers_dir=answers,
-        threads=threads,
-        precision=precision,
-        checkpoint_every_s=checkpoint_every_s,
+    return lora.train(
+        Job(
+            model_dir=base,
+            rows=tuple(tiny.rows() if new is None else new),
+            replay_prompts=tuple(tiny.GENERAL),
+            earlier=tuple(tiny.rows(8, 10) if earlier is None else earlier),
+            recipe=recipe,
+            out_dir=work / "out",
+            progress=listen,
+            checkpoint_dir=work / "checkpoint",
+            reference_dir=first_base,
+            answers_dir=answers,
+            threads=threads,
+            precision=precision,
+            checkpoint_every_s=checkpoint_every_s,
+        )
     )
 
 
@@ -452,4 +456,4 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_table_of_methods_gives_this_function() -> None:
-    assert METHODS["lora"]() is train_lora
+    assert METHODS[LoraRecipe].load() is lora.train

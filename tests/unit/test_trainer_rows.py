@@ -13,11 +13,12 @@ import torch
 from streams.errors import Invalid
 from streams.recipes import LoraRecipe
 from tests.unit import trainer_tiny as tiny
-from workers.trainer.loop import Prepared, load_tokenizer
-from workers.trainer.lora import Adapter
+from workers.trainer.loaded import load_tokenizer
 from workers.trainer.packed import LowerStates, PackedModel
+from workers.trainer.packs import PackedLearner
 from workers.trainer.plan import learning_rate, plan_steps
 from workers.trainer.rows import EncodedRow, encode_rows, shared_prefix
+from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import TrainingRow
 
 
@@ -158,8 +159,20 @@ def test_a_steps_rows_are_dealt_so_that_the_parts_cost_nearly_the_same(parts: in
     rows = [EncodedRow(tuple(range(5 + 7 * number % 40)), 3, number) for number in range(20)]
     model = cast(PackedModel, SimpleNamespace(head_share=0.5))
     nothing = torch.zeros(0)
-    prepared = Prepared(model, Adapter({}, LoraRecipe()), rows, 2, 8, 14, LowerStates(nothing, []), [], [])
-    heaps = prepared.dealt(range(20), parts)
+    learner = PackedLearner(
+        rows=rows,
+        earlier_from=8,
+        replay_from=14,
+        model=model,
+        named={},
+        prefix=2,
+        states=LowerStates(nothing, []),
+        wanted=[],
+        steps=[],
+        replay_weight=1.0,
+        parts=cast(SideBySide, None),
+    )
+    heaps = learner.dealt(range(20), parts)
     assert sorted(number for heap in heaps for number in heap) == list(range(20))
-    costs = [sum(map(prepared.cost, heap)) for heap in heaps]
-    assert max(costs) - min(costs) <= min(map(prepared.cost, range(20)))
+    costs = [sum(map(learner.cost, heap)) for heap in heaps]
+    assert max(costs) - min(costs) <= min(map(learner.cost, range(20)))

@@ -13,7 +13,7 @@ from streams.facts.rounds import ExamplesSelected, SnapshotSelected
 from streams.history import Before, before
 from streams.orders import SelectSnapshot
 from streams.reading.learning import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
-from streams.recipes import LoraRecipe
+from streams.recipes import Recipe
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
@@ -21,7 +21,7 @@ from workers.recall.as_of import AsOf, memory_as_of
 from workers.selector.agreement import settle, words_of
 from workers.selector.opened import open_exam, open_examples, other_wordings
 from workers.selector.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotMemory, SnapshotRow, save
-from workers.trainer.rows import encode_rows
+from workers.trainer.rows import encode_rows, row_limit
 from workers.trainer.spec import TrainingRow
 
 TOO_LONG = "longer than the recipe's row_tokens"
@@ -100,7 +100,7 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     return Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped), memories)
 
 
-def _taught_to_recall(recipe: LoraRecipe, facts: Mapping[str, tuple[str, str]]) -> list[str]:
+def _taught_to_recall(recipe: Recipe, facts: Mapping[str, tuple[str, str]]) -> list[str]:
     """The recipe's share of the facts. By their words, as if by lot, so that the same corrections make the same model in whatever
     order they came."""
 
@@ -174,7 +174,8 @@ def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str],
     """Whether a prompt and its answer are short enough for the recipe, by the very function that will encode them."""
     if order.base_model is None or order.recipe is None:
         return lambda asked, answer: True
-    tokens, limit = ChatTokens(context.artifacts.path(order.base_model)), order.recipe.row_tokens
+    folder = context.artifacts.path(order.base_model)
+    tokens, limit = ChatTokens(folder), row_limit(folder, order.recipe)
 
     def fits(asked: Opened, answer: str) -> bool:
         # Turns before it are left out, if need be.

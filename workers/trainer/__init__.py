@@ -1,54 +1,52 @@
-"""Training: one method, one function, one line in the table below.
+"""Training: one method, one file under `methods`, one row in the table below.
 
-Nothing of torch is imported here, so that the worker's main process stays small: the heavy part runs in a
-child.
+Nothing of torch is imported here, so that the worker's main process stays small: the heavy part runs in a child.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Protocol
 
-from streams.recipes import LoraRecipe
-from workers.trainer.spec import Progress, TrainingResult, TrainingRow
+from msgspec import Struct
+
+from streams.recipes import (
+    FullRecipe,
+    LoraPTuningRecipe,
+    LoraRecipe,
+    Needs,
+    PretrainingRecipe,
+    PTuningRecipe,
+    Recipe,
+)
+from workers.trainer.job import Job
+from workers.trainer.spec import Outcome
 
 
 class TrainMethod(Protocol):
-    """Train on `rows` from `model_dir`, write a merged model and an adapter under `out_dir`, and say what
-    came of it.
+    """Train as the job says, and say what came of it. Same job, machine, device and threads: the same bytes, interrupted or not.
+    Raises Invalid if the model or the rows cannot be trained, Unavailable if this machine cannot."""
 
-    `replay_prompts` are general questions whose answers must not change (not people's words), `earlier` the
-    rows of former rounds, `reference_dir` the domain's first base (None: `model_dir` is it), whose answers to
-    the general prompts are taken, `answers_dir` where they are kept. What `checkpoint_dir` holds is taken up again, with the
-    result of a run that was never interrupted. Both lie in a folder that is there: one that is gone is not made again, and an
-    OSError ends the training. Raises Invalid if the model or the rows cannot be trained.
-    """
-
-    def __call__(
-        self,
-        model_dir: Path,
-        rows: Sequence[TrainingRow],
-        replay_prompts: Sequence[str],
-        earlier: Sequence[TrainingRow],
-        recipe: LoraRecipe,
-        out_dir: Path,
-        progress: Callable[[Progress], None],
-        checkpoint_dir: Path,
-        *,
-        reference_dir: Path | None = None,
-        answers_dir: Path | None = None,
-        threads: int = 1,
-        device: str = "cpu",
-        precision: str = "auto",
-        checkpoint_every_s: float = 30.0,
-    ) -> TrainingResult: ...
+    def __call__(self, job: Job) -> Outcome: ...
 
 
-def _lora() -> TrainMethod:
-    from workers.trainer.loop import train_lora
+class Method(Struct, frozen=True):
+    """`module`: where the method's function `train` is; it takes torch in, and is loaded when it is needed. `needs`: what the
+    engine must be able to do that serves what comes of it. `writes`: how much of the disk a training takes at most, in sizes of its
+    base: what it makes, a checkpoint, and one more while that is replaced."""
 
-    return train_lora
+    module: str
+    needs: Needs
+    writes: float
+
+    def load(self) -> TrainMethod:
+        train: TrainMethod = import_module(self.module).train
+        return train
 
 
-METHODS: Mapping[str, Callable[[], TrainMethod]] = {"lora": _lora}
-"""A recipe's `method` to what loads its function (loading takes torch in, so it is put off until it is
-called)."""
+METHODS: Mapping[type[Recipe], Method] = {
+    LoraRecipe: Method("workers.trainer.methods.lora", "merged", 1.5),
+    FullRecipe: Method("workers.trainer.methods.full", "merged", 7.0),
+    PTuningRecipe: Method("workers.trainer.methods.p_tuning_v2", "adapter", 1.5),
+    LoraPTuningRecipe: Method("workers.trainer.methods.lora_p_tuning_v2", "adapter", 2.5),
+    PretrainingRecipe: Method("workers.trainer.methods.continued_pretraining", "merged", 2.5),
+}

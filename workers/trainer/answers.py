@@ -26,14 +26,13 @@ def prepare(home: Path, model_dir: Path) -> bool:
     # Not before: it takes some seconds, at every start of Noria.
     import torch
 
-    from workers.trainer.loop import load_tokenizer
-    from workers.trainer.packed import PackedModel, training_dtype
+    from workers.trainer.loaded import LoadedModel, load_tokenizer, training_dtype
     from workers.trainer.reference import general_rows
 
     device = torch.device("cpu")
     dtype = training_dtype(precision, device)
     torch.set_num_threads(HEAVY_THREADS)
-    load = partial(PackedModel, model_dir, recipe.upper_layers, dtype, device)
+    load = partial(LoadedModel, model_dir, recipe.upper_layers, dtype, device)
     general_rows(load, load_tokenizer(model_dir), model_dir.name, prompts, recipe, dtype, folder)
     return True
 

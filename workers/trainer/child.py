@@ -23,6 +23,7 @@ import msgspec
 from streams.disk import is_full
 from streams.errors import Invalid, Unavailable
 from workers.trainer import METHODS
+from workers.trainer.job import job_of
 from workers.trainer.spec import Failure, Progress, TrainSpec
 
 PR_SET_PDEATHSIG = 1
@@ -68,22 +69,7 @@ def run(spec: TrainSpec, out: int) -> None:
 
     from workers.models.finish import finish
 
-    result = METHODS[spec.recipe.method]()(
-        Path(spec.model_dir),
-        spec.rows,
-        spec.replay_prompts,
-        spec.earlier,
-        spec.recipe,
-        Path(spec.out_dir),
-        told,
-        Path(spec.checkpoint_dir),
-        reference_dir=Path(spec.reference_dir) if spec.reference_dir is not None else None,
-        answers_dir=Path(spec.answers_dir) if spec.answers_dir is not None else None,
-        threads=spec.threads,
-        device=spec.device,
-        precision=spec.precision,
-        checkpoint_every_s=spec.checkpoint_every_s,
-    )
+    result = METHODS[type(spec.recipe)].load()(job_of(spec, told))
     if spec.finish:
         result = msgspec.structs.replace(result, export_difference=finish(Path(result.model_dir)))
     tell(result)

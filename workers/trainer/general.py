@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from streams.recipes import LoraRecipe
+from streams.recipes import Recipe
 
 LAYOUT = 2  # of the kept file; one of another layout is not found
 REPLAY_FILE = Path(__file__).parent / "replay.jsonl"
@@ -17,13 +17,13 @@ def general_prompts() -> tuple[str, ...]:
     return tuple(json.loads(line)["prompt"] for line in REPLAY_FILE.read_text(encoding="utf-8").splitlines())
 
 
-def chosen_prompts(prompts: Sequence[str], recipe: LoraRecipe) -> list[str]:
+def chosen_prompts(prompts: Sequence[str], recipe: Recipe) -> list[str]:
     """The general prompts of a recipe, drawn by its seed."""
     asked = [prompt for prompt in prompts if prompt.strip()]
     return random.Random(f"general {recipe.seed}").sample(asked, min(recipe.replay_rows, len(asked)))
 
 
-def kept_place(folder: Path, base_name: str, prompts: Sequence[str], recipe: LoraRecipe, precision: str) -> Path:
+def kept_place(folder: Path, base_name: str, prompts: Sequence[str], recipe: Recipe, precision: str) -> Path:
     """The file of what a base makes of the recipe's prompts, computed in `precision` (as torch names it)."""
     asked = [
         LAYOUT,

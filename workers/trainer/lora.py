@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from streams.errors import Invalid
 from streams.recipes import LoraRecipe
 
 
@@ -53,7 +54,7 @@ class Adapter:
 
 def add_adapter(model: nn.Module, upper: Mapping[str, nn.Module], recipe: LoraRecipe) -> Adapter:
     """Freeze `model` and put a LoRA layer around each linear layer of the `upper` layers (full name to
-    module). The start values depend on `recipe.seed` alone."""
+    module). The start values depend on `recipe.seed` alone. Raises Invalid where there is none."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -66,6 +67,8 @@ def add_adapter(model: nn.Module, upper: Mapping[str, nn.Module], recipe: LoraRe
             lora = LoraLinear(module, recipe.rank, scale, generator)
             setattr(layer.get_submodule(parent), last, lora)
             layers[f"{layer_name}.{name}"] = lora
+    if not layers:
+        raise Invalid(f"{type(model).__name__}: there is no linear layer that LoRA could be put around")
     return Adapter(layers, recipe)
 
 

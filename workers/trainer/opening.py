@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import Memory, with_recalled
-from streams.recipes import LoraRecipe
+from streams.recipes import Recipe
 from workers.artifacts import Artifacts
 from workers.trainer.spec import TrainingRow
 
@@ -58,7 +58,7 @@ def skill_exam() -> tuple[OpeningItem, ...]:
     return tuple(item for item in _items() if item.held_out)
 
 
-def opening_recipe(recipe: LoraRecipe) -> LoraRecipe:
+def opening_recipe(recipe: Recipe) -> Recipe:
     return replace(recipe, epochs=min(recipe.epochs, EPOCHS))
 
 

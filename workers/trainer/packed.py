@@ -5,8 +5,7 @@ one that knows packs, and the output layer is applied where a next token counts.
 run like this is not believed but measured, on a row of the data, before the training (`check_forward`).
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from streams.errors import Invalid
-from workers.cores import fast_precision
+from workers.trainer.loaded import LoadedModel, NotPacked
 from workers.trainer.rows import EncodedRow, Pack, pack
 from workers.trainer.side_by_side import SideBySide
 
@@ -24,16 +22,6 @@ ATTENTION = "noria_packed"
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 0.01}
 """Mean divergence in nats that rounding may explain: at most 4e-8 and 0.003 were measured, on a base and on two
 models trained from it."""
-
-
-def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """`precision`: "float32", "bfloat16", or "auto" for whichever is faster on the device."""
-    if precision == "auto" and device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    named = fast_precision() if precision == "auto" else precision
-    if named not in ("float32", "bfloat16"):
-        raise Invalid(f"precision must be auto, float32 or bfloat16; got {precision!r}")
-    return torch.bfloat16 if named == "bfloat16" else torch.float32
 
 
 def _attend(
@@ -89,62 +77,27 @@ def packed_attention(
     return torch.cat(parts, dim=1).transpose(0, 1).unsqueeze(0), None
 
 
-class PackedModel:
-    """A causal language model of transformers, loaded for packs. `lower` layers never change; `upper` ones
-    may.
-
-    Raises Invalid if the folder holds no model that can be run so.
-    """
+class PackedModel(LoadedModel):
+    """One that is loaded for packs. Raises NotPacked if its family cannot be run so."""
 
     def __init__(self, folder: Path, upper_share: float, dtype: torch.dtype, device: torch.device) -> None:
-        from transformers import AttentionInterface, AutoModelForCausalLM
+        from transformers import AttentionInterface
 
         AttentionInterface.register(ATTENTION, packed_attention)
-        loader: Any = AutoModelForCausalLM
-        try:
-            self.model: Any = loader.from_pretrained(
-                folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise Invalid(f"{folder.name}: not a model that can be trained ({type(error).__name__})") from error
-        self.model.to(device).eval()
-        self.device = device
-        self.dtype = dtype
-        body = self.model.get_decoder()
-        missing = [part for part in ("embed_tokens", "layers", "norm", "rotary_emb") if not hasattr(body, part)]
-        head = self.model.get_output_embeddings()
-        if missing or head is None or getattr(head, "bias", None) is not None:
-            raise Invalid(f"{type(self.model).__name__}: this family of models cannot be trained with packed rows")
-        self.body: Any = body
-        self.head: torch.Tensor = head.weight
-        count = len(body.layers)
-        self.first_upper = count - max(1, round(count * upper_share))
-        upper = sum(weight.numel() for layer in body.layers[self.first_upper :] for weight in layer.parameters())
-        self.head_share: float = self.head.numel() / upper  # of the work on a token in the upper layers
-        self.base_name = next((name for name, module in self.model.named_modules() if module is body), "model")
+        super().__init__(folder, upper_share, dtype, device)
+        if any(not hasattr(self.body, part) for part in ("embed_tokens", "norm", "rotary_emb")):
+            raise NotPacked(f"{type(self.model).__name__}: this family of models cannot be trained with packed rows")
         window = getattr(self.model.config, "sliding_window", None)
         self.window: int | None = window if getattr(self.model.config, "use_sliding_window", True) else None
-
-    def upper_layers(self) -> dict[str, torch.nn.Module]:
-        """The layers that may learn, by their full names."""
-        layers = list(self.body.layers)
-        return {f"{self.base_name}.layers.{i}": layers[i] for i in range(self.first_upper, len(layers))}
-
-    def frozen_digest(self) -> str:
-        """Of all weights that a training leaves as they are: two models that agree in it differ in the upper
-        layers alone."""
-        learning = tuple(f"{name}." for name in self.upper_layers())
-        digest = hashlib.sha256(str(self.dtype).encode())
-        for name, weight in self.model.named_parameters():
-            if not name.startswith(learning):
-                digest.update(name.encode())
-                digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()
 
     def use_packs(self) -> None:
         """From here on only packs can be run (until now the model generated text in transformers' own
         way)."""
         self.model.set_attn_implementation(ATTENTION)
+
+    def states(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        packed = pack(rows, 0, self.device)
+        return self.upper(self.lower(packed), packed)
 
     def _run(self, hidden: torch.Tensor, rows: Pack, first: int, last: int) -> torch.Tensor:
         places = self.body.rotary_emb(hidden[None], position_ids=rows.positions)
@@ -214,7 +167,7 @@ def _lower(model: PackedModel, rows: list[EncodedRow], prefix: int) -> torch.Ten
 @torch.no_grad()
 def check_forward(model: PackedModel, rows: list[EncodedRow], prefix: int) -> float:
     """Mean Kullback-Leibler divergence in nats from transformers' own forward to the packed one, over two rows.
-    Raises Invalid if it is more than rounding explains: then this family needs a path of its own.
+    Raises NotPacked if it is more than rounding explains.
 
     Probabilities are compared, not log-probabilities: those of tokens that nobody would choose differ by a tenth
     in bf16, whichever way they are computed (either way is as far from fp32, measured).
@@ -227,22 +180,15 @@ def check_forward(model: PackedModel, rows: list[EncodedRow], prefix: int) -> fl
         expected.append(logits[0, row.answer_at - 1 : -1].float().log_softmax(-1))
     model.use_packs()
     packed = pack(few, prefix, model.device)
-    found = functional.linear(model.upper(model.lower(packed), packed), model.head).float().log_softmax(-1)
+    try:
+        states = model.upper(model.lower(packed), packed)
+    except (TypeError, AttributeError, ValueError, IndexError, RuntimeError) as error:
+        raise NotPacked(f"{type(model.model).__name__}: packed rows cannot be run ({type(error).__name__})") from error
+    found = functional.linear(states, model.head).float().log_softmax(-1)
     log_q = torch.cat(expected)
     divergence = float((log_q.exp() * (log_q - found)).sum(-1).mean())
     if not divergence <= ROUNDING[model.dtype]:
-        raise Invalid(
+        raise NotPacked(
             f"{type(model.model).__name__}: packed rows give other probabilities (divergence {divergence:.3g} nats)"
         )
     return divergence
-
-
-def deterministic(device: torch.device) -> Callable[[], None]:
-    """Ask torch for the same bits at every run; gives back what undoes it. (On CUDA some operations only
-    warn.)"""
-    before, warned = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    return partial(torch.use_deterministic_algorithms, before, warn_only=warned)

@@ -7,12 +7,10 @@ from collections.abc import Callable
 import msgspec
 
 from streams.errors import Invalid, Unavailable
-from workers.trainer.spec import Failure, Progress, TrainingResult, TrainSpec
+from workers.trainer.spec import Failure, Outcome, Progress, TrainSpec
 
 KILL_AFTER_S = 30.0
-_LINES: msgspec.json.Decoder[Progress | TrainingResult | Failure] = msgspec.json.Decoder(
-    Progress | TrainingResult | Failure
-)
+_LINES: msgspec.json.Decoder[Progress | Outcome | Failure] = msgspec.json.Decoder(Progress | Outcome | Failure)
 
 
 class Trainer:
@@ -45,7 +43,7 @@ class Trainer:
             if pipe is not None:
                 pipe.close()
 
-    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> TrainingResult:
+    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> Outcome:
         """Train as `spec` says and wait for it, calling `progress` for each of the child's lines. Can be called once.
 
         When `progress` raises (a lost lease, a cancelled round), the child is ended first and the error goes on to the caller.
@@ -54,7 +52,7 @@ class Trainer:
         child), RuntimeError for a bug in the child.
         """
         assert self._child.stdin is not None and self._child.stdout is not None
-        last: Progress | TrainingResult | Failure | None = None
+        last: Progress | Outcome | Failure | None = None
         try:
             try:
                 with self._child.stdin as pipe:
@@ -68,7 +66,7 @@ class Trainer:
             code = self._child.wait(timeout=KILL_AFTER_S)
         finally:
             self.close()
-        if isinstance(last, TrainingResult) and code == 0:
+        if isinstance(last, Outcome) and code == 0:
             return last
         if not isinstance(last, Failure):
             raise Unavailable(f"the training child ended with code {code} and no result")

@@ -5,7 +5,8 @@ import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from streams.recipes import LoraRecipe
+from streams.recipes import Recipe
+from workers.trainer.rows import EncodedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,31 @@ class Step:
     fresh: tuple[int, ...]
     earlier: tuple[int, ...]
     replay: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedRows:
+    """The rows of a training, counted through: new ones, earlier ones, general ones."""
+
+    rows: list[EncodedRow]
+    earlier_from: int
+    replay_from: int
+
+    def numbers(self, step: Step) -> list[int]:
+        """The rows of a step: new, earlier, general."""
+        earlier = (self.earlier_from + number for number in step.earlier)
+        return [*step.fresh, *earlier, *(self.replay_from + number for number in step.replay)]
+
+    def kinds(self, numbers: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+        """New, earlier and general ones among `numbers`."""
+        return (
+            [number for number in numbers if number < self.earlier_from],
+            [number for number in numbers if self.earlier_from <= number < self.replay_from],
+            [number for number in numbers if number >= self.replay_from],
+        )
+
+    def answer_tokens(self, number: int) -> int:
+        return self.rows[number].answer_tokens
 
 
 def _shuffled(chance: random.Random, items: Sequence[int]) -> list[int]:
@@ -54,7 +80,7 @@ class _Wordings:
 
 
 def plan_steps(
-    recipe: LoraRecipe,
+    recipe: Recipe,
     fresh: Sequence[int],
     earlier: Sequence[int],
     replay_rows: int,
@@ -92,7 +118,7 @@ def plan_steps(
     return steps
 
 
-def learning_rate(recipe: LoraRecipe, step: int, steps: int) -> float:
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """Rising over the warm-up, then falling linearly; `step` counts from 0 and the last one is still above
     zero."""
     warm = max(1, round(recipe.warmup_share * steps))

@@ -63,5 +63,7 @@ def _snapshot(order: RebuildCandidate, context: Context) -> str:
         pin=order.pin,
         base_model=order.base_model,
         recipe=order.recipe,
+        recall=order.recall,
+        opening=order.opening,
     )
     return save(select(again, context), context.artifacts)

@@ -20,9 +20,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from streams.recipes import LoraRecipe
+from streams.recipes import Recipe
 from workers.alone import alone
 from workers.trainer.general import chosen_prompts, kept_place, lock_of
+from workers.trainer.loaded import LoadedModel
 from workers.trainer.packed import LowerStates, PackedModel
 from workers.trainer.rows import EncodedRow, common_start, control_texts, pack, prompt_ids
 from workers.trainer.side_by_side import SideBySide
@@ -59,7 +60,7 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], limit: int) -> list[t
 
 @torch.no_grad()
 def answer_prompts(
-    model: PackedModel, tokenizer: Any, prompts: Sequence[tuple[int, ...]], tokens: int, rows_at_once: int = 128
+    model: LoadedModel, tokenizer: Any, prompts: Sequence[tuple[int, ...]], tokens: int, rows_at_once: int = 128
 ) -> General:
     """The model's own greedy answers, at most `tokens` long, with the states that made them. Must run before
     `model.use_packs()`, and before any adapter is put in.
@@ -117,11 +118,11 @@ def answer_prompts(
 
 
 def general_rows(
-    load: Callable[[], PackedModel],
+    load: Callable[[], LoadedModel],
     tokenizer: Any,
     name: str,
     prompts: Sequence[str],
-    recipe: LoraRecipe,
+    recipe: Recipe,
     dtype: torch.dtype,
     kept: Path | None,
 ) -> General | None:
@@ -145,9 +146,7 @@ def general_rows(
     return _read(place)
 
 
-def _answers(
-    load: Callable[[], PackedModel], tokenizer: Any, prompts: Sequence[str], recipe: LoraRecipe
-) -> General | None:
+def _answers(load: Callable[[], LoadedModel], tokenizer: Any, prompts: Sequence[str], recipe: Recipe) -> General | None:
     limit = recipe.row_tokens - recipe.replay_answer_tokens
     chosen = encode_prompts(tokenizer, chosen_prompts(prompts, recipe), limit)
     if not chosen:

@@ -8,12 +8,14 @@ row.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streams.control_tokens import escape_control_tokens
+from streams.recipes import LoraPTuningRecipe, PTuningRecipe, Recipe
 from streams.turns import turns_of
 from workers.models.tokens import control_tokens
 from workers.trainer.spec import TrainingRow
@@ -22,15 +24,19 @@ if TYPE_CHECKING:
     import torch  # taking in half a second of it is no price for knowing how long a row is
 
 
+CONFIG_FILE = "config.json"
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class EncodedRow:
     """`ids`: the whole row; tokens from `answer_at` on are the answer, its end mark included. `group`: number
-    of the fact; `beside` as in `TrainingRow`."""
+    of the fact; `beside` as in `TrainingRow`; `row`: number of the given row that it is of."""
 
     ids: tuple[int, ...]
     answer_at: int
     group: int
     beside: bool = False
+    row: int = 0
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -92,7 +98,8 @@ def prompt_ids(tokenizer: Any, row: TrainingRow, controls: Sequence[str], limit:
 
 
 def encode_rows(tokenizer: Any, rows: Sequence[TrainingRow], limit: int) -> list[EncodedRow]:
-    """Rows as tokens, in their order. A row without an answer or longer than `limit` tokens is left out."""
+    """Rows as tokens, in their order. A row without an answer or longer than `limit` tokens is left out; text is cut into as many
+    rows as it takes."""
     controls = control_texts(tokenizer)
     groups: dict[str, int] = {}
     encoded: list[EncodedRow] = []
@@ -103,12 +110,29 @@ def encode_rows(tokenizer: Any, rows: Sequence[TrainingRow], limit: int) -> list
         # Apart from the prompt, as the engine will make it: a text cut as a whole could join tokens across
         # the border.
         answer_ids = (*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+        if row.text:
+            for start in range(0, len(answer_ids) - 1, limit):  # nothing is learned of a single token
+                piece, group = answer_ids[start : start + limit], groups.setdefault(f"t{number} {start}", len(groups))
+                encoded.append(EncodedRow(piece, 1, group, row.beside, number))
+            continue
         before = prompt_ids(tokenizer, row, controls, limit - len(answer_ids))
         if before is None:
             continue
         key = f"g{row.group}" if row.group is not None else f"n{number}"
-        encoded.append(EncodedRow(before + answer_ids, len(before), groups.setdefault(key, len(groups)), row.beside))
+        group = groups.setdefault(key, len(groups))
+        encoded.append(EncodedRow(before + answer_ids, len(before), group, row.beside, number))
     return encoded
+
+
+def row_limit(folder: Path, recipe: Recipe) -> int:
+    """How many tokens a row may have: as the recipe says, and no more than the model in `folder` reads beside those that the recipe
+    puts before them."""
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) if (folder / CONFIG_FILE).is_file() else {}
+    context = config.get("max_position_embeddings")
+    if not isinstance(context, int):
+        return recipe.row_tokens
+    before = recipe.virtual_tokens if isinstance(recipe, PTuningRecipe | LoraPTuningRecipe) else 0
+    return min(recipe.row_tokens, context - before)
 
 
 def common_start(sequences: Sequence[tuple[int, ...]]) -> int:

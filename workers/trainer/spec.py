@@ -1,8 +1,8 @@
 """What the trainer is given and what it gives back. No torch here: the parent process imports this."""
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from streams.recipes import LoraRecipe
+from streams.recipes import Needs, Recipe
 
 
 class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -10,7 +10,7 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     `history` holds the turns before the prompt, oldest first, as (asked, answered); an empty side is no turn. Rows with the same
     `group` are wordings of one fact; a row without a group stands for itself. `beside`: it is taught beside another row of the same
-    fact, and takes no step for itself.
+    fact, and takes no step for itself. `text`: the answer is text as it stands in a document, learned without a question.
     """
 
     prompt: str
@@ -19,6 +19,7 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     history: tuple[tuple[str, str], ...] = ()
     group: str | None = None
     beside: bool = False
+    text: bool = False
 
     def __repr__(self) -> str:
         return "TrainingRow(sealed)"  # a traceback or a log line that shows a row must not show people's words
@@ -39,11 +40,14 @@ class Progress(Struct, frozen=True, kw_only=True, tag="progress", tag_field="kin
     seconds_left: float | None
 
 
-class TrainingResult(Struct, frozen=True, kw_only=True, tag="result", tag_field="kind"):
-    """`model_dir` is the merged model in fp32, `adapter_dir` the same change as an adapter in PEFT's format.
+class Outcome(Struct, frozen=True, kw_only=True, tag="outcome", tag_field="kind"):
+    """What came of a training. `model_dir` is a model folder of its own, in fp32; `adapter_dir` what was learned, alone, in PEFT's
+    format, or `model_dir` itself where a method changes the weights. `needs` as in `streams.recipes`: where it is "adapter",
+    `model_dir` holds that under `adapter/`.
 
-    `tokens` counts what went through the layers that learn. `seconds` and `cpu_seconds` are this process's
-    own: a run that was taken up again (`resumed_at_step` > 0) counts from there.
+    `tokens` counts what went through the layers that learn. `seconds` and `cpu_seconds` are this process's own: a run that was
+    taken up again (`resumed_at_step` > 0) counts from there. `fallback`: why the rows were run one by one and not in packs, if
+    they were. `metrics`: what else the method tells, by name.
     """
 
     steps: int
@@ -59,6 +63,9 @@ class TrainingResult(Struct, frozen=True, kw_only=True, tag="result", tag_field=
     precision: str
     model_dir: str
     adapter_dir: str
+    needs: Needs = "merged"
+    fallback: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     export_difference: float | None = None  # see workers.models.finish; None if the model was not finished
 
 
@@ -78,7 +85,7 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rows: tuple[TrainingRow, ...]
     replay_prompts: tuple[str, ...]
     earlier: tuple[TrainingRow, ...]
-    recipe: LoraRecipe
+    recipe: Recipe
     out_dir: str
     checkpoint_dir: str
     reference_dir: str | None = None

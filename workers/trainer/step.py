@@ -21,10 +21,11 @@ from workers.made_with import made_with
 from workers.models.golden import GOLDEN_FILE
 from workers.register import TRAINING_FOLDER, Words, WordsGone, register, strike
 from workers.selector.snapshot import Snapshot, SnapshotMemory, SnapshotRow, load, open_memory, open_prompt
+from workers.trainer import METHODS
 from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
 from workers.trainer.opening import Candidate, Openings, opening_recipe, opening_rows
 from workers.trainer.parent import Trainer
-from workers.trainer.spec import Progress, TrainingResult, TrainingRow, TrainSpec
+from workers.trainer.spec import Outcome, Progress, TrainingRow, TrainSpec
 
 RECALLED = "recalled"  # tells the group of a fact's rows behind what is recalled from that of its bare ones
 SPARE_BYTES = 256_000_000  # for the log, the tables and the exam meanwhile
@@ -34,7 +35,7 @@ class Made(Struct, frozen=True):
     """What a training made. `erased`: the examples and wordings of its snapshot whose words were gone. `folder` holds it, and is to
     be struck from the register once it was kept."""
 
-    result: TrainingResult
+    result: Outcome
     made_with: MadeWith
     erased: int
     folder: Path
@@ -124,9 +125,9 @@ def _spec(
 
 
 def no_room(order: TrainCandidate, context: Context) -> WaitsFor | None:
-    """Whether the disk has no room for what the training writes: a model as large as its base, checkpoints of an adapter and of its
-    optimiser (a quarter of that, and one more while it is replaced), and some that is nobody's."""
-    needed = context.artifacts.size_bytes(order.base_model) * 3 // 2 + SPARE_BYTES
+    """Whether the disk has no room for what the training writes, and some that is nobody's."""
+    writes = METHODS[type(order.recipe)].writes
+    needed = round(context.artifacts.size_bytes(order.base_model) * writes) + SPARE_BYTES
     return "disk_space" if shutil.disk_usage(context.settings.artifacts).free < needed else None
 
 

@@ -1,0 +1,56 @@
+"""What a method of training is given. No torch here."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from streams.recipes import Recipe
+from workers.trainer.spec import Progress, TrainingRow, TrainSpec
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """Train on `rows` from the weights in `model_dir`, as `recipe` says, and write what comes of it under `out_dir`.
+
+    `earlier`: the rows of former rounds. `replay_prompts`: general questions whose answers must not change (not people's words).
+    `reference_dir`: the domain's first base, whose answers to them are taken (None: `model_dir` is it); `answers_dir`: where
+    these are kept. What `checkpoint_dir` holds is taken up again, with the result of a run that was never interrupted. It and
+    `out_dir` lie in a folder that is there: one that is gone is not made again, and an OSError ends the training.
+    """
+
+    model_dir: Path
+    rows: tuple[TrainingRow, ...]
+    recipe: Recipe
+    out_dir: Path
+    checkpoint_dir: Path
+    progress: Callable[[Progress], None]
+    replay_prompts: tuple[str, ...] = ()
+    earlier: tuple[TrainingRow, ...] = ()
+    reference_dir: Path | None = None
+    answers_dir: Path | None = None
+    threads: int = 1
+    device: str = "cpu"
+    precision: str = "auto"
+    checkpoint_every_s: float = 30.0
+
+    def __repr__(self) -> str:
+        return "Job(sealed)"
+
+
+def job_of(spec: TrainSpec, progress: Callable[[Progress], None]) -> Job:
+    return Job(
+        model_dir=Path(spec.model_dir),
+        rows=spec.rows,
+        recipe=spec.recipe,
+        out_dir=Path(spec.out_dir),
+        checkpoint_dir=Path(spec.checkpoint_dir),
+        progress=progress,
+        replay_prompts=spec.replay_prompts,
+        earlier=spec.earlier,
+        reference_dir=Path(spec.reference_dir) if spec.reference_dir is not None else None,
+        answers_dir=Path(spec.answers_dir) if spec.answers_dir is not None else None,
+        threads=spec.threads,
+        device=spec.device,
+        precision=spec.precision,
+        checkpoint_every_s=spec.checkpoint_every_s,
+    )

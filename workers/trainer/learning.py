@@ -1,0 +1,268 @@
+"""What every method does: rows to tokens, a model to run them, the steps, and what is told of them in the end. What learns in the
+model is the method's own."""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import torch
+
+from streams.errors import Invalid
+from streams.recipes import Needs
+from workers.trainer.job import Job
+from workers.trainer.loaded import LoadedModel, NotPacked, deterministic, load_tokenizer, training_dtype
+from workers.trainer.loop import Taken, stands, take_steps
+from workers.trainer.packed import LowerStates, PackedModel, check_forward
+from workers.trainer.packs import PackedLearner
+from workers.trainer.plain import CHECKPOINTED, PlainLearner, PlainModel
+from workers.trainer.plan import Step, plan_steps
+from workers.trainer.reference import General, final_states, general_rows
+from workers.trainer.rows import EncodedRow, encode_rows, row_limit, shared_prefix
+from workers.trainer.side_by_side import SideBySide
+from workers.trainer.spec import Outcome
+
+LONGEST_PACKED = 2048  # tokens: the attention of a pack takes memory by the square of its longest row
+
+Insert = Callable[[LoadedModel], Mapping[str, torch.nn.Parameter]]
+"""Puts into a model what learns, makes everything else of it stay as it is, and names what learns."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    started: float = field(default_factory=time.monotonic)
+    cpu_started: float = field(default_factory=time.process_time)
+
+
+@contextmanager
+def machine(job: Job) -> Iterator[Clock]:
+    """torch on the job's threads, with the same bits at every run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.threads)
+    undo = deterministic(torch.device(job.device))
+    try:
+        yield Clock()
+    finally:
+        undo()
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`left_out`: so many of the new rows are empty or too long."""
+
+    fresh: list[EncodedRow]
+    old: list[EncodedRow]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Learnt:
+    model: LoadedModel
+    encoded: Encoded
+    steps: Sequence[Step]
+    taken: Taken
+    fallback: str | None
+
+    def outcome(
+        self,
+        job: Job,
+        clock: Clock,
+        model_dir: Path,
+        adapter_dir: Path,
+        needs: Needs,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Outcome:
+        per_epoch = len(self.steps) // job.recipe.epochs
+        losses, divergences = self.taken.losses, self.taken.divergences
+        return Outcome(
+            steps=len(self.steps),
+            epoch_losses=tuple(statistics.fmean(losses[i : i + per_epoch]) for i in range(0, len(losses), per_epoch)),
+            final_loss=statistics.fmean(losses[-per_epoch:]),
+            final_replay_divergence=statistics.fmean(divergences[-per_epoch:]) if divergences else None,
+            tokens=self.taken.tokens,
+            rows=len(self.encoded.fresh),
+            rows_left_out=self.encoded.left_out,
+            seconds=time.monotonic() - clock.started,
+            cpu_seconds=time.process_time() - clock.cpu_started,
+            resumed_at_step=self.taken.resumed_at,
+            precision=str(self.model.dtype).removeprefix("torch."),
+            model_dir=str(model_dir),
+            adapter_dir=str(adapter_dir),
+            needs=needs,
+            fallback=self.fallback,
+            metrics=dict(metrics or {}),
+        )
+
+
+def learn(
+    job: Job,
+    insert: Insert,
+    *,
+    packed: bool = True,
+    dtype: torch.dtype | None = None,
+    look: Callable[[LoadedModel, str], None] = lambda model, when: None,
+) -> Learnt:
+    """Train what `insert` puts into the model of the job; the model is left with it. `packed`: rows are run in packs, if they can
+    be. `look` is given the model "before" and "after". Raises Invalid if the model or the rows cannot be trained."""
+    job.recipe.check()
+    started = time.monotonic()
+    job.progress(stands("preparing", 0))
+    encoded = encode(job)
+    device = torch.device(job.device)
+    asked = _Asked(job, encoded, device, dtype or training_dtype(job.precision, device), insert, look)
+    refused: str | None = None
+    with SideBySide(job.threads if device.type == "cpu" else 1) as parts:
+        learner: PackedLearner | PlainLearner | None = None
+        if packed:
+            try:
+                learner = _packed(asked, parts)
+            except NotPacked as error:
+                refused = str(error)
+        if learner is None:
+            learner = _plain(asked)
+        run = _name_of_run(asked, learner)
+        taken = take_steps(learner, job, run, (time.monotonic() - started) / 4)
+        look(learner.model, "after")
+    job.progress(stands("saving", len(learner.steps)))
+    job.out_dir.mkdir(exist_ok=True, mode=0o700)  # what it lies in must be there: see `save_checkpoint`
+    return Learnt(learner.model, encoded, learner.steps, taken, refused)
+
+
+def encode(job: Job) -> Encoded:
+    """The job's rows as tokens. Raises Invalid if none is left of the new ones."""
+    if not job.rows:
+        raise Invalid("there is nothing to learn: the snapshot holds no row")
+    tokenizer = load_tokenizer(job.model_dir)
+    limit = row_limit(job.model_dir, job.recipe)
+    fresh, old = (encode_rows(tokenizer, rows, limit) for rows in (job.rows, job.earlier))
+    if not fresh:
+        raise Invalid(f"none of the {len(job.rows)} rows can be trained: they are empty or above {limit} tokens")
+    return Encoded(fresh, old, len(job.rows) - len({row.row for row in fresh}))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    job: Job
+    encoded: Encoded
+    device: torch.device
+    dtype: torch.dtype
+    insert: Insert
+    look: Callable[[LoadedModel, str], None]
+
+    @property
+    def reference_dir(self) -> Path | None:
+        """None where the model is the domain's first."""
+        found = self.job.reference_dir
+        return found if found is not None and found.resolve() != self.job.model_dir.resolve() else None
+
+    def general(self, model: LoadedModel) -> General | None:
+        """The general rows; `model` as it came."""
+        job, kind = self.job, type(model)
+        if not job.recipe.replay_rows_per_step:
+            return None
+
+        def load() -> LoadedModel:
+            there = self.reference_dir
+            return model if there is None else kind(there, job.recipe.upper_layers, self.dtype, self.device)
+
+        name, tokenizer = (self.reference_dir or job.model_dir).name, load_tokenizer(job.model_dir)
+        return general_rows(load, tokenizer, name, job.replay_prompts, job.recipe, self.dtype, job.answers_dir)
+
+    def steps(self, general: General | None) -> list[Step]:
+        fresh, old = self.encoded.fresh, self.encoded.old
+        count = len(general.rows) if general is not None else 0
+        beside = {row.group for row in fresh if row.beside}
+        return plan_steps(self.job.recipe, [row.group for row in fresh], [row.group for row in old], count, beside)
+
+    def everything(self, general: General | None) -> list[EncodedRow]:
+        return [*self.encoded.fresh, *self.encoded.old, *(general.rows if general is not None else ())]
+
+
+def _packed(asked: _Asked, parts: SideBySide) -> PackedLearner:
+    """Raises NotPacked."""
+    job, encoded = asked.job, asked.encoded
+    longest = max(len(row.ids) for row in (*encoded.fresh, *encoded.old))
+    if longest > LONGEST_PACKED:
+        raise NotPacked(f"rows of {longest} tokens are too long for packs")
+    model = PackedModel(job.model_dir, job.recipe.upper_layers, asked.dtype, asked.device)
+    general = asked.general(model)
+    everything = asked.everything(general)
+    longest = max(len(row.ids) for row in everything)
+    if model.window is not None and longest > model.window:
+        raise NotPacked(f"rows of {longest} tokens are longer than the model's window of {model.window}")
+    prefix = shared_prefix(everything)
+    check_forward(model, everything, prefix)
+    asked.look(model, "before")
+    states = LowerStates.computed(model, [*encoded.fresh, *encoded.old], prefix, parts)
+    wanted: list[torch.Tensor] = []
+    if general is not None:
+        same_below = general.frozen == model.frozen_digest()
+        lower = (
+            general.lower.to(asked.device) if same_below else LowerStates.computed(model, general.rows, prefix, parts)
+        )
+        if asked.reference_dir is None:
+            wanted = [row.to(asked.device) for row in general.final]
+        else:
+            wanted = final_states(model, general.rows, lower, parts)
+        states = states.joined(lower)
+    return PackedLearner(
+        rows=everything,
+        earlier_from=len(encoded.fresh),
+        replay_from=len(encoded.fresh) + len(encoded.old),
+        model=model,
+        named=asked.insert(model),
+        prefix=prefix,
+        states=states,
+        wanted=wanted,
+        steps=asked.steps(general),
+        replay_weight=job.recipe.replay_weight,
+        parts=parts,
+    )
+
+
+def _plain(asked: _Asked) -> PlainLearner:
+    job, encoded = asked.job, asked.encoded
+    model = PlainModel(job.model_dir, job.recipe.upper_layers, asked.dtype, asked.device)
+    general = asked.general(model)
+    everything = asked.everything(general)
+    model.check_head(everything)
+    asked.look(model, "before")
+    wanted: list[torch.Tensor] = []
+    if general is not None:
+        first = asked.reference_dir is None
+        wanted = [row.to(asked.device) for row in general.final] if first else model.final_states(general.rows)
+    before = model.head.detach().clone()
+    named = asked.insert(model)
+    if model.before is None and max(len(row.ids) for row in everything) > CHECKPOINTED:
+        model.keep_little()
+    return PlainLearner(
+        rows=everything,
+        earlier_from=len(encoded.fresh),
+        replay_from=len(encoded.fresh) + len(encoded.old),
+        model=model,
+        named=named,
+        wanted=wanted,
+        wanted_head=before if any(weight is model.head for weight in named.values()) else None,
+        steps=asked.steps(general),
+        replay_weight=job.recipe.replay_weight,
+    )
+
+
+def _name_of_run(asked: _Asked, learner: PackedLearner | PlainLearner) -> str:
+    """Tells checkpoints of other runs from this one's by sizes, recipe and folders: nothing that is computed
+    from words."""
+    sizes = (
+        len(learner.rows),
+        learner.earlier_from,
+        learner.replay_from,
+        learner.prefix if isinstance(learner, PackedLearner) else None,
+        str(asked.dtype),
+    )
+    names = (asked.job.model_dir.name, (asked.reference_dir or asked.job.model_dir).name)
+    known = msgspec.json.encode((asked.job.recipe, sizes, *names, str(asked.device)))
+    return hashlib.sha256(known).hexdigest()

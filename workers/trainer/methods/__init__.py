@@ -1,0 +1,1 @@
+"""The methods of training: each file has one function, `train(job) -> Outcome`."""

@@ -1,0 +1,117 @@
+"""Learning from rows as transformers itself runs them, side by side behind padding: for what packs do not carry (families whose
+attention is another, rows too long to be laid side by side), and for what all layers see (a prefix) or all weights learn by."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from streams.errors import Invalid
+from workers.trainer.loaded import LoadedModel
+from workers.trainer.loop import Done
+from workers.trainer.losses import label_loss, soft_loss
+from workers.trainer.plan import CountedRows, Step
+from workers.trainer.rows import EncodedRow
+
+TOKENS_AT_ONCE = 2048  # with the padding
+CHECKPOINTED = 1024  # tokens of a row, above which a layer's inner states are computed again and not kept
+HEAD_ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}  # mean divergence in nats that rounding may explain
+
+
+class PlainModel(LoadedModel):
+    """One that is run as it is. `before`: gives the keys and values that stand before every row, for so many rows; None: nothing
+    does."""
+
+    before: Callable[[int], Any] | None = None
+    before_tokens = 0
+
+    def states(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        width = max(len(row.inputs) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        seen = torch.zeros(len(rows), self.before_tokens + width, dtype=torch.long)
+        seen[:, : self.before_tokens] = 1
+        for number, row in enumerate(rows):
+            ids[number, : len(row.inputs)] = torch.tensor(row.inputs)
+            seen[number, self.before_tokens : self.before_tokens + len(row.inputs)] = 1
+        out = self.body(
+            input_ids=ids.to(self.device),
+            attention_mask=seen.to(self.device),
+            past_key_values=self.before(len(rows)) if self.before is not None else None,
+            use_cache=False,
+        ).last_hidden_state
+        return torch.cat([out[number, row.answer_at - 1 : len(row.inputs)] for number, row in enumerate(rows)])
+
+    def final_states(self, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
+        """Of each row (answer tokens, width), as the model stands."""
+        found: dict[int, torch.Tensor] = {}
+        with torch.no_grad():
+            for numbers in batches(rows, range(len(rows))):
+                few = [rows[number] for number in numbers]
+                states = torch.split(self.states(few), [row.answer_tokens for row in few])
+                found |= dict(zip(numbers, states, strict=True))
+        return [found[number] for number in range(len(rows))]
+
+    def keep_little(self) -> None:
+        """Compute a layer's inner states again in the backward pass and do not keep them: for long rows."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for layer in self.body.layers:
+            layer.training = True  # of itself alone: what drops out in training is further in, and stays as it is
+
+    @torch.no_grad()
+    def check_head(self, rows: Sequence[EncodedRow]) -> None:
+        """Raise Invalid if this family does more behind the last layer than to multiply by the output layer."""
+        few = rows[:1]
+        found = functional.linear(self.states(few), self.head).float().log_softmax(-1)
+        logits = self.model(torch.tensor([few[0].ids], device=self.device), use_cache=False).logits
+        log_q = logits[0, few[0].answer_at - 1 : -1].float().log_softmax(-1)
+        divergence = float((log_q.exp() * (log_q - found)).sum(-1).mean())
+        if not divergence <= HEAD_ROUNDING[self.dtype]:
+            raise Invalid(f"{type(self.model).__name__}: models of this family cannot be trained (output layer)")
+
+
+def batches(rows: Sequence[EncodedRow], numbers: Sequence[int]) -> list[list[int]]:
+    """`numbers` by the length of their rows, so many at once that they are few tokens with the padding."""
+    found: list[list[int]] = []
+    for number in sorted(numbers, key=lambda number: (-len(rows[number].ids), number)):
+        if found and (len(found[-1]) + 1) * len(rows[found[-1][0]].ids) <= TOKENS_AT_ONCE:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainLearner(CountedRows):
+    """All that the steps need. `wanted_head`: the output layer as it was, where it learns."""
+
+    model: PlainModel
+    named: Mapping[str, torch.nn.Parameter]
+    wanted: list[torch.Tensor]
+    wanted_head: torch.Tensor | None
+    steps: list[Step]
+    replay_weight: float
+
+    def one_step(self, step: Step) -> Done:
+        losses, tokens = [0.0, 0.0, 0.0], 0
+        kinds = self.kinds(self.numbers(step))
+        for kind, numbers in enumerate(kinds):
+            answers = sum(map(self.answer_tokens, numbers))
+            for few in batches(self.rows, numbers):
+                rows = [self.rows[number] for number in few]
+                share = sum(row.answer_tokens for row in rows) / answers
+                states = self.model.states(rows)
+                if kind == 2:
+                    wanted = torch.cat([self.wanted[number - self.replay_from] for number in few])
+                    loss = soft_loss(states, self.model.head, wanted, self.wanted_head) * share
+                else:
+                    targets = [token for row in rows for token in row.ids[row.answer_at :]]
+                    loss = label_loss(states, self.model.head, torch.tensor(targets, device=self.model.device)) * share
+                torch.autograd.backward(loss * (self.replay_weight if kind == 2 else 1.0))
+                losses[kind] += float(loss.detach())
+                tokens += sum(len(row.inputs) for row in rows)
+        for parameter in self.named.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return Done(losses[0], losses[2] if step.replay else None, tokens)
