@@ -14,6 +14,7 @@ from sqlalchemy import text
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from api import (
+    bases,
     comparisons,
     conversations,
     datasets,
@@ -174,6 +175,7 @@ def create_app(services: Services) -> Flask:
     concepts = (
         door,
         conversations,
+        bases,
         domains,
         rounds,
         comparisons,

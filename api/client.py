@@ -463,6 +463,16 @@ class Door:
     def roll_back(self, domain: str, to: int) -> Json:
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/rollback", {"to": to}))
 
+    def bases(self) -> list[Json]:
+        return _data(self.get("/v1/bases"))
+
+    def base(self, base: str) -> Json:
+        return _object(self.get(f"/v1/bases/{_part(base)}"))
+
+    def add_base(self, model: str) -> Json:
+        """Enter the base that lies under that digest: {"base", "model", "known", "position"}."""
+        return _object(self.send("POST", "/v1/bases", {"model": model}))
+
     def compare(self, domain: str) -> Json:
         """Ask for a comparison: {"comparison_id", "known", "position"}. One that is under way is the one that is asked for."""
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/comparisons", {}))

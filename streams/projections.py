@@ -6,7 +6,7 @@ from typing import assert_never
 from streams.domain import Domain
 from streams.envelope import Recorded
 from streams.events import DomainEvent
-from streams.facts import comparisons, documents, domains, exam, examples, orders, people, releases, rounds
+from streams.facts import bases, comparisons, documents, domains, exam, examples, orders, people, releases, rounds
 from streams.writes import Write
 
 
@@ -25,6 +25,8 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
         return domains.rows(before, after, recorded, event)
     if isinstance(event, comparisons.ComparisonEvent):
         return comparisons.rows(before, after, recorded, event)
+    if isinstance(event, bases.BaseEvent):
+        return bases.rows(recorded, event)
     if isinstance(event, documents.DocumentEvent):
         return documents.rows(recorded, event)
     if isinstance(event, exam.ExamEvent):

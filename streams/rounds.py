@@ -16,7 +16,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from streams.domain import Comparing, Domain, Rebuild, Round, prospect, startable, without_the_future
 from streams.envelope import Consequence, Recorded
 from streams.events import DomainEvent
-from streams.facts import comparisons, documents, domains, exam, examples, people, releases, rounds
+from streams.facts import bases, comparisons, documents, domains, exam, examples, people, releases, rounds
 from streams.facts import orders as order_facts
 from streams.gate import judge
 from streams.orders import (
@@ -46,7 +46,7 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         return domains.fold(state, event)
     if isinstance(event, comparisons.ComparisonEvent):
         return comparisons.fold(state, recorded, event)
-    if isinstance(event, documents.DocumentEvent | exam.ExamEvent):
+    if isinstance(event, bases.BaseEvent | documents.DocumentEvent | exam.ExamEvent):
         return state
     if isinstance(event, order_facts.OrderEvent):
         return order_facts.fold(state, event)

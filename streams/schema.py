@@ -9,6 +9,7 @@
 
 import sqlalchemy as sa
 
+from streams.facts.bases import bases
 from streams.facts.comparisons import comparisons
 from streams.facts.conversations import feedback, feedback_counts, prompts, replies
 from streams.facts.documents import documents, passages
@@ -40,6 +41,7 @@ from streams.tables import (
 __all__ = [
     "MACHINE_SCHEMAS",
     "api_keys",
+    "bases",
     "claims",
     "comparisons",
     "documents",

@@ -77,6 +77,7 @@ class FakeDoor:
         self.rounds: list[Json] = []
         self.releases: list[Json] = []
         self.comparisons: list[Json] = []  # the newest first
+        self.bases: list[Json] = []
         self.compared: Json = MADE  # what comes of one that is under way, once it has been looked at
         self.exam: list[Json] = []
         self.refuse_after: int | None = None  # so many questions are taken, and then the log is away
@@ -184,6 +185,22 @@ MADE: Json = {
     "duration_s": 61.0,
     "ended_at": "2026-11-28T08:16:32Z",
 }
+
+
+def new_base(**known: Any) -> Json:
+    return {
+        "base": "heron-2b",
+        "model": "sha256:" + "a5" * 32,
+        "family": "Qwen3",
+        "parameters": 2_031_739_904,
+        "context_tokens": 32_768,
+        "vocabulary": 151_936,
+        "licence": None,
+        "engines": ["llamacpp", "transformers"],
+        "by": "ops",
+        "added_at": now(),
+        **known,
+    }
 
 
 def new_comparison(domain: str, **known: Any) -> Json:
@@ -627,6 +644,24 @@ def application(door: FakeDoor) -> Flask:
         for row in door.comparisons:
             row.update(door.compared if row["outcome"] == "under_way" else {})
         return said({"data": found})
+
+    @app.post("/v1/bases")
+    def add_base() -> Response:
+        model = request.get_json()["model"]
+        known = any(row["model"] == model for row in door.bases)
+        if not known:
+            door.bases.append(new_base(model=model))
+        position = None if known else door.record("base_added", "domains", {"base": door.bases[-1]["base"]})
+        return said({"base": door.bases[-1]["base"], "model": model, "known": known, "position": position}, 201)
+
+    @app.get("/v1/bases")
+    def bases() -> Response:
+        return said({"data": door.bases})
+
+    @app.get("/v1/bases/<base>")
+    def base(base: str) -> Response:
+        found = next((row for row in door.bases if row["base"] == base), None)
+        return said(found) if found else refusal(404, "there is no such base", "base", "base_not_found")
 
     @app.get("/v1/releases")
     def releases() -> Response:

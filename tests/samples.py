@@ -9,6 +9,7 @@ from streams.codec import envelope_for
 from streams.domain import Domain, pack, unpack
 from streams.envelope import Consequence, Envelope, Recorded
 from streams.events import DOMAINS, DomainEvent, Event
+from streams.facts.bases import BASES, BaseAdded
 from streams.facts.comparisons import Answers, ComparisonAsked, ComparisonMade
 from streams.facts.conversations import (
     DraftPicked,
@@ -140,6 +141,18 @@ EVENTS: tuple[Event, ...] = (
     DomainRetired(domain=DOMAIN, by="ops"),
     PolicySet(domain=DOMAIN, policy=POLICY, by="ops"),
     ClockTicked(domain=DOMAIN, at=START),
+    BaseAdded(
+        domain=BASES,
+        base="heron-2b",
+        model="sha256:" + "a5" * 32,
+        family="Qwen3",
+        parameters=2_031_739_904,
+        context_tokens=32_768,
+        vocabulary=151_936,
+        licence="apache-2.0",
+        engines=("llamacpp", "transformers"),
+        by="ops",
+    ),
     PassageAdded(
         domain=DOMAIN,
         document_id="document-1",

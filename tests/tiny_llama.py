@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from workers.models.llama import LlamaConfig, parse_config
+from workers.models.config import ModelConfig, parse_config
+from workers.models.tokens import PRE_TOKENIZERS, PreTokenizer
 from workers.models.weights import Tensor, write_float32
 
 TEMPLATE = (
@@ -36,46 +37,33 @@ def config(**changes: Any) -> dict[str, Any]:
     return {**plain, **changes}
 
 
-def write(folder: Path, seed: int = 0, **changes: Any) -> Path:
+def write(folder: Path, seed: int = 0, pre: str = "smollm", normalizer: Any = None, **changes: Any) -> Path:
+    """`pre`: llama.cpp's name of the tokenizer's pre-tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = config(**changes)
     (folder / "config.json").write_text(json.dumps(raw))
     write_weights(folder, parse_config(raw), seed)
-    write_tokenizer(folder)
+    write_tokenizer(folder, next(known for known in PRE_TOKENIZERS if known.name == pre), normalizer)
     return folder
 
 
-def write_weights(folder: Path, shape: LlamaConfig, seed: int) -> None:
+def write_weights(folder: Path, shape: ModelConfig, seed: int) -> None:
     draw = np.random.default_rng(seed)
     tensors = []
-    for name in sorted(shape.tensor_names):
-        size = _shape(name, shape)
+    for name, weight in sorted(shape.weights.items()):
         # Wide enough that answers depend on every weight: with the usual 0.02 all tokens are about equally likely.
-        numbers = draw.normal(1 if len(size) == 1 else 0, 0.25, size).astype(np.float32)
-        tensors.append(Tensor(name, size, lambda numbers=numbers: numbers))  # type: ignore[misc]
+        centre = 1 if name.endswith("norm.weight") else 0
+        numbers = draw.normal(centre, 0.25, weight.shape).astype(np.float32)
+        tensors.append(Tensor(name, weight.shape, lambda numbers=numbers: numbers))  # type: ignore[misc]
     write_float32(folder / "model.safetensors", tensors)
 
 
-def _shape(name: str, shape: LlamaConfig) -> tuple[int, ...]:
-    queries, keys = shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
-    sizes = {
-        "q_proj": (queries, shape.hidden),
-        "k_proj": (keys, shape.hidden),
-        "v_proj": (keys, shape.hidden),
-        "o_proj": (shape.hidden, queries),
-        "gate_proj": (shape.feed_forward, shape.hidden),
-        "up_proj": (shape.feed_forward, shape.hidden),
-        "down_proj": (shape.hidden, shape.feed_forward),
-        "embed_tokens": (shape.vocabulary, shape.hidden),
-        "lm_head": (shape.vocabulary, shape.hidden),
-    }
-    return sizes.get(name.split(".")[-2], (shape.hidden,))
-
-
-def write_tokenizer(folder: Path) -> None:
-    tokenizer = Tokenizer(models.BPE())
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+def write_tokenizer(folder: Path, pre: PreTokenizer, normalizer: Any = None) -> None:
+    tokenizer = Tokenizer(models.BPE(ignore_merges=pre.whole))
+    # An object of the library for a step of tokenizer.json is only made by reading a whole one.
+    steps = {"type": "Sequence", "pretokenizers": list(pre.steps)}
+    whole = {**json.loads(tokenizer.to_str()), "pre_tokenizer": steps, "normalizer": normalizer}
+    tokenizer = Tokenizer.from_str(json.dumps(whole))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")])
     trainer = trainers.BpeTrainer(

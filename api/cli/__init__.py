@@ -4,6 +4,7 @@ import click
 
 from api.cli import (
     backup,
+    bases,
     compare,
     data,
     documents,
@@ -43,6 +44,7 @@ for module in (
     people,
     log,
     events,
+    bases,
     domains,
     data,
     documents,

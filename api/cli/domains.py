@@ -39,7 +39,7 @@ def domain_group() -> None:
     "--language", "languages", multiple=True, metavar="TAG", help="A language tag like en or zh; may be repeated."
 )
 @click.option("--system-prompt", metavar="TEXT", help="Said to the model before every conversation.")
-@click.option("--base-model", metavar="NAME", help="A model prepared here, or a digest.")
+@click.option("--base", "--base-model", "base_model", metavar="NAME", help="A base (`noria base list`), or a digest.")
 @click.option("--engine", type=click.Choice(list(ENGINES)), help="What serves it.")
 @click.option(
     "--replay-prompts", type=FILE, metavar="FILE", help="General prompts, one a line: what must not be forgotten."

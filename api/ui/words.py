@@ -296,6 +296,7 @@ _EVENTS: dict[str, tuple[str, str]] = {
     "candidate_retired": ("model removed", "模型已删除"),
     "rebuild_asked": ("rebuild asked", "请求重建"),
     "candidate_rebuilt": ("model rebuilt", "模型已重建"),
+    "base_added": ("base model added", "加入基础模型"),
     "comparison_asked": ("comparison asked", "请求对照评测"),
     "comparison_made": ("comparison made", "对照评测完成"),
     "release_started": ("release started", "版本启动"),

@@ -150,10 +150,11 @@ def models_retired(connection: Connection) -> set[str]:
 
 
 def models_needed(connection: Connection) -> set[str]:
-    """The digests of the base models, and of the models and adapters that domains, releases and rounds still name."""
+    """The digests of the bases, and of the models and adapters that domains, releases and rounds still name."""
     found = connection.execute(
         text(
             "SELECT base_model FROM noria.domains"
+            " UNION SELECT model FROM noria.bases"
             " UNION SELECT model FROM noria.releases WHERE state != 'removed'"
             " UNION SELECT model FROM noria.rounds WHERE removed_at IS NULL"
             " UNION SELECT adapter FROM noria.rounds WHERE removed_at IS NULL"

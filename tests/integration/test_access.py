@@ -81,6 +81,8 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/feedback"): of("/v1/feedback", {"reply_id": "{reply_id}", "user": "ann", "rating": "up"}),
     ("GET", "/v1/replies/<reply_id>/recalled"): of("/v1/replies/{reply_id}/recalled"),
     ("GET", "/v1/people/<person>/corrections"): of("/v1/people/ann/corrections"),
+    ("GET", "/v1/bases"): of("/v1/bases"),
+    ("GET", "/v1/bases/<base>"): of("/v1/bases/none"),
     ("GET", "/v1/domains"): of("/v1/domains"),
     ("GET", "/v1/domains/<domain>"): of("/v1/domains/{domain}"),
     ("GET", "/v1/domains/<domain>/status"): of("/v1/domains/{domain}/status"),
@@ -103,6 +105,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("GET", "/v1/events"): of("/v1/events?domain={domain}&limit=5"),
     ("GET", "/v1/events/<event_id>"): of("/v1/events/{event_id}"),
     ("POST", "/v1/domains"): of("/v1/domains", {"domain": "{domain}"}),
+    ("POST", "/v1/bases"): of("/v1/bases", {"model": "sha256:" + "0" * 64}),
     ("PUT", "/v1/domains/<domain>/policy"): of("/v1/domains/{domain}/policy", {}),
     ("POST", "/v1/domains/<domain>/rounds"): of("/v1/domains/{domain}/rounds", {}),
     ("POST", "/v1/domains/<domain>/comparisons"): of("/v1/domains/{domain}/comparisons", {}),
@@ -124,7 +127,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/domains/<domain>/retire"): of("/v1/domains/{domain}/retire", {}),
 }
 # What these ask for is not there for anybody: a 404 with one of these codes is the answer of who may ask.
-_NOT_THERE = {"document_not_found", "key_not_found", "not_quarantined", "person_not_found"}
+_NOT_THERE = {"base_not_found", "document_not_found", "key_not_found", "not_quarantined", "person_not_found"}
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_a_users_model_says_the_same_through_llamacpp_as_through_transformers(ti
 
 
 def test_rows_that_are_not_interleaved_are_caught(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf, "permuted_heads", lambda name, config: None)
+    monkeypatch.setattr(gguf, "interleave", lambda weight, heads: weight)
     export_gguf(copy, copy / "wrong.gguf")
     with pytest.raises(Invalid, match="log-probabilities differ"):
         check_export(copy, copy / "wrong.gguf")

