@@ -8,16 +8,14 @@ from typing import Any
 
 import msgspec
 
-from streams.recipes import LoraRecipe
+from streams.recipes import Recipe
 
 CURVE_FILE = "loss.svg"
 Card = dict[str, Any]
 _WIDTH, _HEIGHT, _EDGE = 640, 240, 40  # of the picture, in its own units
 
 
-def card_of(
-    round_: Mapping[str, Any], recipe: LoraRecipe, base_model: str, first_model: str, licence: str | None
-) -> Card:
+def card_of(round_: Mapping[str, Any], recipe: Recipe, base_model: str, first_model: str, licence: str | None) -> Card:
     """Of a round's row. `base_model`: the digest that it started from; `first_model`: that of the domain's base; `licence`: the
     base's, where it is known."""
     training = round_["training"] or {}
@@ -58,6 +56,8 @@ def card_page(card: Card) -> str:
         "tokens": training.get("tokens"),
         "seconds": training.get("duration_s"),
         "CPU seconds": training.get("cpu_s"),
+        **({"row by row": training["fallback"]} if training.get("fallback") else {}),
+        **(training.get("metrics") or {}),
     }
     parts = [
         f"# {card['domain']}, round {card['round']}: {released}",

@@ -71,9 +71,10 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(409, message, code="no_candidate")
         with postgres_trouble(), services.database.connect() as connection:
             models = {row["release"]: row["model"] for row in release_rows(connection, {found["domain"]})}
-        base = found["base_release"]
-        shown = _shown(found)
-        return reply(card_of(shown, _recipe(services, found), models[base], models[0], None))
+            licences = select(schema.bases.c.licence).where(schema.bases.c.model == models[0])
+            licence = connection.execute(licences).scalars().first()
+        recipe = _requested(services, found).policy.recipe
+        return reply(card_of(_shown(found), recipe, models[found["base_release"]], models[0], licence))
 
     @views.post("/v1/rounds/<round_id>/cancel")
     @needs("operator")

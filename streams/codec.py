@@ -103,7 +103,7 @@ VERSIONS: dict[str, int] = {
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("candidate_rebuilt", 1): ("made_with",),
-    ("candidate_trained", 1): ("cpu_s", "losses", "rows", "tokens", "made_with"),
+    ("candidate_trained", 1): ("cpu_s", "losses", "rows", "tokens", "made_with", "fallback", "metrics"),
     ("domain_created", 1): ("opening",),
     ("evaluate_candidate", 1): ("recall",),
     ("evaluate_candidate", 2): ("first_model",),

@@ -68,7 +68,8 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
 
 class CandidateTrained(Struct, frozen=True, kw_only=True):
     """`loss` is that of the last epoch, `losses` of each; nats an answer token. `rows` were trained, `tokens` went through the
-    layers that learn; `cpu_s` is the training process's own."""
+    layers that learn; `cpu_s` is the training process's own. `fallback`: why the rows were trained one by one, if they were;
+    `metrics`: what else the method tells, by name."""
 
     domain: str
     round_id: str
@@ -85,6 +86,8 @@ class CandidateTrained(Struct, frozen=True, kw_only=True):
     rows: int | None = None
     tokens: int | None = None
     made_with: MadeWith | None = None
+    fallback: str | None = None
+    metrics: dict[str, float] = {}
 
 
 class CandidateEvaluated(Struct, frozen=True, kw_only=True):
@@ -263,7 +266,9 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
             }
             return [_round(event.round_id, row), *_learned(event)]
         case CandidateTrained():
-            training = columns(event, "steps", "duration_s", "cpu_s", "losses", "rows", "tokens", "made_with")
+            training = columns(
+                event, "steps", "duration_s", "cpu_s", "losses", "rows", "tokens", "made_with", "fallback", "metrics"
+            )
             row = columns(event, "model", "adapter", "golden", "loss") | {"training": training}
             return [_round(event.round_id, row)] if _awaited(before, event.order_id) else []
         case CandidateEvaluated():

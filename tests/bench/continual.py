@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from workers.trainer.job import Job
 
 from deploy.demo.domain import load_general
 from streams.recalled import Memory as Shown
@@ -36,6 +35,7 @@ from workers.recall.encoder import sentence_encoder
 from workers.recall.index import Index, Memory, texts_of
 from workers.trainer import METHODS
 from workers.trainer.general import answers_folder, general_prompts
+from workers.trainer.job import Job
 from workers.trainer.spec import TrainingRow
 
 ANSWER_TOKENS = 28

@@ -42,9 +42,8 @@ class Done:
 
 
 def ours(model: Path, rows: Rows, out: Path, recipe: LoraRecipe = WHOLE) -> tuple[float, float]:
-    from workers.trainer.job import Job
-
     from workers.trainer import METHODS
+    from workers.trainer.job import Job
     from workers.trainer.spec import Progress, TrainingRow
 
     ended = 0.0

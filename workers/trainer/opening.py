@@ -76,6 +76,8 @@ class Candidate(Struct, frozen=True):
     rows: int
     tokens: int
     made_with: MadeWith
+    fallback: str | None
+    metrics: dict[str, float]
 
 
 class Openings:

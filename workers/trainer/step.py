@@ -65,6 +65,8 @@ def run(order: TrainCandidate, context: Context) -> None:
             rows=trained.rows,
             tokens=trained.tokens,
             made_with=made.made_with,
+            fallback=trained.fallback,
+            metrics={name: round(value, 6) for name, value in trained.metrics.items()},
         )
         _tell(order, candidate, round(trained.seconds, 1), context)
         if opening:
