@@ -19,11 +19,13 @@ from api.services import Services
 from api.wire import check_domain, read_object, reply, typed, whole_argument
 from streams import schema
 from streams.codec import read_event
+from streams.errors import Invalid, InvalidField
 from streams.events import DomainEvent
 from streams.facts.releases import RebuildAsked, RollbackAsked
 from streams.facts.rounds import RoundAsked, RoundCancelled, RoundRequested
 from streams.made_with import MadeWith, differences
 from streams.plan import CANCELLABLE
+from streams.recipes import METHOD, BroughtRecipe, Recipe, with_method
 from streams.store import postgres_trouble
 
 
@@ -33,6 +35,7 @@ class _Rollback(Struct, forbid_unknown_fields=True):
 
 class _Wanted(Struct, forbid_unknown_fields=True):
     opening: bool = False
+    recipe: Recipe | None = None
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -47,8 +50,9 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(409, message, code="no_release")
         if row["round_id"] is not None:
             raise ApiError(409, f"round {row['round_id']} is under way", code="round_under_way")
-        wanted = typed(read_object() if request.content_length else {}, _Wanted)
-        return _say(services, RoundAsked(domain=domain, by=caller().person, opening=wanted.opening), domain)
+        wanted = _wanted(read_object() if request.content_length else {})
+        asked = RoundAsked(domain=domain, by=caller().person, opening=wanted.opening, recipe=wanted.recipe)
+        return _say(services, asked, domain)
 
     @views.get("/v1/rounds")
     @needs("data")
@@ -136,6 +140,29 @@ def blueprint(services: Services) -> Blueprint:
         return _say(services, RollbackAsked(domain=domain, to=said.to, by=caller().person), domain)
 
     return views
+
+
+def _wanted(body: dict[str, Any]) -> _Wanted:
+    """Raises ApiError naming what of it cannot be."""
+    if body.get("recipe") is not None:
+        body = body | {"recipe": with_method(body["recipe"])}
+    wanted = typed(body, _Wanted)
+    if wanted.recipe is not None:
+        known = {METHOD, *wanted.recipe.__struct_fields__}
+        if unknown := sorted(set(body["recipe"]) - known):
+            raise ApiError(400, f"recipe.{unknown[0]}: this recipe has no such field", param=f"recipe.{unknown[0]}")
+        try:
+            wanted.recipe.check()
+            wanted.recipe.check_new()
+        except Invalid as error:
+            raise ApiError(
+                422, str(error), param=error.field if isinstance(error, InvalidField) else "recipe"
+            ) from None
+        if wanted.opening and isinstance(wanted.recipe, BroughtRecipe):
+            raise ApiError(
+                422, "an opening round trains: it takes no adapter that was trained elsewhere", param="recipe"
+            )
+    return wanted
 
 
 def _say(services: Services, event: DomainEvent, correlation_id: str) -> Response:

@@ -13,7 +13,7 @@ from streams.errors import Invalid, InvalidField
 from streams.gate import GateMargins
 from streams.reasons import Reason, reason
 from streams.recalled import Recall
-from streams.recipes import LoraRecipe, Recipe
+from streams.recipes import BroughtRecipe, LoraRecipe, Recipe
 
 MOST_GATHERED = 1_000_000
 MINUTES_OF_A_DAY = 1440
@@ -126,6 +126,8 @@ def check_policy(policy: Policy, now: datetime) -> None:
     ):
         if not least <= kept <= most:
             raise InvalidField(f"keep.{name}", f"must be from {least} to {most}; got {kept}")
+    if isinstance(policy.recipe, BroughtRecipe):
+        raise InvalidField("recipe.method", "brought is for one round, which is asked for with its adapter")
     policy.recipe.check_new()
     policy.recall.check_new()
     check_readable(policy)

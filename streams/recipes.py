@@ -1,6 +1,7 @@
 """Recipes: how a round trains. A recipe is data in the policy, of one kind for each method; the trainer's table says which
 function carries it out. Pure."""
 
+import re
 from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
@@ -10,6 +11,7 @@ from streams.errors import InvalidField
 Needs = Literal["merged", "adapter"]
 """What a trained model needs of the engine that serves it: its weights read, or an adapter applied to them as well."""
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 METHOD = "method"  # the field that tells the kinds of recipes apart
 USUAL = "lora"  # what a recipe that names no method means
 
@@ -214,7 +216,35 @@ class PretrainingRecipe(LoraRecipe, frozen=True, kw_only=True, tag="continued_pr
     held_out_share: float = 0.1
 
 
-Recipe = LoraRecipe | FullRecipe | PTuningRecipe | LoraPTuningRecipe | PretrainingRecipe
+class BroughtRecipe(_Checked, frozen=True, kw_only=True, tag="brought"):
+    """An adapter that was trained elsewhere (by LLaMA-Factory, by PEFT), merged as it is: nothing is trained here. `adapter`: the
+    digest of its folder among the artifacts (`noria round start --adapter`)."""
+
+    # What every recipe is asked for: no step is taken, and nothing is taught behind what is recalled.
+    upper_layers: ClassVar[float] = 0.5
+    learning_rate: ClassVar[float] = 0.0
+    warmup_share: ClassVar[float] = 0.0
+    gradient_norm: ClassVar[float] = 1.0
+    batch_rows: ClassVar[int] = 8
+    earlier_rows_per_step: ClassVar[int] = 0
+    replay_rows: ClassVar[int] = 600
+    replay_rows_per_step: ClassVar[int] = 0
+    replay_weight: ClassVar[float] = 0.0
+    replay_answer_tokens: ClassVar[int] = 16
+    row_tokens: ClassVar[int] = 1024
+    recalled_share: ClassVar[float] = 0.0
+    epochs: ClassVar[int] = 1
+    seed: ClassVar[int] = 0
+
+    adapter: str
+
+    def check(self) -> None:
+        """As of every recipe."""
+        if not _DIGEST.fullmatch(self.adapter):
+            raise InvalidField("recipe.adapter", "must be a digest, sha256:…")
+
+
+Recipe = LoraRecipe | FullRecipe | PTuningRecipe | LoraPTuningRecipe | PretrainingRecipe | BroughtRecipe
 
 
 def with_method(recipe: Any) -> Any:

@@ -13,6 +13,8 @@ decides. So the past stays what it was, whatever later code would have decided.
 from typing import assert_never
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from msgspec.structs import replace
+
 from streams.domain import Comparing, Domain, Rebuild, Round, prospect, startable, without_the_future
 from streams.envelope import Consequence, Recorded
 from streams.events import DomainEvent
@@ -29,6 +31,7 @@ from streams.orders import (
     SwapRelease,
     TrainCandidate,
 )
+from streams.policy import Policy
 from streams.reasons import Code, Reason, reason
 
 _DECISIONS = uuid5(NAMESPACE_URL, "urn:noria:decision")
@@ -82,7 +85,9 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(_judged(before, old, event, cause))
     reasons, opening = _why_a_round(after, recorded, event)
     if reasons:
-        found.append(_proposed(after, recorded, event, reasons, opening))
+        asked = event.recipe if isinstance(event, rounds.RoundAsked) else None
+        policy = after.policy if asked is None else replace(after.policy, recipe=asked)
+        found.append(_proposed(after, recorded, event, reasons, opening, policy))
     return tuple(found)
 
 
@@ -100,7 +105,12 @@ def _why_a_round(state: Domain, recorded: Recorded, event: DomainEvent) -> tuple
 
 
 def _proposed(
-    state: Domain, recorded: Recorded, event: DomainEvent, reasons: tuple[Reason, ...], opening: bool
+    state: Domain,
+    recorded: Recorded,
+    event: DomainEvent,
+    reasons: tuple[Reason, ...],
+    opening: bool,
+    policy: Policy,
 ) -> Consequence:
     """That the domain's next round begins, with what stands up to here. Until that stands on the log each event proposes it again,
     as the same event."""
@@ -113,7 +123,7 @@ def _proposed(
         reasons=reasons,
         pin=recorded.offset + 1,
         base_release=state.live,
-        policy=state.policy,
+        policy=policy,
         opening=opening,
     )
     return Consequence(uuid5(_DECISIONS, f"round {number} of {event.domain}"), requested)

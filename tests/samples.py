@@ -54,7 +54,7 @@ from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.projections import of_domain
 from streams.reasons import reason
 from streams.recalled import Recall, Recalled
-from streams.recipes import LoraRecipe
+from streams.recipes import BroughtRecipe, LoraRecipe
 from streams.sealed import Sealed
 from streams.writes import Delete, Insert, Update, Write
 
@@ -195,7 +195,7 @@ EVENTS: tuple[Event, ...] = (
     ExampleRetired(domain=DOMAIN, example_id="example-1", reason="out of date", by="ops"),
     PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"),
     PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={"snapshot": 2, "rows": 1}),
-    RoundAsked(domain=DOMAIN, by="ops", opening=True),
+    RoundAsked(domain=DOMAIN, by="ops", opening=True, recipe=BroughtRecipe(adapter="sha256:" + "c4" * 32)),
     RoundRequested(
         domain=DOMAIN,
         round_id="round-1",

@@ -1,6 +1,9 @@
 """`noria round` and `noria release`."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from api.cli.context import (
 from api.client import Door
 from api.ui.words import waits_words
 from streams.errors import Invalid
+from streams.settings import home_of
 
 
 @click.group("round", short_help="Start, list, show, cancel or rebuild rounds, and their cards.")
@@ -34,19 +38,64 @@ def round_group() -> None:
 @round_group.command("start")
 @domain_option
 @click.option("--opening", is_flag=True, help="Teach to use what is recalled, from general material, and nothing else.")
+@click.option(
+    "--recipe", metavar="METHOD|JSON", help='Train so, and not as the policy says: full, or {"method": "full", …}.'
+)
+@click.option(
+    "--adapter",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Train nothing: judge this LoRA adapter in PEFT's format, trained elsewhere, and ship it if it passes.",
+)
 @json_option
-def start(domain: str | None, opening: bool, as_json: bool) -> None:
+def start(domain: str | None, opening: bool, recipe: str | None, adapter: Path | None, as_json: bool) -> None:
     """Start a round now, whatever the thresholds and quiet hours say.
 
     \b
     Example: noria round start --domain road-traffic
     """
+    if recipe is not None and adapter is not None:
+        raise click.UsageError("give either a recipe or an adapter")
+    wanted = None if recipe is None else _recipe(recipe)
     with the_door() as door:
-        said = door.start_round(the_domain(door, domain), opening)
+        name = the_domain(door, domain)
+        if adapter is not None:
+            wanted = {"method": "brought", "adapter": _take_in(adapter)}
+        said = door.start_round(name, opening, wanted)
     if as_json:
         print_json(said)
     else:
         click.echo(f"asked for; recorded at {said.get('position')}")
+
+
+def _recipe(given: str) -> dict[str, Any]:
+    """A recipe by its method alone, or whole. Raises Invalid where it is neither."""
+    if not given.lstrip().startswith("{"):
+        return {"method": given}
+    try:
+        found: dict[str, Any] = json.loads(given)
+    except ValueError as error:
+        raise Invalid(f"the recipe is no JSON: {error}") from None
+    return found
+
+
+def _take_in(adapter: Path) -> str:
+    """The digest of an adapter, once it lies among the artifacts of this machine. Raises Invalid saying what is wrong with it."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "workers.trainer.brought",
+        "--home",
+        str(home_of(os.environ)),
+        "--adapter",
+        str(adapter),
+    ]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise Invalid(f"the adapter is not taken: {said[-1] if said else f'exit code {done.returncode}'}")
+    return str(json.loads(done.stdout)["adapter"])
 
 
 @round_group.command("list")

@@ -15,16 +15,19 @@ from streams.plan import CANCELLABLE
 from streams.plan import after as step_after
 from streams.policy import Policy, local_day
 from streams.reasons import Reason
+from streams.recipes import Recipe
 from streams.tables import bigint, boolean, double, index, integer, jsonb, projection, text, timestamptz
 from streams.writes import Delete, Insert, Row, Update, Write, columns
 
 
 class RoundAsked(Struct, frozen=True, kw_only=True):
-    """Somebody asked for a round by hand; quiet hours and thresholds do not hold it up. `opening` as in `RoundRequested`."""
+    """Somebody asked for a round by hand; quiet hours and thresholds do not hold it up. `opening` as in `RoundRequested`; `recipe`:
+    by which it is to train, instead of the policy's."""
 
     domain: str
     by: str
     opening: bool = False
+    recipe: Recipe | None = None
 
 
 class RoundRequested(Struct, frozen=True, kw_only=True):

@@ -289,6 +289,37 @@ def test_a_large_import_is_taken_where_a_large_chat_is_not(world: World) -> None
     assert world.as_data.post(f"/v1/domains/{domain}/examples", json=items).json()["added"] == 60
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"recipe": {"method": "none"}}, 400, None),
+        ({"recipe": {"method": "full", "rank": 8}}, 400, "recipe.rank"),
+        ({"recipe": {"rank": 0}}, 422, "recipe.rank"),
+        ({"recipe": {"method": "full", "learning_rate": 1e3}}, 422, "recipe.learning_rate"),
+        ({"recipe": {"method": "brought", "adapter": "mine"}}, 422, "recipe.adapter"),
+        ({"recipe": {"method": "brought", "adapter": "sha256:" + "a" * 64}, "opening": True}, 422, "recipe"),
+    ],
+)
+def test_a_recipe_by_which_no_round_could_train_is_refused_by_name(
+    world: World, body: dict[str, Any], status: int, param: str | None
+) -> None:
+    domain = world.domain()
+    refused = world.as_operator.post(f"/v1/domains/{domain}/rounds", json=body)
+    assert refused.status_code == status, refused.text
+    assert param is None or refused.json()["error"]["param"] == param
+
+
+def test_a_round_is_asked_for_with_a_recipe_of_its_own(world: World) -> None:
+    domain = world.domain()
+    correct(world, domain, "one", "eins")
+    recipe = {"method": "full", "epochs": 2}
+    asked = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": recipe})
+    assert asked.status_code == 202, asked.text
+    (requested,) = wait_until(lambda: world.events(domain, "round_requested"))
+    told = requested["data"]["policy"]["recipe"]
+    assert (told["method"], told["epochs"]) == ("full", 2)
+
+
 def test_a_round_is_asked_for_shown_and_cancelled(world: World) -> None:
     domain = world.domain()
     correct(world, domain, "one", "eins")

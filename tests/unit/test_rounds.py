@@ -17,7 +17,7 @@ from streams.facts.rounds import GatePassed, GateRefused, RoundAsked, RoundCance
 from streams.gate import GateMargins, judge
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.reasons import reason
-from streams.recipes import LoraRecipe
+from streams.recipes import BroughtRecipe, LoraRecipe
 from tests.samples import (
     DOMAIN,
     REFUSED,
@@ -290,6 +290,16 @@ def test_a_round_asked_for_by_hand_waits_for_no_threshold_and_no_quiet_hours() -
         (requested,) = requests(log.tell(RoundAsked(domain=DOMAIN, by="carla")))
         assert requested.reasons == (reason("asked_for", by="carla"),) and requested.number == number
         log.tell(RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"))
+
+
+def test_a_round_asked_for_with_a_recipe_trains_by_it_and_the_next_by_the_policys_again() -> None:
+    log, brought = created(), BroughtRecipe(adapter="sha256:" + "a" * 64)
+    (requested,) = requests(log.tell(RoundAsked(domain=DOMAIN, by="ops", recipe=brought)))
+    assert requested.policy == replace(log.state.policy, recipe=brought)
+    assert log.state.round is not None and log.state.round.policy.recipe == brought
+    log.tell(RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"))
+    (after,) = requests(log.tell(RoundAsked(domain=DOMAIN, by="ops")))
+    assert after.policy == log.state.policy and after.policy.recipe != brought
 
 
 def test_a_round_held_up_by_quiet_hours_begins_with_the_tick_after_their_end_and_is_pinned_there() -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from streams.recipes import (
+    BroughtRecipe,
     FullRecipe,
     LoraPTuningRecipe,
     LoraRecipe,
@@ -49,4 +50,5 @@ METHODS: Mapping[type[Recipe], Method] = {
     PTuningRecipe: Method("workers.trainer.methods.p_tuning_v2", "adapter", 1.5),
     LoraPTuningRecipe: Method("workers.trainer.methods.lora_p_tuning_v2", "adapter", 2.5),
     PretrainingRecipe: Method("workers.trainer.methods.continued_pretraining", "merged", 2.5),
+    BroughtRecipe: Method("workers.trainer.methods.brought", "merged", 1.5),
 }

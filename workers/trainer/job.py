@@ -14,8 +14,9 @@ class Job(Struct, frozen=True, kw_only=True):
 
     `earlier`: the rows of former rounds. `replay_prompts`: general questions whose answers must not change (not people's words).
     `reference_dir`: the domain's first base, whose answers to them are taken (None: `model_dir` is it); `answers_dir`: where
-    these are kept. What `checkpoint_dir` holds is taken up again, with the result of a run that was never interrupted. It and
-    `out_dir` lie in a folder that is there: one that is gone is not made again, and an OSError ends the training.
+    these are kept. `brought_dir`: the adapter, where the recipe is one that was trained elsewhere. What `checkpoint_dir` holds is
+    taken up again, with the result of a run that was never interrupted. It and `out_dir` lie in a folder that is there: one that is
+    gone is not made again, and an OSError ends the training.
     """
 
     model_dir: Path
@@ -28,6 +29,7 @@ class Job(Struct, frozen=True, kw_only=True):
     earlier: tuple[TrainingRow, ...] = ()
     reference_dir: Path | None = None
     answers_dir: Path | None = None
+    brought_dir: Path | None = None
     threads: int = 1
     device: str = "cpu"
     precision: str = "auto"
@@ -49,6 +51,7 @@ def job_of(spec: TrainSpec, progress: Callable[[Progress], None]) -> Job:
         earlier=spec.earlier,
         reference_dir=Path(spec.reference_dir) if spec.reference_dir is not None else None,
         answers_dir=Path(spec.answers_dir) if spec.answers_dir is not None else None,
+        brought_dir=Path(spec.brought_dir) if spec.brought_dir is not None else None,
         threads=spec.threads,
         device=spec.device,
         precision=spec.precision,

@@ -13,10 +13,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from streams.errors import Invalid
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import Memory, with_recalled
-from streams.recipes import Recipe
+from streams.recipes import BroughtRecipe, Recipe
 from workers.artifacts import Artifacts
 from workers.trainer.spec import TrainingRow
 
@@ -59,6 +60,9 @@ def skill_exam() -> tuple[OpeningItem, ...]:
 
 
 def opening_recipe(recipe: Recipe) -> Recipe:
+    """Raises Invalid where nothing would be trained."""
+    if isinstance(recipe, BroughtRecipe):
+        raise Invalid("an opening round trains: it takes no adapter that was trained elsewhere")
     return replace(recipe, epochs=min(recipe.epochs, EPOCHS))
 
 

@@ -90,6 +90,7 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     checkpoint_dir: str
     reference_dir: str | None = None
     answers_dir: str | None = None
+    brought_dir: str | None = None  # see `workers.trainer.job`
     threads: int = 1
     device: str = "cpu"
     precision: str = "auto"

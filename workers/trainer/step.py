@@ -7,12 +7,13 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from streams.errors import Erased, Unavailable
+from streams.errors import Erased, Invalid, Unavailable
 from streams.facts.orders import WaitsFor
 from streams.facts.rounds import CandidateTrained
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import with_recalled
+from streams.recipes import BroughtRecipe
 from streams.sealing import Keys, open_sealed
 from workers.alone import is_held
 from workers.context import Context
@@ -120,10 +121,19 @@ def _spec(
         checkpoint_dir=str(folder / "checkpoint"),
         reference_dir=str(context.artifacts.path(order.reference_model)),
         answers_dir=str(answers_folder(context.settings.home)),
+        brought_dir=_brought(order, context),
         threads=HEAVY_THREADS,
         precision=fast_precision(),
         finish=True,
     )
+
+
+def _brought(order: TrainCandidate, context: Context) -> str | None:
+    if not isinstance(order.recipe, BroughtRecipe):
+        return None
+    if not context.artifacts.has(order.recipe.adapter):
+        raise Invalid("the adapter that the recipe names does not lie among the artifacts of this machine")
+    return str(context.artifacts.path(order.recipe.adapter))
 
 
 def no_room(order: TrainCandidate, context: Context) -> WaitsFor | None:
