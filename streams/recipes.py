@@ -69,7 +69,9 @@ _MOST = {
 
 
 class _Checked(Struct, frozen=True, kw_only=True, tag_field=METHOD):
-    """What every recipe can be asked."""
+    """What every recipe can be asked. `reads_passages`: whether it learns from the passages of the domain's documents as well."""
+
+    reads_passages: ClassVar[bool] = False
 
     @property
     def method(self) -> str:
@@ -204,6 +206,8 @@ class PretrainingRecipe(LoraRecipe, frozen=True, kw_only=True, tag="continued_pr
 
     `held_out_share`: so many of the passages are not read; on them it is told what reading the others was worth.
     """
+
+    reads_passages: ClassVar[bool] = True
 
     rank: int = 64
     alpha: float = 128.0

@@ -17,6 +17,7 @@ from streams.history import Before, Part
 from streams.orders import SelectSnapshot
 from streams.reading.learning import Example
 from streams.recalled import Memory, Recall, with_recalled
+from streams.recipes import PretrainingRecipe
 from streams.sealing import seal
 from tests.keyring import Ring
 from tests.memories import CONTEXT, Bags, memory_of, remembered, sealed_correction, sealed_passage
@@ -167,10 +168,10 @@ def test_the_share_of_the_recipe_is_drawn_by_the_words_whatever_their_ids(
 def test_what_makes_a_row_too_long_is_left_out_from_the_last(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
 ) -> None:
-    long = sealed_passage(RING, "p-long", "Gates", "", "the gate " * 90)
+    long = sealed_passage(RING, "p-long", "Gates", "", "the gate " * 40)
     examples = examples_of([("Who opens the gate?", "Ann."), ("Who opens the gate now?", "Ben.")])
     memory, recall = memory_of_examples(examples, long), replace(RECALL, most=3, tokens=8192)
-    for row_tokens, carried in ((4096, {"e-0", "e-1", "p-long"}), (256, {"e-0", "e-1"})):
+    for row_tokens, carried in ((512, {"e-0", "e-1", "p-long"}), (160, {"e-0", "e-1"})):
         found = select(monkeypatch, tmp_path, folder, examples, memory, recall, row_tokens=row_tokens)
         kept = {id for row in found.rows for ids in row.recalled for id in ids}
         assert kept <= carried and ("p-long" in kept) == ("p-long" in carried)
@@ -263,3 +264,36 @@ def test_no_more_is_recalled_than_the_policy_has_tokens_for() -> None:
         for tokens in (16, 32, 48)
     ]
     assert found == [1, 2, 3]
+
+
+def test_a_recipe_that_reads_is_given_the_passages_in_force_sealed_and_they_are_learned_as_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    passages = (
+        sealed_passage(RING, "p-1", "The yard", "gates", "Who opens a gate shuts the gate."),
+        sealed_passage(RING, "p-2", "The mill", "wheel", "At noon the wheel stands still."),
+    )
+    asked: list[str] = []
+
+    def in_force(order: SelectSnapshot, context: Any) -> tuple[SnapshotMemory, ...]:
+        asked.append(order.domain)
+        return passages
+
+    monkeypatch.setattr(selection, "_passages", in_force)
+    examples = examples_of(list(FACTS.items()))
+    memory = memory_of_examples(examples)
+    bare = select(monkeypatch, tmp_path, folder, examples, memory)
+    assert bare.passages == () and asked == []
+    monkeypatch.setattr(tiny, "RECIPE", PretrainingRecipe())
+    snapshot = select(monkeypatch, tmp_path, folder, examples, memory, recalled_share=0.0)
+    assert snapshot.passages == passages and asked == ["roads"]
+    for path in (tmp_path / "artifacts").rglob("*"):
+        assert not path.is_file() or b"shuts the gate" not in path.read_bytes()
+    ring = Ring(*RING.keys.values())
+    new, _ = taught(snapshot, ring)
+    read = [row for row in new.rows if row.text]
+    assert [row.answer for row in read] == ["At noon the wheel stands still.", "Who opens a gate shuts the gate."]
+    assert len(new.rows) == len(FACTS) + 2 and passages[0].kids <= new.kids
+
+    ring.erase(next(iter(passages[0].kids)))
+    assert not [row for row in taught(snapshot, ring)[0].rows if row.text]

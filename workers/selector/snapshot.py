@@ -14,7 +14,7 @@ from streams.sealing import Keys
 from streams.turns import pairs_of
 from workers.artifacts import Artifacts
 
-FORMAT = 3  # one of an older format may be pinned by a round that was under way when its reader was replaced
+FORMAT = 4  # one of an older format may be pinned by a round that was under way when its reader was replaced
 
 
 class SnapshotMemory(Struct, frozen=True, omit_defaults=True):
@@ -52,7 +52,7 @@ class Dropped(Struct, frozen=True):
 
 class Snapshot(Struct, frozen=True):
     """`memories`: all that its rows recall, so that a training needs nothing else. `opening`: it has no rows, and stands for our
-    own material (`workers.trainer.opening`)."""
+    own material (`workers.trainer.opening`). `passages`: what is read as text, where the recipe reads."""
 
     format: int
     domain: str
@@ -62,6 +62,7 @@ class Snapshot(Struct, frozen=True):
     dropped: tuple[Dropped, ...]
     memories: tuple[SnapshotMemory, ...] = ()
     opening: bool = False
+    passages: tuple[SnapshotMemory, ...] = ()
 
 
 class _Format(Struct, frozen=True):

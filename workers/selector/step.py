@@ -13,6 +13,7 @@ from streams.facts.rounds import ExamplesSelected, SnapshotSelected
 from streams.history import Before, before
 from streams.orders import SelectSnapshot
 from streams.reading.learning import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
+from streams.reading.memories import passages_as_of
 from streams.recipes import Recipe
 from streams.store import postgres_trouble
 from workers.context import Context
@@ -97,7 +98,8 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
         }
         rows, memories = _recalled(order, context, rows, asked, lambda e, prompt: fits(prompt, answers[e]))
     context.check()
-    return Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped), memories)
+    passages = _passages(order, context) if order.recipe is not None and order.recipe.reads_passages else ()
+    return Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped), memories, passages=passages)
 
 
 def _taught_to_recall(recipe: Recipe, facts: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -168,6 +170,13 @@ def _read(order: SelectSnapshot, context: Context) -> tuple[list[Example], list[
         in_vain = asked_in_vain(connection, order.domain, order.pin)
         earlier = before(connection, {*(row.follows for row in examples), *(row.follows for row in in_vain)})
     return examples, open_exam(exam, context.keyring), in_vain, earlier
+
+
+def _passages(order: SelectSnapshot, context: Context) -> tuple[SnapshotMemory, ...]:
+    """Those of the documents that were in force at the pin."""
+    with postgres_trouble(), context.database.connect() as connection:
+        rows = passages_as_of(connection, order.domain, order.pin)
+    return tuple(SnapshotMemory(row.passage_id, "passage", row.passage, title=row.title) for row in rows)
 
 
 def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str], bool]:

@@ -61,10 +61,13 @@ class PlainModel(LoadedModel):
 
     @torch.no_grad()
     def check_head(self, rows: Sequence[EncodedRow]) -> None:
-        """Raise Invalid if this family does more behind the last layer than to multiply by the output layer."""
+        """Raise Invalid if this family does more behind the last layer than to multiply by the output layer, or if it gives
+        what is no number."""
         few = rows[:1]
         found = functional.linear(self.states(few), self.head).float().log_softmax(-1)
         logits = self.model(torch.tensor([few[0].ids], device=self.device), use_cache=False).logits
+        if not bool(logits.isfinite().all()):
+            raise Invalid(f"{type(self.model).__name__}: the model gives no numbers: its weights are broken")
         log_q = logits[0, few[0].answer_at - 1 : -1].float().log_softmax(-1)
         divergence = float((log_q.exp() * (log_q - found)).sum(-1).mean())
         if not divergence <= HEAD_ROUNDING[self.dtype]:

@@ -201,7 +201,19 @@ def taught(snapshot: Snapshot, keys: Keys) -> tuple[TrainingRows, TrainingRows]:
         memory for memory in snapshot.memories if memory.id not in rows
     ]  # of these nobody has counted who was erased
     gone = sum(open_memory(memory, keys) is None for memory in beside)
-    return replace(new, erased=new.erased + gone), earlier
+    read = text_rows(snapshot.passages, keys)
+    return (
+        TrainingRows(new.rows + read.rows, new.kids | read.kids, new.erased + gone + read.erased),
+        earlier,
+    )
+
+
+def text_rows(passages: Sequence[SnapshotMemory], keys: Keys) -> TrainingRows:
+    """Passages, opened, to be read as text; in the order of their words, as all rows are."""
+    opened = [(passage, open_memory(passage, keys)) for passage in passages]
+    rows = [TrainingRow(prompt="", answer=memory.text, text=True) for _, memory in opened if memory is not None]
+    kids = {kid for passage, memory in opened if memory is not None for kid in passage.kids}
+    return TrainingRows(tuple(sorted(rows, key=_words)), frozenset(kids), len(passages) - len(rows))
 
 
 def training_rows(

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from streams.recipes import LoraPTuningRecipe, LoraRecipe, PTuningRecipe
 from workers.trainer.job import Job
 from workers.trainer.methods import lora, p_tuning_v2
+from workers.trainer.rows import row_limit
 from workers.trainer.spec import Outcome, Progress
 
 LORA_FOLDER = "lora"  # of what was learned: the first half of it, which is in the weights
@@ -60,7 +61,7 @@ def _first(job: Job, recipe: LoraPTuningRecipe) -> tuple[Outcome, int]:
     made = lora.train(
         replace(
             job,
-            recipe=LoraRecipe(**{name: getattr(recipe, name) for name in LoraRecipe.__struct_fields__}),
+            recipe=_lora_recipe(recipe, row_limit(job.model_dir, recipe)),
             out_dir=folder,
             checkpoint_dir=job.checkpoint_dir / LORA_FOLDER,
             progress=_first_part(job.progress, recipe),
@@ -70,6 +71,12 @@ def _first(job: Job, recipe: LoraPTuningRecipe) -> tuple[Outcome, int]:
     arriving.write_bytes(msgspec.json.encode(made))
     arriving.replace(folder / DONE)  # whole or not at all
     return made, made.resumed_at_step
+
+
+def _lora_recipe(recipe: LoraPTuningRecipe, row_tokens: int) -> LoraRecipe:
+    """`row_tokens`: what the prefix leaves of them, so that both halves learn from the same rows."""
+    own = {name: getattr(recipe, name) for name in LoraRecipe.__struct_fields__}
+    return LoraRecipe(**own | {"row_tokens": row_tokens})
 
 
 def _prefix_recipe(recipe: LoraPTuningRecipe) -> PTuningRecipe:
