@@ -26,9 +26,9 @@ QWEN3 = {
     "normalizer": NFC,
     "head_dim": 32,
 }
-_GLMS = {"pre": "glm4", "head_dim": 32, "eos_token_id": 1, "pad_token_id": 1}  # transformers' defaults are GLM-4's own
+_GLMS = {"pre": "glm4", "eos_token_id": 1, "pad_token_id": 1}  # transformers' defaults are GLM-4's own
 GLM = {"architectures": ["GlmForCausalLM"], "model_type": "glm", "attention_bias": True, **_GLMS}
-GLM4 = {"architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "attention_bias": False, **_GLMS}
+GLM4 = {"architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "attention_bias": False, "head_dim": 32, **_GLMS}
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": LLAMA,
@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama, scaled linearly, tied": {**LLAMA, "rope_scaling": LINEAR, "tie_word_embeddings": True},
     "mistral with a window": {**MISTRAL, "sliding_window": 1024, "pre": "tekken"},
     "qwen2, tied, by yarn": {**QWEN2, "tie_word_embeddings": True, "rope_scaling": YARN},
-    "qwen3 with biases, by yarn": {**QWEN3, "attention_bias": True, "rope_scaling": YARN},
+    "qwen3, by yarn": {**QWEN3, "rope_scaling": YARN},
     "glm without biases, scaled linearly": {**GLM, "attention_bias": False, "rope_scaling": LINEAR},
     "glm4 with biases, tied, by yarn": {
         **GLM4,
@@ -53,7 +53,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "rope_scaling": YARN,
     },
 }
-ALL = {**FAMILIES, **VARIANTS}
+# What llama.cpp cannot serve.
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "qwen3 with biases": {**QWEN3, "attention_bias": True},
+    "qwen3, scaled as Llama 3": {**QWEN3, "rope_scaling": LLAMA3},
+    "glm with wide heads": {**GLM, "head_dim": 32},
+}
+SERVED = {**FAMILIES, **VARIANTS}
+ALL = {**SERVED, **ELSEWHERE}
 
 
 def write(folder: Path, case: str, seed: int = 3) -> Path:

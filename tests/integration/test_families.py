@@ -1,19 +1,94 @@
-"""Every family says the same through llama.cpp as through transformers, with biases, tied, and with each kind of rotation."""
+"""Every family says the same through llama.cpp as through transformers: as it comes, with biases, tied, with each kind of rotation,
+and after a training."""
 
+import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests import tiny_families
+from streams.errors import Invalid
+from tests import tiny_chatglm3, tiny_families
+from tests.unit import trainer_tiny
+from workers.engines.llamacpp import LlamaCppEngine
+from workers.engines.protocol import EngineSpec
+from workers.models import gguf
 from workers.models.base import build_base
 from workers.models.check import check_export, hostile_strings
+from workers.models.gguf import export_gguf
+from workers.models.golden import compare_with_golden, write_golden
+from workers.trainer.loop import train_lora
+
+GGUF = "model-f16.gguf"
 
 
-@pytest.mark.parametrize("case", tiny_families.ALL)
+@pytest.mark.parametrize("case", tiny_families.SERVED)
 def test_a_family_says_the_same_through_llamacpp_as_through_transformers(tmp_path: Path, case: str) -> None:
     folder = tmp_path / "finished"
     build_base(folder, str(tiny_families.write(tmp_path / "source", case)))
-    checked = check_export(folder, folder / "model-f16.gguf")
+    checked = check_export(folder, folder / GGUF)
     assert checked.golden.max_difference < 0.05
     assert checked.golden.tokens >= 64
     assert checked.strings == len(hostile_strings())
+
+
+@pytest.mark.parametrize("case", [case for case in tiny_families.SERVED if "scaled" in case or "yarn" in case])
+def test_a_rotation_that_the_file_does_not_tell_is_caught(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "finished"
+    monkeypatch.setattr(gguf, "_describe_scaling", lambda writer, config, scaling: None)
+    build_base(folder, str(tiny_families.write(tmp_path / "source", case)))
+    with pytest.raises(Invalid, match="log-probabilities differ"):
+        check_export(folder, folder / GGUF)
+
+
+@pytest.mark.parametrize("case", tiny_families.ELSEWHERE)
+def test_what_llamacpp_cannot_serve_is_a_base_for_other_engines(tmp_path: Path, case: str) -> None:
+    folder = tmp_path / "finished"
+    build_base(folder, str(tiny_families.write(tmp_path / "source", case)), check=True)
+    assert not (folder / GGUF).exists() and (folder / "golden.jsonl").exists()
+    assert "llamacpp" not in json.loads((folder / "noria.json").read_text())["about"]["engines"]
+
+
+def test_chatglm3_says_the_same_through_llamacpp_once_it_is_a_glm(tmp_path: Path) -> None:
+    tiny_chatglm3.write(tmp_path / "source")
+    folder = tmp_path / "finished"
+    build_base(folder, str(tmp_path / "source"), check=True)
+    checked = check_export(folder, folder / GGUF)
+    assert checked.golden.max_difference < 0.05
+    assert checked.golden.tokens >= 64
+
+
+@pytest.mark.parametrize("case", tiny_families.FAMILIES)
+def test_what_a_family_was_taught_is_served(tmp_path: Path, case: str) -> None:
+    base = tmp_path / "base"
+    build_base(base, str(tiny_families.write(tmp_path / "source", case)))
+    (tmp_path / "checkpoint").mkdir()
+    result = train_lora(
+        base,
+        trainer_tiny.rows(),
+        (),
+        (),
+        msgspec.structs.replace(trainer_tiny.RECIPE, replay_rows_per_step=0, learning_rate=2e-2),
+        tmp_path / "out",
+        lambda progress: None,
+        tmp_path / "checkpoint",
+        precision="float32",
+    )
+    folder = Path(result.model_dir)
+    assert result.epoch_losses[-1] < result.epoch_losses[0]
+    assert json.loads((folder / "config.json").read_text())["architectures"] == tiny_families.ALL[case]["architectures"]
+    write_golden(folder)
+    export_gguf(folder, folder / GGUF)
+    assert check_export(folder, folder / GGUF).golden.max_difference < 0.05
+    # The base would not be taken for it.
+    spec = EngineSpec(kind="llamacpp", model_dir=base, model_name="base", slots=1, context_tokens=512)
+    engine = LlamaCppEngine(spec, "a-key")
+    engine.start()
+    try:
+        engine.ready(60.0)
+        other = compare_with_golden(engine.base_url, engine.key, folder / "golden.jsonl")
+    finally:
+        engine.stop()
+    assert not other.within(LlamaCppEngine.golden_tolerance)

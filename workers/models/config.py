@@ -243,6 +243,10 @@ def not_for_llamacpp(config: ModelConfig) -> str | None:
         return f"llama.cpp does not know {family.name}"
     if kind not in family.gguf_ropes:
         return f"rope scaling {kind!r} cannot be exported for {family.name}"
+    if config.biases & family.gguf_lacks:
+        return f"llama.cpp does not read {min(config.biases & family.gguf_lacks)} of {family.name}"
+    if not family.gguf_wide_heads and config.size("queries") != config.hidden:
+        return f"llama.cpp wants the heads of {family.name} together as wide as hidden_size"
     by_hand = [key for key in _YARN_BY_HAND if (config.rope_scaling or {}).get(key) is not None]
     if by_hand:
         return f"rope scaling with {by_hand[0]} cannot be exported"

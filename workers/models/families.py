@@ -29,7 +29,8 @@ class Family(Struct, frozen=True, kw_only=True):
     `defaults`: what transformers takes for keys that config.json lacks. `window`: whether attention reaches back `sliding_window`
     tokens only: never, always where that is set, or where `use_sliding_window` is set too. `gguf`: llama.cpp's name of the
     architecture, None if it has none. `gguf_ropes`: the kinds of rotation that llama.cpp computes in it as transformers does.
-    `lightllm`: whether LightLLM 1.2.0 lists it.
+    `gguf_lacks`: keys of config.json that switch on what llama.cpp does not read there. `gguf_wide_heads`: whether its heads
+    together may be wider or narrower than `hidden`. `lightllm`: whether LightLLM 1.2.0 lists it.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Family(Struct, frozen=True, kw_only=True):
     window: Literal["never", "always", "switched"] = "never"
     gguf: str | None
     gguf_ropes: frozenset[str] = frozenset({"default", "linear", "yarn"})
+    gguf_lacks: frozenset[str] = frozenset()
+    gguf_wide_heads: bool = True
     lightllm: bool
 
     @property
@@ -125,6 +128,7 @@ FAMILIES = (
         defaults={"head_dim": 128},
         window="switched",
         gguf="qwen3",
+        gguf_lacks=frozenset({"attention_bias"}),  # it reads those of queries, keys and values, but not the output's
         lightllm=True,
     ),
     Family(
@@ -134,6 +138,7 @@ FAMILIES = (
         layer=(*_NORMS, *_attention("attention_bias"), *_FUSED),
         defaults={"partial_rotary_factor": 0.5, "attention_bias": True},
         gguf="chatglm",
+        gguf_wide_heads=False,
         lightllm=False,
     ),
     Family(
