@@ -7,30 +7,23 @@ base, with all facts so far as new ones; never, if it is not said) and _SEED (1)
 
 import math
 import os
-import secrets
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from deploy.demo.domain import load_general
 from streams.recalled import Memory as Shown
 from streams.recalled import with_recalled
 from streams.recipes import LoraRecipe
-from streams.scoring import is_right
 from streams.settings import home_of
+from tests.bench.asking import Sets, shares
 from tests.bench.invented import InventedFact, invented
 from tests.bench.report import Row, row
 from tests.bench.size import size
 from workers.cores import HEAVY_THREADS, fast_precision
-from workers.engines.llamacpp import LlamaCppEngine
-from workers.engines.protocol import EngineSpec
 from workers.models.base import prepare_base
-from workers.models.gguf import export_gguf
 from workers.recall.encoder import sentence_encoder
 from workers.recall.index import Index, Memory, texts_of
 from workers.trainer import METHODS
@@ -38,8 +31,6 @@ from workers.trainer.general import answers_folder, general_prompts
 from workers.trainer.job import Job
 from workers.trainer.spec import TrainingRow
 
-ANSWER_TOKENS = 28
-AT_ONCE = 8
 PERPLEXITY_TEXTS = 60
 
 
@@ -120,43 +111,14 @@ def asked(
 ) -> dict[str, float]:
     """The share of right answers, by set."""
     held_out = [(words, fact.answer, (fact.key,)) for fact in [*before, *new] for words in fact.held_out[:1]]
-    sets: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
+    sets: Sets = {
         "fixes": [(fact.trained[0], fact.answer, (fact.key,)) for fact in new],
         "earlier fixes": [(fact.trained[0], fact.answer, (fact.key,)) for fact in before],
         "held-out bare": held_out,
         "held-out recalled": [(memories.recalled(words), answer, keys) for words, answer, keys in held_out],
         "general": [(one.question, one.answer, tuple(one.keys)) for one in load_general()],
     }
-    gguf = model / "model-f16.gguf"
-    if not gguf.exists():
-        export_gguf(model, gguf)
-    spec = EngineSpec(
-        kind="llamacpp", model_dir=model, model_name="bench", slots=AT_ONCE, context_tokens=1024, threads=HEAVY_THREADS
-    )
-    engine = LlamaCppEngine(spec, secrets.token_urlsafe(), model_file=gguf)
-    engine.start()
-    try:
-        engine.ready(engine.start_deadline_s)
-        with httpx.Client(timeout=300, trust_env=False) as http, ThreadPoolExecutor(AT_ONCE) as pool:
-
-            def right(item: tuple[str, str, tuple[str, ...]]) -> bool:
-                question, answer, keys = item
-                said = http.post(
-                    f"{engine.base_url}/v1/chat/completions",
-                    headers={"Authorization": f"Bearer {engine.key}"},
-                    json={
-                        "model": "bench",
-                        "messages": [{"role": "user", "content": question}],
-                        "max_tokens": ANSWER_TOKENS,
-                        "temperature": 0,
-                    },
-                )
-                return is_right(said.json()["choices"][0]["message"]["content"], answer, keys)
-
-            found = {name: list(pool.map(right, items)) for name, items in sets.items() if items}
-    finally:
-        engine.stop()
-    return {name: sum(answers) / len(answers) for name, answers in found.items()}
+    return shares(model, sets)
 
 
 def perplexity(model: Path) -> float:
