@@ -22,6 +22,7 @@ NAMES = (
     "recall",
     "recall_index",
     "training",
+    "methods",
     "continual",
 )
 
