@@ -22,6 +22,7 @@ from workers.trainer import METHODS, learning
 from workers.trainer.general import chosen_prompts
 from workers.trainer.job import Job
 from workers.trainer.loaded import NotPacked, load_tokenizer
+from workers.trainer.lora import add_adapter
 from workers.trainer.memory import full_memory, size_of
 from workers.trainer.methods.continued_pretraining import dealt, unused_prompts
 from workers.trainer.plain import PlainModel
@@ -248,6 +249,29 @@ def test_a_family_that_packs_do_not_carry_is_trained_row_by_row_to_the_same_end_
     )
     for name, tensor in one.items():
         assert float((other[name] - tensor).abs().max()) < 1e-3, name
+
+
+def test_rows_longer_than_a_models_window_are_trained_as_plain_transformers_and_peft_train_them(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder = tiny.make_model(tmp_path / "mistral", kind="mistral")
+    told: list[Progress] = []
+    result = train(folder, tmp_path, LORA, progress=told.append)
+    assert result.fallback is not None and result.fallback.endswith("are longer than the model's window of 24")
+    start = PlainModel(folder, LORA.upper_layers, torch.float32, CPU)
+    adapter = add_adapter(start.model, start.upper_layers(), LORA)
+    config = LoraConfig(
+        r=LORA.rank, lora_alpha=int(LORA.alpha), target_modules=sorted(adapter.layers), task_type="CAUSAL_LM"
+    )
+    model: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
+    learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, value in adapter.parameters().items():
+        layer, _, which = name.rpartition(".")
+        with torch.no_grad():
+            learned[f"base_model.model.{layer}.lora_{which.upper()}.default.weight"].copy_(value)
+    expected = by_hand(folder, LORA, model, lambda row: model(torch.tensor([row.ids])).logits, list(learned.values()))
+    found = [(p.loss, p.replay_divergence) for p in told if p.stage == "training"]
+    assert found == [(pytest.approx(loss, abs=1e-4), pytest.approx(div, abs=1e-4)) for loss, div in expected]
 
 
 def test_rows_too_long_for_packs_are_trained_as_they_are_with_little_kept(

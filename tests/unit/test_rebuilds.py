@@ -1,5 +1,7 @@
 """What was removed is made again: by the order that an ask makes, and there again only if it came out the same."""
 
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid5
 
 import pytest
@@ -13,6 +15,8 @@ from streams.recalled import Recall
 from streams.recipes import LoraRecipe
 from tests.samples import DOMAIN, DomainLog, created, failed, finished, rebuild_asked, rebuilt
 from tests.unit.round_steps import begun, upto_swap
+from workers.selector.snapshot import FORMAT, Snapshot
+from workers.trainer import rebuild
 
 
 def removed(releases: int = 3) -> tuple[DomainLog, str]:
@@ -63,6 +67,25 @@ def test_a_snapshot_that_is_lost_is_to_be_selected_with_what_its_round_recalled_
     (order,) = log.tell(replace(rebuild_asked(round_id, 1), recall=Recall(of="both"), opening=True))
     assert isinstance(order, orders.RebuildCandidate)
     assert order.recall == Recall(of="both") and order.opening
+
+
+def test_a_lost_snapshot_is_selected_with_what_the_order_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, round_id = removed()
+    (order,) = log.tell(replace(rebuild_asked(round_id, 1), recall=Recall(of="both"), opening=True))
+    assert isinstance(order, orders.RebuildCandidate)
+    found: list[orders.SelectSnapshot] = []
+
+    def select(order: orders.SelectSnapshot, context: Any) -> Snapshot:
+        found.append(order)
+        return Snapshot(FORMAT, order.domain, order.round_id, order.pin, (), (), opening=order.opening)
+
+    monkeypatch.setattr(rebuild, "select", select)
+    artifacts = SimpleNamespace(has=lambda digest: False, put_bytes=lambda value: "sha256:again")
+    context: Any = SimpleNamespace(artifacts=artifacts)
+    assert rebuild._snapshot(order, context) == "sha256:again"
+    assert [(one.pin, one.recipe, one.recall, one.opening) for one in found] == [
+        (3, LoraRecipe(rank=8), Recall(of="both"), True)
+    ]
 
 
 def test_what_came_out_the_same_can_be_gone_back_to_again() -> None:

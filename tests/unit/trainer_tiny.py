@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from streams.recipes import LoraRecipe
 from tests.taught_llama import tokenizer_of
@@ -58,7 +65,7 @@ def rows(first: int = 0, last: int = 8) -> list[TrainingRow]:
 
 
 def make_model(folder: Path, seed: int = 0, kind: str = "llama") -> Path:
-    """Write a model folder of four layers. `kind`: "llama" (grouped keys) or "qwen2" (biases)."""
+    """Write a model folder of four layers. `kind`: "llama" (grouped keys), "qwen2" (biases), "mistral" (a window of 24 tokens)."""
     text = [part for fact in FACTS for part in fact] + GENERAL
     fast = tokenizer_of(text, 400, TEMPLATE)
     folder.mkdir(parents=True)
@@ -81,6 +88,9 @@ def make_model(folder: Path, seed: int = 0, kind: str = "llama") -> Path:
     if kind == "qwen2":
         model = Qwen2ForCausalLM
         model(Qwen2Config(**sizes)).save_pretrained(folder)
+    elif kind == "mistral":
+        model = MistralForCausalLM
+        model(MistralConfig(**sizes, sliding_window=24)).save_pretrained(folder)
     else:
         model = LlamaForCausalLM
         model(LlamaConfig(**sizes)).save_pretrained(folder)

@@ -232,10 +232,8 @@ def _plain(asked: _Asked) -> PlainLearner:
     everything = asked.everything(general)
     model.check_head(everything)
     asked.look(model, "before")
-    wanted: list[torch.Tensor] = []
-    if general is not None:
-        first = asked.reference_dir is None
-        wanted = [row.to(asked.device) for row in general.final] if first else model.final_states(general.rows)
+    # Not those of the answers as they were made: behind padding a window holds fewer tokens of the prompt.
+    wanted = model.final_states(general.rows) if general is not None else []
     before = model.head.detach().clone()
     named = asked.insert(model)
     if model.before is None and max(len(row.ids) for row in everything) > CHECKPOINTED:
