@@ -49,7 +49,7 @@ PARKED = (
     " parked"  # ends the key of a message of quarantine that names a parked key, and no record that could not be read
 )
 # Tables whose rows come again and are changed then: an insert may meet one that is there, so a change is not merged into it.
-_COME_AGAIN = frozenset({"erasures", "fresh", "preferences"})
+_COME_AGAIN = frozenset({"bases", "erasures", "fresh", "preferences"})
 JSONB = {str(t.name): {str(c.name) for c in t.columns if str(c.type) == "JSONB"} for t in tables.tables.values()}
 _KEYS = {str(t.name): tuple(str(c.name) for c in t.primary_key) for t in tables.tables.values()}
 _UNKNOWN = Exchange()
