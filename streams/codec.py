@@ -82,6 +82,7 @@ def _policy_with_method(data: Data) -> Data:
 VERSIONS: dict[str, int] = {
     "candidate_rebuilt": 2,
     "candidate_trained": 2,
+    "compare_releases": 2,
     "domain_created": 2,
     "evaluate_candidate": 3,
     "example_accepted": 3,
@@ -98,15 +99,17 @@ VERSIONS: dict[str, int] = {
     "round_requested": 7,
     "select_snapshot": 4,
     "snapshot_selected": 2,
+    "swap_release": 2,
     "train_candidate": 3,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("candidate_rebuilt", 1): ("made_with",),
-    ("candidate_trained", 1): ("cpu_s", "losses", "rows", "tokens", "made_with", "fallback", "metrics"),
+    ("candidate_trained", 1): ("needs", "cpu_s", "losses", "rows", "tokens", "made_with", "fallback", "metrics"),
+    ("compare_releases", 1): ("needs",),
     ("domain_created", 1): ("opening",),
     ("evaluate_candidate", 1): ("recall",),
-    ("evaluate_candidate", 2): ("first_model",),
+    ("evaluate_candidate", 2): ("first_model", "needs", "base_needs"),
     ("example_accepted", 1): ("follows",),
     ("example_accepted", 2): ("service",),
     ("gate_passed", 1): (),  # within the verdict: `alpha`, in the place of `words`
@@ -124,7 +127,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("rebuild_asked", 1): (),  # within the recipe: `recalled_share`
     ("rebuild_asked", 2): ("recall", "opening"),
     ("rebuild_candidate", 1): (),
-    ("rebuild_candidate", 2): ("recall", "opening"),
+    ("rebuild_candidate", 2): ("recall", "opening", "engine"),
     ("reply_drafted", 1): ("recall", "recalled"),
     ("round_asked", 1): ("opening",),
     ("round_asked", 2): ("recipe",),
@@ -138,8 +141,9 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("select_snapshot", 2): ("recall", "opening"),
     ("select_snapshot", 3): (),
     ("snapshot_selected", 1): ("named",),
+    ("swap_release", 1): ("needs",),
     ("train_candidate", 1): (),
-    ("train_candidate", 2): (),
+    ("train_candidate", 2): ("engine",),
 }
 # (name, version) -> the fields, with their shapes, that the next version has no more.
 DROPPED: dict[tuple[str, int], Data] = {("round_requested", 4): {"reason": {"type": "string"}}}

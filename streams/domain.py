@@ -12,6 +12,7 @@ from streams.gate import Verdict
 from streams.plan import RoundStep
 from streams.policy import Gathered, Outlook, Policy, local_day, outlook
 from streams.reasons import Reason, reason
+from streams.recipes import Needs
 
 CLOCK_AHEAD = timedelta(days=7)  # of what an event says: more is no delay between writers
 
@@ -32,6 +33,7 @@ class Round(Struct, frozen=True):
     verdict: Verdict | None = None
     release: int | None = None
     opening: bool = False
+    needs: Needs = "merged"  # of `model`
 
 
 class Ended(Struct, frozen=True):
@@ -83,6 +85,7 @@ class Domain(Struct, frozen=True):
     ended: Ended | None = None
     rounds: int = 0
     releases: dict[int, str] = field(default_factory=dict)  # release -> model
+    needs: dict[int, Needs] = field(default_factory=dict)  # of releases whose model needs more than to be read
     live: int | None = None
     highest: int = 0
     erased: tuple[str, ...] = ()  # sorted, so that equal states are equal bytes in every process

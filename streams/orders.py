@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from streams.envelope import Number, Offset
 from streams.recalled import Recall
-from streams.recipes import Recipe
+from streams.recipes import Needs, Recipe
 
 
 class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", tag_field="kind"):
@@ -25,7 +25,8 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
 
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
-    """Train on `snapshot` from `base_model`; `reference_model` (the domain's first) answers the general prompts."""
+    """Train on `snapshot` from `base_model`; `reference_model` (the domain's first) answers the general prompts. `engine`: the
+    domain's kind, for which what is made is made ready (orders of version 2 know one)."""
 
     order_id: UUID
     domain: str
@@ -35,6 +36,7 @@ class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", t
     reference_model: str
     recipe: Recipe
     replay_prompts: tuple[str, ...]
+    engine: str = "llamacpp"
 
 
 class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate", tag_field="kind"):
@@ -55,11 +57,13 @@ class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate
     adapter: str
     recall: Recall = Recall()
     opening: bool = False
+    engine: str = "llamacpp"
 
 
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):
     """Examine `candidate_model` and `base_model` on the same questions, bare and, where `recall` has it, as they are served.
-    `first_model`: the domain's first, against which general ability is held, too; None: it is not asked."""
+    `engine`: the domain's kind; `needs` and `base_needs` say whether it carries each of the two. `first_model`: the domain's first,
+    against which general ability is held, too; None: it is not asked."""
 
     order_id: UUID
     domain: str
@@ -71,11 +75,13 @@ class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candida
     engine: str
     recall: Recall = Recall()
     first_model: str | None = None
+    needs: Needs = "merged"
+    base_needs: Needs = "merged"
 
 
 class CompareReleases(Struct, frozen=True, kw_only=True, tag="compare_releases", tag_field="kind"):
     """Ask `base_model` and `model`, which is `release`, the same questions as of `pin`, bare and, where `recall` has it, as they
-    are served. `round_id`: it is of none."""
+    are served. `needs` is of `model`. `round_id`: it is of none."""
 
     order_id: UUID
     domain: str
@@ -86,6 +92,7 @@ class CompareReleases(Struct, frozen=True, kw_only=True, tag="compare_releases",
     engine: str
     recall: Recall = Recall()
     round_id: str | None = None
+    needs: Needs = "merged"
 
 
 class SwapRelease(Struct, frozen=True, kw_only=True, tag="swap_release", tag_field="kind"):
@@ -99,6 +106,7 @@ class SwapRelease(Struct, frozen=True, kw_only=True, tag="swap_release", tag_fie
     current: Number | None
     round_id: str | None
     rollback: bool = False
+    needs: Needs = "merged"
 
 
 class PurgePlaces(Struct, frozen=True, kw_only=True, tag="purge_places", tag_field="kind"):

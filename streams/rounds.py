@@ -154,6 +154,7 @@ def _rebuild(event: releases.RebuildAsked, state: Domain, rebuild: Rebuild) -> R
         adapter=event.adapter,
         recall=event.recall,
         opening=event.opening,
+        engine=state.engine,
     )
 
 
@@ -169,6 +170,7 @@ def _compare(
         pin=recorded.offset + 1,
         engine=state.engine,
         recall=state.policy.recall,
+        needs=state.needs.get(comparing.release, "merged"),
     )
 
 
@@ -201,6 +203,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     reference_model=state.base_model,
                     recipe=round_.policy.recipe,
                     replay_prompts=state.replay_prompts,
+                    engine=state.engine,
                 ),
             )
         case "evaluate":
@@ -217,6 +220,8 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     engine=state.engine,
                     recall=round_.policy.recall,
                     first_model=state.base_model,
+                    needs=round_.needs,
+                    base_needs=state.needs.get(round_.base_release, "merged"),
                 ),
             )
         case "gate":
@@ -242,4 +247,5 @@ def _swap(
         current=state.live,
         round_id=round_.id if round_ is not None else None,
         rollback=rollback,
+        needs=round_.needs if round_ is not None else state.needs.get(release, "merged"),
     )

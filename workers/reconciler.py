@@ -18,8 +18,10 @@ from typing import assert_never
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from streams.engines import serving_kind
 from streams.errors import Unavailable
 from streams.events import DOMAINS
+from streams.recipes import Needs
 from streams.schema import machinery
 from streams.store import positions, postgres_trouble
 from streams.tables import LIVE
@@ -37,6 +39,7 @@ logger = logging.getLogger("noria.reconciler")
 class Release(Struct, frozen=True):
     number: int
     model: str
+    needs: Needs = "merged"
 
 
 class Swap(Struct, frozen=True):
@@ -67,7 +70,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     `before`: what answered before it, if its model is kept."""
 
     domain: str
-    kind: str  # of its engines
+    kind: str  # of its engines, where that carries what a release needs
     retired: bool = False
     live: Release | None = None
     before: Release | None = None
@@ -111,7 +114,8 @@ def amends(standing: Standing, doors: Sequence[Door]) -> tuple[Amend, ...]:
     needed = [] if standing.retired else [release for release in (live, standing.before) if release is not None]
     for release in needed:
         if engine_id(standing.domain, release.number) not in there:
-            found.append(Want(standing.domain, release.number, standing.kind, release.model))
+            kind = serving_kind(standing.kind, release.needs)
+            found.append(Want(standing.domain, release.number, kind, release.model))
     if standing.retired and standing.route is not None:
         found.append(Close(standing.domain))
     if live is not None and not standing.retired and not _level(standing, live):
@@ -254,8 +258,8 @@ def _standings(connection: Connection) -> list[Standing]:
             domain=row.domain,
             kind=row.engine,
             retired=row.retired,
-            live=None if row.model is None else Release(row.live_release, row.model),
-            before=None if row.before_model is None else Release(row.before, row.before_model),
+            live=None if row.model is None else Release(row.live_release, row.model, row.needs),
+            before=None if row.before_model is None else Release(row.before, row.before_model, row.before_needs),
             decided_offset=row.decided_offset,
             swaps=tuple(swaps.get(row.domain, ())),
             route=routes.get(row.domain),
@@ -278,9 +282,9 @@ _WENT_LIVE = (
 )
 # What went live last, and before that, by the orders that it came of.
 _DOMAINS = (
-    "SELECT d.domain, d.engine, d.retired_at IS NOT NULL AS retired, d.live_release, l.model,"
+    "SELECT d.domain, d.engine, d.retired_at IS NOT NULL AS retired, d.live_release, l.model, l.needs,"
     " CASE WHEN last.release = d.live_release THEN last.decided_offset END AS decided_offset,"
-    " b.release AS before, b.model AS before_model FROM noria.domains d"
+    " b.release AS before, b.model AS before_model, b.needs AS before_needs FROM noria.domains d"
     f" LEFT JOIN LATERAL ({_WENT_LIVE}) last ON true"
     f" LEFT JOIN LATERAL ({_WENT_LIVE} OFFSET 1) earlier ON true"
     " LEFT JOIN noria.releases l ON l.domain = d.domain AND l.release = d.live_release"

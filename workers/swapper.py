@@ -14,6 +14,7 @@ import time
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from streams.engines import serving_kind
 from streams.errors import Invalid, Unavailable
 from streams.facts.releases import ReleaseFinished, ReleaseRolledBack, ReleaseStarted
 from streams.orders import SwapRelease
@@ -43,7 +44,8 @@ class Flip(Struct, frozen=True):
 def run(order: SwapRelease, context: Context) -> None:
     began = time.monotonic()
     name = engine_id(order.domain, order.release)
-    warm = want(context.database, context.settings.host, order.domain, order.release, order.engine, order.model)
+    kind = serving_kind(order.engine, order.needs)
+    warm = want(context.database, context.settings.host, order.domain, order.release, kind, order.model)
     if not order.rollback:
         started = ReleaseStarted(domain=order.domain, release=order.release, order_id=order.order_id, model=order.model)
         context.publish(order, started, "release_started")
@@ -83,7 +85,7 @@ def _prove(context: Context, order: SwapRelease, name: str, ready: Ready) -> flo
         raise Unavailable(f"the engine of {name} is on {ready.host}: a swapper there can reach it")
     key = context.keyring.derive(f"engine:{name}")
     compared = compare_with_golden(ready.base_url, key, context.artifacts.path(order.model) / "golden.jsonl")
-    allowed = golden_tolerance(order.engine)
+    allowed = golden_tolerance(serving_kind(order.engine, order.needs))
     if not compared.within(allowed):
         unwant(context.database, name)
         raise Invalid(

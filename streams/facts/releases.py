@@ -115,6 +115,7 @@ releases = projection(
     integer("release", key=True),
     text("round_id", nullable=True),
     text("model"),
+    text("needs"),  # merged, or adapter: what the engine must be able to do to serve it
     text("state"),  # started, live, retired, removed
     timestamptz("started_at"),
     timestamptz("finished_at", nullable=True),
@@ -129,16 +130,18 @@ def fold(state: Domain, recorded: Recorded, event: ReleaseEvent) -> Domain:
         case ReleaseStarted():
             return state
         case ReleaseFinished():
+            round_ = state.round if state.round is not None and state.round.order_id == event.order_id else None
+            needs = {} if round_ is None or round_.needs == "merged" else {event.release: round_.needs}
             after = replace(
                 state,
                 releases=state.releases | {event.release: event.model},
+                needs=state.needs | needs,
                 live=event.release,
                 highest=max(state.highest, event.release),
                 last_release_at=recorded.envelope.time,
                 going=None,
             )
-            of_round = state.round is not None and state.round.order_id == event.order_id
-            return ended(after, "released") if of_round else after
+            return after if round_ is None else ended(after, "released")
         case ReleaseRolledBack():
             # Of no release that there is: a foreign writer's.
             return replace(state, live=event.to, going=None) if event.to in state.releases else state
@@ -182,12 +185,13 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ReleaseEvent)
     at = recorded.envelope.time
     match event:
         case ReleaseStarted():
-            round_ = before.round
+            round_ = before.round if before.round is not None and before.round.release == event.release else None
             row = {
                 "domain": event.domain,
                 "release": event.release,
-                "round_id": round_.id if round_ is not None and round_.release == event.release else None,
+                "round_id": None if round_ is None else round_.id,
                 "model": event.model,
+                "needs": "merged" if round_ is None else round_.needs,
                 "state": "started",
                 "started_at": at,
                 "finished_at": None,

@@ -15,7 +15,7 @@ from streams.plan import CANCELLABLE
 from streams.plan import after as step_after
 from streams.policy import Policy, local_day
 from streams.reasons import Reason
-from streams.recipes import Recipe
+from streams.recipes import Needs, Recipe
 from streams.tables import bigint, boolean, double, index, integer, jsonb, projection, text, timestamptz
 from streams.writes import Delete, Insert, Row, Update, Write, columns
 
@@ -70,9 +70,11 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
 
 
 class CandidateTrained(Struct, frozen=True, kw_only=True):
-    """`loss` is that of the last epoch, `losses` of each; nats an answer token. `rows` were trained, `tokens` went through the
-    layers that learn; `cpu_s` is the training process's own. `fallback`: why the rows were trained one by one, if they were;
-    `metrics`: what else the method tells, by name."""
+    """A candidate was made. `loss` is that of the last epoch, `losses` of each; nats an answer token. `rows` were trained, `tokens`
+    went through the layers that learn; `cpu_s` is the training process's own. `export_difference`: the file that its engine serves
+    against transformers, in log-probability; None where the engine reads the model as it is. `needs`: what the engine must be able
+    to do to serve it. `fallback`: why the rows were trained one by one, if they were; `metrics`: what else the method tells, by
+    name."""
 
     domain: str
     round_id: str
@@ -83,7 +85,8 @@ class CandidateTrained(Struct, frozen=True, kw_only=True):
     loss: float
     steps: int
     duration_s: float
-    export_difference: float
+    export_difference: float | None
+    needs: Needs = "merged"
     cpu_s: float | None = None
     losses: tuple[float, ...] = ()
     rows: int | None = None
@@ -194,7 +197,7 @@ def fold(state: Domain, recorded: Recorded, event: RoundEvent) -> Domain:
         case CandidateTrained():
             if round_ is None or round_.order_id != event.order_id:
                 return state
-            return _advanced(state, replace(round_, model=event.model), cause)
+            return _advanced(state, replace(round_, model=event.model, needs=event.needs), cause)
         case CandidateEvaluated():
             # It waits for no order any more, but for the gate's word.
             return state if round_ is None or round_.order_id != event.order_id else _advanced(state, round_, cause)

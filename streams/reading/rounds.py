@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from streams.engines import serving_kind
 from streams.policy import Keep
 
 
@@ -52,7 +53,8 @@ def comparison_over(connection: Connection, order_id: str) -> bool:
 
 
 class Served(Struct, frozen=True):
-    """What answers a domain that is not retired. `near`: a round may begin by time alone. `exam_items`: how many are in force."""
+    """What answers a domain that is not retired, and the kind of engine that serves that. `near`: a round may begin by time alone.
+    `exam_items`: how many are in force."""
 
     domain: str
     engine: str
@@ -64,7 +66,7 @@ class Served(Struct, frozen=True):
 def served(connection: Connection, near_s: float) -> list[Served]:
     rows = connection.execute(
         text(
-            "SELECT d.domain, d.engine, r.model,"
+            "SELECT d.domain, d.engine, r.model, r.needs,"
             " coalesce(d.wake_at < now() + make_interval(secs => :near), false) AS near,"
             " (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain AND i.retired_offset IS NULL)"
             " AS exam_items"
@@ -73,7 +75,9 @@ def served(connection: Connection, near_s: float) -> list[Served]:
         ),
         {"near": near_s},
     )
-    return [msgspec.convert(dict(row), Served) for row in rows.mappings()]
+    return [
+        Served(row.domain, serving_kind(row.engine, row.needs), row.model, row.near, row.exam_items) for row in rows
+    ]
 
 
 class Keeping(Struct, frozen=True):

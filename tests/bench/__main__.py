@@ -24,6 +24,7 @@ NAMES = (
     "training",
     "methods",
     "continual",
+    "plan",
 )
 
 

@@ -1,4 +1,5 @@
-"""The contract of an engine, held by llama.cpp itself and by servers that speak LightLLM's protocol in two versions."""
+"""The contract of an engine, held by llama.cpp and transformers themselves and by servers that speak LightLLM's protocol in two
+versions."""
 
 import contextlib
 import json
@@ -19,6 +20,7 @@ import jsonschema
 import psutil
 import pytest
 from msgspec import structs
+from tokenizers import Tokenizer
 
 from api.chat_request import parse_chat
 from streams.engine_client import ChatStream, ContextExceeded, Delta, Sampling, count_tokens
@@ -28,18 +30,19 @@ from tests import lightllm_protocol_server
 from tests.base_model import base_model
 from workers.engines import llamacpp_server, make_engine
 from workers.engines.lightllm import LightLLMEngine, flags
-from workers.engines.llamacpp import LlamaCppEngine
 from workers.engines.process import start_child
 from workers.engines.protocol import Engine, EngineSpec
+from workers.engines.server import OwnServer
 from workers.models.golden import compare_with_golden
 
 __all__ = ["base_model"]
 KEY = "a-key-of-this-test"
 NAME = "road-traffic@1"
 LIGHTLLM = os.environ.get("NORIA_LIGHTLLM")  # on a host with a GPU: LightLLM itself is held to the contract too
-KINDS = ["llamacpp", "lightllm-1.2.0", "lightllm-1.0.1", *(["lightllm-itself"] if LIGHTLLM else [])]
+KINDS = ["llamacpp", "transformers", "lightllm-1.2.0", "lightllm-1.0.1", *(["lightllm-itself"] if LIGHTLLM else [])]
 ROOT = Path(__file__).resolve().parents[2]
 # What the door refuses for LightLLM, or what the servers that speak its protocol here do not do.
+on_our_own = pytest.mark.parametrize("engine", ["llamacpp", "transformers"], indirect=True)
 on_llamacpp = pytest.mark.parametrize("engine", ["llamacpp"], indirect=True)
 
 
@@ -47,8 +50,8 @@ def make(kind: str, model_dir: Path, name: str = NAME) -> Engine:
     spec = EngineSpec(
         kind=kind.partition("-")[0], model_dir=model_dir, model_name=name, slots=2, context_tokens=512, niceness=3
     )
-    if spec.kind == "llamacpp":
-        return LlamaCppEngine(spec, KEY)
+    if spec.kind != "lightllm":
+        return make_engine(spec, KEY)
     if kind == "lightllm-itself":
         assert LIGHTLLM is not None
         return LightLLMEngine(structs.replace(spec, lightllm=Path(LIGHTLLM)), KEY)
@@ -163,7 +166,7 @@ def test_the_seed_decides_what_is_drawn(engine: Engine) -> None:
     assert text_of(first) == text_of(ask(engine, "Tell me a story.", temperature=1.5, seed=7))
 
 
-@on_llamacpp
+@on_our_own
 def test_a_seed_that_llamacpp_would_take_for_any_is_one_of_its_own(engine: Engine) -> None:
     body = {"model": "d", "messages": [{"role": "user", "content": "hi"}], "seed": -1}
     seed = parse_chat(body, "p").sampling.seed
@@ -171,21 +174,16 @@ def test_a_seed_that_llamacpp_would_take_for_any_is_one_of_its_own(engine: Engin
     assert first == again
 
 
-@on_llamacpp
-def test_a_token_that_is_banned_is_not_said(engine: Engine) -> None:
+@on_our_own
+def test_a_token_that_is_banned_is_not_said(engine: Engine, base_model: Path) -> None:
     plain = ask(engine, "Name three primary colours.", max_tokens=1, logprobs=1)
     (first,) = (told for delta in plain for told in delta.logprobs)
-    number = httpx.post(
-        f"{engine.base_url}/tokenize",
-        json={"content": first.token},
-        headers={"Authorization": f"Bearer {engine.key}"},
-        trust_env=False,
-    ).json()["tokens"]
-    banned = ask(engine, "Name three primary colours.", max_tokens=1, logit_bias={number[0]: -100.0})
+    (number,) = Tokenizer.from_file(str(base_model / "tokenizer.json")).encode(first.token).ids
+    banned = ask(engine, "Name three primary colours.", max_tokens=1, logit_bias={number: -100.0})
     assert text_of(plain) == first.token != text_of(banned) != ""
 
 
-@on_llamacpp
+@on_our_own
 def test_log_probabilities_are_numbers_and_the_likeliest_come_first(engine: Engine) -> None:
     deltas = ask(engine, "Name three primary colours.", max_tokens=4, logprobs=3)
     told = [token for delta in deltas for token in delta.logprobs]
@@ -230,14 +228,14 @@ def test_a_schema_that_nothing_can_be_held_to_is_refused_and_the_engine_goes_on(
     assert text_of(ask(engine, "Hello", max_tokens=2))
 
 
-@on_llamacpp
+@on_our_own
 def test_what_was_said_is_not_said_again_under_a_penalty(engine: Engine) -> None:
     plain = text_of(ask(engine, "Say the word tea again and again.", max_tokens=24))
     for penalty in ({"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, {"repetition_penalty": 1.8}):
         assert text_of(ask(engine, "Say the word tea again and again.", max_tokens=24, **penalty)) != plain
 
 
-@on_llamacpp
+@on_our_own
 @pytest.mark.parametrize("narrow", [{"top_k": 1}, {"min_p": 1.0}])
 def test_the_likeliest_token_alone_is_left_where_nothing_else_may_be_drawn(
     engine: Engine, narrow: dict[str, Any]
@@ -275,7 +273,7 @@ def test_a_prompt_longer_than_the_context_is_refused(engine: Engine) -> None:
     # The version of July 2025 breaks the connection instead of saying why.
     with pytest.raises(Unavailable if old_lightllm(engine) else ContextExceeded) as caught:
         ask(engine, "word " * 2000)
-    if isinstance(engine, LlamaCppEngine):
+    if isinstance(engine, OwnServer):
         assert isinstance(caught.value, ContextExceeded)
         messages = [{"role": "user", "content": "word " * 2000}]
         assert caught.value.prompt_tokens == count_tokens(engine.base_url, engine.key, messages) > 2000
@@ -298,7 +296,7 @@ def test_closing_an_answer_frees_its_place(engine: Engine) -> None:
     assert time.monotonic() - began < 15
 
 
-@on_llamacpp
+@on_our_own
 def test_a_caller_who_leaves_while_the_prompt_is_read_frees_the_place(engine: Engine) -> None:
     leaving = threading.Event()
     began = threading.Semaphore(0)
@@ -324,7 +322,7 @@ def test_a_caller_who_leaves_while_the_prompt_is_read_frees_the_place(engine: En
     assert time.monotonic() - began_at < 15  # reading all six takes far longer
 
 
-@on_llamacpp
+@on_our_own
 def test_while_a_long_prompt_is_read_others_get_their_tokens(engine: Engine) -> None:
     story = ChatStream(
         engine.base_url,
@@ -463,7 +461,7 @@ def test_a_break_in_mid_answer_is_never_taken_for_an_end(kind: str, started: Cal
         Sampling(max_tokens=400, temperature=0, top_p=1, seed=1),
     )
     assert next(answer).text
-    if kind in ("llamacpp", "lightllm-itself"):  # the others break off at that word
+    if kind in ("llamacpp", "transformers", "lightllm-itself"):  # the others break off at that word
         assert engine.pid is not None
         os.killpg(engine.pid, signal.SIGKILL)
     with pytest.raises(Unavailable):
@@ -554,11 +552,12 @@ def test_lightllms_cache_holds_all_places_and_a_prefill_besides(base_model: Path
     assert given.max_total_token_num >= 8 * 16384 + given.batch_max_tokens
 
 
-def test_what_people_write_is_in_no_log_of_llamacpp(base_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["llamacpp", "transformers"])
+def test_what_people_write_is_in_no_log(kind: str, base_model: Path, tmp_path: Path) -> None:
     script = tmp_path / "host.py"
     script.write_text(
         "import sys, httpx\nfrom pathlib import Path\nfrom tests.integration.test_engines import KEY, make\n"
-        f"engine = make('llamacpp', Path({str(base_model)!r}))\nengine.start()\nengine.ready(engine.start_deadline_s)\n"
+        f"engine = make({kind!r}, Path({str(base_model)!r}))\nengine.start()\nengine.ready(engine.start_deadline_s)\n"
         "url, keys = engine.base_url + '/v1/chat/completions', {'Authorization': 'Bearer ' + KEY}\n"
         "words = 'canary-of-a-person'\n"
         "good = {'messages': [{'role': 'user', 'content': words}], 'max_tokens': 4}\n"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from streams.engines import ENGINES
 from streams.errors import Invalid
 from tests import tiny_llama
 from tests.base_model import base_model
@@ -19,6 +20,7 @@ from workers.engines.protocol import EngineSpec
 from workers.models import gguf
 from workers.models.base import build_base, prepare_base, prepare_base_digest, wheel_gguf
 from workers.models.check import HOSTILE, check_export, differing_strings, hostile_strings
+from workers.models.finish import finish
 from workers.models.gguf import export_gguf
 from workers.models.golden import compare_with_golden
 
@@ -72,6 +74,47 @@ def test_a_users_model_says_the_same_through_llamacpp_as_through_transformers(ti
     assert checked.golden.max_difference < 0.05
     assert checked.golden.tokens >= 64
     assert checked.strings == len(hostile_strings())
+
+
+def test_a_folder_is_made_ready_for_the_engine_that_will_serve_it_and_for_no_other(
+    grouped: Path, tmp_path: Path
+) -> None:
+    for kind in ENGINES:
+        folder = tmp_path / kind
+        shutil.copytree(grouped, folder, ignore=shutil.ignore_patterns("*.gguf", "golden.jsonl"))
+        difference = finish(folder, kind, grouped)
+        assert (folder / "golden.jsonl").read_text() == (grouped / "golden.jsonl").read_text()
+        assert bool(list(folder.glob("*.gguf"))) is (kind == "llamacpp")
+        assert difference is not None and difference < 0.05 if kind == "llamacpp" else difference is None
+
+
+def test_a_base_for_lightllm_is_prepared_without_a_word_of_gguf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_of_it(*_: Any) -> None:
+        raise AssertionError("a GGUF is written")
+
+    monkeypatch.setattr(gguf, "export_gguf", nothing_of_it)
+    source = tiny_llama.write(tmp_path / "a-users-model")
+    folder = prepare_base(tmp_path / "home", str(source), engine="lightllm")
+    assert {"model.safetensors", "golden.jsonl"} <= {path.name for path in folder.iterdir()}
+    with pytest.raises(AssertionError, match="a GGUF is written"):
+        prepare_base(tmp_path / "home", str(source))
+
+
+def test_a_candidates_tokenizer_that_cannot_be_translated_is_taken_from_its_bases_own_file(
+    grouped: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "trained"
+    shutil.copytree(grouped, folder, ignore=shutil.ignore_patterns("*.gguf"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    # The same in other words, which have no name in llama.cpp.
+    digits, byte_level = tokenizer["pre_tokenizer"]["pretokenizers"]
+    split = {"type": "Split", "pattern": {"Regex": "[0-9]"}, "behavior": "Isolated", "invert": False}
+    edit(folder, "tokenizer.json", pre_tokenizer={"type": "Sequence", "pretokenizers": [split, digits, byte_level]})
+    with pytest.raises(Invalid, match="as a template"):
+        finish(folder, "llamacpp")
+    assert (finish(folder, "llamacpp", grouped) or 1.0) < 0.05
 
 
 def test_rows_that_are_not_interleaved_are_caught(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,16 @@ def engine_version(kind: str, lightllm: Path | None) -> str:
     return "" if found is None else f"{package} {found.version}"
 
 
+def export(kind: str, model_dir: Path, source: Path | None = None) -> None:
+    """Write into `model_dir` what engines of that kind read besides weights and tokenizer. See `EngineMaker.export`."""
+    _named(kind).export(model_dir, source)
+
+
+def check(kind: str, model_dir: Path) -> float | None:
+    """How far what was exported for engines of that kind is from the model itself. See `EngineMaker.check`."""
+    return _named(kind).check(model_dir)
+
+
 def _named(kind: str) -> EngineMaker:
     engine_kind(kind)
     made: EngineMaker = import_module(f"{__name__}.{kind}").ENGINE

@@ -18,14 +18,14 @@ import httpx
 from streams.errors import Invalid, Unavailable
 from workers.engines import kept
 from workers.engines.process import get, start_child, stop_child, wait_until
-from workers.engines.protocol import EngineSpec
+from workers.engines.protocol import EngineSpec, ServesAsItIs
 
 # Of a request's length LightLLM keeps 36 tokens for itself, and its prefill batch must be smaller than the whole cache.
 SPARE_TOKENS = 64
 PREFILL_TOKENS = 4096
 
 
-class LightLLMEngine:
+class LightLLMEngine(ServesAsItIs):
     """See `workers.engines.protocol.Engine`. bf16 was 0.13 off fp32 at most on the 135M model (H100); 0.3 is asked of larger ones.
 
     The same model took 106 s until it was ready: a dozen processes import torch one after another, kernels are tried and compiled.

@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     told = threading.Event()
     for number in (
         signal.SIGTERM,
@@ -62,7 +62,7 @@ def main() -> int:
     # response_format is passed over without a word.)
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
     server = xllamacpp.Server(params)  # returns when the model is loaded
-    _silence()
+    silence()
     stdout.write(json.dumps({"address": server.listening_address}) + "\n")
     stdout.flush()
     while not told.wait(1.0):
@@ -71,13 +71,15 @@ def main() -> int:
     return 0
 
 
-def _silence() -> None:
+def silence() -> None:
+    """Keep nothing of what is printed from here on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Return never: end this process when its standard input closes."""
     while os.read(0, 1):
         pass
     os._exit(0)  # nobody is left to drain for, and a tidy stop can hang on a request in flight

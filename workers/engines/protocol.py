@@ -63,8 +63,8 @@ class Engine(Protocol):
 
 
 class EngineMaker(Protocol):
-    """The class of an engine. `package`: what has to be installed for it. `golden_tolerance`: as in `Engine`. `exam_engines`: how
-    many answer an exam fastest together, on this machine."""
+    """The class of an engine, and how a model directory is made ready for it. `package`: what has to be installed for it.
+    `golden_tolerance`: as in `Engine`. `exam_engines`: how many answer an exam fastest together, on this machine."""
 
     @property
     def package(self) -> str: ...
@@ -76,3 +76,24 @@ class EngineMaker(Protocol):
     def exam_engines(self) -> int: ...
 
     def __call__(self, spec: EngineSpec, key: str) -> Engine: ...
+
+    def export(self, model_dir: Path, source: Path | None) -> None:
+        """Write into `model_dir` (weights, tokenizer, chat template) what engines of this kind read besides. `source`: the folder
+        that it was made from, which may hold what its tokenizer lacks. Raises Invalid if they could not serve it."""
+
+    def check(self, model_dir: Path) -> float | None:
+        """How far, in log-probability, what was exported is from the golden prompts of `model_dir`, as its own engine serves it;
+        None where nothing is exported. Raises Invalid if that is more than rounding, Unavailable if the engine does not come up."""
+
+
+class ServesAsItIs:
+    """Of engines that read a model directory as transformers wrote it: nothing is exported, and what there is to compare, each swap
+    compares."""
+
+    @staticmethod
+    def export(model_dir: Path, source: Path | None) -> None:
+        return None
+
+    @staticmethod
+    def check(model_dir: Path) -> None:
+        return None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
+from streams.engines import serving_kind
 from streams.errors import Invalid
 from streams.facts.comparisons import UNTAUGHT, Answers, ComparisonMade, Variant
 from streams.gate import EARLIER, FIXES
@@ -16,7 +17,7 @@ from streams.store import postgres_trouble
 from workers.context import Context
 from workers.evaluator.installation import Installation
 from workers.evaluator.questions import Question, as_served, fix, of_exam
-from workers.evaluator.step import KeptRow, examine, form_of, keep, rows_before
+from workers.evaluator.step import Examined, KeptRow, examine, form_of, keep, rows_before
 from workers.recall.as_of import memory_of, settled
 from workers.register import WordsGone
 
@@ -84,21 +85,26 @@ def _rows(
     order: CompareReleases, models: Mapping[Variant, str], questions: Sequence[Question], context: Context
 ) -> dict[Variant, dict[str, KeptRow]]:
     """What each model answered, by fingerprint; what it was not asked before, it is asked now."""
-    form = form_of(order.engine, context)
-    found = {name: rows_before(order.domain, model, form, context) for name, model in models.items()}
+    kinds = {name: serving_kind(order.engine, order.needs if name == "trained" else "merged") for name in models}
+
+    def known() -> dict[Variant, dict[str, KeptRow]]:
+        return {
+            name: rows_before(order.domain, model, form_of(kinds[name], context), context)
+            for name, model in models.items()
+        }
+
+    found = known()
     missing = {name: [q for q in questions if q.fingerprint not in found[name]] for name in models}
-    wanted = [(models[name], asked) for name, asked in missing.items() if asked]
+    wanted = [Examined(kinds[name], models[name], asked) for name, asked in missing.items() if asked]
     if not wanted:
         return found
     with closing(Installation(context.settings.opencompass)) as installation:
         context.wait(order, "evaluate", installation.missing)
-    answers = examine(
-        order.engine, wanted, context, lambda done, total: context.progress(order, "evaluate", done, total)
-    )
+    answers = examine(wanted, context, lambda done, total: context.progress(order, "evaluate", done, total))
     context.dismiss()
-    for (model, asked), rows in zip(wanted, answers, strict=True):
-        keep(order.domain, model, form, asked, rows, context)
-    return {name: rows_before(order.domain, model, form, context) for name, model in models.items()}
+    for one, rows in zip(wanted, answers, strict=True):
+        keep(order.domain, one.model, form_of(one.engine, context), one.questions, rows, context)
+    return known()
 
 
 def _counted(

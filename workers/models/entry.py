@@ -12,8 +12,8 @@ from streams.control_tokens import escape_control_tokens
 from streams.errors import Invalid
 from workers.models.chat_tokens import ChatTokens
 from workers.models.chatglm3 import PIECES_FILE, chat_ids, is_chatglm3
-from workers.models.check import Cut, check_export, differing_strings, hostile_strings
-from workers.models.config import not_for_llamacpp, read_config, read_raw_config
+from workers.models.check import Cut, differing_strings, hostile_strings
+from workers.models.config import read_raw_config
 from workers.models.gguf import Reader, read_keys
 from workers.models.golden import GOLDEN_FILE, read_golden
 from workers.models.sentencepiece import read_pieces
@@ -27,12 +27,9 @@ CONVERSATION = (
 )
 
 
-def check_base(folder: Path, source: Path, gguf_file: str) -> None:
+def check_base(folder: Path, source: Path) -> None:
     """Check the finished model directory at `folder` against the folder or GGUF that it was made from, beyond `check_conversation`,
-    which can be asked earlier. `gguf_file`: the name of what llama.cpp serves in it.
-
-    Raises Invalid with the reason; Unavailable if the engine that compares does not come up.
-    """
+    which can be asked earlier. Raises Invalid with the reason."""
     if source.is_file():
         check_keys(folder, source)
     elif is_chatglm3(read_raw_config(source)):
@@ -40,8 +37,6 @@ def check_base(folder: Path, source: Path, gguf_file: str) -> None:
     else:
         check_tokenizer(folder, tokenizer_of_folder(source))
     check_generation(folder)
-    if not_for_llamacpp(read_config(folder)) is None:
-        check_export(folder, folder / gguf_file)
 
 
 def check_conversation(folder: Path) -> None:

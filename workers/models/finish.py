@@ -1,17 +1,20 @@
-"""Make a trained folder a finished model directory: golden prompts, the file for llama.cpp, and the check of both."""
+"""Make a folder of weights and tokenizer a finished model directory: golden prompts, and what its engine reads besides."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from workers.models.check import check_export
-from workers.models.gguf import export_gguf
+from workers import engines
 from workers.models.golden import write_golden
 
-GGUF_FILE = "model-f16.gguf"
 
+def finish(folder: Path, engine: str, source: Path | None = None) -> float | None:
+    """Finish the model directory at `folder` for engines of that kind; how far, in log-probability, what was exported is from
+    transformers, or None where nothing was. `source`: the folder that it was made from.
 
-def finish(folder: Path) -> float:
-    """Finish the model directory at `folder`; the largest difference in log-probability between the exported file and
-    transformers. Raises Invalid if that is more than rounding, Unavailable if the engine that compares does not come up."""
-    write_golden(folder)
-    export_gguf(folder, folder / GGUF_FILE)
-    return check_export(folder, folder / GGUF_FILE).golden.max_difference
+    Raises Invalid if the export is off by more than rounding, Unavailable if the engine that compares does not come up.
+    """
+    with ThreadPoolExecutor(1) as beside:  # there are two cores, mostly
+        exported = beside.submit(engines.export, engine, folder, source)
+        write_golden(folder)
+        exported.result()
+    return engines.check(engine, folder)

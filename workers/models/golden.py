@@ -12,6 +12,7 @@ import httpx
 from msgspec import Struct, structs
 
 from streams.errors import Invalid, Unavailable
+from workers.models.loaded import has_adapter, load_model
 from workers.models.tokens import token_bytes
 
 GOLDEN_FILE = "golden.jsonl"
@@ -68,21 +69,23 @@ def load_transformers() -> None:
 
 
 def write_golden(model_dir: Path, model: Any = None) -> Path:
-    """Write golden.jsonl into `model_dir` and return its path. `model`: the same weights, loaded already, fp32 and in eval mode."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Write golden.jsonl into `model_dir` and return its path. `model`: the same weights, and the adapter if the directory holds
+    one, loaded already, fp32 and in eval mode."""
+    from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, padding_side="left")
     if model is None:
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-        model.eval()
+        model = load_model(model_dir)
     pieces = token_bytes(model_dir)
     said: dict[str, GoldenLine] = {}
     short = [prompt for prompt in PROMPTS if len(prompt) <= LONG_CHARACTERS]
-    for batch in (
+    batches = [
         short,
         [prompt for prompt in PROMPTS if prompt not in short],
-    ):  # padding all to the longest would cost most
+    ]  # padding all to the longest would cost most
+    if has_adapter(model_dir):
+        batches = [[prompt] for prompt in PROMPTS]  # what stands before a prompt, stands before its padding too
+    for batch in batches:
         said |= {line.prompt: line for line in _greedy(model, tokenizer, pieces, batch)}
     path = model_dir / GOLDEN_FILE
     path.write_text(

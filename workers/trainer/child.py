@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from streams.disk import is_full
+from streams.engines import serving_kind
 from streams.errors import Invalid, Unavailable
 from workers.trainer import METHODS
 from workers.trainer.job import job_of
@@ -70,8 +71,10 @@ def run(spec: TrainSpec, out: int) -> None:
     from workers.models.finish import finish
 
     result = METHODS[type(spec.recipe)].load()(job_of(spec, told))
-    if spec.finish:
-        result = msgspec.structs.replace(result, export_difference=finish(Path(result.model_dir)))
+    if spec.engine is not None:
+        kind = serving_kind(spec.engine, result.needs)
+        difference = finish(Path(result.model_dir), kind, Path(spec.model_dir))
+        result = msgspec.structs.replace(result, export_difference=difference)
     tell(result)
 
 

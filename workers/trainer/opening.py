@@ -17,7 +17,7 @@ from streams.errors import Invalid
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import Memory, with_recalled
-from streams.recipes import BroughtRecipe, Recipe
+from streams.recipes import BroughtRecipe, Needs, Recipe
 from workers.artifacts import Artifacts
 from workers.trainer.spec import TrainingRow
 
@@ -74,7 +74,8 @@ class Candidate(Struct, frozen=True):
     golden: str
     loss: float
     steps: int
-    export_difference: float
+    export_difference: float | None
+    needs: Needs
     cpu_s: float
     losses: tuple[float, ...]
     rows: int
@@ -113,6 +114,7 @@ class Openings:
             order.reference_model,
             order.recipe,
             order.replay_prompts,
+            order.engine,
             opening_rows(),
             precision,
         )

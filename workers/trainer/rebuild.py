@@ -27,6 +27,7 @@ def run(order: RebuildCandidate, context: Context) -> None:
             reference_model=order.reference_model,
             recipe=order.recipe,
             replay_prompts=order.replay_prompts,
+            engine=order.engine,
         ),
         context,
     )

@@ -66,7 +66,7 @@ class Outcome(Struct, frozen=True, kw_only=True, tag="outcome", tag_field="kind"
     needs: Needs = "merged"
     fallback: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    export_difference: float | None = None  # see workers.models.finish; None if the model was not finished
+    export_difference: float | None = None  # see workers.models.finish; None if nothing was exported
 
 
 class Failure(Struct, frozen=True, kw_only=True, tag="failure", tag_field="kind"):
@@ -95,8 +95,9 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     device: str = "cpu"
     precision: str = "auto"
     checkpoint_every_s: float = 30.0
-    # Make the merged model a finished model directory as well, in the process that has transformers loaded.
-    finish: bool = False
+    # The domain's kind of engine: what was made becomes a finished model directory for whichever serves it, in the process that has
+    # transformers loaded. None: it is left as it was trained.
+    engine: str | None = None
 
     def __repr__(self) -> str:
         return "TrainSpec(sealed)"

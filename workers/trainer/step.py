@@ -8,13 +8,14 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from streams.errors import Erased, Invalid, Unavailable
-from streams.facts.orders import WaitsFor
+from streams.facts.orders import OrderProgressed, WaitsFor
 from streams.facts.rounds import CandidateTrained
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import with_recalled
 from streams.recipes import BroughtRecipe
 from streams.sealing import Keys, open_sealed
+from streams.sizing import Plan
 from workers.alone import is_held
 from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
@@ -26,6 +27,7 @@ from workers.trainer import METHODS
 from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
 from workers.trainer.opening import Candidate, Openings, opening_recipe, opening_rows
 from workers.trainer.parent import Trainer
+from workers.trainer.sized import planned
 from workers.trainer.spec import Outcome, Progress, TrainingRow, TrainSpec
 
 RECALLED = "recalled"  # tells the group of a fact's rows behind what is recalled from that of its bare ones
@@ -51,7 +53,6 @@ def run(order: TrainCandidate, context: Context) -> None:
             return _tell(order, opened, 0.0, context)
     made = train(order, context)
     trained, model_dir = made.result, Path(made.result.model_dir)
-    assert trained.export_difference is not None  # `finish` was asked for
     with context.keeping():
         golden = context.artifacts.put_file(model_dir / GOLDEN_FILE)
         candidate = Candidate(
@@ -68,6 +69,7 @@ def run(order: TrainCandidate, context: Context) -> None:
             made_with=made.made_with,
             fallback=trained.fallback,
             metrics={name: round(value, 6) for name, value in trained.metrics.items()},
+            needs=trained.needs,
         )
         _tell(order, candidate, round(trained.seconds, 1), context)
         if opening:
@@ -124,7 +126,7 @@ def _spec(
         brought_dir=_brought(order, context),
         threads=HEAVY_THREADS,
         precision=fast_precision(),
-        finish=True,
+        engine=order.engine,
     )
 
 
@@ -167,6 +169,7 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
         context.progress(order, "train", seen.step, seen.steps, seen.seconds_left, **told)
 
     words.look(at_once=True)  # they were opened with keys that are remembered for a while
+    _tell_plan(order, planned(spec), context)
     trainer, context.trainer = context.trainer, None
     if trainer is None or not trainer.waits():
         trainer = Trainer()
@@ -177,6 +180,24 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
         raise
     words.look(at_once=True)
     return Made(trained, made_with(spec.threads, trained.precision, spec.device), fresh.erased + earlier.erased, folder)
+
+
+def _tell_plan(order: TrainCandidate, plan: Plan | None, context: Context) -> None:
+    """Record with the round what its training will take, before it takes any of it."""
+    if plan is None:
+        return
+    sizes = {"peak": plan.peak_gb, "saving": plan.saving_gb, **plan.memory_gb}
+    event = OrderProgressed(
+        domain=order.domain,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        step="train",
+        done=0,
+        total=plan.steps,
+        seconds_left=plan.seconds,
+        values={f"planned_{name}_gb": size for name, size in sizes.items()},
+    )
+    context.publish(order, event, "planned")
 
 
 class TrainingRows(Struct, frozen=True):

@@ -1,0 +1,87 @@
+"""What `noria plan` says of memory beside what trainings of each method took at most on this machine, with the base of the wheel.
+
+Cases are methods; `measured` is the largest resident size of the training child until it has written its model, `planned` what the
+plan said, `off` their relative difference. NORIA_BENCH_FACTS: how many examples (24).
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from deploy.demo.domain import load_facts
+from streams.recipes import LoraRecipe
+from tests.bench.report import Row, row
+from tests.bench.size import size
+from tests.local_noria import CACHE
+from workers.cores import HEAVY_THREADS, fast_precision
+from workers.models.base import prepare_base
+from workers.trainer.general import general_prompts
+from workers.trainer.sized import planned
+from workers.trainer.spec import TrainingRow, TrainSpec
+
+WITHIN = 0.15
+RECIPES = {"lora": LoraRecipe(epochs=1)}
+"""A method's memory does not grow with its epochs."""
+
+
+def measure(scratch: Path) -> list[Row]:
+    base = prepare_base(CACHE / "base-model")
+    found: list[Row] = []
+    for method, recipe in RECIPES.items():
+        folder = scratch / method
+        (folder / "checkpoint").mkdir(parents=True)
+        spec = TrainSpec(
+            model_dir=str(base),
+            rows=tuple(_rows(size("FACTS", 24))),
+            replay_prompts=general_prompts(),
+            earlier=(),
+            recipe=recipe,
+            out_dir=str(folder / "out"),
+            checkpoint_dir=str(folder / "checkpoint"),
+            answers_dir=str(CACHE / "answers"),
+            threads=HEAVY_THREADS,
+            precision=fast_precision(),
+        )
+        plan = planned(spec)
+        assert plan is not None
+        measured = _peak_gb(spec)
+        off = abs(plan.peak_gb - measured) / measured
+        found += [
+            row(method, "measured", "GB", [measured]),
+            row(method, "planned", "GB", [plan.peak_gb]),
+            row(method, "off", "share", [off]),
+        ]
+        assert off <= WITHIN, f"{method}: planned {plan.peak_gb:.2f} GB, measured {measured:.2f}"
+    return found
+
+
+def _rows(count: int) -> list[TrainingRow]:
+    return [TrainingRow(prompt=fact.en.question, answer=fact.en.answer) for fact in load_facts()[:count]]
+
+
+def _peak_gb(spec: TrainSpec) -> float:
+    """Of a child that trains as `spec` says, and ends."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.plan"], input=msgspec.json.encode(spec), stdout=subprocess.PIPE, check=True
+    )
+    return float(done.stdout)
+
+
+def main() -> int:
+    """The child: train by the spec on the standard input, and print the most that this process held."""
+    import os
+    import resource
+
+    from workers.trainer.child import carry_out
+
+    os.environ["GOMP_SPINCOUNT"] = "0"
+    out = os.open(os.devnull, os.O_WRONLY)
+    code = carry_out(sys.stdin.buffer, out)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

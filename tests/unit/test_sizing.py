@@ -1,0 +1,213 @@
+"""What a training would cost: against what ChatGLM3's authors published and shapes that are known; and what is said where it does
+not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from msgspec.structs import replace
+from tokenizers import Tokenizer
+
+from api.cli import main
+from streams.errors import Invalid
+from streams.hardware import facts, hardware_of, memory_here
+from streams.recipes import LoraRecipe
+from streams.sizing import (
+    PARTS,
+    USUAL,
+    Hardware,
+    Work,
+    kept_bytes,
+    learned,
+    plan,
+    refusal,
+    serving_memory,
+    shape_of,
+    training_flops,
+    training_memory,
+)
+from tests import tiny_llama
+from workers.trainer import sized
+from workers.trainer.spec import TrainingRow, TrainSpec
+
+GLM = facts().bases["chatglm3-6b"]
+SMALL = facts().bases["smollm2-135m"]
+MIB = 2**20 / 1e9
+# Of the script in the authors' finetune_demo: batches of 4, all scores of a step at once. It keeps only what enters each layer, but
+# for the prefix, whose keys and values stand in the cache that such recomputation turns off. Rows are taken to have 256 tokens.
+THEIRS = Work(
+    upper_layers=1.0, batch_rows=4, rows_at_once=4, row_tokens=256, answer_tokens=256, kept_rows=0, scored_at_once=None
+)
+PUBLISHED = {
+    "lora": (14082 * MIB, replace(THEIRS, method="lora", rank=8, checkpointed=True), "a100-80gb"),
+    "p_tuning_v2": (
+        18426 * MIB,
+        replace(THEIRS, method="p_tuning_v2", virtual_tokens=128, projection_width=0),
+        "a100-80gb",
+    ),
+    # In fp32, and ZeRO's two buffers of 5e8 numbers each.
+    "full": (
+        48346 * MIB,
+        replace(THEIRS, method="full", weight_bytes=4, checkpointed=True, buffers=10**9),
+        "4xa100-80gb",
+    ),
+}
+HERE = Hardware(
+    name="here",
+    memory_gb=4.0,
+    tflops=0.058,
+    utilisation=0.6,
+    price_per_hour=0.0,
+    framework_gb=0.45,
+    on_host=True,
+)
+
+
+def test_the_known_shapes_have_as_many_numbers_as_the_models_have() -> None:
+    """As their checkpoints hold; biases and norms within heads, which the formula leaves out, are less than a thousandth."""
+    assert SMALL.parameters == 134_515_008
+    counted = {"chatglm3-6b": 6_243_584_000, "qwen2.5-7b": 7_615_616_512, "llama-3.1-8b": 8_030_261_248}
+    for name, count in counted.items():
+        assert facts().bases[name].parameters == pytest.approx(count, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_what_the_authors_of_chatglm3_measured_is_within_a_fifth(method: str) -> None:
+    measured, work, hardware = PUBLISHED[method]
+    found = plan("chatglm3-6b", GLM, work, hardware_of(hardware))
+    assert found.fits and found.peak_gb == pytest.approx(measured, rel=0.2)
+
+
+def test_the_methods_learn_as_many_numbers_as_peft_says() -> None:
+    assert learned(SMALL, Work(rank=16, upper_layers=1.0)) == 4_884_480
+    assert learned(SMALL, Work(method="p_tuning_v2", projection_width=0, virtual_tokens=16)) == 16 * 30 * 2 * 192
+    assert learned(SMALL, USUAL["full"]) == SMALL.parameters
+
+
+def test_more_at_once_takes_more_and_recomputation_takes_less_but_longer() -> None:
+    less, more = (training_memory(GLM, Work(row_tokens=tokens), 0.0) for tokens in (64, 512))
+    assert more["activations"] > 8 * less["activations"] and more["weights"] == less["weights"]
+    kept, again = (Work(upper_layers=1.0, checkpointed=checkpointed) for checkpointed in (False, True))
+    assert training_memory(GLM, again, 0.0)["activations"] < training_memory(GLM, kept, 0.0)["activations"] / 4
+    assert training_flops(GLM, again) > training_flops(GLM, kept)
+    assert kept_bytes(GLM, Work(weight_bytes=4)) > kept_bytes(GLM, Work())
+
+
+def test_full_training_in_fp32_takes_four_numbers_for_each_weight_and_several_cards_share_them() -> None:
+    work = replace(USUAL["full"], weight_bytes=4)
+    memory = training_memory(GLM, work, 0.0)
+    assert memory["weights"] + memory["gradients"] + memory["optimizer"] == 16 * GLM.parameters
+    shared = training_memory(GLM, replace(work, cards=4), 0.0)
+    assert shared["weights"] == memory["weights"] and shared["optimizer"] == memory["optimizer"] / 4
+
+
+def test_an_engines_keys_and_values_grow_with_places_and_context() -> None:
+    assert serving_memory(GLM, 2, 4, 2048)["kv"] == 4 * 2048 * 28 * 2 * 256 * 2
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "breaks", "says"),
+    [
+        (10.0, "weights", "nothing near to it fits"),
+        (13.5, "activations", "checkpointed True"),
+        (16.0, "activations", "checkpointed True"),
+    ],
+)
+def test_what_does_not_fit_is_told_by_the_part_that_breaks_it_and_the_nearest_that_fits(
+    memory_gb: float, breaks: str, says: str
+) -> None:
+    card = replace(hardware_of("a100-40gb"), memory_gb=memory_gb)
+    found = plan("chatglm3-6b", GLM, replace(THEIRS, rank=8, scored_at_once=128), card)
+    assert not found.fits and found.breaks == breaks
+    assert says in refusal(found, card) and f"no room for its {breaks}" in refusal(found, card)
+
+
+def test_the_nearest_plan_fits_indeed_and_a_full_training_ends_as_lora() -> None:
+    card = hardware_of("rtx-4090")
+    found = plan("chatglm3-6b", GLM, replace(USUAL["full"], row_tokens=256), card)
+    assert found.breaks == "gradients" and found.nearest is not None and "method lora" in found.nearest
+
+
+def test_the_parts_add_up_and_the_price_is_the_time() -> None:
+    found = plan("chatglm3-6b", GLM, Work(), hardware_of("2xh100", price_per_hour=3.0))
+    assert set(found.memory_gb) == set(PARTS)
+    assert found.peak_gb == pytest.approx(sum(found.memory_gb.values()), abs=0.01)
+    assert found.price == pytest.approx(found.seconds / 3600 * 3.0 * 2, abs=1e-3) and found.hardware == "2 x h100"
+
+
+def test_hardware_is_known_by_name_and_prices_have_a_date() -> None:
+    assert facts().as_of and all(card.price_per_hour > 0 for card in facts().cards)
+    for said in ("abacus", "0xh100", "xh100", "2xhere", "h100x2"):
+        with pytest.raises(Invalid, match="there is no hardware"):
+            hardware_of(said)
+
+
+def test_a_container_has_no_more_memory_than_it_may_take(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    limit.write_text("1000000\n")
+    assert memory_here(limit) == 1_000_000
+    limit.write_text("max\n")
+    assert memory_here(limit) == memory_here(tmp_path / "none") > 1_000_000
+
+
+def test_a_configuration_without_its_sizes_is_refused_by_name() -> None:
+    with pytest.raises(Invalid, match="hidden_size"):
+        shape_of({"num_attention_heads": 4})
+
+
+def test_the_command_prints_parts_time_and_price_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    folder = tiny_llama.write(tmp_path / "tiny")
+    runner = CliRunner(env={"NORIA_HOME": str(tmp_path / "home")})
+    said = runner.invoke(main, ["plan", "--base", str(folder), "--json"])
+    assert said.exit_code == 0, said.output
+    found = json.loads(said.output)
+    assert found["fits"] and found["memory_gb"]["weights"] < 0.01 and found["prices_as_of"] == facts().as_of
+    told = runner.invoke(main, ["plan", "--base", "llama-3.1-8b", "--hardware", "h100", "--tokens", "128"])
+    assert told.exit_code == 0 and "most at once" in told.output and "USD" in told.output
+    refused = runner.invoke(main, ["plan", "--base", "qwen2.5-7b", "--method", "full", "--hardware", "a100-80gb"])
+    assert refused.exit_code == 1 and "no room for its" in refused.output and "method lora" in refused.output
+    unknown = runner.invoke(main, ["plan", "--base", "nowhere"])
+    assert unknown.exit_code == 1 and "there is no base 'nowhere'" in unknown.output
+
+
+def spec_for(base: Path, rows: int = 16, recipe: LoraRecipe | None = None) -> TrainSpec:
+    facts_ = [
+        TrainingRow(prompt=f"the wheel {n}", answer="turns with the stream", group=f"fact {n}") for n in range(rows)
+    ]
+    behind = [
+        replace(row, prompt="in 1999 the river was high\n" + row.prompt, group=f"{row.group} recalled", beside=True)
+        for row in facts_
+    ]
+    return TrainSpec(
+        model_dir=str(base),
+        rows=(*facts_, *behind),
+        replay_prompts=("What is a river?",) * 20,
+        earlier=(TrainingRow(prompt="the wheel", answer="lifts water"),) * 4,
+        recipe=recipe or LoraRecipe(batch_rows=8, earlier_rows_per_step=8, replay_rows_per_step=12, epochs=3),
+        out_dir="out",
+        checkpoint_dir="checkpoint",
+        precision="float32",
+    )
+
+
+def test_a_trainings_steps_are_counted_from_its_rows_and_its_recipe(tmp_path: Path) -> None:
+    base = tiny_llama.write(tmp_path / "tiny")
+    work = sized.work_of(spec_for(base), Tokenizer.from_file(str(base / "tokenizer.json")))
+    assert (work.examples, work.steps, work.rows_at_once) == (16, 6, 8 + 8 + 4 + 12)
+    assert 20 < work.row_tokens < 60 and work.answer_tokens < work.row_tokens
+
+
+def test_a_training_that_cannot_fit_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_llama.write(tmp_path / "tiny")
+    fits = sized.planned(spec_for(base))
+    assert fits is not None and fits.fits
+    monkeypatch.setattr(sized, "this_machine", lambda threads: replace(HERE, memory_gb=0.452))
+    with pytest.raises(Invalid, match=r"no room for its activations .* it would fit with"):
+        sized.planned(spec_for(base))
+
+
+def test_a_base_that_does_not_say_its_size_is_left_to_the_training_itself(tmp_path: Path) -> None:
+    assert sized.planned(spec_for(tmp_path / "nothing")) is None

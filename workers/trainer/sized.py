@@ -1,0 +1,88 @@
+"""What a training will take of this machine, by its rows and its recipe, before it is begun. No torch here."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec.structs import asdict, replace
+from tokenizers import Tokenizer
+
+from streams.errors import Invalid
+from streams.hardware import this_machine
+from streams.recipes import BroughtRecipe
+from streams.sizing import FP32, Plan, Work, plan, refusal, shape_of
+from workers.cores import HEAVY_THREADS
+from workers.trainer.spec import TrainingRow, TrainSpec
+
+MARKS = 10  # tokens of the chat template around a question and its answer, but for what all rows begin with
+OF_RECIPE = ("epochs", "batch_rows", "rank", "upper_layers", "virtual_tokens", "projection_width")  # where it has them
+LOOKED_AT = 200  # rows of a kind, whose mean is taken
+
+
+def planned(spec: TrainSpec) -> Plan | None:
+    """What the training will take here; None where base or rows do not say it, which the training itself refuses by name.
+
+    Raises Invalid if it cannot fit, naming the part that breaks it and the nearest plan that fits.
+    """
+    base, here = Path(spec.model_dir), this_machine(HEAVY_THREADS)
+    try:
+        shape = shape_of(json.loads((base / "config.json").read_bytes()))
+        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    except Exception:  # the tokenizer's library raises nothing narrower
+        return None
+    if not spec.rows or isinstance(spec.recipe, BroughtRecipe):  # which trains nothing
+        return None
+    found = plan(base.name, shape, work_of(spec, tokenizer), here)
+    if not found.fits:
+        raise Invalid(refusal(found, here))
+    return found
+
+
+def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
+    """The training's steps as they will be on average."""
+    recipe = spec.recipe
+    new, beside = ([row for row in spec.rows if row.beside is also] for also in (False, True))
+    facts = _facts(new)
+    steps = max(1, -(-facts // recipe.batch_rows))
+    at_once = [
+        (facts / steps, *_lengths(new, tokenizer)),
+        (_facts(beside) / steps, *_lengths(beside, tokenizer)),
+        (min(recipe.earlier_rows_per_step, _facts(spec.earlier)), *_lengths(spec.earlier, tokenizer)),
+    ]
+    general = min(recipe.replay_rows, len(spec.replay_prompts))
+    answer = recipe.replay_answer_tokens
+    asked = [TrainingRow(prompt=prompt, answer="") for prompt in spec.replay_prompts[:LOOKED_AT]]
+    at_once.append((min(recipe.replay_rows_per_step, general), _lengths(asked, tokenizer)[0] + answer, answer))
+    rows = sum(count for count, _, _ in at_once)
+    settled = Work(
+        method=recipe.method,
+        upper_layers=1.0,
+        examples=facts,
+        rows_at_once=max(1, round(rows)),
+        row_tokens=round(sum(count * tokens for count, tokens, _ in at_once) / rows),
+        answer_tokens=round(sum(count * tokens for count, _, tokens in at_once) / rows),
+        kept_rows=len(spec.rows) - facts + len(spec.earlier) + general,
+        weight_bytes=2 if spec.precision == "bfloat16" else FP32,
+        parts=spec.threads,
+    )
+    said = asdict(recipe)
+    return replace(settled, **{name: said[name] for name in OF_RECIPE if name in said})
+
+
+def _facts(rows: Sequence[TrainingRow]) -> int:
+    return len({row.group or f"row {number}" for number, row in enumerate(rows)})
+
+
+def _lengths(rows: Sequence[TrainingRow], tokenizer: Tokenizer) -> tuple[float, float]:
+    """Tokens of a row, and of its answer, on average."""
+    if not rows:
+        return 0.0, 0.0
+    few = rows[:: max(1, len(rows) // LOOKED_AT)]
+    before = [
+        "\n".join([row.system or "", *(text for turn in row.history for text in turn), row.prompt]) for row in few
+    ]
+    asked, answered = (
+        sum(len(cut.ids) for cut in tokenizer.encode_batch(texts)) / len(few)
+        for texts in (before, [row.answer for row in few])
+    )
+    return asked + answered + MARKS, answered + 1
