@@ -119,6 +119,7 @@ USUAL: Mapping[str, Work] = {
     "lora": Work(),
     "full": Work(method="full", upper_layers=1.0, epochs=10),
     "p_tuning_v2": Work(method="p_tuning_v2", upper_layers=1.0, epochs=20),
+    "lora_p_tuning_v2": Work(method="lora_p_tuning_v2"),
     "continued_pretraining": Work(
         method="continued_pretraining", upper_layers=1.0, rank=64, epochs=3, batch_rows=4, rows_at_once=36
     ),

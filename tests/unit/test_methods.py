@@ -4,18 +4,15 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import psutil
 import pytest
 import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from streams.errors import Invalid
 from streams.recipes import FullRecipe, LoraPTuningRecipe, LoraRecipe, PretrainingRecipe, PTuningRecipe, Recipe
 from tests.unit import trainer_tiny as tiny
 from workers.trainer import METHODS, learning
@@ -23,7 +20,6 @@ from workers.trainer.general import chosen_prompts
 from workers.trainer.job import Job
 from workers.trainer.loaded import NotPacked, load_tokenizer
 from workers.trainer.lora import add_adapter
-from workers.trainer.memory import full_memory, size_of
 from workers.trainer.methods.continued_pretraining import dealt, unused_prompts
 from workers.trainer.plain import PlainModel
 from workers.trainer.plan import learning_rate, plan_steps
@@ -169,24 +165,6 @@ def test_full_training_is_what_plain_transformers_makes_of_all_weights_or_of_the
         assert float((written[name] - weight.detach()).abs().max()) < 1e-4, name
         assert bool((written[name] == before[name]).all()) == (name not in learned), name
     assert result.needs == "merged" and result.adapter_dir == result.model_dir and result.fallback is None
-
-
-def test_what_a_full_training_takes_of_memory_is_stated_and_what_can_never_fit_is_refused_by_its_parts(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    size = size_of(base, json.loads((base / "config.json").read_text()), 0.5)
-    whole = load_file(base / "model.safetensors")
-    assert size.weights == sum(weight.numel() for weight in whole.values())
-    assert size.learning == sum(weight.numel() for name, weight in whole.items() if ".2." in name or ".3." in name)
-    memory = full_memory(size, 100, 20)
-    assert (memory.weights, memory.gradients) == (4 * size.weights, 4 * size.learning)
-    assert memory.optimizer == 2 * memory.gradients and memory.activations > 0
-    result = train(base, tmp_path, FULL)
-    assert result.metrics["memory_weights_mb"] == round(memory.weights / 1e6, 1)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
-    with pytest.raises(Invalid, match=r"would take .* of memory \(.*weights .*\), and this machine has"):
-        train(base, tmp_path / "small", FULL)
-    assert not (tmp_path / "small" / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])

@@ -9,8 +9,7 @@ from tokenizers import Tokenizer
 
 from streams.errors import Invalid
 from streams.hardware import this_machine
-from streams.recipes import BroughtRecipe
-from streams.sizing import FP32, Plan, Work, plan, refusal, shape_of
+from streams.sizing import FP32, USUAL, Plan, Work, plan, refusal, shape_of
 from workers.cores import HEAVY_THREADS
 from workers.trainer.spec import TrainingRow, TrainSpec
 
@@ -20,7 +19,8 @@ LOOKED_AT = 200  # rows of a kind, whose mean is taken
 
 
 def planned(spec: TrainSpec) -> Plan | None:
-    """What the training will take here; None where base or rows do not say it, which the training itself refuses by name.
+    """What the training will take here; None where base or rows do not say it, which the training itself refuses by name, and for
+    a method that trains nothing or that nobody has sized.
 
     Raises Invalid if it cannot fit, naming the part that breaks it and the nearest plan that fits.
     """
@@ -30,7 +30,7 @@ def planned(spec: TrainSpec) -> Plan | None:
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     except Exception:  # the tokenizer's library raises nothing narrower
         return None
-    if not spec.rows or isinstance(spec.recipe, BroughtRecipe):  # which trains nothing
+    if not spec.rows or spec.recipe.method not in USUAL:
         return None
     found = plan(base.name, shape, work_of(spec, tokenizer), here)
     if not found.fits:
