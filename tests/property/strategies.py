@@ -71,7 +71,8 @@ def anything(kind: Any) -> st.SearchStrategy[Any]:
     if origin is dict:
         return st.dictionaries(anything(arguments[0]), anything(arguments[1]), max_size=3)
     assert isinstance(kind, type) and issubclass(kind, Struct), f"no strategy for {kind}"
-    return st.builds(kind, **{name: anything(hint) for name, hint in get_type_hints(kind, include_extras=True).items()})
+    hints = get_type_hints(kind, include_extras=True)
+    return st.builds(kind, **{name: anything(hints[name]) for name in kind.__struct_fields__})
 
 
 EVENTS: st.SearchStrategy[Event] = st.one_of(*map(anything, get_args(Event)))

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny_families
 from tests.unit import trainer_tiny as tiny
-from workers.trainer.loop import load_tokenizer
+from workers.trainer.loaded import load_tokenizer
 from workers.trainer.lora import add_adapter
 from workers.trainer.losses import label_loss
 from workers.trainer.merge import write_merged
