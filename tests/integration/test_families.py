@@ -17,7 +17,8 @@ from workers.models.base import build_base
 from workers.models.check import check_export, hostile_strings
 from workers.models.gguf import export_gguf
 from workers.models.golden import compare_with_golden, write_golden
-from workers.trainer.loop import train_lora
+from workers.trainer.job import Job
+from workers.trainer.methods.lora import train
 
 GGUF = "model-f16.gguf"
 
@@ -65,16 +66,16 @@ def test_what_a_family_was_taught_is_served(tmp_path: Path, case: str) -> None:
     base = tmp_path / "base"
     build_base(base, str(tiny_families.write(tmp_path / "source", case)))
     (tmp_path / "checkpoint").mkdir()
-    result = train_lora(
-        base,
-        trainer_tiny.rows(),
-        (),
-        (),
-        msgspec.structs.replace(trainer_tiny.RECIPE, replay_rows_per_step=0, learning_rate=2e-2),
-        tmp_path / "out",
-        lambda progress: None,
-        tmp_path / "checkpoint",
-        precision="float32",
+    result = train(
+        Job(
+            model_dir=base,
+            rows=tuple(trainer_tiny.rows()),
+            recipe=msgspec.structs.replace(trainer_tiny.RECIPE, replay_rows_per_step=0, learning_rate=2e-2),
+            out_dir=tmp_path / "out",
+            checkpoint_dir=tmp_path / "checkpoint",
+            progress=lambda progress: None,
+            precision="float32",
+        )
     )
     folder = Path(result.model_dir)
     assert result.epoch_losses[-1] < result.epoch_losses[0]
