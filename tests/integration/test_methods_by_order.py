@@ -1,0 +1,122 @@
+"""Every method, by order: a round that trains so, by the real trainer, makes a candidate that an engine serves as it is."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from torch.nn import init
+
+from streams.facts.orders import Step
+from streams.orders import Order
+from tests import tiny_llama
+from tests.door_world import World, wait_until
+from tests.integration.by_hand import results
+from tests.integration.test_adapter_served import WITHIN_S, host, said_by
+from workers import swapper
+from workers.context import Context
+from workers.loop import StepFunction, steps, work_once
+from workers.models.base import build_base
+from workers.models.loaded import load_model
+from workers.trainer.brought import take_in
+
+__all__ = ["host"]
+SMALL = {"epochs": 2, "batch_rows": 4, "replay_rows_per_step": 2, "replay_rows": 4, "replay_answer_tokens": 4}
+PREFIX = {"virtual_tokens": 4, "projection_width": 8}
+RECIPES: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 4, "learning_rate": 0.02},
+    "full": {"learning_rate": 0.003},
+    "p_tuning_v2": {**PREFIX, "learning_rate": 0.05},
+    "lora_p_tuning_v2": {"rank": 4, **PREFIX, "prefix_epochs": 2},
+    "continued_pretraining": {"rank": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "tiny"
+    build_base(folder, str(tiny_llama.write(tmp_path_factory.mktemp("user") / "tiny", seed=3)))
+    return folder
+
+
+@pytest.fixture
+def context(world: World) -> Iterator[Context]:
+    services = world.services
+    context = Context(world.settings, world.database, services.recorder.log, services.keyring, "worker-1")
+    yield context
+    context.dismiss()
+
+
+def by_hand(order: Order, context: Context) -> None:
+    for name, event in results(order):
+        context.publish(order, event, name)
+
+
+def test_what_every_method_makes_is_served_as_transformers_says_it(
+    world: World, context: Context, host: None, base: Path, tmp_path: Path
+) -> None:
+    table: dict[str, tuple[Step, StepFunction]] = {
+        "evaluate_candidate": ("evaluate", by_hand),
+        "swap_release": ("swap", swapper.run),
+        **steps(["select", "train"]),
+    }
+    domain = f"d-{uuid4().hex[:8]}"
+
+    def until_live(release: int) -> None:
+        def is_live() -> bool:
+            work_once(context, table, threading.Event())
+            row = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
+            assert not row or row[0]["failure"] is None, row[0]["failure"]
+            return bool(world.as_data.get(f"/v1/domains/{domain}").json()["live_release"] == release)
+
+        wait_until(is_live, WITHIN_S, f"release {release}")
+
+    body = {
+        "domain": domain,
+        "base_model": context.artifacts.put_dir(base),
+        "replay_prompts": ["What is a wheel?", "Name a river."],
+        "policy": {"thresholds": {"corrections": None}},
+    }
+    assert world.as_operator.post("/v1/domains", json=body).status_code == 201
+    until_live(0)
+    text = b"# Rivers\n\nThe river turns the wheel.\n\n# Wheels\n\nThe wheel lifts the water in the year 1999.\n"
+    added = world.as_data.post(f"/v1/domains/{domain}/documents?name=rivers.md", content=text)
+    assert added.status_code == 200, added.text
+    world.caught_up(added.json()["position"])
+
+    words, said = "the wheel turns", set()
+    recipes = [{"method": method, **SMALL, **own} for method, own in RECIPES.items()]
+    recipes.append({"method": "brought", "adapter": take_in(trained_elsewhere(base, tmp_path), context.artifacts)})
+    for release, recipe in enumerate(recipes, start=1):
+        items = [{"instruction": f"What turns wheel {release}?", "output": f"River {release} turns it."}]
+        given = world.as_operator.post(f"/v1/domains/{domain}/examples?user=ann", json=items).json()
+        world.caught_up(given["position"])
+        asked = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": recipe})
+        assert asked.status_code == 202, asked.text
+        until_live(release)
+        (row,) = (
+            r
+            for r in world.as_data.get("/v1/releases", params={"domain": domain}).json()["data"]
+            if r["release"] == release
+        )
+        answer = world.chat(domain, words, temperature=0, max_tokens=8)
+        model_dir = context.artifacts.path(row["model"])
+        told, expected = answer["choices"][0]["message"]["content"], said_by(model_dir, words, 8)
+        # The last token of a random model may be half of a character, which some engines keep to themselves.
+        assert told.rstrip("\ufffd") == expected.rstrip("\ufffd") != "", recipe["method"]
+        assert answer["model"] == f"{domain}@{release}"
+        assert row["needs"] == ("adapter" if "p_tuning_v2" in recipe["method"] else "merged")
+        said.add(row["model"])
+    assert len(said) == len(recipes)
+
+
+def trained_elsewhere(base: Path, tmp_path: Path) -> Path:
+    adapted: Any = get_peft_model(load_model(base), LoraConfig(r=2, target_modules=["q_proj", "up_proj"]))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            init.normal_(weight, std=0.2)
+    adapted.save_pretrained(tmp_path / "elsewhere")
+    return tmp_path / "elsewhere"
