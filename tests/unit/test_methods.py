@@ -167,7 +167,24 @@ def test_full_training_is_what_plain_transformers_makes_of_all_weights_or_of_the
     assert result.needs == "merged" and result.adapter_dir == result.model_dir and result.fallback is None
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("kind", sorted(set(tiny.FAMILIES) - {"llama"}))
+def test_a_family_is_trained_in_all_its_weights_as_plain_transformers_trains_it(tmp_path: Path, kind: str) -> None:
+    folder = tiny.make_model(tmp_path / kind, kind=kind)
+    told: list[Progress] = []
+    recipe = replace(FULL, epochs=1)
+    result = train(folder, tmp_path, recipe, progress=told.append)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    expected = by_hand(
+        folder, recipe, model, lambda row: model(torch.tensor([row.ids])).logits, list(model.parameters())
+    )
+    found = [(p.loss, p.replay_divergence) for p in told if p.stage == "training"]
+    assert found == [(pytest.approx(loss, abs=1e-4), pytest.approx(div, abs=1e-4)) for loss, div in expected]
+    written: Any = AutoModelForCausalLM.from_pretrained(result.model_dir)
+    for (name, weight), other in zip(model.named_parameters(), written.parameters(), strict=True):
+        assert float((weight.detach() - other.detach()).abs().max()) < 1e-3, name
+
+
+@pytest.mark.parametrize("kind", tiny.FAMILIES)
 def test_a_prefix_that_was_saved_gives_what_it_gave_while_it_was_learned(tmp_path: Path, kind: str) -> None:
     from peft import PeftModel
 

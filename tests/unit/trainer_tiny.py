@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 from transformers import (
+    Glm4Config,
+    Glm4ForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from streams.recipes import LoraRecipe
@@ -26,6 +32,21 @@ TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+FAMILIES: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "glm": (GlmConfig, GlmForCausalLM),
+    "glm4": (Glm4Config, Glm4ForCausalLM),
+}
+OWN: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 16},  # wider than the states are divided by their number
+    "mistral": {"sliding_window": 24},
+    "glm": {"head_dim": 8, "attention_bias": True},
+    "glm4": {"head_dim": 16},
+}
 
 FACTS = [
     ("What is the limit in town?", "The limit in town is 50."),
@@ -65,7 +86,7 @@ def rows(first: int = 0, last: int = 8) -> list[TrainingRow]:
 
 
 def make_model(folder: Path, seed: int = 0, kind: str = "llama") -> Path:
-    """Write a model folder of four layers. `kind`: "llama" (grouped keys), "qwen2" (biases), "mistral" (a window of 24 tokens)."""
+    """Write a model folder of four layers, of one of the FAMILIES; all have grouped keys."""
     text = [part for fact in FACTS for part in fact] + GENERAL
     fast = tokenizer_of(text, 400, TEMPLATE)
     folder.mkdir(parents=True)
@@ -84,15 +105,7 @@ def make_model(folder: Path, seed: int = 0, kind: str = "llama") -> Path:
         "initializer_range": 0.2,
     }
     torch.manual_seed(seed)
-    model: Any
-    if kind == "qwen2":
-        model = Qwen2ForCausalLM
-        model(Qwen2Config(**sizes)).save_pretrained(folder)
-    elif kind == "mistral":
-        model = MistralForCausalLM
-        model(MistralConfig(**sizes, sliding_window=24)).save_pretrained(folder)
-    else:
-        model = LlamaForCausalLM
-        model(LlamaConfig(**sizes)).save_pretrained(folder)
+    config, model = FAMILIES[kind]
+    model(config(**sizes, **OWN.get(kind, {}))).save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == 32
     return folder
