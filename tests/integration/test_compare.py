@@ -23,6 +23,7 @@ from workers import loop
 from workers.artifacts import Artifacts
 from workers.context import Context
 from workers.evaluator import compare
+from workers.evaluator import step as evaluation
 from workers.evaluator.installation import Installation
 from workers.evaluator.opencompass import Cost, ExamRow
 from workers.evaluator.questions import Question
@@ -44,15 +45,14 @@ class Examined:
 
     def __call__(
         self,
-        kind: str,
-        wanted: Sequence[tuple[str, Sequence[Question]]],
+        wanted: Sequence[evaluation.Examined],
         context: Context,
         tell: Callable[[int, int], None],
     ) -> list[list[ExamRow]]:
         tell(0, 1)
-        self.asked += [(model, [question.item.question for question in asked]) for model, asked in wanted]
+        self.asked += [(one.model, [question.item.question for question in one.questions]) for one in wanted]
         self.meanwhile()
-        return [[self._row(model, question) for question in asked] for model, asked in wanted]
+        return [[self._row(one.model, question) for question in one.questions] for one in wanted]
 
     def _row(self, model: str, question: Question) -> ExamRow:
         told = question.item.question.startswith("Known facts:")

@@ -22,7 +22,7 @@ from workers.engines import engine_version
 from workers.evaluator import step as evaluation
 from workers.evaluator.installation import Installation
 from workers.evaluator.opencompass import ExamRow
-from workers.evaluator.questions import Question, of_exam
+from workers.evaluator.questions import of_exam
 from workers.evaluator.step import answered_before, form_of, look_ahead
 from workers.loop import Idle
 from workers.selector.snapshot import FORMAT, Snapshot, save
@@ -46,14 +46,13 @@ class Examined:
 
     def __call__(
         self,
-        kind: str,
-        wanted: Sequence[tuple[str, Sequence[Question]]],
+        wanted: Sequence[evaluation.Examined],
         context: Context,
         tell: Callable[[int, int], None],
     ) -> list[list[ExamRow]]:
         tell(0, 1)
-        self.asked += [(model, [question.item.question for question in asked]) for model, asked in wanted]
-        return [[ExamRow(q.item.id, q.item.set, True, SECRET) for q in asked] for _, asked in wanted]
+        self.asked += [(one.model, [question.item.question for question in one.questions]) for one in wanted]
+        return [[ExamRow(q.item.id, q.item.set, True, SECRET) for q in one.questions] for one in wanted]
 
 
 @pytest.fixture
