@@ -101,6 +101,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/domains/<domain>/recall"): of("/v1/domains/{domain}/recall", {"question": "how much?"}),
     ("GET", "/v1/rounds"): of("/v1/rounds?domain={domain}"),
     ("GET", "/v1/rounds/<round_id>"): of("/v1/rounds/{round_id}"),
+    ("GET", "/v1/rounds/<round_id>/card"): of("/v1/rounds/{round_id}/card"),
     ("GET", "/v1/releases"): of("/v1/releases?domain={domain}"),
     ("GET", "/v1/events"): of("/v1/events?domain={domain}&limit=5"),
     ("GET", "/v1/events/<event_id>"): of("/v1/events/{event_id}"),
