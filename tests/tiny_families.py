@@ -26,9 +26,9 @@ QWEN3 = {
     "normalizer": NFC,
     "head_dim": 32,
 }
-_GLMS = {"pre": "glm4", "eos_token_id": 1, "pad_token_id": 1}  # transformers' defaults are GLM-4's own
-GLM = {"architectures": ["GlmForCausalLM"], "model_type": "glm", "attention_bias": True, "head_dim": 16, **_GLMS}
-GLM4 = {"architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "attention_bias": False, "head_dim": 32, **_GLMS}
+_GLMS = {"pre": "glm4", "head_dim": 16, "eos_token_id": 1, "pad_token_id": 1}  # transformers' defaults are GLM-4's own
+GLM = {"architectures": ["GlmForCausalLM"], "model_type": "glm", "attention_bias": True, **_GLMS}
+GLM4 = {"architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "attention_bias": False, **_GLMS, "head_dim": 32}
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": LLAMA,

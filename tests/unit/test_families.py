@@ -60,14 +60,20 @@ def test_a_window_ends_how_far_a_context_reaches() -> None:
     assert parse_config(config("llama", sliding_window=512)).context_tokens == 2048
 
 
-def test_what_a_family_takes_for_granted_need_not_be_said() -> None:
-    raw = config("glm")
-    del raw["attention_bias"]
-    glm = parse_config(raw)
-    assert glm.biases == {"attention_bias"} and glm.rotated == 8
-    raw = config("qwen3")
-    del raw["head_dim"]
-    assert parse_config(raw).head_size == 128
+@pytest.mark.parametrize("case", tiny_families.FAMILIES)
+def test_what_config_leaves_out_is_what_transformers_takes_for_it(case: str) -> None:
+    from transformers import AutoConfig
+
+    left_out = ("head_dim", "num_key_value_heads", "attention_bias", "partial_rotary_factor", "tie_word_embeddings")
+    raw = {key: value for key, value in config(case).items() if key not in left_out}
+    theirs = AutoConfig.for_model(**raw)
+    found = parse_config(raw)
+    share = theirs.rope_parameters.get("partial_rotary_factor", 1.0)
+    head_size = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    assert found.key_value_heads == theirs.num_key_value_heads
+    assert (found.head_size, found.rotated) == (head_size, int(head_size * share))
+    assert bool(found.biases) is bool(getattr(theirs, "attention_bias", False))
+    assert found.tied is theirs.tie_word_embeddings
 
 
 def test_parameters_are_those_of_the_file(tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def _gated(bias: bool | str = False) -> tuple[Leaf, ...]:
     )
 
 
+_GLM_DEFAULTS = {"head_dim": 128, "num_key_value_heads": 2, "partial_rotary_factor": 0.5, "attention_bias": True}
+
 FAMILIES = (
     Family(
         name="Llama",
@@ -106,6 +108,7 @@ FAMILIES = (
         architecture="MistralForCausalLM",
         model_type="mistral",
         layer=(*_NORMS, *_attention(permuted=True), *_gated()),
+        defaults={"num_key_value_heads": 8},
         window="always",
         gguf="llama",  # llama.cpp runs it as a Llama; a GGUF of it comes back as one
         gguf_ropes=frozenset({"default", "linear", "yarn", "llama3"}),
@@ -116,6 +119,7 @@ FAMILIES = (
         architecture="Qwen2ForCausalLM",
         model_type="qwen2",
         layer=(*_NORMS, *_attention(True), *_gated()),
+        defaults={"num_key_value_heads": 32},
         window="switched",
         gguf="qwen2",
         lightllm=True,
@@ -125,7 +129,7 @@ FAMILIES = (
         architecture="Qwen3ForCausalLM",
         model_type="qwen3",
         layer=(*_NORMS, *_QUERY_KEY_NORMS, *_attention("attention_bias", "attention_bias"), *_gated()),
-        defaults={"head_dim": 128},
+        defaults={"head_dim": 128, "num_key_value_heads": 32},
         window="switched",
         gguf="qwen3",
         gguf_lacks=frozenset({"attention_bias"}),  # it reads those of queries, keys and values, but not the output's
@@ -136,7 +140,7 @@ FAMILIES = (
         architecture="GlmForCausalLM",
         model_type="glm",
         layer=(*_NORMS, *_attention("attention_bias"), *_FUSED),
-        defaults={"partial_rotary_factor": 0.5, "attention_bias": True},
+        defaults=_GLM_DEFAULTS,
         gguf="chatglm",
         gguf_wide_heads=False,
         lightllm=False,
@@ -146,7 +150,7 @@ FAMILIES = (
         architecture="Glm4ForCausalLM",
         model_type="glm4",
         layer=(*_NORMS, *_EXTRA_NORMS, *_attention("attention_bias"), *_FUSED),
-        defaults={"partial_rotary_factor": 0.5, "attention_bias": True},
+        defaults=_GLM_DEFAULTS,
         gguf="glm4",
         lightllm=False,
     ),
