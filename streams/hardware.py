@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from streams.errors import Invalid
-from streams.sizing import GB, Hardware, Shape
+from streams.sizing import GB, HOST_FRAMEWORK, Hardware, Shape
 
 FILE = Path(__file__).with_suffix(".json")
 HERE = "here"
@@ -19,7 +19,6 @@ GPU_UTILISATION = 0.35
 GPU_FRAMEWORK_GB = 0.6  # of a card: CUDA's context and the libraries' own
 CORE_TFLOPS = 0.029  # of one core of 2.5 GHz with AVX2, fp32, as measured: 58 GFLOP/s on two
 CPU_UTILISATION = 0.6
-CPU_FRAMEWORK_GB = 0.45  # Python, torch and transformers, loaded
 MOST_CARDS = 1024
 
 
@@ -60,7 +59,7 @@ def this_machine(threads: int = 2) -> Hardware:
         tflops=cores * CORE_TFLOPS,
         utilisation=CPU_UTILISATION,
         price_per_hour=0.0,
-        framework_gb=CPU_FRAMEWORK_GB,
+        framework_gb=HOST_FRAMEWORK / GB,
         on_host=True,
     )
 

@@ -19,6 +19,11 @@ ADAM_BYTES = 8
 """Of each number that learns: two running means in fp32 (Kingma & Ba 2015, arXiv 1412.6980; the table of ZeRO, Rajbhandari et al.
 2020, arXiv 1910.02054)."""
 PARTS = ("weights", "gradients", "optimizer", "activations", "output", "rows", "framework")
+OF_STEPS = ("gradients", "optimizer", "activations", "output")
+HOST_KEEPS = 1.4
+"""Of a step's memory on a CPU, what the process holds: the C library keeps freed pieces (1.00 GB was measured for 0.71)."""
+HOST_FRAMEWORK = 0.9 * GB
+"""Python, torch, transformers and a tokenizer, loaded, and what making the rows ready leaves: as measured."""
 SCORED_AT_ONCE = 128  # of the answer's tokens, whose scores of all words are in memory together
 SCORE_BYTES = 12
 """Of each score of a chunk: the scores, their logarithms and the probabilities, in fp32."""
@@ -191,11 +196,11 @@ def training_memory(shape: Shape, work: Work, framework: float) -> dict[str, flo
     }
 
 
-def saving_memory(shape: Shape, work: Work, framework: float) -> float:
-    """Bytes of the host's memory while the model that came of it is written: the trained one, the same in fp32, what is added to
-    its weights, and the bytes of the file."""
+def saving_memory(shape: Shape, work: Work, held: float, framework: float) -> float:
+    """Bytes of the host's memory while the model that came of it is written and asked its golden prompts: once more in fp32,
+    beside what the training holds there (`held`), or beside what is added to its weights where it was trained on a card."""
     added = learning_layers(shape, work) * shape.of_layer * FP32 if work.method != "p_tuning_v2" else 0
-    return shape.parameters * (work.weight_bytes + 2 * FP32) + added + framework
+    return max(held, framework + added) + FP32 * shape.parameters
 
 
 def serving_memory(shape: Shape, weight_bytes: int, slots: int, context_tokens: int) -> dict[str, float]:
@@ -268,7 +273,9 @@ def _plan(base: str, shape: Shape, work: Work, hardware: Hardware) -> Plan:
     work = replace(work, cards=hardware.cards)
     framework = hardware.framework_gb * GB
     memory = training_memory(shape, work, framework)
-    saving = saving_memory(shape, work, framework)
+    if hardware.on_host:
+        memory |= {name: HOST_KEEPS * memory[name] for name in OF_STEPS}
+    saving = saving_memory(shape, work, sum(memory.values()) if hardware.on_host else 0.0, HOST_FRAMEWORK)
     peak = max(sum(memory.values()), saving if hardware.on_host else 0.0)
     speed = hardware.tflops * 1e12 * hardware.utilisation * hardware.cards
     seconds = training_flops(shape, work) / speed

@@ -59,7 +59,7 @@ HERE = Hardware(
     tflops=0.058,
     utilisation=0.6,
     price_per_hour=0.0,
-    framework_gb=0.45,
+    framework_gb=0.9,
     on_host=True,
 )
 
@@ -204,7 +204,7 @@ def test_a_training_that_cannot_fit_is_refused_before_it_begins(
     base = tiny_llama.write(tmp_path / "tiny")
     fits = sized.planned(spec_for(base))
     assert fits is not None and fits.fits
-    monkeypatch.setattr(sized, "this_machine", lambda threads: replace(HERE, memory_gb=0.452))
+    monkeypatch.setattr(sized, "this_machine", lambda threads: replace(HERE, memory_gb=0.905))
     with pytest.raises(Invalid, match=r"no room for its activations .* it would fit with"):
         sized.planned(spec_for(base))
 
