@@ -62,7 +62,7 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         row_tokens=round(sum(count * tokens for count, tokens, _ in at_once) / rows),
         answer_tokens=round(sum(count * tokens for count, _, tokens in at_once) / rows),
         kept_rows=len(spec.rows) - facts + len(spec.earlier) + general,
-        weight_bytes=2 if spec.precision == "bfloat16" else FP32,
+        weight_bytes=2 if spec.precision == "bfloat16" and recipe.method != "full" else FP32,
         parts=spec.threads,
     )
     said = asdict(recipe)
