@@ -91,7 +91,7 @@ def test_a_folder_is_made_ready_for_the_engine_that_will_serve_it_and_for_no_oth
 def test_a_base_for_lightllm_is_prepared_without_a_word_of_gguf(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing_of_it(*_: Any) -> None:
+    def nothing_of_it(*_: Any, **__: Any) -> None:
         raise AssertionError("a GGUF is written")
 
     monkeypatch.setattr(gguf, "export_gguf", nothing_of_it)

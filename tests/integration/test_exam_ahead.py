@@ -7,10 +7,11 @@ from uuid import uuid4
 import pytest
 
 from streams.errors import Unavailable
+from streams.events import DomainEvent
 from streams.facts.rounds import CandidateEvaluated
 from streams.gate import GENERAL_FIRST, Paired
 from streams.log import KafkaLog
-from streams.orders import EvaluateCandidate
+from streams.orders import EvaluateCandidate, Order
 from streams.sealing import Keyring, MasterKey
 from tests import door_world
 from tests.door_world import MODEL, World
@@ -292,7 +293,12 @@ def test_a_later_round_holds_general_ability_against_the_first_model_too_and_ask
     drain(context)
     domain, told = world.domain(), list[CandidateEvaluated]()
     add_exam(world, domain, "Is it general?", "Is it still?")
-    monkeypatch.setattr(Context, "publish", lambda self, order, event, name: told.append(event))
+
+    def note(context: Context, order: Order, event: DomainEvent, name: str) -> None:
+        if isinstance(event, CandidateEvaluated):
+            told.append(event)
+
+    monkeypatch.setattr(Context, "publish", note)
     opening = save(Snapshot(FORMAT, domain, "round-1", 10**6, (), (), opening=True), context.artifacts)
     first, base, candidate, last = (context.artifacts.put_bytes(name) for name in (b"first", b"base", b"one", b"two"))
 

@@ -123,8 +123,8 @@ def fill(database: Engine) -> None:
         "noria.learned": (OTHERS, "round_id, example_id", f"{HEX.format('o')}, {HEX.format('e')}"),
         "noria.releases": (
             OTHERS,
-            "domain, release, model, state, started_at, finished_at",
-            f"{DOMAIN}, n, 'm', 'retired', {WHEN}, {WHEN}",
+            "domain, release, model, needs, state, started_at, finished_at",
+            f"{DOMAIN}, n, 'm', 'merged', 'retired', {WHEN}, {WHEN}",
         ),
         "noria.erasures": (OTHERS, "domain, person, kids, erased_at", f"{DOMAIN}, 'gone-' || n, '{{}}', {WHEN}"),
         "keyring.person_keys": (
