@@ -198,7 +198,8 @@ def released(context: Context, order: SwapRelease) -> None:
     live(context, order.release, order.domain)
     change(
         context.database,
-        "INSERT INTO noria.releases (domain, release, model, state, started_at) VALUES (:d, :r, :m, 'live', now())"
+        "INSERT INTO noria.releases (domain, release, model, needs, state, started_at)"
+        " VALUES (:d, :r, :m, 'merged', 'live', now())"
         " ON CONFLICT DO NOTHING",
         d=order.domain,
         r=order.release,
