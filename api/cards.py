@@ -15,7 +15,9 @@ Card = dict[str, Any]
 _WIDTH, _HEIGHT, _EDGE = 640, 240, 40  # of the picture, in its own units
 
 
-def card_of(round_: Mapping[str, Any], recipe: Recipe, base_model: str, first_model: str, licence: str | None) -> Card:
+def card_of(
+    round_: Mapping[str, Any], recipe: Recipe, base_model: str | None, first_model: str | None, licence: str | None
+) -> Card:
     """Of a round's row. `base_model`: the digest that it started from; `first_model`: that of the domain's base; `licence`: the
     base's, where it is known."""
     training = round_["training"] or {}

@@ -10,6 +10,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, select
 
 from api.access import caller, domains_asked, needs
+from api.bases import base_of_model
 from api.cards import card_of
 from api.errors import ApiError
 from api.known import check_not_parked, domain_row, living_domain
@@ -75,10 +76,10 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(409, message, code="no_candidate")
         with postgres_trouble(), services.database.connect() as connection:
             models = {row["release"]: row["model"] for row in release_rows(connection, {found["domain"]})}
-            licences = select(schema.bases.c.licence).where(schema.bases.c.model == models[0])
-            licence = connection.execute(licences).scalars().first()
+            base = base_of_model(connection, models[0]) if 0 in models else None
         recipe = _requested(services, found).policy.recipe
-        return reply(card_of(_shown(found), recipe, models[found["base_release"]], models[0], licence))
+        licence = base["licence"] if base is not None else None
+        return reply(card_of(_shown(found), recipe, models.get(found["base_release"]), models.get(0), licence))
 
     @views.post("/v1/rounds/<round_id>/cancel")
     @needs("operator")
