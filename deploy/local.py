@@ -103,8 +103,8 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
         serving("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate"), made),
         serving("swapper", ("-m", "workers.loop", "--kinds", "swap,purge"), (*made, "base-model")),
         serving("recall", ("-m", "workers.recall"), made),
-        serving("door", ("-m", "api.app"), made, lambda: _answers(f"{door}/healthz"), 60.0, door),
-        _process("page", ("-m", "api.ui"), made, lambda: _answers(found.page), 60.0, found.page),
+        serving("door", ("-m", "api.app"), made, lambda: _answers(f"{door}/healthz"), 180.0, door),
+        _process("page", ("-m", "api.ui"), made, lambda: _answers(found.page), 180.0, found.page),
         _beside("opencompass", ("-m", "workers.evaluator.install")),
         _beside("answers", ("-m", "workers.trainer.answers", "--home", str(home))),
     ]

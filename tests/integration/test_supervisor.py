@@ -159,17 +159,17 @@ def test_a_step_beside_begins_when_all_else_is_up_and_is_no_part_of_ready(
     end = tmp_path / "end"
     install = Process("install", python(code, tmp_path / "began", end), once=True, beside=True)
     with running(tmp_path, install, serving("door", tmp_path)) as said:
-        eventually(lambda: began(tmp_path) == ["door", "install"], "it begins, after the door", 10)
+        eventually(lambda: began(tmp_path) == ["door", "install"], "it begins, after the door")
         assert (status(tmp_path).condition, _state(tmp_path, "install")) == ("ready", "working")
         assert psutil.Process(pids(tmp_path)["install"]).nice() == supervisor.NICENESS_BESIDE
         assert psutil.Process(pids(tmp_path)["door"]).nice() < supervisor.NICENESS_BESIDE
         end.write_text("the registry does not answer")
-        eventually(lambda: status(tmp_path).processes[0].restarts >= 2, "it is tried again and again", 10)
+        eventually(lambda: status(tmp_path).processes[0].restarts >= 2, "it is tried again and again")
         assert status(tmp_path).processes[1].restarts == 0
         words = [line for line in said if "ended with code 1: the registry does not answer" in line]
         assert len(words) == 1, "once, however often"
         end.write_text("")
-        eventually(lambda: _state(tmp_path, "install") == "stopped", "it is done", 10)
+        eventually(lambda: _state(tmp_path, "install") == "stopped", "it is done")
         assert status(tmp_path).condition == "ready"
         assert said[-1].startswith("install") and "done in" in said[-1]
 

@@ -126,8 +126,9 @@ def test_every_order_is_a_cloudevent_too(world: World, empty_log: Cluster) -> No
     ours = [event for event in events if isinstance(d := event.get_data(), dict) and d["domain"] == domain]
     assert [event.get_type() for event in ours] == ["noria.swap_release"]
     for event in events:
-        name = event.get_type().removeprefix("noria.")
-        jsonschema.Draft202012Validator(schemas()[f"{name}.v1"]).validate(document_of(event))
+        name, document = event.get_type().removeprefix("noria."), document_of(event)
+        version = document["dataschema"].rpartition(":")[2]
+        jsonschema.Draft202012Validator(schemas()[f"{name}.v{version}"]).validate(document)
 
 
 def test_what_twenty_people_say_through_the_door_is_found_on_no_disk(
