@@ -116,7 +116,9 @@ def made_again(noria: LocalNoria, passages: int) -> list[Row]:
     before = memory_of(noria)
     before.kill()
     until(
-        lambda: memory_of(noria).pid != before.pid and held(noria) >= passages, "the memory is whole", TAKES_IN_WITHIN_S
+        lambda: noria.processes()["recall"].pid != before.pid and held(noria) >= passages,
+        "the memory is whole",
+        TAKES_IN_WITHIN_S,
     )
     whole_s = time.monotonic() - began
     assert client(noria).recall(RECALLING, QUESTION, Recall(of="both", least=0.0))
