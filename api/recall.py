@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, select
 
 from api.answering import Draft, Piece
 from api.chat_request import ChatRequest
@@ -157,8 +157,9 @@ class Recaller:
 
     def _standing(self, domain: str, best: Sequence[Recalled], timeout_s: float) -> tuple[Source, ...]:
         with postgres_trouble(), self._database.connect() as connection:
-            connection.execute(text(f"SET LOCAL statement_timeout = '{int(timeout_s * 1000)}ms'"))
-            return tuple(standing(connection, self._keyring, domain, best))
+            # Each way to the server and back counts, those of a transaction too, and one query sees one moment.
+            alone = connection.execution_options(isolation_level="AUTOCOMMIT")
+            return tuple(standing(alone, self._keyring, domain, best, timeout_s))
 
     def _asked(self) -> RecallClient:
         if self._client is None:
@@ -197,13 +198,20 @@ class _Passage(Struct):
     text: str
 
 
-def standing(connection: Connection, keyring: Keyring, domain: str, recalled: Sequence[Recalled]) -> Iterator[Source]:
-    """Those of the memories that stand and open, in their order. Raises Unavailable."""
+def standing(
+    connection: Connection,
+    keyring: Keyring,
+    domain: str,
+    recalled: Sequence[Recalled],
+    within_s: float | None = None,
+) -> Iterator[Source]:
+    """Those of the memories that stand and open, in their order. `within_s`: how long the server may take over each kind.
+    Raises Unavailable."""
     ids: Mapping[MemoryKind, list[str]] = {
         kind: [one.id for one in recalled if one.kind == kind] for kind in ("correction", "passage")
     }
-    corrections = corrections_in_force(connection, domain, ids["correction"]) if ids["correction"] else []
-    passages = passages_in_force(connection, domain, ids["passage"]) if ids["passage"] else []
+    corrections = corrections_in_force(connection, domain, ids["correction"], within_s) if ids["correction"] else []
+    passages = passages_in_force(connection, domain, ids["passage"], within_s) if ids["passage"] else []
     said = {one.example_id: one for one in corrections}
     written = {one.passage_id: one for one in passages}
     for one in recalled:

@@ -185,11 +185,13 @@ class PassageOf(Struct, frozen=True):
     title: Sealed
 
 
-def corrections_in_force(connection: Connection, domain: str, example_ids: Sequence[str]) -> list[Correction]:
-    """Those of the examples that stand now, in no order."""
+def corrections_in_force(
+    connection: Connection, domain: str, example_ids: Sequence[str], within_s: float | None = None
+) -> list[Correction]:
+    """Those of the examples that stand now, in no order. `within_s`: how long the server may take."""
     rows = connection.execute(
         text(
-            "SELECT example_id, prompt, answer, said_at FROM noria.examples"
+            f"{_within(within_s)}SELECT example_id, prompt, answer, said_at FROM noria.examples"
             " WHERE domain = :domain AND example_id = ANY(:ids) AND retired_offset IS NULL"
         ),
         {"domain": domain, "ids": list(example_ids)},
@@ -197,17 +199,24 @@ def corrections_in_force(connection: Connection, domain: str, example_ids: Seque
     return [msgspec.convert(dict(row), Correction) for row in rows.mappings()]
 
 
-def passages_in_force(connection: Connection, domain: str, passage_ids: Sequence[str]) -> list[PassageOf]:
-    """Those of the passages whose document stands now, in no order."""
+def passages_in_force(
+    connection: Connection, domain: str, passage_ids: Sequence[str], within_s: float | None = None
+) -> list[PassageOf]:
+    """Those of the passages whose document stands now, in no order. `within_s`: how long the server may take."""
     rows = connection.execute(
         text(
-            "SELECT p.passage_id, p.document_id, p.number, p.passage, d.title FROM noria.passages p"
+            f"{_within(within_s)}SELECT p.passage_id, p.document_id, p.number, p.passage, d.title FROM noria.passages p"
             " JOIN noria.documents d ON d.document_id = p.document_id"
             " WHERE p.domain = :domain AND p.passage_id = ANY(:ids) AND d.retired_offset IS NULL"
         ),
         {"domain": domain, "ids": list(passage_ids)},
     )
     return [msgspec.convert(dict(row), PassageOf) for row in rows.mappings()]
+
+
+def _within(seconds: float | None) -> str:
+    """Goes with the query that it holds for: a way to the server and back of its own takes as long as that."""
+    return "" if seconds is None else f"SET LOCAL statement_timeout = '{int(seconds * 1000)}ms'; "
 
 
 def passages_as_of(connection: Connection, domain: str, pin: int | None) -> list[PassageOf]:

@@ -225,6 +225,20 @@ def test_a_memory_that_is_slow_or_broken_costs_little_and_the_answer_says_so(
     assert TIMEOUT_S * 0.9 < seconds < 4 * TIMEOUT_S
 
 
+def test_a_table_that_does_not_answer_costs_no_more_than_a_memory_that_does_not(
+    world: World, memory: RecallServer
+) -> None:
+    domain = domain_with(world, {"of": "both"})
+    document_id, (passage_id,) = document(world, domain, LAW, [("article 1", "Seven miles.")])
+    memory.recalls = lambda asked: [Recalled("passage", passage_id, 0.9)]
+    with world.database.begin() as connection:
+        connection.execute(text("LOCK TABLE noria.passages IN ACCESS EXCLUSIVE MODE"))
+        assert world.chat(domain, "How far is it?")["metadata"]["recall"] == "unavailable"
+    seconds = world.services.metrics.recall_s.labels(domain)._sum.get()
+    assert TIMEOUT_S * 0.9 < seconds < 4 * TIMEOUT_S
+    assert world.chat(domain, "How far is it?")["metadata"]["recall"] == "recalled"
+
+
 def test_a_question_for_which_nothing_fits_is_declined_in_the_domains_voice(world: World, memory: RecallServer) -> None:
     domain = domain_with(world, {"of": "both", "decline": "We only talk of mills."})
     asked = len(world.engine.requests)

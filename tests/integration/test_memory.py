@@ -247,6 +247,23 @@ def test_a_restart_computes_no_vector_again_and_finds_the_same(world: World) -> 
     assert asked(world, again) == before
 
 
+def test_what_was_embedded_before_is_taken_in_by_larger_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.recall.held.AT_ONCE", 1)
+    monkeypatch.setattr("workers.recall.held.KEPT_AT_ONCE", 4)
+    world.adds("long.md", *((f"{n}", f"On line {n} no horse may graze.") for n in range(9)))
+
+    def steps() -> int:
+        again, count = world.restarted(), 1
+        while again.step():
+            count += 1
+        assert len(again.held[DOMAIN].index) == 9
+        return count
+
+    assert steps() == 3
+    change(world.database, "DELETE FROM work.vectors")
+    assert steps() > 6
+
+
 def test_vectors_that_were_lost_or_are_of_other_words_are_computed_again(world: World) -> None:
     fill(world)
     before, computed = asked(world), world.encoder.texts

@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 from sqlalchemy import Connection, Engine
@@ -29,7 +30,10 @@ from workers.recall.kept import Kept, Vectors, Words
 from workers.recall.passages import known_passage
 from workers.selector.wordings import MOST, NEAR
 
-AT_ONCE = 64  # memories that are embedded before anything else is looked at: a fifth of a second
+# How many memories are taken in before anything else is looked at, a fifth of a second each: those that are embedded, and those
+# whose vectors are kept.
+AT_ONCE = 64
+KEPT_AT_ONCE = 512
 MOST_HELD = 500_000  # memories of a domain, so that no document takes all of a machine's memory
 logger = logging.getLogger("noria.recall")
 
@@ -103,7 +107,8 @@ class Held:
     def step(self) -> bool:
         """Take in a few of what is to be looked at, corrections first; whether more is left. Raises Unavailable."""
         if self._corrections:
-            some = list(self._corrections)[:AT_ONCE]
+            some = list(islice(self._corrections, KEPT_AT_ONCE))
+            some = some[: self._at_once(some)]
             self._take_in(some)
             for example_id in some:
                 del self._corrections[example_id]
@@ -174,9 +179,10 @@ class Held:
             self._documents.popleft()
             return
         with postgres_trouble(), self._database.connect() as connection:
-            rows = passages_of(connection, document_id, start, AT_ONCE)
+            rows = passages_of(connection, document_id, start, KEPT_AT_ONCE)
+        some = rows[: self._at_once([row.passage_id for row in rows])]
         memories, words = [], []
-        for row in rows:
+        for row in some:
             try:
                 with postgres_trouble():
                     memory = known_passage(row.passage_id, of_passage(row.passage, title, self._keyring))
@@ -189,8 +195,12 @@ class Held:
             self.index.put_all(memories, [vectors[memory.id] for memory in memories])
             self._passages[document_id] += [memory.id for memory in memories]
         self._documents.popleft()
-        if len(rows) == AT_ONCE:
-            self._documents.appendleft((document_id, title, rows[-1].number + 1))
+        if len(some) < len(rows) or len(rows) == KEPT_AT_ONCE:
+            self._documents.appendleft((document_id, title, some[-1].number + 1))
+
+    def _at_once(self, memory_ids: Sequence[str]) -> int:
+        """How many of them one step takes."""
+        return AT_ONCE if len(memory_ids) - self._kept.count(memory_ids) > AT_ONCE else KEPT_AT_ONCE
 
     def _vectors(self, words: Sequence[Words]) -> dict[str, Vectors]:
         """Those that are kept, and the others computed and kept."""

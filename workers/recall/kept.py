@@ -67,6 +67,16 @@ class Kept:
                 found[words.memory_id] = vectors.reshape(len(words.texts), self._dims)
         return found
 
+    def count(self, memory_ids: Sequence[str]) -> int:
+        """Of how many of them vectors are there, of whatever words. Raises Unavailable."""
+        with postgres_trouble(), self._database.connect() as connection:
+            return int(
+                connection.execute(
+                    text("SELECT count(*) FROM work.vectors WHERE encoder = :encoder AND memory_id = ANY(:ids)"),
+                    {"encoder": self._encoder, "ids": list(memory_ids)},
+                ).scalar_one()
+            )
+
     def put(self, domain: str, made: Mapping[str, Vectors], words: Sequence[Words]) -> None:
         """Keep what was made of `words`. Raises Unavailable. Of whoever was erased meanwhile nothing is kept."""
         rows = []
