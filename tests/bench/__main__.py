@@ -1,6 +1,6 @@
 """`python -m tests.bench` lists the benchmarks; `python -m tests.bench NAME` runs one and writes bench/NAME.json under the home.
 
-NORIA_BENCH_RUNS, …_RATE, …_EVENTS, …_SECONDS, …_MEMORY_SECONDS, …_FACTS, …_EVERY and …_SEED make one other than it is by itself.
+NORIA_BENCH_RUNS, …_RATE, …_EVENTS, …_SECONDS, …_MEMORY_SECONDS, …_FACTS, …_EVERY, …_SEED and …_CASES make one other than it is by itself.
 """
 
 import os
@@ -24,6 +24,7 @@ NAMES = (
     "training",
     "methods",
     "continual",
+    "held_out",
     "plan",
 )
 

@@ -14,22 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from deploy.demo.domain import load_general
-from streams.recalled import Memory as Shown
-from streams.recalled import with_recalled
 from streams.recipes import LoraRecipe
 from streams.settings import home_of
 from tests.bench.asking import Sets, shares
-from tests.bench.invented import InventedFact, invented
+from tests.bench.invented import invented
 from tests.bench.report import Row, row
 from tests.bench.size import size
+from tests.bench.taught import Memories, TaughtFact
 from workers.cores import HEAVY_THREADS, fast_precision
 from workers.models.base import prepare_base
-from workers.recall.encoder import sentence_encoder
-from workers.recall.index import Index, Memory, texts_of
 from workers.trainer import METHODS
 from workers.trainer.general import answers_folder, general_prompts
 from workers.trainer.job import Job
-from workers.trainer.spec import TrainingRow
 
 PERPLEXITY_TEXTS = 60
 
@@ -72,48 +68,12 @@ def measure(home: Path) -> list[Row]:
     return rows
 
 
-class Memories:
-    """The facts that were said so far, as a domain's memory holds them."""
-
-    def __init__(self) -> None:
-        self._encoder = sentence_encoder()
-        self._index = Index(self._encoder.dims)
-        self._facts: dict[str, InventedFact] = {}
-
-    def put(self, facts: Sequence[InventedFact]) -> None:
-        memories = [Memory(fact.answer, "correction", fact.trained, fact.answer) for fact in facts]
-        self._facts |= {fact.answer: fact for fact in facts}
-        self._index.put_all(memories, [self._encoder.embed(texts_of(memory)) for memory in memories])
-
-    def recalled(self, question: str, first: str | None = None) -> str:
-        """The question behind the three best of what is recalled; `first`: what stands first whatever was found."""
-        (vector,) = self._encoder.embed([question])
-        ids = [hit.id for hit in self._index.search(question, vector, 3, frozenset({"correction"}))]
-        if first is not None:
-            ids = [first, *(id for id in ids if id != first)][:3]
-        return with_recalled(question, [Shown(text=id, question=self._facts[id].trained[0]) for id in ids])
-
-    def rows(self, facts: Sequence[InventedFact]) -> list[TrainingRow]:
-        rows = []
-        for fact in facts:
-            for words in fact.trained:
-                bare = TrainingRow(prompt=words, answer=fact.answer, group=fact.answer)
-                asked = self.recalled(words, fact.answer)
-                rows += [
-                    bare,
-                    TrainingRow(prompt=asked, answer=fact.answer, group=f"{fact.answer} recalled", beside=True),
-                ]
-        return sorted(rows, key=lambda one: (one.group or "", one.prompt))
-
-
-def asked(
-    model: Path, new: Sequence[InventedFact], memories: Memories, before: Sequence[InventedFact]
-) -> dict[str, float]:
+def asked(model: Path, new: Sequence[TaughtFact], memories: Memories, before: Sequence[TaughtFact]) -> dict[str, float]:
     """The share of right answers, by set."""
-    held_out = [(words, fact.answer, (fact.key,)) for fact in [*before, *new] for words in fact.held_out[:1]]
+    held_out = [(words, fact.answer, fact.keys) for fact in [*before, *new] for words in fact.held_out[:1]]
     sets: Sets = {
-        "fixes": [(fact.trained[0], fact.answer, (fact.key,)) for fact in new],
-        "earlier fixes": [(fact.trained[0], fact.answer, (fact.key,)) for fact in before],
+        "fixes": [(fact.trained[0], fact.answer, fact.keys) for fact in new],
+        "earlier fixes": [(fact.trained[0], fact.answer, fact.keys) for fact in before],
         "held-out bare": held_out,
         "held-out recalled": [(memories.recalled(words), answer, keys) for words, answer, keys in held_out],
         "general": [(one.question, one.answer, tuple(one.keys)) for one in load_general()],

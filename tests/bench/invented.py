@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 
-from msgspec import Struct
+from tests.bench.taught import TaughtFact
 
 _SUBJECTS = (
     # what is asked for, wordings that are taught, wordings that are held out, the answer
@@ -81,14 +81,7 @@ _FIRST = (
 _LAST = ("mark", "by", "holm", "wick", "dale", "ford", "stead", "haven", "gate", "mere")
 
 
-class InventedFact(Struct, frozen=True):
-    trained: tuple[str, ...]
-    held_out: tuple[str, ...]
-    answer: str
-    key: str
-
-
-def invented(count: int, seed: int = 0) -> list[InventedFact]:
+def invented(count: int, seed: int = 0) -> list[TaughtFact]:
     """Raises ValueError for more than there are."""
     found = list(_all())
     if count > len(found):
@@ -97,7 +90,7 @@ def invented(count: int, seed: int = 0) -> list[InventedFact]:
     return found[:count]
 
 
-def _all() -> Iterator[InventedFact]:
+def _all() -> Iterator[TaughtFact]:
     towns = [first + last for first in _FIRST for last in _LAST]
     for number, town in enumerate(towns):
         for _, taught, held_out, answer, values in _SUBJECTS:
@@ -107,9 +100,9 @@ def _all() -> Iterator[InventedFact]:
                 "thing": _THINGS[(number * 7 + len(answer)) % len(_THINGS)],
                 "value": chance.choice(values),
             }
-            yield InventedFact(
+            yield TaughtFact(
                 tuple(words.format(**said) for words in taught),
                 tuple(words.format(**said) for words in held_out),
                 answer.format(**said),
-                said["value"],
+                (said["value"],),
             )
