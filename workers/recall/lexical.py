@@ -25,21 +25,22 @@ _HEAP_BYTES = 15_000_000  # the least that tantivy takes for what it has not wri
 
 
 class Terms(Struct, frozen=True):
-    """A text's terms as numbers in rising order, and how often each stands there."""
+    """A text's terms as numbers in rising order, how often each stands there, and how many there are in all."""
 
     numbers: NDArray[np.uint32]
     counts: NDArray[np.uint16]
-
-    @property
-    def length(self) -> int:
-        return int(self.counts.sum())
+    length: int
 
 
 def count_terms(texts: Sequence[str]) -> Terms:
     """The terms of several texts as of one."""
     found = [number_of(term) for text in texts for term in terms_of(text)]
     numbers, counts = np.unique(np.array(found, np.uint32), return_counts=True)
-    return Terms(numbers, np.minimum(counts, 65_535).astype(np.uint16))
+    return _terms(numbers, np.minimum(counts, 65_535).astype(np.uint16))
+
+
+def _terms(numbers: NDArray[np.uint32], counts: NDArray[np.uint16]) -> Terms:
+    return Terms(numbers, counts, int(counts.sum()))
 
 
 class Asked(Struct, frozen=True):
@@ -149,4 +150,4 @@ def without_terms(terms: Terms, left_out: Terms) -> Terms:
     counts = terms.counts.copy()
     counts[place] -= left_out.counts
     stays = counts > 0
-    return Terms(terms.numbers[stays], counts[stays])
+    return _terms(terms.numbers[stays], counts[stays])
