@@ -229,7 +229,7 @@ def test_a_table_that_does_not_answer_costs_no_more_than_a_memory_that_does_not(
     world: World, memory: RecallServer
 ) -> None:
     domain = domain_with(world, {"of": "both"})
-    document_id, (passage_id,) = document(world, domain, LAW, [("article 1", "Seven miles.")])
+    _, (passage_id,) = document(world, domain, LAW, [("article 1", "Seven miles.")])
     memory.recalls = lambda asked: [Recalled("passage", passage_id, 0.9)]
     with world.database.begin() as connection:
         connection.execute(text("LOCK TABLE noria.passages IN ACCESS EXCLUSIVE MODE"))
