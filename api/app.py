@@ -24,6 +24,7 @@ from api import (
     grants,
     memory,
     people,
+    preferences,
     quarantine,
     rounds,
 )
@@ -180,6 +181,7 @@ def create_app(services: Services) -> Flask:
         rounds,
         comparisons,
         datasets,
+        preferences,
         documents,
         memory,
         events,

@@ -13,7 +13,7 @@ from streams.engine_client import ANY_SEED, Sampling
 
 DEFAULT_MAX_TOKENS = 256
 HIGHEST_MAX_TOKENS = 1024
-HIGHEST_DRAFTS = 4
+HIGHEST_DRAFTS = 9  # as many as a ranking holds
 HIGHEST_TOP_LOGPROBS = 20
 HIGHEST_BIASES = 1024
 # Fields of OpenAI's protocol that change nothing when they say this.

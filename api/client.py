@@ -262,17 +262,20 @@ class Door:
         person: str | None = None,
         rating: Rating | None = None,
         pick: bool | None = None,
+        ranking: Sequence[Sequence[str]] | None = None,
         correction: str | None = None,
         misfit: str | None = None,
         comment: str | None = None,
         idempotency_key: str | None = None,
     ) -> Given:
-        """Say what a person thinks of a reply of theirs; `misfit`: the id of a memory that did not fit it. Raises Refused."""
+        """Say what a person thinks of a reply of theirs. `ranking`: ids of drafts of its prompt, the best first, those that are
+        equally good together; `misfit`: the id of a memory that did not fit it. Raises Refused."""
         said: Json = {
             "reply_id": reply_id,
             "user": person,
             "rating": rating,
             "pick": pick,
+            "ranking": ranking,
             "correction": correction,
             "misfit": misfit,
             "comment": comment,
@@ -369,13 +372,24 @@ class Door:
         path = f"/v1/domains/{_part(domain)}/examples"
         return _object(self.send("POST", _asked(path, {"user": person, "import": import_id}), items))
 
+    def import_preferences(
+        self, domain: str, items: Sequence[Json], person: str | None = None, import_id: str | None = None
+    ) -> Json:
+        """Rows of trl's or LLaMA-Factory's files of preferences, as said by `person`."""
+        path = f"/v1/domains/{_part(domain)}/preferences"
+        return _object(self.send("POST", _asked(path, {"user": person, "import": import_id}), items))
+
     def retire(self, domain: str, what: str, body: Json) -> Json:
-        """Retire `items` or all of an `import`; `what` is `exam` or `examples`. Doing it again changes nothing."""
+        """Retire `items` or all of an `import`; `what` is `exam`, `examples` or `preferences`. Doing it again changes nothing."""
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/{what}/retire", body))
 
     def examples(self, domain: str) -> Json:
         """{"data": Alpaca items in force, "erased": n, "retired": n}"""
         return self._all(f"/v1/domains/{_part(domain)}/examples")
+
+    def preferences(self, domain: str, person_share: float | None = None) -> Json:
+        """{"pairs": of people's own, in clear, "labels": answers good or bad, "held": {reason: n}}"""
+        return _object(self.get(f"/v1/domains/{_part(domain)}/preferences", person_share=person_share))
 
     def add_document(self, domain: str, name: str, body: bytes, media_type: str = "application/octet-stream") -> Json:
         """Enter a file as a document: {"document_id", "passages", "known", "replaces", "position"}. The name, or `media_type`, says

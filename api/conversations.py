@@ -1,5 +1,5 @@
-"""Feedback on a reply that its own person got: a rating, a pick, a correction, a memory that did not fit it, or a comment; and what
-was recalled for it."""
+"""Feedback on a reply that its own person got: a rating, a pick, an order of drafts, a correction, a memory that did not fit it, or
+a comment; and what was recalled for it."""
 
 import re
 import threading
@@ -15,6 +15,7 @@ from msgspec import Struct
 from sqlalchemy import select
 
 from api.access import caller, check_speaker, needs
+from api.chat_request import HIGHEST_DRAFTS
 from api.errors import ApiError
 from api.keys import Caller
 from api.known import retired_domain
@@ -28,6 +29,7 @@ from streams.events import CONVERSATIONS
 from streams.facts.conversations import (
     ConversationEvent,
     DraftPicked,
+    DraftsRanked,
     RecallRejected,
     ReplyCommented,
     ReplyCorrected,
@@ -43,7 +45,7 @@ TEXT_BYTES = 32 * 1024
 CATCH_UP_S = 5.0
 RETRY_AFTER_S = 2
 REMEMBERED = 10_000
-ONE_OF = ("rating", "pick", "correction", "misfit")
+ONE_OF = ("rating", "pick", "ranking", "correction", "misfit")
 KINDS = (*ONE_OF, "comment")  # each that is given is one event
 _KEYS = uuid5(NAMESPACE_URL, "urn:noria:idempotency-key")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -57,6 +59,7 @@ class _Body(Struct, forbid_unknown_fields=True):
     correction: str | None = None
     comment: str | None = None
     misfit: str | None = None  # the id of a memory
+    ranking: list[str | list[str]] | None = None  # ids of drafts, the best first; those that are equally good in a list
 
 
 class _Reply(Struct, frozen=True):
@@ -145,6 +148,8 @@ def parse_feedback(body: dict[str, Any], who: Caller) -> tuple[_Body, bytes]:
         raise ApiError(400, "rating must be up, down or 1 to 5", param="rating")
     if said.pick is False:
         raise ApiError(400, "pick can only be true", param="pick")
+    if said.ranking is not None:
+        _check_ranking(said)
     for name in ("correction", "comment"):
         words = getattr(said, name)
         if words is None:
@@ -159,11 +164,27 @@ def parse_feedback(body: dict[str, Any], who: Caller) -> tuple[_Body, bytes]:
     if len(kinds) > 1:
         raise ApiError(400, f"give one of {', '.join(ONE_OF)}; got {', '.join(kinds)}", param=kinds[1])
     if not kinds and said.comment is None:
-        raise ApiError(400, "give a rating, a pick, a correction, a misfit or a comment", param="rating")
+        raise ApiError(400, "give a rating, a pick, a ranking, a correction, a misfit or a comment", param="rating")
     given = msgspec.to_builtins(said)
-    if said.misfit is None:
-        del given["misfit"]  # a request of a time when there was none is the same still
+    for later in ("misfit", "ranking"):
+        if given[later] is None:
+            del given[later]  # a request of a time when there was none is the same still
     return said, msgspec.json.encode(given, order="deterministic")
+
+
+def _tiers(ranking: list[str | list[str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple((tier,) if isinstance(tier, str) else tuple(tier) for tier in ranking)
+
+
+def _check_ranking(said: _Body) -> None:
+    tiers = _tiers(said.ranking or [])
+    ids = [id_ for tier in tiers for id_ in tier]
+    if not 2 <= len(ids) <= HIGHEST_DRAFTS or not all(tiers):
+        raise ApiError(400, f"ranking must name 2 to {HIGHEST_DRAFTS} drafts, the best first", param="ranking")
+    if len(set(ids)) < len(ids):
+        raise ApiError(400, "ranking names a draft twice", param="ranking")
+    if said.reply_id not in ids:
+        raise ApiError(400, "reply_id must be one of those that ranking names", param="reply_id")
 
 
 def _record(
@@ -189,6 +210,8 @@ def _record(
         raise ApiError(403, "that reply was given to another person", param="user")
     if said.correction is not None:
         _check_correction(services, reply_, said.correction)
+    if said.ranking is not None:
+        _check_ranked(services, reply_, said.ranking)
     if said.misfit is not None and said.misfit not in {one.id for one in reply_.recalled}:
         raise ApiError(422, "that memory was not recalled for the reply", param="misfit", code="not_recalled")
     try:
@@ -288,6 +311,18 @@ def _check_correction(services: Services, reply_: _Reply, correction: str) -> No
         raise ApiError(422, "the correction says the same as the reply", param="correction")
 
 
+def _check_ranked(services: Services, reply_: _Reply, ranking: list[str | list[str]]) -> None:
+    """Drafts of one prompt are answered at once, so that whoever knows one knows all."""
+    replies = schema.replies.c
+    with postgres_trouble(), services.database.connect() as connection:
+        drafts = set(
+            connection.execute(select(replies.reply_id).where(replies.prompt_id == reply_.prompt_id)).scalars()
+        )
+    if not {id_ for tier in _tiers(ranking) for id_ in tier} <= drafts:
+        message = "ranking names a draft that is none of the same prompt"
+        raise ApiError(422, message, param="ranking", code="not_of_the_prompt")
+
+
 def _gone() -> ApiError:
     return ApiError(410, "what that reply said was erased", param="reply_id", code="erased")
 
@@ -317,7 +352,7 @@ def _plain(words: str) -> str:
 def _events(
     said: _Body, reply_: _Reply, event_id: UUID, digest: str, key: PersonKey
 ) -> list[tuple[UUID, ConversationEvent]]:
-    place: dict[str, str] = {
+    place: dict[str, Any] = {
         "domain": reply_.domain,
         "conversation_id": reply_.conversation_id,
         "prompt_id": reply_.prompt_id,
@@ -328,6 +363,8 @@ def _events(
     found: list[tuple[UUID, ConversationEvent]] = []
     if said.pick:
         found.append((event_id, DraftPicked(**place)))
+    if said.ranking is not None:
+        found.append((event_id, DraftsRanked(ranking=_tiers(said.ranking), **place)))
     if said.rating is not None:
         thumb = {"up": 1, "down": -1}
         if isinstance(said.rating, str):

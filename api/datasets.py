@@ -12,7 +12,17 @@ from sqlalchemy import Column, Connection, Row, Table, select
 
 from api.access import caller, needs
 from api.errors import ApiError
-from api.items import Example, ItemFault, Question, Read, counted, read_example, read_question
+from api.items import (
+    Example,
+    ItemFault,
+    Preference,
+    Question,
+    Read,
+    counted,
+    read_example,
+    read_preference,
+    read_question,
+)
 from api.known import CATCH_UP_S, domain_row, living_domain
 from api.saying import say
 from api.services import Services, person_subject
@@ -30,7 +40,7 @@ from streams import history, schema, sealing
 from streams.errors import Behind, Erased, Unavailable
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.exam import ExamItemAdded, ExamItemRetired, ExamKind
-from streams.facts.examples import ExampleAccepted, ExampleRetired
+from streams.facts.examples import ExampleAccepted, ExampleRetired, RankingAccepted, RankingRetired
 from streams.log import Position
 from streams.sealed import Sealed
 from streams.sealing import PersonKey, domain_subject
@@ -40,7 +50,7 @@ from streams.turns import pairs_of, turns_of
 MOST_ITEMS = 5000
 PAGE_ITEMS = 1000
 APPENDED_AT_ONCE = 200
-LARGE_BODIES = frozenset({"datasets.add_exam", "datasets.import_examples"})
+LARGE_BODIES = frozenset({"datasets.add_exam", "datasets.import_examples", "datasets.import_preferences"})
 T = TypeVar("T")
 _ITEMS = uuid5(NAMESPACE_URL, "urn:noria:dataset-item")
 
@@ -63,7 +73,7 @@ class _Kept(Struct, frozen=True):
     table: Table
     id: str
     added: str  # the type of the event that adds one
-    retired: Callable[..., ExamItemRetired | ExampleRetired]
+    retired: Callable[..., ExamItemRetired | ExampleRetired | RankingRetired]
 
     @property
     def ids(self) -> Column[str]:
@@ -72,6 +82,7 @@ class _Kept(Struct, frozen=True):
 
 EXAM = _Kept(schema.exam_items, "item_id", "exam_item_added", ExamItemRetired)
 EXAMPLES = _Kept(schema.examples, "example_id", "example_accepted", ExampleRetired)
+RANKINGS = _Kept(schema.rankings, "ranking_id", "ranking_accepted", RankingRetired)
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -107,12 +118,24 @@ def blueprint(services: Services) -> Blueprint:
     def retire_exam(domain: str) -> Response:
         return reply(_retire(services, domain, EXAM, typed(read_object(), _Taken)))
 
+    @views.post("/v1/domains/<domain>/preferences")
+    @needs("data")
+    def import_preferences(domain: str) -> Response:
+        person = _person()
+        preferences, aside = _read_all(_items(), read_preference)
+        import_id = _import_id()
+        living_domain(services, domain)
+        return reply(_add_preferences(services, domain, person, preferences, import_id) | {"set_aside": aside})
+
+    @views.post("/v1/domains/<domain>/preferences/retire")
+    @needs("data")
+    def retire_preferences(domain: str) -> Response:
+        return reply(_retire(services, domain, RANKINGS, typed(read_object(), _Taken)))
+
     @views.post("/v1/domains/<domain>/examples")
     @needs("data")
     def import_examples(domain: str) -> Response:
-        person = caller().person
-        if "user" in request.args:
-            person = check_person(request.args["user"])
+        person = _person()
         examples, aside = _read_all(_items(), read_example)
         import_id = _import_id()
         living_domain(services, domain)
@@ -132,6 +155,11 @@ def blueprint(services: Services) -> Blueprint:
         return reply(_retire(services, domain, EXAMPLES, typed(read_object(), _Taken)))
 
     return views
+
+
+def _person() -> str:
+    """Whose words they are."""
+    return check_person(request.args["user"]) if "user" in request.args else caller().person
 
 
 def _import_id() -> str:
@@ -223,6 +251,34 @@ def _add_examples(services: Services, domain: str, person: str, items: list[Exam
     return _add(services, EXAMPLES, names, event, import_id)
 
 
+def _add_preferences(
+    services: Services, domain: str, person: str, items: list[Preference], import_id: str
+) -> dict[str, Any]:
+    at = datetime.now(UTC)
+    with postgres_trouble():
+        key = services.keyring.key_for(person_subject(person))
+    prompts = [msgspec.json.encode(item.messages).decode() for item in items]
+    names = [
+        _identified(services, "ranking", domain, key.kid, prompt, str(item.good), *item.answers, key=key)
+        for prompt, item in zip(prompts, items, strict=True)
+    ]
+
+    def event(number: int, id_: UUID) -> RankingAccepted:
+        answers = items[number].answers
+        return RankingAccepted(
+            domain=domain,
+            ranking_id=id_.hex,
+            person=person,
+            prompt=sealing.seal(prompts[number], key, f"{id_}#prompt"),
+            answers=tuple(sealing.seal(words, key, f"{id_}#answers.{place}") for place, words in enumerate(answers)),
+            tiers=tuple((place,) for place in range(len(answers))),
+            said_at=at,
+            good=items[number].good,
+        )
+
+    return _add(services, RANKINGS, names, event, import_id)
+
+
 def alpaca_messages(item: Example) -> list[dict[str, str]]:
     """The messages up to and with the prompt. Instruction and input become one prompt, the input on its own line."""
     found = [{"role": "system", "content": item.system}] if item.system.strip() else []
@@ -248,7 +304,7 @@ def _add(
     services: Services,
     kept: _Kept,
     names: Sequence[UUID],
-    event: Callable[[int, UUID], ExamItemAdded | ExampleAccepted],
+    event: Callable[[int, UUID], ExamItemAdded | ExampleAccepted | RankingAccepted],
     import_id: str,
 ) -> dict[str, Any]:
     """Append what is not in force yet. `names` tell the items' contents apart; what was retired comes again as a new item."""

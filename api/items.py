@@ -5,12 +5,13 @@ The door and the command line read items by these same rules, so that the one re
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
 
 from api.shapes import Misshapen, shaped
 from streams.errors import Invalid
+from streams.rankings import same_text
 
 ITEM_BYTES = 32 * 1024
 
@@ -79,6 +80,78 @@ def read_example(raw: Any) -> Read[Example]:
     turns = [words for pair in item.history for words in pair]
     _check_size(item.instruction, item.input, item.output, item.system, *turns)
     return read
+
+
+class Said(Struct, frozen=True):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Preference(Struct, frozen=True, kw_only=True):
+    """The columns of trl's preference and unpaired sets, and of LLaMA-Factory's ranking and KTO files in Alpaca's fields."""
+
+    prompt: list[Said] | str | None = None
+    chosen: list[Said] | str | None = None
+    rejected: list[Said] | str | None = None
+    completion: list[Said] | str | None = None
+    label: bool | None = None
+    instruction: str = ""
+    input: str = ""
+    output: str | None = None
+    kto_tag: bool | None = None
+    system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+
+
+class Preference(Struct, frozen=True, kw_only=True):
+    """`answers` to a prompt, the best first; of one alone, whether it is `good`. `messages`: up to and with the prompt."""
+
+    messages: tuple[Said, ...]
+    answers: tuple[str, ...]
+    good: bool | None = None
+
+    def __repr__(self) -> str:
+        return "Preference(…)"
+
+
+def read_preference(raw: Any) -> Read[Preference]:
+    """A row of either kind of file. Raises ItemFault."""
+    read = _read(raw, _Preference)
+    item = read.item
+    if item.prompt is not None:
+        messages = [Said("user", item.prompt)] if isinstance(item.prompt, str) else item.prompt
+    else:
+        _require(item.instruction + item.input, "prompt")
+        turns = [Said("system", item.system)] if item.system.strip() else []
+        for asked, answered in item.history:
+            turns += [Said("user", asked)] if asked else []
+            turns += [Said("assistant", answered)] if answered else []
+        words = "\n".join(words for words in (item.instruction, item.input) if words.strip())
+        messages = [*turns, Said("user", words)]
+    if not messages or messages[-1].role != "user":
+        raise ItemFault("its last message must be the person's", "prompt")
+    _require(messages[-1].content, "prompt")
+    good = item.label if item.label is not None else item.kto_tag
+    if good is None:
+        answers = {"chosen": _answer(item.chosen, "chosen"), "rejected": _answer(item.rejected, "rejected")}
+        if same_text(answers["chosen"]) == same_text(answers["rejected"]):
+            raise ItemFault("it is the same as chosen", "rejected")
+    else:
+        name = "output" if item.completion is None else "completion"
+        answers = {name: _answer(getattr(item, name), name)}
+    _check_size(*(message.content for message in messages), *answers.values())
+    return Read(Preference(messages=tuple(messages), answers=tuple(answers.values()), good=good), read.set_aside)
+
+
+def _answer(said: list[Said] | str | None, name: str) -> str:
+    if isinstance(said, list):
+        if len(said) != 1 or said[0].role != "assistant":
+            raise ItemFault("it must be one message of the assistant", name)
+        said = said[0].content
+    if said is None:
+        raise ItemFault("it is missing", name)
+    _require(said, name)
+    return said
 
 
 def counted(reads: Sequence[Read[T]]) -> dict[str, int]:

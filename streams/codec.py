@@ -22,7 +22,7 @@ from streams.facts.conversations import PromptAsked, ReplyCommented, ReplyCorrec
 from streams.facts.documents import DocumentAdded, PassageAdded
 from streams.facts.domains import PolicySet
 from streams.facts.exam import ExamItemAdded
-from streams.facts.examples import ExampleAccepted, PreferenceAccepted
+from streams.facts.examples import ExampleAccepted, PreferenceAccepted, RankingAccepted
 from streams.facts.operations import OperationsEvent
 from streams.policy import check_readable
 from streams.recipes import with_method
@@ -98,7 +98,7 @@ VERSIONS: dict[str, int] = {
     "round_asked": 3,
     "round_requested": 7,
     "select_snapshot": 4,
-    "snapshot_selected": 2,
+    "snapshot_selected": 3,
     "swap_release": 2,
     "train_candidate": 3,
 }
@@ -141,6 +141,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("select_snapshot", 2): ("recall", "opening"),
     ("select_snapshot", 3): (),
     ("snapshot_selected", 1): ("named",),
+    ("snapshot_selected", 2): ("pairs", "held", "read"),
     ("swap_release", 1): ("needs",),
     ("train_candidate", 1): (),
     ("train_candidate", 2): ("engine",),
@@ -314,6 +315,9 @@ def _check_refs(envelope: Envelope) -> None:
             here = ("prompt", "answer")
         case ExampleAccepted():
             copies = [("#messages", event.prompt), (f"{envelope.causation_id}#text", event.answer)]
+        case RankingAccepted():
+            here = ("prompt",)
+            copies = [(f"{envelope.id}#answers.{number}", said) for number, said in enumerate(event.answers)]
         case PreferenceAccepted():
             copies = [("#messages", event.prompt), *(("#text", said) for said in (event.chosen, *event.rejected))]
         case _:

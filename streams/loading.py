@@ -77,7 +77,7 @@ FOLLOWED = (CONVERSATIONS, DOMAINS)
 # Only ever added to: without keys and indexes until all rows are there.
 LOOSE = ("events", "prompts", "replies", "feedback")
 # Of which many rows may come at once; what they hold can be copied as text.
-_COPIED = frozenset({"examples", "exam_items", "fresh", "learned", "preferences"})
+_COPIED = frozenset({"examples", "exam_items", "fresh", "learned", "preferences", "rankings"})
 
 _BACKSLASH = "\0"  # one that stays one; in no text that the log may hold
 _NULL = f"{_BACKSLASH}N"

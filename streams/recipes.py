@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from msgspec import Struct
 
 from streams.errors import InvalidField
+from streams.rankings import PERSON_SHARE
 
 Needs = Literal["merged", "adapter"]
 """What a trained model needs of the engine that serves it: its weights read, or an adapter applied to them as well."""
@@ -41,6 +42,7 @@ _SHARES = {
     "warmup_share": (True, False),
     "recalled_share": (True, True),
     "held_out_share": (True, False),
+    "person_share": (False, True),
 }
 _SHARE_WORDS = {
     (False, True): "above 0 and at most 1",
@@ -159,6 +161,13 @@ class _Shared(_Checked, frozen=True, kw_only=True):
     row_tokens: int = 1024
     recalled_share: float = 1.0
     seed: int = 0
+
+
+class PreferenceRecipe(LoraRecipe, frozen=True, kw_only=True):
+    """LoRA, and what every recipe has that learns what people prefer: its snapshot holds pairs as well. `person_share`: how many of
+    these may rest on one person alone."""
+
+    person_share: float = PERSON_SHARE
 
 
 class FullRecipe(_Shared, frozen=True, kw_only=True, tag="full"):

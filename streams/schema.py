@@ -15,7 +15,7 @@ from streams.facts.conversations import feedback, feedback_counts, prompts, repl
 from streams.facts.documents import documents, passages
 from streams.facts.domains import domains
 from streams.facts.exam import exam_items
-from streams.facts.examples import examples, fresh, preferences
+from streams.facts.examples import examples, fresh, preferences, rankings
 from streams.facts.people import erasures
 from streams.facts.releases import releases
 from streams.facts.rounds import learned, rounds
@@ -68,6 +68,7 @@ __all__ = [
     "preferences",
     "projections",
     "prompts",
+    "rankings",
     "releases",
     "replies",
     "rounds",
@@ -109,7 +110,11 @@ events = projection(
     index("domain", "time"),
     index("person", "domain"),
     # What one import brought, by its id.
-    index("correlation_id", name="ix_events_imported", where="type IN ('exam_item_added', 'example_accepted')"),
+    index(
+        "correlation_id",
+        name="ix_events_imported",
+        where="type IN ('exam_item_added', 'example_accepted', 'ranking_accepted')",
+    ),
     # Since when a release answered, and until when.
     index("domain", "offset", name="ix_events_went_live", where="type IN ('release_finished', 'release_rolled_back')"),
     rights=may(door="r", stream="ra", workers="r"),

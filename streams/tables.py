@@ -81,8 +81,8 @@ def double(name: str, *, nullable: bool = False) -> Column:
     return sa.Column(name, sa.Float, nullable=nullable)
 
 
-def boolean(name: str) -> Column:
-    return sa.Column(name, sa.Boolean, nullable=False)
+def boolean(name: str, *, nullable: bool = False) -> Column:
+    return sa.Column(name, sa.Boolean, nullable=nullable)
 
 
 def timestamptz(name: str, *, nullable: bool = False, now: bool = False) -> Column:

@@ -82,6 +82,7 @@ class FakeDoor:
         self.exam: list[Json] = []
         self.refuse_after: int | None = None  # so many questions are taken, and then the log is away
         self.examples: list[Json] = []
+        self.preferences: list[Json] = []
         self.memories: dict[str, list[Json]] = {}  # by question: what is recalled for it at any score, with their words
         self.calibrated = 0.5  # what is good enough, where neither the question nor the policy says so
         self.documents: list[Json] = []  # with their passages, as one is shown
@@ -413,6 +414,7 @@ def application(door: FakeDoor) -> Flask:
         kinds = {
             "rating": "reply_rated",
             "pick": "draft_picked",
+            "ranking": "drafts_ranked",
             "correction": "reply_corrected",
             "misfit": "recall_rejected",
             "comment": "reply_commented",
@@ -551,6 +553,31 @@ def application(door: FakeDoor) -> Flask:
     @app.get("/v1/domains/<domain>/examples")
     def export_examples(domain: str) -> Response:
         return said(page_of(door.examples))
+
+    @app.post("/v1/domains/<domain>/preferences")
+    def import_preferences(domain: str) -> Response:
+        items = request.get_json()
+        door.preferences += items
+        position = door.record("ranking_accepted", "domains", {"domain": domain})
+        return said({"added": len(items), "known": 0, "ids": [], "position": position})
+
+    @app.get("/v1/domains/<domain>/preferences")
+    def show_preferences(domain: str) -> Response:
+        if domain not in door.domains:
+            return refusal(404, "there is no such domain", "domain", "domain_not_found")
+        pairs = [
+            {
+                "prompt": one["prompt"],
+                "chosen": one["chosen"],
+                "rejected": one["rejected"],
+                "ranking": "p",
+                "events": [],
+            }
+            for one in door.preferences
+            if "chosen" in one
+        ]
+        labels = [one for one in door.preferences if "label" in one]
+        return said({"pairs": pairs, "labels": labels, "held": {"both sides are the same": 2}})
 
     @app.post("/v1/domains/<domain>/documents")
     def add_document(domain: str) -> Response:

@@ -13,6 +13,7 @@ from streams.facts.bases import BASES, BaseAdded
 from streams.facts.comparisons import Answers, ComparisonAsked, ComparisonMade
 from streams.facts.conversations import (
     DraftPicked,
+    DraftsRanked,
     PromptAsked,
     RecallRejected,
     ReplyCommented,
@@ -23,7 +24,7 @@ from streams.facts.conversations import (
 from streams.facts.documents import DocumentAdded, DocumentRemoved, PassageAdded
 from streams.facts.domains import ClockTicked, DomainCreated, DomainRetired, PolicySet
 from streams.facts.exam import ExamItemAdded, ExamItemRetired
-from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted
+from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted, RankingAccepted, RankingRetired
 from streams.facts.orders import OrderFailed, OrderProgressed, Step
 from streams.facts.people import PersonErased, PlacesPurged
 from streams.facts.releases import (
@@ -128,6 +129,7 @@ EVENTS: tuple[Event, ...] = (
     ReplyCorrected(**_FEEDBACK, text=sealed("corrected")),
     ReplyCommented(**_FEEDBACK, text=sealed("commented")),
     RecallRejected(**_FEEDBACK, memory_id="example-1"),
+    DraftsRanked(**_FEEDBACK, ranking=(("rpl_1",), ("rpl_3", "rpl_2"))),
     DomainCreated(
         domain=DOMAIN,
         title="Allotment gardens 园圃",
@@ -193,6 +195,16 @@ EVENTS: tuple[Event, ...] = (
         prompt_id="prm_2",
     ),
     ExampleRetired(domain=DOMAIN, example_id="example-1", reason="out of date", by="ops"),
+    RankingAccepted(
+        domain=DOMAIN,
+        ranking_id="ranking-1",
+        person="ana",
+        prompt=sealed("asked"),
+        answers=(sealed("first"), sealed("second"), sealed("third")),
+        tiers=((2,), (0, 1)),
+        said_at=START,
+    ),
+    RankingRetired(domain=DOMAIN, ranking_id="ranking-1", reason="out of date", by="ops"),
     PersonErased(domain=DOMAIN, person="ana", kids=("key-of-ana",), by="ops"),
     PlacesPurged(domain=DOMAIN, person="ana", order_id=id_of("purge"), places={"snapshot": 2, "rows": 1}),
     RoundAsked(domain=DOMAIN, by="ops", opening=True, recipe=BroughtRecipe(adapter="sha256:" + "c4" * 32)),
@@ -215,6 +227,9 @@ EVENTS: tuple[Event, ...] = (
         wordings=6,
         dropped={"repeated": 2},
         named=1,
+        pairs=3,
+        held={"both sides are the same": 1},
+        read={"0": 7, "2": 19},
     ),
     CandidateTrained(
         **_ASKED,

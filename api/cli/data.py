@@ -137,7 +137,7 @@ def export(out: Path | None, as_lines: bool, model: str | None, domain: str | No
             ) from None
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file_name, words in files.items():
-            _write_for_oneself(out / file_name, words.encode())
+            write_for_oneself(out / file_name, words.encode())
         click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
         return
     if as_lines:
@@ -147,11 +147,11 @@ def export(out: Path | None, as_lines: bool, model: str | None, domain: str | No
     if out is None:
         click.get_binary_stream("stdout").write(body)
         return
-    _write_for_oneself(out, body)
+    write_for_oneself(out, body)
     click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
 
 
-def _write_for_oneself(out: Path, body: bytes) -> None:
+def write_for_oneself(out: Path, body: bytes) -> None:
     """People's words in clear: nobody else reads that file, not even one that stood there before and was open to all."""
     with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         if out.is_file():
@@ -159,7 +159,7 @@ def _write_for_oneself(out: Path, body: bytes) -> None:
         file.write(body)
 
 
-def _retire_command(what: str, group: str, help_: str) -> click.Command:
+def retire_command(what: str, group: str, help_: str) -> click.Command:
     @click.command("retire", help=help_, short_help=f"Retire {what}, or all of an import.")
     @click.argument("items", nargs=-1, metavar="[ID]...")
     @click.option("--import", "import_id", metavar="IMPORT", help="All that this import brought.")
@@ -182,7 +182,7 @@ def _retire_command(what: str, group: str, help_: str) -> click.Command:
 
 
 exam_group.add_command(
-    _retire_command(
+    retire_command(
         "questions",
         "exam",
         """Retire exam questions: no later exam asks them. A round in flight goes on as it began.
@@ -195,7 +195,7 @@ exam_group.add_command(
     )
 )
 examples_group.add_command(
-    _retire_command(
+    retire_command(
         "examples",
         "examples",
         """Retire training examples: no later round trains on them. A release that has learned them does not unlearn them.

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import msgspec
 
+from api.chat_request import HIGHEST_DRAFTS
 from api.cli.context import (
     confirm_by_name,
     domain_option,
@@ -37,7 +38,9 @@ HELP = """\
 @domain_option
 @click.option("--release", type=click.IntRange(min=0), help="Ask this release instead of the live one.")
 @click.option("-p", "--person", metavar="ID", envvar="NORIA_PERSON", help="Who asks (an opaque id).")
-@click.option("-n", "--drafts", type=click.IntRange(1, 4), default=1, show_default=True, help="Drafts to pick from.")
+@click.option(
+    "-n", "--drafts", type=click.IntRange(1, HIGHEST_DRAFTS), default=1, show_default=True, help="Drafts to pick from."
+)
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 gives the likeliest words.")
 @click.option("--max-tokens", type=click.IntRange(1), help="How long an answer may be.")
 @json_option
@@ -326,6 +329,22 @@ def pick(reply_id: str, person: str | None, key: str | None, as_json: bool) -> N
     """
     with the_door() as door:
         _said(door.feedback(reply_id, person=person, pick=True, idempotency_key=key), as_json)
+
+
+@feedback_group.command("rank")
+@click.argument("replies", metavar="REPLY...", nargs=-1, required=True)
+@_person_option
+@_key_option
+@json_option
+def rank(replies: tuple[str, ...], person: str | None, key: str | None, as_json: bool) -> None:
+    """Put drafts of one question in order, the best first. Those that are equally good are joined by `=`.
+
+    \b
+    Example: noria feedback rank rpl_0a1b rpl_0c2d=rpl_0e3f rpl_0a4b --person ana
+    """
+    ranking = [tier.split("=") for tier in replies]
+    with the_door() as door:
+        _said(door.feedback(ranking[0][0], person=person, ranking=ranking, idempotency_key=key), as_json)
 
 
 @feedback_group.command("misfit")

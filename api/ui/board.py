@@ -316,6 +316,7 @@ def _colour(kind: str) -> str:
         "reply_corrected",
         "reply_rated",
         "draft_picked",
+        "drafts_ranked",
         "reply_commented",
         "example_accepted",
         "preference_accepted",

@@ -20,6 +20,7 @@ from api.ui.thread import Thread, Turn, draw_live, draw_thread
 from api.ui.words import Lang, domain_choices, language_of, say
 from streams.errors import Invalid, Unavailable
 
+DRAFTS = [1, 2, 4, 6, 9]  # of an answer; 4 to 9 are what a ranking is made of
 REFRESH_S = 2.0
 SLOWEST_REFRESH_S = 10.0  # of a tab in which nothing changes
 SLOWER = 1.5  # times as long after each time that nothing had changed
@@ -79,7 +80,7 @@ class Page:
         thread: Thread,
         domain: str | None,
         person: str,
-        two_drafts: bool,
+        drafts: int,
         lang: Lang,
         request: gr.Request,
     ) -> Generator[tuple[Any, ...]]:
@@ -93,7 +94,6 @@ class Page:
         if (thread.domain, thread.person) != (domain, person):
             thread = Thread(domain=domain, person=person)
         thread.turns = [turn for turn in thread.turns if turn.trouble is None]
-        drafts = 2 if two_drafts else 1
         texts = [""] * drafts
         # The empty thread's words make room for the first question.
         standing = draw_thread(thread, lang) if thread.turns else ""
@@ -133,6 +133,7 @@ class Page:
             return gr.skip(), thread, gr.skip(), gr.skip(), seen
         turn, draft = found
         memory = str(said.get("memory") or "")
+        order = [str(reply_id) for reply_id in said.get("order") or ()]
         if act == "source":
             return self._open_source(door, thread, turn, draft.reply_id, memory, lang, seen)
         what: dict[str, Any]
@@ -141,6 +142,8 @@ class Page:
                 what, note = {"rating": act}, f"recorded_rating_{act}"
             case "pick":
                 what, note = {"pick": True}, "recorded_pick"
+            case "ranking" if turn.can_be_ordered:
+                what, note = {"ranking": [[reply_id] for reply_id in order]}, "recorded_ranking"
             case "misfit" if turn.sources.has(memory):
                 what, note = {"misfit": memory}, "recorded_misfit"
             case "correction" | "comment":
@@ -163,6 +166,8 @@ class Page:
             case "pick":
                 for other in turn.drafts:
                     other.picked = other is draft
+            case "ranking":
+                turn.put_in_order(order)
             case "correction":
                 draft.correction = text.strip()
             case "comment":
@@ -433,8 +438,8 @@ def build(door: Door) -> Any:
                             choices=[], label=say("en", "domain"), interactive=True, elem_id="n-domain"
                         )
                         person = gr.Textbox(label=say("en", "person"), max_lines=1, max_length=128, elem_id="n-person")
-                        two_drafts = gr.Checkbox(
-                            value=False, label=say("en", "two_drafts"), container=False, elem_id="n-two"
+                        many = gr.Radio(
+                            choices=DRAFTS, value=1, label=say("en", "many_drafts"), interactive=True, elem_id="n-many"
                         )
                         new = gr.Button(variant="secondary", size="sm", elem_id="n-new")
                     mine = gr.HTML(js_on_load="", elem_id="n-mine")
@@ -447,7 +452,7 @@ def build(door: Door) -> Any:
                 with gr.Column(scale=7, min_width=300):
                     passages = gr.HTML(js_on_load=SHELF_SCRIPT, elem_id="n-reading")
 
-        spoken = [chat_tab, loop_tab, documents_tab, domain, person, two_drafts, new, question, send, talk]
+        spoken = [chat_tab, loop_tab, documents_tab, domain, person, many, new, question, send, talk]
 
         def speak(tongue: Lang, current: Thread) -> list[Any]:
             """Everything that stands on the page in words, in `tongue`."""
@@ -457,7 +462,7 @@ def build(door: Door) -> Any:
                 gr.update(label=say(tongue, "tab_documents")),
                 gr.update(label=say(tongue, "domain")),
                 gr.update(label=say(tongue, "person"), info=say(tongue, "person_info")),
-                gr.update(label=say(tongue, "two_drafts")),
+                gr.update(label=say(tongue, "many_drafts")),
                 gr.update(value=say(tongue, "new")),
                 gr.update(placeholder=say(tongue, "ask_placeholder")),
                 gr.update(value=say(tongue, "send")),
@@ -518,7 +523,7 @@ def build(door: Door) -> Any:
         gr.on(
             [question.submit, send.click],
             page.ask,
-            [question, thread, domain, person, two_drafts, lang],
+            [question, thread, domain, person, many, lang],
             [talk, growing, question, thread, trouble],
             concurrency_limit=32,
             **HIDDEN,

@@ -19,13 +19,66 @@ MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 
 STYLE = Path(__file__).with_name("page.css")
 
-# A click on whatever carries data-act is told to the server; forms open and close here.
+# A click on whatever carries data-act is told to the server; forms open and close here. The places of drafts are given here, by
+# button, key or drag, until the order is sent: what is drawn anew meanwhile is marked again (attributes alone, so that no marking
+# leads to another).
 THREAD_SCRIPT = """
+const orders = new Map();
+const answersOf = (turn) => [...turn.querySelectorAll('.n-answer')].map((card) => card.dataset.reply);
+const orderOf = (turn) => orders.get(turn.dataset.turn) || [];
+const mark = (turn) => {
+  const order = orderOf(turn), send = turn.querySelector('[data-act=ranking]');
+  if (!send || !orders.has(turn.dataset.turn)) return;
+  send.disabled = order.length < 2;
+  turn.querySelectorAll('.n-answer').forEach((card) => {
+    const place = order.indexOf(card.dataset.reply) + 1;
+    if (place) card.setAttribute('data-place', place); else card.removeAttribute('data-place');
+  });
+};
+const put = (turn, order) => { orders.set(turn.dataset.turn, order); mark(turn); };
+const toggle = (turn, reply) => {
+  const order = orderOf(turn);
+  put(turn, order.includes(reply) ? order.filter((one) => one !== reply) : [...order, reply]);
+};
+const sendOrder = (turn) => {
+  const order = orderOf(turn);
+  if (order.length > 1) trigger('said', {act: 'ranking', reply: order[0], order: order});
+};
+const lastOrdered = () => [...element.querySelectorAll('.n-turn')].filter((turn) => turn.querySelector('.n-order')).pop();
+new MutationObserver(() => element.querySelectorAll('.n-turn').forEach(mark)).observe(element, {childList: true, subtree: true});
+document.addEventListener('keydown', (event) => {
+  const turn = element.isConnected && element.offsetParent !== null && lastOrdered();
+  if (!turn || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest('input, textarea, select, [contenteditable=true]')) return;
+  const reply = /^[1-9]$/.test(event.key) && answersOf(turn)[Number(event.key) - 1];
+  if (reply) toggle(turn, reply);
+  else if (event.key === 'Enter' && !event.target.closest('button, a')) sendOrder(turn);
+  else if (event.key === 'Escape' && orderOf(turn).length) put(turn, []);
+  else return;
+  event.preventDefault();
+});
+element.addEventListener('dragstart', (event) => {
+  const card = event.target.closest('.n-answer');
+  if (card) event.dataTransfer.setData('text/plain', card.dataset.reply);
+});
+element.addEventListener('dragover', (event) => { if (event.target.closest('.n-answer')) event.preventDefault(); });
+element.addEventListener('drop', (event) => {
+  const card = event.target.closest('.n-answer'), turn = card && card.closest('.n-turn');
+  const moved = event.dataTransfer.getData('text/plain');
+  if (!turn || !turn.querySelector('.n-order') || !answersOf(turn).includes(moved)) return;
+  event.preventDefault();
+  const order = orderOf(turn), whole = [...order, ...answersOf(turn).filter((reply) => !order.includes(reply))];
+  const place = whole.indexOf(card.dataset.reply), rest = whole.filter((reply) => reply !== moved);
+  put(turn, [...rest.slice(0, place), moved, ...rest.slice(place)]);
+});
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
   if (!button) return;
-  const act = button.dataset.act, card = button.closest('[data-reply]');
+  const act = button.dataset.act, card = button.closest('[data-reply]'), turn = button.closest('.n-turn');
+  if (act === 'ranking') { sendOrder(turn); return; }
+  if (act === 'clear-order') { put(turn, []); return; }
   if (!card) return;
+  if (act === 'place') { toggle(turn, card.dataset.reply); return; }
   const forms = card.querySelectorAll('.n-form');
   const show = (kind) => forms.forEach((form) => { form.hidden = form.dataset.form !== kind || !form.hidden; });
   if (act === 'close') { forms.forEach((form) => { form.hidden = true; }); return; }

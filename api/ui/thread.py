@@ -7,7 +7,7 @@ from uuid import uuid4
 from msgspec import Struct, field
 
 from api.client import Answer
-from api.ui.icons import BUBBLE, CHECK, PEN, THUMB_DOWN, THUMB_UP, WHEEL
+from api.ui.icons import BUBBLE, CHECK, ORDER, PEN, THUMB_DOWN, THUMB_UP, WHEEL
 from api.ui.markup import safe
 from api.ui.sources import Sources, draw_sources
 from api.ui.words import Lang, say
@@ -20,6 +20,7 @@ class Draft(Struct):
     reply_id: str = ""
     rating: str | None = None
     picked: bool = False
+    place: int | None = None  # in the order that its person put the drafts in
     correction: str | None = None
     comments: list[str] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)  # (key of the words, position on the log)
@@ -42,6 +43,16 @@ class Turn(Struct):
         if self.trouble is not None or not self.drafts:
             return None
         return next((draft for draft in self.drafts if draft.picked), self.drafts[0])
+
+    @property
+    def can_be_ordered(self) -> bool:
+        """Of two, picking one says it all."""
+        return len(self.drafts) > 2
+
+    def put_in_order(self, reply_ids: Sequence[str]) -> None:
+        for draft in self.drafts:
+            draft.place = reply_ids.index(draft.reply_id) + 1 if draft.reply_id in reply_ids else None
+            draft.picked = draft.place == 1
 
 
 class Thread(Struct):
@@ -107,7 +118,8 @@ def _heading(number: int, total: int, lang: Lang, turn: Turn | None = None, pick
         return ""
     chip = f' <span class="n-chip n-good">{CHECK} {safe(say(lang, "picked"))}</span>' if picked else ""
     release = _release(turn) if turn is not None else ""
-    return f'<div class="n-label">{safe(say(lang, "draft", number=number))}{chip}{release}</div>'
+    handle = ' draggable="true"' if turn is not None and turn.can_be_ordered else ""
+    return f'<div class="n-label"{handle}>{safe(say(lang, "draft", number=number))}{chip}{release}</div>'
 
 
 def _release(turn: Turn) -> str:
@@ -124,8 +136,18 @@ def _turn(turn: Turn, lang: Lang) -> str:
     drafts = "".join(_draft(turn, draft, number, someone_picked, lang) for number, draft in enumerate(turn.drafts, 1))
     # Of several drafts they are the same, and stand below them.
     below = _sources(turn, lang) if len(turn.drafts) > 1 else ""
-    whole = f'<div class="n-drafts n-of-{len(turn.drafts)}">{drafts}</div>{below}'
-    return f'<div class="n-turn">{_question(turn.question)}{whole}</div>'
+    order = _order(lang) if turn.can_be_ordered else ""
+    whole = f'<div class="n-drafts n-of-{len(turn.drafts)}">{drafts}</div>{order}{below}'
+    return f'<div class="n-turn" data-turn="{turn.id}">{_question(turn.question)}{whole}</div>'
+
+
+def _order(lang: Lang) -> str:
+    """What goes with the places that the page's script gives the drafts."""
+    return (
+        f'<div class="n-order"><span class="n-muted">{safe(say(lang, "order_hint"))}</span>'
+        f'<button type="button" class="n-primary" data-act="ranking" disabled>{safe(say(lang, "record_order"))}</button>'
+        f'<button type="button" class="n-plain" data-act="clear-order">{safe(say(lang, "clear_order"))}</button></div>'
+    )
 
 
 def _sources(turn: Turn, lang: Lang) -> str:
@@ -136,9 +158,10 @@ def _sources(turn: Turn, lang: Lang) -> str:
 
 def _draft(turn: Turn, draft: Draft, number: int, someone_picked: bool, lang: Lang) -> str:
     several = len(turn.drafts) > 1
+    place = f' data-place="{draft.place}"' if draft.place is not None else ""
     classes = "n-answer" + (" n-picked" if draft.picked else " n-passed" if someone_picked else "")
     parts = [
-        f'<div class="{classes}" data-reply="{safe(draft.reply_id)}">',
+        f'<div class="{classes}" data-reply="{safe(draft.reply_id)}"{place}>',
         _heading(number, len(turn.drafts), lang, turn, draft.picked),
     ]
     parts.append(f'<div class="n-text">{safe(draft.text.strip())}</div>')
@@ -152,7 +175,7 @@ def _draft(turn: Turn, draft: Draft, number: int, someone_picked: bool, lang: La
     ]
     if not several:
         parts.append(_sources(turn, lang))
-    parts.append(f'<div class="n-acts">{_acts(draft, several, someone_picked, lang)}')
+    parts.append(f'<div class="n-acts">{_acts(draft, several, someone_picked, turn.can_be_ordered, lang)}')
     parts.append(f"{'' if several else _release(turn)}</div>")
     parts.append(_form(draft, "correction", draft.correction or draft.text.strip(), lang))
     parts.append(_form(draft, "comment", "", lang))
@@ -169,7 +192,7 @@ def _recorded(key: str, position: str, lang: Lang) -> str:
     return f"{safe(before)}<code>{safe(position)}</code>{safe(after)}"
 
 
-def _acts(draft: Draft, several: bool, someone_picked: bool, lang: Lang) -> str:
+def _acts(draft: Draft, several: bool, someone_picked: bool, in_order: bool, lang: Lang) -> str:
     def button(act: str, words: str, icon: str, label: bool = False, on: bool = False) -> str:
         shown = f"<span>{safe(words)}</span>" if label else ""
         pressed = f' aria-pressed="{"true" if on else "false"}"' if act in ("up", "down") else ""
@@ -182,6 +205,8 @@ def _acts(draft: Draft, several: bool, someone_picked: bool, lang: Lang) -> str:
     found = []
     if several and not someone_picked:
         found.append(button("pick", say(lang, "pick"), CHECK, label=True))
+    if in_order:
+        found.append(button("place", say(lang, "place"), ORDER))
     found.append(button("up", say(lang, "up"), THUMB_UP, on=draft.rating == "up"))
     found.append(button("down", say(lang, "down"), THUMB_DOWN, on=draft.rating == "down"))
     found.append(button("open-correction", say(lang, "better"), PEN, label=True))

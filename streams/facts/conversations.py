@@ -6,8 +6,9 @@ is needed to understand it, however long the conversation is and however long ag
 projections.
 """
 
+from collections.abc import Sequence
 from typing import Literal, assert_never
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 from msgspec import Struct, field
@@ -71,6 +72,19 @@ class DraftPicked(Struct, frozen=True, kw_only=True):
     request_digest: str
 
 
+class DraftsRanked(Struct, frozen=True, kw_only=True):
+    """A person put drafts of one prompt in an order: `ranking` has their ids, the best first, those that are equally good together.
+    `reply_id`: one of these."""
+
+    domain: str
+    conversation_id: str
+    prompt_id: str
+    reply_id: str
+    person: str
+    ranking: tuple[tuple[str, ...], ...]
+    request_digest: str
+
+
 class ReplyRated(Struct, frozen=True, kw_only=True):
     """A thumb (-1 or 1) or stars (1 to 5)."""
 
@@ -119,7 +133,14 @@ class RecallRejected(Struct, frozen=True, kw_only=True):
 
 
 ConversationEvent = (
-    PromptAsked | ReplyDrafted | DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented | RecallRejected
+    PromptAsked
+    | ReplyDrafted
+    | DraftPicked
+    | DraftsRanked
+    | ReplyRated
+    | ReplyCorrected
+    | ReplyCommented
+    | RecallRejected
 )
 
 prompts = projection(
@@ -161,7 +182,7 @@ replies = projection(
 feedback = projection(
     "feedback",
     text("event_id", key=True),
-    text("kind"),  # pick, rating, correction, comment, misfit
+    text("kind"),  # pick, ranking, rating, correction, comment, misfit
     text("reply_id"),
     text("prompt_id"),
     text("conversation_id"),
@@ -171,8 +192,10 @@ feedback = projection(
     text("scale", nullable=True),
     jsonb("text", nullable=True),  # Sealed
     text("memory_id", nullable=True),  # of a misfit
+    jsonb("ranking", nullable=True),  # lists of reply ids, the best first
     text("request_digest"),
     timestamptz("given_at"),
+    index("domain", "kind"),
     index("reply_id"),
     index("prompt_id"),
     index("person", "kind", "given_at"),
@@ -217,9 +240,9 @@ def fold(state: Exchange, envelope: Envelope, event: ConversationEvent) -> Excha
             draft = state.drafts.get(event.reply_id)
             if draft is None or state.prompt is None:
                 return state
-            corrected = replace(draft, corrected=draft.corrected | {event.person: _example_of(envelope)})
+            corrected = replace(draft, corrected=draft.corrected | {event.person: example_of(envelope.id)})
             return replace(state, drafts=state.drafts | {event.reply_id: corrected})
-        case DraftPicked() | ReplyRated() | ReplyCommented() | RecallRejected():
+        case DraftPicked() | DraftsRanked() | ReplyRated() | ReplyCommented() | RecallRejected():
             return state
         case _:
             assert_never(event)
@@ -234,7 +257,7 @@ def react(state: Exchange, envelope: Envelope, event: ConversationEvent) -> tupl
                 return ()  # the door refuses such feedback; a foreign writer's stays on the log without effect
             accepted = ExampleAccepted(
                 domain=event.domain,
-                example_id=_example_of(envelope),
+                example_id=example_of(envelope.id),
                 kind="correction",
                 person=event.person,
                 prompt=state.prompt,
@@ -251,24 +274,13 @@ def react(state: Exchange, envelope: Envelope, event: ConversationEvent) -> tupl
             retired = ExampleRetired(domain=event.domain, example_id=older, reason=REPLACED, by=event.person)
             return (Consequence(uuid5(envelope.id, "example_retired"), retired), said)
         case DraftPicked():
-            chosen = state.drafts.get(event.reply_id)
-            rejected = tuple(draft.text for id_, draft in sorted(state.drafts.items()) if id_ != event.reply_id)
-            if state.prompt is None or chosen is None or not rejected:
-                return ()
-            accepted_preference = PreferenceAccepted(
-                domain=event.domain,
-                # One of a person on a prompt, however often they pick: the newest replaces the one before.
-                preference_id=str(uuid5(NAMESPACE_URL, f"{event.conversation_id}\n{event.prompt_id}\n{event.person}")),
-                person=event.person,
-                prompt=state.prompt,
-                chosen=chosen.text,
-                rejected=rejected,
-                said_at=envelope.time,
-                prompt_id=event.prompt_id,
-                follows=state.follows,
-                service=envelope.service,
-            )
-            return (Consequence(uuid5(envelope.id, "preference_accepted"), accepted_preference),)
+            others = [id_ for id_ in sorted(state.drafts) if id_ != event.reply_id]
+            return _preferred(state, envelope, event, event.reply_id, others)
+        case DraftsRanked():
+            if not event.ranking or not event.ranking[0]:
+                return ()  # as only a foreign writer says it
+            others = [id_ for tier in event.ranking[1:] for id_ in tier]
+            return _preferred(state, envelope, event, event.ranking[0][0], others)
         case PromptAsked() | ReplyDrafted() | ReplyRated() | ReplyCommented() | RecallRejected():
             return ()
         case _:
@@ -286,6 +298,8 @@ def rows(recorded: Recorded, event: ConversationEvent) -> list[Write]:
             return [Insert("replies", msgspec.to_builtins(event) | {"drafted_at": at})]
         case DraftPicked():
             return _feedback(recorded, event, "pick", {})
+        case DraftsRanked():
+            return _feedback(recorded, event, "ranking", {"ranking": msgspec.to_builtins(event.ranking)})
         case ReplyRated():
             return _feedback(recorded, event, "rating", {"rating": event.rating, "scale": event.scale})
         case ReplyCorrected():
@@ -300,16 +314,41 @@ def rows(recorded: Recorded, event: ConversationEvent) -> list[Write]:
 
 def _feedback(
     recorded: Recorded,
-    event: DraftPicked | ReplyRated | ReplyCorrected | ReplyCommented | RecallRejected,
+    event: DraftPicked | DraftsRanked | ReplyRated | ReplyCorrected | ReplyCommented | RecallRejected,
     kind: str,
     more: Row,
 ) -> list[Write]:
     row = columns(event, "reply_id", "prompt_id", "conversation_id", "domain", "person", "request_digest")
     fixed = {"event_id": str(recorded.envelope.id), "kind": kind, "given_at": recorded.envelope.time}
-    given = Insert("feedback", {"rating": None, "scale": None, "text": None, "memory_id": None} | row | fixed | more)
+    empty = dict.fromkeys(("rating", "scale", "text", "memory_id", "ranking"))
+    given = Insert("feedback", empty | row | fixed | more)
     return [given, Count("feedback_counts", {"domain": event.domain, "kind": kind})]
 
 
-def _example_of(envelope: Envelope) -> str:
+def _preferred(
+    state: Exchange, envelope: Envelope, event: DraftPicked | DraftsRanked, best: str, others: Sequence[str]
+) -> tuple[Consequence, ...]:
+    """That the person prefers one draft to others, of those that are known."""
+    chosen = state.drafts.get(best)
+    rejected = tuple(state.drafts[id_].text for id_ in others if id_ in state.drafts)
+    if state.prompt is None or chosen is None or not rejected:
+        return ()
+    accepted = PreferenceAccepted(
+        domain=event.domain,
+        # One of a person on a prompt, however often they say it: the newest replaces the one before.
+        preference_id=str(uuid5(NAMESPACE_URL, f"{event.conversation_id}\n{event.prompt_id}\n{event.person}")),
+        person=event.person,
+        prompt=state.prompt,
+        chosen=chosen.text,
+        rejected=rejected,
+        said_at=envelope.time,
+        prompt_id=event.prompt_id,
+        follows=state.follows,
+        service=envelope.service,
+    )
+    return (Consequence(uuid5(envelope.id, "preference_accepted"), accepted),)
+
+
+def example_of(event_id: UUID) -> str:
     """The id of the example that a correction becomes."""
-    return str(uuid5(envelope.id, "example"))
+    return str(uuid5(event_id, "example"))

@@ -1,4 +1,4 @@
-"""Examples and preferences: what a domain may be trained on, and what of it has come since a round was last asked for."""
+"""Examples, preferences and rankings: what a domain may be trained on, and what of it has come since a round was last asked for."""
 
 from typing import Literal, assert_never
 
@@ -6,10 +6,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from streams.domain import Domain
-from streams.envelope import Moment, Recorded
+from streams.envelope import Moment, Number, Recorded
 from streams.fresh import Given
 from streams.sealed import Sealed
-from streams.tables import bigint, index, jsonb, may, projection, text, timestamptz
+from streams.tables import bigint, boolean, index, jsonb, may, projection, text, timestamptz
 from streams.writes import Delete, Insert, Retire, Update, Write, columns
 
 ExampleKind = Literal["correction", "annotation"]
@@ -53,7 +53,29 @@ class ExampleRetired(Struct, frozen=True, kw_only=True):
     by: str
 
 
-ExampleEvent = ExampleAccepted | PreferenceAccepted | ExampleRetired
+class RankingAccepted(Struct, frozen=True, kw_only=True):
+    """A data team brought `answers` to a prompt, ranked: `tiers` has their numbers, the best first, those that are equally good
+    together. Of one answer alone `good` says whether it is. `prompt` opens to the JSON list of messages up to and with the
+    prompt."""
+
+    domain: str
+    ranking_id: str
+    person: str
+    prompt: Sealed
+    answers: tuple[Sealed, ...]
+    tiers: tuple[tuple[Number, ...], ...]
+    said_at: Moment
+    good: bool | None = None
+
+
+class RankingRetired(Struct, frozen=True, kw_only=True):
+    domain: str
+    ranking_id: str
+    reason: str
+    by: str
+
+
+ExampleEvent = ExampleAccepted | PreferenceAccepted | ExampleRetired | RankingAccepted | RankingRetired
 
 examples = projection(
     "examples",
@@ -87,6 +109,22 @@ preferences = projection(
     bigint("accepted_offset"),
     index("domain", "accepted_offset"),
 )
+rankings = projection(
+    "rankings",
+    text("ranking_id", key=True),
+    text("domain"),
+    text("person"),
+    jsonb("prompt"),  # Sealed
+    jsonb("answers"),  # list of Sealed
+    jsonb("tiers"),  # lists of numbers of answers, the best first
+    boolean("good", nullable=True),  # of one answer alone
+    timestamptz("said_at"),
+    bigint("accepted_offset"),
+    bigint("retired_offset", nullable=True),
+    text("retired_reason", nullable=True),
+    index("domain", "accepted_offset"),
+    index("person", "domain"),
+)
 # The part of a domain's state that grows with what people give: `streams.fresh`, a row for each.
 fresh = projection(
     "fresh",
@@ -115,6 +153,8 @@ def fold(state: Domain, recorded: Recorded, event: ExampleEvent) -> Domain:
             return replace(state, fresh=given, last_new_at=now)
         case ExampleRetired():
             return replace(state, fresh=state.fresh.without_correction(event.example_id))
+        case RankingAccepted() | RankingRetired():
+            return state
         case _:
             assert_never(event)
 
@@ -147,6 +187,18 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent)
             retired = Retire("examples", where, recorded.offset, event.reason)
             key = {"domain": event.domain, "kind": "correction", "given_id": event.example_id}
             return [retired, Delete("fresh", key)] if changed else [retired]
+        case RankingAccepted():
+            gone = any(sealed.kid in before.erased for sealed in (event.prompt, *event.answers))
+            more = {
+                "accepted_offset": recorded.offset,
+                "retired_offset": recorded.offset if gone else None,
+                "retired_reason": "erased" if gone else None,
+            }
+            row = columns(event, "ranking_id", "domain", "person", "prompt", "answers", "tiers", "good")
+            return [Insert("rankings", row | {"said_at": event.said_at} | more)]
+        case RankingRetired():
+            where = {"domain": event.domain, "ranking_id": event.ranking_id}
+            return [Retire("rankings", where, recorded.offset, event.reason)]
         case _:
             assert_never(event)
 

@@ -65,6 +65,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: PeopleEvent) 
                 Insert("erasures", person | kids | {"erased_at": recorded.envelope.time}),
                 Update("erasures", person, kids),
                 Retire("examples", person, recorded.offset, "erased"),
+                Retire("rankings", person, recorded.offset, "erased"),
                 *([Delete("fresh", person)] if after.fresh is not before.fresh else []),
             ]
         case PlacesPurged():

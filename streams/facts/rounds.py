@@ -56,7 +56,8 @@ class ExamplesSelected(Struct, frozen=True, kw_only=True):
 
 class SnapshotSelected(Struct, frozen=True, kw_only=True):
     """The training set is fixed. `snapshot` is its digest; `kept` names its new examples, but for those that `examples_selected`
-    has named before (`named` is how many); `dropped` counts by reason."""
+    has named before (`named` is how many); `dropped` counts by reason. `pairs`: how many there are of what people prefer, `held`
+    back so many by reason, of what stood on the conversations' partitions before `read` (None: the recipe does not learn that)."""
 
     domain: str
     round_id: str
@@ -67,6 +68,9 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     wordings: Number
     dropped: dict[str, int]
     named: Number = 0
+    pairs: Number = 0
+    held: dict[str, int] = {}
+    read: dict[str, int] | None = None
 
 
 class CandidateTrained(Struct, frozen=True, kw_only=True):
@@ -153,6 +157,9 @@ rounds = projection(
     integer("earlier", nullable=True),
     integer("wordings", nullable=True),
     jsonb("dropped", nullable=True),
+    integer("pairs", nullable=True),
+    jsonb("held", nullable=True),
+    jsonb("read", nullable=True),  # by partition of the conversations, before which offset the pairs were said
     text("model", nullable=True),
     text("adapter", nullable=True),
     text("golden", nullable=True),
@@ -191,7 +198,7 @@ def fold(state: Domain, recorded: Recorded, event: RoundEvent) -> Domain:
         case SnapshotSelected():
             if round_ is None or round_.order_id != event.order_id:
                 return state
-            if not event.kept and not event.named and not round_.opening:
+            if not event.kept and not event.named and not event.pairs and not round_.opening:
                 return ended(state, "empty")
             return _advanced(state, replace(round_, snapshot=event.snapshot), cause)
         case CandidateTrained():
@@ -269,6 +276,9 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
                 "earlier": event.earlier,
                 "wordings": event.wordings,
                 "dropped": event.dropped,
+                "pairs": event.pairs,
+                "held": event.held,
+                "read": event.read,
             }
             return [_round(event.round_id, row), *_learned(event)]
         case CandidateTrained():

@@ -161,8 +161,32 @@ def test_a_page_that_arrives_late_shows_what_is_live(page: Any, served: tuple[Fa
     page.wait_for_selector(".n-live.n-on")
 
 
+def of_drafts(page: Any, number: int) -> None:
+    page.locator("#n-many").get_by_label(str(number), exact=True).check()
+
+
+def test_four_drafts_are_put_in_order_by_keys_by_button_and_by_dragging(page: Any, door: FakeDoor) -> None:
+    of_drafts(page, 4)
+    answer_of(page)
+    places = "[...document.querySelectorAll('.n-of-4 .n-answer')].map((card) => card.dataset.place || '').join()"
+    page.locator(".n-of-4").click(position={"x": 2, "y": 2})  # out of the box that the question was written in
+    for key in "31":
+        page.keyboard.press(key)
+    assert page.evaluate(places) == "2,,1,"
+    page.locator("[data-act=place]").nth(3).click()
+    assert page.evaluate(places) == "2,,1,3"
+    page.locator(".n-answer .n-label").nth(3).drag_to(page.locator(".n-answer").nth(2))
+    assert page.evaluate(places) == "3,4,2,1"
+    page.get_by_role("button", name="Record the order").click()
+    page.wait_for_selector(".n-picked .n-note")
+    assert page.evaluate(places) == "3,4,2,1"
+    ids = door.feedback[0]["ranking"]
+    shown = page.evaluate("[...document.querySelectorAll('.n-of-4 .n-answer')].map((card) => card.dataset.reply)")
+    assert ids == [[shown[index]] for index in (3, 2, 0, 1)] and door.feedback[0]["reply_id"] == shown[3]
+
+
 def test_of_two_drafts_one_is_picked_and_the_conversation_goes_on_from_it(page: Any, door: FakeDoor) -> None:
-    page.get_by_label("Two drafts side by side").check()
+    of_drafts(page, 2)
     answer_of(page)
     assert page.locator(".n-of-2 .n-answer").count() == 2
     page.get_by_role("button", name="Pick this one").nth(1).click()
@@ -213,7 +237,7 @@ def test_the_sources_of_an_answer_are_read_and_one_is_said_not_to_fit(page: Any,
 
 def test_two_drafts_have_their_sources_below_them_and_an_absent_memory_is_told(page: Any, door: FakeDoor) -> None:
     door.recalled[QUESTION] = remembered_things()
-    page.get_by_label("Two drafts side by side").check()
+    of_drafts(page, 2)
     answer_of(page)
     assert page.locator(".n-sources").count() == 1 and page.locator(".n-answer .n-sources").count() == 0
     page.locator(".n-source").first.click()
@@ -386,7 +410,7 @@ def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[Fak
         page.goto(f"{served[1]}/?person=ana&lang={lang}")
         page.wait_for_selector(".n-live.n-on")
         assert beyond(page) == {}
-        page.locator("#n-two input").check()
+        of_drafts(page, 2)
         answer_of(page)
         page.locator(".n-source").nth(1).click()
         page.locator(".n-sources .n-own").wait_for()

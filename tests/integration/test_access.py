@@ -70,6 +70,7 @@ def of(path: str, body: Any = None) -> Callable[[Things], Ask]:
 _QUESTION = {"model": "{domain}", "messages": [{"role": "user", "content": "how much?"}], "user": "ann"}
 _EXAM = [{"question": "Who?", "answer": "She.", "kind": "general"}]
 _EXAMPLE = [{"instruction": "Say one", "output": "one"}]
+_PREFERENCE = [{"prompt": "Say one", "chosen": "one", "rejected": "two"}]
 # Each route once, harmless to the others; what ends something comes last.
 ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("GET", "/healthz"): of("/healthz"),
@@ -93,6 +94,9 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("GET", "/v1/domains/<domain>/examples"): of("/v1/domains/{domain}/examples"),
     ("POST", "/v1/domains/<domain>/examples"): of("/v1/domains/{domain}/examples?user=ann", _EXAMPLE),
     ("POST", "/v1/domains/<domain>/examples/retire"): of("/v1/domains/{domain}/examples/retire", {}),
+    ("GET", "/v1/domains/<domain>/preferences"): of("/v1/domains/{domain}/preferences"),
+    ("POST", "/v1/domains/<domain>/preferences"): of("/v1/domains/{domain}/preferences?user=ann", _PREFERENCE),
+    ("POST", "/v1/domains/<domain>/preferences/retire"): of("/v1/domains/{domain}/preferences/retire", {}),
     ("GET", "/v1/domains/<domain>/documents"): of("/v1/domains/{domain}/documents"),
     ("POST", "/v1/domains/<domain>/documents"): of("/v1/domains/{domain}/documents?name=a.txt", "A pump."),
     ("GET", "/v1/domains/<domain>/documents/<document_id>"): of("/v1/domains/{domain}/documents/none"),

@@ -199,7 +199,7 @@ GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
         ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages[0].role"),
-        ({"n": 5}, "n"),
+        ({"n": 10}, "n"),
         ({"n": 0}, "n"),
         ({"n": "two"}, "n"),
         ({"temperature": 2.1}, "temperature"),

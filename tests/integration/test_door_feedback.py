@@ -27,6 +27,11 @@ def domain(world: World) -> str:
     return world.domain()
 
 
+@pytest.fixture(scope="module")
+def drafts(world: World, domain: str) -> list[str]:
+    return list(world.chat(domain, n=3)["metadata"]["reply_ids"])
+
+
 @pytest.fixture
 def reply_id(world: World, domain: str) -> str:
     """A fresh reply to ann: `You said: hello there`."""
@@ -93,6 +98,50 @@ def test_a_pick_among_drafts_becomes_a_preference(world: World) -> None:
     assert give(world, ids[1], pick=True).status_code == 200
     (preference,) = wait_until(lambda: world.events(domain, "preference_accepted"), what="the preference")
     assert preference["data"]["person"] == "ann" and len(preference["data"]["rejected"]) == 1
+
+
+def test_an_order_of_drafts_is_recorded_and_counts_as_a_preference(world: World) -> None:
+    domain = world.domain()
+    ids = world.chat(domain, n=4)["metadata"]["reply_ids"]
+    ranking = [ids[2], [ids[0], ids[3]], ids[1]]
+    answer = give(world, ids[0], key="order", ranking=ranking)
+    assert answer.status_code == 200, answer.text
+    assert give(world, ids[0], key="order", ranking=ranking).json() == {**answer.json(), "duplicate": True}
+    assert give(world, ids[0], key="order", ranking=[ids[0], ids[1]]).status_code == 409
+    (preference,) = wait_until(lambda: world.events(domain, "preference_accepted"), what="the preference")
+    assert preference["data"]["person"] == "ann" and len(preference["data"]["rejected"]) == 3
+    (row,) = feedback_rows(world, ids[0])
+    assert (row.kind, row.ranking) == ("ranking", [[ids[2]], [ids[0], ids[3]], [ids[1]]])
+
+
+@pytest.mark.parametrize(
+    ("ranking", "status", "param"),
+    [
+        ([0], 400, "ranking"),
+        ([], 400, "ranking"),
+        ([0, []], 400, "ranking"),
+        ([0, 1, [1]], 400, "ranking"),
+        ([0, "rpl_nothing"], 422, "ranking"),
+        ([0, "another"], 422, "ranking"),
+        ([1, 2], 400, "reply_id"),
+        ([0, *(f"rpl_{number}" for number in range(9))], 400, "ranking"),
+        ("0", 400, "ranking"),
+    ],
+)
+def test_an_order_that_is_none_of_drafts_of_one_prompt_is_refused_by_name(
+    world: World, domain: str, drafts: list[str], reply_id: str, ranking: Any, status: int, param: str
+) -> None:
+    def named(one: Any) -> Any:
+        return [named(each) for each in one] if isinstance(one, list) else drafts[one] if isinstance(one, int) else one
+
+    answer = give(
+        world,
+        drafts[0],
+        ranking=[reply_id if one == "another" else one for one in named(ranking)]
+        if isinstance(ranking, list)
+        else ranking,
+    )
+    assert (answer.status_code, answer.json()["error"]["param"].partition("[")[0]) == (status, param), answer.text
 
 
 def test_feedback_given_at_once_waits_for_the_reply_to_be_known(world: World, domain: str) -> None:

@@ -89,6 +89,11 @@ def fill(database: Engine) -> None:
             "example_id, domain, kind, person, prompt, answer, said_at, accepted_offset",
             f"{HEX.format('e')}, {DOMAIN}, 'correction', {PERSON}, {SEALED}, {SEALED}, {WHEN}, n",
         ),
+        "noria.rankings": (
+            OTHERS,
+            "ranking_id, domain, person, prompt, answers, tiers, said_at, accepted_offset",
+            f"{HEX.format('k')}, {DOMAIN}, {PERSON}, {SEALED}, '[]', '[]', {WHEN}, n",
+        ),
         "noria.bases": (
             40,
             "base, model, family, parameters, context_tokens, vocabulary, engines, by, added_at",
@@ -236,12 +241,15 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "conversations.give_feedback": [
             {"reply_id": named("r"), "user": "p-1", "rating": "up"},
             {"reply_id": named("r"), "user": "p-1", "misfit": "e"},
+            {"reply_id": named("r"), "user": "p-1", "ranking": [named("r"), "another"]},
         ],
         "bases.add_base": [{"model": "sha256:" + "1" * 64}],
         "domains.create_domain": [{"domain": "new", "base_model": "sha256:" + "1" * 64}],
         "domains.set_policy": [{}],
         "datasets.add_exam": [[question]],
         "datasets.import_examples": [[example]],
+        "datasets.import_preferences": [[{"prompt": "a", "chosen": "b", "rejected": "c"}]],
+        "datasets.retire_preferences": [{"import": "x"}, {"items": [named("k")]}],
         "datasets.retire_exam": [{"import": "x"}, {"items": [named("i")]}],
         "datasets.retire_examples": [{"import": "x"}, {"items": [named("e")]}],
         "rounds.roll_back": [{"to": 1}],

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from streams.alike import near, words_of
 from workers.selector.agreement import (
     HELD_BACK,
     KNOWN,
@@ -13,9 +14,7 @@ from workers.selector.agreement import (
     SUPERSEDED,
     Decision,
     OpenExample,
-    near,
     settle,
-    words_of,
 )
 
 QUESTION = "When are leeks sown?"

@@ -282,6 +282,38 @@ def test_examples_go_out_as_a_folder_that_llamafactory_trains_for_its_owner_alon
     assert run("examples", "export", "--llamafactory", "model").exit_code == 2
 
 
+def test_preferences_come_in_and_go_out_as_the_tools_of_the_field_read_them(run: Any, tmp_path: Path) -> None:
+    file, pairs, labels, folder = (tmp_path / name for name in ("in.json", "pairs.jsonl", "labels.jsonl", "factory"))
+    said = [
+        {"instruction": "问", "chosen": "答", "rejected": "否"},
+        {"prompt": "Ask", "completion": "x", "label": False},
+    ]
+    file.write_text(json.dumps(said))
+    assert "2 preferences imported" in run("preferences", "import", str(file)).output
+    shown = run("preferences", "show").output
+    assert "1 pairs of 1 questions; 1 answers good or bad" in shown and "2  both sides are the same" in shown
+    assert run("preferences", "export", str(pairs)).exit_code == 0
+    (pair,) = map(json.loads, pairs.read_text().splitlines())
+    assert pair["prompt"] == [{"role": "user", "content": "问"}]
+    assert [pair[side] for side in ("chosen", "rejected")] == [[{"role": "assistant", "content": s}] for s in "答否"]
+    assert run("preferences", "export", str(labels), "--unpaired").exit_code == 0
+    assert json.loads(labels.read_text())["label"] is False
+    assert run("preferences", "export", str(folder), "--llamafactory").exit_code == 0
+    written = [pairs, labels, *folder.iterdir()]
+    assert len(written) == 5 and all(path.stat().st_mode & 0o077 == 0 for path in written)
+    assert run("preferences", "export", str(folder), "--llamafactory", "--unpaired").exit_code == 2
+    file.write_text(json.dumps([*said, {"prompt": "Ask", "chosen": "same", "rejected": " same"}]))
+    result = run("preferences", "import", str(file))
+    assert result.exit_code == 1 and "item 3: rejected: it is the same as chosen" in result.stderr
+
+
+def test_an_order_of_drafts_is_given_with_those_that_are_equally_good_joined(run: Any, door: FakeDoor) -> None:
+    run("chat", "How fast?", "--person", "ana", "-n", "3")
+    first, second, third = door.replies
+    assert run("feedback", "rank", second, f"{first}={third}", "--person", "ana").exit_code == 0
+    assert door.feedback[-1]["ranking"] == [[second], [first, third]] and door.feedback[-1]["reply_id"] == second
+
+
 def test_what_the_door_refuses_of_a_file_is_named_by_its_line(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "alpaca.jsonl"
     items = [{"instruction": "fine", "output": "x"}, {"instruction": "refuse me", "output": "x"}]
@@ -508,6 +540,7 @@ TYPOS = [
     ("policy", "show", "-d", "nope"),
     ("policy", "set", "rounds_per_day=3", "-d", "nope"),
     ("examples", "export", "-d", "nope"),
+    ("preferences", "show", "-d", "nope"),
     ("chat", "How fast?", "-d", "nope"),
     ("feedback", "list", "nope"),
     ("feedback", "rate", "nope", "up"),

@@ -33,6 +33,7 @@ from streams.events import Event
 from streams.facts.bases import BaseAdded
 from streams.facts.conversations import (
     DraftPicked,
+    DraftsRanked,
     PromptAsked,
     RecallRejected,
     ReplyCommented,
@@ -101,6 +102,7 @@ def test_an_event_stands_on_the_topic_and_under_the_key_of_what_it_is_about(even
         PromptAsked,
         ReplyDrafted,
         DraftPicked,
+        DraftsRanked,
         RecallRejected,
         ReplyRated,
         ReplyCorrected,

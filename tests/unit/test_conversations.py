@@ -12,6 +12,7 @@ from streams.facts.conversations import (
     ConversationEvent,
     Draft,
     DraftPicked,
+    DraftsRanked,
     Exchange,
     PromptAsked,
     ReplyCommented,
@@ -51,6 +52,10 @@ def drafted(reply_id: str, prompt_id: str = "p1") -> ReplyDrafted:
 
 def picked(reply_id: str, prompt_id: str = "p1") -> DraftPicked:
     return DraftPicked(**FEEDBACK, prompt_id=prompt_id, reply_id=reply_id)
+
+
+def ranked(*tiers: tuple[str, ...]) -> DraftsRanked:
+    return DraftsRanked(**FEEDBACK, prompt_id="p1", reply_id="r1", ranking=tiers)
 
 
 def corrected(reply_id: str = "r1", prompt_id: str = "p1", person: str = "ana") -> ReplyCorrected:
@@ -164,6 +169,22 @@ def test_a_picked_draft_becomes_a_preference_over_all_others_of_its_prompt() -> 
         said_at=START,
         prompt_id="p1",
     )
+
+
+def test_an_order_of_drafts_becomes_a_preference_for_the_best_over_all_that_stand_below_it() -> None:
+    drafts = asked(), drafted("r1"), drafted("r2"), drafted("r3"), drafted("r4")
+    _, (found,) = told(*drafts, ranked(("r3", "r1"), ("r4", "unknown")))
+    assert isinstance(found.event, PreferenceAccepted)
+    assert (found.event.chosen, found.event.rejected) == (sealed("drafted r3"), (sealed("drafted r4"),))
+    _, (first, second) = told(*drafts, picked("r1"), ranked(("r2",), ("r1",)))
+    assert isinstance(first.event, PreferenceAccepted) and isinstance(second.event, PreferenceAccepted)
+    assert first.event.preference_id == second.event.preference_id, "one of a person on a prompt"
+
+
+@pytest.mark.parametrize("tiers", [(), ((),), (("r1", "r2"),), (("unknown",), ("r1",)), (("r1",), ("unknown",))])
+def test_an_order_in_which_nothing_known_stands_below_another_is_no_preference(tiers: tuple[tuple[str, ...]]) -> None:
+    _, said = told(asked(), drafted("r1"), drafted("r2"), ranked(*tiers))
+    assert said == []
 
 
 def test_drafts_of_other_prompts_are_not_what_a_pick_rejected() -> None:

@@ -125,4 +125,5 @@ def test_the_examples_hold_enough_sealed_words_to_show_every_place_that_has_some
         "document_added",
         "example_accepted",
         "preference_accepted",
+        "ranking_accepted",
     }

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from streams.alike import words_of
 from streams.history import Before, before
 from streams.reading.learning import (
     AskedInVain,
@@ -25,7 +26,7 @@ from streams.store import postgres_trouble
 from workers.context import Context
 from workers.recall.encoder import Encoder, sentence_encoder
 from workers.recall.kept import Kept, Words
-from workers.selector.agreement import settle, words_of
+from workers.selector.agreement import settle
 from workers.selector.opened import open_exam, open_examples, other_wordings
 from workers.selector.snapshot import Opened, SnapshotMemory, open_memory
 

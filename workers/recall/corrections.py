@@ -5,12 +5,13 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from streams.alike import words_of
 from streams.errors import Erased, Invalid
 from streams.history import open_question
 from streams.reading.learning import AskedInVain
 from streams.reading.memories import Corrected
 from streams.sealing import Keys, open_sealed
-from workers.selector.agreement import OpenExample, settle, words_of
+from workers.selector.agreement import OpenExample, settle
 
 
 class Spoken(Struct, frozen=True):

@@ -4,16 +4,12 @@ Of corrections of one question, the newest of each person counts. If these agree
 of the people say; and if no answer has that many, all are held back, because a model must not be taught to guess.
 """
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 
 from msgspec import Struct
-from rapidfuzz.distance import Levenshtein
 
-_WORDS = re.compile(r"\w+")
-TYPO_LETTERS = 5  # words of at least so many letters may differ by one letter and still be the same word
+from streams.alike import by_question, near, words_of
 
 REPEATED = "said before by others, or by the same person"
 REPLACED = "replaced by a newer correction of the same person"
@@ -46,55 +42,13 @@ class Decision(Struct, frozen=True):
     reason: str
 
 
-def words_of(text: str) -> tuple[str, ...]:
-    """The text's words, without case, width and punctuation."""
-    return tuple(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold()))
-
-
-def near(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
-    """Whether two texts are the same up to case, width, punctuation and one mistyped letter; a digit is never a typo."""
-    if left == right:
-        return True
-    if len(left) != len(right):
-        return False
-    differing = [(a, b) for a, b in zip(left, right, strict=True) if a != b]
-    if len(differing) != 1:
-        return False
-    a, b = differing[0]
-    if min(len(a), len(b)) < TYPO_LETTERS or not (a.isascii() and b.isascii()) or any(c.isdigit() for c in a + b):
-        return False
-    return Levenshtein.distance(a, b, score_cutoff=1) <= 1
-
-
 def settle(candidates: Sequence[OpenExample]) -> list[Decision]:
     """Decide on every candidate; the order of the result is that of `candidates`."""
     decided: dict[str, Decision] = {}
-    for group in _by_question(candidates):
+    for group in by_question(candidates, lambda one: (one.question, one.context)):
         for decision in _settle_question(group):
             decided[decision.example_id] = decision
     return [decided[candidate.example_id] for candidate in candidates]
-
-
-def _by_question(candidates: Sequence[OpenExample]) -> list[list[OpenExample]]:
-    exact: dict[tuple[str, ...], list[OpenExample]] = {}
-    for candidate in candidates:
-        exact.setdefault((*words_of(candidate.question), "\n", *words_of(candidate.context)), []).append(candidate)
-    # A typo changes one word, so near questions share all others: look only among those of one length and one word.
-    groups: list[list[OpenExample]] = []
-    index: dict[tuple[int, int, str], list[tuple[tuple[str, ...], int]]] = {}
-    for key, members in exact.items():
-        spots = {(len(key), at, word) for at, word in enumerate(key)}
-        found = next(
-            (group for spot in sorted(spots) for other, group in index.get(spot, ()) if near(key, other)),
-            None,
-        )
-        if found is None:
-            found = len(groups)
-            groups.append([])
-        groups[found].extend(members)
-        for spot in spots:
-            index.setdefault(spot, []).append((key, found))
-    return groups
 
 
 def _settle_question(group: Sequence[OpenExample]) -> list[Decision]:

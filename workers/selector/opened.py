@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from streams.alike import words_of
 from streams.errors import Erased, Invalid
 from streams.history import Before, Whole
 from streams.reading.learning import AskedInVain, ExamItem, Example
 from streams.sealing import Keys, open_sealed
 from workers.recall.encoder import sentence_encoder
-from workers.selector.agreement import OpenExample, words_of
+from workers.selector.agreement import OpenExample
 from workers.selector.snapshot import Dropped, Opened, open_prompt
 from workers.selector.wordings import Asked, same_question
 

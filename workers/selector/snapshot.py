@@ -1,5 +1,6 @@
 """A snapshot: the training set of one round, immutable and addressed by its digest. People's words in it stay sealed."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -7,6 +8,7 @@ from msgspec import Struct
 
 from streams.errors import Erased, Invalid
 from streams.history import Part, Whole, open_whole
+from streams.rankings import Held
 from streams.recalled import Memory, MemoryKind
 from streams.remembered import of_correction, of_passage
 from streams.sealed import Sealed
@@ -14,7 +16,7 @@ from streams.sealing import Keys
 from streams.turns import pairs_of
 from workers.artifacts import Artifacts
 
-FORMAT = 4  # one of an older format may be pinned by a round that was under way when its reader was replaced
+FORMAT = 5  # one of an older format may be pinned by a round that was under way when its reader was replaced
 
 
 class SnapshotMemory(Struct, frozen=True, omit_defaults=True):
@@ -45,6 +47,25 @@ class SnapshotRow(Struct, frozen=True):
     recalled: tuple[tuple[str, ...], ...] = ()
 
 
+class SnapshotPair(Struct, frozen=True):
+    """`chosen` is better than `rejected` as an answer to `prompt`. `ranking`: of which question; a prompt's K answers make up to
+    K(K-1)/2 pairs of one ranking. `events`: what was said on the log that it comes of, by `people`; `chosen_id` and `rejected_id`
+    are the replies, or the events of the corrections, that these are."""
+
+    ranking: str
+    prompt: Whole
+    chosen: Sealed
+    rejected: Sealed
+    chosen_id: str
+    rejected_id: str
+    events: tuple[str, ...]
+    people: tuple[str, ...]
+
+    @property
+    def kids(self) -> frozenset[str]:
+        return frozenset({self.chosen.kid, self.rejected.kid, *(part.sealed.kid for part in self.prompt)})
+
+
 class Dropped(Struct, frozen=True):
     example_id: str
     reason: str
@@ -52,7 +73,8 @@ class Dropped(Struct, frozen=True):
 
 class Snapshot(Struct, frozen=True):
     """`memories`: all that its rows recall, so that a training needs nothing else. `opening`: it has no rows, and stands for our
-    own material (`workers.trainer.opening`). `passages`: what is read as text, where the recipe reads."""
+    own material (`workers.trainer.opening`). `passages`: what is read as text, where the recipe reads. `pairs`: what people prefer,
+    where the recipe learns that, of what stood before `read` (`streams.reading.preferences.Cut`), and what is `held` back of it."""
 
     format: int
     domain: str
@@ -63,6 +85,9 @@ class Snapshot(Struct, frozen=True):
     memories: tuple[SnapshotMemory, ...] = ()
     opening: bool = False
     passages: tuple[SnapshotMemory, ...] = ()
+    pairs: tuple[SnapshotPair, ...] = ()
+    held: tuple[Held, ...] = ()
+    read: Mapping[str, int] | None = None
 
 
 class _Format(Struct, frozen=True):

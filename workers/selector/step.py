@@ -9,18 +9,21 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from streams.alike import words_of
 from streams.facts.rounds import ExamplesSelected, SnapshotSelected
 from streams.history import Before, before
 from streams.orders import SelectSnapshot
+from streams.preferred import counted
 from streams.reading.learning import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
 from streams.reading.memories import passages_as_of
-from streams.recipes import Recipe
+from streams.recipes import PreferenceRecipe, Recipe
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
 from workers.recall.as_of import AsOf, memory_as_of
-from workers.selector.agreement import settle, words_of
+from workers.selector.agreement import settle
 from workers.selector.opened import open_exam, open_examples, other_wordings
+from workers.selector.preferences import select_pairs
 from workers.selector.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotMemory, SnapshotRow, save
 from workers.trainer.rows import encode_rows, row_limit
 from workers.trainer.spec import TrainingRow
@@ -51,6 +54,9 @@ def run(order: SelectSnapshot, context: Context) -> None:
         earlier=len(snapshot.rows) - len(new),
         wordings=sum(len(row.wordings) for row in new),
         dropped=dict(sorted(Counter(d.reason for d in snapshot.dropped).items())),
+        pairs=len(snapshot.pairs),
+        held=counted(snapshot.held),
+        read=None if snapshot.read is None else dict(snapshot.read),
     )
     context.publish(order, event, "snapshot_selected")
 
@@ -99,7 +105,13 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
         rows, memories = _recalled(order, context, rows, asked, lambda e, prompt: fits(prompt, answers[e]))
     context.check()
     passages = _passages(order, context) if order.recipe is not None and order.recipe.reads_passages else ()
-    return Snapshot(FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped), memories, passages=passages)
+    snapshot = Snapshot(
+        FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped), memories, passages=passages
+    )
+    if not isinstance(order.recipe, PreferenceRecipe):
+        return snapshot
+    preferences = select_pairs(order, order.recipe.person_share, forbidden, fits, context)
+    return replace(snapshot, pairs=preferences.pairs, held=preferences.held, read=preferences.read)
 
 
 def _taught_to_recall(recipe: Recipe, facts: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from workers.selector.agreement import words_of
+from streams.alike import words_of
 
 NEAR = 0.5  # cosine: of the demo's English wordings 98 % lie above it, of its other questions 47 %
 MOST = 8  # wordings an example at most

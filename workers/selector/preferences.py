@@ -1,0 +1,72 @@
+"""The pairs of a snapshot: what people prefer, as of a cut of the log, with a reason for what is held back."""
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from streams.history import Whole, before
+from streams.orders import SelectSnapshot
+from streams.preferred import TOO_LONG, preferred
+from streams.rankings import Held, Pair
+from streams.reading.preferences import cut_now, cut_of_round, said_of_answers
+from streams.sealed import Sealed
+from streams.store import postgres_trouble
+from streams.turns import pairs_of
+from workers.context import Context
+from workers.selector.snapshot import Opened, SnapshotPair
+
+
+class Selected(Struct, frozen=True):
+    pairs: tuple[SnapshotPair, ...]
+    held: tuple[Held, ...]
+    read: Mapping[str, int]
+
+
+def select_pairs(
+    order: SelectSnapshot,
+    person_share: float,
+    forbidden: frozenset[tuple[str, ...]],
+    fits: Callable[[Opened, str], bool],
+    context: Context,
+) -> Selected:
+    """`forbidden`: the words of questions that nothing is learned from; `fits`: whether a prompt with that answer is short enough.
+    A round whose snapshot is selected again reads what it read the first time. Raises Cancelled, Unavailable."""
+    with postgres_trouble(), context.database.connect() as connection:
+        read = cut_of_round(connection, order.round_id) or cut_now(connection)
+        said = said_of_answers(connection, order.domain, read, order.pin)
+        earlier = before(connection, {prompt.follows for prompt in said.prompts.values()})
+    with postgres_trouble():
+        found = preferred(said, earlier, context.keyring, forbidden, person_share)
+    held, pairs, too_long = list(found.held), list[SnapshotPair](), dict[tuple[str, str], bool]()
+
+    def is_long(prompt_id: str, answer_id: str) -> bool:
+        at = (prompt_id, answer_id)
+        if at not in too_long:
+            asked = [(m["role"], m["content"]) for m in found.messages[prompt_id]]
+            system = "\n".join(words for role, words in asked if role == "system")
+            turns = [turn for turn in asked if turn[0] != "system"]
+            opened = Opened(turns[-1][1], system or None, pairs_of(turns[:-1]))
+            too_long[at] = not fits(opened, found.texts[answer_id])
+        return too_long[at]
+
+    for done, pair in enumerate(found.pairs):
+        context.progress(order, "select", done, len(found.pairs))
+        if any(is_long(pair.better.prompt_id, side.answer_id) for side in (pair.better, pair.worse)):
+            held.append(Held(TOO_LONG, pair.events))
+        else:
+            pairs.append(_sealed(pair, found.wholes, found.sealed))
+    return Selected(tuple(pairs), tuple(held), read)
+
+
+def _sealed(pair: Pair, wholes: Mapping[str, Whole], sealed: Mapping[str, Sealed]) -> SnapshotPair:
+    better, worse = pair.better, pair.worse
+    return SnapshotPair(
+        ranking=pair.ranking,
+        prompt=wholes[better.prompt_id],
+        chosen=sealed[better.answer_id],
+        rejected=sealed[worse.answer_id],
+        chosen_id=better.answer_id,
+        rejected_id=worse.answer_id,
+        events=pair.events,
+        people=pair.people,
+    )
