@@ -16,10 +16,15 @@ _WIDTH, _HEIGHT, _EDGE = 640, 240, 40  # of the picture, in its own units
 
 
 def card_of(
-    round_: Mapping[str, Any], recipe: Recipe, base_model: str | None, first_model: str | None, licence: str | None
+    round_: Mapping[str, Any],
+    recipe: Recipe,
+    start: int,
+    base_model: str | None,
+    first_model: str | None,
+    licence: str | None,
 ) -> Card:
-    """Of a round's row. `base_model`: the digest that it started from; `first_model`: that of the domain's base; `licence`: the
-    base's, where it is known."""
+    """Of a round's row. `start`, `base_model`: the release whose weights it started from, and their digest; `first_model`: that of
+    the domain's base; `licence`: the base's, where it is known."""
     training = round_["training"] or {}
     return {
         "model": round_["model"],
@@ -30,7 +35,7 @@ def card_of(
         "outcome": round_["step"],
         "release": round_["release"],
         "asked_at": round_["requested_at"],
-        "base": {"release": round_["base_release"], "model": base_model, "first": first_model, "licence": licence},
+        "base": {"release": start, "model": base_model, "first": first_model, "licence": licence},
         "data": {
             "snapshot": round_["snapshot"],
             "pin": round_["pin"],

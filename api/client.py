@@ -452,9 +452,12 @@ class Door:
 
     # rounds and releases
 
-    def start_round(self, domain: str, opening: bool = False, recipe: Json | None = None) -> Json:
-        """`recipe`: by which it trains, instead of the policy's."""
-        body: Json = ({"opening": True} if opening else {}) | ({} if recipe is None else {"recipe": recipe})
+    def start_round(
+        self, domain: str, opening: bool = False, recipe: Json | None = None, from_base: bool = False
+    ) -> Json:
+        """`recipe`: by which it trains, instead of the policy's. `from_base`: from the domain's base, on all that counts."""
+        body: Json = {"opening": True} if opening else {}
+        body |= ({} if recipe is None else {"recipe": recipe}) | ({"from_base": True} if from_base else {})
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/rounds", body))
 
     def rounds(self, domain: str | None = None, limit: int | None = None) -> list[Json]:
@@ -496,6 +499,13 @@ class Door:
     def comparisons(self, domain: str, limit: int | None = None, after: str | None = None) -> list[Json]:
         """The newest first; as they stand at the position `after`, or later."""
         return _data(self.get(f"/v1/domains/{_part(domain)}/comparisons", limit=limit, after=after))
+
+    def compare_bases(self, domain: str, bases: Sequence[str]) -> Json:
+        """As `compare`, of these bases and the domain's own."""
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/base-comparisons", {"bases": list(bases)}))
+
+    def base_comparisons(self, domain: str, limit: int | None = None, after: str | None = None) -> list[Json]:
+        return _data(self.get(f"/v1/domains/{_part(domain)}/base-comparisons", limit=limit, after=after))
 
     # the log
 

@@ -32,6 +32,11 @@ _WORDS: dict[Code, tuple[str, str]] = {
         "an opening round, asked for by {by}: the model learns to use what is recalled",
         "由 {by} 发起的启蒙轮：让模型学会使用召回的内容",
     ),
+    "from_base": (
+        "from the base, with all corrections: every {every} rounds",
+        "每 {every} 轮一次：从基础模型出发，学习全部纠正",
+    ),
+    "from_base_asked_for": ("from the base, with all corrections", "从基础模型出发，学习全部纠正"),
     "in_words": ("{words}", "{words}"),
     "corrections": ("{have} of {need} corrections; {more} more", "已有 {have} / {need} 条纠正，还差 {more} 条"),
     "preferences": ("{have} of {need} preferences; {more} more", "已有 {have} / {need} 条偏好，还差 {more} 条"),

@@ -37,6 +37,7 @@ class _Rollback(Struct, forbid_unknown_fields=True):
 class _Wanted(Struct, forbid_unknown_fields=True):
     opening: bool = False
     recipe: Recipe | None = None
+    from_base: bool = False
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -52,7 +53,13 @@ def blueprint(services: Services) -> Blueprint:
         if row["round_id"] is not None:
             raise ApiError(409, f"round {row['round_id']} is under way", code="round_under_way")
         wanted = _wanted(read_object() if request.content_length else {})
-        asked = RoundAsked(domain=domain, by=caller().person, opening=wanted.opening, recipe=wanted.recipe)
+        asked = RoundAsked(
+            domain=domain,
+            by=caller().person,
+            opening=wanted.opening,
+            recipe=wanted.recipe,
+            from_base=wanted.from_base,
+        )
         return _say(services, asked, domain)
 
     @views.get("/v1/rounds")
@@ -77,9 +84,11 @@ def blueprint(services: Services) -> Blueprint:
         with postgres_trouble(), services.database.connect() as connection:
             models = {row["release"]: row["model"] for row in release_rows(connection, {found["domain"]})}
             base = base_of_model(connection, models[0]) if 0 in models else None
-        recipe = _requested(services, found).policy.recipe
+        began = _requested(services, found)
         licence = base["licence"] if base is not None else None
-        return reply(card_of(_shown(found), recipe, models.get(found["base_release"]), models.get(0), licence))
+        start = 0 if began.from_base else found["base_release"]
+        card = card_of(_shown(found), began.policy.recipe, start, models.get(start), models.get(0), licence)
+        return reply(card)
 
     @views.post("/v1/rounds/<round_id>/cancel")
     @needs("operator")
@@ -113,6 +122,7 @@ def blueprint(services: Services) -> Blueprint:
             by=caller().person,
             recall=began.policy.recall,
             opening=began.opening,
+            from_base=began.from_base,
         )
         return _say(services, event, round_id)
 
@@ -163,6 +173,9 @@ def _wanted(body: dict[str, Any]) -> _Wanted:
             raise ApiError(
                 422, "an opening round trains: it takes no adapter that was trained elsewhere", param="recipe"
             )
+    if wanted.from_base and (wanted.opening or isinstance(wanted.recipe, BroughtRecipe)):
+        what = "an opening round learns no correction" if wanted.opening else "what was trained elsewhere is trained"
+        raise ApiError(422, f"{what}: it cannot begin at the base anew", param="from_base")
     return wanted
 
 

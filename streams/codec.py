@@ -89,18 +89,18 @@ VERSIONS: dict[str, int] = {
     "gate_passed": 2,
     "gate_refused": 2,
     "order_progressed": 3,
-    "policy_set": 6,
+    "policy_set": 7,
     "preference_accepted": 3,
     "prompt_asked": 2,
-    "rebuild_asked": 3,
-    "rebuild_candidate": 3,
+    "rebuild_asked": 4,
+    "rebuild_candidate": 4,
     "reply_drafted": 2,
-    "round_asked": 3,
-    "round_requested": 7,
-    "select_snapshot": 4,
+    "round_asked": 4,
+    "round_requested": 8,
+    "select_snapshot": 5,
     "snapshot_selected": 3,
     "swap_release": 2,
-    "train_candidate": 3,
+    "train_candidate": 4,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
@@ -121,30 +121,37 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 3): (),  # within `thresholds`: `named_people`
     ("policy_set", 4): (),  # within the policy: `recall`, `gate.learn`, `recipe.recalled_share`
     ("policy_set", 5): (),  # within the policy: recipes of other methods
+    ("policy_set", 6): (),  # within the policy: `from_base_every`, `recipe.stop_after`
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
     ("rebuild_asked", 1): (),  # within the recipe: `recalled_share`
     ("rebuild_asked", 2): ("recall", "opening"),
+    ("rebuild_asked", 3): ("from_base",),
     ("rebuild_candidate", 1): (),
     ("rebuild_candidate", 2): ("recall", "opening", "engine"),
+    ("rebuild_candidate", 3): (),  # within the recipe: `stop_after`
     ("reply_drafted", 1): ("recall", "recalled"),
     ("round_asked", 1): ("opening",),
     ("round_asked", 2): ("recipe",),
+    ("round_asked", 3): ("from_base",),
     ("round_requested", 1): (),
     ("round_requested", 2): (),
     ("round_requested", 3): (),
     ("round_requested", 4): ("reasons",),
     ("round_requested", 5): ("opening",),
     ("round_requested", 6): (),
+    ("round_requested", 7): ("from_base",),
     ("select_snapshot", 1): ("base_model", "recipe"),
     ("select_snapshot", 2): ("recall", "opening"),
     ("select_snapshot", 3): (),
+    ("select_snapshot", 4): (),
     ("snapshot_selected", 1): ("named",),
     ("snapshot_selected", 2): ("pairs", "held", "read"),
     ("swap_release", 1): ("needs",),
     ("train_candidate", 1): (),
     ("train_candidate", 2): ("engine",),
+    ("train_candidate", 3): (),
 }
 # (name, version) -> the fields, with their shapes, that the next version has no more.
 DROPPED: dict[tuple[str, int], Data] = {("round_requested", 4): {"reason": {"type": "string"}}}

@@ -34,6 +34,7 @@ class Round(Struct, frozen=True):
     release: int | None = None
     opening: bool = False
     needs: Needs = "merged"  # of `model`
+    from_base: bool = False
 
 
 class Ended(Struct, frozen=True):
@@ -63,10 +64,11 @@ class Rebuild(Struct, frozen=True):
 
 
 class Comparing(Struct, frozen=True):
-    """The comparison under way: of `release` with the base model."""
+    """The comparison under way: of `release` with the base model, or of `bases` (name -> model)."""
 
-    release: int
+    release: int | None
     order_id: UUID
+    bases: dict[str, str] = {}
 
 
 class Domain(Struct, frozen=True):

@@ -95,6 +95,19 @@ class CompareReleases(Struct, frozen=True, kw_only=True, tag="compare_releases",
     needs: Needs = "merged"
 
 
+class CompareBases(Struct, frozen=True, kw_only=True, tag="compare_bases", tag_field="kind"):
+    """Ask these `bases` (name -> model) what the domain asks as of `pin`, and measure each: by engines of the domain's kind
+    `engine` where that can serve it. `recipe`: what a round would train by. `round_id`: it is of none."""
+
+    order_id: UUID
+    domain: str
+    bases: dict[str, str]
+    pin: Offset
+    engine: str
+    recipe: Recipe
+    round_id: str | None = None
+
+
 class SwapRelease(Struct, frozen=True, kw_only=True, tag="swap_release", tag_field="kind"):
     """Let `release` answer instead of `current` (None: the domain's first). `rollback`: it has been live before."""
 
@@ -120,5 +133,12 @@ class PurgePlaces(Struct, frozen=True, kw_only=True, tag="purge_places", tag_fie
 
 
 Order = (
-    SelectSnapshot | TrainCandidate | RebuildCandidate | EvaluateCandidate | CompareReleases | SwapRelease | PurgePlaces
+    SelectSnapshot
+    | TrainCandidate
+    | RebuildCandidate
+    | EvaluateCandidate
+    | CompareReleases
+    | CompareBases
+    | SwapRelease
+    | PurgePlaces
 )

@@ -19,6 +19,7 @@ MOST_GATHERED = 1_000_000
 MINUTES_OF_A_DAY = 1440
 LEAST_RELEASES = 2  # what answers, and what a rollback goes back to
 MOST_KEPT = 10_000
+MOST_BETWEEN = 10_000
 MOST_DAYS_KEPT = 3650
 SCHEDULE_WITHIN = timedelta(days=3652)  # ten years
 _CRON_CHARACTERS = 200
@@ -73,7 +74,10 @@ class Keep(Struct, frozen=True):
 
 class Policy(Struct, frozen=True):
     """When and how a domain learns. A reader passes over a field that a later version brought; the door names one that it does not
-    know (`api.shapes`)."""
+    know (`api.shapes`).
+
+    `from_base_every`: every round whose number it divides starts from the domain's base and learns all that counts anew, so that
+    what rounds lose does not add up; None: each starts from the release in force."""
 
     thresholds: Thresholds = field(default_factory=Thresholds)
     schedule: Schedule | None = None
@@ -84,6 +88,7 @@ class Policy(Struct, frozen=True):
     gate: GateMargins = field(default_factory=GateMargins)
     keep: Keep = field(default_factory=Keep)
     recall: Recall = field(default_factory=Recall)
+    from_base_every: int | None = None
 
 
 class Gathered(Struct, frozen=True):
@@ -117,6 +122,9 @@ def check_policy(policy: Policy, now: datetime) -> None:
             raise InvalidField(
                 f"thresholds.{name}", f"must be at most {MOST_GATHERED}, or it is never reached; got {value}"
             )
+    every = policy.from_base_every
+    if every is not None and every > MOST_BETWEEN:
+        raise InvalidField("from_base_every", f"must be at most {MOST_BETWEEN}, or null for never; got {every}")
     if policy.rounds_per_day > MINUTES_OF_A_DAY:
         raise InvalidField("rounds_per_day", f"must be at most {MINUTES_OF_A_DAY}; got {policy.rounds_per_day}")
     for name, kept, least, most in (
@@ -154,6 +162,8 @@ def check_readable(policy: Policy) -> None:
         raise InvalidField("thresholds.settle_s", f"must be from 0 to 3600; got {t.settle_s}")
     if policy.rounds_per_day < 1:
         raise InvalidField("rounds_per_day", f"must be at least 1; got {policy.rounds_per_day}")
+    if policy.from_base_every is not None and policy.from_base_every < 1:
+        raise InvalidField("from_base_every", f"must be at least 1, or null for never; got {policy.from_base_every}")
     zone(policy.budget_timezone, "budget_timezone")
     if policy.schedule is not None:
         zone(policy.schedule.timezone, "schedule.timezone")

@@ -14,6 +14,8 @@ Code = Literal[
     "asked_for",
     "opening",
     "opening_asked_for",
+    "from_base",  # beside another: what it starts from
+    "from_base_asked_for",
     "in_words",  # of an older log, which holds sentences
     # what is missing
     "corrections",

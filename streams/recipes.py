@@ -4,7 +4,7 @@ function carries it out. Pure."""
 import re
 from typing import Any, ClassVar, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from streams.errors import InvalidField
 from streams.rankings import PERSON_SHARE
@@ -31,7 +31,7 @@ _LEAST: dict[str, tuple[float, bool]] = {
         ),
         (1, True),
     ),
-    **dict.fromkeys(("earlier_rows_per_step", "replay_rows_per_step", "replay_weight"), (0, True)),
+    **dict.fromkeys(("earlier_rows_per_step", "replay_rows_per_step", "replay_weight", "stop_after"), (0, True)),
     **dict.fromkeys(("alpha", "gradient_norm"), (0, False)),
     "row_tokens": (16, True),
 }
@@ -67,6 +67,7 @@ _MOST = {
     "virtual_tokens": (1024, "every request pays for them"),
     "projection_width": (65_536, "it is larger than what it stands for"),
     "prefix_epochs": (1000, "each goes through every correction once more"),
+    "stop_after": (1000, "it would never end a training"),
 }
 
 
@@ -107,7 +108,8 @@ class _Checked(Struct, frozen=True, kw_only=True, tag_field=METHOD):
                 raise InvalidField(f"recipe.{name}", f"must be at most {most} ({cost}); got {value}")
 
     def _numbers(self) -> list[tuple[str, float]]:
-        return [(name, getattr(self, name)) for name in self.__struct_fields__]
+        said = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return [(name, value) for name, value in said if value is not UNSET]
 
 
 class LoraRecipe(_Checked, frozen=True, kw_only=True, tag="lora"):
@@ -124,6 +126,9 @@ class LoraRecipe(_Checked, frozen=True, kw_only=True, tag="lora"):
 
     `recalled_share`: of the facts, how many are taught a second time behind what would be recalled for their question, so that the
     model learns to use it (RAFT, Zhang et al. 2024, arXiv 2403.10131). Where the policy recalls nothing, none are.
+
+    `stop_after`: the training ends when the loss on held-out wordings has risen in so many epochs in a row, and the weights from
+    before that are kept (`workers.trainer.stopping`); 0, or unsaid, as it was before there was an early stop: it takes all steps.
     """
 
     # In this order, and not after what all recipes have: as recipes stood on the wire before there were others.
@@ -143,6 +148,7 @@ class LoraRecipe(_Checked, frozen=True, kw_only=True, tag="lora"):
     row_tokens: int = 1024  # a longer row loses its oldest turns; if that is not enough, it is left out
     recalled_share: float = 1.0
     seed: int = 0
+    stop_after: int | UnsetType = UNSET
 
 
 class _Shared(_Checked, frozen=True, kw_only=True):
@@ -161,6 +167,7 @@ class _Shared(_Checked, frozen=True, kw_only=True):
     row_tokens: int = 1024
     recalled_share: float = 1.0
     seed: int = 0
+    stop_after: int | UnsetType = UNSET
 
 
 class PreferenceRecipe(LoraRecipe, frozen=True, kw_only=True):
@@ -246,6 +253,7 @@ class BroughtRecipe(_Checked, frozen=True, kw_only=True, tag="brought"):
     replay_answer_tokens: ClassVar[int] = 16
     row_tokens: ClassVar[int] = 1024
     recalled_share: ClassVar[float] = 0.0
+    stop_after: ClassVar[int] = 0
     epochs: ClassVar[int] = 1
     seed: ClassVar[int] = 0
 
@@ -258,6 +266,11 @@ class BroughtRecipe(_Checked, frozen=True, kw_only=True, tag="brought"):
 
 
 Recipe = LoraRecipe | FullRecipe | PTuningRecipe | LoraPTuningRecipe | PretrainingRecipe | BroughtRecipe
+
+
+def stops_after(recipe: Recipe) -> int:
+    """In how many epochs in a row the loss on what is held out must have risen, so that the training ends; 0: it never does so."""
+    return recipe.stop_after if isinstance(recipe.stop_after, int) else 0
 
 
 def with_method(recipe: Any) -> Any:

@@ -22,6 +22,7 @@ from streams.facts import bases, comparisons, documents, domains, exam, examples
 from streams.facts import orders as order_facts
 from streams.gate import judge
 from streams.orders import (
+    CompareBases,
     CompareReleases,
     EvaluateCandidate,
     Order,
@@ -33,6 +34,7 @@ from streams.orders import (
 )
 from streams.policy import Policy
 from streams.reasons import Code, Reason, reason
+from streams.recipes import BroughtRecipe
 
 _DECISIONS = uuid5(NAMESPACE_URL, "urn:noria:decision")
 
@@ -72,8 +74,9 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(_swap(event.domain, after, uuid5(cause, "swap_release"), event.to, None, rollback=True))
     if isinstance(event, releases.RebuildAsked) and after.rebuild is not None and after.rebuild != before.rebuild:
         found.append(_rebuild(event, after, after.rebuild))
-    if isinstance(event, comparisons.ComparisonAsked) and after.comparing is not None and before.comparing is None:
-        found.append(_compare(event, after, recorded, after.comparing))
+    asked = comparisons.ComparisonAsked | comparisons.BaseComparisonAsked
+    if isinstance(event, asked) and after.comparing is not None and before.comparing is None:
+        found.append(_compare(event.domain, after, recorded, after.comparing))
     if isinstance(event, people.PersonErased):
         order_id = uuid5(cause, "purge_places")
         found.append(PurgePlaces(order_id=order_id, domain=event.domain, person=event.person, kids=event.kids))
@@ -85,8 +88,8 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(_judged(before, old, event, cause))
     reasons, opening = _why_a_round(after, recorded, event)
     if reasons:
-        asked = event.recipe if isinstance(event, rounds.RoundAsked) else None
-        policy = after.policy if asked is None else replace(after.policy, recipe=asked)
+        wanted = event.recipe if isinstance(event, rounds.RoundAsked) else None
+        policy = after.policy if wanted is None else replace(after.policy, recipe=wanted)
         found.append(_proposed(after, recorded, event, reasons, opening, policy))
     return tuple(found)
 
@@ -116,17 +119,29 @@ def _proposed(
     as the same event."""
     assert state.live is not None
     number = state.rounds + 1
+    base = None if opening else _from_base(policy, number, event)
     requested = rounds.RoundRequested(
         domain=event.domain,
         round_id=str(uuid5(recorded.envelope.id, "round")),
         number=number,
-        reasons=reasons,
+        reasons=reasons if base is None else (*reasons, base),
         pin=recorded.offset + 1,
         base_release=state.live,
         policy=policy,
         opening=opening,
+        from_base=base is not None,
     )
     return Consequence(uuid5(_DECISIONS, f"round {number} of {event.domain}"), requested)
+
+
+def _from_base(policy: Policy, number: int, event: DomainEvent) -> Reason | None:
+    """Why that round trains from the domain's base; None: it does not. What was trained elsewhere fits the release in force."""
+    if isinstance(policy.recipe, BroughtRecipe):
+        return None
+    if isinstance(event, rounds.RoundAsked) and event.from_base:
+        return reason("from_base_asked_for")
+    every = policy.from_base_every
+    return reason("from_base", every=every) if every is not None and number % every == 0 else None
 
 
 def _judged(state: Domain, round_: Round, event: rounds.CandidateEvaluated, cause: UUID) -> Consequence:
@@ -146,7 +161,7 @@ def _rebuild(event: releases.RebuildAsked, state: Domain, rebuild: Rebuild) -> R
         round_id=event.round_id,
         pin=event.pin,
         snapshot=event.snapshot,
-        base_model=state.releases[event.base_release],
+        base_model=state.base_model if event.from_base else state.releases[event.base_release],
         reference_model=state.base_model,
         recipe=event.recipe,
         replay_prompts=state.replay_prompts,
@@ -158,12 +173,19 @@ def _rebuild(event: releases.RebuildAsked, state: Domain, rebuild: Rebuild) -> R
     )
 
 
-def _compare(
-    event: comparisons.ComparisonAsked, state: Domain, recorded: Recorded, comparing: Comparing
-) -> CompareReleases:
+def _compare(domain: str, state: Domain, recorded: Recorded, comparing: Comparing) -> CompareReleases | CompareBases:
+    if comparing.release is None:
+        return CompareBases(
+            order_id=comparing.order_id,
+            domain=domain,
+            bases=comparing.bases,
+            pin=recorded.offset + 1,
+            engine=state.engine,
+            recipe=state.policy.recipe,
+        )
     return CompareReleases(
         order_id=comparing.order_id,
-        domain=event.domain,
+        domain=domain,
         release=comparing.release,
         base_model=state.base_model,
         model=state.releases[comparing.release],
@@ -177,6 +199,7 @@ def _compare(
 def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
     """What the round waits for at its step."""
     base_model = state.releases[round_.base_release]
+    start = state.base_model if round_.from_base else base_model
     match round_.step:
         case "select":
             return (
@@ -185,7 +208,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     domain=domain,
                     round_id=round_.id,
                     pin=round_.pin,
-                    base_model=base_model,
+                    base_model=start,
                     recipe=round_.policy.recipe,
                     recall=round_.policy.recall,
                     opening=round_.opening,
@@ -199,7 +222,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     domain=domain,
                     round_id=round_.id,
                     snapshot=round_.snapshot,
-                    base_model=base_model,
+                    base_model=start,
                     reference_model=state.base_model,
                     recipe=round_.policy.recipe,
                     replay_prompts=state.replay_prompts,

@@ -90,7 +90,8 @@ class Work(Struct, frozen=True, kw_only=True):
     (2: bf16). `checkpointed`: only what enters each layer is kept, and the rest computed again (Chen et al. 2016, arXiv
     1604.06174). `cards`: that the gradients and the optimizer's means are dealt among (ZeRO's second stage). `scored_at_once`:
     answer tokens whose scores are in memory together (None: all of a step's). `parts`: of a step that are computed side by side.
-    `buffers`: numbers in fp32 that a library holds for talking to other cards."""
+    `buffers`: numbers in fp32 that a library holds for talking to other cards. `keeps_best`: the weights of an earlier epoch are
+    held, too (early stop)."""
 
     method: str = "lora"
     examples: int = 48
@@ -110,6 +111,7 @@ class Work(Struct, frozen=True, kw_only=True):
     scored_at_once: int | None = SCORED_AT_ONCE
     parts: int = 1
     buffers: int = 0
+    keeps_best: bool = False
 
     @property
     def steps(self) -> int:
@@ -188,7 +190,7 @@ def training_memory(shape: Shape, work: Work, framework: float) -> dict[str, flo
     return {
         "weights": shape.parameters * b + own,
         "gradients": FP32 * count * max(1, work.parts) / work.cards + FP32 * work.buffers,
-        "optimizer": ADAM_BYTES * count / work.cards,
+        "optimizer": ADAM_BYTES * count / work.cards + (FP32 * count if work.keeps_best else 0),
         "activations": tokens * kept,
         "output": scored * shape.vocabulary * SCORE_BYTES,
         "rows": (work.examples + work.kept_rows) * work.row_tokens * shape.hidden * b,

@@ -77,6 +77,7 @@ class FakeDoor:
         self.rounds: list[Json] = []
         self.releases: list[Json] = []
         self.comparisons: list[Json] = []  # the newest first
+        self.base_comparisons: list[Json] = []
         self.bases: list[Json] = []
         self.compared: Json = MADE  # what comes of one that is under way, once it has been looked at
         self.exam: list[Json] = []
@@ -188,6 +189,35 @@ MADE: Json = {
 }
 
 
+def of_a_base(right: int, **known: Any) -> Json:
+    def answers(n: int, right: int) -> Json:
+        return {"n": n, "right": right, "prompt_tokens": 20.0, "completion_tokens": 9.0, "seconds": 0.25}
+
+    return {
+        "family": "Qwen3",
+        "parameters": 2_031_739_904,
+        "context_tokens": 32_768,
+        "licence": "apache-2.0",
+        "engine": "llamacpp",
+        "sets": {"untaught": answers(12, right), "held_out": answers(8, 2), "general": answers(200, 120)},
+        "tokens_per_character": 0.25,
+        "tokens_per_s": 41.5,
+        "memory_gb": 2.125,
+        "training": {"peak_gb": 9.5, "seconds": 600.0, "fits": True},
+    } | known
+
+
+BASES_MADE: Json = MADE | {
+    "sets": None,
+    "bases": {
+        "heron-2b": of_a_base(3),
+        "ibis-1b": of_a_base(
+            0, licence=None, tokens_per_s=3.5, training={"peak_gb": 99.0, "seconds": 60.0, "fits": False}
+        ),
+    },
+}
+
+
 def new_base(**known: Any) -> Json:
     return {
         "base": "heron-2b",
@@ -209,9 +239,11 @@ def new_comparison(domain: str, **known: Any) -> Json:
         "comparison_id": f"comparison of {domain}",
         "domain": domain,
         "release": 1,
+        "compared": None,
         "by": "ops",
         "outcome": "under_way",
         "sets": None,
+        "bases": None,
         "duration_s": None,
         "failure": None,
         "asked_offset": 7,
@@ -670,6 +702,21 @@ def application(door: FakeDoor) -> Flask:
         found = [with_shares(row) for row in door.comparisons][: int(request.args.get("limit", 20))]
         for row in door.comparisons:
             row.update(door.compared if row["outcome"] == "under_way" else {})
+        return said({"data": found})
+
+    @app.post("/v1/domains/<domain>/base-comparisons")
+    def compare_bases(domain: str) -> Response:
+        asked = {name: "sha256:" + "a5" * 32 for name in request.get_json()["bases"]}
+        door.base_comparisons.insert(0, new_comparison(domain, release=None, compared=asked))
+        position = door.record("base_comparison_asked", "domains", {"domain": domain, "bases": asked})
+        found = door.base_comparisons[0]["comparison_id"]
+        return said({"comparison_id": found, "known": False, "position": position}, 202)
+
+    @app.get("/v1/domains/<domain>/base-comparisons")
+    def base_comparisons(domain: str) -> Response:
+        found = [with_shares(row) for row in door.base_comparisons]
+        for row in door.base_comparisons:
+            row.update(BASES_MADE)
         return said({"data": found})
 
     @app.post("/v1/bases")

@@ -10,7 +10,15 @@ from streams.domain import Domain, pack, unpack
 from streams.envelope import Consequence, Envelope, Recorded
 from streams.events import DOMAINS, DomainEvent, Event
 from streams.facts.bases import BASES, BaseAdded
-from streams.facts.comparisons import Answers, ComparisonAsked, ComparisonMade
+from streams.facts.comparisons import (
+    Answers,
+    BaseComparisonAsked,
+    BaseComparisonMade,
+    BaseFigures,
+    BaseTraining,
+    ComparisonAsked,
+    ComparisonMade,
+)
 from streams.facts.conversations import (
     DraftPicked,
     DraftsRanked,
@@ -99,6 +107,7 @@ POLICY = Policy(
     recipe=LoraRecipe(rank=8, epochs=4),
     gate=GateMargins(earlier_margin=0.2),
     recall=Recall(of="both", most=2, least=0.25, tokens=256),
+    from_base_every=7,
 )
 _SAID: dict[str, Any] = {
     "domain": DOMAIN,
@@ -296,6 +305,44 @@ EVENTS: tuple[Event, ...] = (
         },
         duration_s=61.5,
     ),
+    BaseComparisonAsked(
+        domain=DOMAIN, bases={"heron-2b": "sha256:" + "a0" * 32, "ibis-1b": "sha256:" + "a1" * 32}, by="ops"
+    ),
+    BaseComparisonMade(
+        domain=DOMAIN,
+        order_id=id_of("compare bases"),
+        bases={
+            "heron-2b": BaseFigures(
+                family="Qwen3",
+                parameters=2_031_739_904,
+                context_tokens=32_768,
+                licence="apache-2.0",
+                engine="llamacpp",
+                sets={
+                    "untaught": Answers(12, 1, 24.5, 7.25, 0.375),
+                    "held_out": Answers(8, 3),
+                    "general": Answers(200, 120),
+                },
+                tokens_per_character=0.25,
+                tokens_per_s=41.5,
+                memory_gb=2.125,
+                training=BaseTraining(9.5, 600.0, True),
+            ),
+            "ibis-1b": BaseFigures(
+                family="Llama",
+                parameters=1_100_048_384,
+                context_tokens=2_048,
+                licence=None,
+                engine="transformers",
+                sets={"general": Answers(200, 110)},
+                tokens_per_character=0.75,
+                tokens_per_s=3.5,
+                memory_gb=4.5,
+                training=None,
+            ),
+        },
+        duration_s=90.5,
+    ),
     ReleaseStarted(domain=DOMAIN, release=1, order_id=id_of("swap"), model="sha256:" + "b1" * 32),
     ReleaseFinished(
         domain=DOMAIN,
@@ -376,6 +423,14 @@ ORDERS: tuple[Order, ...] = (
         pin=9,
         engine="llamacpp",
         recall=Recall(of="both"),
+    ),
+    orders.CompareBases(
+        order_id=id_of("compare bases"),
+        domain=DOMAIN,
+        bases={"heron-2b": "sha256:" + "a0" * 32, "ibis-1b": "sha256:" + "a1" * 32},
+        pin=9,
+        engine="llamacpp",
+        recipe=LoraRecipe(),
     ),
     orders.SwapRelease(
         order_id=id_of("swap"),
@@ -572,6 +627,23 @@ def compared(order: orders.CompareReleases) -> ComparisonMade:
     )
 
 
+def bases_compared(order: orders.CompareBases) -> BaseComparisonMade:
+    figures = BaseFigures(
+        family="Llama",
+        parameters=1000,
+        context_tokens=2048,
+        licence=None,
+        engine="llamacpp",
+        sets={"untaught": Answers(4, 1)},
+        tokens_per_character=0.25,
+        tokens_per_s=40.0,
+        memory_gb=0.5,
+        training=None,
+    )
+    bases = dict.fromkeys(order.bases, figures)
+    return BaseComparisonMade(domain=order.domain, order_id=order.order_id, bases=bases, duration_s=1.0)
+
+
 def evaluated(order: orders.EvaluateCandidate, paired: dict[str, Paired] | None = None) -> CandidateEvaluated:
     return CandidateEvaluated(
         domain=DOMAIN,
@@ -613,6 +685,7 @@ def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memo
         orders.RebuildCandidate: "train",
         orders.EvaluateCandidate: "evaluate",
         orders.CompareReleases: "evaluate",
+        orders.CompareBases: "evaluate",
         orders.SwapRelease: "swap",
         orders.PurgePlaces: "purge",
     }

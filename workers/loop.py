@@ -55,6 +55,7 @@ STEPS: Mapping[str, tuple[Step, str]] = {
     "rebuild_candidate": ("train", "workers.trainer.rebuild"),
     "evaluate_candidate": ("evaluate", "workers.evaluator.step"),
     "compare_releases": ("evaluate", "workers.evaluator.compare"),
+    "compare_bases": ("evaluate", "workers.evaluator.bases"),
     "swap_release": ("swap", "workers.swapper"),
     "purge_places": ("purge", "workers.register"),
 }

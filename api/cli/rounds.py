@@ -46,8 +46,11 @@ def round_group() -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Train nothing: judge this LoRA adapter in PEFT's format, trained elsewhere, and ship it if it passes.",
 )
+@click.option("--from-base", is_flag=True, help="Train from the domain's base, on all corrections that count.")
 @json_option
-def start(domain: str | None, opening: bool, recipe: str | None, adapter: Path | None, as_json: bool) -> None:
+def start(
+    domain: str | None, opening: bool, recipe: str | None, adapter: Path | None, from_base: bool, as_json: bool
+) -> None:
     """Start a round now, whatever the thresholds and quiet hours say.
 
     \b
@@ -60,7 +63,7 @@ def start(domain: str | None, opening: bool, recipe: str | None, adapter: Path |
         name = the_domain(door, domain)
         if adapter is not None:
             wanted = {"method": "brought", "adapter": _take_in(adapter)}
-        said = door.start_round(name, opening, wanted)
+        said = door.start_round(name, opening, wanted, from_base)
     if as_json:
         print_json(said)
     else:

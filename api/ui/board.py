@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api.client import Json
-from api.comparing import comparison_table
+from api.comparing import base_table, comparison_table
 from api.reasons import reason_words, reasons_words
 from api.ui.icons import CHECK, CROSS
 from api.ui.markup import card, safe
@@ -25,11 +25,13 @@ def draw_board(
     rounds: Sequence[Json],
     releases: Sequence[Json],
     compared: Sequence[Json],
+    bases: Sequence[Json],
     events: Sequence[Json],
     lang: Lang,
     rolls_back: bool,
 ) -> str:
-    """The whole tab, from what the door says of one domain. `rounds`, `compared`: the newest first; `rolls_back`: who looks may."""
+    """The whole tab, from what the door says of one domain. `rounds`, `compared`, `bases` (comparisons): the newest first;
+    `rolls_back`: who looks may."""
     current = status.get("round")
     shown = current or (rounds[0] if rounds else None)
     judged = next((r for r in rounds if (r.get("verdict") or {}).get("checks")), None)
@@ -39,6 +41,7 @@ def draw_board(
         + _round(shown, current is not None, lang)
         + _gate(judged, lang)
         + _compared(compared, lang)
+        + _bases(bases, lang)
         + '</div><div class="n-col n-side">'
         + card(say(lang, "releases"), _releases(status, releases, lang, rolls_back))
         + card(say(lang, "events"), _events(events, lang))
@@ -225,31 +228,45 @@ def _compared(rows: Sequence[Json], lang: Lang) -> str:
     """The newest comparison that was made, and what has become of one that was asked for since."""
     if not rows:
         return ""
-    newest, made = rows[0], next((row for row in rows if row["outcome"] == "made"), None)
-    said = ""
+    made = next((row for row in rows if row["outcome"] == "made"), None)
+    table = _compared_table(*comparison_table(made, lang), lang) if made is not None else ""
+    return card(say(lang, "compared", release=(made or rows[0])["release"]), _become_of(rows[0], lang) + table)
+
+
+def _bases(rows: Sequence[Json], lang: Lang) -> str:
+    """As `_compared`, of bases."""
+    if not rows:
+        return ""
+    made = next((row for row in rows if row["outcome"] == "made"), None)
+    table = _compared_table(*base_table(made, lang), lang) if made is not None else ""
+    return card(say(lang, "bases_compared"), _become_of(rows[0], lang) + table)
+
+
+def _become_of(newest: Json, lang: Lang) -> str:
+    """What has become of a comparison that was asked for, if it was not made."""
     if newest["outcome"] == "under_way":
         words = say(lang, "compared_under_way", time=clock(newest["asked_at"]))
-        said = f'<p class="n-muted">{safe(words)}</p>'
-    elif newest["outcome"] == "failed":
-        said = f'<p class="n-trouble">{safe(say(lang, "compared_failed", failure=newest["failure"]))}</p>'
-    table = ""
-    if made is not None:
-        heads, lines = comparison_table(made, lang)
-        shown_heads = "".join(f'<th class="{"n-num" if place else ""}">{safe(h)}</th>' for place, h in enumerate(heads))
-        shown_lines = "".join(
-            f"<tr><td>{safe(line[0])}</td>"
-            + "".join(
-                f'<td class="n-num" data-name="{safe(head)}">{safe(cell)}</td>'
-                for head, cell in zip(heads[1:], line[1:], strict=True)
-            )
-            + "</tr>"
-            for line in lines
+        return f'<p class="n-muted">{safe(words)}</p>'
+    if newest["outcome"] == "failed":
+        return f'<p class="n-trouble">{safe(say(lang, "compared_failed", failure=newest["failure"]))}</p>'
+    return ""
+
+
+def _compared_table(heads: Sequence[str], lines: Sequence[Sequence[str]], lang: Lang) -> str:
+    shown_heads = "".join(f'<th class="{"n-num" if place else ""}">{safe(h)}</th>' for place, h in enumerate(heads))
+    shown_lines = "".join(
+        f"<tr><td>{safe(line[0])}</td>"
+        + "".join(
+            f'<td class="n-num" data-name="{safe(head)}">{safe(cell)}</td>'
+            for head, cell in zip(heads[1:], line[1:], strict=True)
         )
-        table = (
-            f'<table class="n-table n-compared"><thead><tr>{shown_heads}</tr></thead><tbody>{shown_lines}</tbody></table>'
-            f'<p class="n-muted n-small">{safe(say(lang, "compared_how"))}</p>'
-        )
-    return card(say(lang, "compared", release=(made or newest)["release"]), said + table)
+        + "</tr>"
+        for line in lines
+    )
+    return (
+        f'<table class="n-table n-compared"><thead><tr>{shown_heads}</tr></thead><tbody>{shown_lines}</tbody></table>'
+        f'<p class="n-muted n-small">{safe(say(lang, "compared_how"))}</p>'
+    )
 
 
 def _releases(status: Json, releases: Sequence[Json], lang: Lang, rolls_back: bool) -> str:

@@ -314,7 +314,8 @@ class Page:
         feed.events = (feed.events + kept)[-EVENTS_KEPT:]
         feed.next = page["next"]
         compared = door.comparisons(domain, COMPARISONS_READ)
-        return draw_board(status, rounds, releases, compared, feed.events, lang, visitor.rolls_back)
+        bases = door.base_comparisons(domain, COMPARISONS_READ)
+        return draw_board(status, rounds, releases, compared, bases, feed.events, lang, visitor.rolls_back)
 
 
 def _minute(text: Any) -> str:

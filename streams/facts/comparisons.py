@@ -1,6 +1,8 @@
-"""Comparisons: the base model and the live release on the same questions, bare and with what is recalled for them.
+"""Comparisons: the base model and the live release on the same questions, bare and with what is recalled for them; or bases with
+each other.
 
-What a domain's team asks for: whether training, recall, or both together are what makes its answers right, and what each costs.
+What a domain's team asks for: whether training, recall, or both together are what makes its answers right, and what each costs;
+and which base its domain, or its next one, is to begin with.
 """
 
 from datetime import datetime
@@ -13,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from streams.domain import Comparing, Domain
-from streams.envelope import Number, Recorded
+from streams.envelope import Number, Offset, Recorded
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, Questions
 from streams.tables import bigint, double, index, integer, jsonb, projection, text, timestamptz
 from streams.writes import Insert, Update, Write, columns
@@ -56,16 +58,61 @@ class ComparisonMade(Struct, frozen=True, kw_only=True):
     duration_s: float
 
 
-ComparisonEvent = ComparisonAsked | ComparisonMade
+class BaseComparisonAsked(Struct, frozen=True, kw_only=True):
+    """Somebody wants to see these bases (name -> model) beside each other, on what the domain asks. Without effect while another
+    comparison of the domain is under way."""
+
+    domain: str
+    bases: dict[str, str]
+    by: str
+
+
+class BaseTraining(Struct, frozen=True):
+    """What a round would take here, by `streams.sizing`: the corrections that count, by the recipe of the policy."""
+
+    peak_gb: float
+    seconds: float
+    fits: bool
+
+
+class BaseFigures(Struct, frozen=True, kw_only=True):
+    """What a base is worth to the domain. `sets`: how it answered, bare. `tokens_per_character`: of the domain's own words, by the
+    base's tokenizer. `tokens_per_s`: how fast an engine of the kind `engine` answers one request on the worker's machine, and
+    `memory_gb` what the engine's processes hold then; 10^9 bytes. `training`: None where nobody has sized the recipe."""
+
+    family: str
+    parameters: Offset
+    context_tokens: Number
+    licence: str | None
+    engine: str
+    sets: dict[str, Answers]
+    tokens_per_character: float
+    tokens_per_s: float
+    memory_gb: float
+    training: BaseTraining | None
+
+
+class BaseComparisonMade(Struct, frozen=True, kw_only=True):
+    """By base what it is worth to the domain."""
+
+    domain: str
+    order_id: UUID
+    bases: dict[str, BaseFigures]
+    duration_s: float
+
+
+ComparisonEvent = ComparisonAsked | ComparisonMade | BaseComparisonAsked | BaseComparisonMade
 
 comparisons = projection(
     "comparisons",
     text("comparison_id", key=True),  # of its order
     text("domain"),
-    integer("release"),
+    integer("release", nullable=True),  # none, of bases
+    jsonb("compared", nullable=True),  # {base: model}; none, of a release
     text("by"),
     text("outcome"),  # under_way, made, failed, cancelled
     jsonb("sets", nullable=True),  # {set: {variant: Answers}}
+    jsonb("bases", nullable=True),  # {base: BaseFigures}
     double("duration_s", nullable=True),
     text("failure", nullable=True),
     bigint("asked_offset"),
@@ -81,7 +128,11 @@ def fold(state: Domain, recorded: Recorded, event: ComparisonEvent) -> Domain:
             if state.comparing is not None or state.live is None or state.retired:
                 return state
             return replace(state, comparing=Comparing(state.live, order_of(recorded.envelope.id)))
-        case ComparisonMade():
+        case BaseComparisonAsked():
+            if state.comparing is not None or not state.base_model or state.retired or not event.bases:
+                return state
+            return replace(state, comparing=Comparing(None, order_of(recorded.envelope.id), event.bases))
+        case ComparisonMade() | BaseComparisonMade():
             if state.comparing is None or state.comparing.order_id != event.order_id:
                 return state
             return replace(state, comparing=None)
@@ -91,19 +142,20 @@ def fold(state: Domain, recorded: Recorded, event: ComparisonEvent) -> Domain:
 
 def order_of(asked: UUID) -> UUID:
     """The id of the order, and of the comparison, that the event of that id asks for."""
-    return uuid5(asked, "compare_releases")
+    return uuid5(asked, "compare_releases")  # of bases as well
 
 
 def rows(before: Domain, after: Domain, recorded: Recorded, event: ComparisonEvent) -> list[Write]:
     at = recorded.envelope.time
     match event:
-        case ComparisonAsked():
+        case ComparisonAsked() | BaseComparisonAsked():
             if after.comparing is None or after.comparing == before.comparing:
                 return []
             begun = {
                 "comparison_id": str(after.comparing.order_id),
                 "domain": event.domain,
                 "release": after.comparing.release,
+                "compared": after.comparing.bases or None,
                 "by": event.by,
                 "outcome": "under_way",
                 "asked_offset": recorded.offset,
@@ -112,6 +164,8 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ComparisonEve
             return [Insert("comparisons", dict.fromkeys(column.name for column in comparisons.columns) | begun)]
         case ComparisonMade():
             return comparison_ended(before, after, at, "made", **columns(event, "sets", "duration_s"))
+        case BaseComparisonMade():
+            return comparison_ended(before, after, at, "made", **columns(event, "bases", "duration_s"))
         case _:
             assert_never(event)
 

@@ -22,17 +22,19 @@ from streams.writes import Delete, Insert, Row, Update, Write, columns
 
 class RoundAsked(Struct, frozen=True, kw_only=True):
     """Somebody asked for a round by hand; quiet hours and thresholds do not hold it up. `opening` as in `RoundRequested`; `recipe`:
-    by which it is to train, instead of the policy's."""
+    by which it is to train, instead of the policy's; `from_base` as in `RoundRequested`."""
 
     domain: str
     by: str
     opening: bool = False
     recipe: Recipe | None = None
+    from_base: bool = False
 
 
 class RoundRequested(Struct, frozen=True, kw_only=True):
     """A round began. `pin` is the next offset of this domain's partition: what stood before it is in, the rest is not. `opening`:
-    it teaches to use what is recalled, from general material, and nothing of the domain; what people gave waits for the next."""
+    it teaches to use what is recalled, from general material, and nothing of the domain; what people gave waits for the next.
+    `from_base`: it trains from the domain's base, and what `base_release` has learned is learned anew; the gate asks the same."""
 
     domain: str
     round_id: str
@@ -42,6 +44,7 @@ class RoundRequested(Struct, frozen=True, kw_only=True):
     base_release: int
     policy: Policy
     opening: bool = False
+    from_base: bool = False
 
 
 class ExamplesSelected(Struct, frozen=True, kw_only=True):
@@ -244,6 +247,7 @@ def _begun(state: Domain, recorded: Recorded, event: RoundRequested) -> Domain:
         base_release=event.base_release,
         policy=event.policy,
         opening=event.opening,
+        from_base=event.from_base,
     )
     return replace(
         state,

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 
 from streams.codec import decode_order, encode, encode_order, envelope_for, topic_of
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS, QUARANTINE, Event
-from streams.facts.comparisons import Answers, ComparisonMade
+from streams.facts.comparisons import Answers, BaseComparisonMade, ComparisonMade
 from streams.facts.conversations import (
     ConversationEvent,
     DraftPicked,
@@ -26,6 +26,7 @@ from streams.facts.rounds import CandidateEvaluated, CandidateTrained, SnapshotS
 from streams.gate import FIXES, Paired
 from streams.log import Log, Message, Position, Record
 from streams.orders import (
+    CompareBases,
     CompareReleases,
     EvaluateCandidate,
     Order,
@@ -276,6 +277,11 @@ def results(order: Order) -> Iterable[tuple[str, Event]]:
                     sets={FIXES: {"base": Answers(4, 1, 20.0, 5.0, 0.25), "trained": Answers(4, 3, 20.0, 6.0, 0.25)}},
                     duration_s=2.5,
                 ),
+            )
+        case CompareBases():
+            yield (
+                "base_comparison_made",
+                BaseComparisonMade(domain=domain, order_id=order_id, bases={}, duration_s=2.5),
             )
         case SwapRelease(rollback=True):
             yield (

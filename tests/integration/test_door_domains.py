@@ -298,6 +298,8 @@ def test_a_large_import_is_taken_where_a_large_chat_is_not(world: World) -> None
         ({"recipe": {"method": "full", "learning_rate": 1e3}}, 422, "recipe.learning_rate"),
         ({"recipe": {"method": "brought", "adapter": "mine"}}, 422, "recipe.adapter"),
         ({"recipe": {"method": "brought", "adapter": "sha256:" + "a" * 64}, "opening": True}, 422, "recipe"),
+        ({"recipe": {"method": "brought", "adapter": "sha256:" + "a" * 64}, "from_base": True}, 422, "from_base"),
+        ({"from_base": True, "opening": True}, 422, "from_base"),
     ],
 )
 def test_a_recipe_by_which_no_round_could_train_is_refused_by_name(

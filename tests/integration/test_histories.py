@@ -144,7 +144,7 @@ def in_the_words_of_then(table: str, found: dict[str, Any]) -> None:
         shown = dict(zip(found["columns"], row, strict=True))
         if table == "domains":
             shown["missing"] = [reason_words("en", one) for one in shown["missing"]]
-            without_recall(shown["policy"])
+            of_then(shown["policy"])
         elif table == "rounds":
             shown["reasons"] = reasons_words("en", shown["reasons"])
             if shown["failure"] is not None:
@@ -159,9 +159,10 @@ def in_the_words_of_then(table: str, found: dict[str, Any]) -> None:
         found["columns"][found["columns"].index("reasons")] = "reason"
 
 
-def without_recall(policy: dict[str, Any]) -> None:
-    """A policy of a time when nothing was recalled goes on to mean that."""
+def of_then(policy: dict[str, Any]) -> None:
+    """A policy of a time when nothing was recalled, and no round began at the base anew, goes on to mean that."""
     assert policy.pop("recall")["of"] == "off" and policy["gate"].pop("learn") == "bare"
+    assert policy.pop("from_base_every") is None
     del policy["recipe"]["recalled_share"]
 
 

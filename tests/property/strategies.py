@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from uuid import UUID
 
 from hypothesis import strategies as st
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from streams import orders
 from streams.envelope import Consequence
 from streams.events import DomainEvent, Event
-from streams.facts.comparisons import ComparisonAsked
+from streams.facts.comparisons import BaseComparisonAsked, ComparisonAsked
 from streams.facts.domains import ClockTicked, PolicySet
 from streams.facts.exam import ExamItemRetired
 from streams.facts.examples import ExampleAccepted, ExampleRetired
@@ -28,6 +28,7 @@ from tests.samples import (
     START,
     Decision,
     DomainLog,
+    bases_compared,
     compared,
     correction,
     created,
@@ -51,6 +52,7 @@ _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     UUID: st.uuids(),
     datetime: MOMENTS,
     NoneType: st.none(),
+    UnsetType: st.just(UNSET),
 }
 
 
@@ -93,7 +95,18 @@ ACTS = (  # as often as they are named
     *("do",) * 12,
     *("return",) * 12,
     *("prefer", "retire", "tick", "again", "policy", "forget") * 2,
-    *("erase", "ask", "cancel", "fail", "retry", "roll back", "retire a question", "rebuild", "compare"),
+    *(
+        "erase",
+        "ask",
+        "cancel",
+        "fail",
+        "retry",
+        "roll back",
+        "retire a question",
+        "rebuild",
+        "compare",
+        "compare bases",
+    ),
 )
 UNSURE = SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}
 Course = list[tuple[str, int, Policy]]
@@ -174,6 +187,8 @@ class Happening(DomainLog):
                 return rebuild_asked("another", pick % (self.state.highest + 2), base_release=pick % 2)
             case "compare":
                 return ComparisonAsked(domain=DOMAIN, by="ops")
+            case "compare bases":
+                return BaseComparisonAsked(domain=DOMAIN, bases={"one": "model-0", "two": "model-2"}, by="ops")
             case "policy":
                 return PolicySet(domain=DOMAIN, policy=policy, by="ops")
             case "cancel":
@@ -207,6 +222,8 @@ class Happening(DomainLog):
                 return rebuilt(order, equal=pick != 7)
             case orders.CompareReleases():
                 return compared(order)
+            case orders.CompareBases():
+                return bases_compared(order)
             case orders.EvaluateCandidate():
                 return evaluated(order, {5: UNSURE, 6: REFUSED, 7: REFUSED}.get(pick))
             case orders.SwapRelease():

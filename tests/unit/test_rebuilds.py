@@ -69,6 +69,13 @@ def test_a_snapshot_that_is_lost_is_to_be_selected_with_what_its_round_recalled_
     assert order.recall == Recall(of="both") and order.opening
 
 
+def test_what_trained_from_the_first_model_is_made_again_from_there() -> None:
+    log, round_id = removed()
+    anew = replace(rebuild_asked(round_id, 1, base_release=2), from_base=True)
+    (order,) = log.tell(anew)
+    assert isinstance(order, orders.RebuildCandidate) and order.base_model == order.reference_model == "model-0"
+
+
 def test_a_lost_snapshot_is_selected_with_what_the_order_says(monkeypatch: pytest.MonkeyPatch) -> None:
     log, round_id = removed()
     (order,) = log.tell(replace(rebuild_asked(round_id, 1), recall=Recall(of="both"), opening=True))

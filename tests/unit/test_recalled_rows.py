@@ -27,6 +27,7 @@ from workers.artifacts import Artifacts
 from workers.recall.as_of import AsOf
 from workers.selector import step as selection
 from workers.selector.snapshot import FORMAT, Snapshot, SnapshotMemory, SnapshotRow, load, save
+from workers.trainer.spec import TrainingRow
 from workers.trainer.step import taught, training_rows
 
 RECALL = Recall(of="both", most=2, least=0.0)
@@ -82,6 +83,23 @@ def select(
     )
     selection.run(order, context)
     return load(said[0].snapshot, artifacts)
+
+
+def test_to_the_first_model_what_earlier_rounds_taught_is_as_new_as_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    examples = examples_of(list(FACTS.items()))
+    examples = [replace(examples[0], learned=True), *examples[1:]]
+    snapshot = select(monkeypatch, tmp_path, folder, examples, memory_of_examples(examples))
+    new, earlier = taught(snapshot, RING)
+    assert new.rows and earlier.rows and {row.role for row in snapshot.rows} == {"new", "earlier"}
+    anew, nothing = taught(snapshot, RING, anew=True)
+    assert nothing.rows == () and anew.kids == new.kids | earlier.kids
+    assert sorted(map(repr_of, anew.rows)) == sorted(map(repr_of, new.rows + earlier.rows))
+
+
+def repr_of(row: TrainingRow) -> tuple[str, str, bool]:
+    return row.prompt, row.answer, row.beside
 
 
 def trained(snapshot: Snapshot) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from streams.recipes import (
     PretrainingRecipe,
     PTuningRecipe,
     Recipe,
+    stops_after,
     with_method,
 )
 from tests.unit.test_event_examples import FILES
@@ -37,6 +38,9 @@ SINCE_EVER = (
 def test_a_recipe_of_lora_is_written_byte_for_byte_as_before_there_were_others() -> None:
     assert msgspec.json.encode(LoraRecipe()) == SINCE_EVER
     assert msgspec.json.decode(SINCE_EVER, type=Recipe) == LoraRecipe()
+    assert (
+        stops_after(LoraRecipe()) == stops_after(LoraRecipe(stop_after=0)) == 0 != stops_after(LoraRecipe(stop_after=2))
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,7 +59,7 @@ def test_what_all_have_is_called_alike_and_of_one_type_everywhere() -> None:
     assert shared == {
         "learning_rate", "warmup_share", "gradient_norm", "epochs", "batch_rows", "earlier_rows_per_step",
         "replay_rows_per_step", "replay_rows", "replay_answer_tokens", "replay_weight", "row_tokens", "recalled_share",
-        "seed",
+        "seed", "stop_after",
     }  # fmt: skip
     for name in shared:
         assert len({hint[name] for hint in hints}) == 1, name
@@ -65,6 +69,7 @@ def test_what_all_have_is_called_alike_and_of_one_type_everywhere() -> None:
     ("recipe", "words"),
     [
         (LoraRecipe(learning_rate=1e3), "recipe.learning_rate must be above 0 and at most 1; got 1000.0"),
+        (LoraRecipe(stop_after=-1), "recipe.stop_after must not be negative; got -1"),
         (FullRecipe(learning_rate=1e3), "recipe.learning_rate must be above 0 and at most 1; got 1000.0"),
         (FullRecipe(learning_rate=float("nan")), "recipe.learning_rate must be above 0 and at most 1; got nan"),
         (FullRecipe(upper_layers=0.0), "recipe.upper_layers is a share, above 0 and at most 1; got 0.0"),

@@ -193,6 +193,38 @@ def test_the_next_round_trains_on_from_the_release_with_the_first_model_as_refer
     assert requests(log.said)[-1].number == 2 and requests(log.said)[-1].base_release == 1
 
 
+def test_every_nth_round_trains_from_the_domains_first_model_and_is_examined_beside_the_release_in_force() -> None:
+    log = created(from_base_every=2)
+    log.tell(finished(upto_swap(log)))
+    select = begun(log)
+    (requested,) = requests(log.said)[-1:]
+    assert requested.from_base and requested.reasons[-1] == reason("from_base", every=2)
+    assert requested.base_release == 1 and select.base_model == "model-0", "what is too long for it is left out"
+    (train,) = log.tell(selected(select))
+    assert isinstance(train, orders.TrainCandidate)
+    assert (train.base_model, train.reference_model) == ("model-0", "model-0")
+    (evaluate,) = log.tell(trained(train))
+    assert isinstance(evaluate, orders.EvaluateCandidate) and evaluate.base_model == log.state.releases[1]
+    _, swap = log.tell(evaluated(evaluate))
+    assert isinstance(swap, orders.SwapRelease) and swap.current == 1
+    log.tell(finished(swap))
+    begun(log)
+    assert not requests(log.said)[-1].from_base and requests(log.said)[-1].base_release == 2
+
+
+def test_a_round_begins_at_the_first_model_when_that_is_asked_for_but_never_what_was_trained_elsewhere() -> None:
+    log = created(from_base_every=1)
+    brought = BroughtRecipe(adapter="sha256:" + "a" * 64)
+    (requested,) = requests(log.tell(RoundAsked(domain=DOMAIN, by="ops", recipe=brought)))
+    assert not requested.from_base, "it fits the release in force alone"
+    log.tell(RoundCancelled(domain=DOMAIN, round_id=requested.round_id, by="ops"))
+    (opening,) = requests(log.tell(RoundAsked(domain=DOMAIN, by="ops", opening=True)))
+    assert not opening.from_base
+    log = created()
+    (asked,) = requests(log.tell(RoundAsked(domain=DOMAIN, by="ops", from_base=True)))
+    assert asked.from_base and asked.reasons == (reason("asked_for", by="ops"), reason("from_base_asked_for"))
+
+
 # A domain is retired
 
 

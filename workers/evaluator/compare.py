@@ -6,12 +6,13 @@ What either has answered before in the same form, in a round or ahead of one, is
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from typing import TypeVar
 
 from streams.engines import serving_kind
 from streams.errors import Invalid
 from streams.facts.comparisons import UNTAUGHT, Answers, ComparisonMade, Variant
 from streams.gate import EARLIER, FIXES
-from streams.orders import CompareReleases
+from streams.orders import CompareBases, CompareReleases
 from streams.reading.learning import lines, taught_by
 from streams.store import postgres_trouble
 from workers.context import Context
@@ -22,6 +23,7 @@ from workers.recall.as_of import memory_of, settled
 from workers.register import WordsGone
 
 Sets = dict[str, list[int]]  # the places of its questions
+Name = TypeVar("Name", bound=str)
 
 
 def run(order: CompareReleases, context: Context) -> None:
@@ -43,7 +45,9 @@ def _compare(order: CompareReleases, context: Context) -> None:
     models: dict[Variant, str] = {"base": order.base_model}
     if order.model != order.base_model:
         models["trained"] = order.model
-    rows = _rows(order, models, [*bare, *served.values()], context)
+    kinds = {name: serving_kind(order.engine, order.needs if name == "trained" else "merged") for name in models}
+    asked = {name: (kinds[name], model) for name, model in models.items()}
+    rows = answered(order, asked, [*bare, *served.values()], context)
     event = ComparisonMade(
         domain=order.domain,
         order_id=order.order_id,
@@ -81,21 +85,24 @@ def _questions(order: CompareReleases, context: Context) -> tuple[list[Question]
     return bare, as_served(bare, memory, order.recall, context.keyring), sets
 
 
-def _rows(
-    order: CompareReleases, models: Mapping[Variant, str], questions: Sequence[Question], context: Context
-) -> dict[Variant, dict[str, KeptRow]]:
-    """What each model answered, by fingerprint; what it was not asked before, it is asked now."""
-    kinds = {name: serving_kind(order.engine, order.needs if name == "trained" else "merged") for name in models}
+def answered(
+    order: CompareReleases | CompareBases,
+    models: Mapping[Name, tuple[str, str]],
+    questions: Sequence[Question],
+    context: Context,
+) -> dict[Name, dict[str, KeptRow]]:
+    """What each model, served by engines of a kind, answered, by fingerprint; what it was not asked before, it is asked now.
+    `models`: the kind, and the digest. Raises WordsGone."""
 
-    def known() -> dict[Variant, dict[str, KeptRow]]:
+    def known() -> dict[Name, dict[str, KeptRow]]:
         return {
-            name: rows_before(order.domain, model, form_of(kinds[name], context), context)
-            for name, model in models.items()
+            name: rows_before(order.domain, model, form_of(kind, context), context)
+            for name, (kind, model) in models.items()
         }
 
     found = known()
     missing = {name: [q for q in questions if q.fingerprint not in found[name]] for name in models}
-    wanted = [Examined(kinds[name], models[name], asked) for name, asked in missing.items() if asked]
+    wanted = [Examined(*models[name], asked) for name, asked in missing.items() if asked]
     if not wanted:
         return found
     with closing(Installation(context.settings.opencompass)) as installation:
@@ -119,14 +126,14 @@ def _counted(
     recalled: dict[Variant, Variant] = {"base": "base_recalled", "trained": "trained_recalled"}
     found: dict[Variant, Answers] = {}
     for name in models:
-        found[name] = _answers([rows[name][bare[place].fingerprint] for place in places])
+        found[name] = answers_of([rows[name][bare[place].fingerprint] for place in places])
         if order.recall.kinds:
             asked = [served.get(place, bare[place]) for place in places]
-            found[recalled[name]] = _answers([rows[name][question.fingerprint] for question in asked])
+            found[recalled[name]] = answers_of([rows[name][question.fingerprint] for question in asked])
     return found
 
 
-def _answers(rows: Sequence[KeptRow]) -> Answers:
+def answers_of(rows: Sequence[KeptRow]) -> Answers:
     """The costs are averages over the questions of which they are known."""
     right, costs = sum(row.right for row in rows), [row.cost for row in rows if row.cost is not None]
     if not costs:

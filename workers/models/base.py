@@ -19,6 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from streams.engines import ENGINES
 from streams.errors import Invalid, Unavailable
 from workers import engines
@@ -116,7 +119,7 @@ def build_base(
             "base": folder.name,
             "method": "base",
             "origin": origin,
-            "about": about(config, licence_of(path)),
+            "about": msgspec.to_builtins(about(config, licence_of(path))),
             "checked": check,
         }
         write_json(folder / CARD_FILE, dict(sorted(card.items())))
@@ -131,16 +134,34 @@ def build_base(
         engines.check(kind, folder)
 
 
-def about(config: ModelConfig, licence: str | None) -> dict[str, Any]:
-    """What whoever chooses a base wants to know of it; `base_added` says it on the log."""
-    return {
-        "family": config.family.name,
-        "parameters": config.parameters,
-        "context_tokens": config.context_tokens,
-        "vocabulary": config.vocabulary,
-        "licence": licence,
-        "engines": list(engines_for(config)),
-    }
+class About(Struct, frozen=True, kw_only=True):
+    """What whoever chooses a base wants to know of it; `base_added` says it on the log. `engines`: the best first."""
+
+    family: str
+    parameters: int
+    context_tokens: int
+    vocabulary: int
+    licence: str | None
+    engines: tuple[str, ...]
+
+
+def about(config: ModelConfig, licence: str | None) -> About:
+    return About(
+        family=config.family.name,
+        parameters=config.parameters,
+        context_tokens=config.context_tokens,
+        vocabulary=config.vocabulary,
+        licence=licence,
+        engines=engines_for(config),
+    )
+
+
+def about_of(folder: Path) -> About:
+    """Of a base that was made here, as its card says. Raises Invalid where that does not."""
+    try:
+        return msgspec.convert(_card(folder)["about"], About)
+    except (OSError, ValueError, KeyError) as error:
+        raise Invalid(f"{folder.name} was not made by `noria base add`: its card does not say what it is") from error
 
 
 def licence_of(source: Path) -> str | None:

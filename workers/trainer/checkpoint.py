@@ -21,7 +21,7 @@ NAME = "training.safetensors"
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """`losses`: the loss of every step done, `tokens` what they held. `run` tells runs apart (recipe and
-    sizes)."""
+    sizes). `held_out`, `best_step`: see `workers.trainer.stopping`."""
 
     run: str
     step: int
@@ -29,6 +29,8 @@ class Checkpoint:
     divergences: tuple[float, ...]
     tokens: int
     tensors: Mapping[str, torch.Tensor]
+    held_out: tuple[float, ...] = ()
+    best_step: int = 0
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -42,6 +44,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "losses": checkpoint.losses,
         "divergences": checkpoint.divergences,
         "tokens": checkpoint.tokens,
+        "held_out": checkpoint.held_out,
+        "best_step": checkpoint.best_step,
     }
     fresh = folder / f"{NAME}.new"
     save_file(dict(checkpoint.tensors), fresh, metadata={"noria": json.dumps(note)})
@@ -74,4 +78,6 @@ def load_checkpoint(folder: Path, run: str) -> Checkpoint | None:
         divergences=tuple(note["divergences"]),
         tokens=int(note["tokens"]),
         tensors=tensors,
+        held_out=tuple(note.get("held_out", ())),
+        best_step=int(note.get("best_step", 0)),
     )

@@ -13,18 +13,19 @@ import msgspec
 import torch
 
 from streams.errors import Invalid
-from streams.recipes import Needs
+from streams.recipes import Needs, stops_after
 from workers.trainer.job import Job
 from workers.trainer.loaded import LoadedModel, NotPacked, deterministic, load_tokenizer, training_dtype
 from workers.trainer.loop import Taken, stands, take_steps
 from workers.trainer.packed import LowerStates, PackedModel, check_forward
 from workers.trainer.packs import PackedLearner
-from workers.trainer.plain import CHECKPOINTED, PlainLearner, PlainModel
+from workers.trainer.plain import CHECKPOINTED, PlainLearner, PlainModel, mean_loss
 from workers.trainer.plan import Step, plan_steps
 from workers.trainer.reference import General, final_states, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, row_limit, shared_prefix
 from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Outcome
+from workers.trainer.stopping import Stopping, held_out
 
 LONGEST_PACKED = 2048  # tokens: the attention of a pack takes memory by the square of its longest row
 
@@ -53,11 +54,12 @@ def machine(job: Job) -> Iterator[Clock]:
 
 @dataclass(frozen=True)
 class Encoded:
-    """`left_out`: so many of the new rows are empty or too long."""
+    """`left_out`: so many of the new rows are empty or too long. `held_out`: new ones that are not learned from."""
 
     fresh: list[EncodedRow]
     old: list[EncodedRow]
     left_out: int
+    held_out: list[EncodedRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Learnt:
         per_epoch = len(self.steps) // job.recipe.epochs
         losses, divergences = self.taken.losses, self.taken.divergences
         return Outcome(
-            steps=len(self.steps),
+            steps=len(losses),
             epoch_losses=tuple(statistics.fmean(losses[i : i + per_epoch]) for i in range(0, len(losses), per_epoch)),
             final_loss=statistics.fmean(losses[-per_epoch:]),
             final_replay_divergence=statistics.fmean(divergences[-per_epoch:]) if divergences else None,
@@ -95,8 +97,15 @@ class Learnt:
             adapter_dir=str(adapter_dir),
             needs=needs,
             fallback=self.fallback,
-            metrics=dict(metrics or {}),
+            metrics={**self._stopped(), **(metrics or {})} if stops_after(job.recipe) else dict(metrics or {}),
         )
+
+    def _stopped(self) -> dict[str, float]:
+        """Where it ended of what was planned, and after which step the weights are that were kept."""
+        told = {"planned_steps": float(len(self.steps)), "held_out_rows": float(len(self.encoded.held_out))}
+        if self.taken.held_out:
+            told |= {"kept_step": float(self.taken.best_step), "held_out_loss": min(self.taken.held_out)}
+        return told
 
 
 def learn(
@@ -126,7 +135,9 @@ def learn(
         if learner is None:
             learner = _plain(asked)
         run = _name_of_run(asked, learner)
-        taken = take_steps(learner, job, run, (time.monotonic() - started) / 4)
+        model, out = learner.model, encoded.held_out
+        stopping = Stopping(stops_after(job.recipe), lambda: mean_loss(model, out)) if out else None
+        taken = take_steps(learner, job, run, (time.monotonic() - started) / 4, stopping)
         look(learner.model, "after")
     job.progress(stands("saving", len(learner.steps)))
     job.out_dir.mkdir(exist_ok=True, mode=0o700)  # what it lies in must be there: see `save_checkpoint`
@@ -142,7 +153,11 @@ def encode(job: Job) -> Encoded:
     fresh, old = (encode_rows(tokenizer, rows, limit) for rows in (job.rows, job.earlier))
     if not fresh:
         raise Invalid(f"none of the {len(job.rows)} rows can be trained: they are empty or above {limit} tokens")
-    return Encoded(fresh, old, len(job.rows) - len({row.row for row in fresh}))
+    left_out = len(job.rows) - len({row.row for row in fresh})
+    if not stops_after(job.recipe):
+        return Encoded(fresh, old, left_out)
+    learned, out = held_out(fresh, job.recipe.seed)
+    return Encoded(learned, old, left_out, out)
 
 
 @dataclass(frozen=True)

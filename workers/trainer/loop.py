@@ -15,6 +15,7 @@ from workers.trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from workers.trainer.job import Job
 from workers.trainer.plan import Step, learning_rate
 from workers.trainer.spec import Progress
+from workers.trainer.stopping import Stopping
 
 TIMED_STEPS = 20  # the time left is told from the median of so many last steps
 
@@ -45,10 +46,14 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Taken:
+    """`held_out`, `best_step`: see `workers.trainer.stopping`."""
+
     losses: tuple[float, ...]
     divergences: tuple[float, ...]
     tokens: int
     resumed_at: int
+    held_out: tuple[float, ...] = ()
+    best_step: int = 0
 
 
 def stands(stage: str, step: int) -> Progress:
@@ -65,9 +70,10 @@ def stands(stage: str, step: int) -> Progress:
     )
 
 
-def take_steps(learner: Learner, job: Job, run: str, saving_s: float) -> Taken:
-    """Take every step that the checkpoint has not; what learns is changed in place. `run` tells checkpoints of other runs from this
-    one's, `saving_s` is what saving will take. Raises Invalid as soon as the loss is no number."""
+def take_steps(learner: Learner, job: Job, run: str, saving_s: float, stopping: Stopping | None = None) -> Taken:
+    """Take every step that the checkpoint has not, but for those that `stopping` spares; what learns is changed in place. `run`
+    tells checkpoints of other runs from this one's, `saving_s` is what saving will take. Raises Invalid as soon as the loss is no
+    number."""
     recipe, parameters = job.recipe, list(learner.named.values())
     optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
     losses: list[float] = []
@@ -78,6 +84,8 @@ def take_steps(learner: Learner, job: Job, run: str, saving_s: float) -> Taken:
         _restore(found, learner.named, optimiser)
         losses, divergences = list(found.losses), list(found.divergences)
         tokens, first = found.tokens, found.step
+        if stopping is not None:
+            stopping.restore(found)
 
     steps = learner.steps
     times: list[float] = []
@@ -100,9 +108,12 @@ def take_steps(learner: Learner, job: Job, run: str, saving_s: float) -> Taken:
             divergences.append(step.divergence)
         tokens += step.tokens
         done = number + 1
-        if done < len(steps) and time.monotonic() - saved_at >= job.checkpoint_every_s:
+        last_of_epoch = done == len(steps) or steps[done].epoch != steps[number].epoch
+        ends = stopping is not None and last_of_epoch and stopping.ends(done, learner.named)
+        if not ends and done < len(steps) and time.monotonic() - saved_at >= job.checkpoint_every_s:
             kept = _kept(learner.named, optimiser)
-            save_checkpoint(job.checkpoint_dir, Checkpoint(run, done, tuple(losses), tuple(divergences), tokens, kept))
+            so_far = Checkpoint(run, done, tuple(losses), tuple(divergences), tokens, kept)
+            save_checkpoint(job.checkpoint_dir, so_far if stopping is None else stopping.noted(so_far))
             saved_at = time.monotonic()
         times = [*times[1 - TIMED_STEPS :], time.monotonic() - began]
         usual = statistics.median(times)
@@ -118,7 +129,13 @@ def take_steps(learner: Learner, job: Job, run: str, saving_s: float) -> Taken:
                 seconds_left=usual * (len(steps) - done) + saving_s if len(times) > 1 else None,
             )
         )
-    return Taken(tuple(losses), tuple(divergences), tokens, first)
+        if ends:
+            break
+    if stopping is None:
+        return Taken(tuple(losses), tuple(divergences), tokens, first)
+    stopping.take_best(learner.named)
+    held_out = tuple(stopping.losses)
+    return Taken(tuple(losses), tuple(divergences), tokens, first, held_out, stopping.best_step)
 
 
 def _kept(named: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

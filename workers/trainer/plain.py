@@ -85,6 +85,18 @@ def batches(rows: Sequence[EncodedRow], numbers: Sequence[int]) -> list[list[int
     return found
 
 
+@torch.no_grad()
+def mean_loss(model: LoadedModel, rows: Sequence[EncodedRow]) -> float:
+    """Of an answer token of these rows, in nats, as the model stands."""
+    total, count = 0.0, 0
+    for numbers in batches(rows, range(len(rows))):
+        few = [rows[number] for number in numbers]
+        targets = torch.tensor([token for row in few for token in row.ids[row.answer_at :]], device=model.device)
+        total += float(label_loss(model.states(few), model.head, targets)) * len(targets)
+        count += len(targets)
+    return total / count
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlainLearner(CountedRows):
     """All that the steps need. `wanted_head`: the output layer as it was, where it learns."""

@@ -30,13 +30,14 @@ CONFIG_FILE = "config.json"
 @dataclass(frozen=True, slots=True, repr=False)
 class EncodedRow:
     """`ids`: the whole row; tokens from `answer_at` on are the answer, its end mark included. `group`: number
-    of the fact; `beside` as in `TrainingRow`; `row`: number of the given row that it is of."""
+    of the fact; `beside` and `reworded` as in `TrainingRow`; `row`: number of the given row that it is of."""
 
     ids: tuple[int, ...]
     answer_at: int
     group: int
     beside: bool = False
     row: int = 0
+    reworded: bool = False
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -120,7 +121,7 @@ def encode_rows(tokenizer: Any, rows: Sequence[TrainingRow], limit: int) -> list
             continue
         key = f"g{row.group}" if row.group is not None else f"n{number}"
         group = groups.setdefault(key, len(groups))
-        encoded.append(EncodedRow(before + answer_ids, len(before), group, row.beside, number))
+        encoded.append(EncodedRow(before + answer_ids, len(before), group, row.beside, number, row.reworded))
     return encoded
 
 

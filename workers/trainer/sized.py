@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from streams.errors import Invalid
 from streams.hardware import this_machine
+from streams.recipes import stops_after
 from streams.sizing import FP32, USUAL, Plan, Work, plan, refusal, shape_of
 from workers.cores import HEAVY_THREADS
 from workers.trainer.spec import TrainingRow, TrainSpec
@@ -24,7 +25,15 @@ def planned(spec: TrainSpec) -> Plan | None:
 
     Raises Invalid if it cannot fit, naming the part that breaks it and the nearest plan that fits.
     """
-    base, here = Path(spec.model_dir), this_machine(HEAVY_THREADS)
+    found = plan_of(spec)
+    if found is not None and not found.fits:
+        raise Invalid(refusal(found, this_machine(HEAVY_THREADS)))
+    return found
+
+
+def plan_of(spec: TrainSpec) -> Plan | None:
+    """As `planned`, whether it fits or not."""
+    base = Path(spec.model_dir)
     try:
         shape = shape_of(json.loads((base / "config.json").read_bytes()))
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
@@ -32,10 +41,7 @@ def planned(spec: TrainSpec) -> Plan | None:
         return None
     if not spec.rows or spec.recipe.method not in USUAL:
         return None
-    found = plan(base.name, shape, work_of(spec, tokenizer), here)
-    if not found.fits:
-        raise Invalid(refusal(found, here))
-    return found
+    return plan(base.name, shape, work_of(spec, tokenizer), this_machine(HEAVY_THREADS))
 
 
 def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
@@ -64,6 +70,7 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         kept_rows=len(spec.rows) - facts + len(spec.earlier) + general,
         weight_bytes=2 if spec.precision == "bfloat16" and recipe.method != "full" else FP32,
         parts=spec.threads,
+        keeps_best=stops_after(recipe) > 0,
     )
     said = asdict(recipe)
     return replace(settled, **{name: said[name] for name in OF_RECIPE if name in said})

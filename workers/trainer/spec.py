@@ -11,6 +11,7 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `history` holds the turns before the prompt, oldest first, as (asked, answered); an empty side is no turn. Rows with the same
     `group` are wordings of one fact; a row without a group stands for itself. `beside`: it is taught beside another row of the same
     fact, and takes no step for itself. `text`: the answer is text as it stands in a document, learned without a question.
+    `reworded`: the question is not as it was corrected.
     """
 
     prompt: str
@@ -20,6 +21,7 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     group: str | None = None
     beside: bool = False
     text: bool = False
+    reworded: bool = False
 
     def __repr__(self) -> str:
         return "TrainingRow(sealed)"  # a traceback or a log line that shows a row must not show people's words

@@ -155,7 +155,8 @@ def missing_answers(spec: TrainSpec) -> WaitsFor | None:
 
 def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Context) -> Made:
     """Raises WordsGone when somebody was erased whose words are in it; the child has ended then."""
-    fresh, earlier = taught(snapshot, context.keyring)
+    # The domain's first model has learned nothing of it.
+    fresh, earlier = taught(snapshot, context.keyring, anew=order.base_model == order.reference_model)
     kids = sorted({*fresh.kids, *earlier.kids})
     register(context.database, context.settings.host, TRAINING_FOLDER, str(folder), order.round_id, kids)
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -212,10 +213,12 @@ class TrainingRows(Struct, frozen=True):
         return "TrainingRows(sealed)"
 
 
-def taught(snapshot: Snapshot, keys: Keys) -> tuple[TrainingRows, TrainingRows]:
-    """What is new and what is of earlier rounds."""
+def taught(snapshot: Snapshot, keys: Keys, anew: bool = False) -> tuple[TrainingRows, TrainingRows]:
+    """What is new and what is of earlier rounds. `anew`: all of it is new to what is trained."""
     if snapshot.opening:
         return TrainingRows(opening_rows(), frozenset(), 0), TrainingRows((), frozenset(), 0)
+    if anew:
+        snapshot = replace(snapshot, rows=tuple(replace(row, role="new") for row in snapshot.rows))
     new, earlier = (training_rows(snapshot.rows, role, keys, snapshot.memories) for role in ("new", "earlier"))
     rows = {row.example_id for row in snapshot.rows}
     beside = [
@@ -268,7 +271,7 @@ def training_rows(
                 continue  # whoever asked it in these words
             kids |= {part.sealed.kid for part in whole}
         bare, behind = [], []
-        for prompt, ids in prompts:
+        for place, (prompt, ids) in enumerate(prompts):
             wording = TrainingRow(
                 prompt=prompt.question,
                 answer=answer,
@@ -276,6 +279,7 @@ def training_rows(
                 # What was answered in vain before is not part of what is taught.
                 history=() if row.wordings else prompt.history,
                 group=row.example_id,
+                reworded=place > 0,
             )
             bare.append(wording)
             opened = {id: memory for id in ids if (memory := open_memory(sealed[id], keys)) is not None}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-import torch
 from msgspec.structs import replace
 
 from streams.recipes import PretrainingRecipe
@@ -15,10 +14,9 @@ from workers.trainer.job import Job
 from workers.trainer.learning import learn, machine
 from workers.trainer.loaded import LoadedModel, load_tokenizer
 from workers.trainer.lora import Adapter, save_adapter
-from workers.trainer.losses import label_loss
 from workers.trainer.merge import write_merged
 from workers.trainer.methods.lora import insert
-from workers.trainer.plain import batches
+from workers.trainer.plain import mean_loss
 from workers.trainer.rows import EncodedRow, encode_rows, row_limit
 from workers.trainer.spec import Outcome, TrainingRow
 
@@ -80,13 +78,6 @@ def unused_prompts(prompts: Sequence[str], recipe: PretrainingRecipe) -> list[Tr
     return [TrainingRow(prompt="", answer=prompt, text=True) for prompt in left[:GENERAL_TEXTS]]
 
 
-@torch.no_grad()
 def perplexity(model: LoadedModel, rows: Sequence[EncodedRow]) -> float:
     """Of a token, given those before it in its row."""
-    total, count = 0.0, 0
-    for numbers in batches(rows, range(len(rows))):
-        few = [rows[number] for number in numbers]
-        targets = torch.tensor([token for row in few for token in row.ids[row.answer_at :]], device=model.device)
-        total += float(label_loss(model.states(few), model.head, targets)) * len(targets)
-        count += len(targets)
-    return math.exp(total / count)
+    return math.exp(mean_loss(model, rows))

@@ -45,7 +45,8 @@ def train(job: Job) -> Outcome:
         cpu_seconds=second.cpu_seconds + (0 if first_resumed == first.steps else first.cpu_seconds),
         resumed_at_step=first_resumed + (second.resumed_at_step if first_resumed == first.steps else 0),
         fallback=first.fallback,
-        metrics={"lora_loss": first.final_loss, "prefix_loss": second.final_loss},
+        metrics=_both(first.metrics, second.metrics)
+        | {"lora_loss": first.final_loss, "prefix_loss": second.final_loss},
     )
 
 
@@ -77,6 +78,15 @@ def _lora_recipe(recipe: LoraPTuningRecipe, row_tokens: int) -> LoraRecipe:
     """`row_tokens`: what the prefix leaves of them, so that both halves learn from the same rows."""
     own = {name: getattr(recipe, name) for name in LoraRecipe.__struct_fields__}
     return LoraRecipe(**own | {"row_tokens": row_tokens})
+
+
+def _both(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    """What each half tells of where it ended: under the half's name, and the planned steps together."""
+    named = {
+        f"{half}_{name}": value for half, told in (("lora", first), ("prefix", second)) for name, value in told.items()
+    }
+    planned = [told["planned_steps"] for told in (first, second) if "planned_steps" in told]
+    return named | ({"planned_steps": sum(planned)} if planned else {})
 
 
 def _prefix_recipe(recipe: LoraPTuningRecipe) -> PTuningRecipe:
