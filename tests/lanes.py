@@ -1,44 +1,74 @@
-"""Every test, in two lanes side by side, which keeps two cores busy: `make test`.
+"""Every test, in three lanes side by side, which keeps two cores busy: `make test`.
 
-One lane starts whole Norias and waits much, the other needs a processor; engines, which do both, are tried in the first. What that
-says is shown when the other has ended.
+One lane needs a processor: it trains, converts and serves models. One waits much for Kafka and PostgreSQL, one starts whole
+Norias. What the first two say is shown when the third has ended.
 """
 
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-SHOWN = ("unit", "property", "integration")
-ENGINES = tuple(
+MODELS = tuple(
     f"integration/test_{name}.py"
-    for name in ("engine_adapters", "engines", "engines_export", "engines_sleep", "families")
+    for name in (
+        "adapter_served",
+        "bases",
+        "door_bases",
+        "engine_adapters",
+        "engines",
+        "engines_export",
+        "engines_sleep",
+        "families",
+        "methods_by_order",
+        "rebuild",
+    )
 )
-BESIDE = ("faults", "e2e", *ENGINES)
+# What each lane tries, and what it leaves to another.
+LANES: tuple[tuple[Sequence[str], Sequence[str]], ...] = (
+    (("unit", "property", *MODELS), ()),
+    (("integration",), MODELS),
+    (("faults", "e2e"), ()),
+)
 
 
-def lane(
-    places: tuple[str, ...], without: tuple[str, ...] = (), output: int | None = None
-) -> "subprocess.Popen[bytes]":
+def lane(places: Sequence[str], without: Sequence[str], output: int | None) -> "subprocess.Popen[bytes]":
     paths = [str(TESTS / place) for place in places] + [f"--ignore={TESTS / place}" for place in without]
     return subprocess.Popen([sys.executable, "-m", "pytest", *paths], cwd=TESTS.parent, stdout=output, stderr=output)
 
 
 def main() -> int:
-    """The exit code of pytest in the first lane that did not end well, 0 if both did."""
-    with tempfile.TemporaryFile() as said:
-        beside = lane(BESIDE, output=said.fileno())
-        shown = lane(SHOWN, without=ENGINES)
-        try:
-            codes = [shown.wait()]
-            print(f"\nbeside it, {', '.join(BESIDE)}:", flush=True)
-            codes.append(beside.wait())
-        except KeyboardInterrupt:  # both were interrupted, too, and stop what they have started
-            codes = [shown.wait(), beside.wait(), 2]
-        said.seek(0)
-        sys.stdout.buffer.write(said.read())
-    return next((code for code in codes if code), 0)
+    """The exit code of pytest in the first lane that did not end well, 0 if all did."""
+    began = time.monotonic()
+
+    def ended(child: "subprocess.Popen[bytes]") -> tuple[int, float]:
+        return child.wait(), time.monotonic() - began
+
+    with ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile()) for _ in LANES[:-1]]
+        lanes = [
+            lane(*what, output) for what, output in zip(LANES, [*(file.fileno() for file in said), None], strict=True)
+        ]
+        pool = stack.enter_context(ThreadPoolExecutor(len(lanes)))
+        waiting = [pool.submit(ended, child) for child in lanes]
+        interrupted = 0
+        while True:
+            try:
+                found = [one.result() for one in waiting]
+                break
+            except KeyboardInterrupt:  # all were interrupted, too, and stop what they have started
+                interrupted = 2
+        for file in said:
+            file.seek(0)
+            sys.stdout.buffer.write(file.read())
+        for (places, _), (code, seconds) in zip(LANES, found, strict=True):
+            print(f"{seconds:5.0f} s, exit code {code}: {', '.join(places)}", flush=True)
+    return next((code for code, _ in found if code), interrupted)
 
 
 if __name__ == "__main__":

@@ -68,20 +68,30 @@ def postgres_server(postgres_data: Path) -> Iterator[str]:
     data, port = postgres_data, free_port()
     with started([sys.executable, "-m", "deploy.postgres", "--data", str(data), "--port", str(port)]):
         eventually(lambda: psycopg2.connect(postgres.url(data, port)).close() is None, "PostgreSQL answers", 60)
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # no machine loses its power here
+            _execute(postgres.url(data, port), f"ALTER SYSTEM SET {setting} = off")
+        _execute(postgres.url(data, port), "SELECT pg_reload_conf()")
         yield postgres.url(data, port)
 
 
-@pytest.fixture(scope="module")
-def database_url(postgres_server: str) -> Iterator[str]:
-    """A fresh database, migrated to the newest revision."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    _execute(postgres_server, f"CREATE DATABASE {name}")
-    url = postgres_server.rpartition("/")[0] + f"/{name}"
+@pytest.fixture(scope="session")
+def newest(postgres_server: str) -> str:
+    """The name of a database at the newest revision, which is only copied."""
+    _execute(postgres_server, "CREATE DATABASE newest")
+    url = postgres_server.rpartition("/")[0] + "/newest"
     command.upgrade(config_for(url), "head")
     database = open_database(url)
     upgrade(database, MemoryLog)  # the projections, of which nothing is read yet
     database.dispose()
-    yield url
+    return "newest"
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_server: str, newest: str) -> Iterator[str]:
+    """A fresh database, migrated to the newest revision."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _execute(postgres_server, f"CREATE DATABASE {name} TEMPLATE {newest}")
+    yield postgres_server.rpartition("/")[0] + f"/{name}"
     _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 

