@@ -39,6 +39,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     engine_threads: int = 1
     engine_slots: int = 4
     engine_sleep_after_s: int = 1800  # of an engine that nobody asks; 0: never
+    training_device: str = "cpu"  # or "cuda"
+    training_processes: int = 1  # that train one candidate together, where its method can be trained so; one a card
     recall_url: str = ""  # of the memory of the domains; empty: there is none
     metrics_open: bool = False  # /metrics without a key
     cors_origins: tuple[str, ...] = ()  # whose pages may call the door from a browser; "*": everybody's
@@ -104,6 +106,8 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         engine_threads=_count(environ, "NORIA_ENGINE_THREADS", 1),
         engine_slots=_count(environ, "NORIA_ENGINE_SLOTS", 4),
         engine_sleep_after_s=_count(environ, "NORIA_ENGINE_SLEEP_AFTER_S", 1800, least=0),
+        training_device=_one_of(environ, "NORIA_TRAINING_DEVICE", ("cpu", "cuda")),
+        training_processes=_count(environ, "NORIA_TRAINING_PROCESSES", 1),
         metrics_open=_count(environ, "NORIA_METRICS_OPEN", 0, least=0) > 0,
         cors_origins=_origins(environ, "NORIA_CORS_ORIGINS"),
         key_limits=_key_limits(environ),
@@ -126,6 +130,14 @@ def _count(environ: Mapping[str, str], variable: str, default: int, least: int =
     if not text.isdigit() or int(text) < least:
         raise Invalid(f"{variable} must be a whole number above {least - 1}; got {text!r}")
     return int(text)
+
+
+def _one_of(environ: Mapping[str, str], variable: str, known: tuple[str, ...]) -> str:
+    """The first, where nothing is said."""
+    said = environ.get(variable) or known[0]
+    if said not in known:
+        raise Invalid(f"{variable} must be one of {', '.join(known)}; got {said!r}")
+    return said
 
 
 def _key_limits(environ: Mapping[str, str]) -> KeyLimits:

@@ -19,7 +19,7 @@ ADAM_BYTES = 8
 """Of each number that learns: two running means in fp32 (Kingma & Ba 2015, arXiv 1412.6980; the table of ZeRO, Rajbhandari et al.
 2020, arXiv 1910.02054)."""
 PARTS = ("weights", "gradients", "optimizer", "activations", "output", "rows", "framework")
-OF_STEPS = ("gradients", "optimizer", "activations", "output")
+OF_STEPS = ("gradients", "activations", "output")  # made and freed at each; the optimizer's means are made once
 HOST_KEEPS = 1.4
 """Of a step's memory on a CPU, what the process holds: the C library keeps freed pieces (1.00 GB was measured for 0.71)."""
 HOST_FRAMEWORK = 0.9 * GB
@@ -89,9 +89,10 @@ class Work(Struct, frozen=True, kw_only=True):
     `batch_rows` are new. `upper_layers`: the share of the layers that learns. `weight_bytes`: of each number while it is trained
     (2: bf16). `checkpointed`: only what enters each layer is kept, and the rest computed again (Chen et al. 2016, arXiv
     1604.06174). `cards`: that the gradients and the optimizer's means are dealt among (ZeRO's second stage). `scored_at_once`:
-    answer tokens whose scores are in memory together (None: all of a step's). `parts`: of a step that are computed side by side.
-    `buffers`: numbers in fp32 that a library holds for talking to other cards. `keeps_best`: the weights of an earlier epoch are
-    held, too (early stop)."""
+    answer tokens whose scores are in memory together (None: all of a step's). `parts`: of a step that are computed side by side,
+    in packs. `tokens_together`: of a step's tokens, as many as are in memory at once (None: all).
+    `buffers`: numbers in fp32 that a library holds for talking to other cards. `processes`: of one machine, that share its rows and
+    hold the model each. `keeps_best`: the weights of an earlier epoch are held, too (early stop)."""
 
     method: str = "lora"
     examples: int = 48
@@ -112,6 +113,15 @@ class Work(Struct, frozen=True, kw_only=True):
     parts: int = 1
     buffers: int = 0
     keeps_best: bool = False
+    processes: int = 1
+    tokens_together: int | None = None
+
+    @property
+    def packed(self) -> bool:
+        """Whether all rows of a step are run at once, in packs. What is not is run as transformers runs it: a prefix, all weights,
+        and what several processes share."""
+        all_weights = self.method == "full" and self.upper_layers >= 1
+        return self.method != "p_tuning_v2" and not all_weights and self.processes == 1
 
     @property
     def steps(self) -> int:
@@ -170,30 +180,41 @@ def kept_bytes(shape: Shape, work: Work) -> int:
     what enters each of two norms, in fp32, and what leaves them (2h(4 + b)); queries, keys, values and the attention's result
     (b(2q + 2k)); gate, its activation, the other half and their product (4bf); and the attention's weights, in fp32 and in the
     number format, of each head for every token that is looked at.
+
+    As transformers runs it, torch's attention keeps no weights, and is given keys and values for each head (4bq). Where the model
+    itself does not learn, no linear layer keeps what enters it: neither what leaves the norms nor that product (8h + 4bq + 3bf).
     """
-    b = work.weight_bytes
-    seen = work.row_tokens + (work.virtual_tokens if work.method == "p_tuning_v2" else 0)
-    scores = shape.heads * seen * (FP32 if b == FP32 else FP32 + b)
-    return 2 * shape.hidden * (FP32 + b) + b * (2 * shape.queries + 2 * shape.keys + 4 * shape.feed_forward) + scores
+    b, h, q, f = work.weight_bytes, shape.hidden, shape.queries, shape.feed_forward
+    if work.method == "p_tuning_v2":
+        return 2 * h * FP32 + b * (4 * q + 3 * f)
+    if not work.packed:
+        return 2 * h * (FP32 + b) + b * (4 * q + 4 * f)
+    scores = shape.heads * work.row_tokens * (FP32 if b == FP32 else FP32 + b)
+    return 2 * h * (FP32 + b) + b * (2 * q + 2 * shape.keys + 4 * f) + scores
 
 
 def training_memory(shape: Shape, work: Work, framework: float) -> dict[str, float]:
     """Bytes of memory while steps are taken, by `PARTS`, on each card. `framework`: what an empty process takes."""
     count, b = learned(shape, work), work.weight_bytes
     own = FP32 * count if work.method != "full" else 0  # what learns is beside the model, in fp32
-    tokens = work.tokens_at_once
+    own_rows = -(-work.rows_at_once // work.processes)
+    tokens = min(own_rows * work.row_tokens, work.tokens_together or own_rows * work.row_tokens)
+    parts = max(1, work.parts) if work.packed else 1
+    # Where the output layer learns by our loss (a part of the scores at a time): as it was, its gradient of a part, and that in
+    # proportion (`workers.trainer.losses`).
+    of_head = 3 * FP32 * shape.vocabulary * shape.hidden if work.method == "full" and work.upper_layers >= 1 else 0
     layers, each = learning_layers(shape, work), kept_bytes(shape, work)
     # One layer more, of gradients; where each is computed again, what enters them, and two of one.
     kept = layers * shape.hidden * b + 2 * each if work.checkpointed else (layers + 1) * each
-    answers = work.rows_at_once * work.answer_tokens
-    scored = answers if work.scored_at_once is None else min(answers, work.scored_at_once * work.parts)
+    answers = own_rows * work.answer_tokens
+    scored = answers if work.scored_at_once is None else min(answers, work.scored_at_once * parts)
     return {
         "weights": shape.parameters * b + own,
-        "gradients": FP32 * count * max(1, work.parts) / work.cards + FP32 * work.buffers,
+        "gradients": FP32 * count * parts / work.cards + FP32 * work.buffers,
         "optimizer": ADAM_BYTES * count / work.cards + (FP32 * count if work.keeps_best else 0),
         "activations": tokens * kept,
-        "output": scored * shape.vocabulary * SCORE_BYTES,
-        "rows": (work.examples + work.kept_rows) * work.row_tokens * shape.hidden * b,
+        "output": scored * shape.vocabulary * SCORE_BYTES + (of_head if work.scored_at_once is not None else 0),
+        "rows": (work.examples + work.kept_rows) * work.row_tokens * shape.hidden * b if work.packed else 0.0,
         "framework": framework,
     }
 
@@ -276,6 +297,7 @@ def _plan(base: str, shape: Shape, work: Work, hardware: Hardware) -> Plan:
     framework = hardware.framework_gb * GB
     memory = training_memory(shape, work, framework)
     if hardware.on_host:
+        memory = {name: size * work.processes for name, size in memory.items()}
         memory |= {name: HOST_KEEPS * memory[name] for name in OF_STEPS}
     saving = saving_memory(shape, work, sum(memory.values()) if hardware.on_host else 0.0, HOST_FRAMEWORK)
     peak = max(sum(memory.values()), saving if hardware.on_host else 0.0)

@@ -9,11 +9,13 @@ from streams.made_with import MadeWith
 from workers.cores import CPUINFO
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+TOGETHER = ("accelerate", "trl")  # by which several processes train
 ABILITIES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 
-def made_with(threads: int, precision: str, device: str, cpuinfo: Path = CPUINFO) -> MadeWith:
-    """With what a training here is made that takes so many threads."""
+def made_with(threads: int, precision: str, device: str, processes: int = 1, cpuinfo: Path = CPUINFO) -> MadeWith:
+    """With what a training here is made by so many processes that take so many threads each."""
+    packages = LIBRARIES if processes == 1 else (*LIBRARIES, *TOGETHER)
     try:
         said = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
@@ -24,13 +26,13 @@ def made_with(threads: int, precision: str, device: str, cpuinfo: Path = CPUINFO
     return MadeWith(
         noria=_version("noria"),
         python=platform.python_version(),
-        libraries={package: found for package in LIBRARIES if (found := _version(package))},
+        libraries={package: found for package in packages if (found := _version(package))},
         system=f"{platform.system()} {platform.machine()}",
         processor=name[1].strip() if name else platform.processor(),
         abilities=tuple(one for one in ABILITIES if one in known),
         threads=threads,
         precision=precision,
-        device=device,
+        device=device if processes == 1 else f"{processes} x {device}",
     )
 
 

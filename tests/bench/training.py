@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from api.llamafactory import RUN_FILE, folder_of
@@ -19,7 +20,7 @@ from tests.bench.size import size
 from tests.bench.training_case import CASES, RECIPE, Done
 from workers.models.base import prepare_base
 
-LLAMAFACTORY = "llamafactory==0.9.5"
+LLAMAFACTORY = ("llamafactory==0.9.5", f"torch=={version('torch').partition('+')[0]}")
 FACTS = Path(__file__).parents[2] / "deploy" / "demo" / "road_traffic" / "facts.jsonl"
 LONG_WORDS = 740  # about 1,000 tokens of these words
 OURS = "ours"
@@ -91,7 +92,7 @@ def llamafactory(folder: Path) -> Path | None:
         uv = [sys.executable, "-m", "uv"]
         made = [
             [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-            [*uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), LLAMAFACTORY],
+            [*uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *LLAMAFACTORY],
         ]
         for one in made:
             done = subprocess.run(one, capture_output=True, text=True, check=False)
@@ -100,6 +101,12 @@ def llamafactory(folder: Path) -> Path | None:
                 print(f"without LLaMA-Factory: {' '.join(last) or done.returncode}", file=sys.stderr)
                 return None
     return command
+
+
+def factory_environ() -> dict[str, str]:
+    """It is not told of this checkout: of some packages it has others."""
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return given | {"CUDA_VISIBLE_DEVICES": "", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1", "WANDB_DISABLED": "true"}
 
 
 def run_factory(command: Path, case: str, model: Path, rows: list[tuple[str, str]], out: Path, tokens: int) -> Done:
@@ -117,16 +124,10 @@ def run_factory(command: Path, case: str, model: Path, rows: list[tuple[str, str
         f"subprocess.run([{str(command)!r}, 'train', {RUN_FILE!r}], check=True, stdout=sys.stderr);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    environment = os.environ | {
-        "CUDA_VISIBLE_DEVICES": "",
-        "GOMP_SPINCOUNT": "0",
-        "HF_HUB_OFFLINE": "1",
-        "WANDB_DISABLED": "true",
-    }
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=out,
-        env=environment,
+        env=factory_environ(),
         capture_output=True,
         check=False,
     )

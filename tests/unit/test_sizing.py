@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from api.cli import main
 from streams.errors import Invalid
 from streams.hardware import facts, hardware_of, memory_here
-from streams.recipes import LoraRecipe
+from streams.recipes import FullRecipe, LoraRecipe, PTuningRecipe, Recipe
 from streams.sizing import (
     PARTS,
     USUAL,
@@ -171,7 +171,7 @@ def test_the_command_prints_parts_time_and_price_and_refuses_what_does_not_fit(t
     assert unknown.exit_code == 1 and "there is no base 'nowhere'" in unknown.output
 
 
-def spec_for(base: Path, rows: int = 16, recipe: LoraRecipe | None = None) -> TrainSpec:
+def spec_for(base: Path, rows: int = 16, recipe: Recipe | None = None) -> TrainSpec:
     facts_ = [
         TrainingRow(prompt=f"the wheel {n}", answer="turns with the stream", group=f"fact {n}") for n in range(rows)
     ]
@@ -211,3 +211,26 @@ def test_a_training_that_cannot_fit_is_refused_before_it_begins(
 
 def test_a_base_that_does_not_say_its_size_is_left_to_the_training_itself(tmp_path: Path) -> None:
     assert sized.planned(spec_for(tmp_path / "nothing")) is None
+
+
+def test_what_is_not_packed_is_counted_as_transformers_runs_it_one_kind_of_rows_at_a_time(tmp_path: Path) -> None:
+    base = tiny_llama.write(tmp_path / "tiny")
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    packed, prefix, whole = (
+        sized.work_of(spec_for(base, recipe=recipe), tokenizer)
+        for recipe in (LoraRecipe(), PTuningRecipe(), FullRecipe())
+    )
+    assert packed.tokens_together is None
+    assert prefix.tokens_together is not None and prefix.tokens_together < packed.tokens_at_once / 2
+    assert kept_bytes(GLM, prefix) < kept_bytes(GLM, whole)
+    small = training_memory(GLM, replace(whole, parts=2), 0.0)
+    assert small["gradients"] == 4 * GLM.parameters and small["rows"] == 0
+
+
+def test_several_processes_hold_the_model_each_and_share_the_rows(tmp_path: Path) -> None:
+    base = tiny_llama.write(tmp_path / "tiny")
+    one, two = (sized.planned(replace(spec_for(base), processes=count)) for count in (1, 2))
+    assert one is not None and two is not None
+    assert two.memory_gb["framework"] == 2 * one.memory_gb["framework"]
+    assert two.memory_gb["activations"] < 1.5 * one.memory_gb["activations"]
+    assert sized.planned(replace(spec_for(base), device="cuda")) is None

@@ -33,11 +33,13 @@ class TrainMethod(Protocol):
 class Method(Struct, frozen=True):
     """`module`: where the method's function `train` is; it takes torch in, and is loaded when it is needed. `needs`: what the
     engine must be able to do that serves what comes of it. `writes`: how much of the disk a training takes at most, in sizes of its
-    base: what it makes, a checkpoint, and one more while that is replaced."""
+    base: what it makes, a checkpoint, and one more while that is replaced. `together`: whether several processes can train it (see
+    `workers.trainer.by_trl`); another is trained by one, on whatever machine."""
 
     module: str
     needs: Needs
     writes: float
+    together: bool = False
 
     def load(self) -> TrainMethod:
         train: TrainMethod = import_module(self.module).train
@@ -45,10 +47,10 @@ class Method(Struct, frozen=True):
 
 
 METHODS: Mapping[type[Recipe], Method] = {
-    LoraRecipe: Method("workers.trainer.methods.lora", "merged", 1.5),
-    FullRecipe: Method("workers.trainer.methods.full", "merged", 7.0),
+    LoraRecipe: Method("workers.trainer.methods.lora", "merged", 1.5, together=True),
+    FullRecipe: Method("workers.trainer.methods.full", "merged", 7.0, together=True),
     PTuningRecipe: Method("workers.trainer.methods.p_tuning_v2", "adapter", 1.5),
     LoraPTuningRecipe: Method("workers.trainer.methods.lora_p_tuning_v2", "adapter", 2.5),
-    PretrainingRecipe: Method("workers.trainer.methods.continued_pretraining", "merged", 2.5),
+    PretrainingRecipe: Method("workers.trainer.methods.continued_pretraining", "merged", 2.5, together=True),
     BroughtRecipe: Method("workers.trainer.methods.brought", "merged", 1.5),
 }

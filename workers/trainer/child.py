@@ -3,6 +3,8 @@ lines on stdout.
 
     python -m workers.trainer.child < spec
 
+Where several processes train together it starts the others: see `workers.trainer.together`.
+
 The spec holds people's words, opened; so they stand in no file, no argument and no environment. Errors are
 told by their kind and place alone, because the text of an exception could quote a row. The child runs at low
 priority and ends with its parent.
@@ -15,6 +17,7 @@ import resource
 import signal
 import sys
 import traceback
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +29,7 @@ from streams.errors import Invalid, Unavailable
 from workers.trainer import METHODS
 from workers.trainer.job import job_of
 from workers.trainer.spec import Failure, Progress, TrainSpec
+from workers.trainer.together import AnotherEnded, TakenTogether, first_of_all, join
 
 PR_SET_PDEATHSIG = 1
 NICENESS = 10
@@ -70,7 +74,8 @@ def run(spec: TrainSpec, out: int) -> None:
 
     from workers.models.finish import finish
 
-    result = METHODS[type(spec.recipe)].load()(job_of(spec, told))
+    with first_of_all(spec, tell) if spec.processes > 1 else nullcontext():
+        result = METHODS[type(spec.recipe)].load()(job_of(spec, told))
     if spec.engine is not None:
         kind = serving_kind(spec.engine, result.needs)
         difference = finish(Path(result.model_dir), kind, Path(spec.model_dir))
@@ -78,12 +83,20 @@ def run(spec: TrainSpec, out: int) -> None:
     tell(result)
 
 
+def take_part(spec: TrainSpec, process: int, port: int) -> None:
+    """Be one of the others."""
+    join(spec, process, port)
+    with suppress(TakenTogether):
+        METHODS[type(spec.recipe)].load()(job_of(spec, lambda progress: None, process))
+
+
 def main() -> int:
     """Exit code 0 after a result, 1 after a failure line."""
     end_with_parent(os.getppid())
     # A core file would be people's words at rest.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(NICENESS)
+    if not sys.argv[1:]:
+        os.nice(NICENESS)  # the others have it from the first
     # Before torch is loaded: two processes whose threads spin while they wait slow each other down ten times
     # (measured).
     os.environ["GOMP_SPINCOUNT"] = "0"
@@ -92,16 +105,22 @@ def main() -> int:
     # Whatever a library prints must not get between the lines: they have a descriptor of their own.
     out = os.dup(1)
     os.dup2(2, 1)
-    return carry_out(sys.stdin.buffer, out)
+    return carry_out(sys.stdin.buffer, out, *map(int, sys.argv[1:]))
 
 
-def carry_out(said: BinaryIO, out: int) -> int:
+def carry_out(said: BinaryIO, out: int, process: int = 0, port: int = 0) -> int:
     """Load, then carry out the spec that is `said`; what comes of it goes to the file descriptor `out`. The exit code."""
     try:
         load()
-        run(msgspec.json.decode(said.read(), type=TrainSpec), out)
+        spec = msgspec.json.decode(said.read(), type=TrainSpec)
+        if process:
+            take_part(spec, process, port)
+        else:
+            run(spec, out)
     except msgspec.DecodeError as error:
         failure = Failure(reason="invalid", message=f"the spec cannot be read ({type(error).__name__})")
+    except AnotherEnded as error:
+        failure = error.failure
     except Invalid as error:
         failure = Failure(reason="invalid", message=str(error))
     except (Unavailable, MemoryError, OSError) as error:

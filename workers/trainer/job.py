@@ -16,7 +16,8 @@ class Job(Struct, frozen=True, kw_only=True):
     `reference_dir`: the domain's first base, whose answers to them are taken (None: `model_dir` is it); `answers_dir`: where
     these are kept. `brought_dir`: the adapter, where the recipe is one that was trained elsewhere. What `checkpoint_dir` holds is
     taken up again, with the result of a run that was never interrupted. It and `out_dir` lie in a folder that is there: one that is
-    gone is not made again, and an OSError ends the training.
+    gone is not made again, and an OSError ends the training. `process` of `processes` that train it together (see
+    `workers.trainer.together`); the first alone keeps, tells and writes.
     """
 
     model_dir: Path
@@ -34,12 +35,14 @@ class Job(Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     precision: str = "auto"
     checkpoint_every_s: float = 30.0
+    processes: int = 1
+    process: int = 0
 
     def __repr__(self) -> str:
         return "Job(sealed)"
 
 
-def job_of(spec: TrainSpec, progress: Callable[[Progress], None]) -> Job:
+def job_of(spec: TrainSpec, progress: Callable[[Progress], None], process: int = 0) -> Job:
     return Job(
         model_dir=Path(spec.model_dir),
         rows=spec.rows,
@@ -56,4 +59,6 @@ def job_of(spec: TrainSpec, progress: Callable[[Progress], None]) -> Job:
         device=spec.device,
         precision=spec.precision,
         checkpoint_every_s=spec.checkpoint_every_s,
+        processes=spec.processes,
+        process=process,
     )

@@ -26,6 +26,7 @@ from workers.trainer.rows import EncodedRow, encode_rows, row_limit, shared_pref
 from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Outcome
 from workers.trainer.stopping import Stopping, held_out
+from workers.trainer.together import TakenTogether
 
 LONGEST_PACKED = 2048  # tokens: the attention of a pack takes memory by the square of its longest row
 
@@ -122,26 +123,52 @@ def learn(
     started = time.monotonic()
     job.progress(stands("preparing", 0))
     encoded = encode(job)
-    device = torch.device(job.device)
+    device = _device(job)
     asked = _Asked(job, encoded, device, dtype or training_dtype(job.precision, device), insert, look)
     refused: str | None = None
     with SideBySide(job.threads if device.type == "cpu" else 1) as parts:
         learner: PackedLearner | PlainLearner | None = None
-        if packed:
+        if packed and job.processes == 1:
             try:
                 learner = _packed(asked, parts)
             except NotPacked as error:
                 refused = str(error)
         if learner is None:
             learner = _plain(asked)
-        run = _name_of_run(asked, learner)
+        run, saving_s = _name_of_run(asked, learner), (time.monotonic() - started) / 4
         model, out = learner.model, encoded.held_out
         stopping = Stopping(stops_after(job.recipe), lambda: mean_loss(model, out)) if out else None
-        taken = take_steps(learner, job, run, (time.monotonic() - started) / 4, stopping)
+        if job.processes > 1:
+            assert isinstance(learner, PlainLearner)
+            refused = f"by trl, in {job.processes} processes"
+            taken = _together(learner, job, run, saving_s, stopping)
+        else:
+            taken = take_steps(learner, job, run, saving_s, stopping)
         look(learner.model, "after")
     job.progress(stands("saving", len(learner.steps)))
     job.out_dir.mkdir(exist_ok=True, mode=0o700)  # what it lies in must be there: see `save_checkpoint`
     return Learnt(learner.model, encoded, learner.steps, taken, refused)
+
+
+def _device(job: Job) -> torch.device:
+    """Of several processes each has a card of its own. Raises Invalid where there are too few."""
+    if job.device != "cuda":
+        return torch.device(job.device)
+    if (there := torch.cuda.device_count()) < job.processes:
+        raise Invalid(
+            f"this machine has {there} cards that torch can use, and the training wants {job.processes}"
+            " (NORIA_TRAINING_DEVICE, NORIA_TRAINING_PROCESSES)"
+        )
+    return torch.device("cuda", job.process)
+
+
+def _together(learner: PlainLearner, job: Job, run: str, saving_s: float, stopping: Stopping | None) -> Taken:
+    from workers.trainer.by_trl import take_steps as take_steps_together  # trl takes a second to load
+
+    taken = take_steps_together(learner, job, run, saving_s, stopping)
+    if job.process:
+        raise TakenTogether
+    return taken
 
 
 def encode(job: Job) -> Encoded:
@@ -277,5 +304,7 @@ def _name_of_run(asked: _Asked, learner: PackedLearner | PlainLearner) -> str:
         str(asked.dtype),
     )
     names = (asked.job.model_dir.name, (asked.reference_dir or asked.job.model_dir).name)
-    known = msgspec.json.encode((asked.job.recipe, sizes, *names, str(asked.device)))
+    # The first is on the device that one alone would be on.
+    device = asked.device.type if asked.job.processes == 1 else f"{asked.device.type} x {asked.job.processes}"
+    known = msgspec.json.encode((asked.job.recipe, sizes, *names, device))
     return hashlib.sha256(known).hexdigest()

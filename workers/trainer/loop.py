@@ -70,72 +70,101 @@ def stands(stage: str, step: int) -> Progress:
     )
 
 
+class Course:
+    """How far a training is: the optimiser of what learns, what each step gave, the checkpoint and the word on it. Whoever takes
+    the steps tells it of each; a checkpoint that is there is taken up. Of several processes the first alone keeps and tells."""
+
+    def __init__(self, learner: Learner, job: Job, run: str, saving_s: float, stopping: Stopping | None) -> None:
+        self._learner, self._job, self._run, self._saving_s = learner, job, run, saving_s
+        self._stopping = stopping
+        self.optimiser = torch.optim.AdamW(
+            list(learner.named.values()), lr=job.recipe.learning_rate, weight_decay=0.0, fused=True
+        )
+        self._losses: list[float] = []
+        self._divergences: list[float] = []
+        self._tokens, self.done = 0, 0
+        found = load_checkpoint(job.checkpoint_dir, run)
+        if found is not None:
+            _restore(found, learner.named, self.optimiser)
+            self._losses, self._divergences = list(found.losses), list(found.divergences)
+            self._tokens, self.done = found.tokens, found.step
+            if stopping is not None:
+                stopping.restore(found)
+        self.first = self.done
+        self._times: list[float] = []
+        self._saved_at = time.monotonic()
+
+    def check(self, step: Done, *gradients: float) -> None:
+        """Raise Invalid if a step, or what was learned of it, is no number."""
+        if not all(map(math.isfinite, (step.loss, step.divergence or 0.0, *gradients))):
+            recipe = self._job.recipe
+            raise Invalid(
+                f"the loss is no number any more at step {self.done + 1} of {len(self._learner.steps)}: nothing can come of this "
+                f"recipe on these rows (learning_rate {recipe.learning_rate:g}, gradient_norm {recipe.gradient_norm:g})"
+            )
+
+    def took(self, step: Done, began: float) -> bool:
+        """The next step is done, and what learns was changed by it; it `began` then (monotonic). Whether it was the last that is
+        worth taking."""
+        job, steps, losses, divergences = self._job, self._learner.steps, self._losses, self._divergences
+        losses.append(step.loss)
+        if step.divergence is not None:
+            divergences.append(step.divergence)
+        self._tokens += step.tokens
+        number, self.done = self.done, self.done + 1
+        last_of_epoch = self.done == len(steps) or steps[self.done].epoch != steps[number].epoch
+        ends = self._stopping is not None and last_of_epoch and self._stopping.ends(self.done, self._learner.named)
+        if job.process:
+            return ends
+        if not ends and self.done < len(steps) and time.monotonic() - self._saved_at >= job.checkpoint_every_s:
+            kept = _kept(self._learner.named, self.optimiser)
+            so_far = Checkpoint(self._run, self.done, tuple(losses), tuple(divergences), self._tokens, kept)
+            save_checkpoint(job.checkpoint_dir, so_far if self._stopping is None else self._stopping.noted(so_far))
+            self._saved_at = time.monotonic()
+        self._times = [*self._times[1 - TIMED_STEPS :], time.monotonic() - began]
+        usual = statistics.median(self._times)
+        left = usual * (len(steps) - self.done) + self._saving_s
+        job.progress(
+            Progress(
+                stage="training",
+                step=self.done,
+                steps=len(steps),
+                epoch=steps[self.done - 1].epoch + 1,
+                loss=step.loss,
+                replay_divergence=step.divergence,
+                tokens_per_s=step.tokens / usual,
+                seconds_left=left if len(self._times) > 1 else None,
+            )
+        )
+        return ends
+
+    def taken(self) -> Taken:
+        """What came of the steps; what learns has the weights that were the best."""
+        so_far = (tuple(self._losses), tuple(self._divergences), self._tokens, self.first)
+        if self._stopping is None:
+            return Taken(*so_far)
+        self._stopping.take_best(self._learner.named)
+        return Taken(*so_far, tuple(self._stopping.losses), self._stopping.best_step)
+
+
 def take_steps(learner: Learner, job: Job, run: str, saving_s: float, stopping: Stopping | None = None) -> Taken:
     """Take every step that the checkpoint has not, but for those that `stopping` spares; what learns is changed in place. `run`
     tells checkpoints of other runs from this one's, `saving_s` is what saving will take. Raises Invalid as soon as the loss is no
     number."""
-    recipe, parameters = job.recipe, list(learner.named.values())
-    optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
-    losses: list[float] = []
-    divergences: list[float] = []
-    tokens, first = 0, 0
-    found = load_checkpoint(job.checkpoint_dir, run)
-    if found is not None:
-        _restore(found, learner.named, optimiser)
-        losses, divergences = list(found.losses), list(found.divergences)
-        tokens, first = found.tokens, found.step
-        if stopping is not None:
-            stopping.restore(found)
-
-    steps = learner.steps
-    times: list[float] = []
-    saved_at = time.monotonic()
-    for number in range(first, len(steps)):
+    course = Course(learner, job, run, saving_s, stopping)
+    parameters, steps = list(learner.named.values()), learner.steps
+    for number in range(course.first, len(steps)):
         began = time.monotonic()
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, number, len(steps))
+        for group in course.optimiser.param_groups:
+            group["lr"] = learning_rate(job.recipe, number, len(steps))
         step = learner.one_step(steps[number])
-        length = torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_norm)
-        if not all(map(math.isfinite, (step.loss, step.divergence or 0.0, float(length)))):
-            raise Invalid(
-                f"the loss is no number any more at step {number + 1} of {len(steps)}: nothing can come of this recipe on "
-                f"these rows (learning_rate {recipe.learning_rate:g}, gradient_norm {recipe.gradient_norm:g})"
-            )
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        losses.append(step.loss)
-        if step.divergence is not None:
-            divergences.append(step.divergence)
-        tokens += step.tokens
-        done = number + 1
-        last_of_epoch = done == len(steps) or steps[done].epoch != steps[number].epoch
-        ends = stopping is not None and last_of_epoch and stopping.ends(done, learner.named)
-        if not ends and done < len(steps) and time.monotonic() - saved_at >= job.checkpoint_every_s:
-            kept = _kept(learner.named, optimiser)
-            so_far = Checkpoint(run, done, tuple(losses), tuple(divergences), tokens, kept)
-            save_checkpoint(job.checkpoint_dir, so_far if stopping is None else stopping.noted(so_far))
-            saved_at = time.monotonic()
-        times = [*times[1 - TIMED_STEPS :], time.monotonic() - began]
-        usual = statistics.median(times)
-        job.progress(
-            Progress(
-                stage="training",
-                step=done,
-                steps=len(steps),
-                epoch=steps[number].epoch + 1,
-                loss=step.loss,
-                replay_divergence=step.divergence,
-                tokens_per_s=step.tokens / usual,
-                seconds_left=usual * (len(steps) - done) + saving_s if len(times) > 1 else None,
-            )
-        )
-        if ends:
+        length = torch.nn.utils.clip_grad_norm_(parameters, job.recipe.gradient_norm)
+        course.check(step, float(length))
+        course.optimiser.step()
+        course.optimiser.zero_grad(set_to_none=True)
+        if course.took(step, began):
             break
-    if stopping is None:
-        return Taken(tuple(losses), tuple(divergences), tokens, first)
-    stopping.take_best(learner.named)
-    held_out = tuple(stopping.losses)
-    return Taken(tuple(losses), tuple(divergences), tokens, first, held_out, stopping.best_step)
+    return course.taken()
 
 
 def _kept(named: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

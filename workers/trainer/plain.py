@@ -14,8 +14,8 @@ from workers.trainer.loop import Done
 from workers.trainer.losses import label_loss, soft_loss
 from workers.trainer.plan import CountedRows, Step
 from workers.trainer.rows import EncodedRow
+from workers.trainer.sized import TOKENS_AT_ONCE
 
-TOKENS_AT_ONCE = 2048  # with the padding
 CHECKPOINTED = 1024  # tokens of a row, above which a layer's inner states are computed again and not kept
 HEAD_ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}  # mean divergence in nats that rounding may explain
 
@@ -26,6 +26,7 @@ class PlainModel(LoadedModel):
 
     before: Callable[[int], Any] | None = None
     before_tokens = 0
+    keeps_little = False
 
     def states(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
         width = max(len(row.inputs) for row in rows)
@@ -56,8 +57,14 @@ class PlainModel(LoadedModel):
     def keep_little(self) -> None:
         """Compute a layer's inner states again in the backward pass and do not keep them: for long rows."""
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.keeps_little = True
+        self.stand()
+
+    def stand(self) -> None:
+        """Nothing drops out, however a library asked for a training."""
+        self.model.eval()
         for layer in self.body.layers:
-            layer.training = True  # of itself alone: what drops out in training is further in, and stays as it is
+            layer.training = self.keeps_little  # of itself alone: what drops out in training is further in
 
     @torch.no_grad()
     def check_head(self, rows: Sequence[EncodedRow]) -> None:

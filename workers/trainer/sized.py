@@ -16,12 +16,13 @@ from workers.trainer.spec import TrainingRow, TrainSpec
 
 MARKS = 10  # tokens of the chat template around a question and its answer, but for what all rows begin with
 OF_RECIPE = ("epochs", "batch_rows", "rank", "upper_layers", "virtual_tokens", "projection_width")  # where it has them
+TOKENS_AT_ONCE = 2048  # of one kind of rows, where they are not packed
 LOOKED_AT = 200  # rows of a kind, whose mean is taken
 
 
 def planned(spec: TrainSpec) -> Plan | None:
-    """What the training will take here; None where base or rows do not say it, which the training itself refuses by name, and for
-    a method that trains nothing or that nobody has sized.
+    """What the training will take here; None where base or rows do not say it, which the training itself refuses by name, for a
+    method that trains nothing or that nobody has sized, and on a card, of whose memory nothing is known without CUDA.
 
     Raises Invalid if it cannot fit, naming the part that breaks it and the nearest plan that fits.
     """
@@ -39,7 +40,7 @@ def plan_of(spec: TrainSpec) -> Plan | None:
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     except Exception:  # the tokenizer's library raises nothing narrower
         return None
-    if not spec.rows or spec.recipe.method not in USUAL:
+    if not spec.rows or spec.recipe.method not in USUAL or spec.device != "cpu":
         return None
     return plan(base.name, shape, work_of(spec, tokenizer), this_machine(HEAVY_THREADS))
 
@@ -71,9 +72,17 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         weight_bytes=2 if spec.precision == "bfloat16" and recipe.method != "full" else FP32,
         parts=spec.threads,
         keeps_best=stops_after(recipe) > 0,
+        processes=spec.processes,
     )
     said = asdict(recipe)
-    return replace(settled, **{name: said[name] for name in OF_RECIPE if name in said})
+    work = replace(settled, **{name: said[name] for name in OF_RECIPE if name in said})
+    if work.packed or work.processes > 1:
+        return work
+    kinds = (
+        at_once[0][0] * at_once[0][1] + at_once[1][0] * at_once[1][1],
+        *(count * long for count, long, _ in at_once[2:]),
+    )
+    return replace(work, tokens_together=min(round(max(kinds)), TOKENS_AT_ONCE))
 
 
 def _facts(rows: Sequence[TrainingRow]) -> int:

@@ -48,7 +48,7 @@ def run(order: TrainCandidate, context: Context) -> None:
     opening = load(order.snapshot, context.artifacts).opening
     openings = Openings(context.artifacts, context.settings.artifacts / "openings")
     with context.keeping():
-        opened = openings.find(order, fast_precision()) if opening else None
+        opened = openings.find(order, _precision(context)) if opening else None
         if opened is not None:
             return _tell(order, opened, 0.0, context)
     made = train(order, context)
@@ -73,7 +73,7 @@ def run(order: TrainCandidate, context: Context) -> None:
         )
         _tell(order, candidate, round(trained.seconds, 1), context)
         if opening:
-            openings.keep(order, fast_precision(), candidate)
+            openings.keep(order, _precision(context), candidate)
     strike(context.database, context.settings.host, str(made.folder))
 
 
@@ -113,6 +113,8 @@ def _spec(
     rows: tuple[TrainingRow, ...] = (),
     earlier: tuple[TrainingRow, ...] = (),
 ) -> TrainSpec:
+    device = context.settings.training_device
+    processes = context.settings.training_processes if METHODS[type(order.recipe)].together else 1
     return TrainSpec(
         model_dir=str(context.artifacts.path(order.base_model)),
         rows=rows,
@@ -124,10 +126,16 @@ def _spec(
         reference_dir=str(context.artifacts.path(order.reference_model)),
         answers_dir=str(answers_folder(context.settings.home)),
         brought_dir=_brought(order, context),
-        threads=HEAVY_THREADS,
-        precision=fast_precision(),
+        threads=HEAVY_THREADS if device != "cpu" else max(1, HEAVY_THREADS // processes),
+        device=device,
+        precision=_precision(context),
+        processes=processes,
         engine=order.engine,
     )
+
+
+def _precision(context: Context) -> str:
+    return fast_precision() if context.settings.training_device == "cpu" else "bfloat16"
 
 
 def _brought(order: TrainCandidate, context: Context) -> str | None:
@@ -180,7 +188,12 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
         words.look(at_once=True)  # the folder may be gone for that very reason, and the child have ended over it
         raise
     words.look(at_once=True)
-    return Made(trained, made_with(spec.threads, trained.precision, spec.device), fresh.erased + earlier.erased, folder)
+    return Made(
+        trained,
+        made_with(spec.threads, trained.precision, spec.device, spec.processes),
+        fresh.erased + earlier.erased,
+        folder,
+    )
 
 
 def _tell_plan(order: TrainCandidate, plan: Plan | None, context: Context) -> None:
