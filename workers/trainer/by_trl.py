@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import trl
 from datasets import Dataset
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
 
 from workers.trainer.job import Job
 from workers.trainer.loaded import load_tokenizer
@@ -24,6 +24,8 @@ from workers.trainer.plan import Step, learning_rate
 from workers.trainer.rows import EncodedRow
 from workers.trainer.stopping import Stopping
 
+_TRL: Any = trl  # its types do not name what it gives
+_SFTTrainer: Any = _TRL.SFTTrainer
 IGNORED = -100  # a label that counts for nothing
 FRESH, EARLIER, GENERAL = range(3)
 
@@ -37,7 +39,7 @@ def take_steps(learner: PlainLearner, job: Job, run: str, saving_s: float, stopp
     return course.taken()
 
 
-class _Trainer(SFTTrainer):
+class _Trainer(_SFTTrainer):  # type: ignore[misc]
     """trl's own loss of the labelled rows, and beside it the divergence of the general ones."""
 
     def __init__(self, learner: PlainLearner, job: Job, course: Course) -> None:
@@ -46,7 +48,7 @@ class _Trainer(SFTTrainer):
         steps = Dataset.from_dict({"step": list(range(course.first, len(learner.steps)))})
         super().__init__(
             model=learner.model.model,
-            args=SFTConfig(
+            args=_TRL.SFTConfig(
                 output_dir=str(job.checkpoint_dir),  # nothing is written there: `Course` does it
                 use_cpu=learner.model.device.type == "cpu",
                 max_steps=len(learner.steps) - course.first,
@@ -133,7 +135,7 @@ class _Trainer(SFTTrainer):
         share.pop("labels")
         longest = max((len(learner.wanted[number]) for number in numbers), default=1)
         logits = model(**share, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
-        total = logits.sum() * 0.0  # whoever has no such row goes through the model all the same
+        total: torch.Tensor = logits.sum() * 0.0  # whoever has no such row goes through the model all the same
         head = learner.wanted_head if learner.wanted_head is not None else learner.model.head.detach()
         for place, number in enumerate(numbers):
             wanted = learner.wanted[number]
@@ -143,7 +145,7 @@ class _Trainer(SFTTrainer):
         return total
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
+class _Watch(TrainerCallback):
     """Tells `Course` of each step, and ends a training whose loss or gradients are no numbers."""
 
     def __init__(self, trainer: _Trainer) -> None:
