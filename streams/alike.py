@@ -40,19 +40,16 @@ def by_question(asked: Iterable[T], said: Callable[[T], tuple[str, str]]) -> lis
     for one in asked:
         question, context = said(one)
         exact.setdefault((*words_of(question), "\n", *words_of(context)), []).append(one)
-    # A typo changes one word, so near questions share all others: look only among those of one length and one word.
+    # A typo changes one word, so near questions share all others: look only among those that are equal but for one place.
     groups: list[list[T]] = []
-    index: dict[tuple[int, int, str], list[tuple[Words, int]]] = {}
+    index: dict[tuple[int, Words], list[tuple[Words, int]]] = {}
     for key, members in exact.items():
-        spots = {(len(key), at, word) for at, word in enumerate(key)}
-        found = next(
-            (group for spot in sorted(spots) for other, group in index.get(spot, ()) if near(key, other)),
-            None,
-        )
+        others = [(at, key[:at] + key[at + 1 :]) for at in range(len(key))]
+        found = next((group for other in others for like, group in index.get(other, ()) if near(key, like)), None)
         if found is None:
             found = len(groups)
             groups.append([])
         groups[found].extend(members)
-        for spot in spots:
-            index.setdefault(spot, []).append((key, found))
+        for other in others:
+            index.setdefault(other, []).append((key, found))
     return groups

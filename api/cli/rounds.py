@@ -321,6 +321,8 @@ def round_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
             ("snapshot", str(row["snapshot"])),
             ("kept", f"{row['kept']} new, {row['wordings']} wordings, {row['earlier']} earlier; dropped: {dropped}"),
         ]
+        if row.get("read") is not None:
+            lines.append(("pairs", f"{row['pairs']}; held back: {shown(row['held'])}"))
     if row.get("loss") is not None:
         lines.append(("loss", shown(row["loss"])))
     if row.get("model"):

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from streams.alike import near, words_of
+from streams import alike
+from streams.alike import by_question, near, words_of
 from workers.selector.agreement import (
     HELD_BACK,
     KNOWN,
@@ -51,6 +52,17 @@ def reasons(*candidates: OpenExample) -> list[str]:
 
 
 # What is the same
+
+
+def test_a_thousand_questions_that_differ_in_a_number_are_told_apart_without_comparing_each_with_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[int] = []
+    monkeypatch.setattr(alike, "near", lambda left, right: bool(compared.append(1)) or near(left, right))
+    asked = [f"How often is pump {number} of ward {number % 7} checked?" for number in range(1000)]
+    groups = by_question([*asked, "how often is PUMP 3 of ward 3 cheked?"], lambda question: (question, ""))
+    assert sorted(map(len, groups)) == [1] * 999 + [2]
+    assert len(compared) < 80_000, "of half a million pairs"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from streams.errors import Invalid
 from streams.events import CONVERSATIONS, DOMAINS, Event
 from streams.facts.conversations import PromptAsked, ReplyCommented, ReplyCorrected, ReplyDrafted
 from streams.facts.exam import ExamItemAdded
-from streams.facts.examples import ExampleAccepted, ExampleKind, PreferenceAccepted
+from streams.facts.examples import ExampleAccepted, ExampleKind, PreferenceAccepted, RankingAccepted
 from streams.sealed import Sealed
 from streams.sealing import open_sealed, seal
 from tests.keyring import Ring
@@ -59,6 +59,19 @@ def preference(*places: str) -> PreferenceAccepted:
     )
 
 
+def ranking(*places: str) -> RankingAccepted:
+    prompt, *answers = map(said, places)
+    return RankingAccepted(
+        domain="roads",
+        ranking_id="k",
+        person="ann",
+        prompt=prompt,
+        answers=tuple(answers),
+        tiers=((1,), (0,)),
+        said_at=AT,
+    )
+
+
 def standing(id: UUID) -> list[Event]:
     """What stands in the event `id` where it was said, or is a copy of what its cause and others said."""
     text = said(f"{id}#text")
@@ -70,6 +83,7 @@ def standing(id: UUID) -> list[Event]:
         ReplyCommented(**feedback),
         ExamItemAdded(domain="roads", item_id="i", kind="general", item=said(f"{id}#item"), by="ann"),
         example("annotation", f"{id}#prompt", f"{id}#answer"),
+        ranking(f"{id}#prompt", f"{id}#answers.0", f"{id}#answers.1"),
         example("correction", f"{OTHER}#messages", f"{CAUSE}#text"),
         preference(f"{OTHER}#messages", f"{OTHER}#text", f"{OTHER}#text"),
     ]
@@ -82,6 +96,7 @@ def in_wrong_fields() -> Iterator[Event]:
             if hasattr(event, field):
                 yield replace(event, **{field: said(f"{ONE}#comment")})
     yield example("annotation", f"{ONE}#answer", f"{ONE}#prompt")
+    yield ranking(f"{ONE}#prompt", f"{ONE}#answers.1", f"{ONE}#answers.0")
     yield example("correction", f"{CAUSE}#text", f"{CAUSE}#text")
     yield example("correction", f"{OTHER}#messages", f"{OTHER}#text")
     yield preference(f"{OTHER}#text", f"{OTHER}#text", f"{OTHER}#text")
@@ -103,7 +118,7 @@ def test_what_stands_where_it_was_said_is_read(event: Event) -> None:
     assert read(event, ONE) == event
 
 
-@pytest.mark.parametrize("event", standing(ONE)[:6], ids=kind)
+@pytest.mark.parametrize("event", standing(ONE)[:7], ids=kind)
 def test_what_was_moved_from_another_event_is_refused(event: Event) -> None:
     with pytest.raises(Invalid, match="was said elsewhere") as refused:
         read(event, OTHER)
