@@ -26,7 +26,7 @@ from tests.e2e.small_story import FACTS, GENERAL, MADE_WITH
 from tests.local_noria import CACHE, UP_WITHIN_S, LocalNoria, running, until
 
 NOT_INSTALLED = 75  # sysexits' EX_TEMPFAIL
-# No round of its own begins. LLaMA-Factory has no rows that guard what was known.
+# No round of its own begins.
 POLICY = MADE_WITH["policy"] | {
     "thresholds": MADE_WITH["policy"]["thresholds"] | {"corrections": 10_000},
     "gate": {"general_margin": 0.49},
@@ -53,6 +53,10 @@ def through_a_round(noria: LocalNoria, factory: Path, folder: Path) -> dict[str,
         until(lambda: any(model["id"] == story.DOMAIN for model in door.models()), "release 0 answers", UP_WITHIN_S)
         story.watch_exam(door, noria.home, story.add_exam(door, FACTS, GENERAL))
         acts = correct_facts(door, story.DOMAIN, FACTS, 0.2, lambda acts, fact: None)
+        # LLaMA-Factory has no guard for what a model knows, and corrections alone wipe a small one out: the gate refused that
+        # adapter (general 40 of 40 to 0). A data team puts general rows among the examples.
+        known = written_known(folder.parent / "known.jsonl")
+        commanded(noria, "examples", "import", str(known), "--person", "data-team")
         commanded(noria, "examples", "export", str(folder), "--llamafactory", str(ward.base(CACHE)))
         began = monotonic()
         done = subprocess.run(
@@ -87,6 +91,13 @@ def through_a_round(noria: LocalNoria, factory: Path, folder: Path) -> dict[str,
         "asked_at_the_door": len(right),
         "right_at_the_door": sum(right),
     }
+
+
+def written_known(path: Path) -> Path:
+    """What the model knows, as examples."""
+    rows = [{"instruction": asked, "input": "", "output": answer} for asked, answer in ward.GENERAL]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def commanded(noria: LocalNoria, *words: str) -> None:
