@@ -20,6 +20,7 @@ from streams.facts.conversations import (
     ReplyRated,
 )
 from streams.facts.domains import DomainCreated, PolicySet
+from streams.facts.examples import RankingAccepted
 from streams.facts.people import PlacesPurged
 from streams.facts.releases import CandidateRebuilt, ReleaseFinished, ReleaseRolledBack, ReleaseStarted
 from streams.facts.rounds import CandidateEvaluated, CandidateTrained, SnapshotSelected
@@ -75,6 +76,9 @@ def placed(event: Event, id: UUID) -> Event:
         said = getattr(event, field, None)
         if isinstance(said, Sealed) and said.kid.startswith(NOBODYS_KEY):
             event = replace(event, **{field: replace(said, ref=f"{id}#{field}")})
+    if isinstance(event, RankingAccepted):
+        answers = tuple(replace(one, ref=f"{id}#answers.{number}") for number, one in enumerate(event.answers))
+        event = replace(event, prompt=replace(event.prompt, ref=f"{id}#prompt"), answers=answers)
     return event
 
 
@@ -89,6 +93,19 @@ def message(event: Event, *, id: UUID | None = None, at: datetime = AT, cause: U
 def order_message(order: Order) -> Message:
     value = encode_order(order, source="/test", time=AT, causation_id=uuid5(order.order_id, "cause"))
     return Message(ORDERS, str(order.order_id), value)
+
+
+def ranking(domain: str, person: str) -> RankingAccepted:
+    """Three answers that a data team brought, of which two are equally good."""
+    return RankingAccepted(
+        domain=domain,
+        ranking_id=f"ranking of {person}",
+        person=person,
+        prompt=sealed(person),
+        answers=(sealed(person), sealed(person), sealed(person)),
+        tiers=((2,), (0, 1)),
+        said_at=AT,
+    )
 
 
 def created(domain: str) -> DomainCreated:

@@ -21,7 +21,7 @@ from streams.facts.releases import RollbackAsked
 from streams.log import KafkaLog, Message
 from streams.replay import Difference, VerifyReport, rebuild, rebuild_live, verify
 from streams.store import Store
-from tests.integration.by_hand import AT, ByHand, change, rows, sealed, story, talk
+from tests.integration.by_hand import AT, ByHand, change, ranking, rows, sealed, story, talk
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def world(database: Engine, log: KafkaLog) -> ByHand:
     if not world.store.positions():
         story(world, "roads", ["ann", "bob", "cem"], talks=24)
         story(world, "fields", ["ann", "dan"], talks=12)
+        world.say(ranking("roads", "ann"), ranking("roads", "cem"))
         erased = PersonErased(domain="roads", person="cem", kids=("kid-of-cem",), by="operator")
         world.say(erased, RollbackAsked(domain="roads", to=0, by="operator"), *talk("roads", "ann"))
         world.say(base("sha256:" + "a1" * 32), base("sha256:" + "a2" * 32))
@@ -76,6 +77,8 @@ def test_the_story_has_everything_in_it(world: ByHand) -> None:
     assert rows(world.database, "SELECT live_release FROM noria.domains ORDER BY domain") == [(2,), (0,)]
     retired = "SELECT count(*) FROM noria.examples WHERE retired_reason = 'erased'"
     assert rows(world.database, retired) == [(8,)]
+    brought = "SELECT person, retired_reason FROM noria.rankings ORDER BY person"
+    assert rows(world.database, brought) == [("ann", None), ("cem", "erased")]
 
 
 def test_a_replay_comes_to_the_same_tables(world: ByHand, log: KafkaLog) -> None:
