@@ -65,9 +65,6 @@ def domain_with(world: World, recall: dict[str, Any], **more: Any) -> str:
 def corrected(world: World, domain: str, question: str, answer: str, user: str = "cora") -> str:
     """A correction; the id of the example that it became."""
     reply_id = world.chat(domain, question, user=user)["metadata"]["reply_ids"][0]
-    body = {"reply_id": reply_id, "user": user, "correction": answer}
-    given = world.as_chat.post("/v1/feedback", json=body)
-    assert given.status_code == 200, given.text
 
     def accepted() -> str | None:
         with world.database.connect() as connection:
@@ -77,6 +74,9 @@ def corrected(world: World, domain: str, question: str, answer: str, user: str =
             ).scalar_one_or_none()
 
     before = accepted()
+    body = {"reply_id": reply_id, "user": user, "correction": answer}
+    given = world.as_chat.post("/v1/feedback", json=body)
+    assert given.status_code == 200, given.text
     world.caught_up(given.json()["position"])
     return str(wait_until(lambda: (now := accepted()) != before and now, what="the example"))
 

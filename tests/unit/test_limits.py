@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from api.chat_request import HIGHEST_DRAFTS
 from api.errors import ApiError
 from api.keys import Caller
 from api.limits import KEYS, Limits
@@ -96,14 +97,14 @@ def test_what_is_held_is_free_again_once_however_often_it_is_released(limits: Li
 
 
 def test_a_key_takes_its_share_of_each_engines_queue_and_one_request_always_fits(limits: Limits) -> None:
-    held = [limits.hold_drafts(ANN, "roads@0", 2, 32) for _ in range(4)]
-    assert "8 drafts" in refusal(limits.hold_drafts, ANN, "roads@0", 1, 32).message
-    limits.hold_drafts(ANN, "ward@0", 8, 32)
-    limits.hold_drafts(BOB, "roads@0", 8, 32)
-    limits.hold_drafts(APP, "roads@0", 24, 32)
+    held = [limits.hold_drafts(ANN, "roads@0", 3, 48) for _ in range(4)]
+    assert "12 drafts" in refusal(limits.hold_drafts, ANN, "roads@0", 1, 48).message
+    limits.hold_drafts(ANN, "ward@0", 12, 48)
+    limits.hold_drafts(BOB, "roads@0", 12, 48)
+    limits.hold_drafts(APP, "roads@0", 36, 48)
     held[0]()
-    limits.hold_drafts(ANN, "roads@0", 2, 32)
-    limits.hold_drafts(ANN, "small@0", 4, 4)
+    limits.hold_drafts(ANN, "roads@0", 3, 48)
+    limits.hold_drafts(ANN, "small@0", HIGHEST_DRAFTS, 4)
 
 
 def test_waits_are_free_again_when_they_end(limits: Limits) -> None:

@@ -151,7 +151,13 @@ class World:
             artifacts=self.artifacts,
             keyring=Ring(),
             database=None,
-            settings=SimpleNamespace(artifacts=tmp_path / "artifacts", host="here"),
+            settings=SimpleNamespace(
+                artifacts=tmp_path / "artifacts",
+                host="here",
+                home=tmp_path,
+                training_device="cpu",
+                training_processes=1,
+            ),
             keeping=nullcontext,
             publish=lambda order, event, name: self.said.append(event),
         )
