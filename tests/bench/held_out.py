@@ -101,9 +101,9 @@ CASES: Mapping[str, Case] = {
     "asked back": Case(rows=with_questions_asked_back),
     "gaps": Case(rows=with_gaps),
     "four wordings": Case(rows=all_wordings),
-    "four wordings, all rows": Case(rows=all_beside),
-    "four wordings, all rows, all layers": Case(replace(USUAL, upper_layers=1.0), all_beside),
-    "four wordings, all rows, 28 epochs": Case(replace(USUAL, epochs=28), all_beside),
+    "four wordings and all rows": Case(rows=all_beside),
+    "four wordings and all rows in all layers": Case(replace(USUAL, upper_layers=1.0), all_beside),
+    "four wordings and all rows for 28 epochs": Case(replace(USUAL, epochs=28), all_beside),
 }
 
 

@@ -83,7 +83,6 @@ def through_a_round(noria: LocalNoria, factory: Path, folder: Path) -> dict[str,
         "loss_after": losses[-1],
         "step": round_["step"],
         "failure": round_["failure"],
-        "recipe": round_["recipe"],
         "gate": {
             name: [check["n"], check["before"], check["after"], check["verdict"]] for name, check in checks.items()
         },
