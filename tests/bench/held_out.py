@@ -29,6 +29,7 @@ from workers.trainer.job import Job
 from workers.trainer.spec import TrainingRow
 
 USUAL = LoraRecipe()
+GENERAL = 150  # questions of the quiz: an answer takes longer than a step of training
 
 
 def as_usual(facts: Sequence[TaughtFact]) -> list[TrainingRow]:
@@ -149,7 +150,7 @@ def sets(facts: Sequence[TaughtFact]) -> Sets:
         "fixes": [(fact.trained[0], fact.answer, fact.keys) for fact in facts],
         "held-out bare": held_out,
         "held-out recalled": [(memories.recalled(words), answer, keys) for words, answer, keys in held_out],
-        "general": [(one.question, one.answer, tuple(one.keys)) for one in load_general()],
+        "general": [(one.question, one.answer, tuple(one.keys)) for one in load_general()[:GENERAL]],
     }
 
 
