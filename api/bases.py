@@ -1,6 +1,7 @@
 """Bases: entered once they lie here, checked, and shown."""
 
 import re
+from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -20,7 +21,7 @@ from streams.facts.bases import BASES, BaseAdded
 from streams.settings import Settings
 from streams.store import postgres_trouble
 
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CARD_FILE = "noria.json"  # of every finished model directory
 
@@ -111,17 +112,40 @@ def base_of_model(connection: Connection, model: str) -> dict[str, Any] | None:
     return dict(row) if row is not None else None
 
 
+def the_base(connection: Connection, name: str, param: str) -> dict[str, Any]:
+    """Raises ApiError 422 naming those that there are."""
+    base = find_base(connection, name)
+    if base is None:
+        there = ", ".join(connection.execute(select(schema.bases.c.base).order_by(schema.bases.c.base)).scalars())
+        message = f"there is no base {name[:100]!r}; there are {there or 'none'} (`noria base add` enters one)"
+        raise ApiError(422, message, param=param, code="base_not_found")
+    return base
+
+
+def check_served(base: dict[str, Any], engine: str, param: str) -> None:
+    """Raises ApiError 422 where no engine of that kind can serve the base."""
+    if engine not in base["engines"]:
+        can = ", ".join(base["engines"])
+        raise ApiError(422, f"engine: {engine} cannot serve the base {base['base']}; {can} can", param=param)
+
+
+def lies_here(model: str, settings: Settings) -> bool:
+    return _card_file(model, settings).exists()
+
+
 def card_of(model: str, settings: Settings) -> _Card:
     """What lies here under that digest. Raises ApiError 400, or 422 where no checked base does."""
-    digest = _DIGEST.fullmatch(model)
-    if digest is None:
+    if not _DIGEST.fullmatch(model):
         raise ApiError(400, "model must be a digest, sha256:…", param="model")
-    path = settings.artifacts / "sha256" / digest[1] / _CARD_FILE
     try:
-        card = msgspec.json.decode(path.read_bytes(), type=_Card)
+        card = msgspec.json.decode(_card_file(model, settings).read_bytes(), type=_Card)
     except (OSError, msgspec.DecodeError):
         card = None
     if card is None or not card.checked or not _NAME.fullmatch(card.base):
         message = "no base that was checked lies here under that digest; `noria base add` makes one"
         raise ApiError(422, message, param="model")
     return card
+
+
+def _card_file(model: str, settings: Settings) -> Path:
+    return settings.artifacts / "sha256" / model.removeprefix("sha256:") / _CARD_FILE

@@ -18,13 +18,12 @@ _WIDTH, _HEIGHT, _EDGE = 640, 240, 40  # of the picture, in its own units
 def card_of(
     round_: Mapping[str, Any],
     recipe: Recipe,
-    start: int,
-    base_model: str | None,
-    first_model: str | None,
+    start: int | None,
+    start_model: str | None,
     licence: str | None,
 ) -> Card:
-    """Of a round's row. `start`, `base_model`: the release whose weights it started from, and their digest; `first_model`: that of
-    the domain's base; `licence`: the base's, where it is known."""
+    """Of a round's row. `start`, `start_model`: the release whose weights it started from (None: the base), and their digest;
+    `licence`: the base's, where it is known."""
     training = round_["training"] or {}
     return {
         "model": round_["model"],
@@ -35,7 +34,7 @@ def card_of(
         "outcome": round_["step"],
         "release": round_["release"],
         "asked_at": round_["requested_at"],
-        "base": {"release": start, "model": base_model, "first": first_model, "licence": licence},
+        "base": {"release": start, "model": start_model, "first": round_["base_model"], "licence": licence},
         "data": {
             "snapshot": round_["snapshot"],
             "pin": round_["pin"],
@@ -72,8 +71,8 @@ def card_page(card: Card) -> str:
             {
                 "model": card["model"],
                 "adapter": card["adapter"],
-                "trained from": f"{card['domain']}@{base['release']}, {base['model']}",
-                "first base": base["first"],
+                "trained from": _started_from(card),
+                "base": base["first"],
                 "licence of the base": base["licence"] or "not stated",
                 "round": card["round_id"],
                 "asked for": card["asked_at"],
@@ -109,6 +108,11 @@ def card_page(card: Card) -> str:
         ]
     parts += ["## Evaluation", *_evaluation(card["evaluation"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _started_from(card: Card) -> str:
+    release, model = card["base"]["release"], card["base"]["model"]
+    return f"the base, {model}" if release is None else f"{card['domain']}@{release}, {model}"
 
 
 def curve(losses: Sequence[float]) -> str:

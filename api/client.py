@@ -453,11 +453,18 @@ class Door:
     # rounds and releases
 
     def start_round(
-        self, domain: str, opening: bool = False, recipe: Json | None = None, from_base: bool = False
+        self,
+        domain: str,
+        opening: bool = False,
+        recipe: Json | None = None,
+        from_base: bool = False,
+        base: str | None = None,
     ) -> Json:
-        """`recipe`: by which it trains, instead of the policy's. `from_base`: from the domain's base, on all that counts."""
+        """`recipe`: by which it trains, instead of the policy's. `from_base`: from the domain's base, on all that counts. `base`:
+        so from the base of that name, to which the domain moves."""
         body: Json = {"opening": True} if opening else {}
         body |= ({} if recipe is None else {"recipe": recipe}) | ({"from_base": True} if from_base else {})
+        body |= {} if base is None else {"base": base}
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/rounds", body))
 
     def rounds(self, domain: str | None = None, limit: int | None = None) -> list[Json]:

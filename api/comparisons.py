@@ -9,7 +9,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, select
 
 from api.access import caller, needs
-from api.bases import base_of_model, find_base
+from api.bases import base_of_model, the_base
 from api.comparing import with_shares
 from api.errors import ApiError
 from api.known import domain_row, living_domain
@@ -90,14 +90,7 @@ def _bases(services: Services, row: dict[str, Any], names: list[str]) -> dict[st
     with postgres_trouble(), services.database.connect() as connection:
         known = base_of_model(connection, own)
         for number, name in enumerate(names):
-            base = find_base(connection, name)
-            if base is None:
-                there = ", ".join(
-                    connection.execute(select(schema.bases.c.base).order_by(schema.bases.c.base)).scalars()
-                )
-                message = f"there is no base {name[:100]!r}; there are {there or 'none'} (`noria base add` enters one)"
-                raise ApiError(422, message, param=f"bases[{number}]", code="base_not_found")
-            found[name] = str(base["model"])
+            found[name] = str(the_base(connection, name, f"bases[{number}]")["model"])
     if own not in found.values():
         name = str(known["base"]) if known is not None else _prepared(services, own)
         found = {name if name not in found else own: own} | found

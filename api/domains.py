@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from sqlalchemy import func, select
 
 from api.access import caller, needs, no_such_domain
-from api.bases import base_of_model, find_base
+from api.bases import base_of_model, check_served, find_base
 from api.errors import ApiError
 from api.known import CATCH_UP_S, check_not_parked, domain_row, find_domain, living_domain, parked_rows
 from api.reasons import with_words
@@ -137,7 +137,10 @@ def check_new_domain(said: _NewDomain, services: Services) -> DomainCreated:
     if said.engine not in ENGINES:
         raise ApiError(422, f"engine must be one of {', '.join(ENGINES)}", param="engine")
     model = base_model_digest(said.base_model, services)
-    check_served(model, said.engine, services)
+    with postgres_trouble(), services.database.connect() as connection:
+        base = base_of_model(connection, model)
+    if base is not None:
+        check_served(base, said.engine, "engine")
     return DomainCreated(
         domain=said.domain,
         title=said.title or said.domain,
@@ -167,15 +170,6 @@ def base_model_digest(name: str, services: Services) -> str:
         message = f"base_model is none of the bases ({there}; `noria base add` enters one) nor a digest"
         raise ApiError(422, message, param="base_model")
     return prepared[name]
-
-
-def check_served(model: str, engine: str, services: Services) -> None:
-    """Raises ApiError 422 where it is known that no engine of that kind can serve the model."""
-    with postgres_trouble(), services.database.connect() as connection:
-        row = base_of_model(connection, model)
-    if row is not None and engine not in row["engines"]:
-        can = ", ".join(row["engines"])
-        raise ApiError(422, f"engine: {engine} cannot serve the base {row['base']}; {can} can", param="engine")
 
 
 def check_new_policy(body: Any, within: str) -> Policy:

@@ -37,6 +37,10 @@ _WORDS: dict[Code, tuple[str, str]] = {
         "每 {every} 轮一次：从基础模型出发，学习全部纠正",
     ),
     "from_base_asked_for": ("from the base, with all corrections", "从基础模型出发，学习全部纠正"),
+    "base_asked_for": (
+        "to the base {base}: from there, with all corrections",
+        "换用基础模型 {base}：从它出发，学习全部纠正",
+    ),
     "in_words": ("{words}", "{words}"),
     "corrections": ("{have} of {need} corrections; {more} more", "已有 {have} / {need} 条纠正，还差 {more} 条"),
     "preferences": ("{have} of {need} preferences; {more} more", "已有 {have} / {need} 条偏好，还差 {more} 条"),

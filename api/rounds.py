@@ -10,7 +10,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, select
 
 from api.access import caller, domains_asked, needs
-from api.bases import base_of_model
+from api.bases import base_of_model, check_served, lies_here, the_base
 from api.cards import card_of
 from api.errors import ApiError
 from api.known import check_not_parked, domain_row, living_domain
@@ -38,6 +38,7 @@ class _Wanted(Struct, forbid_unknown_fields=True):
     opening: bool = False
     recipe: Recipe | None = None
     from_base: bool = False
+    base: str | None = None
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -59,6 +60,8 @@ def blueprint(services: Services) -> Blueprint:
             opening=wanted.opening,
             recipe=wanted.recipe,
             from_base=wanted.from_base,
+            base=wanted.base,
+            base_model=None if wanted.base is None else _moves_to(services, row, wanted.base),
         )
         return _say(services, asked, domain)
 
@@ -83,12 +86,12 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(409, message, code="no_candidate")
         with postgres_trouble(), services.database.connect() as connection:
             models = {row["release"]: row["model"] for row in release_rows(connection, {found["domain"]})}
-            base = base_of_model(connection, models[0]) if 0 in models else None
+            base = base_of_model(connection, found["base_model"])
         began = _requested(services, found)
         licence = base["licence"] if base is not None else None
-        start = 0 if began.from_base else found["base_release"]
-        card = card_of(_shown(found), began.policy.recipe, start, models.get(start), models.get(0), licence)
-        return reply(card)
+        start = None if began.from_base else found["base_release"]
+        model = found["base_model"] if start is None else models.get(start)
+        return reply(card_of(_shown(found), began.policy.recipe, start, model, licence))
 
     @views.post("/v1/rounds/<round_id>/cancel")
     @needs("operator")
@@ -123,6 +126,7 @@ def blueprint(services: Services) -> Blueprint:
             recall=began.policy.recall,
             opening=began.opening,
             from_base=began.from_base,
+            base_model=began.base_model,
         )
         return _say(services, event, round_id)
 
@@ -173,10 +177,24 @@ def _wanted(body: dict[str, Any]) -> _Wanted:
             raise ApiError(
                 422, "an opening round trains: it takes no adapter that was trained elsewhere", param="recipe"
             )
-    if wanted.from_base and (wanted.opening or isinstance(wanted.recipe, BroughtRecipe)):
+    anew = "base" if wanted.base is not None else "from_base" if wanted.from_base else None
+    if anew is not None and (wanted.opening or isinstance(wanted.recipe, BroughtRecipe)):
         what = "an opening round learns no correction" if wanted.opening else "what was trained elsewhere is trained"
-        raise ApiError(422, f"{what}: it cannot begin at the base anew", param="from_base")
+        raise ApiError(422, f"{what}: it cannot begin at {'a' if anew == 'base' else 'the'} base anew", param=anew)
     return wanted
+
+
+def _moves_to(services: Services, domain: dict[str, Any], name: str) -> str:
+    """The model of the base to which the domain may move. Raises ApiError 422 saying why it cannot."""
+    with postgres_trouble(), services.database.connect() as connection:
+        base = the_base(connection, name, "base")
+    if base["model"] == domain["base_model"]:
+        raise ApiError(422, f"{name} is the domain's base already; `from_base` trains from it anew", param="base")
+    check_served(base, domain["engine"], "base")
+    if not lies_here(base["model"], services.settings):
+        message = f"the files of {name} are not on the disk any more; `noria base add` makes them again"
+        raise ApiError(422, message, param="base", code="base_removed")
+    return str(base["model"])
 
 
 def _say(services: Services, event: DomainEvent, correlation_id: str) -> Response:

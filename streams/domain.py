@@ -35,6 +35,7 @@ class Round(Struct, frozen=True):
     opening: bool = False
     needs: Needs = "merged"  # of `model`
     from_base: bool = False
+    base_model: str | None = None  # to which the domain moves by it
 
 
 class Ended(Struct, frozen=True):
@@ -74,7 +75,7 @@ class Comparing(Struct, frozen=True):
 class Domain(Struct, frozen=True):
     """What decisions about a domain use, and no more. `fresh` is kept apart from the rest."""
 
-    base_model: str = ""
+    base_model: str = ""  # that it began with
     engine: str = ""
     replay_prompts: tuple[str, ...] = ()
     policy: Policy = field(default_factory=Policy)
@@ -88,6 +89,7 @@ class Domain(Struct, frozen=True):
     rounds: int = 0
     releases: dict[int, str] = field(default_factory=dict)  # release -> model
     needs: dict[int, Needs] = field(default_factory=dict)  # of releases whose model needs more than to be read
+    bases: dict[int, str] = field(default_factory=dict)  # of releases of another base than the domain began with
     live: int | None = None
     highest: int = 0
     erased: tuple[str, ...] = ()  # sorted, so that equal states are equal bytes in every process
@@ -96,6 +98,11 @@ class Domain(Struct, frozen=True):
     going: Going | None = None
     rebuild: Rebuild | None = None
     comparing: Comparing | None = None
+
+
+def base_of(state: Domain, release: int | None) -> str:
+    """The base that the release comes from; of None, and of one that is not known, the one that the domain began with."""
+    return state.base_model if release is None else state.bases.get(release, state.base_model)
 
 
 def in_use(state: Domain, round_id: str, release: int | None) -> bool:

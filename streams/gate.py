@@ -6,11 +6,12 @@
     held_out  is reported, and refuses only what is significantly worse
 
 What each round may lose of general ability is within the margin of the release before it; so that rounds do not add up, the same is
-asked against the domain's first model (`general_first`), and its fall must be within that margin, too.
+asked against what they began with, the base of that release (`general_first`), and its fall must be within that margin, too.
 
 Where something is recalled, each set is asked a second time as it is served, behind what is recalled for its questions. As served
 nothing may get worse: earlier and general are kept within the same margins, fixes and held-out questions refuse what is
-significantly worse. An opening round has no fixes: what it must have learned is the skill.
+significantly worse. An opening round has no fixes: what it must have learned is the skill. Nor need one have any that moves the
+domain to another base: that must keep all that was learned.
 
 All that must hold do so at level alpha each: an intersection-union test (Berger 1982), so the whole needs no correction.
 A verdict that is neither for nor against is *inconclusive*, and that does not ship.
@@ -29,7 +30,7 @@ from streams.errors import InvalidField
 LEAST = 0.0001  # of a level or a margin
 FIXES, EARLIER, HELD_OUT, GENERAL, SKILL = "fixes", "earlier", "held_out", "general", "skill"
 GENERAL_FIRST = "general_first"
-"""The general questions once more, where `before` is what the domain's first model answers."""
+"""The general questions once more, where `before` is what the base of the release in force answers."""
 SERVED = {name: f"{name}_served" for name in (FIXES, EARLIER, HELD_OUT, GENERAL)}
 """The same questions as they are served: behind what is recalled, and bare where nothing is good enough."""
 
@@ -160,9 +161,10 @@ def _score(paired: Paired, change: float) -> float:
     return difference / sqrt(variance)
 
 
-def judge(paired: dict[str, Paired], margins: GateMargins) -> Verdict:
-    """The verdict on a candidate, from its paired counts by exam set. A set that is missing has nothing to compare."""
-    checks = tuple(_checks(paired, margins))
+def judge(paired: dict[str, Paired], margins: GateMargins, moves: bool = False) -> Verdict:
+    """The verdict on a candidate, from its paired counts by exam set. A set that is missing has nothing to compare. `moves`: it is
+    of another base, and may come without new fixes where there are earlier ones."""
+    checks = tuple(_checks(paired, margins, moves))
     found = {check.verdict for check in checks}
     outcome: Literal["ship", "refuse", "inconclusive"] = "ship"
     if "fail" in found:
@@ -172,7 +174,7 @@ def judge(paired: dict[str, Paired], margins: GateMargins) -> Verdict:
     return Verdict(outcome, checks, margins.alpha)
 
 
-def _checks(paired: dict[str, Paired], margins: GateMargins) -> Iterator[Check]:
+def _checks(paired: dict[str, Paired], margins: GateMargins, moves: bool) -> Iterator[Check]:
     empty, alpha = Paired(0, 0, 0, 0, 0), margins.alpha
     earlier, general = margins.earlier_margin, margins.general_margin
     served = {name: paired.get(asked, empty) for name, asked in SERVED.items()}
@@ -180,6 +182,8 @@ def _checks(paired: dict[str, Paired], margins: GateMargins) -> Iterator[Check]:
         yield _learning(SKILL, paired[SKILL], alpha)
     elif margins.learn == "served" and served[FIXES].n:
         yield _reported(FIXES, paired.get(FIXES, empty), alpha)
+    elif moves and not paired.get(FIXES, empty).n and paired.get(EARLIER, empty).n:
+        yield _check(FIXES, empty, "nothing to compare")
     else:
         yield _learning(FIXES, paired.get(FIXES, empty), alpha)
     if SKILL not in paired:

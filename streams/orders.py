@@ -25,8 +25,8 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
 
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
-    """Train on `snapshot` from `base_model`; `reference_model` (the domain's first) answers the general prompts. `engine`: the
-    domain's kind, for which what is made is made ready (orders of version 2 know one)."""
+    """Train on `snapshot` from `base_model`; `reference_model` (the base of what comes of it) answers the general prompts.
+    `engine`: the domain's kind, for which what is made is made ready (orders of version 2 know one)."""
 
     order_id: UUID
     domain: str
@@ -62,8 +62,8 @@ class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate
 
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):
     """Examine `candidate_model` and `base_model` on the same questions, bare and, where `recall` has it, as they are served.
-    `engine`: the domain's kind; `needs` and `base_needs` say whether it carries each of the two. `first_model`: the domain's first,
-    against which general ability is held, too; None: it is not asked."""
+    `engine`: the domain's kind; `needs` and `base_needs` say whether it carries each of the two. `first_model`: the base
+    of `base_model`, against which general ability is held, too; None: it is not asked."""
 
     order_id: UUID
     domain: str

@@ -16,6 +16,7 @@ Code = Literal[
     "opening_asked_for",
     "from_base",  # beside another: what it starts from
     "from_base_asked_for",
+    "base_asked_for",
     "in_words",  # of an older log, which holds sentences
     # what is missing
     "corrections",

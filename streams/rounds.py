@@ -15,7 +15,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from msgspec.structs import replace
 
-from streams.domain import Comparing, Domain, Rebuild, Round, prospect, startable, without_the_future
+from streams.domain import Comparing, Domain, Rebuild, Round, base_of, prospect, startable, without_the_future
 from streams.envelope import Consequence, Recorded
 from streams.events import DomainEvent
 from streams.facts import bases, comparisons, documents, domains, exam, examples, people, releases, rounds
@@ -120,6 +120,7 @@ def _proposed(
     assert state.live is not None
     number = state.rounds + 1
     base = None if opening else _from_base(policy, number, event)
+    moves_to = event.base_model if base is not None and isinstance(event, rounds.RoundAsked) else None
     requested = rounds.RoundRequested(
         domain=event.domain,
         round_id=str(uuid5(recorded.envelope.id, "round")),
@@ -130,6 +131,7 @@ def _proposed(
         policy=policy,
         opening=opening,
         from_base=base is not None,
+        base_model=moves_to,
     )
     return Consequence(uuid5(_DECISIONS, f"round {number} of {event.domain}"), requested)
 
@@ -138,6 +140,8 @@ def _from_base(policy: Policy, number: int, event: DomainEvent) -> Reason | None
     """Why that round trains from the domain's base; None: it does not. What was trained elsewhere fits the release in force."""
     if isinstance(policy.recipe, BroughtRecipe):
         return None
+    if isinstance(event, rounds.RoundAsked) and event.base_model is not None:
+        return reason("base_asked_for", base=event.base or event.base_model)
     if isinstance(event, rounds.RoundAsked) and event.from_base:
         return reason("from_base_asked_for")
     every = policy.from_base_every
@@ -146,7 +150,7 @@ def _from_base(policy: Policy, number: int, event: DomainEvent) -> Reason | None
 
 def _judged(state: Domain, round_: Round, event: rounds.CandidateEvaluated, cause: UUID) -> Consequence:
     """What the gate says of a candidate."""
-    verdict = judge(event.paired, round_.policy.gate)
+    verdict = judge(event.paired, round_.policy.gate, moves=round_.base_model is not None)
     if verdict.outcome != "ship":
         refused = rounds.GateRefused(domain=event.domain, round_id=round_.id, verdict=verdict)
         return Consequence(uuid5(cause, "gate_refused"), refused)
@@ -155,14 +159,15 @@ def _judged(state: Domain, round_: Round, event: rounds.CandidateEvaluated, caus
 
 
 def _rebuild(event: releases.RebuildAsked, state: Domain, rebuild: Rebuild) -> RebuildCandidate:
+    base = event.base_model or base_of(state, event.base_release)
     return RebuildCandidate(
         order_id=rebuild.order_id,
         domain=event.domain,
         round_id=event.round_id,
         pin=event.pin,
         snapshot=event.snapshot,
-        base_model=state.base_model if event.from_base else state.releases[event.base_release],
-        reference_model=state.base_model,
+        base_model=base if event.from_base else state.releases[event.base_release],
+        reference_model=base,
         recipe=event.recipe,
         replay_prompts=state.replay_prompts,
         model=event.model,
@@ -187,7 +192,7 @@ def _compare(domain: str, state: Domain, recorded: Recorded, comparing: Comparin
         order_id=comparing.order_id,
         domain=domain,
         release=comparing.release,
-        base_model=state.base_model,
+        base_model=base_of(state, comparing.release),
         model=state.releases[comparing.release],
         pin=recorded.offset + 1,
         engine=state.engine,
@@ -198,8 +203,9 @@ def _compare(domain: str, state: Domain, recorded: Recorded, comparing: Comparin
 
 def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
     """What the round waits for at its step."""
-    base_model = state.releases[round_.base_release]
-    start = state.base_model if round_.from_base else base_model
+    base_model, first = state.releases[round_.base_release], base_of(state, round_.base_release)
+    base = round_.base_model or first
+    start = base if round_.from_base else base_model
     match round_.step:
         case "select":
             return (
@@ -223,7 +229,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     round_id=round_.id,
                     snapshot=round_.snapshot,
                     base_model=start,
-                    reference_model=state.base_model,
+                    reference_model=base,
                     recipe=round_.policy.recipe,
                     replay_prompts=state.replay_prompts,
                     engine=state.engine,
@@ -242,7 +248,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     pin=round_.pin,
                     engine=state.engine,
                     recall=round_.policy.recall,
-                    first_model=state.base_model,
+                    first_model=first,
                     needs=round_.needs,
                     base_needs=state.needs.get(round_.base_release, "merged"),
                 ),

@@ -47,9 +47,18 @@ def round_group() -> None:
     help="Train nothing: judge this LoRA adapter in PEFT's format, trained elsewhere, and ship it if it passes.",
 )
 @click.option("--from-base", is_flag=True, help="Train from the domain's base, on all corrections that count.")
+@click.option(
+    "--base", metavar="NAME", help="Train so from another base (`noria base list`), and move the domain to it."
+)
 @json_option
 def start(
-    domain: str | None, opening: bool, recipe: str | None, adapter: Path | None, from_base: bool, as_json: bool
+    domain: str | None,
+    opening: bool,
+    recipe: str | None,
+    adapter: Path | None,
+    from_base: bool,
+    base: str | None,
+    as_json: bool,
 ) -> None:
     """Start a round now, whatever the thresholds and quiet hours say.
 
@@ -63,7 +72,7 @@ def start(
         name = the_domain(door, domain)
         if adapter is not None:
             wanted = {"method": "brought", "adapter": _take_in(adapter)}
-        said = door.start_round(name, opening, wanted, from_base)
+        said = door.start_round(name, opening, wanted, from_base, base)
     if as_json:
         print_json(said)
     else:

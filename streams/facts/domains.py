@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from streams.domain import Domain, ended, gathered, prospect
+from streams.domain import Domain, base_of, ended, gathered, prospect
 from streams.envelope import Moment, Recorded
 from streams.facts.comparisons import comparison_ended
 from streams.facts.releases import rebuild_ended
@@ -57,7 +57,7 @@ domains = projection(
     text("title"),
     text_array("languages"),
     text("system_prompt"),
-    text("base_model"),
+    text("base_model"),  # of the live release
     text("engine"),
     jsonb("policy"),
     integer("live_release", nullable=True),
@@ -132,6 +132,7 @@ def standing(domain: str, state: Domain, now: datetime) -> Update:
     """How the domain stands, as its row shows it."""
     so_far, next_ = gathered(state, now), prospect(state, now)
     row: Row = {
+        "base_model": base_of(state, state.live),
         "live_release": state.live,
         "round_id": state.round.id if state.round is not None else None,
         "corrections": so_far.corrections,

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from streams.domain import Domain, Round, ended, startable
+from streams.domain import Domain, Round, base_of, ended, startable
 from streams.envelope import Number, Recorded
 from streams.gate import Paired, Verdict
 from streams.made_with import MadeWith
@@ -22,19 +22,23 @@ from streams.writes import Delete, Insert, Row, Update, Write, columns
 
 class RoundAsked(Struct, frozen=True, kw_only=True):
     """Somebody asked for a round by hand; quiet hours and thresholds do not hold it up. `opening` as in `RoundRequested`; `recipe`:
-    by which it is to train, instead of the policy's; `from_base` as in `RoundRequested`."""
+    by which it is to train, instead of the policy's; `from_base` as in `RoundRequested`. `base`: the name of the base to which the
+    domain is to move, and `base_model` its model: it trains from there."""
 
     domain: str
     by: str
     opening: bool = False
     recipe: Recipe | None = None
     from_base: bool = False
+    base: str | None = None
+    base_model: str | None = None
 
 
 class RoundRequested(Struct, frozen=True, kw_only=True):
     """A round began. `pin` is the next offset of this domain's partition: what stood before it is in, the rest is not. `opening`:
     it teaches to use what is recalled, from general material, and nothing of the domain; what people gave waits for the next.
-    `from_base`: it trains from the domain's base, and what `base_release` has learned is learned anew; the gate asks the same."""
+    `from_base`: it trains from the domain's base, and what `base_release` has learned is learned anew; the gate asks the same.
+    `base_model`: from this one, and it is the domain's base as long as what comes of it answers; None: the base stays."""
 
     domain: str
     round_id: str
@@ -45,6 +49,7 @@ class RoundRequested(Struct, frozen=True, kw_only=True):
     policy: Policy
     opening: bool = False
     from_base: bool = False
+    base_model: str | None = None
 
 
 class ExamplesSelected(Struct, frozen=True, kw_only=True):
@@ -154,6 +159,7 @@ rounds = projection(
     jsonb("reasons"),  # list of Reason
     bigint("pin"),
     integer("base_release"),
+    text("base_model"),  # of the domain, as the round would leave it
     boolean("opening"),
     text("snapshot", nullable=True),
     integer("kept", nullable=True),
@@ -201,7 +207,8 @@ def fold(state: Domain, recorded: Recorded, event: RoundEvent) -> Domain:
         case SnapshotSelected():
             if round_ is None or round_.order_id != event.order_id:
                 return state
-            if not event.kept and not event.named and not event.pairs and not round_.opening:
+            again = round_.base_model is not None and event.earlier  # another base learns them, whatever is new
+            if not event.kept and not event.named and not event.pairs and not round_.opening and not again:
                 return ended(state, "empty")
             return _advanced(state, replace(round_, snapshot=event.snapshot), cause)
         case CandidateTrained():
@@ -216,7 +223,9 @@ def fold(state: Domain, recorded: Recorded, event: RoundEvent) -> Domain:
                 return state
             passed = replace(round_, verdict=event.verdict, release=event.release)
             after = _advanced(state, passed, round_.order_id)
-            return replace(after, highest=max(state.highest, event.release))
+            base = round_.base_model or base_of(state, round_.base_release)
+            bases = {} if base == state.base_model else {event.release: base}
+            return replace(after, highest=max(state.highest, event.release), bases=state.bases | bases)
         case GateRefused():
             if round_ is None or round_.id != event.round_id or round_.step != "gate":
                 return state
@@ -248,6 +257,7 @@ def _begun(state: Domain, recorded: Recorded, event: RoundRequested) -> Domain:
         policy=event.policy,
         opening=event.opening,
         from_base=event.from_base,
+        base_model=event.base_model,
     )
     return replace(
         state,
@@ -329,6 +339,7 @@ def course(domain: str, before: Domain, after: Domain, recorded: Recorded) -> li
             "reasons": msgspec.to_builtins(new.reasons),
             "pin": new.pin,
             "base_release": new.base_release,
+            "base_model": new.base_model or base_of(after, new.base_release),
             "opening": new.opening,
             "requested_at": recorded.envelope.time,
         }

@@ -158,6 +158,7 @@ def models_needed(connection: Connection) -> set[str]:
     found = connection.execute(
         text(
             "SELECT base_model FROM noria.domains"
+            " UNION SELECT base_model FROM noria.rounds"
             " UNION SELECT model FROM noria.bases"
             " UNION SELECT model FROM noria.releases WHERE state != 'removed'"
             " UNION SELECT model FROM noria.rounds WHERE removed_at IS NULL"

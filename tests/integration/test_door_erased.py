@@ -205,8 +205,8 @@ def test_every_later_release_and_what_is_on_its_way_is_named_with_what_it_learne
     for number, base, release, model, over in made:
         change(
             database,
-            "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_release, requested_at,"
-            " ended_at, release, model) VALUES (:id, :domain, :number, 'train', '[]', false, 1, :base, now(),"
+            "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release,"
+            " requested_at, ended_at, release, model) VALUES (:id, :domain, :number, 'train', '[]', false, 1, 'm', :base, now(),"
             " CASE WHEN :over THEN now() END, :release, :model)",
             id=f"{domain}-{number}",
             domain=domain,

@@ -228,8 +228,9 @@ def test_a_training_that_failed_or_was_cancelled_leaves_no_folder_once_its_round
     assert [folder.name for folder in folders.iterdir()] == [str(order.order_id)], "it may be tried again"
     change(
         context.database,
-        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_release, requested_at, ended_at)"
-        " VALUES ('round-1', 'roads', 1, 'failed', '[]', false, 1, 0, now(), now())",
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release,"
+        " requested_at, ended_at)"
+        " VALUES ('round-1', 'roads', 1, 'failed', '[]', false, 1, 'm', 0, now(), now())",
     )
     sweep(context.database, context.settings.host, folders)
     assert places(context) == [] and list(folders.iterdir()) == []
@@ -245,8 +246,8 @@ def test_the_folder_of_what_is_made_again_stays_until_that_is_over(context: Cont
     folder.mkdir(parents=True)
     change(
         context.database,
-        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_release, requested_at, ended_at,"
-        " rebuild) VALUES ('round-1', 'roads', 1, 'released', '[]', false, 1, 0, now(), now(),"
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release,"
+        " requested_at, ended_at, rebuild) VALUES ('round-1', 'roads', 1, 'released', '[]', false, 1, 'm', 0, now(), now(),"
         " jsonb_build_object('order_id', CAST(:order_id AS text), 'outcome', 'under_way'))",
         order_id=order_id,
     )

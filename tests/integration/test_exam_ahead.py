@@ -71,8 +71,8 @@ def add_exam(world: World, domain: str, *questions: str) -> None:
 
 
 ROUND = (
-    "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_release, requested_at)"
-    " VALUES ('round-1', :domain, 1, 'train', '[]', false, 1, 0, now())"
+    "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release, requested_at)"
+    " VALUES ('round-1', :domain, 1, 'train', '[]', false, 1, 'm', 0, now())"
 )
 
 

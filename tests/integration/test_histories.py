@@ -181,7 +181,7 @@ DECISIONS = ("round_requested", "gate_passed", "gate_refused")
 def test_another_gate_changes_nothing_of_what_happened_and_is_told(
     database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stricter(paired: dict[str, Paired], margins: GateMargins) -> Verdict:
+    def stricter(paired: dict[str, Paired], margins: GateMargins, moves: bool = False) -> Verdict:
         return msgspec.structs.replace(judge(paired, margins), outcome="refuse")
 
     before, _ = replayed("released", database)

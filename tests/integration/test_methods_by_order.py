@@ -1,4 +1,5 @@
-"""Every method, by order: a round that trains so, by the real trainer, makes a candidate that an engine serves as it is."""
+"""Every method, by order: a round that trains so, by the real trainer, makes a candidate that an engine serves as it is; and so
+does one that moves the domain to a base of another family."""
 
 import io
 import tempfile
@@ -10,12 +11,14 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import init
 
+from streams.facts.bases import BASES, BaseAdded
 from streams.facts.orders import Step
 from streams.orders import Order
-from tests import tiny_llama
+from tests import tiny_families, tiny_llama
 from tests.door_world import World, wait_until
 from tests.integration.by_hand import results
 from tests.integration.test_adapter_served import WITHIN_S, host, said_by
@@ -82,7 +85,7 @@ def by_hand(order: Order, context: Context) -> None:
         context.publish(order, event, name)
 
 
-def test_what_every_method_makes_is_served_as_transformers_says_it(
+def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_move_to_another_base_makes(
     world: World, context: Context, host: None, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table: dict[str, tuple[Step, StepFunction]] = {
@@ -114,16 +117,8 @@ def test_what_every_method_makes_is_served_as_transformers_says_it(
     assert added.status_code == 200, added.text
     world.caught_up(added.json()["position"])
 
-    said = set()
-    recipes = [{"method": method, **SMALL, **own} for method, own in RECIPES.items()]
-    recipes.append({"method": "brought", "adapter": take_in(trained_elsewhere(base, tmp_path), context.artifacts)})
-    for release, recipe in enumerate(recipes, start=1):
-        items = [{"instruction": f"What turns wheel {release}?", "output": f"River {release} turns it."}]
-        given = world.as_operator.post(f"/v1/domains/{domain}/examples?user=ann", json=items).json()
-        world.caught_up(given["position"])
-        asked = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": recipe})
-        assert asked.status_code == 202, asked.text
-        until_live(release)
+    def served(release: int) -> Path:
+        """The model of the release, which answers as transformers does."""
         (row,) = (
             r
             for r in world.as_data.get("/v1/releases", params={"domain": domain}).json()["data"]
@@ -134,15 +129,57 @@ def test_what_every_method_makes_is_served_as_transformers_says_it(
         said_alone = ((words, said_by(model_dir, words, 8).rstrip("\ufffd")) for words in ASKED)
         words, expected = next(found for found in said_alone if found[1])
         answer = world.chat(domain, words, temperature=0, max_tokens=8)
-        assert answer["choices"][0]["message"]["content"].rstrip("\ufffd") == expected, recipe["method"]
+        assert answer["choices"][0]["message"]["content"].rstrip("\ufffd") == expected, release
         assert answer["model"] == f"{domain}@{release}"
-        assert row["needs"] == ("adapter" if "p_tuning_v2" in recipe["method"] else "merged")
-        said.add(row["model"])
+        assert row["needs"] == ("adapter" if "p_tuning_v2" in recipes[release - 1]["method"] else "merged")
+        return model_dir
+
+    made = set()
+    recipes = [{"method": method, **SMALL, **own} for method, own in RECIPES.items()]
+    recipes.append({"method": "brought", "adapter": take_in(trained_elsewhere(base, tmp_path), context.artifacts)})
+    for release, recipe in enumerate(recipes, start=1):
+        items = [{"instruction": f"What turns wheel {release}?", "output": f"River {release} turns it."}]
+        given = world.as_operator.post(f"/v1/domains/{domain}/examples?user=ann", json=items).json()
+        world.caught_up(given["position"])
+        asked = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": recipe})
+        assert asked.status_code == 202, asked.text
+        until_live(release)
+        made.add(served(release).name)
         monkeypatch.setattr(training, "Trainer", Here)  # the first was trained by a child
-    assert len(said) == len(recipes)
+    assert len(made) == len(recipes)
+
+    other = heron(tmp_path)
+    model, known = context.artifacts.put_dir(other), msgspec.json.decode((other / "noria.json").read_bytes())["about"]
+    entered = BaseAdded(
+        domain=BASES, base="heron", model=model, by="ops", **known | {"engines": tuple(known["engines"])}
+    )
+    world.caught_up(world.say(entered))
+    move = {"base": "heron", "recipe": recipes[0]}  # with nothing new: all that was learned is learned again
+    assert world.as_operator.post(f"/v1/domains/{domain}/rounds", json=move).status_code == 202
+    recipes.append(recipes[0])
+    until_live(len(recipes))
+    (round_, *_) = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
+    assert (round_["kept"], round_["earlier"], round_["base_model"]) == (0, len(recipes) - 1, model)
+    assert round_["training"]["rows"] == len(recipes) - 1
+    moved = served(len(recipes))
+    assert (moved / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes()
+    assert world.as_data.get(f"/v1/domains/{domain}").json()["base_model"] == model
+    card = world.as_data.get(f"/v1/rounds/{round_['round_id']}/card").json()
+    assert card["base"] == {"release": None, "model": model, "first": model, "licence": known["licence"]}
+    assert world.as_operator.post(f"/v1/domains/{domain}/rollback", json={"to": 0}).status_code == 202
+    until_live(0)
+    assert world.as_data.get(f"/v1/domains/{domain}").json()["base_model"] == body["base_model"]
+
+
+def heron(tmp_path: Path) -> Path:
+    """A base of another family, which cuts words otherwise."""
+    folder = tmp_path / "heron"
+    build_base(folder, str(tiny_families.write(tmp_path / "qwen2", "qwen2")))
+    return folder
 
 
 def trained_elsewhere(base: Path, tmp_path: Path) -> Path:
+    torch.manual_seed(1)  # of some random models two tokens are nearly as likely, and an engine says the other one
     adapted: Any = get_peft_model(load_model(base), LoraConfig(r=2, target_modules=["q_proj", "up_proj"]))
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:

@@ -106,8 +106,8 @@ def table(run: StepFunction) -> dict[str, tuple[Step, StepFunction]]:
 def begin_round(database: Engine, order: SelectSnapshot) -> None:
     change(
         database,
-        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_release, requested_at)"
-        " VALUES (:id, 'roads', 1, 'select', '[]', false, 7, 0, now())",
+        "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release, requested_at)"
+        " VALUES (:id, 'roads', 1, 'select', '[]', false, 7, 'm', 0, now())",
         id=order.round_id,
     )
 

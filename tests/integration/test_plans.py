@@ -121,9 +121,9 @@ def fill(database: Engine) -> None:
         ),
         "noria.rounds": (
             OTHERS,
-            "round_id, domain, number, step, reasons, opening, pin, base_release, requested_at, ended_at, removed_at, snapshot,"
-            " model, adapter",
-            f"{HEX.format('o')}, {DOMAIN}, n, 'released', '[]', false, n, n, {WHEN}, {WHEN}, {WHEN}, 's', 'm', 'a'",
+            "round_id, domain, number, step, reasons, opening, pin, base_release, base_model, requested_at, ended_at,"
+            " removed_at, snapshot, model, adapter",
+            f"{HEX.format('o')}, {DOMAIN}, n, 'released', '[]', false, n, n, 'b', {WHEN}, {WHEN}, {WHEN}, 's', 'm', 'a'",
         ),
         "noria.learned": (OTHERS, "round_id, example_id", f"{HEX.format('o')}, {HEX.format('e')}"),
         "noria.releases": (

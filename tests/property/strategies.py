@@ -94,7 +94,7 @@ ACTS = (  # as often as they are named
     *("correct",) * 8,
     *("do",) * 12,
     *("return",) * 12,
-    *("prefer", "retire", "tick", "again", "policy", "forget") * 2,
+    *("prefer", "retire", "tick", "again", "policy", "forget", "move") * 2,
     *(
         "erase",
         "ask",
@@ -175,6 +175,8 @@ class Happening(DomainLog):
                 return ClockTicked(domain=DOMAIN, at=self.now)
             case "ask":
                 return RoundAsked(domain=DOMAIN, by="ops")
+            case "move":
+                return RoundAsked(domain=DOMAIN, by="ops", base="heron", base_model=f"model-{pick % 3}")
             case "roll back":
                 return RollbackAsked(domain=DOMAIN, to=pick % (self.state.highest + 2), by="ops")
             case "forget":

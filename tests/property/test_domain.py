@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from streams import orders, rounds
 from streams.codec import decode, encode
-from streams.domain import Domain, pack, prospect, unpack
+from streams.domain import Domain, base_of, pack, prospect, unpack
 from streams.envelope import Consequence, Recorded
 from streams.facts.conversations import ConversationEvent
 from streams.facts.people import PersonErased
@@ -133,6 +133,19 @@ def test_whoever_answers_is_a_release_and_no_number_is_given_twice(course: Cours
     new = [one for one in domain.said if isinstance(one, orders.SwapRelease) and not one.rollback]
     numbers = [swap.release for swap in new]
     assert numbers == sorted(set(numbers)) == list(range(len(numbers)))
+
+
+@given(COURSES)
+def test_the_base_of_what_answers_is_the_one_to_which_its_line_moved_last(course: Course) -> None:
+    domain = happened(course)
+    begun = [recorded.envelope.event for recorded in domain.told]
+    asked = {event.round_id: event for event in begun if isinstance(event, RoundRequested)}
+    swaps = [one for one in domain.said if isinstance(one, orders.SwapRelease) and one.round_id is not None]
+    made = {swap.release: asked[str(swap.round_id)] for swap in swaps}
+    release = domain.state.live
+    while release and made[release].base_model is None:
+        release = made[release].base_release
+    assert base_of(domain.state, domain.state.live) == (made[release].base_model if release else "model-0")
 
 
 @given(COURSES)

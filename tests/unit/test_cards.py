@@ -17,6 +17,7 @@ ROUND: dict[str, Any] = {
     "step": "released",
     "pin": 99,
     "base_release": 2,
+    "base_model": "sha256:a0",
     "opening": False,
     "snapshot": "sha256:5e",
     "kept": 12,
@@ -47,7 +48,7 @@ ROUND: dict[str, Any] = {
 
 
 def card(**changed: Any) -> dict[str, Any]:
-    return card_of(ROUND | changed, LoraRecipe(rank=8, seed=5), 2, "sha256:a2", "sha256:a0", "apache-2.0")
+    return card_of(ROUND | changed, LoraRecipe(rank=8, seed=5), 2, "sha256:a2", "apache-2.0")
 
 
 def test_the_page_holds_snapshot_recipe_base_libraries_seed_machine_time_losses_scores_and_licence() -> None:
@@ -58,6 +59,7 @@ def test_the_page_holds_snapshot_recipe_base_libraries_seed_machine_time_losses_
         "| rank | 8 |",
         "| seed | 5 |",
         "| trained from | allotments@2, sha256:a2 |",
+        "| base | sha256:a0 |",
         "| torch | 2.13.0 |",
         "| processor | Allotment 9000 |",
         "| threads | 2 |",
@@ -69,6 +71,11 @@ def test_the_page_holds_snapshot_recipe_base_libraries_seed_machine_time_losses_
         "repeated 2",
     ):
         assert said in page, said
+
+
+def test_what_began_at_a_base_says_so_and_names_no_release() -> None:
+    page = card_page(card_of(ROUND, LoraRecipe(), None, "sha256:a0", None))
+    assert "| trained from | the base, sha256:a0 |" in page and "| licence of the base | not stated |" in page
 
 
 def test_what_is_not_known_of_a_round_of_an_older_version_stands_there_as_not_known() -> None:

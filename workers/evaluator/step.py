@@ -21,7 +21,7 @@ from streams import scoring
 from streams.engines import serving_kind
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
-from streams.gate import FIXES, GENERAL, GENERAL_FIRST, HELD_OUT, SERVED, SKILL, Paired
+from streams.gate import EARLIER, FIXES, GENERAL, GENERAL_FIRST, HELD_OUT, SERVED, SKILL, Paired
 from streams.orders import EvaluateCandidate
 from streams.reading.learning import examples_to_learn, live_lines
 from streams.reading.rounds import Served, served
@@ -105,7 +105,7 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         bare = of_skill(order.domain, context.keyring) + of_exam(order.domain, order.pin, context)
     else:
         bare = of_snapshot(snapshot, context.keyring) + of_exam(order.domain, order.pin, context)
-    if not any(question.item.set in (FIXES, SKILL) for question in bare):
+    if not any(question.item.set in (FIXES, EARLIER, SKILL) for question in bare):
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
     served: dict[int, Question] = {}
     if order.recall.kinds:
@@ -125,7 +125,7 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         assert order.first_model is not None
         first_form = form_of(
             order.engine, context
-        )  # a domain's first model is a base, which its engine serves as it is
+        )  # the first model is a base, which the domain's engine serves as it is
         at_first = answered_before(order.domain, order.first_model, first_form, context)
         if never := [q for q in general if q.fingerprint not in at_first]:
             wanted.append(Examined(order.engine, order.first_model, never))

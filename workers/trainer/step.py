@@ -163,7 +163,7 @@ def missing_answers(spec: TrainSpec) -> WaitsFor | None:
 
 def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Context) -> Made:
     """Raises WordsGone when somebody was erased whose words are in it; the child has ended then."""
-    # The domain's first model has learned nothing of it.
+    # A base has learned nothing of it.
     fresh, earlier = taught(snapshot, context.keyring, anew=order.base_model == order.reference_model)
     kids = sorted({*fresh.kids, *earlier.kids})
     register(context.database, context.settings.host, TRAINING_FOLDER, str(folder), order.round_id, kids)
