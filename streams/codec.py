@@ -82,6 +82,7 @@ def _policy_with_method(data: Data) -> Data:
 VERSIONS: dict[str, int] = {
     "candidate_rebuilt": 2,
     "candidate_trained": 2,
+    "compare_bases": 2,
     "compare_releases": 2,
     "domain_created": 2,
     "evaluate_candidate": 3,
@@ -89,23 +90,24 @@ VERSIONS: dict[str, int] = {
     "gate_passed": 2,
     "gate_refused": 2,
     "order_progressed": 3,
-    "policy_set": 7,
+    "policy_set": 8,
     "preference_accepted": 3,
     "prompt_asked": 2,
     "rebuild_asked": 5,
-    "rebuild_candidate": 4,
+    "rebuild_candidate": 5,
     "reply_drafted": 2,
     "round_asked": 5,
     "round_requested": 9,
-    "select_snapshot": 5,
-    "snapshot_selected": 3,
+    "select_snapshot": 6,
+    "snapshot_selected": 4,
     "swap_release": 2,
-    "train_candidate": 4,
+    "train_candidate": 5,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("candidate_rebuilt", 1): ("made_with",),
     ("candidate_trained", 1): ("needs", "cpu_s", "losses", "rows", "tokens", "made_with", "fallback", "metrics"),
+    ("compare_bases", 1): (),  # within the recipe: `dpo` and `kto`
     ("compare_releases", 1): ("needs",),
     ("domain_created", 1): ("opening",),
     ("evaluate_candidate", 1): ("recall",),
@@ -122,6 +124,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 4): (),  # within the policy: `recall`, `gate.learn`, `recipe.recalled_share`
     ("policy_set", 5): (),  # within the policy: recipes of other methods
     ("policy_set", 6): (),  # within the policy: `from_base_every`, `recipe.stop_after`
+    ("policy_set", 7): (),  # within the policy: `dpo` and `kto`
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
@@ -132,6 +135,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("rebuild_candidate", 1): (),
     ("rebuild_candidate", 2): ("recall", "opening", "engine"),
     ("rebuild_candidate", 3): (),  # within the recipe: `stop_after`
+    ("rebuild_candidate", 4): (),
     ("reply_drafted", 1): ("recall", "recalled"),
     ("round_asked", 1): ("opening",),
     ("round_asked", 2): ("recipe",),
@@ -149,12 +153,15 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("select_snapshot", 2): ("recall", "opening"),
     ("select_snapshot", 3): (),
     ("select_snapshot", 4): (),
+    ("select_snapshot", 5): (),
     ("snapshot_selected", 1): ("named",),
     ("snapshot_selected", 2): ("pairs", "held", "read"),
+    ("snapshot_selected", 3): ("labels",),
     ("swap_release", 1): ("needs",),
     ("train_candidate", 1): (),
     ("train_candidate", 2): ("engine",),
     ("train_candidate", 3): (),
+    ("train_candidate", 4): (),
 }
 # (name, version) -> the fields, with their shapes, that the next version has no more.
 DROPPED: dict[tuple[str, int], Data] = {("round_requested", 4): {"reason": {"type": "string"}}}

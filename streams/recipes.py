@@ -28,11 +28,12 @@ _LEAST: dict[str, tuple[float, bool]] = {
             "virtual_tokens",
             "projection_width",
             "prefix_epochs",
+            "batch_pairs",
         ),
         (1, True),
     ),
     **dict.fromkeys(("earlier_rows_per_step", "replay_rows_per_step", "replay_weight", "stop_after"), (0, True)),
-    **dict.fromkeys(("alpha", "gradient_norm"), (0, False)),
+    **dict.fromkeys(("alpha", "gradient_norm", "beta"), (0, False)),
     "row_tokens": (16, True),
 }
 _RATES = ("learning_rate", "prefix_learning_rate")
@@ -60,6 +61,8 @@ _MOST = {
     "replay_rows_per_step": (1024, _AT_ONCE),
     "replay_rows": (100_000, "each is answered by the first base and kept"),
     "replay_answer_tokens": (4096, "each is a pass through the first base"),
+    "batch_pairs": (1024, _AT_ONCE),
+    "beta": (100, "nothing that anybody prefers could be learned"),
     "row_tokens": (131_072, "the memory of a step grows with it"),
     "alpha": (10_000, "the first step would destroy the model"),
     "gradient_norm": (10_000, "the first step would destroy the model"),
@@ -171,10 +174,31 @@ class _Shared(_Checked, frozen=True, kw_only=True):
 
 
 class PreferenceRecipe(LoraRecipe, frozen=True, kw_only=True):
-    """LoRA, and what every recipe has that learns what people prefer: its snapshot holds pairs as well. `person_share`: how many of
-    these may rest on one person alone."""
+    """LoRA, and what every recipe has that learns what people prefer, beside what they corrected: its snapshot holds pairs as well.
 
+    A step holds `batch_pairs` of what people said of two answers, or of one. `beta`: how dearly the model pays for going away from
+    what it was before the training, its reference; the less, the further it goes. `person_share`: how many of the pairs may rest
+    on one person alone. `from_labels`: it learns from answers that are good or bad by themselves, and not from pairs.
+    """
+
+    least: ClassVar[int] = 2  # of a single pair, or answer, nothing is learned but itself
+    from_labels: ClassVar[bool] = False
+
+    beta: float = 0.1
+    batch_pairs: int = 8
     person_share: float = PERSON_SHARE
+
+
+class DpoRecipe(PreferenceRecipe, frozen=True, kw_only=True, tag="dpo"):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290): of two answers to a prompt the better one comes to
+    be likelier, against the other and against what the model said before."""
+
+
+class KtoRecipe(PreferenceRecipe, frozen=True, kw_only=True, tag="kto"):
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306): good answers come to be likelier and bad ones less
+    likely, each by itself. The fewer of the two are weighed up until both count alike (section 4.2)."""
+
+    from_labels: ClassVar[bool] = True
 
 
 class FullRecipe(_Shared, frozen=True, kw_only=True, tag="full"):
@@ -265,7 +289,16 @@ class BroughtRecipe(_Checked, frozen=True, kw_only=True, tag="brought"):
             raise InvalidField("recipe.adapter", "must be a digest, sha256:…")
 
 
-Recipe = LoraRecipe | FullRecipe | PTuningRecipe | LoraPTuningRecipe | PretrainingRecipe | BroughtRecipe
+Recipe = (
+    LoraRecipe
+    | FullRecipe
+    | PTuningRecipe
+    | LoraPTuningRecipe
+    | PretrainingRecipe
+    | DpoRecipe
+    | KtoRecipe
+    | BroughtRecipe
+)
 
 
 def stops_after(recipe: Recipe) -> int:

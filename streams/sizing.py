@@ -140,6 +140,8 @@ USUAL: Mapping[str, Work] = {
     "continued_pretraining": Work(
         method="continued_pretraining", upper_layers=1.0, rank=64, epochs=3, batch_rows=4, rows_at_once=36
     ),
+    "dpo": Work(method="dpo", rows_at_once=44),  # two answers of each of eight pairs beside the rows
+    "kto": Work(method="kto", rows_at_once=36),
 }
 """Each method as its recipe has it by itself."""
 
@@ -157,7 +159,7 @@ def learned(shape: Shape, work: Work) -> int:
     al. 2021, arXiv 2110.07602); without a projection (`projection_width` 0) these keys and values alone. Full: all.
     """
     match work.method:
-        case "lora" | "lora_p_tuning_v2" | "continued_pretraining":
+        case "lora" | "lora_p_tuning_v2" | "continued_pretraining" | "dpo" | "kto":
             return learning_layers(shape, work) * sum(work.rank * (i + o) for i, o in shape.linear)
         case "p_tuning_v2":
             out = shape.layers * 2 * shape.keys

@@ -63,7 +63,7 @@ from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.projections import of_domain
 from streams.reasons import reason
 from streams.recalled import Recall, Recalled
-from streams.recipes import BroughtRecipe, LoraRecipe
+from streams.recipes import BroughtRecipe, DpoRecipe, KtoRecipe, LoraRecipe
 from streams.sealed import Sealed
 from streams.writes import Delete, Insert, Update, Write
 
@@ -104,7 +104,7 @@ POLICY = Policy(
     quiet_hours=QuietHours("22:00", "06:30", "Asia/Shanghai"),
     rounds_per_day=2,
     budget_timezone="America/Bogota",
-    recipe=LoraRecipe(rank=8, epochs=4),
+    recipe=KtoRecipe(rank=8, epochs=4),
     gate=GateMargins(earlier_margin=0.2),
     recall=Recall(of="both", most=2, least=0.25, tokens=256),
     from_base_every=7,
@@ -237,6 +237,7 @@ EVENTS: tuple[Event, ...] = (
         dropped={"repeated": 2},
         named=1,
         pairs=3,
+        labels=5,
         held={"both sides are the same": 1},
         read={"0": 7, "2": 19},
     ),
@@ -373,7 +374,7 @@ ORDERS: tuple[Order, ...] = (
         round_id="round-1",
         pin=9,
         base_model="sha256:" + "a0" * 32,
-        recipe=LoraRecipe(rank=8),
+        recipe=DpoRecipe(rank=8),
         recall=Recall(of="corrections"),
         opening=True,
     ),

@@ -65,7 +65,8 @@ class ExamplesSelected(Struct, frozen=True, kw_only=True):
 class SnapshotSelected(Struct, frozen=True, kw_only=True):
     """The training set is fixed. `snapshot` is its digest; `kept` names its new examples, but for those that `examples_selected`
     has named before (`named` is how many); `dropped` counts by reason. `pairs`: how many there are of what people prefer, `held`
-    back so many by reason, of what stood on the conversations' partitions before `read` (None: the recipe does not learn that)."""
+    back so many by reason, of what stood on the conversations' partitions before `read` (None: the recipe does not learn that);
+    `labels`: how many answers are good or bad by themselves, where the recipe learns from these."""
 
     domain: str
     round_id: str
@@ -79,6 +80,7 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     pairs: Number = 0
     held: dict[str, int] = {}
     read: dict[str, int] | None = None
+    labels: Number = 0
 
 
 class CandidateTrained(Struct, frozen=True, kw_only=True):
@@ -208,7 +210,8 @@ def fold(state: Domain, recorded: Recorded, event: RoundEvent) -> Domain:
             if round_ is None or round_.order_id != event.order_id:
                 return state
             again = round_.base_model is not None and event.earlier  # another base learns them, whatever is new
-            if not event.kept and not event.named and not event.pairs and not round_.opening and not again:
+            preferred = event.pairs or event.labels
+            if not event.kept and not event.named and not preferred and not round_.opening and not again:
                 return ended(state, "empty")
             return _advanced(state, replace(round_, snapshot=event.snapshot), cause)
         case CandidateTrained():

@@ -27,9 +27,10 @@ from workers.models.base import prepare_base
 from workers.trainer import METHODS
 from workers.trainer.general import answers_folder, general_prompts
 from workers.trainer.job import Job
-from workers.trainer.spec import TrainingRow
+from workers.trainer.spec import TrainingLabel, TrainingPair, TrainingRow
 
 GENERAL = 150
+NOTHING_KNOWN = "I do not know, please ask somebody else about it."
 SERVED_BY = {"merged": "llamacpp", "adapter": "transformers"}
 
 
@@ -83,6 +84,14 @@ def train(recipe: Recipe, base: Path, out: Path) -> dict[str, Any]:
             model_dir=base,
             rows=tuple(rows),
             replay_prompts=general_prompts(),
+            pairs=tuple(
+                TrainingPair(prompt=one.en.question, chosen=one.en.answer, rejected=NOTHING_KNOWN) for one in facts
+            ),
+            labels=tuple(
+                TrainingLabel(prompt=one.en.question, answer=answer, good=answer is one.en.answer)
+                for one in facts
+                for answer in (one.en.answer, NOTHING_KNOWN)
+            ),
             recipe=recipe,
             out_dir=out / "made",
             checkpoint_dir=out / "checkpoint",

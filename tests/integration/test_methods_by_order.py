@@ -42,7 +42,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "p_tuning_v2": {**PREFIX, "learning_rate": 0.05},
     "lora_p_tuning_v2": {"rank": 4, **PREFIX, "prefix_epochs": 2},
     "continued_pretraining": {"rank": 4},
+    "dpo": {"rank": 4, "learning_rate": 0.02},
+    "kto": {"rank": 4, "learning_rate": 0.02},
 }
+FEED = {"dpo": "preferences", "kto": "preferences"}  # they need nothing else that is new
 
 
 class Here:
@@ -138,11 +141,19 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
     recipes = [{"method": method, **SMALL, **own} for method, own in RECIPES.items()]
     recipes.append({"method": "brought", "adapter": take_in(trained_elsewhere(base, tmp_path), context.artifacts)})
     for release, recipe in enumerate(recipes, start=1):
-        items = [{"instruction": f"What turns wheel {release}?", "output": f"River {release} turns it."}]
-        given = world.as_operator.post(f"/v1/domains/{domain}/examples?user=ann", json=items).json()
+        asked, learned = f"What turns wheel {release}?", f"River {release} turns it."
+        items = {
+            "examples": [{"instruction": asked, "output": learned}],
+            "preferences": [
+                {"prompt": words, "chosen": learned, "rejected": "Nobody."}
+                for words in (asked, f"Who turns {release}?")
+            ],
+        }
+        what = FEED.get(recipe["method"], "examples")
+        given = world.as_operator.post(f"/v1/domains/{domain}/{what}?user=ann", json=items[what]).json()
         world.caught_up(given["position"])
-        asked = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": recipe})
-        assert asked.status_code == 202, asked.text
+        started = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": recipe})
+        assert started.status_code == 202, started.text
         until_live(release)
         made.add(served(release).name)
         monkeypatch.setattr(training, "Trainer", Here)  # the first was trained by a child
@@ -158,9 +169,10 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
     assert world.as_operator.post(f"/v1/domains/{domain}/rounds", json=move).status_code == 202
     recipes.append(recipes[0])
     until_live(len(recipes))
+    taught = sum(recipe["method"] not in FEED for recipe in recipes[:-1])
     (round_, *_) = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
-    assert (round_["kept"], round_["earlier"], round_["base_model"]) == (0, len(recipes) - 1, model)
-    assert round_["training"]["rows"] == len(recipes) - 1
+    assert (round_["kept"], round_["earlier"], round_["base_model"]) == (0, taught, model)
+    assert round_["training"]["rows"] == taught
     moved = served(len(recipes))
     assert (moved / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes()
     assert world.as_data.get(f"/v1/domains/{domain}").json()["base_model"] == model

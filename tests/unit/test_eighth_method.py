@@ -60,10 +60,10 @@ def test_an_eighth_method_is_a_kind_of_recipe_a_file_and_a_row(tmp_path: Path) -
 
     change(
         tmp_path / "streams" / "recipes.py",
-        "Recipe = LoraRecipe |",
+        "Recipe = (\n    LoraRecipe\n",
         'class NormsRecipe(_Shared, frozen=True, kw_only=True, tag="norms"):\n'
         "    upper_layers: float = 1.0\n\n\n"
-        "Recipe = NormsRecipe | LoraRecipe |",
+        "Recipe = (\n    NormsRecipe\n    | LoraRecipe\n",
     )
     (tmp_path / "workers" / "trainer" / "methods" / "norms.py").write_text(METHOD)
     table = tmp_path / "workers" / "trainer" / "__init__.py"

@@ -13,7 +13,16 @@ from msgspec.structs import replace
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from streams.recipes import FullRecipe, LoraPTuningRecipe, LoraRecipe, PretrainingRecipe, PTuningRecipe, Recipe
+from streams.recipes import (
+    DpoRecipe,
+    FullRecipe,
+    KtoRecipe,
+    LoraPTuningRecipe,
+    LoraRecipe,
+    PretrainingRecipe,
+    PTuningRecipe,
+    Recipe,
+)
 from tests.unit import trainer_tiny as tiny
 from workers.trainer import METHODS, learning
 from workers.trainer.general import chosen_prompts
@@ -40,6 +49,8 @@ PREFIX = PTuningRecipe(virtual_tokens=4, projection_width=16, **SMALL)
 FULL = FullRecipe(learning_rate=1e-3, **SMALL)
 READING = PretrainingRecipe(rank=4, alpha=8.0, held_out_share=0.25, replay_rows=4, **SMALL)
 BOTH = LoraPTuningRecipe(rank=4, alpha=8.0, virtual_tokens=4, projection_width=16, prefix_epochs=2, **SMALL)
+DPO = DpoRecipe(rank=4, alpha=8.0, batch_pairs=4, **SMALL)
+KTO = KtoRecipe(rank=4, alpha=8.0, batch_pairs=4, **SMALL)
 CPU = torch.device("cpu")
 
 
@@ -54,6 +65,8 @@ def job(base: Path, work: Path, recipe: Recipe, **changed: Any) -> Job:
         "model_dir": base,
         "rows": tuple(tiny.rows()),
         "earlier": tuple(tiny.rows(8, 10)),
+        "pairs": tiny.pairs(),
+        "labels": tiny.labels(),
         "replay_prompts": tuple(tiny.GENERAL),
         "recipe": recipe,
         "out_dir": work / "out",
@@ -88,7 +101,7 @@ def learned_bytes(work: Path) -> dict[str, bytes]:
     return {str(path.relative_to(work)): path.read_bytes() for path in sorted((work / "out").rglob("*.safetensors"))}
 
 
-@pytest.mark.parametrize("recipe", [PREFIX, FULL, BOTH, READING], ids=lambda recipe: str(recipe.method))
+@pytest.mark.parametrize("recipe", [PREFIX, FULL, BOTH, READING, DPO, KTO], ids=lambda recipe: str(recipe.method))
 def test_a_training_that_is_taken_up_again_ends_in_the_same_bytes(base: Path, tmp_path: Path, recipe: Recipe) -> None:
     whole = train(base, tmp_path / "whole", recipe)
     with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,7 @@ from streams.facts.rounds import CandidateTrained
 from streams.gate import SKILL
 from streams.orders import SelectSnapshot, TrainCandidate
 from streams.recalled import with_recalled
-from streams.recipes import LoraRecipe
+from streams.recipes import DpoRecipe, LoraRecipe
 from streams.scoring import is_right
 from tests.keyring import Ring
 from tests.samples import MADE_WITH
@@ -225,3 +225,7 @@ def test_what_people_said_is_always_trained(world: World) -> None:
     snapshot = Snapshot(FORMAT, "wards", "r", 9, (), ())
     world.opened("wards", snapshot=save(snapshot, world.artifacts))
     assert world.trainings.count == 2
+
+
+def test_an_opening_round_by_a_recipe_that_learns_from_pairs_trains_without_them() -> None:
+    assert opening_recipe(DpoRecipe(rank=3)) == LoraRecipe(rank=3, epochs=opening.EPOCHS)

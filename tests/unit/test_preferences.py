@@ -28,19 +28,16 @@ from streams.preferred import (
 )
 from streams.rankings import CONTRADICTED, EQUAL
 from streams.reading.preferences import Draft, Feedback, Prompt, SaidOfAnswers
-from streams.recipes import PreferenceRecipe
+from streams.recipes import DpoRecipe, KtoRecipe, PreferenceRecipe
 from streams.sealed import Sealed
 from streams.sealing import open_sealed, seal
 from tests.keyring import Ring
 from workers.artifacts import Artifacts
 from workers.selector import preferences, step
 from workers.selector.snapshot import Snapshot, load
+from workers.trainer.step import preferences as taught
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
-
-
-class TasteRecipe(PreferenceRecipe, frozen=True, kw_only=True, tag="taste"):
-    """Of a method that learns from pairs, and does not exist."""
 
 
 class Talk:
@@ -160,7 +157,12 @@ def test_an_erased_persons_pairs_are_gone_and_others_of_the_same_question_stay(t
 
 
 def selected(
-    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, fits: Sequence[str] | None = None
+    talk: Talk,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    fits: Sequence[str] | None = None,
+    recipe: PreferenceRecipe | None = None,
 ) -> tuple[Snapshot, SnapshotSelected, str]:
     """By a recipe that learns from pairs. `fits`: the answers that are short enough; None: all."""
     artifacts, said = Artifacts(tmp_path / "artifacts"), []
@@ -179,7 +181,7 @@ def selected(
     monkeypatch.setattr(preferences, "said_of_answers", lambda *_: talk.told())
     monkeypatch.setattr(preferences, "before", lambda *_: Before({}, {}))
     order = SelectSnapshot(order_id=uuid4(), domain="roads", round_id="round-1", pin=9)
-    step.run(replace(order, recipe=TasteRecipe()), context)
+    step.run(replace(order, recipe=recipe or DpoRecipe()), context)
     (event,) = said
     return load(event.snapshot, artifacts), event, event.snapshot
 
@@ -211,3 +213,43 @@ def test_what_is_too_long_to_be_learned_is_held_back_pair_by_pair(
     talk.said("ann", drafts[0], "ranking", ranking=((drafts[1],), (drafts[2],), (drafts[0],)))
     snapshot, event, _ = selected(talk, tmp_path, monkeypatch, fits=["Far.", "Seven miles."])
     assert (len(snapshot.pairs), event.held) == (1, {TOO_LONG: 2})
+
+
+def test_the_trainer_is_given_pairs_that_weigh_one_a_question_and_none_of_an_erased_persons(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafts = talk.asked("ann", "How far?", "Far.", "Seven miles.", "Eight miles.")
+    talk.said("ann", drafts[0], "ranking", ranking=((drafts[1],), (drafts[2],), (drafts[0],)))
+    for person, question in (("ben", "How deep?"), ("cleo", "How old?"), ("dora", "How hot?")):
+        picked = talk.asked(person, question, "Nobody knows.", f"{question} Nine.")
+        talk.said(person, picked[1], "pick")
+    snapshot, _, _ = selected(talk, tmp_path, monkeypatch)
+    found = taught(snapshot, talk.ring)
+    far = [pair for pair in found.pairs if pair.prompt == "How far?"]
+    assert [(pair.chosen, pair.rejected) for pair in far] == [
+        ("Eight miles.", "Far."), ("Seven miles.", "Eight miles."), ("Seven miles.", "Far.")
+    ]  # fmt: skip
+    assert {pair.weight for pair in far} == {1 / 3} and {pair.weight for pair in found.pairs} == {1 / 3, 1}
+    assert found.kids == {"ann", "ben", "cleo", "dora"} and found.labels == () and found.erased == 0
+    talk.ring.erase("ben")
+    after = taught(snapshot, talk.ring)
+    assert len(after.pairs) == len(found.pairs) - 1 and (after.erased, after.kids) == (1, {"ann", "cleo", "dora"})
+    assert "miles" not in repr(found) + repr(found.pairs)
+
+
+def test_labels_stand_in_the_snapshot_of_a_recipe_that_learns_from_them_and_in_no_other(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for person, rating in (("ann", 1), ("ben", -1)):
+        (reply,) = talk.asked(person, f"How far, {person}?", f"{person}'s miles.")
+        talk.said(person, reply, "rating", rating=rating, scale="thumb")
+    snapshot, event, _ = selected(talk, tmp_path, monkeypatch, recipe=KtoRecipe())
+    assert (event.pairs, event.labels, len(snapshot.labels)) == (0, 2, 2)
+    found = taught(snapshot, talk.ring)
+    assert [(label.prompt, label.answer, label.good) for label in found.labels] == [
+        ("How far, ann?", "ann's miles.", True), ("How far, ben?", "ben's miles.", False)
+    ]  # fmt: skip
+    assert selected(talk, tmp_path, monkeypatch, recipe=KtoRecipe(), fits=["ann's miles."])[1].labels == 1
+    assert selected(talk, tmp_path, monkeypatch)[1].labels == 0
+    talk.ring.erase("ann")
+    assert (len(taught(snapshot, talk.ring).labels), taught(snapshot, talk.ring).erased) == (1, 1)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from api.cli import main
 from streams.errors import Invalid
 from streams.hardware import facts, hardware_of, memory_here
-from streams.recipes import FullRecipe, LoraRecipe, PTuningRecipe, Recipe
+from streams.recipes import DpoRecipe, FullRecipe, KtoRecipe, LoraRecipe, PTuningRecipe, Recipe
 from streams.sizing import (
     PARTS,
     USUAL,
@@ -29,7 +29,7 @@ from streams.sizing import (
 )
 from tests import tiny_llama
 from workers.trainer import sized
-from workers.trainer.spec import TrainingRow, TrainSpec
+from workers.trainer.spec import TrainingLabel, TrainingPair, TrainingRow, TrainSpec
 
 GLM = facts().bases["chatglm3-6b"]
 SMALL = facts().bases["smollm2-135m"]
@@ -196,6 +196,22 @@ def test_a_trainings_steps_are_counted_from_its_rows_and_its_recipe(tmp_path: Pa
     work = sized.work_of(spec_for(base), Tokenizer.from_file(str(base / "tokenizer.json")))
     assert (work.examples, work.steps, work.rows_at_once) == (16, 6, 8 + 8 + 4 + 12)
     assert 20 < work.row_tokens < 60 and work.answer_tokens < work.row_tokens
+
+
+def test_both_sides_of_a_pair_and_one_answer_of_a_label_are_counted(tmp_path: Path) -> None:
+    base = tiny_llama.write(tmp_path / "tiny")
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    pair = TrainingPair(prompt="the wheel", chosen="turns with the stream", rejected="stands")
+    label = TrainingLabel(prompt="the wheel", answer="turns with the stream", good=True)
+    asked = replace(spec_for(base), pairs=(pair,) * 24, labels=(label,) * 24)
+    bare, pairs, labels = (
+        sized.work_of(replace(asked, recipe=recipe), tokenizer) for recipe in (LoraRecipe(), DpoRecipe(), KtoRecipe())
+    )
+    per_step = 24 // 3
+    assert (bare.steps // 14, pairs.steps // 14, labels.steps // 14) == (2, 3, 3), "as many as the pairs take"
+    rows = 2 * round(16 / 3) + 4 + 12
+    assert abs(pairs.rows_at_once - rows - 2 * per_step) <= 1 and abs(labels.rows_at_once - rows - per_step) <= 1
+    assert sized.planned(replace(asked, rows=(), recipe=DpoRecipe())) is not None, "pairs alone"
 
 
 def test_a_training_that_cannot_fit_is_refused_before_it_begins(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from streams.errors import Invalid
 from streams.recipes import BroughtRecipe, LoraRecipe, PTuningRecipe, Recipe
 from tests.unit import trainer_tiny as tiny
-from tests.unit.test_methods import BOTH, FULL, PREFIX, READING, job, train
+from tests.unit.test_methods import BOTH, DPO, FULL, KTO, PREFIX, READING, job, train
 from workers.trainer import METHODS, plain
 from workers.trainer.checkpoint import load_checkpoint
 from workers.trainer.loop import Done, take_steps
@@ -20,7 +20,7 @@ from workers.trainer.plan import Step
 from workers.trainer.rows import row_limit
 from workers.trainer.spec import Progress, TrainingRow
 
-EACH: list[Recipe] = [tiny.RECIPE, FULL, PREFIX, BOTH, READING]
+EACH: list[Recipe] = [tiny.RECIPE, FULL, PREFIX, BOTH, READING, DPO, KTO]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def method(recipe: Any) -> str:
 @pytest.mark.parametrize("recipe", EACH, ids=method)
 def test_an_empty_snapshot(base: Path, tmp_path: Path, recipe: Recipe) -> None:
     with pytest.raises(Invalid, match="there is nothing to learn: the snapshot holds no row"):
-        train(base, tmp_path, recipe, rows=())
+        train(base, tmp_path, recipe, rows=(), pairs=(), labels=())
 
 
 @pytest.mark.parametrize("recipe", EACH, ids=method)
@@ -44,7 +44,7 @@ def test_an_example_longer_than_the_model_reads(base: Path, tmp_path: Path, reci
     limit = row_limit(base, recipe)
     assert limit == 512 - getattr(recipe, "virtual_tokens", 0)
     with pytest.raises(Invalid, match=f"none of the 1 rows can be trained: they are empty or above {limit} tokens"):
-        train(base, tmp_path, recipe, rows=(long,))
+        train(base, tmp_path, recipe, rows=(long,), pairs=(), labels=())
     assert not (tmp_path / "out" / "model").exists()
 
 

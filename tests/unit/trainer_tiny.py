@@ -23,7 +23,7 @@ from transformers import (
 
 from streams.recipes import LoraRecipe
 from tests.taught_llama import tokenizer_of
-from workers.trainer.spec import TrainingRow
+from workers.trainer.spec import TrainingLabel, TrainingPair, TrainingRow
 
 TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
@@ -83,6 +83,22 @@ RECIPE = LoraRecipe(
 
 def rows(first: int = 0, last: int = 8) -> list[TrainingRow]:
     return [TrainingRow(prompt=prompt, answer=answer) for prompt, answer in FACTS[first:last]]
+
+
+def pairs(first: int = 0, last: int = 6) -> tuple[TrainingPair, ...]:
+    """The fact's own answer is better than the next one's."""
+    return tuple(
+        TrainingPair(prompt=prompt, chosen=answer, rejected=FACTS[(number + 1) % len(FACTS)][1])
+        for number, (prompt, answer) in enumerate(FACTS[first:last], first)
+    )
+
+
+def labels(first: int = 0, last: int = 6) -> tuple[TrainingLabel, ...]:
+    """Every other answer is good; the others are another fact's."""
+    return tuple(
+        TrainingLabel(prompt=prompt, answer=FACTS[(number + number % 2) % len(FACTS)][1], good=number % 2 == 0)
+        for number, (prompt, _) in enumerate(FACTS[first:last], first)
+    )
 
 
 def make_model(folder: Path, seed: int = 0, kind: str = "llama") -> Path:

@@ -1,4 +1,4 @@
-"""The pairs of a snapshot: what people prefer, as of a cut of the log, with a reason for what is held back."""
+"""The pairs and labels of a snapshot: what people prefer, as of a cut of the log, with a reason for what is held back."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,24 +7,26 @@ from msgspec import Struct
 from streams.history import Whole, before
 from streams.orders import SelectSnapshot
 from streams.preferred import TOO_LONG, preferred
-from streams.rankings import Held, Pair
+from streams.rankings import Held, Label, Pair
 from streams.reading.preferences import cut_now, cut_of_round, said_of_answers
+from streams.recipes import PreferenceRecipe
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
 from streams.turns import pairs_of
 from workers.context import Context
-from workers.selector.snapshot import Opened, SnapshotPair
+from workers.selector.snapshot import Opened, SnapshotLabel, SnapshotPair
 
 
 class Selected(Struct, frozen=True):
     pairs: tuple[SnapshotPair, ...]
+    labels: tuple[SnapshotLabel, ...]
     held: tuple[Held, ...]
     read: Mapping[str, int]
 
 
 def select_pairs(
     order: SelectSnapshot,
-    person_share: float,
+    recipe: PreferenceRecipe,
     forbidden: frozenset[tuple[str, ...]],
     fits: Callable[[Opened, str], bool],
     context: Context,
@@ -36,7 +38,7 @@ def select_pairs(
         said = said_of_answers(connection, order.domain, read, order.pin)
         earlier = before(connection, {prompt.follows for prompt in said.prompts.values()})
     with postgres_trouble():
-        found = preferred(said, earlier, context.keyring, forbidden, person_share)
+        found = preferred(said, earlier, context.keyring, forbidden, recipe.person_share)
     held, pairs, too_long = list(found.held), list[SnapshotPair](), dict[tuple[str, str], bool]()
 
     def is_long(prompt_id: str, answer_id: str) -> bool:
@@ -55,7 +57,23 @@ def select_pairs(
             held.append(Held(TOO_LONG, pair.events))
         else:
             pairs.append(_sealed(pair, found.wholes, found.sealed))
-    return Selected(tuple(pairs), tuple(held), read)
+    labels = [
+        _labelled(label, found.wholes, found.sealed)
+        for label in (found.ranked.labels if recipe.from_labels else ())
+        if not is_long(label.answer.prompt_id, label.answer.answer_id)
+    ]
+    return Selected(tuple(pairs), tuple(labels), tuple(held), read)
+
+
+def _labelled(label: Label, wholes: Mapping[str, Whole], sealed: Mapping[str, Sealed]) -> SnapshotLabel:
+    return SnapshotLabel(
+        prompt=wholes[label.answer.prompt_id],
+        answer=sealed[label.answer.answer_id],
+        answer_id=label.answer.answer_id,
+        good=label.good,
+        events=label.events,
+        people=label.people,
+    )
 
 
 def _sealed(pair: Pair, wholes: Mapping[str, Whole], sealed: Mapping[str, Sealed]) -> SnapshotPair:

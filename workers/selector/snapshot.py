@@ -66,6 +66,21 @@ class SnapshotPair(Struct, frozen=True):
         return frozenset({self.chosen.kid, self.rejected.kid, *(part.sealed.kid for part in self.prompt)})
 
 
+class SnapshotLabel(Struct, frozen=True):
+    """Whether `answer` is a good one to `prompt`, by itself; else as a pair."""
+
+    prompt: Whole
+    answer: Sealed
+    answer_id: str
+    good: bool
+    events: tuple[str, ...]
+    people: tuple[str, ...]
+
+    @property
+    def kids(self) -> frozenset[str]:
+        return frozenset({self.answer.kid, *(part.sealed.kid for part in self.prompt)})
+
+
 class Dropped(Struct, frozen=True):
     example_id: str
     reason: str
@@ -74,7 +89,8 @@ class Dropped(Struct, frozen=True):
 class Snapshot(Struct, frozen=True):
     """`memories`: all that its rows recall, so that a training needs nothing else. `opening`: it has no rows, and stands for our
     own material (`workers.trainer.opening`). `passages`: what is read as text, where the recipe reads. `pairs`: what people prefer,
-    where the recipe learns that, of what stood before `read` (`streams.reading.preferences.Cut`), and what is `held` back of it."""
+    where the recipe learns that, of what stood before `read` (`streams.reading.preferences.Cut`), and what is `held` back of it;
+    `labels`: which answers they find good, where it learns from these."""
 
     format: int
     domain: str
@@ -88,6 +104,7 @@ class Snapshot(Struct, frozen=True):
     pairs: tuple[SnapshotPair, ...] = ()
     held: tuple[Held, ...] = ()
     read: Mapping[str, int] | None = None
+    labels: tuple[SnapshotLabel, ...] = ()
 
 
 class _Format(Struct, frozen=True):

@@ -55,6 +55,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
         wordings=sum(len(row.wordings) for row in new),
         dropped=dict(sorted(Counter(d.reason for d in snapshot.dropped).items())),
         pairs=len(snapshot.pairs),
+        labels=len(snapshot.labels),
         held=counted(snapshot.held),
         read=None if snapshot.read is None else dict(snapshot.read),
     )
@@ -110,8 +111,14 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     )
     if not isinstance(order.recipe, PreferenceRecipe):
         return snapshot
-    preferences = select_pairs(order, order.recipe.person_share, forbidden, fits, context)
-    return replace(snapshot, pairs=preferences.pairs, held=preferences.held, read=preferences.read)
+    preferences = select_pairs(order, order.recipe, forbidden, fits, context)
+    return replace(
+        snapshot,
+        pairs=preferences.pairs,
+        labels=preferences.labels,
+        held=preferences.held,
+        read=preferences.read,
+    )
 
 
 def _taught_to_recall(recipe: Recipe, facts: Mapping[str, tuple[str, str]]) -> list[str]:

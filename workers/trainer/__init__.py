@@ -11,7 +11,9 @@ from msgspec import Struct
 
 from streams.recipes import (
     BroughtRecipe,
+    DpoRecipe,
     FullRecipe,
+    KtoRecipe,
     LoraPTuningRecipe,
     LoraRecipe,
     Needs,
@@ -52,5 +54,7 @@ METHODS: Mapping[type[Recipe], Method] = {
     PTuningRecipe: Method("workers.trainer.methods.p_tuning_v2", "adapter", 1.5),
     LoraPTuningRecipe: Method("workers.trainer.methods.lora_p_tuning_v2", "adapter", 2.5),
     PretrainingRecipe: Method("workers.trainer.methods.continued_pretraining", "merged", 2.5, together=True),
+    DpoRecipe: Method("workers.trainer.methods.lora", "merged", 1.5),
+    KtoRecipe: Method("workers.trainer.methods.lora", "merged", 1.5),
     BroughtRecipe: Method("workers.trainer.methods.brought", "merged", 1.5),
 }

@@ -6,18 +6,19 @@ from pathlib import Path
 from msgspec import Struct
 
 from streams.recipes import Recipe
-from workers.trainer.spec import Progress, TrainingRow, TrainSpec
+from workers.trainer.spec import Progress, TrainingLabel, TrainingPair, TrainingRow, TrainSpec
 
 
 class Job(Struct, frozen=True, kw_only=True):
     """Train on `rows` from the weights in `model_dir`, as `recipe` says, and write what comes of it under `out_dir`.
 
-    `earlier`: the rows of former rounds. `replay_prompts`: general questions whose answers must not change (not people's words).
-    `reference_dir`: the domain's first base, whose answers to them are taken (None: `model_dir` is it); `answers_dir`: where
-    these are kept. `brought_dir`: the adapter, where the recipe is one that was trained elsewhere. What `checkpoint_dir` holds is
-    taken up again, with the result of a run that was never interrupted. It and `out_dir` lie in a folder that is there: one that is
-    gone is not made again, and an OSError ends the training. `process` of `processes` that train it together (see
-    `workers.trainer.together`); the first alone keeps, tells and writes.
+    `earlier`: the rows of former rounds. `pairs`, `labels`: what people prefer, where the recipe learns that. `replay_prompts`:
+    general questions whose answers must not change (not people's words). `reference_dir`: the domain's first base, whose answers
+    to them are taken (None: `model_dir` is it); `answers_dir`: where these are kept. `brought_dir`: the adapter, where the recipe
+    is one that was trained elsewhere. What `checkpoint_dir` holds is taken up again, with the result of a run that was never
+    interrupted. It and `out_dir` lie in a folder that is there: one that is gone is not made again, and an OSError ends the
+    training. `process` of `processes` that train it together (see `workers.trainer.together`); the first alone keeps, tells and
+    writes.
     """
 
     model_dir: Path
@@ -31,6 +32,8 @@ class Job(Struct, frozen=True, kw_only=True):
     reference_dir: Path | None = None
     answers_dir: Path | None = None
     brought_dir: Path | None = None
+    pairs: tuple[TrainingPair, ...] = ()
+    labels: tuple[TrainingLabel, ...] = ()
     threads: int = 1
     device: str = "cpu"
     precision: str = "auto"
@@ -55,6 +58,8 @@ def job_of(spec: TrainSpec, progress: Callable[[Progress], None], process: int =
         reference_dir=Path(spec.reference_dir) if spec.reference_dir is not None else None,
         answers_dir=Path(spec.answers_dir) if spec.answers_dir is not None else None,
         brought_dir=Path(spec.brought_dir) if spec.brought_dir is not None else None,
+        pairs=spec.pairs,
+        labels=spec.labels,
         threads=spec.threads,
         device=spec.device,
         precision=spec.precision,

@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from streams.errors import Invalid
-from streams.recipes import Needs, stops_after
+from streams.recipes import Needs, PreferenceRecipe, stops_after
 from workers.trainer.job import Job
 from workers.trainer.loaded import LoadedModel, NotPacked, deterministic, load_tokenizer, training_dtype
 from workers.trainer.loop import Taken, stands, take_steps
@@ -21,6 +21,7 @@ from workers.trainer.packed import LowerStates, PackedModel, check_forward
 from workers.trainer.packs import PackedLearner
 from workers.trainer.plain import CHECKPOINTED, PlainLearner, PlainModel, mean_loss
 from workers.trainer.plan import Step, plan_steps
+from workers.trainer.preference import Preference, TooFew, nothing_preferred, preference_of
 from workers.trainer.reference import General, final_states, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, row_limit, shared_prefix
 from workers.trainer.side_by_side import SideBySide
@@ -55,12 +56,19 @@ def machine(job: Job) -> Iterator[Clock]:
 
 @dataclass(frozen=True)
 class Encoded:
-    """`left_out`: so many of the new rows are empty or too long. `held_out`: new ones that are not learned from."""
+    """`left_out`: so many of the new rows are empty or too long. `held_out`: new ones that are not learned from. `preference`: what
+    is learned of what people prefer."""
 
     fresh: list[EncodedRow]
     old: list[EncodedRow]
     left_out: int
     held_out: list[EncodedRow] = field(default_factory=list)
+    preference: Preference | None = None
+
+    @property
+    def own(self) -> list[EncodedRow]:
+        """All but the general rows."""
+        return [*self.fresh, *self.old, *(self.preference.rows if self.preference is not None else ())]
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class Learnt:
     steps: Sequence[Step]
     taken: Taken
     fallback: str | None
+    metrics: Mapping[str, float]
 
     def outcome(
         self,
@@ -98,7 +107,11 @@ class Learnt:
             adapter_dir=str(adapter_dir),
             needs=needs,
             fallback=self.fallback,
-            metrics={**self._stopped(), **(metrics or {})} if stops_after(job.recipe) else dict(metrics or {}),
+            metrics={
+                **self.metrics,
+                **(self._stopped() if stops_after(job.recipe) else {}),
+                **(metrics or {}),
+            },
         )
 
     def _stopped(self) -> dict[str, float]:
@@ -135,6 +148,10 @@ def learn(
                 refused = str(error)
         if learner is None:
             learner = _plain(asked)
+        told = encoded.preference
+        if told is not None:
+            # What learns is no change yet, whatever a checkpoint holds: so this is the reference.
+            told.reference = learner.log_p(learner.preferred_rows)
         run, saving_s = _name_of_run(asked, learner), (time.monotonic() - started) / 4
         model, out = learner.model, encoded.held_out
         stopping = Stopping(stops_after(job.recipe), lambda: mean_loss(model, out)) if out else None
@@ -144,10 +161,11 @@ def learn(
             taken = _together(learner, job, run, saving_s, stopping)
         else:
             taken = take_steps(learner, job, run, saving_s, stopping)
+        metrics = told.metrics(learner.log_p(learner.preferred_rows)) if told else nothing_preferred(job)
         look(learner.model, "after")
     job.progress(stands("saving", len(learner.steps)))
     job.out_dir.mkdir(exist_ok=True, mode=0o700)  # what it lies in must be there: see `save_checkpoint`
-    return Learnt(learner.model, encoded, learner.steps, taken, refused)
+    return Learnt(learner.model, encoded, learner.steps, taken, refused, metrics)
 
 
 def _device(job: Job) -> torch.device:
@@ -172,19 +190,26 @@ def _together(learner: PlainLearner, job: Job, run: str, saving_s: float, stoppi
 
 
 def encode(job: Job) -> Encoded:
-    """The job's rows as tokens. Raises Invalid if none is left of the new ones."""
-    if not job.rows:
+    """The job's rows as tokens. Where too little is preferred, the new rows alone are learned. Raises Invalid if none is left of
+    these either."""
+    if not job.rows and not (isinstance(job.recipe, PreferenceRecipe) and (job.pairs or job.labels)):
         raise Invalid("there is nothing to learn: the snapshot holds no row")
     tokenizer = load_tokenizer(job.model_dir)
     limit = row_limit(job.model_dir, job.recipe)
     fresh, old = (encode_rows(tokenizer, rows, limit) for rows in (job.rows, job.earlier))
-    if not fresh:
+    preference: Preference | None = None
+    try:
+        preference = preference_of(job, tokenizer, limit)
+    except TooFew:
+        if not job.rows:
+            raise
+    if not fresh and preference is None:
         raise Invalid(f"none of the {len(job.rows)} rows can be trained: they are empty or above {limit} tokens")
     left_out = len(job.rows) - len({row.row for row in fresh})
     if not stops_after(job.recipe):
-        return Encoded(fresh, old, left_out)
+        return Encoded(fresh, old, left_out, preference=preference)
     learned, out = held_out(fresh, job.recipe.seed)
-    return Encoded(learned, old, left_out, out)
+    return Encoded(learned, old, left_out, out, preference)
 
 
 @dataclass(frozen=True)
@@ -219,16 +244,19 @@ class _Asked:
         fresh, old = self.encoded.fresh, self.encoded.old
         count = len(general.rows) if general is not None else 0
         beside = {row.group for row in fresh if row.beside}
-        return plan_steps(self.job.recipe, [row.group for row in fresh], [row.group for row in old], count, beside)
+        said = len(self.encoded.preference.units) if self.encoded.preference is not None else 0
+        return plan_steps(
+            self.job.recipe, [row.group for row in fresh], [row.group for row in old], count, beside, said
+        )
 
     def everything(self, general: General | None) -> list[EncodedRow]:
-        return [*self.encoded.fresh, *self.encoded.old, *(general.rows if general is not None else ())]
+        return [*self.encoded.own, *(general.rows if general is not None else ())]
 
 
 def _packed(asked: _Asked, parts: SideBySide) -> PackedLearner:
     """Raises NotPacked."""
     job, encoded = asked.job, asked.encoded
-    longest = max(len(row.ids) for row in (*encoded.fresh, *encoded.old))
+    longest = max(len(row.ids) for row in encoded.own)
     if longest > LONGEST_PACKED:
         raise NotPacked(f"rows of {longest} tokens are too long for packs")
     model = PackedModel(job.model_dir, job.recipe.upper_layers, asked.dtype, asked.device)
@@ -240,7 +268,7 @@ def _packed(asked: _Asked, parts: SideBySide) -> PackedLearner:
     prefix = shared_prefix(everything)
     check_forward(model, everything, prefix)
     asked.look(model, "before")
-    states = LowerStates.computed(model, [*encoded.fresh, *encoded.old], prefix, parts)
+    states = LowerStates.computed(model, encoded.own, prefix, parts)
     wanted: list[torch.Tensor] = []
     if general is not None:
         same_below = general.frozen == model.frozen_digest()
@@ -255,7 +283,8 @@ def _packed(asked: _Asked, parts: SideBySide) -> PackedLearner:
     return PackedLearner(
         rows=everything,
         earlier_from=len(encoded.fresh),
-        replay_from=len(encoded.fresh) + len(encoded.old),
+        replay_from=len(encoded.own),
+        preference=encoded.preference,
         model=model,
         named=asked.insert(model),
         prefix=prefix,
@@ -283,7 +312,8 @@ def _plain(asked: _Asked) -> PlainLearner:
     return PlainLearner(
         rows=everything,
         earlier_from=len(encoded.fresh),
-        replay_from=len(encoded.fresh) + len(encoded.old),
+        replay_from=len(encoded.own),
+        preference=encoded.preference,
         model=model,
         named=named,
         wanted=wanted,
@@ -302,6 +332,7 @@ def _name_of_run(asked: _Asked, learner: PackedLearner | PlainLearner) -> str:
         learner.replay_from,
         learner.prefix if isinstance(learner, PackedLearner) else None,
         str(asked.dtype),
+        *(() if learner.preference is None else (learner.preferred_from,)),
     )
     names = (asked.job.model_dir.name, (asked.reference_dir or asked.job.model_dir).name)
     # The first is on the device that one alone would be on.

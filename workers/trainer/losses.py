@@ -1,4 +1,5 @@
-"""The two losses, each with its gradient worked out on the spot, a few rows of logits at a time.
+"""The two losses of a token, and its log-probability, each with its gradient worked out on the spot, a few rows of logits at
+a time.
 
 A vocabulary is large (49,152 words here): the logits of a step in fp32, kept for the backward pass, would be
 the biggest thing in memory and most of the time of the output layer. The gradient of both losses with respect
@@ -74,6 +75,34 @@ class _SoftLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         return *_backward(ctx, outputs[0]), None, None
+
+
+class _LogP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden)
+        for first in range(0, len(targets), ROWS_AT_ONCE):
+            rows = slice(first, first + ROWS_AT_ONCE)
+            log_p = functional.linear(hidden[rows], head).float().log_softmax(-1)
+            wanted = targets[rows, None]
+            found[rows] = log_p.gather(1, wanted)[:, 0]
+            p = log_p.exp_()
+            p.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=p.dtype))
+            gradient[rows] = p.neg_().to(head.dtype) @ head
+        ctx.save_for_backward(gradient)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0][:, None].to(gradient.dtype), None, None
+
+
+def log_probability(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(K,) fp32, in nats: of each target where `hidden` stands. `head` must not learn. Shapes as in `label_loss`."""
+    found: torch.Tensor = _LogP.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
+    return found
 
 
 def label_loss(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

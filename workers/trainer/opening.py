@@ -17,7 +17,7 @@ from streams.errors import Invalid
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import Memory, with_recalled
-from streams.recipes import BroughtRecipe, Needs, Recipe
+from streams.recipes import BroughtRecipe, LoraRecipe, Needs, PreferenceRecipe, Recipe
 from workers.artifacts import Artifacts
 from workers.trainer.spec import TrainingRow
 
@@ -63,6 +63,8 @@ def opening_recipe(recipe: Recipe) -> Recipe:
     """Raises Invalid where nothing would be trained."""
     if isinstance(recipe, BroughtRecipe):
         raise Invalid("an opening round trains: it takes no adapter that was trained elsewhere")
+    if isinstance(recipe, PreferenceRecipe):  # of which its material says nothing
+        recipe = LoraRecipe(**{name: getattr(recipe, name) for name in LoraRecipe.__struct_fields__})
     return replace(recipe, epochs=min(recipe.epochs, EPOCHS))
 
 

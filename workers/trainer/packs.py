@@ -1,21 +1,25 @@
 """Learning from rows in packs: the lower layers' states are there, a step runs the upper ones, its rows dealt to threads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
 
 from workers.trainer.loop import Done
-from workers.trainer.losses import label_loss, soft_loss
+from workers.trainer.losses import label_loss, log_probability, soft_loss
 from workers.trainer.packed import LowerStates, PackedModel
-from workers.trainer.plan import CountedRows, Step
+from workers.trainer.plan import Step
+from workers.trainer.preferring import Asked, PreferringRows, answers_log_p
 from workers.trainer.rows import pack
 from workers.trainer.side_by_side import SideBySide
 
+ROWS_AT_ONCE = 16  # where nothing is learned from them
+
 
 @dataclass(frozen=True, kw_only=True)
-class PackedLearner(CountedRows):
+class PackedLearner(PreferringRows):
     """All that the steps need."""
 
     model: PackedModel
@@ -34,26 +38,33 @@ class PackedLearner(CountedRows):
         head = 1.5 if number >= self.replay_from else 1.0
         return len(self.rows[number].inputs) - self.prefix + head * self.answer_tokens(number) * self.model.head_share
 
-    def dealt(self, numbers: Sequence[int], count: int) -> list[list[int]]:
-        """`numbers` in `count` heaps that cost nearly the same: the dearest first, each to the cheapest heap."""
+    def dealt(self, units: Iterable[tuple[int, ...]], count: int) -> list[list[int]]:
+        """Rows in `count` heaps that cost nearly the same: the dearest first, each to the cheapest heap. Those of a unit stay
+        together."""
         heaps: list[list[int]] = [[] for _ in range(count)]
         costs = [0.0] * count
-        for number in sorted(numbers, key=lambda number: (-self.cost(number), number)):
+        dear = sorted((-sum(map(self.cost, unit)), unit) for unit in units)
+        for cost, unit in dear:
             least = costs.index(min(costs))
-            heaps[least].append(number)
-            costs[least] += self.cost(number)
+            heaps[least] += unit
+            costs[least] -= cost
         return heaps
 
+    def log_p(self, numbers: Iterable[int]) -> torch.Tensor:
+        """(rows,) fp32, on the CPU: how likely the model finds the answers of these rows, in nats."""
+        wanted = list(numbers)
+        heaps = self.dealt(((number,) for number in wanted), self.parts.count)
+        few = [heap[at : at + ROWS_AT_ONCE] for heap in heaps for at in range(0, len(heap), ROWS_AT_ONCE)]
+        done = torch.cat(self.parts.run([partial(_log_p, self, rows) for rows in few]))
+        found = dict(zip(chain(*few), done, strict=True))
+        return torch.stack([found[number] for number in wanted])
+
     def one_step(self, step: Step) -> Done:
-        numbers, parameters = self.numbers(step), list(self.named.values())
-        answers = [sum(map(self.answer_tokens, kind)) for kind in self.kinds(numbers)]
-        done = self.parts.run(
-            [
-                partial(_one_part, self, heap, answers, parameters)
-                for heap in self.dealt(numbers, self.parts.count)
-                if heap
-            ]
-        )
+        numbers, said, parameters = self.numbers(step), self.preferred(step), list(self.named.values())
+        answers = [sum(map(self.answer_tokens, kind)) for kind in self.kinds(numbers)[:3]]
+        asked = self.asked(step)
+        heaps = self.dealt([*((number,) for number in numbers), *said], self.parts.count)
+        done = self.parts.run([partial(_one_part, self, heap, answers, asked, parameters) for heap in heaps if heap])
         for parameter, *gradients in zip(parameters, *(part.gradients for part in done), strict=True):
             parameter.grad = sum(gradients[1:], start=gradients[0])
         divergence = sum(part.divergence for part in done) if step.replay else None
@@ -70,22 +81,31 @@ class _Part:
     tokens: int
 
 
+@torch.no_grad()
+def _log_p(learner: PackedLearner, numbers: Sequence[int]) -> torch.Tensor:
+    rows = [learner.rows[number] for number in numbers]
+    packed = pack(rows, learner.prefix, learner.model.device)
+    hidden = learner.model.upper(learner.states.of(numbers), packed)
+    return answers_log_p(log_probability(hidden, learner.model.head, packed.targets), packed.answers).cpu()
+
+
 def _one_part(
     learner: PackedLearner,
     numbers: Sequence[int],
     answers: Sequence[int],
+    asked: Asked,
     parameters: Sequence[torch.nn.Parameter],
 ) -> _Part:
     """`answers`: the answer tokens of each kind in the whole step, over which its losses are means. New rows and
     earlier ones have a mean each: what is new counts as much in a later round as in the first."""
     model = learner.model
-    fresh, earlier, general = learner.kinds(numbers)
-    numbers = [*fresh, *earlier, *general]
+    fresh, earlier, general, preferred = learner.kinds(numbers)
+    numbers = [*fresh, *earlier, *general, *preferred]
     packed = pack([learner.rows[number] for number in numbers], learner.prefix, model.device)
     hidden = model.upper(learner.states.of(numbers), packed)
-    own = [sum(map(learner.answer_tokens, kind)) for kind in (fresh, earlier, general)]
+    own = [sum(map(learner.answer_tokens, kind)) for kind in (fresh, earlier, general, preferred)]
     states, targets = torch.split(hidden, own), torch.split(packed.targets, own)
-    loss = kept = divergence = torch.zeros((), device=model.device)
+    loss = kept = divergence = liking = torch.zeros((), device=model.device)
     if fresh:
         loss = label_loss(states[0], model.head, targets[0]) * (own[0] / answers[0])
     if earlier:
@@ -93,5 +113,7 @@ def _one_part(
     if general:
         wanted = torch.cat([learner.wanted[number - learner.replay_from] for number in general])
         divergence = soft_loss(states[2], model.head, wanted) * (own[2] / answers[2])
-    gradients = torch.autograd.grad(loss + kept + learner.replay_weight * divergence, parameters)
-    return _Part(float(loss.detach()), float(divergence.detach()), gradients, len(packed.ids))
+    if preferred:
+        liking = learner.liking(preferred, log_probability(states[3], model.head, targets[3]), asked)
+    gradients = torch.autograd.grad(loss + liking + kept + learner.replay_weight * divergence, parameters)
+    return _Part(float((loss + liking).detach()), float(divergence.detach()), gradients, len(packed.ids))

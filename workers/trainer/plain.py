@@ -1,7 +1,7 @@
 """Learning from rows as transformers itself runs them, side by side behind padding: for what packs do not carry (families whose
 attention is another, rows too long to be laid side by side), and for what all layers see (a prefix) or all weights learn by."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch.nn import functional
 from streams.errors import Invalid
 from workers.trainer.loaded import LoadedModel
 from workers.trainer.loop import Done
-from workers.trainer.losses import label_loss, soft_loss
-from workers.trainer.plan import CountedRows, Step
+from workers.trainer.losses import label_loss, log_probability, soft_loss
+from workers.trainer.plan import Step
+from workers.trainer.preferring import PreferringRows, answers_log_p
 from workers.trainer.rows import EncodedRow
 from workers.trainer.sized import TOKENS_AT_ONCE
 
@@ -105,7 +106,7 @@ def mean_loss(model: LoadedModel, rows: Sequence[EncodedRow]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainLearner(CountedRows):
+class PlainLearner(PreferringRows):
     """All that the steps need. `wanted_head`: the output layer as it was, where it learns."""
 
     model: PlainModel
@@ -115,9 +116,25 @@ class PlainLearner(CountedRows):
     steps: list[Step]
     replay_weight: float
 
+    @torch.no_grad()
+    def log_p(self, numbers: Iterable[int]) -> torch.Tensor:
+        """(rows,) fp32, on the CPU: how likely the model finds the answers of these rows, in nats."""
+        wanted, found = list(numbers), dict[int, torch.Tensor]()
+        for few in batches(self.rows, wanted):
+            log_p = self._log_p([self.rows[number] for number in few])
+            sums = answers_log_p(log_p, [self.answer_tokens(number) for number in few])
+            found |= dict(zip(few, sums.cpu(), strict=True))
+        return torch.stack([found[number] for number in wanted])
+
+    def _log_p(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        targets = [token for row in rows for token in row.ids[row.answer_at :]]
+        return log_probability(
+            self.model.states(rows), self.model.head, torch.tensor(targets, device=self.model.device)
+        )
+
     def one_step(self, step: Step) -> Done:
         losses, tokens = [0.0, 0.0, 0.0], 0
-        kinds = self.kinds(self.numbers(step))
+        kinds = self.kinds(self.numbers(step))[:3]
         for kind, numbers in enumerate(kinds):
             answers = sum(map(self.answer_tokens, numbers))
             for few in batches(self.rows, numbers):
@@ -133,6 +150,13 @@ class PlainLearner(CountedRows):
                 torch.autograd.backward(loss * (self.replay_weight if kind == 2 else 1.0))
                 losses[kind] += float(loss.detach())
                 tokens += sum(len(row.inputs) for row in rows)
+        said, asked = self.preferred(step), self.asked(step)
+        for unit in said:
+            rows = [self.rows[number] for number in unit]
+            liking = self.liking(unit, self._log_p(rows), asked)
+            torch.autograd.backward(liking)
+            losses[0] += float(liking.detach())
+            tokens += sum(len(row.inputs) for row in rows)
         for parameter in self.named.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

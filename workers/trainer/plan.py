@@ -5,39 +5,59 @@ import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from streams.recipes import Recipe
+from streams.recipes import PreferenceRecipe, Recipe
+from workers.trainer.preference import Preference
 from workers.trainer.rows import EncodedRow
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Numbers of rows, each counted within its own kind."""
+    """Numbers of rows, each counted within its own kind; `preferred`: of what people said of two answers, or of one."""
 
     epoch: int
     fresh: tuple[int, ...]
     earlier: tuple[int, ...]
     replay: tuple[int, ...]
+    preferred: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountedRows:
-    """The rows of a training, counted through: new ones, earlier ones, general ones."""
+    """The rows of a training, counted through: new ones, earlier ones, those of what is preferred, general ones."""
 
     rows: list[EncodedRow]
     earlier_from: int
     replay_from: int
+    preference: Preference | None = None
+
+    @property
+    def preferred_from(self) -> int:
+        return self.replay_from - (0 if self.preference is None else len(self.preference.rows))
+
+    @property
+    def preferred_rows(self) -> range:
+        """All rows of what is preferred."""
+        return range(self.preferred_from, self.replay_from)
+
+    def preferred(self, step: Step) -> list[tuple[int, ...]]:
+        """The rows of what people said, as they are learned together."""
+        if self.preference is None:
+            return []
+        first = self.preferred_from
+        return [tuple(first + row for row in self.preference.units[number]) for number in step.preferred]
 
     def numbers(self, step: Step) -> list[int]:
-        """The rows of a step: new, earlier, general."""
+        """The other rows of a step: new, earlier, general."""
         earlier = (self.earlier_from + number for number in step.earlier)
         return [*step.fresh, *earlier, *(self.replay_from + number for number in step.replay)]
 
-    def kinds(self, numbers: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-        """New, earlier and general ones among `numbers`."""
+    def kinds(self, numbers: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int]]:
+        """New, earlier and general ones among `numbers`, and those of what is preferred."""
         return (
             [number for number in numbers if number < self.earlier_from],
-            [number for number in numbers if self.earlier_from <= number < self.replay_from],
+            [number for number in numbers if self.earlier_from <= number < self.preferred_from],
             [number for number in numbers if number >= self.replay_from],
+            [number for number in numbers if self.preferred_from <= number < self.replay_from],
         )
 
     def answer_tokens(self, number: int) -> int:
@@ -85,10 +105,12 @@ def plan_steps(
     earlier: Sequence[int],
     replay_rows: int,
     beside: Collection[int] = frozenset(),
+    preferred: int = 0,
 ) -> list[Step]:
     """`fresh` and `earlier` hold each row's group. An epoch shows every new fact once, in one of its
     wordings, in steps of nearly equal size; earlier facts and general rows are dealt like cards, as many as a
-    step takes or as there are. The new facts `beside` are shown once an epoch too, in these same steps."""
+    step takes or as there are. The new facts `beside` are shown once an epoch too, in these same steps; and
+    so is what people prefer, of which there are `preferred`."""
     more = _Wordings(random.Random(f"beside {recipe.seed}"), fresh, lambda group: group in beside)
     more_order = random.Random(f"beside order {recipe.seed}")
     new = _Wordings(random.Random(f"new {recipe.seed}"), fresh, lambda group: group not in beside)
@@ -98,14 +120,20 @@ def plan_steps(
     replay_deck = _dealt(random.Random(f"replay deck {recipe.seed}"), replay_rows)
     old_per_step = min(recipe.earlier_rows_per_step, len(old.facts))
     replay_per_step = min(recipe.replay_rows_per_step, replay_rows)
+    preferred_order = random.Random(f"preferred order {recipe.seed}")
     per_epoch = max(1, -(-len(new.facts) // recipe.batch_rows))
+    if isinstance(recipe, PreferenceRecipe):
+        per_epoch = max(per_epoch, -(-preferred // recipe.batch_pairs))
     steps: list[Step] = []
     for epoch in range(recipe.epochs):
-        facts, others = _shuffled(order, new.facts), _shuffled(more_order, more.facts)
+        decks = (
+            _shuffled(order, new.facts),
+            _shuffled(more_order, more.facts),
+            _shuffled(preferred_order, range(preferred)),
+        )
         for number in range(per_epoch):
-            chosen, shown = (
-                dealt[number * len(dealt) // per_epoch : (number + 1) * len(dealt) // per_epoch]
-                for dealt in (facts, others)
+            chosen, shown, said = (
+                deck[number * len(deck) // per_epoch : (number + 1) * len(deck) // per_epoch] for deck in decks
             )
             steps.append(
                 Step(
@@ -113,6 +141,7 @@ def plan_steps(
                     fresh=(*(new.next_of(fact) for fact in chosen), *(more.next_of(fact) for fact in shown)),
                     earlier=tuple(old.next_of(old.facts[next(old_deck)]) for _ in range(old_per_step)),
                     replay=tuple(next(replay_deck) for _ in range(replay_per_step)),
+                    preferred=tuple(said),
                 )
             )
     return steps

@@ -9,10 +9,10 @@ from tokenizers import Tokenizer
 
 from streams.errors import Invalid
 from streams.hardware import this_machine
-from streams.recipes import stops_after
+from streams.recipes import PreferenceRecipe, stops_after
 from streams.sizing import FP32, USUAL, Plan, Work, plan, refusal, shape_of
 from workers.cores import HEAVY_THREADS
-from workers.trainer.spec import TrainingRow, TrainSpec
+from workers.trainer.spec import TrainingLabel, TrainingPair, TrainingRow, TrainSpec
 
 MARKS = 10  # tokens of the chat template around a question and its answer, but for what all rows begin with
 OF_RECIPE = ("epochs", "batch_rows", "rank", "upper_layers", "virtual_tokens", "projection_width")  # where it has them
@@ -40,7 +40,7 @@ def plan_of(spec: TrainSpec) -> Plan | None:
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     except Exception:  # the tokenizer's library raises nothing narrower
         return None
-    if not spec.rows or spec.recipe.method not in USUAL or spec.device != "cpu":
+    if not (spec.rows or spec.pairs or spec.labels) or spec.recipe.method not in USUAL or spec.device != "cpu":
         return None
     return plan(base.name, shape, work_of(spec, tokenizer), this_machine(HEAVY_THREADS))
 
@@ -48,14 +48,19 @@ def plan_of(spec: TrainSpec) -> Plan | None:
 def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
     """The training's steps as they will be on average."""
     recipe = spec.recipe
+    preferred = _preferred(spec)
     new, beside = ([row for row in spec.rows if row.beside is also] for also in (False, True))
     facts = _facts(new)
     steps = max(1, -(-facts // recipe.batch_rows))
+    if isinstance(recipe, PreferenceRecipe):
+        steps = max(steps, -(-len(preferred) // recipe.batch_pairs))
     at_once = [
         (facts / steps, *_lengths(new, tokenizer)),
         (_facts(beside) / steps, *_lengths(beside, tokenizer)),
         (min(recipe.earlier_rows_per_step, _facts(spec.earlier)), *_lengths(spec.earlier, tokenizer)),
     ]
+    for sides in zip(*preferred, strict=True):
+        at_once.append((len(preferred) / steps, *_lengths(sides, tokenizer)))
     general = min(recipe.replay_rows, len(spec.replay_prompts))
     answer = recipe.replay_answer_tokens
     asked = [TrainingRow(prompt=prompt, answer="") for prompt in spec.replay_prompts[:LOOKED_AT]]
@@ -64,11 +69,11 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
     settled = Work(
         method=recipe.method,
         upper_layers=1.0,
-        examples=facts,
+        examples=steps * recipe.batch_rows if isinstance(recipe, PreferenceRecipe) else facts,
         rows_at_once=max(1, round(rows)),
         row_tokens=round(sum(count * tokens for count, tokens, _ in at_once) / rows),
         answer_tokens=round(sum(count * tokens for count, _, tokens in at_once) / rows),
-        kept_rows=len(spec.rows) - facts + len(spec.earlier) + general,
+        kept_rows=len(spec.rows) - facts + len(spec.earlier) + general + sum(map(len, preferred)),
         weight_bytes=2 if spec.precision == "bfloat16" and recipe.method != "full" else FP32,
         parts=spec.threads,
         keeps_best=stops_after(recipe) > 0,
@@ -83,6 +88,19 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         *(count * long for count, long, _ in at_once[2:]),
     )
     return replace(work, tokens_together=min(round(max(kinds)), TOKENS_AT_ONCE))
+
+
+def _preferred(spec: TrainSpec) -> list[tuple[TrainingRow, ...]]:
+    """What people prefer, as the rows of a step that it takes: both sides of a pair, or an answer."""
+    if not isinstance(spec.recipe, PreferenceRecipe):
+        return []
+    if spec.recipe.from_labels:
+        return [(_row(label, label.answer),) for label in spec.labels]
+    return [(_row(pair, pair.chosen), _row(pair, pair.rejected)) for pair in spec.pairs]
+
+
+def _row(asked: TrainingPair | TrainingLabel, answer: str) -> TrainingRow:
+    return TrainingRow(prompt=asked.prompt, answer=answer, system=asked.system, history=asked.history)
 
 
 def _facts(rows: Sequence[TrainingRow]) -> int:

@@ -27,10 +27,38 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return "TrainingRow(sealed)"  # a traceback or a log line that shows a row must not show people's words
 
 
+class TrainingPair(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Two answers to one prompt, of which people prefer the `chosen`; in plain text, as a row. `weight`: one over the pairs of its
+    ranking."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    system: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
+    weight: float = 1.0
+
+    def __repr__(self) -> str:
+        return "TrainingPair(sealed)"
+
+
+class TrainingLabel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An answer that people find good, or bad; in plain text, as a row."""
+
+    prompt: str
+    answer: str
+    good: bool
+    system: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return "TrainingLabel(sealed)"
+
+
 class Progress(Struct, frozen=True, kw_only=True, tag="progress", tag_field="kind"):
-    """Where a training stands. `loss` is nats per answer token of the last step's new rows, `replay_divergence`
-    nats per general token. `seconds_left` is what the steps so far lead one to expect, saving included; None
-    until two steps were timed."""
+    """Where a training stands. `loss` is nats per answer token of the last step's new rows, and on top of it the loss of what is
+    preferred; `replay_divergence` nats per general token. `seconds_left` is what the steps so far lead one to expect, saving
+    included; None until two steps were timed."""
 
     stage: str  # "preparing", "training" or "saving"
     step: int
@@ -93,6 +121,8 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reference_dir: str | None = None
     answers_dir: str | None = None
     brought_dir: str | None = None  # see `workers.trainer.job`
+    pairs: tuple[TrainingPair, ...] = ()
+    labels: tuple[TrainingLabel, ...] = ()
     threads: int = 1
     device: str = "cpu"
     precision: str = "auto"

@@ -1,6 +1,7 @@
 """The step `train`: from a snapshot to a candidate, merged, exported and checked."""
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,15 +29,15 @@ from workers.trainer.general import answers_folder, general_prompts, kept_place,
 from workers.trainer.opening import Candidate, Openings, opening_recipe, opening_rows
 from workers.trainer.parent import Trainer
 from workers.trainer.sized import planned
-from workers.trainer.spec import Outcome, Progress, TrainingRow, TrainSpec
+from workers.trainer.spec import Outcome, Progress, TrainingLabel, TrainingPair, TrainingRow, TrainSpec
 
 RECALLED = "recalled"  # tells the group of a fact's rows behind what is recalled from that of its bare ones
 SPARE_BYTES = 256_000_000  # for the log, the tables and the exam meanwhile
 
 
 class Made(Struct, frozen=True):
-    """What a training made. `erased`: the examples and wordings of its snapshot whose words were gone. `folder` holds it, and is to
-    be struck from the register once it was kept."""
+    """What a training made. `erased`: the examples, wordings, pairs and labels of its snapshot whose words were gone.
+    `folder` holds it, and is to be struck from the register once it was kept."""
 
     result: Outcome
     made_with: MadeWith
@@ -112,6 +113,7 @@ def _spec(
     context: Context,
     rows: tuple[TrainingRow, ...] = (),
     earlier: tuple[TrainingRow, ...] = (),
+    preferred: "TrainingPreferences | None" = None,
 ) -> TrainSpec:
     device = context.settings.training_device
     processes = context.settings.training_processes if METHODS[type(order.recipe)].together else 1
@@ -126,6 +128,8 @@ def _spec(
         reference_dir=str(context.artifacts.path(order.reference_model)),
         answers_dir=str(answers_folder(context.settings.home)),
         brought_dir=_brought(order, context),
+        pairs=preferred.pairs if preferred is not None else (),
+        labels=preferred.labels if preferred is not None else (),
         threads=HEAVY_THREADS if device != "cpu" else max(1, HEAVY_THREADS // processes),
         device=device,
         precision=_precision(context),
@@ -165,10 +169,11 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
     """Raises WordsGone when somebody was erased whose words are in it; the child has ended then."""
     # A base has learned nothing of it.
     fresh, earlier = taught(snapshot, context.keyring, anew=order.base_model == order.reference_model)
-    kids = sorted({*fresh.kids, *earlier.kids})
+    preferred = preferences(snapshot, context.keyring)
+    kids = sorted({*fresh.kids, *earlier.kids, *preferred.kids})
     register(context.database, context.settings.host, TRAINING_FOLDER, str(folder), order.round_id, kids)
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True, mode=0o700)
-    spec = _spec(order, folder, context, fresh.rows, earlier.rows)
+    spec = _spec(order, folder, context, fresh.rows, earlier.rows, preferred)
     words = Words(context, kids)
 
     def progress(seen: Progress) -> None:
@@ -191,7 +196,7 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
     return Made(
         trained,
         made_with(spec.threads, trained.precision, spec.device, spec.processes),
-        fresh.erased + earlier.erased,
+        fresh.erased + earlier.erased + preferred.erased,
         folder,
     )
 
@@ -212,6 +217,18 @@ def _tell_plan(order: TrainCandidate, plan: Plan | None, context: Context) -> No
         values={f"planned_{name}_gb": size for name, size in sizes.items()},
     )
     context.publish(order, event, "planned")
+
+
+class TrainingPreferences(Struct, frozen=True):
+    """What people prefer, in plain text, as `TrainingRows` is."""
+
+    pairs: tuple[TrainingPair, ...]
+    labels: tuple[TrainingLabel, ...]
+    kids: frozenset[str]
+    erased: int
+
+    def __repr__(self) -> str:
+        return "TrainingPreferences(sealed)"
 
 
 class TrainingRows(Struct, frozen=True):
@@ -242,6 +259,47 @@ def taught(snapshot: Snapshot, keys: Keys, anew: bool = False) -> tuple[Training
     return (
         TrainingRows(new.rows + read.rows, new.kids | read.kids, new.erased + gone + read.erased),
         earlier,
+    )
+
+
+def preferences(snapshot: Snapshot, keys: Keys) -> TrainingPreferences:
+    """The pairs and labels of the snapshot, opened, in the order of their words. A pair weighs one over the pairs of its ranking as
+    they stand in the snapshot, whoever of these was erased since (Ouyang et al. 2022, arXiv 2203.02155, equation 1)."""
+    of_ranking = Counter(pair.ranking for pair in snapshot.pairs)
+    pairs, labels, kids = list[TrainingPair](), list[TrainingLabel](), set[str]()
+    for pair in snapshot.pairs:
+        try:
+            prompt = open_prompt(pair.prompt, keys)
+            chosen, rejected = open_sealed(pair.chosen, keys), open_sealed(pair.rejected, keys)
+        except Erased:
+            continue
+        pairs.append(
+            TrainingPair(
+                prompt=prompt.question,
+                chosen=chosen,
+                rejected=rejected,
+                system=prompt.system,
+                history=prompt.history,
+                weight=1 / of_ranking[pair.ranking],
+            )
+        )
+        kids |= pair.kids
+    for label in snapshot.labels:
+        try:
+            prompt, answer = open_prompt(label.prompt, keys), open_sealed(label.answer, keys)
+        except Erased:
+            continue
+        labels.append(
+            TrainingLabel(
+                prompt=prompt.question, answer=answer, good=label.good, system=prompt.system, history=prompt.history
+            )
+        )
+        kids |= label.kids
+    return TrainingPreferences(
+        tuple(sorted(pairs, key=lambda one: (one.prompt, one.chosen, one.rejected))),
+        tuple(sorted(labels, key=lambda one: (one.prompt, one.answer))),
+        frozenset(kids),
+        len(snapshot.pairs) + len(snapshot.labels) - len(pairs) - len(labels),
     )
 
 

@@ -1,4 +1,5 @@
-"""LoRA: a small change to the weights of the upper layers, learned beside them and merged into them."""
+"""LoRA: a small change to the weights of the upper layers, learned beside them and merged into them. What learns from what people
+prefer (`dpo`, `kto`) is this, with one loss more (`workers.trainer.preference`)."""
 
 from collections.abc import Mapping
 from functools import partial
