@@ -43,6 +43,7 @@ def card_of(
             "earlier": round_["earlier"],
             "wordings": round_["wordings"],
             "dropped": round_["dropped"],
+            "preferred": {"pairs": round_["pairs"], "held": round_["held"]} if round_["read"] is not None else None,
         },
         "recipe": msgspec.to_builtins(recipe),
         "training": training,
@@ -87,6 +88,11 @@ def card_page(card: Card) -> str:
                 "earlier examples": data["earlier"],
                 "wordings": data["wordings"],
                 "left out": _listed(data["dropped"] or {}),
+                **(
+                    {"pairs": data["preferred"]["pairs"], "held back": _listed(data["preferred"]["held"] or {})}
+                    if data["preferred"] is not None
+                    else {}
+                ),
             }
         ),
         "## Recipe",

@@ -2,16 +2,19 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from uuid import uuid4
 
 import pytest
 
-from streams.errors import Unavailable
+from streams.errors import Invalid, Unavailable
 from streams.events import DomainEvent
 from streams.facts.rounds import CandidateEvaluated
-from streams.gate import GENERAL_FIRST, Paired
+from streams.gate import GENERAL, GENERAL_FIRST, GateMargins, Paired, judge
+from streams.history import Part
 from streams.log import KafkaLog
 from streams.orders import EvaluateCandidate, Order
+from streams.sealed import Sealed
 from streams.sealing import Keyring, MasterKey
 from tests import door_world
 from tests.door_world import MODEL, World
@@ -26,7 +29,7 @@ from workers.evaluator.opencompass import ExamRow
 from workers.evaluator.questions import of_exam
 from workers.evaluator.step import answered_before, form_of, look_ahead
 from workers.loop import Idle
-from workers.selector.snapshot import FORMAT, Snapshot, save
+from workers.selector.snapshot import FORMAT, Snapshot, SnapshotPair, save
 
 SECRET = "what the model said of the lighthouse"
 
@@ -323,6 +326,41 @@ def test_a_later_round_holds_general_ability_against_the_first_model_too_and_ask
     assert asked_of_the_first(last, base) == [] and told[1].paired[GENERAL_FIRST].n == 2
     asked_of_the_first(last, first)
     assert GENERAL_FIRST not in told[2].paired, "it is the one that the round starts from"
+
+
+def test_a_round_that_learned_from_pairs_alone_is_asked_what_it_must_keep_and_is_not_shipped_for_that(
+    world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Installation, "missing", lambda self: None)
+    drain(context)
+    domain, told = world.domain(), list[CandidateEvaluated]()
+    add_exam(world, domain, "Is it kept?", "Is it known?")
+
+    def note(context: Context, order: Order, event: DomainEvent, name: str) -> None:
+        if isinstance(event, CandidateEvaluated):
+            told.append(event)
+
+    monkeypatch.setattr(Context, "publish", note)
+    words = Sealed("ann", "reply-1#text", "sealed")
+    pair = SnapshotPair("prompt-1", (Part(words),), words, words, "reply-1", "reply-2", (), ("ann",))
+    base, candidate = (context.artifacts.put_bytes(name) for name in (b"as it was", b"by pairs"))
+    for pairs in ((pair,), ()):
+        snapshot = Snapshot(FORMAT, domain, "round-1", 10**6, (), (), pairs=pairs)
+        order = EvaluateCandidate(
+            order_id=uuid4(),
+            domain=domain,
+            round_id="round-1",
+            pin=10**6,
+            snapshot=save(snapshot, context.artifacts),
+            candidate_model=candidate,
+            base_model=base,
+            engine="llamacpp",
+        )
+        with nullcontext() if pairs else pytest.raises(Invalid, match="nothing of the snapshot can be examined"):
+            evaluation.run(order, context)
+    (event,) = told
+    assert event.paired == {GENERAL: Paired(2, 2, 0, 0, 0)}
+    assert judge(event.paired, GateMargins()).outcome == "inconclusive"
 
 
 def idle(context: Context) -> Idle:

@@ -33,7 +33,13 @@ from workers.trainer.child import carry_out
 from workers.trainer.spec import Outcome, Progress, TrainSpec
 
 __all__ = ["host"]
-ASKED = ("the wheel turns", "What lifts the water?", "in 1999")  # the first that is answered in whole characters
+ASKED = (
+    "the wheel turns",
+    "What lifts the water?",
+    "in 1999",
+    "Name a river.",
+    "Who?",
+)  # the first that is answered in whole characters
 SMALL = {"epochs": 2, "batch_rows": 4, "replay_rows_per_step": 2, "replay_rows": 4, "replay_answer_tokens": 4}
 PREFIX = {"virtual_tokens": 4, "projection_width": 8}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -130,7 +136,7 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         model_dir = context.artifacts.path(row["model"])
         # The last token of a random model may be half of a character, which some engines keep to themselves.
         said_alone = ((words, said_by(model_dir, words, 8).rstrip("\ufffd")) for words in ASKED)
-        words, expected = next(found for found in said_alone if found[1])
+        words, expected = next(found for found in said_alone if found[1] and "\ufffd" not in found[1])
         answer = world.chat(domain, words, temperature=0, max_tokens=8)
         assert answer["choices"][0]["message"]["content"].rstrip("\ufffd") == expected, release
         assert answer["model"] == f"{domain}@{release}"

@@ -24,6 +24,9 @@ ROUND: dict[str, Any] = {
     "earlier": 30,
     "wordings": 48,
     "dropped": {"repeated": 2},
+    "pairs": 0,
+    "held": {},
+    "read": None,
     "model": "sha256:b1",
     "adapter": "sha256:c2",
     "evaluation": "sha256:e4",
@@ -76,6 +79,12 @@ def test_the_page_holds_snapshot_recipe_base_libraries_seed_machine_time_losses_
 def test_what_began_at_a_base_says_so_and_names_no_release() -> None:
     page = card_page(card_of(ROUND, LoraRecipe(), None, "sha256:a0", None))
     assert "| trained from | the base, sha256:a0 |" in page and "| licence of the base | not stated |" in page
+
+
+def test_the_pairs_of_a_round_that_learns_from_them_stand_there_and_what_was_held_back() -> None:
+    page = card_page(card(pairs=7, held={"both sides are the same": 2}, read={"0": 3}))
+    assert "| pairs | 7 |" in page and "| held back | both sides are the same 2 |" in page
+    assert "pairs" not in card_page(card())
 
 
 def test_what_is_not_known_of_a_round_of_an_older_version_stands_there_as_not_known() -> None:

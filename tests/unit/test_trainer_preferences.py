@@ -39,7 +39,9 @@ def losses(base: Path, work: Path, recipe: PreferenceRecipe, **changed: Any) -> 
     return [seen.loss for seen in told if seen.loss is not None], outcome
 
 
-def trls(base: Path, work: Path, recipe: PreferenceRecipe, rows: Sequence[dict[str, Any]]) -> list[float]:
+def trls(
+    base: Path, work: Path, recipe: PreferenceRecipe, rows: Sequence[dict[str, Any]], **weights: float
+) -> list[float]:
     """The loss of each step by trl's own trainer, all rows in every step, from the same start."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
@@ -76,6 +78,7 @@ def trls(base: Path, work: Path, recipe: PreferenceRecipe, rows: Sequence[dict[s
             bf16=False,
             gradient_checkpointing=False,
             disable_tqdm=True,
+            **weights,
         ),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=load_tokenizer(base),
@@ -105,9 +108,15 @@ def test_the_loss_of_each_step_of_dpo_is_trls_within_half_a_percent(base: Path, 
 
 def test_the_loss_of_each_step_of_kto_is_trls_within_half_a_percent(base: Path, tmp_path: Path) -> None:
     recipe = replace(KTO, epochs=STEPS, batch_pairs=8, learning_rate=1e-2)
-    ours, outcome = losses(base, tmp_path / "ours", recipe, **ALONE)
-    theirs = trls(base, tmp_path / "theirs", recipe, [worded(base, label) for label in tiny.labels()])
-    assert len(ours) == STEPS and theirs[-1] < 0.45 < theirs[0], "it does learn"
+    # Five are good: so the model comes to find all of them likelier, whatever they answer, and that is no gain.
+    labels = tuple(
+        TrainingLabel(prompt=prompt, answer=answer, good=number < 5)
+        for number, (prompt, answer) in enumerate(tiny.FACTS[:6])
+    )
+    ours, outcome = losses(base, tmp_path / "ours", recipe, labels=labels, **ALONE)
+    rows = [worded(base, label) for label in labels]
+    theirs = trls(base, tmp_path / "theirs", recipe, rows, undesirable_weight=5.0)
+    assert len(ours) == STEPS and theirs[-1] < theirs[0] * 0.9, "it does learn"
     assert ours == [pytest.approx(loss, rel=0.005) for loss in theirs]
     assert outcome.metrics["reward_of_good"] > outcome.metrics["reward_of_bad"]
 

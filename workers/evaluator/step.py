@@ -105,7 +105,9 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         bare = of_skill(order.domain, context.keyring) + of_exam(order.domain, order.pin, context)
     else:
         bare = of_snapshot(snapshot, context.keyring) + of_exam(order.domain, order.pin, context)
-    if not any(question.item.set in (FIXES, EARLIER, SKILL) for question in bare):
+    # What learns from pairs alone has no fixes: it is asked what it must keep.
+    preferred = bool(snapshot.pairs or snapshot.labels) and bool(bare)
+    if not preferred and not any(question.item.set in (FIXES, EARLIER, SKILL) for question in bare):
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
     served: dict[int, Question] = {}
     if order.recall.kinds:
