@@ -135,8 +135,9 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         )
         model_dir = context.artifacts.path(row["model"])
         # The last token of a random model may be half of a character, which some engines keep to themselves.
-        said_alone = ((words, said_by(model_dir, words, 8).rstrip("\ufffd")) for words in ASKED)
-        words, expected = next(found for found in said_alone if found[1] and "\ufffd" not in found[1])
+        said_alone = [(words, said_by(model_dir, words, 8).rstrip("\ufffd")) for words in ASKED]
+        said_alone.sort(key=lambda found: "\ufffd" in found[1])
+        words, expected = next(found for found in said_alone if found[1])
         answer = world.chat(domain, words, temperature=0, max_tokens=8)
         assert answer["choices"][0]["message"]["content"].rstrip("\ufffd") == expected, release
         assert answer["model"] == f"{domain}@{release}"
@@ -145,7 +146,7 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
 
     made = set()
     recipes = [{"method": method, **SMALL, **own} for method, own in RECIPES.items()]
-    recipes.append({"method": "brought", "adapter": take_in(trained_elsewhere(base, tmp_path), context.artifacts)})
+    recipes.insert(5, {"method": "brought", "adapter": take_in(trained_elsewhere(base, tmp_path), context.artifacts)})
     for release, recipe in enumerate(recipes, start=1):
         asked, learned = f"What turns wheel {release}?", f"River {release} turns it."
         items = {
