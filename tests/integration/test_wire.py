@@ -154,6 +154,7 @@ def test_what_twenty_people_say_through_the_door_is_found_on_no_disk(
     log.close()
     connection = psycopg2.connect(database_url)
     with connection, connection.cursor() as cursor:
+        cursor.execute("SET LOCAL synchronous_commit = on")  # the log is written out with it
         control_rows = "CREATE TABLE public.control AS SELECT jsonb_build_object('words', %s) AS words"
         # Many: one may lie across the border of two pages.
         cursor.execute(f"{control_rows} FROM generate_series(1, 50)", (control,))
