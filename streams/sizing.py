@@ -24,6 +24,7 @@ HOST_KEEPS = 1.4
 """Of a step's memory on a CPU, what the process holds: the C library keeps freed pieces (1.00 GB was measured for 0.71)."""
 HOST_FRAMEWORK = 0.9 * GB
 """Python, torch, transformers and a tokenizer, loaded, and what making the rows ready leaves: as measured."""
+FUSED_FROM = 256  # tokens of a pack's longest row, from which on attention keeps no scores
 SCORED_AT_ONCE = 128  # of the answer's tokens, whose scores of all words are in memory together
 SCORE_BYTES = 12
 """Of each score of a chunk: the scores, their logarithms and the probabilities, in fp32."""
@@ -181,7 +182,7 @@ def kept_bytes(shape: Shape, work: Work) -> int:
 
     what enters each of two norms, in fp32, and what leaves them (2h(4 + b)); queries, keys, values and the attention's result
     (b(2q + 2k)); gate, its activation, the other half and their product (4bf); and the attention's weights, in fp32 and in the
-    number format, of each head for every token that is looked at.
+    number format, of each head for every token that is looked at (of long rows none are kept).
 
     As transformers runs it, torch's attention keeps no weights, and is given keys and values for each head (4bq). Where the model
     itself does not learn, no linear layer keeps what enters it: neither what leaves the norms nor that product (8h + 4bq + 3bf).
@@ -191,7 +192,7 @@ def kept_bytes(shape: Shape, work: Work) -> int:
         return 2 * h * FP32 + b * (4 * q + 3 * f)
     if not work.packed:
         return 2 * h * (FP32 + b) + b * (4 * q + 4 * f)
-    scores = shape.heads * work.row_tokens * (FP32 if b == FP32 else FP32 + b)
+    scores = shape.heads * work.row_tokens * (FP32 if b == FP32 else FP32 + b) if work.row_tokens < FUSED_FROM else 0
     return 2 * h * (FP32 + b) + b * (2 * q + 2 * shape.keys + 4 * f) + scores
 
 

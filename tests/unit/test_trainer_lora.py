@@ -22,7 +22,7 @@ from streams.recipes import LoraRecipe
 from tests.unit import trainer_tiny as tiny
 from workers.alone import alone
 from workers.cores import fast_precision
-from workers.trainer import METHODS, reference
+from workers.trainer import METHODS, packed, packs, reference
 from workers.trainer.checkpoint import NAME
 from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
 from workers.trainer.job import Job
@@ -259,6 +259,21 @@ def test_parts_side_by_side_make_one_step_and_the_same_bytes_every_time(base: Pa
     assert adapter_bytes(two) == adapter_bytes(again)
     assert together.epoch_losses == pytest.approx(alone.epoch_losses, abs=1e-5)
     kept = [load_file(work / "out" / "adapter" / "adapter_model.safetensors") for work in (one, two)]
+    for name, tensor in kept[0].items():
+        assert float((kept[1][name] - tensor).abs().max()) < 1e-4, name
+
+
+def test_long_rows_are_learned_from_a_few_at_a_time_and_the_step_is_the_same(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = train(base, tmp_path / "together")
+    monkeypatch.setattr(packs, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(packed, "FUSED_FROM", 1)
+    single = train(base, tmp_path / "single")
+    assert single.epoch_losses == pytest.approx(together.epoch_losses, abs=1e-5)
+    kept = [
+        load_file(tmp_path / name / "out" / "adapter" / "adapter_model.safetensors") for name in ("together", "single")
+    ]
     for name, tensor in kept[0].items():
         assert float((kept[1][name] - tensor).abs().max()) < 1e-4, name
 

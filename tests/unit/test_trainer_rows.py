@@ -173,7 +173,16 @@ def test_a_steps_rows_are_dealt_so_that_the_parts_cost_nearly_the_same(parts: in
         parts=cast(SideBySide, None),
     )
     heaps = learner.dealt([(0, 19), *((number,) for number in range(1, 19))], parts)
-    assert sorted(number for heap in heaps for number in heap) == list(range(20))
-    assert any({0, 19} <= set(heap) for heap in heaps), "two that are learned together stay together"
-    costs = [sum(map(learner.cost, heap)) for heap in heaps]
+    assert sorted(number for heap in heaps for unit in heap for number in unit) == list(range(20))
+    assert any((0, 19) in heap for heap in heaps), "two that are learned together stay together"
+    costs = [sum(learner.cost(number) for unit in heap for number in unit) for heap in heaps]
     assert max(costs) - min(costs) <= max(map(learner.cost, range(20)))
+    packs = learner.packs([(0, 19), *((number,) for number in range(1, 19))])
+    assert len(packs) == 1 and sorted(packs[0]) == list(range(20)), "short rows are one pack"
+
+
+def test_rows_as_long_as_each_other_share_a_pack_of_few_tokens_and_a_unit_is_never_torn() -> None:
+    lengths = [1100, 30, 900, 40, 1000, 50]
+    learner = cast(PackedLearner, SimpleNamespace(rows=[EncodedRow(tuple(range(n)), 3, 0) for n in lengths]))
+    units = [(0, 1), (2,), (3,), (4,), (5,)]
+    assert PackedLearner.packs(learner, units) == [[0, 1], [4, 2], [5, 3]]

@@ -14,8 +14,7 @@ from workers.trainer.plan import Step
 from workers.trainer.preferring import Asked, PreferringRows, answers_log_p
 from workers.trainer.rows import pack
 from workers.trainer.side_by_side import SideBySide
-
-ROWS_AT_ONCE = 16  # where nothing is learned from them
+from workers.trainer.sized import TOKENS_AT_ONCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +37,37 @@ class PackedLearner(PreferringRows):
         head = 1.5 if number >= self.replay_from else 1.0
         return len(self.rows[number].inputs) - self.prefix + head * self.answer_tokens(number) * self.model.head_share
 
-    def dealt(self, units: Iterable[tuple[int, ...]], count: int) -> list[list[int]]:
-        """Rows in `count` heaps that cost nearly the same: the dearest first, each to the cheapest heap. Those of a unit stay
-        together."""
-        heaps: list[list[int]] = [[] for _ in range(count)]
+    def dealt(self, units: Iterable[tuple[int, ...]], count: int) -> list[list[tuple[int, ...]]]:
+        """Units, each of rows that stay together, in `count` heaps that cost nearly the same: the dearest first, each to the
+        cheapest heap."""
+        heaps: list[list[tuple[int, ...]]] = [[] for _ in range(count)]
         costs = [0.0] * count
         dear = sorted((-sum(map(self.cost, unit)), unit) for unit in units)
         for cost, unit in dear:
             least = costs.index(min(costs))
-            heaps[least] += unit
+            heaps[least].append(unit)
             costs[least] -= cost
         return heaps
+
+    def packs(self, heap: Iterable[tuple[int, ...]]) -> list[list[int]]:
+        """A heap's rows in packs of rows about as long as each other, which are laid out as a batch of few tokens, or are one
+        unit: so that long rows need no more memory than many short ones."""
+        found: list[list[int]] = []
+        slots, longest = 0, 0
+        for width, unit in sorted((-max(len(self.rows[number].inputs) for number in unit), unit) for unit in heap):
+            slots += len(unit) * longest
+            if not found or slots > TOKENS_AT_ONCE:
+                found.append([])
+                longest = -width
+                slots = len(unit) * longest
+            found[-1] += unit
+        return found
 
     def log_p(self, numbers: Iterable[int]) -> torch.Tensor:
         """(rows,) fp32, on the CPU: how likely the model finds the answers of these rows, in nats."""
         wanted = list(numbers)
         heaps = self.dealt(((number,) for number in wanted), self.parts.count)
-        few = [heap[at : at + ROWS_AT_ONCE] for heap in heaps for at in range(0, len(heap), ROWS_AT_ONCE)]
+        few = [rows for heap in heaps for rows in self.packs(heap)]
         done = torch.cat(self.parts.run([partial(_log_p, self, rows) for rows in few]))
         found = dict(zip(chain(*few), done, strict=True))
         return torch.stack([found[number] for number in wanted])
@@ -64,7 +77,9 @@ class PackedLearner(PreferringRows):
         answers = [sum(map(self.answer_tokens, kind)) for kind in self.kinds(numbers)[:3]]
         asked = self.asked(step)
         heaps = self.dealt([*((number,) for number in numbers), *said], self.parts.count)
-        done = self.parts.run([partial(_one_part, self, heap, answers, asked, parameters) for heap in heaps if heap])
+        done = self.parts.run(
+            [partial(_one_part, self, self.packs(heap), answers, asked, parameters) for heap in heaps if heap]
+        )
         for parameter, *gradients in zip(parameters, *(part.gradients for part in done), strict=True):
             parameter.grad = sum(gradients[1:], start=gradients[0])
         divergence = sum(part.divergence for part in done) if step.replay else None
@@ -90,6 +105,25 @@ def _log_p(learner: PackedLearner, numbers: Sequence[int]) -> torch.Tensor:
 
 
 def _one_part(
+    learner: PackedLearner,
+    packs: Sequence[Sequence[int]],
+    answers: Sequence[int],
+    asked: Asked,
+    parameters: Sequence[torch.nn.Parameter],
+) -> _Part:
+    """One pack after another, so that only one is in memory."""
+    loss, divergence, tokens = 0.0, 0.0, 0
+    gradients: Sequence[torch.Tensor] = ()
+    for numbers in packs:
+        done = _one_pack(learner, numbers, answers, asked, parameters)
+        loss, divergence, tokens = loss + done.loss, divergence + done.divergence, tokens + done.tokens
+        for whole, own in zip(gradients, done.gradients, strict=False):
+            whole += own
+        gradients = gradients or done.gradients
+    return _Part(loss, divergence, gradients, tokens)
+
+
+def _one_pack(
     learner: PackedLearner,
     numbers: Sequence[int],
     answers: Sequence[int],

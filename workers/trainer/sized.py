@@ -16,7 +16,7 @@ from workers.trainer.spec import TrainingLabel, TrainingPair, TrainingRow, Train
 
 MARKS = 10  # tokens of the chat template around a question and its answer, but for what all rows begin with
 OF_RECIPE = ("epochs", "batch_rows", "rank", "upper_layers", "virtual_tokens", "projection_width")  # where it has them
-TOKENS_AT_ONCE = 2048  # of one kind of rows, where they are not packed
+TOKENS_AT_ONCE = 2048  # of one kind of rows, or of a pack, with its padding
 LOOKED_AT = 200  # rows of a kind, whose mean is taken
 
 
@@ -81,8 +81,10 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
     )
     said = asdict(recipe)
     work = replace(settled, **{name: said[name] for name in OF_RECIPE if name in said})
-    if work.packed or work.processes > 1:
+    if work.processes > 1:
         return work
+    if work.packed:
+        return replace(work, tokens_together=min(work.tokens_at_once, TOKENS_AT_ONCE * work.parts))
     kinds = (
         at_once[0][0] * at_once[0][1] + at_once[1][0] * at_once[1][1],
         *(count * long for count, long, _ in at_once[2:]),
