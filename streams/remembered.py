@@ -29,12 +29,18 @@ def of_correction(prompt: Sealed, answer: Sealed, keys: Keys) -> Memory:
     return Memory(text=open_sealed(answer, keys), question=open_question(prompt, keys))
 
 
-def of_passage(passage: Sealed, title: Sealed, keys: Keys) -> Memory:
-    """Raises Erased, or Invalid if it does not open to a passage and the title of its document."""
-    words, document = open_sealed(passage, keys), open_sealed(title, keys)
+def title_of(document: Sealed, keys: Keys) -> str:
+    """Raises Erased, or Invalid if it does not open to the title of a document."""
     try:
-        opened = msgspec.json.decode(words, type=Passage)
-        name = msgspec.json.decode(document, type=_Title).title
+        return msgspec.json.decode(open_sealed(document, keys), type=_Title).title
+    except msgspec.MsgspecError:
+        raise Invalid(f"{document.ref} does not open to the title of a document") from None
+
+
+def of_passage(passage: Sealed, title: str, keys: Keys) -> Memory:
+    """`title`: of its document. Raises Erased, or Invalid if it does not open to a passage."""
+    try:
+        opened = msgspec.json.decode(open_sealed(passage, keys), type=Passage)
     except msgspec.MsgspecError:
         raise Invalid(f"{passage.ref} does not open to a passage of a document") from None
-    return Memory(text=opened.text, source=", ".join(part for part in (name, opened.place) if part))
+    return Memory(text=opened.text, source=", ".join(part for part in (title, opened.place) if part))

@@ -2,7 +2,8 @@
 
 LoRA of rank 16 on all linear layers, eight rows a step, no general rows. Each case runs in a process of its own, one after another;
 its seconds go from loading the model to the last step (of LLaMA-Factory: what it tells of itself, which counts no loading). That
-has an environment of its own, made once beside the report; where it cannot be made its cases are left out, with the reason.
+has an environment of its own, made once beside the report; where it cannot be made its cases are left out, with the reason, and so
+is a case that ends with an error, as for memory: each may take four fifths of the machine's.
 NORIA_BENCH_EVENTS (short rows, 64), _FACTS (long rows, 16) and _RUNS change its size.
 """
 
@@ -17,7 +18,7 @@ from api.llamafactory import RUN_FILE, folder_of
 from streams.settings import home_of
 from tests.bench.report import Row, row
 from tests.bench.size import size
-from tests.bench.training_case import CASES, RECIPE, Done
+from tests.bench.training_case import CASES, MOST_BYTES, RECIPE, Done
 from workers.models.base import prepare_base
 
 LLAMAFACTORY = ("llamafactory==0.9.5", f"torch=={version('torch').partition('+')[0]}")
@@ -38,13 +39,20 @@ def measure(home: Path) -> list[Row]:
             for case in cases:
                 out = home / f"{length}-{case}-{number}"
                 out.mkdir()
-                if case in CASES:
-                    runs[case].append(run_case(case, model, given, out))
-                else:
-                    assert factory is not None
-                    runs[case].append(run_factory(factory, case, model, given, out, runs[OURS][number].tokens))
-                print(f"{length} {case}: {runs[case][-1]}", file=sys.stderr, flush=True)
-        for case, done in runs.items():
+                try:
+                    if case in CASES:
+                        done = run_case(case, model, given, out)
+                    else:
+                        assert factory is not None
+                        done = run_factory(factory, case, model, given, out, runs[OURS][number].tokens)
+                except subprocess.CalledProcessError as error:
+                    print(
+                        f"{length} {case}: left out, it ended with code {error.returncode}", file=sys.stderr, flush=True
+                    )
+                    continue
+                runs[case].append(done)
+                print(f"{length} {case}: {done}", file=sys.stderr, flush=True)
+        for case, done in ((case, done) for case, done in runs.items() if len(done) == size("RUNS", 1)):
             named = f"{length}, {case}"
             rows += [
                 row(named, "tokens_per_s", "1/s", [one.tokens / one.seconds for one in done]),
@@ -120,7 +128,8 @@ def run_factory(command: Path, case: str, model: Path, rows: list[tuple[str, str
         with (out / RUN_FILE).open("a", encoding="utf-8") as file:
             file.write("disable_gradient_checkpointing: true\n")
     code = (
-        "import json, resource, subprocess, sys;"
+        "import resource, subprocess, sys;"
+        f"resource.setrlimit(resource.RLIMIT_DATA, ({MOST_BYTES}, {MOST_BYTES}));"
         f"subprocess.run([{str(command)!r}, 'train', {RUN_FILE!r}], check=True, stdout=sys.stderr);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
@@ -132,7 +141,8 @@ def run_factory(command: Path, case: str, model: Path, rows: list[tuple[str, str
         check=False,
     )
     if done.returncode:
-        raise SystemExit(done.stderr.decode(errors="replace")[-2000:])
+        print(done.stderr.decode(errors="replace")[-2000:], file=sys.stderr)
+        done.check_returncode()
     told = json.loads((out / "adapter" / "trainer_state.json").read_text(encoding="utf-8"))
     result = json.loads((out / "adapter" / "train_results.json").read_text(encoding="utf-8"))
     losses = [entry["loss"] for entry in told["log_history"] if "loss" in entry]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from streams.recipes import LoraRecipe
 from workers.cores import HEAVY_THREADS, fast_precision
@@ -28,6 +29,8 @@ WHOLE = LoraRecipe(
     replay_rows_per_step=0,
     row_tokens=1536,
 )
+MOST_BYTES = int(0.8 * psutil.virtual_memory().total)
+"""What needs more memory is to end by itself, and not to have the system end something else."""
 RECIPE: dict[str, Any] = msgspec.to_builtins(WHOLE)
 
 
@@ -194,6 +197,7 @@ def _encoded(tokenizer: Any, asked: str, answer: str) -> tuple[list[int], int]:
 def main(case: str, model: Path, out: Path) -> None:
     from transformers import AutoTokenizer
 
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
     rows = [(asked, answer) for asked, answer in json.loads(sys.stdin.read())]
     printed = os.dup(1)
     os.dup2(2, 1)  # what libraries print

@@ -19,7 +19,7 @@ from streams.errors import Erased, Invalid, Unavailable
 from streams.reading.learning import asked_in_vain
 from streams.reading.memories import corrected, documents_in_force, passages_of, standing_ids
 from streams.recalled import MemoryKind, Recall
-from streams.remembered import of_passage
+from streams.remembered import of_passage, title_of
 from streams.sealed import Sealed
 from streams.sealing import Keyring
 from streams.store import postgres_trouble
@@ -178,6 +178,12 @@ class Held:
             )
             self._documents.popleft()
             return
+        try:
+            with postgres_trouble():
+                name = title_of(title, self._keyring)
+        except (Erased, Invalid):
+            self._documents.popleft()  # none of its passages could be put before a model
+            return
         with postgres_trouble(), self._database.connect() as connection:
             rows = passages_of(connection, document_id, start, KEPT_AT_ONCE)
         some = rows[: self._at_once([row.passage_id for row in rows])]
@@ -185,7 +191,7 @@ class Held:
         for row in some:
             try:
                 with postgres_trouble():
-                    memory = known_passage(row.passage_id, of_passage(row.passage, title, self._keyring))
+                    memory = known_passage(row.passage_id, of_passage(row.passage, name, self._keyring))
             except (Erased, Invalid):
                 continue
             memories.append(memory)

@@ -10,7 +10,7 @@ from streams.errors import Erased, Invalid
 from streams.history import Part, Whole, open_whole
 from streams.rankings import Held
 from streams.recalled import Memory, MemoryKind
-from streams.remembered import of_correction, of_passage
+from streams.remembered import of_correction, of_passage, title_of
 from streams.sealed import Sealed
 from streams.sealing import Keys
 from streams.turns import pairs_of
@@ -175,7 +175,7 @@ def open_memory(memory: SnapshotMemory, keys: Keys) -> Memory | None:
     """As it is put before a model; None once its person was erased, or if it cannot be read."""
     try:
         if memory.title is not None:
-            return of_passage(memory.text, memory.title, keys)
+            return of_passage(memory.text, title_of(memory.title, keys), keys)
         assert memory.question is not None
         return of_correction(memory.question, memory.text, keys)
     except (Erased, Invalid):
