@@ -6,7 +6,6 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -176,8 +175,10 @@ def test_the_password_stands_in_two_files_for_their_owner_only_and_in_no_command
     assert password.decode() not in " ".join(broker.cmdline()) + str(broker.environ())
 
 
-def test_a_home_from_before_keeps_what_it_holds_and_gets_a_password_at_its_next_start(tmp_path: Path) -> None:
-    data, port = tmp_path / "kafka", free_port()
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """From before: its broker asked nobody for a password, and holds what somebody said."""
+    data, port = tmp_path / "home" / "kafka", free_port()
     command = kafka.prepare(data, port, free_port(), "unused")
     settings = data / "server.properties"
     text = settings.read_text().replace("SASL_PLAINTEXT", "PLAINTEXT").replace("CLIENT", "PLAINTEXT")
@@ -190,29 +191,31 @@ def test_a_home_from_before_keeps_what_it_holds_and_gets_a_password_at_its_next_
         log = KafkaLog(plain, "test-older")
         eventually(log.answers, "the older broker", 60)
         create_topics(plain)
-        (position,) = log.append([Message(DOMAINS, "k", b"said before")], 10)
+        log.append([Message(DOMAINS, "k", b"said before")], 10)
         log.close()
-    found = kafka.cluster(port, tmp_path / "keys" / "kafka.password")
-    with started([sys.executable, *kafka.argv(data, found)]):
-        log = KafkaLog(found, "test-newer")
-        eventually(log.answers, "the newer broker", 60)
-        (record,) = log.read(DOMAINS, position.partition, position.offset, position.offset + 1)
-        assert record.value == b"said before"
-        log.append([Message(DOMAINS, "k", b"said now")], 10)
-        with pytest.raises(Unavailable):
-            KafkaLog(plain, "test-older").append([Message(DOMAINS, "k", b"forged")], 10)
-        assert settings.stat().st_mode & 0o777 == 0o600
-        log.close()
+    return tmp_path / "home"
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """Of a Noria of which Kafka and PostgreSQL run."""
-    with log_and_database(tmp_path / "home"):
-        yield tmp_path / "home"
+def test_a_home_from_before_keeps_what_it_holds_and_gets_a_password_that_is_handed_on_as_a_file(home: Path) -> None:
+    with log_and_database(home) as noria:
+        it_keeps_what_it_holds_and_lets_no_stranger_in(home, noria.kafka)
+        it_hands_on_the_file_and_never_the_password(home)
 
 
-def test_what_noria_starts_hands_on_the_file_and_never_the_password(home: Path) -> None:
+def it_keeps_what_it_holds_and_lets_no_stranger_in(home: Path, found: Cluster) -> None:
+    log = KafkaLog(found, "test-newer")
+    read = [
+        record.value for partition, end in log.ends(DOMAINS).items() for record in log.read(DOMAINS, partition, 0, end)
+    ]
+    assert read == [b"said before"]
+    log.append([Message(DOMAINS, "k", b"said now")], 10)
+    with pytest.raises(Unavailable):
+        KafkaLog(Cluster(servers=found.servers), "test-older").append([Message(DOMAINS, "k", b"forged")], 10)
+    assert (home / "kafka" / "server.properties").stat().st_mode & 0o777 == 0o600
+    log.close()
+
+
+def it_hands_on_the_file_and_never_the_password(home: Path) -> None:
     path = home / "keys" / "kafka.password"
     password = path.read_text().strip()
     assert path.stat().st_mode & 0o777 == 0o600
