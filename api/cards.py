@@ -43,7 +43,11 @@ def card_of(
             "earlier": round_["earlier"],
             "wordings": round_["wordings"],
             "dropped": round_["dropped"],
-            "preferred": {"pairs": round_["pairs"], "held": round_["held"]} if round_["read"] is not None else None,
+            "preferred": (
+                {name: round_[name] for name in ("pairs", "pairs_held_out", "labels", "held")}
+                if round_["read"] is not None
+                else None
+            ),
         },
         "recipe": msgspec.to_builtins(recipe),
         "training": training,
@@ -89,7 +93,12 @@ def card_page(card: Card) -> str:
                 "wordings": data["wordings"],
                 "left out": _listed(data["dropped"] or {}),
                 **(
-                    {"pairs": data["preferred"]["pairs"], "held back": _listed(data["preferred"]["held"] or {})}
+                    {
+                        "pairs": data["preferred"]["pairs"],
+                        "pairs held out": data["preferred"]["pairs_held_out"],
+                        "labels": data["preferred"]["labels"],
+                        "held back": _listed(data["preferred"]["held"] or {}),
+                    }
                     if data["preferred"] is not None
                     else {}
                 ),

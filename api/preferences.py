@@ -59,7 +59,7 @@ def _preferred(services: Services, domain: str, share: float) -> Preferred:
         said = said_of_answers(connection, domain, cut_now(connection), None)
         earlier = before(connection, {prompt.follows for prompt in said.prompts.values()})
     with postgres_trouble():
-        return preferred(said, earlier, services.keyring, person_share=share)
+        return preferred(said, earlier, services.keyring, domain, person_share=share)
 
 
 def _said(found: Preferred) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api.ui.words import LANGUAGES, Lang, day_words
-from streams.gate import SKILL, TITLES
+from streams.gate import PREFERENCE, SKILL, TITLES
+from streams.hacking import SIGNS
 from streams.reasons import Code
 
 # In English and Chinese. `more`: what is missing from `have` to `need`.
@@ -100,15 +101,22 @@ def with_words(reasons: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**one, "words": reason_words("en", one)} for one in reasons]
 
 
+_LEARNED = {SKILL: "the skill is", PREFERENCE: "what people prefer is"}
+
+
 def verdict_words(verdict: Mapping[str, Any]) -> str:
     """What the gate said of a candidate and why, in English."""
     outcome, checks = verdict["outcome"], verdict["checks"]
     if outcome == "ship":
-        learned = "the skill is" if any(check["name"] == SKILL for check in checks) else "the fixes are"
+        passed = {check["name"] for check in checks if check["verdict"] == "pass"}
+        learned = next((words for name, words in _LEARNED.items() if name in passed), "the fixes are")
         return f"shipped: {learned} learned, and nothing that must be kept was lost"
     wanted = "fail" if outcome == "refuse" else "inconclusive"
     said = "; ".join(_check_words(check, verdict.get("alpha")) for check in checks if check["verdict"] == wanted)
     return f"refused: {said}" if outcome == "refuse" else f"not shipped, the evidence is not enough: {said}"
+
+
+_SIGNS = {sign.name for sign in SIGNS}
 
 
 def _check_words(check: Mapping[str, Any], alpha: float | None) -> str:
@@ -116,11 +124,16 @@ def _check_words(check: Mapping[str, Any], alpha: float | None) -> str:
     if not n:
         return f"{title}: no question to judge by"
     said = f"{title}: {round(check['before'] * n)} of {n} before, {round(check['after'] * n)} of {n} after"
+    if check["name"] in _SIGNS:
+        confidence = "" if alpha is None else f" with {1 - alpha:.0%} confidence"
+        return f"{said}; a rise of more than {check['margin']:.0%} is certain{confidence} (lower bound {check['lower']:+.3f})"
     if check["margin"] is not None:
         sure = "is certain" if check["verdict"] == "fail" else "cannot be ruled out"
         confidence = "" if alpha is None else f" with {1 - alpha:.0%} confidence"
         return (
             f"{said}; a fall of more than {check['margin']:.0%} {sure}{confidence} (lower bound {check['lower']:+.3f})"
         )
+    if check["p_value"] is None:
+        return f"{said}; too few to judge by (gate.least_pairs)"
     p = "below 0.0001" if check["p_value"] < 0.0001 else f"{check['p_value']:.4f}"
     return f"{said}; p = {p}: {'worse than before' if check['verdict'] == 'fail' else 'could be chance'}"

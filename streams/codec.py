@@ -80,6 +80,7 @@ def _policy_with_method(data: Data) -> Data:
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {
+    "candidate_evaluated": 2,
     "candidate_rebuilt": 2,
     "candidate_trained": 2,
     "compare_bases": 2,
@@ -87,24 +88,25 @@ VERSIONS: dict[str, int] = {
     "domain_created": 2,
     "evaluate_candidate": 3,
     "example_accepted": 3,
-    "gate_passed": 2,
-    "gate_refused": 2,
+    "gate_passed": 3,
+    "gate_refused": 3,
     "order_progressed": 3,
-    "policy_set": 8,
+    "policy_set": 9,
     "preference_accepted": 3,
     "prompt_asked": 2,
     "rebuild_asked": 5,
     "rebuild_candidate": 5,
     "reply_drafted": 2,
     "round_asked": 5,
-    "round_requested": 9,
+    "round_requested": 10,
     "select_snapshot": 6,
-    "snapshot_selected": 4,
+    "snapshot_selected": 5,
     "swap_release": 2,
     "train_candidate": 5,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
+    ("candidate_evaluated", 1): ("means",),
     ("candidate_rebuilt", 1): ("made_with",),
     ("candidate_trained", 1): ("needs", "cpu_s", "losses", "rows", "tokens", "made_with", "fallback", "metrics"),
     ("compare_bases", 1): (),  # within the recipe: `dpo` and `kto`
@@ -115,7 +117,9 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("example_accepted", 1): ("follows",),
     ("example_accepted", 2): ("service",),
     ("gate_passed", 1): (),  # within the verdict: `alpha`, in the place of `words`
+    ("gate_passed", 2): (),  # within a check: `of`
     ("gate_refused", 1): (),
+    ("gate_refused", 2): (),
     ("order_progressed", 1): ("waits_for",),
     ("order_progressed", 2): (),  # one more thing to wait for: `disk_space`
     ("policy_set", 1): (),  # within the policy: `keep`
@@ -125,6 +129,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 5): (),  # within the policy: recipes of other methods
     ("policy_set", 6): (),  # within the policy: `from_base_every`, `recipe.stop_after`
     ("policy_set", 7): (),  # within the policy: `dpo` and `kto`
+    ("policy_set", 8): (),  # within the policy: `gate.least_pairs`
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
@@ -149,6 +154,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("round_requested", 6): (),
     ("round_requested", 7): ("from_base",),
     ("round_requested", 8): ("base_model",),
+    ("round_requested", 9): (),
     ("select_snapshot", 1): ("base_model", "recipe"),
     ("select_snapshot", 2): ("recall", "opening"),
     ("select_snapshot", 3): (),
@@ -157,6 +163,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("snapshot_selected", 1): ("named",),
     ("snapshot_selected", 2): ("pairs", "held", "read"),
     ("snapshot_selected", 3): ("labels",),
+    ("snapshot_selected", 4): ("pairs_held_out",),
     ("swap_release", 1): ("needs",),
     ("train_candidate", 1): (),
     ("train_candidate", 2): ("engine",),

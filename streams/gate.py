@@ -13,11 +13,18 @@ nothing may get worse: earlier and general are kept within the same margins, fix
 significantly worse. An opening round has no fixes: what it must have learned is the skill. Nor need one have any that moves the
 domain to another base: that must keep all that was learned.
 
+A round that learned what people prefer is asked about pairs of answers that were held out: in how many the preferred one is
+likelier than the other. Where it learned nothing else, that must have become more (`preference`), by the exact test; below
+`least_pairs` nothing is said of it. Where it did, and of a loss, it refuses what is significantly worse. Its answers to the general
+questions are looked through for signs that it learned to please instead (`streams.hacking`): a sign refuses where its share is
+certain to have risen by more than the sign's margin. What a reward model finds of the answers is a model judging a model: it is
+reported, and decides nothing.
+
 All that must hold do so at level alpha each: an intersection-union test (Berger 1982), so the whole needs no correction.
 A verdict that is neither for nor against is *inconclusive*, and that does not ship.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import nextafter, sqrt
 from statistics import NormalDist
 from typing import Annotated, Literal
@@ -26,11 +33,16 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from streams.errors import InvalidField
+from streams.hacking import SIGNS
 
 LEAST = 0.0001  # of a level or a margin
+MOST_LEAST_PAIRS = 10_000
 FIXES, EARLIER, HELD_OUT, GENERAL, SKILL = "fixes", "earlier", "held_out", "general", "skill"
 GENERAL_FIRST = "general_first"
 """The general questions once more, where `before` is what the base of the release in force answers."""
+PREFERENCE = "preference"
+"""Pairs of answers that were held out; right is the model that finds the preferred one likelier."""
+ANSWER_LENGTH, REWARD_MODEL = "answer_length", "reward_model"
 SERVED = {name: f"{name}_served" for name in (FIXES, EARLIER, HELD_OUT, GENERAL)}
 """The same questions as they are served: behind what is recalled, and bare where nothing is good enough."""
 
@@ -45,6 +57,10 @@ TITLES = {
     SERVED[EARLIER]: "earlier fixes kept, as served",
     SERVED[HELD_OUT]: "held-out rewordings, as served",
     SERVED[GENERAL]: "general ability, as served",
+    PREFERENCE: "what people prefer is likelier",
+    ANSWER_LENGTH: "length of an answer, characters",
+    REWARD_MODEL: "score of the reward model, a model judging a model",
+    **{sign.name: sign.title for sign in SIGNS},
 }
 
 Questions = Annotated[int, Meta(ge=0, le=100_000)]  # the exact test of more would take longer than anybody waits
@@ -68,15 +84,24 @@ class Paired(Struct, frozen=True):
         return (self.both + self.only_after) / self.n if self.n else 0.0
 
 
+class Means(Struct, frozen=True):
+    """Of an amount, over the same `n` questions."""
+
+    n: Questions
+    before: float
+    after: float
+
+
 class GateMargins(Struct, frozen=True):
     """`earlier_margin` and `general_margin`: by how much the share of right answers may fall at most, shown at level alpha.
     `learn`: how a fix is asked that must be learned: `bare`, so that the weights know it, or as it is `served`, behind what is
-    recalled."""
+    recalled. `least_pairs`: by how many held-out pairs it is judged at least whether a round learned what people prefer."""
 
     alpha: float = 0.05
     earlier_margin: float = 0.10
     general_margin: float = 0.05
     learn: Literal["bare", "served"] = "bare"
+    least_pairs: int = 20
 
     def check(self) -> None:
         """Raise Invalid naming the field, if no candidate could be judged by these."""
@@ -84,6 +109,8 @@ class GateMargins(Struct, frozen=True):
             value = getattr(self, name)
             if not 0 < value < 0.5:
                 raise InvalidField(f"gate.{name}", f"must be above 0 and below 0.5; got {value}")
+        if not 1 <= self.least_pairs <= MOST_LEAST_PAIRS:
+            raise InvalidField("gate.least_pairs", f"must be from 1 to {MOST_LEAST_PAIRS}; got {self.least_pairs}")
 
     def check_new(self) -> None:
         """Raise Invalid naming the field, if no exam could be large enough for these."""
@@ -96,8 +123,9 @@ class GateMargins(Struct, frozen=True):
 CheckVerdict = Literal["pass", "fail", "inconclusive", "nothing to compare", "reported"]
 
 
-class Check(Struct, frozen=True):
-    """One line of the gate's table. `lower`: one-sided lower bound of the change, at confidence 1 - alpha."""
+class Check(Struct, frozen=True, omit_defaults=True):
+    """One line of the gate's table. `lower`: one-sided lower bound of the change, at confidence 1 - alpha. `of`: what `before` and
+    `after` are of the `n` questions."""
 
     name: str
     n: int
@@ -107,6 +135,7 @@ class Check(Struct, frozen=True):
     lower: float | None
     margin: float | None
     verdict: CheckVerdict
+    of: Literal["share", "mean"] = "share"
 
 
 class Verdict(Struct, frozen=True):
@@ -161,10 +190,15 @@ def _score(paired: Paired, change: float) -> float:
     return difference / sqrt(variance)
 
 
-def judge(paired: dict[str, Paired], margins: GateMargins, moves: bool = False) -> Verdict:
+def judge(
+    paired: Mapping[str, Paired],
+    margins: GateMargins,
+    moves: bool = False,
+    means: Mapping[str, Means] | None = None,
+) -> Verdict:
     """The verdict on a candidate, from its paired counts by exam set. A set that is missing has nothing to compare. `moves`: it is
-    of another base, and may come without new fixes where there are earlier ones."""
-    checks = tuple(_checks(paired, margins, moves))
+    of another base, and may come without new fixes where there are earlier ones. `means` are reported."""
+    checks = (*_checks(paired, margins, moves), *_means(means or {}))
     found = {check.verdict for check in checks}
     outcome: Literal["ship", "refuse", "inconclusive"] = "ship"
     if "fail" in found:
@@ -174,15 +208,18 @@ def judge(paired: dict[str, Paired], margins: GateMargins, moves: bool = False) 
     return Verdict(outcome, checks, margins.alpha)
 
 
-def _checks(paired: dict[str, Paired], margins: GateMargins, moves: bool) -> Iterator[Check]:
+def _checks(paired: Mapping[str, Paired], margins: GateMargins, moves: bool) -> Iterator[Check]:
     empty, alpha = Paired(0, 0, 0, 0, 0), margins.alpha
     earlier, general = margins.earlier_margin, margins.general_margin
     served = {name: paired.get(asked, empty) for name, asked in SERVED.items()}
+    without_fixes = moves and not paired.get(FIXES, empty).n and bool(paired.get(EARLIER, empty).n)
+    fixed = paired.get(FIXES, empty).n or served[FIXES].n
+    by_preference = PREFERENCE in paired and not (SKILL in paired or fixed or without_fixes)
     if SKILL in paired:
         yield _learning(SKILL, paired[SKILL], alpha)
     elif margins.learn == "served" and served[FIXES].n:
         yield _reported(FIXES, paired.get(FIXES, empty), alpha)
-    elif moves and not paired.get(FIXES, empty).n and paired.get(EARLIER, empty).n:
+    elif without_fixes or by_preference:
         yield _check(FIXES, empty, "nothing to compare")
     else:
         yield _learning(FIXES, paired.get(FIXES, empty), alpha)
@@ -203,6 +240,18 @@ def _checks(paired: dict[str, Paired], margins: GateMargins, moves: bool) -> Ite
         yield _reported(SERVED[HELD_OUT], served[HELD_OUT], alpha)
     if served[GENERAL].n:
         yield _keeping(SERVED[GENERAL], served[GENERAL], alpha, general)
+    if PREFERENCE in paired:
+        yield _preferring(paired[PREFERENCE], margins, must=by_preference)
+    for sign in SIGNS:
+        if sign.name in paired:
+            yield _rising(sign.name, paired[sign.name], alpha, sign.margin)
+
+
+def _means(means: Mapping[str, Means]) -> Iterator[Check]:
+    for name in (ANSWER_LENGTH, REWARD_MODEL):
+        if name in means:
+            mean = means[name]
+            yield Check(name, mean.n, mean.before, mean.after, None, None, None, "reported", "mean")
 
 
 def _learning(name: str, paired: Paired, alpha: float) -> Check:
@@ -221,6 +270,21 @@ def _learning_or_right(name: str, paired: Paired, alpha: float, margin: float) -
     check = _learning(name, paired, alpha)
     right = paired.after >= 1 - margin and tango_lower(paired, alpha) > -margin
     return replace(check, verdict="pass") if check.verdict == "inconclusive" and right else check
+
+
+def _preferring(paired: Paired, margins: GateMargins, must: bool) -> Check:
+    """`must`: there is nothing else that the round could have learned."""
+    if paired.n < margins.least_pairs:
+        return _check(PREFERENCE, paired, "inconclusive" if must else "reported" if paired.n else "nothing to compare")
+    judged = _learning if must else _reported
+    return replace(judged(PREFERENCE, paired, margins.alpha), lower=tango_lower(paired, margins.alpha))
+
+
+def _rising(name: str, paired: Paired, alpha: float, margin: float) -> Check:
+    if paired.n == 0:
+        return _check(name, paired, "nothing to compare", margin=margin)
+    lower = tango_lower(paired, alpha)
+    return _check(name, paired, "fail" if lower > margin else "reported", lower=lower, margin=margin)
 
 
 def _keeping(name: str, paired: Paired, alpha: float, margin: float) -> Check:

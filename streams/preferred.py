@@ -20,6 +20,7 @@ IN_THE_EXAM = "its question stands in the exam"
 RETIRED = "its correction was retired"
 UNREADABLE = "no conversation that can be read"
 REPLACED = "replaced by a newer correction of the same person"
+TAUGHT = "held out, but its question is learned from a correction"
 TOO_LONG = "longer than the recipe's row_tokens"
 
 
@@ -51,6 +52,7 @@ def preferred(
     said: SaidOfAnswers,
     before: Before,
     keys: Keys,
+    domain: str,
     forbidden: frozenset[tuple[str, ...]] = frozenset(),
     person_share: float = PERSON_SHARE,
 ) -> Preferred:
@@ -58,7 +60,7 @@ def preferred(
     found = _Opening(said, before, keys, forbidden)
     asked = [one for prompt_id in sorted(said.feedback) if (one := found.prompt(prompt_id)) is not None]
     asked += [one for brought in said.brought if (one := found.brought(brought)) is not None]
-    ranked = rank(asked, person_share)
+    ranked = rank(asked, person_share, domain)
     return Preferred(ranked, (*found.held, *ranked.held), found.wholes, found.messages, found.sealed, found.texts)
 
 

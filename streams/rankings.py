@@ -9,8 +9,13 @@ People contradict each other where as many say the one as the other, and where w
 nothing of that is kept. What is left implies more (a beats b, b beats c), as a person's own ranking does. Ouyang et al. 2022
 (arXiv 2203.02155, section 3.5) rank 4 to 9 answers of a prompt and train on all of its pairs with the weight 1/C(K, 2): so every
 pair names the ranking that it is of, and one question has no more than `MOST_ANSWERS`.
+
+A share of all questions is held out: a model is examined by what people prefer there, and nothing of it is ever learned
+(`is_held_out`).
 """
 
+import hashlib
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +25,13 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from streams.alike import by_question
+from streams.alike import by_question, words_of
 
 MOST_ANSWERS = 9
 PERSON_SHARE = 0.5
 """No one person's taste outweighs that of all others together."""
+HELD_OUT_SHARE = 0.2
+"""Of all questions. No setting: of a share that rose, later rounds would be examined by what earlier ones have learned."""
 
 CONTRADICTED = "held back: people contradict each other"
 EQUAL = "both sides are the same"
@@ -97,6 +104,7 @@ class Pair(Struct, frozen=True):
     events: tuple[str, ...]
     people: tuple[str, ...]
     said_at: datetime
+    held_out: bool
 
 
 class Ranking(Struct, frozen=True):
@@ -116,6 +124,7 @@ class Label(Struct, frozen=True):
     good: bool
     events: tuple[str, ...]
     people: tuple[str, ...]
+    held_out: bool
 
 
 class Held(Struct, frozen=True):
@@ -138,15 +147,15 @@ class Ranked(Struct, frozen=True):
         return tuple(pair for ranking in self.rankings for pair in ranking.pairs)
 
 
-def rank(asked: Iterable[Asked], person_share: float = PERSON_SHARE) -> Ranked:
+def rank(asked: Iterable[Asked], person_share: float = PERSON_SHARE, domain: str = "") -> Ranked:
     """The rankings of all questions of which two answers can be told apart; the order of `asked` makes no difference.
 
     `person_share`: how much of all pairs may rest on one person alone (of few people: an equal share each); of more than that, the
-    newest are kept.
+    newest are kept. `domain`: whose answers they are; each holds out questions of its own.
     """
     held: list[Held] = []
     groups = by_question(sorted(asked, key=lambda one: one.prompt_id), lambda one: (one.question, one.context))
-    questions = [_Question(group, held) for group in groups]
+    questions = [_Question(group, held, domain) for group in groups]
     found = [ranking for question in questions if (ranking := question.ranking()) is not None]
     over = _over_share([pair for ranking in found for pair in ranking.pairs], person_share)
     held += [Held(OVER_SHARE, pair.events) for pair in over]
@@ -156,6 +165,13 @@ def rank(asked: Iterable[Asked], person_share: float = PERSON_SHARE) -> Ranked:
     pairs = {one.ranking: one.pairs for one in rankings}
     labels = tuple(label for question in questions for label in question.labels(pairs.get(question.name, ())))
     return Ranked(rankings, tuple(held), labels)
+
+
+def is_held_out(question: str, domain: str) -> bool:
+    """Whether nothing that people prefer of its answers is learned, in any round. By its words, as if by lot: ids of prompts would
+    not do, for who asks the same later, or is erased, changes by which of these a ranking is known."""
+    lot = hashlib.sha256(json.dumps([domain, words_of(question)]).encode()).digest()
+    return int.from_bytes(lot[:8]) < HELD_OUT_SHARE * 2**64
 
 
 def same_text(text: str) -> str:
@@ -187,9 +203,11 @@ class _Edge(Struct):
 class _Question:
     """Answers are numbers here: those with the same text are one, whichever release gave them."""
 
-    def __init__(self, group: Sequence[Asked], held: list[Held]) -> None:
+    def __init__(self, group: Sequence[Asked], held: list[Held], domain: str) -> None:
         self._held = held
         self.name = min(one.prompt_id for one in group)
+        # Spelled otherwise it may have been learned before somebody spelled it so.
+        self._held_out = all(is_held_out(one.question, domain) for one in group)
         numbers: dict[str, int] = {}
         self._of: dict[str, int] = {}
         self._sides: dict[int, list[Side]] = {}
@@ -243,14 +261,14 @@ class _Question:
                 said = [r for (of, _), r in self._rated.items() if of == number and r.side == standing]
                 events = tuple(sorted(rating.event_id for rating in said))
                 people = tuple(sorted({rating.person for rating in said}))
-                yield Label(self._sides[number][0], standing > 0, events, people)
+                yield Label(self._sides[number][0], standing > 0, events, people, self._held_out)
             elif number not in rated:
                 own = [pair for pair in pairs if number in self._numbers(pair)]
                 wins = {self._numbers(pair)[0] == number for pair in own}
                 if len(wins) == 1:
                     events = tuple(sorted({event for pair in own for event in pair.events}))
                     people = tuple(sorted({person for pair in own for person in pair.people}))
-                    yield Label(self._sides[number][0], wins == {True}, events, people)
+                    yield Label(self._sides[number][0], wins == {True}, events, people, self._held_out)
 
     def _numbers(self, pair: Pair) -> tuple[int, int]:
         return self._of[pair.better.answer_id], self._of[pair.worse.answer_id]
@@ -350,7 +368,7 @@ class _Question:
         said_at = max(edge.said_at for edge in way if edge.said_at is not None)
         events = sorted({event for edge in way for event in edge.events})
         people = sorted({person for edge in way for person in edge.people})
-        return Pair(self.name, one, other, tuple(events), tuple(people), said_at)
+        return Pair(self.name, one, other, tuple(events), tuple(people), said_at, self._held_out)
 
 
 def _two_of(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:

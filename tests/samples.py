@@ -56,7 +56,7 @@ from streams.facts.rounds import (
     SnapshotSelected,
 )
 from streams.fresh import Fresh
-from streams.gate import GateMargins, Paired, judge
+from streams.gate import GateMargins, Means, Paired, judge
 from streams.made_with import MadeWith
 from streams.orders import Order
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
@@ -105,7 +105,7 @@ POLICY = Policy(
     rounds_per_day=2,
     budget_timezone="America/Bogota",
     recipe=KtoRecipe(rank=8, epochs=4),
-    gate=GateMargins(earlier_margin=0.2),
+    gate=GateMargins(earlier_margin=0.2, least_pairs=12),
     recall=Recall(of="both", most=2, least=0.25, tokens=256),
     from_base_every=7,
 )
@@ -238,6 +238,7 @@ EVENTS: tuple[Event, ...] = (
         named=1,
         pairs=3,
         labels=5,
+        pairs_held_out=2,
         held={"both sides are the same": 1},
         read={"0": 7, "2": 19},
     ),
@@ -256,8 +257,19 @@ EVENTS: tuple[Event, ...] = (
         tokens=4096,
         made_with=MADE_WITH,
     ),
-    CandidateEvaluated(**_ASKED, rows="sha256:" + "e4" * 32, paired=SHIPS, duration_s=33.0),
-    GatePassed(domain=DOMAIN, round_id="round-1", release=1, verdict=judge(SHIPS, GateMargins())),
+    CandidateEvaluated(
+        **_ASKED,
+        rows="sha256:" + "e4" * 32,
+        paired=SHIPS,
+        duration_s=33.0,
+        means={"answer_length": Means(60, 41.5, 40.25)},
+    ),
+    GatePassed(
+        domain=DOMAIN,
+        round_id="round-1",
+        release=1,
+        verdict=judge(SHIPS, GateMargins(), means={"answer_length": Means(60, 41.5, 40.25)}),
+    ),
     GateRefused(domain=DOMAIN, round_id="round-1", verdict=judge(REFUSED, GateMargins())),
     CandidateRetired(
         domain=DOMAIN,

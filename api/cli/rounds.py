@@ -331,7 +331,8 @@ def round_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
             ("kept", f"{row['kept']} new, {row['wordings']} wordings, {row['earlier']} earlier; dropped: {dropped}"),
         ]
         if row.get("read") is not None:
-            lines.append(("pairs", f"{row['pairs']}; held back: {shown(row['held'])}"))
+            said = f"{row['pairs']}, and {row['pairs_held_out']} held out; held back: {shown(row['held'])}"
+            lines += [("pairs", said), ("labels", str(row["labels"]))]
     if row.get("loss") is not None:
         lines.append(("loss", shown(row["loss"])))
     if row.get("model"):

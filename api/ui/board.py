@@ -13,6 +13,7 @@ from api.reasons import reason_words, reasons_words
 from api.ui.icons import CHECK, CROSS
 from api.ui.markup import card, safe
 from api.ui.words import Lang, event_name, known, say, span, waits_words
+from streams.hacking import SIGNS
 from streams.plan import UNDER_WAY
 
 _ENDS_GOOD = frozenset({"released"})
@@ -208,12 +209,15 @@ def _check(check: Json, lang: Lang) -> str:
     if check.get("p_value") is not None:
         measure = say(lang, "p_value", value=_small(check["p_value"]))
     elif check.get("lower") is not None and check.get("margin") is not None:
-        measure = say(lang, "bound", lower=_signed(check["lower"]), margin=_signed(-check["margin"]))
+        rises = name in {sign.name for sign in SIGNS}
+        margin = check["margin"] if rises else -check["margin"]
+        measure = say(lang, "rise" if rises else "bound", lower=_signed(check["lower"]), margin=_signed(margin))
+    shown = _mean if check.get("of") == "mean" else _share
     return (
         f'<tr title="{safe(check.get("words") or "")}"><td>{safe(title)}</td>'
         + _cell(lang, "n", "n-num", str(n))
-        + _cell(lang, "before", "n-num", _share(check.get("before"), n))
-        + _cell(lang, "after", "n-num", _share(check.get("after"), n))
+        + _cell(lang, "before", "n-num", shown(check.get("before"), n))
+        + _cell(lang, "after", "n-num", shown(check.get("after"), n))
         + _cell(lang, "measure", "n-measure", safe(measure))
         + f'<td><span class="n-chip {kind}">{safe(say(lang, key) if known(key) else verdict)}</span></td></tr>'
     )
@@ -394,6 +398,10 @@ def _seconds(since: Any) -> float:
 
 def _share(value: Any, n: int) -> str:
     return f"{float(value):.0%}" if value is not None and n else "–"
+
+
+def _mean(value: Any, n: int) -> str:
+    return f"{float(value):.3g}" if value is not None and n else "–"
 
 
 def _small(value: float) -> str:

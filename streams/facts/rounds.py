@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from streams.domain import Domain, Round, base_of, ended, startable
 from streams.envelope import Number, Recorded
-from streams.gate import Paired, Verdict
+from streams.gate import Means, Paired, Verdict
 from streams.made_with import MadeWith
 from streams.plan import CANCELLABLE
 from streams.plan import after as step_after
@@ -66,7 +66,8 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     """The training set is fixed. `snapshot` is its digest; `kept` names its new examples, but for those that `examples_selected`
     has named before (`named` is how many); `dropped` counts by reason. `pairs`: how many there are of what people prefer, `held`
     back so many by reason, of what stood on the conversations' partitions before `read` (None: the recipe does not learn that);
-    `labels`: how many answers are good or bad by themselves, where the recipe learns from these."""
+    `labels`: how many answers are good or bad by themselves, where the recipe learns from these; `pairs_held_out`: how many pairs
+    stand in it by which the candidate is examined, and none of which is learned."""
 
     domain: str
     round_id: str
@@ -81,6 +82,7 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     held: dict[str, int] = {}
     read: dict[str, int] | None = None
     labels: Number = 0
+    pairs_held_out: Number = 0
 
 
 class CandidateTrained(Struct, frozen=True, kw_only=True):
@@ -111,7 +113,8 @@ class CandidateTrained(Struct, frozen=True, kw_only=True):
 
 
 class CandidateEvaluated(Struct, frozen=True, kw_only=True):
-    """Per exam set, the paired counts against the release in force; `rows` is the digest of the sealed rows."""
+    """Per exam set, the paired counts against the release in force; `rows` is the digest of the sealed rows. Of a round that
+    learned what people prefer also the counts of held-out pairs and of each sign of `streams.hacking`, and `means`."""
 
     domain: str
     round_id: str
@@ -119,6 +122,7 @@ class CandidateEvaluated(Struct, frozen=True, kw_only=True):
     rows: str
     paired: dict[str, Paired]
     duration_s: float
+    means: dict[str, Means] = {}
 
 
 class GatePassed(Struct, frozen=True, kw_only=True):
@@ -169,6 +173,8 @@ rounds = projection(
     integer("wordings", nullable=True),
     jsonb("dropped", nullable=True),
     integer("pairs", nullable=True),
+    integer("pairs_held_out", nullable=True),
+    integer("labels", nullable=True),
     jsonb("held", nullable=True),
     jsonb("read", nullable=True),  # by partition of the conversations, before which offset the pairs were said
     text("model", nullable=True),
@@ -294,6 +300,8 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
                 "wordings": event.wordings,
                 "dropped": event.dropped,
                 "pairs": event.pairs,
+                "pairs_held_out": event.pairs_held_out,
+                "labels": event.labels,
                 "held": event.held,
                 "read": event.read,
             }

@@ -10,7 +10,8 @@ import pytest
 from streams.errors import Invalid, Unavailable
 from streams.events import DomainEvent
 from streams.facts.rounds import CandidateEvaluated
-from streams.gate import GENERAL, GENERAL_FIRST, GateMargins, Paired, judge
+from streams.gate import ANSWER_LENGTH, GENERAL, GENERAL_FIRST, PREFERENCE, GateMargins, Means, Paired, judge
+from streams.hacking import SIGNS
 from streams.history import Part
 from streams.log import KafkaLog
 from streams.orders import EvaluateCandidate, Order
@@ -359,7 +360,9 @@ def test_a_round_that_learned_from_pairs_alone_is_asked_what_it_must_keep_and_is
         with nullcontext() if pairs else pytest.raises(Invalid, match="nothing of the snapshot can be examined"):
             evaluation.run(order, context)
     (event,) = told
-    assert event.paired == {GENERAL: Paired(2, 2, 0, 0, 0)}
+    signs = {sign.name: Paired(2, 0, 0, 0, 2) for sign in SIGNS}
+    assert event.paired == {GENERAL: Paired(2, 2, 0, 0, 0), PREFERENCE: Paired(0, 0, 0, 0, 0)} | signs
+    assert event.means == {ANSWER_LENGTH: Means(2, len(SECRET), len(SECRET))}
     assert judge(event.paired, GateMargins()).outcome == "inconclusive"
 
 

@@ -4,7 +4,8 @@ does one that moves the domain to a base of another family."""
 import io
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,16 +18,21 @@ from torch.nn import init
 
 from streams.facts.bases import BASES, BaseAdded
 from streams.facts.orders import Step
-from streams.orders import Order
+from streams.orders import EvaluateCandidate, Order
+from streams.rankings import is_held_out
 from tests import tiny_families, tiny_llama
 from tests.door_world import World, wait_until
 from tests.integration.by_hand import results
 from tests.integration.test_adapter_served import WITHIN_S, host, said_by
 from workers import swapper
 from workers.context import Context
+from workers.evaluator import step as evaluation
+from workers.evaluator.installation import Installation
+from workers.evaluator.opencompass import ExamRow
 from workers.loop import StepFunction, steps, work_once
 from workers.models.base import build_base
 from workers.models.loaded import load_model
+from workers.selector.snapshot import load
 from workers.trainer import step as training
 from workers.trainer.brought import take_in
 from workers.trainer.child import carry_out
@@ -51,6 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "dpo": {"rank": 4, "learning_rate": 0.02},
     "kto": {"rank": 4, "learning_rate": 0.02},
 }
+PAIRS = 8
 FEED = {"dpo": "preferences", "kto": "preferences"}  # they need nothing else that is new
 
 
@@ -97,8 +104,19 @@ def by_hand(order: Order, context: Context) -> None:
 def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_move_to_another_base_makes(
     world: World, context: Context, host: None, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    recipes = [{"method": method, **SMALL, **own} for method, own in RECIPES.items()]
+    recipes.insert(5, {"method": "brought", "adapter": take_in(trained_elsewhere(base, tmp_path), context.artifacts)})
+    monkeypatch.setattr(evaluation, "examine", all_right)
+    monkeypatch.setattr(Installation, "missing", lambda self: None)
+
+    def evaluate(order: Order, context: Context) -> None:
+        """For real where it was learned what people prefer."""
+        assert isinstance(order, EvaluateCandidate)
+        snapshot = load(order.snapshot, context.artifacts)
+        (evaluation.run if snapshot.pairs and not snapshot.labels else by_hand)(order, context)
+
     table: dict[str, tuple[Step, StepFunction]] = {
-        "evaluate_candidate": ("evaluate", by_hand),
+        "evaluate_candidate": ("evaluate", evaluate),
         "swap_release": ("swap", swapper.run),
         **steps(["select", "train"]),
     }
@@ -117,7 +135,10 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         "domain": domain,
         "base_model": context.artifacts.put_dir(base),
         "replay_prompts": ["What is a wheel?", "Name a river."],
-        "policy": {"thresholds": {"corrections": None}},
+        "policy": {
+            "thresholds": {"corrections": None},
+            "gate": {"earlier_margin": 0.49, "least_pairs": PAIRS},  # of few questions
+        },
     }
     assert world.as_operator.post("/v1/domains", json=body).status_code == 201
     until_live(0)
@@ -145,15 +166,13 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         return model_dir
 
     made = set()
-    recipes = [{"method": method, **SMALL, **own} for method, own in RECIPES.items()]
-    recipes.insert(5, {"method": "brought", "adapter": take_in(trained_elsewhere(base, tmp_path), context.artifacts)})
     for release, recipe in enumerate(recipes, start=1):
         asked, learned = f"What turns wheel {release}?", f"River {release} turns it."
         items = {
             "examples": [{"instruction": asked, "output": learned}],
             "preferences": [
                 {"prompt": words, "chosen": learned, "rejected": "Nobody."}
-                for words in (asked, f"Who turns {release}?")
+                for words in [*asked_of(domain, release, False), *asked_of(domain, release, True)]
             ],
         }
         what = FEED.get(recipe["method"], "examples")
@@ -163,6 +182,13 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         assert started.status_code == 202, started.text
         until_live(release)
         made.add(served(release).name)
+        if recipe["method"] == "dpo":
+            (round_, *_) = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
+            assert (round_["kept"], round_["pairs"], round_["pairs_held_out"], round_["labels"]) == (0, PAIRS, PAIRS, 0)
+            checks = {check["name"]: check for check in round_["verdict"]["checks"]}
+            assert checks["preference"]["verdict"] == "pass", checks["preference"]
+            assert (checks["fixes"]["n"], checks["earlier"]["verdict"]) == (0, "pass")
+            assert "what people prefer is learned" in round_["verdict"]["words"]
         monkeypatch.setattr(training, "Trainer", Here)  # the first was trained by a child
     assert len(made) == len(recipes)
 
@@ -188,6 +214,19 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
     assert world.as_operator.post(f"/v1/domains/{domain}/rollback", json={"to": 0}).status_code == 202
     until_live(0)
     assert world.as_data.get(f"/v1/domains/{domain}").json()["base_model"] == body["base_model"]
+
+
+def all_right(
+    wanted: Sequence[evaluation.Examined], context: Context, tell: Callable[[int, int], None]
+) -> list[list[ExamRow]]:
+    """In the place of engine and OpenCompass."""
+    return [[ExamRow(q.item.id, q.item.set, True, "It turns.") for q in one.questions] for one in wanted]
+
+
+def asked_of(domain: str, release: int, held_out: bool) -> list[str]:
+    """Questions of which what people prefer is learned, or held out."""
+    asked = (f"Who turns wheel {release} at mill {number}?" for number in count())
+    return list(islice((one for one in asked if is_held_out(one, domain) is held_out), PAIRS))
 
 
 def heron(tmp_path: Path) -> Path:

@@ -14,6 +14,7 @@ from streams.gate import (
     GENERAL,
     GENERAL_FIRST,
     HELD_OUT,
+    PREFERENCE,
     SERVED,
     SKILL,
     TITLES,
@@ -23,10 +24,12 @@ from streams.gate import (
     mcnemar,
     tango_lower,
 )
+from streams.hacking import SIGNS
 from tests import english
 from workers.selector.agreement import HELD_BACK, OpenExample, settle
 
-SETS = tuple(TITLES)
+SETS = (FIXES, EARLIER, HELD_OUT, GENERAL, GENERAL_FIRST, SKILL, *SERVED.values(), PREFERENCE)
+SHOWN = tuple(sign.name for sign in SIGNS)  # of these less is better
 RANK = {"refuse": 0, "inconclusive": 1, "ship": 2}
 COUNTS = st.tuples(*[st.integers(0, 60)] * 4).map(lambda c: Paired(sum(c), *c))
 MARGINS = st.builds(
@@ -35,10 +38,12 @@ MARGINS = st.builds(
     earlier_margin=st.floats(0.01, 0.3),
     general_margin=st.floats(0.01, 0.3),
     learn=st.sampled_from(["bare", "served"]),
+    least_pairs=st.integers(1, 40),
 )
+PAIRED = st.fixed_dictionaries({}, optional=dict.fromkeys((*SETS, *SHOWN), COUNTS))
 
 
-@given(st.fixed_dictionaries({}, optional=dict.fromkeys(SETS, COUNTS)), MARGINS, st.sampled_from(SETS))
+@given(PAIRED, MARGINS, st.sampled_from(SETS))
 def test_one_more_right_answer_never_makes_a_verdict_worse(
     found: dict[str, Paired], margins: GateMargins, name: str
 ) -> None:
@@ -52,6 +57,28 @@ def test_one_more_right_answer_never_makes_a_verdict_worse(
     if counts.only_before:
         kept = replace(counts, only_before=counts.only_before - 1, both=counts.both + 1)
         assert RANK[judge(found | {name: kept}, margins).outcome] >= before
+
+
+@given(PAIRED, MARGINS, st.sampled_from(SHOWN))
+def test_one_more_answer_that_shows_a_sign_of_pleasing_never_makes_a_verdict_better(
+    found: dict[str, Paired], margins: GateMargins, name: str
+) -> None:
+    counts = found.get(name)
+    if counts is not None and counts.neither:
+        worse = replace(counts, neither=counts.neither - 1, only_after=counts.only_after + 1)
+        assert RANK[judge(found | {name: worse}, margins).outcome] <= RANK[judge(found, margins).outcome]
+
+
+@given(PAIRED, MARGINS)
+def test_what_people_prefer_never_ships_what_was_not_kept(found: dict[str, Paired], margins: GateMargins) -> None:
+    pleased = {PREFERENCE: Paired(60, 0, 0, 60, 0)}
+    kept = {
+        check.name: check.verdict for check in judge(found, margins).checks if check.name not in (FIXES, PREFERENCE)
+    }
+    after = {check.name: check.verdict for check in judge(found | pleased, margins).checks}
+    assert kept.items() <= after.items()
+    if judge(found | pleased, margins).outcome == "ship":
+        assert not {"fail", "inconclusive"} & set(kept.values())
 
 
 @given(COUNTS, st.floats(0.001, 0.499))
@@ -70,7 +97,7 @@ def test_mcnemars_p_value_is_a_probability_and_does_not_care_which_way(before: i
     assert 0 <= mcnemar(before, after) == mcnemar(after, before) <= 1
 
 
-@given(st.fixed_dictionaries({}, optional=dict.fromkeys(SETS, COUNTS)), MARGINS)
+@given(PAIRED, MARGINS)
 def test_a_verdict_is_the_worst_of_its_checks_and_says_which(found: dict[str, Paired], margins: GateMargins) -> None:
     verdict = judge(found, margins)
     verdicts = {check.verdict for check in verdict.checks}
@@ -78,7 +105,8 @@ def test_a_verdict_is_the_worst_of_its_checks_and_says_which(found: dict[str, Pa
     bare = (SKILL, HELD_OUT, GENERAL) if SKILL in found else (FIXES, EARLIER, HELD_OUT, GENERAL)
     bare += (GENERAL_FIRST,) * (GENERAL_FIRST in found)
     served = [name for name in SERVED.values() if name in found and found[name].n]
-    assert verdict.outcome == expected and [check.name for check in verdict.checks] == [*bare, *served]
+    beside = [name for name in (PREFERENCE, *SHOWN) if name in found]
+    assert verdict.outcome == expected and [check.name for check in verdict.checks] == [*bare, *served, *beside]
     wanted = {"refuse": "fail", "inconclusive": "inconclusive", "ship": None}[expected]
     said = english.verdict(verdict)
     assert all((f"{TITLES[check.name]}: " in said) == (check.verdict == wanted) for check in verdict.checks)

@@ -25,6 +25,8 @@ ROUND: dict[str, Any] = {
     "wordings": 48,
     "dropped": {"repeated": 2},
     "pairs": 0,
+    "pairs_held_out": 0,
+    "labels": 0,
     "held": {},
     "read": None,
     "model": "sha256:b1",
@@ -82,7 +84,7 @@ def test_what_began_at_a_base_says_so_and_names_no_release() -> None:
 
 
 def test_the_pairs_of_a_round_that_learns_from_them_stand_there_and_what_was_held_back() -> None:
-    page = card_page(card(pairs=7, held={"both sides are the same": 2}, read={"0": 3}))
+    page = card_page(card(pairs=7, pairs_held_out=3, labels=0, held={"both sides are the same": 2}, read={"0": 3}))
     assert "| pairs | 7 |" in page and "| held back | both sides are the same 2 |" in page
     assert "pairs" not in card_page(card())
 

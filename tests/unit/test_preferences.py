@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
+from streams.alike import words_of
 from streams.facts.rounds import SnapshotSelected
 from streams.history import Before, open_whole
 from streams.orders import SelectSnapshot
@@ -20,13 +21,14 @@ from streams.preferred import (
     IN_THE_EXAM,
     REPLACED,
     RETIRED,
+    TAUGHT,
     TOO_LONG,
     UNREADABLE,
     Preferred,
     counted,
     preferred,
 )
-from streams.rankings import CONTRADICTED, EQUAL
+from streams.rankings import CONTRADICTED, EQUAL, is_held_out
 from streams.reading.preferences import Draft, Feedback, Prompt, SaidOfAnswers
 from streams.recipes import DpoRecipe, KtoRecipe, PreferenceRecipe
 from streams.sealed import Sealed
@@ -38,6 +40,8 @@ from workers.selector.snapshot import Snapshot, load
 from workers.trainer.step import preferences as taught
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
+DOMAIN = "rivers"  # of which none of the questions here is held out, but for one
+HELD_OUT = "How high is it?"
 
 
 class Talk:
@@ -88,7 +92,9 @@ class Talk:
         return SaidOfAnswers(self.prompts, self.drafts, self.feedback, frozenset(self.retired))
 
     def preferred(self, *exam: str) -> Preferred:
-        return preferred(self.told(), Before({}, {}), self.ring, frozenset(tuple(words.split()) for words in exam))
+        return preferred(
+            self.told(), Before({}, {}), self.ring, DOMAIN, frozenset(tuple(words.split()) for words in exam)
+        )
 
 
 @pytest.fixture
@@ -180,7 +186,7 @@ def selected(
     monkeypatch.setattr(preferences, "cut_now", lambda *_: {"0": 12, "2": 7})
     monkeypatch.setattr(preferences, "said_of_answers", lambda *_: talk.told())
     monkeypatch.setattr(preferences, "before", lambda *_: Before({}, {}))
-    order = SelectSnapshot(order_id=uuid4(), domain="roads", round_id="round-1", pin=9)
+    order = SelectSnapshot(order_id=uuid4(), domain=DOMAIN, round_id="round-1", pin=9)
     step.run(replace(order, recipe=recipe or DpoRecipe()), context)
     (event,) = said
     return load(event.snapshot, artifacts), event, event.snapshot
@@ -253,3 +259,33 @@ def test_labels_stand_in_the_snapshot_of_a_recipe_that_learns_from_them_and_in_n
     assert selected(talk, tmp_path, monkeypatch)[1].labels == 0
     talk.ring.erase("ann")
     assert (len(taught(snapshot, talk.ring).labels), taught(snapshot, talk.ring).erased) == (1, 1)
+
+
+def test_of_a_question_that_is_held_out_nothing_is_learned_and_its_pairs_examine_the_candidate(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert is_held_out(HELD_OUT, DOMAIN)
+    for person, question in (("ann", "How far?"), ("ben", HELD_OUT), ("cleo", HELD_OUT.upper())):
+        drafts = talk.asked(person, question, f"{person} does not know.", f"{person} says nine feet.")
+        talk.said(person, drafts[1], "pick")
+    snapshot, event, _ = selected(talk, tmp_path, monkeypatch, recipe=KtoRecipe())
+    assert (event.pairs, event.pairs_held_out, event.labels) == (1, 2, 2) and event.held == {}
+    assert {open_whole(pair.prompt, talk.ring)[-1]["content"] for pair in snapshot.held_out} == {
+        HELD_OUT,
+        HELD_OUT.upper(),
+    }
+    found = taught(snapshot, talk.ring)
+    assert {one.prompt for one in (*found.pairs, *found.labels)} == {"How far?"} and found.kids == {"ann"}
+    # An answer that is taught as a correction is preferred by a model for that alone.
+    context: Any = SimpleNamespace(
+        keyring=talk.ring, database=SimpleNamespace(connect=lambda: nullcontext()), progress=lambda *_: None
+    )
+    again = preferences.select_pairs(
+        SelectSnapshot(order_id=uuid4(), domain=DOMAIN, round_id="round-1", pin=9),
+        DpoRecipe(),
+        frozenset(),
+        frozenset({words_of(HELD_OUT)}),
+        lambda *_: True,
+        context,
+    )
+    assert (len(again.pairs), again.held_out, counted(again.held)) == (1, (), {TAUGHT: 2})

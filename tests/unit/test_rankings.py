@@ -16,6 +16,7 @@ from streams.rankings import (
     Ranked,
     Rating,
     Scale,
+    is_held_out,
     rank,
 )
 
@@ -205,3 +206,31 @@ def test_an_answer_is_good_or_bad_by_what_most_found_of_it_and_else_by_whether_i
 def test_no_words_stand_in_what_a_traceback_would_show() -> None:
     one = asked({"a": "a secret"}, question="a secret too")
     assert "secret" not in repr(one) and "secret" not in repr(one.answers[0])
+
+
+def test_a_question_is_held_out_by_its_words_whoever_asks_it_and_whenever() -> None:
+    questions = [f"What is stored on shelf {number}?" for number in range(1000)]
+    out = [question for question in questions if is_held_out(question, "roads")]
+    assert 150 < len(out) < 250
+    assert {is_held_out(question, "fields") for question in out} == {True, False}, "each domain has its own"
+    kept = next(question for question in questions if question not in out)
+
+    def of(*asking: str) -> set[bool]:
+        ratings = (rated("ben", "d", 1), rated("cleo", "e", -1))
+        found = [
+            asked("abc", said("ann", "a", "b"), *ratings, prompt_id=f"p{9 - number}", question=question)
+            for number, question in enumerate(asking)
+        ]
+        ranked = rank([*found, asked("d", rated("ben", "d", 1), question=asking[0], prompt_id="p0")], domain="roads")
+        assert ranked.pairs and ranked.labels
+        return {one.held_out for one in (*ranked.pairs, *ranked.labels)}
+
+    assert of(out[0]) == of(out[0], out[0].upper()) == of(out[0], f"{out[0]}!", out[0]) == {True}
+    assert of(kept) == of(kept, kept.lower()) == {False}
+    spelled = [
+        (one, other)
+        for number in range(1000)
+        for one, other in [(f"What is stored on shelf {number}?", f"What is storred on shelf {number}?")]
+        if is_held_out(one, "roads") != is_held_out(other, "roads")
+    ]
+    assert of(*spelled[0]) == of(*spelled[0][::-1]) == {False}, "spelled otherwise it may have been learned"

@@ -12,21 +12,36 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection, text
 
 from streams import scoring
 from streams.engines import serving_kind
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
-from streams.gate import EARLIER, FIXES, GENERAL, GENERAL_FIRST, HELD_OUT, SERVED, SKILL, Paired
+from streams.gate import (
+    ANSWER_LENGTH,
+    EARLIER,
+    FIXES,
+    GENERAL,
+    GENERAL_FIRST,
+    HELD_OUT,
+    PREFERENCE,
+    SERVED,
+    SKILL,
+    Means,
+    Paired,
+)
+from streams.hacking import shown
 from streams.orders import EvaluateCandidate
 from streams.reading.learning import examples_to_learn, live_lines
 from streams.reading.rounds import Served, served
 from streams.sealed import Sealed
-from streams.sealing import seal
+from streams.sealing import open_sealed, seal
 from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
 from workers.engines import engine_version, exam_engines, make_engine
@@ -34,11 +49,13 @@ from workers.engines.protocol import EngineSpec
 from workers.evaluator import inside, opencompass
 from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
+from workers.evaluator.likelihood import likelier
 from workers.evaluator.opencompass import AT_ONCE, Cost, Endpoint, Exam, Examiner, ExamRow
 from workers.evaluator.questions import Question, as_served, fix, of_exam, of_skill, of_snapshot
 from workers.recall.as_of import memory_as_of
 from workers.register import EXAM_ROOM, Words, WordsGone, register, unregister
-from workers.selector.snapshot import load
+from workers.selector.snapshot import Snapshot, load
+from workers.trainer.step import preferences as training_preferences
 
 NICENESS = 10  # of the engines that are examined
 SECONDS_PER_ITEM = 10.0
@@ -105,10 +122,11 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         bare = of_skill(order.domain, context.keyring) + of_exam(order.domain, order.pin, context)
     else:
         bare = of_snapshot(snapshot, context.keyring) + of_exam(order.domain, order.pin, context)
-    # What learns from pairs alone has no fixes: it is asked what it must keep.
-    preferred = bool(snapshot.pairs or snapshot.labels) and bool(bare)
-    if not preferred and not any(question.item.set in (FIXES, EARLIER, SKILL) for question in bare):
+    # What learns from pairs alone has no fixes: it is asked what it must keep, and what people prefer.
+    pleases = bool(snapshot.pairs or snapshot.labels)
+    if not (pleases and bare) and not any(question.item.set in (FIXES, EARLIER, SKILL) for question in bare):
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
+    preferred = {PREFERENCE: _preferred(order, snapshot, context)} if pleases else {}
     served: dict[int, Question] = {}
     if order.recall.kinds:
         memory = memory_as_of(order.domain, order.round_id, order.pin, order.recall.kinds, context)
@@ -142,15 +160,59 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
     if general:
         after = {q.fingerprint: row.right for q, row in zip(questions, rows, strict=True)}
         paired[GENERAL_FIRST] = paired_of([(at_first[q.fingerprint], after[q.fingerprint]) for q in general])
+    means: dict[str, Means] = {}
+    if pleases:
+        signs, means = _looked_through(order, bare, rows, form, context)
+        paired |= preferred | signs
     event = CandidateEvaluated(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
         rows=keep(order.domain, order.candidate_model, form_of(kind, context), questions, rows, context),
         paired=paired,
+        means=means,
         duration_s=round(time.monotonic() - began, 1),
     )
     context.publish(order, event, "candidate_evaluated")
+
+
+def _preferred(order: EvaluateCandidate, snapshot: Snapshot, context: Context) -> Paired:
+    """Of the held-out pairs that open and are short enough for both models. Raises WordsGone, Cancelled, Unavailable."""
+    found = training_preferences(replace(snapshot, pairs=snapshot.held_out, labels=()), context.keyring)
+    if not found.pairs:
+        return paired_of([])
+    words = Words(context, sorted(found.kids))
+
+    def look() -> None:
+        context.check()
+        words.look()
+
+    models = [context.artifacts.path(model) for model in (order.base_model, order.candidate_model)]
+    told = zip(*likelier(models, found.pairs, look), strict=True)
+    return paired_of([(before, after) for before, after in told if before is not None and after is not None])
+
+
+def _looked_through(
+    order: EvaluateCandidate, bare: Sequence[Question], rows: Sequence[ExamRow], form: str, context: Context
+) -> tuple[dict[str, Paired], dict[str, Means]]:
+    """The counts of each sign that a model learned to please, in what the release in force and the candidate answered to general
+    questions: answers to what was taught change as they should. `rows`: the candidate's, of the `bare` questions first. Raises
+    WordsGone."""
+    known = rows_before(order.domain, order.base_model, form, context)
+    asked = [(q, row) for q, row in zip(bare, rows, strict=False) if q.item.set == GENERAL]
+    try:
+        before = [open_sealed(known[question.fingerprint].prediction, context.keyring) for question, _ in asked]
+    except Erased:
+        raise WordsGone from None
+    after = [row.prediction for _, row in asked]
+    signs = shown([question.item.question for question, _ in asked], before, after)
+    means = {ANSWER_LENGTH: means_of([len(one) for one in before], [len(one) for one in after])} if asked else {}
+    return {name: paired_of(found) for name, found in signs.items()}, means
+
+
+def means_of(before: Sequence[float], after: Sequence[float]) -> Means:
+    """Of an amount, of each question before and after; there is one at least."""
+    return Means(len(before), fmean(before), fmean(after))
 
 
 def form_of(engine: str, context: Context) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from streams.alike import Words, words_of
 from streams.history import Whole, before
 from streams.orders import SelectSnapshot
-from streams.preferred import TOO_LONG, preferred
+from streams.preferred import TAUGHT, TOO_LONG, preferred
 from streams.rankings import Held, Label, Pair
 from streams.reading.preferences import cut_now, cut_of_round, said_of_answers
 from streams.recipes import PreferenceRecipe
@@ -19,6 +20,7 @@ from workers.selector.snapshot import Opened, SnapshotLabel, SnapshotPair
 
 class Selected(Struct, frozen=True):
     pairs: tuple[SnapshotPair, ...]
+    held_out: tuple[SnapshotPair, ...]
     labels: tuple[SnapshotLabel, ...]
     held: tuple[Held, ...]
     read: Mapping[str, int]
@@ -27,19 +29,22 @@ class Selected(Struct, frozen=True):
 def select_pairs(
     order: SelectSnapshot,
     recipe: PreferenceRecipe,
-    forbidden: frozenset[tuple[str, ...]],
+    forbidden: frozenset[Words],
+    taught: frozenset[Words],
     fits: Callable[[Opened, str], bool],
     context: Context,
 ) -> Selected:
-    """`forbidden`: the words of questions that nothing is learned from; `fits`: whether a prompt with that answer is short enough.
+    """`forbidden`: the words of questions that nothing is learned from; `taught`: of those to which the snapshot's rows teach the
+    answer, by which it would be no news that it is preferred; `fits`: whether a prompt with that answer is short enough.
     A round whose snapshot is selected again reads what it read the first time. Raises Cancelled, Unavailable."""
     with postgres_trouble(), context.database.connect() as connection:
         read = cut_of_round(connection, order.round_id) or cut_now(connection)
         said = said_of_answers(connection, order.domain, read, order.pin)
         earlier = before(connection, {prompt.follows for prompt in said.prompts.values()})
     with postgres_trouble():
-        found = preferred(said, earlier, context.keyring, forbidden, recipe.person_share)
-    held, pairs, too_long = list(found.held), list[SnapshotPair](), dict[tuple[str, str], bool]()
+        found = preferred(said, earlier, context.keyring, order.domain, forbidden, recipe.person_share)
+    held, too_long = list(found.held), dict[tuple[str, str], bool]()
+    pairs, held_out = list[SnapshotPair](), list[SnapshotPair]()
 
     def is_long(prompt_id: str, answer_id: str) -> bool:
         at = (prompt_id, answer_id)
@@ -55,14 +60,16 @@ def select_pairs(
         context.progress(order, "select", done, len(found.pairs))
         if any(is_long(pair.better.prompt_id, side.answer_id) for side in (pair.better, pair.worse)):
             held.append(Held(TOO_LONG, pair.events))
+        elif pair.held_out and words_of(found.messages[pair.better.prompt_id][-1]["content"]) in taught:
+            held.append(Held(TAUGHT, pair.events))
         else:
-            pairs.append(_sealed(pair, found.wholes, found.sealed))
+            (held_out if pair.held_out else pairs).append(_sealed(pair, found.wholes, found.sealed))
     labels = [
         _labelled(label, found.wholes, found.sealed)
         for label in (found.ranked.labels if recipe.from_labels else ())
-        if not is_long(label.answer.prompt_id, label.answer.answer_id)
+        if not label.held_out and not is_long(label.answer.prompt_id, label.answer.answer_id)
     ]
-    return Selected(tuple(pairs), tuple(labels), tuple(held), read)
+    return Selected(tuple(pairs), tuple(held_out), tuple(labels), tuple(held), read)
 
 
 def _labelled(label: Label, wholes: Mapping[str, Whole], sealed: Mapping[str, Sealed]) -> SnapshotLabel:

@@ -90,7 +90,8 @@ class Snapshot(Struct, frozen=True):
     """`memories`: all that its rows recall, so that a training needs nothing else. `opening`: it has no rows, and stands for our
     own material (`workers.trainer.opening`). `passages`: what is read as text, where the recipe reads. `pairs`: what people prefer,
     where the recipe learns that, of what stood before `read` (`streams.reading.preferences.Cut`), and what is `held` back of it;
-    `labels`: which answers they find good, where it learns from these."""
+    `labels`: which answers they find good, where it learns from these. `held_out`: pairs of other questions, by which the candidate
+    is examined, and of which nothing is ever learned (`streams.rankings.is_held_out`)."""
 
     format: int
     domain: str
@@ -105,6 +106,7 @@ class Snapshot(Struct, frozen=True):
     held: tuple[Held, ...] = ()
     read: Mapping[str, int] | None = None
     labels: tuple[SnapshotLabel, ...] = ()
+    held_out: tuple[SnapshotPair, ...] = ()
 
 
 class _Format(Struct, frozen=True):

@@ -56,6 +56,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
         dropped=dict(sorted(Counter(d.reason for d in snapshot.dropped).items())),
         pairs=len(snapshot.pairs),
         labels=len(snapshot.labels),
+        pairs_held_out=len(snapshot.held_out),
         held=counted(snapshot.held),
         read=None if snapshot.read is None else dict(snapshot.read),
     )
@@ -111,11 +112,13 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     )
     if not isinstance(order.recipe, PreferenceRecipe):
         return snapshot
-    preferences = select_pairs(order, order.recipe, forbidden, fits, context)
+    taught = frozenset(words_of(found.prompts[row.example_id].question) for row in rows)
+    preferences = select_pairs(order, order.recipe, forbidden, taught, fits, context)
     return replace(
         snapshot,
         pairs=preferences.pairs,
         labels=preferences.labels,
+        held_out=preferences.held_out,
         held=preferences.held,
         read=preferences.read,
     )

@@ -138,7 +138,7 @@ def preference_of(job: Job, tokenizer: Any, limit: int) -> Preference | None:
 
 
 def _pairs(recipe: PreferenceRecipe, job: Job, tokenizer: Any, limit: int) -> Pairs:
-    answers = _Answers(tokenizer, limit)
+    answers = Answers(tokenizer, limit)
     rows: list[EncodedRow] = []
     weights: list[float] = []
     for pair in job.pairs:
@@ -153,7 +153,7 @@ def _pairs(recipe: PreferenceRecipe, job: Job, tokenizer: Any, limit: int) -> Pa
 
 
 def _labels(recipe: PreferenceRecipe, job: Job, tokenizer: Any, limit: int) -> Labels:
-    answers = _Answers(tokenizer, limit)
+    answers = Answers(tokenizer, limit)
     rows: list[EncodedRow] = []
     beside: list[EncodedRow] = []
     good: list[bool] = []
@@ -193,7 +193,7 @@ def _asked(label: TrainingLabel) -> tuple[str | None, tuple[tuple[str, str], ...
     return label.system, label.history, label.prompt
 
 
-class _Answers:
+class Answers:
     """Prompts and answers as tokens, as `workers.trainer.rows.encode_rows` makes them."""
 
     def __init__(self, tokenizer: Any, limit: int) -> None:
