@@ -1,6 +1,6 @@
 """People: what became of their corrections, and their erasure."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
@@ -182,16 +182,27 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
 
 
 def _learned_by(services: Services, person: str) -> tuple[int, list[dict[str, Any]]]:
-    """How many examples a person gave, and the rounds whose candidates, and releases if any came of them, have learned from them:
-    in that round, or with the release that it started from; with how many of them."""
-    examples = schema.examples.c
+    """How many examples a person gave, and the rounds whose candidates, reward models, and releases if any came of them, have
+    learned from them, or from what the person said of answers: in that round, or with the release that it started from; with how
+    many of both."""
+    examples, rounds = schema.examples.c, schema.rounds.c
     with postgres_trouble(), services.database.connect() as connection:
         mine = connection.execute(select(examples.example_id, examples.domain).where(examples.person == person)).all()
-        found = _taught(connection, sorted({row.domain for row in mine}), [row.example_id for row in mine])
+        said = connection.execute(
+            select(rounds.round_id, rounds.domain, rounds.said_by[person].as_integer().label("preferences")).where(
+                rounds.said_by.has_key(person)
+            )
+        ).all()
+        domains = sorted({row.domain for row in (*mine, *said)})
+        preferences = {row.round_id: row.preferences for row in said}
+        found = _taught(connection, domains, [row.example_id for row in mine], preferences)
     return len(mine), found
 
 
-def _taught(connection: Connection, domains: list[str], example_ids: list[str]) -> list[dict[str, Any]]:
+def _taught(
+    connection: Connection, domains: list[str], example_ids: list[str], preferences: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """`preferences`: of each round whose snapshot has some of the person, how many."""
     learned, rounds = schema.learned, schema.rounds
     new_in: dict[str, set[str]] = {}
     for row in connection.execute(
@@ -208,10 +219,13 @@ def _taught(connection: Connection, domains: list[str], example_ids: list[str]) 
         # One that is under way is going to.
         trained = row.model is not None or row.ended_at is None
         before = line.of(row.domain, row.base_release) if trained else ()
-        taught = set().union(*(new_in.get(round_id, ()) for round_id in (row.round_id, *before)))
-        if taught:
+        line_of = (row.round_id, *before)
+        taught = set().union(*(new_in.get(round_id, ()) for round_id in line_of))
+        # The snapshot of each round names anew all that is preferred: of those on a line one may have had most.
+        preferred = max(preferences.get(round_id, 0) for round_id in line_of)
+        if taught or preferred:
             named = {name: getattr(row, name) for name in ("domain", "release", "round_id", "number", "step")}
-            found.append(named | {"examples": len(taught)})
+            found.append(named | {"examples": len(taught), "preferences": preferred})
     return found
 
 

@@ -26,7 +26,7 @@ from streams.facts.releases import RebuildAsked, RollbackAsked
 from streams.facts.rounds import RoundAsked, RoundCancelled, RoundRequested
 from streams.made_with import MadeWith, differences
 from streams.plan import CANCELLABLE
-from streams.recipes import METHOD, BroughtRecipe, Recipe, with_method
+from streams.recipes import METHOD, BroughtRecipe, Recipe, RewardRecipe, with_method
 from streams.store import postgres_trouble
 
 
@@ -173,10 +173,13 @@ def _wanted(body: dict[str, Any]) -> _Wanted:
             raise ApiError(
                 422, str(error), param=error.field if isinstance(error, InvalidField) else "recipe"
             ) from None
-        if wanted.opening and isinstance(wanted.recipe, BroughtRecipe):
-            raise ApiError(
-                422, "an opening round trains: it takes no adapter that was trained elsewhere", param="recipe"
-            )
+        if wanted.opening and isinstance(wanted.recipe, BroughtRecipe | RewardRecipe):
+            what = "takes no adapter that was trained elsewhere"
+            if isinstance(wanted.recipe, RewardRecipe):
+                what = "teaches a model to answer, and no reward model comes of it"
+            raise ApiError(422, f"an opening round trains: it {what}", param="recipe")
+    if isinstance(wanted.recipe, RewardRecipe) and wanted.base is not None:
+        raise ApiError(422, "a reward model answers nobody: by it no domain moves to another base", param="base")
     anew = "base" if wanted.base is not None else "from_base" if wanted.from_base else None
     if anew is not None and (wanted.opening or isinstance(wanted.recipe, BroughtRecipe)):
         what = "an opening round learns no correction" if wanted.opening else "what was trained elsewhere is trained"

@@ -83,26 +83,26 @@ VERSIONS: dict[str, int] = {
     "candidate_evaluated": 2,
     "candidate_rebuilt": 2,
     "candidate_trained": 2,
-    "compare_bases": 2,
+    "compare_bases": 3,
     "compare_releases": 2,
     "domain_created": 2,
     "evaluate_candidate": 3,
     "example_accepted": 3,
     "gate_passed": 3,
     "gate_refused": 3,
-    "order_progressed": 3,
+    "order_progressed": 4,
     "policy_set": 9,
     "preference_accepted": 3,
     "prompt_asked": 2,
-    "rebuild_asked": 5,
-    "rebuild_candidate": 5,
+    "rebuild_asked": 6,
+    "rebuild_candidate": 6,
     "reply_drafted": 2,
-    "round_asked": 5,
+    "round_asked": 6,
     "round_requested": 10,
-    "select_snapshot": 6,
+    "select_snapshot": 7,
     "snapshot_selected": 5,
     "swap_release": 2,
-    "train_candidate": 5,
+    "train_candidate": 6,
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
@@ -110,6 +110,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("candidate_rebuilt", 1): ("made_with",),
     ("candidate_trained", 1): ("needs", "cpu_s", "losses", "rows", "tokens", "made_with", "fallback", "metrics"),
     ("compare_bases", 1): (),  # within the recipe: `dpo` and `kto`
+    ("compare_bases", 2): (),  # within the recipe: `reward`, `sft_dpo` and `ppo`
     ("compare_releases", 1): ("needs",),
     ("domain_created", 1): ("opening",),
     ("evaluate_candidate", 1): ("recall",),
@@ -122,6 +123,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("gate_refused", 2): (),
     ("order_progressed", 1): ("waits_for",),
     ("order_progressed", 2): (),  # one more thing to wait for: `disk_space`
+    ("order_progressed", 3): ("stage",),
     ("policy_set", 1): (),  # within the policy: `keep`
     ("policy_set", 2): (),  # within `keep`: `days`
     ("policy_set", 3): (),  # within `thresholds`: `named_people`
@@ -129,7 +131,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 5): (),  # within the policy: recipes of other methods
     ("policy_set", 6): (),  # within the policy: `from_base_every`, `recipe.stop_after`
     ("policy_set", 7): (),  # within the policy: `dpo` and `kto`
-    ("policy_set", 8): (),  # within the policy: `gate.least_pairs`
+    ("policy_set", 8): (),  # within the policy: `gate.least_pairs`, `sft_dpo` and `ppo`
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
@@ -137,15 +139,18 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("rebuild_asked", 2): ("recall", "opening"),
     ("rebuild_asked", 3): ("from_base",),
     ("rebuild_asked", 4): ("base_model",),
+    ("rebuild_asked", 5): (),
     ("rebuild_candidate", 1): (),
     ("rebuild_candidate", 2): ("recall", "opening", "engine"),
     ("rebuild_candidate", 3): (),  # within the recipe: `stop_after`
     ("rebuild_candidate", 4): (),
+    ("rebuild_candidate", 5): ("reward_model",),
     ("reply_drafted", 1): ("recall", "recalled"),
     ("round_asked", 1): ("opening",),
     ("round_asked", 2): ("recipe",),
     ("round_asked", 3): ("from_base",),
     ("round_asked", 4): ("base", "base_model"),
+    ("round_asked", 5): (),
     ("round_requested", 1): (),
     ("round_requested", 2): (),
     ("round_requested", 3): (),
@@ -160,15 +165,17 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("select_snapshot", 3): (),
     ("select_snapshot", 4): (),
     ("select_snapshot", 5): (),
+    ("select_snapshot", 6): (),
     ("snapshot_selected", 1): ("named",),
     ("snapshot_selected", 2): ("pairs", "held", "read"),
     ("snapshot_selected", 3): ("labels",),
-    ("snapshot_selected", 4): ("pairs_held_out",),
+    ("snapshot_selected", 4): ("pairs_held_out", "said_by"),
     ("swap_release", 1): ("needs",),
     ("train_candidate", 1): (),
     ("train_candidate", 2): ("engine",),
     ("train_candidate", 3): (),
     ("train_candidate", 4): (),
+    ("train_candidate", 5): ("reward_model",),
 }
 # (name, version) -> the fields, with their shapes, that the next version has no more.
 DROPPED: dict[tuple[str, int], Data] = {("round_requested", 4): {"reason": {"type": "string"}}}

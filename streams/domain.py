@@ -72,6 +72,16 @@ class Comparing(Struct, frozen=True):
     bases: dict[str, str] = {}
 
 
+class RewardModel(Struct, frozen=True):
+    """What scores answers as the domain's people would: `model` was made by `round_id` from `base_model`, when `base_release`
+    answered."""
+
+    model: str
+    base_model: str
+    base_release: int
+    round_id: str
+
+
 class Domain(Struct, frozen=True):
     """What decisions about a domain use, and no more. `fresh` is kept apart from the rest."""
 
@@ -98,6 +108,7 @@ class Domain(Struct, frozen=True):
     going: Going | None = None
     rebuild: Rebuild | None = None
     comparing: Comparing | None = None
+    reward_model: RewardModel | None = None  # the newest
 
 
 def base_of(state: Domain, release: int | None) -> str:
@@ -110,7 +121,7 @@ def in_use(state: Domain, round_id: str, release: int | None) -> bool:
     if state.round is not None and (state.round.id == round_id or state.round.base_release == release):
         return True
     if release is None:
-        return False
+        return state.reward_model is not None and state.reward_model.round_id == round_id
     return (
         release == state.live
         or (state.going is not None and release == state.going.to)

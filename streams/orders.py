@@ -26,7 +26,8 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
     """Train on `snapshot` from `base_model`; `reference_model` (the base of what comes of it) answers the general prompts.
-    `engine`: the domain's kind, for which what is made is made ready (orders of version 2 know one)."""
+    `engine`: the domain's kind, for which what is made is made ready (orders of version 2 know one).
+    `reward_model`: the domain's newest, for a recipe that asks it."""
 
     order_id: UUID
     domain: str
@@ -37,6 +38,7 @@ class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", t
     recipe: Recipe
     replay_prompts: tuple[str, ...]
     engine: str = "llamacpp"
+    reward_model: str | None = None
 
 
 class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate", tag_field="kind"):
@@ -58,6 +60,7 @@ class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate
     recall: Recall = Recall()
     opening: bool = False
     engine: str = "llamacpp"
+    reward_model: str | None = None
 
 
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):

@@ -13,7 +13,7 @@ from streams.errors import Invalid, InvalidField
 from streams.gate import GateMargins
 from streams.reasons import Reason, reason
 from streams.recalled import Recall
-from streams.recipes import BroughtRecipe, LoraRecipe, Recipe
+from streams.recipes import BroughtRecipe, LoraRecipe, Recipe, RewardRecipe
 
 MOST_GATHERED = 1_000_000
 MINUTES_OF_A_DAY = 1440
@@ -136,6 +136,8 @@ def check_policy(policy: Policy, now: datetime) -> None:
             raise InvalidField(f"keep.{name}", f"must be from {least} to {most}; got {kept}")
     if isinstance(policy.recipe, BroughtRecipe):
         raise InvalidField("recipe.method", "brought is for one round, which is asked for with its adapter")
+    if isinstance(policy.recipe, RewardRecipe):
+        raise InvalidField("recipe.method", "reward is for one round, which is asked for: no release comes of it")
     policy.recipe.check_new()
     policy.recall.check_new()
     check_readable(policy)

@@ -8,6 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from streams.errors import InvalidField
 from streams.rankings import PERSON_SHARE
+from streams.style import StyleRule, check
 
 Needs = Literal["merged", "adapter"]
 """What a trained model needs of the engine that serves it: its weights read, or an adapter applied to them as well."""
@@ -29,14 +30,23 @@ _LEAST: dict[str, tuple[float, bool]] = {
             "projection_width",
             "prefix_epochs",
             "batch_pairs",
+            "steps",
+            "prompts_per_step",
+            "answer_tokens",
+            "batch_answers",
+            "batch_rankings",
+            "dpo_epochs",
         ),
         (1, True),
     ),
     **dict.fromkeys(("earlier_rows_per_step", "replay_rows_per_step", "replay_weight", "stop_after"), (0, True)),
-    **dict.fromkeys(("alpha", "gradient_norm", "beta"), (0, False)),
+    **dict.fromkeys(
+        ("alpha", "gradient_norm", "beta", "temperature", "clip", "value_clip", "kl_target", "kl_limit", "update_kl"),
+        (0, False),
+    ),
     "row_tokens": (16, True),
 }
-_RATES = ("learning_rate", "prefix_learning_rate")
+_RATES = ("learning_rate", "prefix_learning_rate", "dpo_learning_rate")
 # Shares: whether 0 is one, and whether 1 is.
 _SHARES = {
     "upper_layers": (False, True),
@@ -44,6 +54,7 @@ _SHARES = {
     "recalled_share": (True, True),
     "held_out_share": (True, False),
     "person_share": (False, True),
+    "gae_lambda": (True, True),
 }
 _SHARE_WORDS = {
     (False, True): "above 0 and at most 1",
@@ -62,6 +73,8 @@ _MOST = {
     "replay_rows": (100_000, "each is answered by the first base and kept"),
     "replay_answer_tokens": (4096, "each is a pass through the first base"),
     "batch_pairs": (1024, _AT_ONCE),
+    "batch_rankings": (1024, _AT_ONCE),
+    "dpo_epochs": (1000, "each goes through every pair once more"),
     "beta": (100, "nothing that anybody prefers could be learned"),
     "row_tokens": (131_072, "the memory of a step grows with it"),
     "alpha": (10_000, "the first step would destroy the model"),
@@ -71,6 +84,13 @@ _MOST = {
     "projection_width": (65_536, "it is larger than what it stands for"),
     "prefix_epochs": (1000, "each goes through every correction once more"),
     "stop_after": (1000, "it would never end a training"),
+    "steps": (10_000, "each draws answers anew"),
+    "prompts_per_step": (4096, "each is answered in every step"),
+    "answer_tokens": (4096, "each is a pass through the model"),
+    "batch_answers": (1024, _AT_ONCE),
+    "temperature": (4, "what is drawn would be noise"),
+    "clip": (1, "nothing would be clipped"),
+    "kl_limit": (1000, "it would never end a training"),
 }
 
 
@@ -112,7 +132,7 @@ class _Checked(Struct, frozen=True, kw_only=True, tag_field=METHOD):
 
     def _numbers(self) -> list[tuple[str, float]]:
         said = ((name, getattr(self, name)) for name in self.__struct_fields__)
-        return [(name, value) for name, value in said if value is not UNSET]
+        return [(name, value) for name, value in said if isinstance(value, int | float)]
 
 
 class LoraRecipe(_Checked, frozen=True, kw_only=True, tag="lora"):
@@ -173,20 +193,26 @@ class _Shared(_Checked, frozen=True, kw_only=True):
     stop_after: int | UnsetType = UNSET
 
 
-class PreferenceRecipe(LoraRecipe, frozen=True, kw_only=True):
+class PreferringRecipe(LoraRecipe, frozen=True, kw_only=True):
     """LoRA, and what every recipe has that learns what people prefer, beside what they corrected: its snapshot holds pairs as well.
 
-    A step holds `batch_pairs` of what people said of two answers, or of one. `beta`: how dearly the model pays for going away from
-    what it was before the training, its reference; the less, the further it goes. `person_share`: how many of the pairs may rest
-    on one person alone. `from_labels`: it learns from answers that are good or bad by themselves, and not from pairs.
+    `beta`: how dearly the model pays for going away from what it was before the training, its reference; the less, the further it
+    goes. `person_share`: how many of the pairs may rest on one person alone. `from_labels`: it learns from answers that are good or
+    bad by themselves, and not from pairs.
     """
 
-    least: ClassVar[int] = 2  # of a single pair, or answer, nothing is learned but itself
     from_labels: ClassVar[bool] = False
 
     beta: float = 0.1
-    batch_pairs: int = 8
     person_share: float = PERSON_SHARE
+
+
+class PreferenceRecipe(PreferringRecipe, frozen=True, kw_only=True):
+    """From what people said itself: a step holds `batch_pairs` of what they said of two answers, or of one."""
+
+    least: ClassVar[int] = 2  # of a single pair, or answer, nothing is learned but itself
+
+    batch_pairs: int = 8
 
 
 class DpoRecipe(PreferenceRecipe, frozen=True, kw_only=True, tag="dpo"):
@@ -199,6 +225,87 @@ class KtoRecipe(PreferenceRecipe, frozen=True, kw_only=True, tag="kto"):
     likely, each by itself. The fewer of the two are weighed up until both count alike (section 4.2)."""
 
     from_labels: ClassVar[bool] = True
+
+
+class PpoRecipe(PreferringRecipe, frozen=True, kw_only=True, tag="ppo"):
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347; of language models, Ziegler et al. 2019, arXiv
+    1909.08593): the model answers, its answers are judged, and what is judged better comes to be likelier.
+
+    Each of `steps` draws answers to `prompts_per_step` prompts of the snapshot, of at most `answer_tokens` at `temperature`, and
+    goes through them `epochs` times, `batch_answers` at once, beside new, earlier and general rows as any training does. `rules`
+    say what an answer is worth (`streams.style`); where there are none the domain's reward model does.
+
+    `beta`: what a nat of going away from the reference costs at first, in standard deviations of the first step's rewards; it is
+    raised and lowered so that an answer goes `kl_target` nats away. `clip`, `value_clip`, `gae_lambda` as in the papers.
+    `update_kl`: a step ends early when its tokens are so many nats away from the policy that drew them. `kl_limit`: the training
+    ends when an answer is more nats away from the reference, with the weights from before that.
+    """
+
+    learning_rate: float = 3e-4
+    epochs: int = 2
+    beta: float = 0.05
+    steps: int = 12
+    prompts_per_step: int = 32
+    answer_tokens: int = 48
+    batch_answers: int = 16
+    temperature: float = 1.0
+    clip: float = 0.2
+    value_clip: float = 0.2
+    gae_lambda: float = 0.95
+    kl_target: float = 6.0
+    kl_limit: float = 20.0
+    update_kl: float = 0.1
+    rules: tuple[StyleRule, ...] = ()
+
+    def check(self) -> None:
+        """As of every recipe."""
+        super().check()
+        check(self.rules, "recipe.rules")
+        if self.stop_after:
+            raise InvalidField("recipe.stop_after", "is of what is held out; ppo ends by kl_limit and by its reward")
+
+
+class RewardRecipe(_Checked, frozen=True, kw_only=True, tag="reward"):
+    """A reward model: what people would say of an answer, as a number. It answers nobody, and no release comes of it.
+
+    LoRA and a head of one number, on the pairs of each ranking (Ouyang et al. 2022, arXiv 2203.02155, equation 1): a step holds
+    `batch_rankings` rankings, each with all of its pairs, whose losses count one ranking together. `held_out_share`: of so many
+    rankings nothing is learned; on them it is told how often it is right.
+    """
+
+    # What every recipe is asked for: no general row guards what answers nobody, and no correction is learned but as a pair.
+    batch_rows: ClassVar[int] = 1
+    earlier_rows_per_step: ClassVar[int] = 0
+    replay_rows: ClassVar[int] = 600
+    replay_rows_per_step: ClassVar[int] = 0
+    replay_weight: ClassVar[float] = 0.0
+    replay_answer_tokens: ClassVar[int] = 16
+    recalled_share: ClassVar[float] = 0.0
+    stop_after: ClassVar[int] = 0
+    least: ClassVar[int] = 2
+    from_labels: ClassVar[bool] = False
+
+    rank: int = 16
+    alpha: float = 32.0
+    upper_layers: float = 0.5
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.05
+    gradient_norm: float = 1.0
+    epochs: int = 3
+    batch_rankings: int = 8
+    row_tokens: int = 1024
+    person_share: float = PERSON_SHARE
+    held_out_share: float = 0.2
+    seed: int = 0
+
+
+class SftDpoRecipe(PreferenceRecipe, frozen=True, kw_only=True, tag="sft_dpo"):
+    """What people corrected first, by LoRA, merged; then what they prefer, by `dpo` on the model that came of it, which is its
+    reference (Rafailov et al. 2023, section 4). The corrections are gone through again beside the pairs, as those of earlier
+    rounds are."""
+
+    dpo_learning_rate: float = 5e-4
+    dpo_epochs: int = 4
 
 
 class FullRecipe(_Shared, frozen=True, kw_only=True, tag="full"):
@@ -297,6 +404,9 @@ Recipe = (
     | PretrainingRecipe
     | DpoRecipe
     | KtoRecipe
+    | PpoRecipe
+    | RewardRecipe
+    | SftDpoRecipe
     | BroughtRecipe
 )
 

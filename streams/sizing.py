@@ -93,7 +93,8 @@ class Work(Struct, frozen=True, kw_only=True):
     answer tokens whose scores are in memory together (None: all of a step's). `parts`: of a step that are computed side by side,
     in packs. `tokens_together`: of a step's tokens, as many as are in memory at once (None: all).
     `buffers`: numbers in fp32 that a library holds for talking to other cards. `processes`: of one machine, that share its rows and
-    hold the model each. `keeps_best`: the weights of an earlier epoch are held, too (early stop)."""
+    hold the model each. `keeps_best`: the weights of an earlier epoch are held, too (early stop).
+    `answers`: that the model draws itself, to learn from `batch_answers` of them at once in each of `epochs`."""
 
     method: str = "lora"
     examples: int = 48
@@ -116,16 +117,21 @@ class Work(Struct, frozen=True, kw_only=True):
     keeps_best: bool = False
     processes: int = 1
     tokens_together: int | None = None
+    answers: int = 0
+    batch_answers: int = 16
 
     @property
     def packed(self) -> bool:
         """Whether all rows of a step are run at once, in packs. What is not is run as transformers runs it: a prefix, all weights,
-        and what several processes share."""
+        a reward model, and what several processes share."""
         all_weights = self.method == "full" and self.upper_layers >= 1
-        return self.method != "p_tuning_v2" and not all_weights and self.processes == 1
+        return self.method not in ("p_tuning_v2", "reward") and not all_weights and self.processes == 1
 
     @property
     def steps(self) -> int:
+        """How often what learns is changed."""
+        if self.answers:
+            return self.epochs * max(1, -(-self.answers // self.batch_answers))
         return self.epochs * max(1, -(-self.examples // self.batch_rows))
 
     @property
@@ -143,6 +149,9 @@ USUAL: Mapping[str, Work] = {
     ),
     "dpo": Work(method="dpo", rows_at_once=44),  # two answers of each of eight pairs beside the rows
     "kto": Work(method="kto", rows_at_once=36),
+    "ppo": Work(method="ppo", rows_at_once=44, epochs=2, answers=384, keeps_best=True),
+    "sft_dpo": Work(method="sft_dpo", rows_at_once=44),  # the larger of its stages
+    "reward": Work(method="reward", epochs=3, rows_at_once=32, kept_rows=0),  # eight rankings of four
 }
 """Each method as its recipe has it by itself."""
 
@@ -160,8 +169,9 @@ def learned(shape: Shape, work: Work) -> int:
     al. 2021, arXiv 2110.07602); without a projection (`projection_width` 0) these keys and values alone. Full: all.
     """
     match work.method:
-        case "lora" | "lora_p_tuning_v2" | "continued_pretraining" | "dpo" | "kto":
-            return learning_layers(shape, work) * sum(work.rank * (i + o) for i, o in shape.linear)
+        case "lora" | "lora_p_tuning_v2" | "continued_pretraining" | "dpo" | "kto" | "sft_dpo" | "ppo" | "reward":
+            head = shape.hidden if work.method == "reward" else 0
+            return learning_layers(shape, work) * sum(work.rank * (i + o) for i, o in shape.linear) + head
         case "p_tuning_v2":
             out = shape.layers * 2 * shape.keys
             if not work.projection_width:
@@ -209,7 +219,7 @@ def training_memory(shape: Shape, work: Work, framework: float) -> dict[str, flo
     layers, each = learning_layers(shape, work), kept_bytes(shape, work)
     # One layer more, of gradients; where each is computed again, what enters them, and two of one.
     kept = layers * shape.hidden * b + 2 * each if work.checkpointed else (layers + 1) * each
-    answers = own_rows * work.answer_tokens
+    answers = own_rows * work.answer_tokens if work.method != "reward" else 0  # one number a row, and no word
     scored = answers if work.scored_at_once is None else min(answers, work.scored_at_once * parts)
     return {
         "weights": shape.parameters * b + own,
@@ -244,10 +254,13 @@ def training_flops(shape: Shape, work: Work) -> float:
     lower = (shape.layers - learning_layers(shape, work)) * shape.of_layer
     each = (6 if work.method == "full" else 4) + (2 if work.checkpointed else 0)
     tokens = work.steps * work.tokens_at_once
-    answers = work.steps * work.rows_at_once * work.answer_tokens
+    answers = work.steps * work.rows_at_once * work.answer_tokens if work.method != "reward" else 0
     once = (work.examples + work.kept_rows) * work.row_tokens
     head = shape.vocabulary * shape.hidden
-    return each * upper * tokens + 2 * lower * once + each * head * answers
+    # Each token of them is drawn by a pass through all layers, read once more by the lower ones, and looked at by the upper ones as
+    # policy and as reference.
+    drawn = work.answers * (work.row_tokens * (4 * lower + 6 * upper) + 6 * head * work.answer_tokens)
+    return each * upper * tokens + 2 * lower * once + each * head * answers + drawn
 
 
 class Hardware(Struct, frozen=True, kw_only=True):

@@ -45,15 +45,18 @@ from streams.facts.releases import (
     RollbackAsked,
 )
 from streams.facts.rounds import (
+    Calibrated,
     CandidateEvaluated,
     CandidateTrained,
     ExamplesSelected,
     GatePassed,
     GateRefused,
+    RewardModelTrained,
     RoundAsked,
     RoundCancelled,
     RoundRequested,
     SnapshotSelected,
+    StageFinished,
 )
 from streams.fresh import Fresh
 from streams.gate import GateMargins, Means, Paired, judge
@@ -63,7 +66,7 @@ from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.projections import of_domain
 from streams.reasons import reason
 from streams.recalled import Recall, Recalled
-from streams.recipes import BroughtRecipe, DpoRecipe, KtoRecipe, LoraRecipe
+from streams.recipes import BroughtRecipe, LoraRecipe, RewardRecipe, SftDpoRecipe
 from streams.sealed import Sealed
 from streams.writes import Delete, Insert, Update, Write
 
@@ -104,7 +107,7 @@ POLICY = Policy(
     quiet_hours=QuietHours("22:00", "06:30", "Asia/Shanghai"),
     rounds_per_day=2,
     budget_timezone="America/Bogota",
-    recipe=KtoRecipe(rank=8, epochs=4),
+    recipe=SftDpoRecipe(rank=8, epochs=4),
     gate=GateMargins(earlier_margin=0.2, least_pairs=12),
     recall=Recall(of="both", most=2, least=0.25, tokens=256),
     from_base_every=7,
@@ -226,7 +229,7 @@ EVENTS: tuple[Event, ...] = (
         base_release=0,
         policy=POLICY,
     ),
-    OrderProgressed(**_ASKED, step="train", done=3, total=40, seconds_left=88.5, values={"loss": 1.25}),
+    OrderProgressed(**_ASKED, step="train", done=3, total=40, seconds_left=88.5, values={"loss": 1.25}, stage="sft"),
     ExamplesSelected(**_ASKED, snapshot="sha256:" + "5e" * 32, kept=("example-0",)),
     SnapshotSelected(
         **_ASKED,
@@ -241,6 +244,7 @@ EVENTS: tuple[Event, ...] = (
         pairs_held_out=2,
         held={"both sides are the same": 1},
         read={"0": 7, "2": 19},
+        said_by={"ana": 3, "ben": 6},
     ),
     CandidateTrained(
         **_ASKED,
@@ -256,6 +260,32 @@ EVENTS: tuple[Event, ...] = (
         rows=20,
         tokens=4096,
         made_with=MADE_WITH,
+    ),
+    StageFinished(
+        **_ASKED,
+        stage="sft",
+        number=1,
+        stages=2,
+        artifact="sha256:" + "c3" * 32,
+        loss=0.75,
+        duration_s=21.5,
+        metrics={"planned_steps": 12.0},
+    ),
+    RewardModelTrained(
+        **_ASKED,
+        snapshot="sha256:" + "5e" * 32,
+        base_model="sha256:" + "a0" * 32,
+        model="sha256:" + "b4" * 32,
+        adapter="sha256:" + "c4" * 32,
+        loss=0.25,
+        steps=9,
+        duration_s=36.5,
+        cpu_s=70.0,
+        losses=(0.5, 0.25),
+        tokens=5000,
+        made_with=MADE_WITH,
+        metrics={"accuracy": 0.875, "accuracy_low": 0.5, "accuracy_high": 0.9375, "held_out_pairs": 24.0},
+        calibrated=(Calibrated(pairs=24, predicted=0.75, won=0.875),),
     ),
     CandidateEvaluated(
         **_ASKED,
@@ -386,7 +416,7 @@ ORDERS: tuple[Order, ...] = (
         round_id="round-1",
         pin=9,
         base_model="sha256:" + "a0" * 32,
-        recipe=DpoRecipe(rank=8),
+        recipe=RewardRecipe(rank=8),
         recall=Recall(of="corrections"),
         opening=True,
     ),
@@ -399,6 +429,7 @@ ORDERS: tuple[Order, ...] = (
         reference_model="sha256:" + "a0" * 32,
         recipe=LoraRecipe(rank=8),
         replay_prompts=("What is a river?",),
+        reward_model="sha256:" + "7c" * 32,
     ),
     orders.RebuildCandidate(
         order_id=id_of("rebuild"),
@@ -414,6 +445,7 @@ ORDERS: tuple[Order, ...] = (
         adapter="sha256:" + "c2" * 32,
         recall=Recall(of="both"),
         opening=True,
+        reward_model="sha256:" + "7c" * 32,
     ),
     orders.EvaluateCandidate(
         order_id=id_of("evaluate"),

@@ -109,6 +109,7 @@ class Context:
         done: int,
         total: int,
         seconds_left: float | None = None,
+        stage: str | None = None,
         **values: float,
     ) -> None:
         """Tell how far a step is: every PROGRESS_EVERY_S seconds, and the longer it takes the more seldom, for each time stands on
@@ -130,6 +131,7 @@ class Context:
             total=total,
             seconds_left=seconds_left,
             values=values,
+            stage=stage,
         )
         try:
             self._publish_progress(order, event)

@@ -66,7 +66,8 @@ def _beyond(context: Context, connection: Connection, now: datetime) -> Iterator
         near = releases_in_use(connection, keeping) | _with_engines(connection, domain)
         made = candidates_kept(connection, domain)
         released = [one for one in made if one.step == "released"]
-        refused = [one for one in made if one.step != "released"]
+        rewards = [one for one in made if one.step == "kept"]
+        refused = [one for one in made if one.step not in ("released", "kept")]
         standing = f"{keeping.live_release} of {released[0].release if released else 0}"
         over = [one for one in released[max(keep.releases, LEAST_RELEASES) :] if one.release not in near]
         since = now - timedelta(days=keep.days)
@@ -75,6 +76,7 @@ def _beyond(context: Context, connection: Connection, now: datetime) -> Iterator
         found = [(one, reason) for one in over if one.release not in answered]
         reason = f"more than {keep.refused} refused (keep.refused)"
         found += [(one, reason) for one in refused[max(keep.refused, 0) :]]
+        found += [(one, "another reward model was made since") for one in rewards[1:]]
         for one, reason in found:
             if one.rebuilt_at is None:
                 yield standing, _retired(domain, one, reason)

@@ -456,11 +456,17 @@ def erase(person: str, yes: bool, as_json: bool) -> None:
     click.echo(f"domains: {', '.join(said.get('domains', [])) or 'none'}; examples retired: {said.get('examples', 0)}")
     learned = said.get("learned_by") or []
     if learned:
-        click.echo("releases that learned from them:")
+        click.echo("releases, candidates and reward models that learned from them:")
         print_table(
-            ["release", "round", "examples"],
+            ["release", "round", "ended", "examples", "preferences"],
             [
-                [f"{r['domain']}@{r['release']}" if r.get("release") is not None else "–", r["number"], r["examples"]]
+                [
+                    f"{r['domain']}@{r['release']}" if r.get("release") is not None else "–",
+                    r["number"],
+                    r.get("step") or "–",
+                    r["examples"],
+                    r.get("preferences", 0),
+                ]
                 for r in learned
             ],
         )

@@ -16,7 +16,7 @@ from api.ui.words import Lang, event_name, known, say, span, waits_words
 from streams.hacking import SIGNS
 from streams.plan import UNDER_WAY
 
-_ENDS_GOOD = frozenset({"released"})
+_ENDS_GOOD = frozenset({"released", "kept"})
 _QUIET_EVENTS = frozenset({"order_progressed", "clock_ticked", "passage_added"})
 EVENTS_SHOWN = 14
 

@@ -134,6 +134,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "failed_at": ("{step}: {failure}", "{step}：{failure}"),
     "end_released": ("released", "已发布"),
     "end_refused": ("refused by the gate", "未通过关卡"),
+    "end_kept": ("kept a reward model", "保留了奖励模型"),
     "end_empty": ("nothing new to learn", "没有新内容"),
     "end_failed": ("failed", "失败"),
     "end_cancelled": ("cancelled", "已取消"),

@@ -17,7 +17,8 @@ WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed", "disk
 
 
 class OrderProgressed(Struct, frozen=True, kw_only=True):
-    """How far a step is. `waits_for`: what is still being made, without which it cannot go on."""
+    """How far a step is. `waits_for`: what is still being made, without which it cannot go on. `stage`: of a recipe with several,
+    the one whose steps are counted."""
 
     domain: str
     round_id: str
@@ -28,6 +29,7 @@ class OrderProgressed(Struct, frozen=True, kw_only=True):
     seconds_left: float | None = None
     values: dict[str, float] = field(default_factory=dict)
     waits_for: WaitsFor | None = None
+    stage: str | None = None
 
 
 class OrderFailed(Struct, frozen=True, kw_only=True):
@@ -73,7 +75,8 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: OrderEvent) -
                 return []
             shown = {"step": event.step, "done": event.done, "total": event.total, "values": event.values}
             waits = {"waits_for": event.waits_for} if event.waits_for is not None else {}
-            progress = shown | {"seconds_left": event.seconds_left} | waits
+            stage = {"stage": event.stage} if event.stage is not None else {}
+            progress = shown | {"seconds_left": event.seconds_left} | waits | stage
             return [Update("rounds", {"round_id": event.round_id}, {"progress": progress})]
         case OrderFailed():
             at, failure = recorded.envelope.time, event.reason

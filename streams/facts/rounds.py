@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from streams.domain import Domain, Round, base_of, ended, startable
+from streams.domain import Domain, RewardModel, Round, base_of, ended, startable
 from streams.envelope import Number, Recorded
 from streams.gate import Means, Paired, Verdict
 from streams.made_with import MadeWith
@@ -15,7 +15,7 @@ from streams.plan import CANCELLABLE
 from streams.plan import after as step_after
 from streams.policy import Policy, local_day
 from streams.reasons import Reason
-from streams.recipes import Needs, Recipe
+from streams.recipes import Needs, Recipe, RewardRecipe
 from streams.tables import bigint, boolean, double, index, integer, jsonb, projection, text, timestamptz
 from streams.writes import Delete, Insert, Row, Update, Write, columns
 
@@ -67,7 +67,8 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     has named before (`named` is how many); `dropped` counts by reason. `pairs`: how many there are of what people prefer, `held`
     back so many by reason, of what stood on the conversations' partitions before `read` (None: the recipe does not learn that);
     `labels`: how many answers are good or bad by themselves, where the recipe learns from these; `pairs_held_out`: how many pairs
-    stand in it by which the candidate is examined, and none of which is learned."""
+    stand in it by which the candidate is examined, and none of which is learned. `said_by`: in how many of both what each of these
+    people said is learned from."""
 
     domain: str
     round_id: str
@@ -83,6 +84,7 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     read: dict[str, int] | None = None
     labels: Number = 0
     pairs_held_out: Number = 0
+    said_by: dict[str, Number] = {}
 
 
 class CandidateTrained(Struct, frozen=True, kw_only=True):
@@ -110,6 +112,56 @@ class CandidateTrained(Struct, frozen=True, kw_only=True):
     made_with: MadeWith | None = None
     fallback: str | None = None
     metrics: dict[str, float] = {}
+
+
+class StageFinished(Struct, frozen=True, kw_only=True):
+    """A stage of a recipe with several is done, `number` (from 1) of `stages`. `artifact`: what it learned, kept by itself; `loss`
+    and `metrics` as in `CandidateTrained`. The round goes on."""
+
+    domain: str
+    round_id: str
+    order_id: UUID
+    stage: str
+    number: int
+    stages: int
+    artifact: str
+    loss: float
+    duration_s: float
+    metrics: dict[str, float] = {}
+
+
+class Calibrated(Struct, frozen=True):
+    """Of so many held-out pairs, of which the reward model was about as sure: the share that it `predicted` to be right in, on
+    average, and the share in which the better answer `won`."""
+
+    pairs: int
+    predicted: float
+    won: float
+
+
+class RewardModelTrained(Struct, frozen=True, kw_only=True):
+    """A reward model was made of the pairs of `snapshot`, from `base_model`; it answers nobody. A round whose recipe is `reward`
+    ends with it. `model`: its weights, merged; `adapter`: what was learned. `metrics`: how often it is right on pairs that were
+    held out with their rankings (`accuracy`, with its interval; absent where none could be held out), and how its score goes with
+    the length of an answer, before and after what is too much of that was taken out. What else there is, as in
+    `CandidateTrained`."""
+
+    domain: str
+    round_id: str
+    order_id: UUID
+    snapshot: str
+    base_model: str
+    model: str
+    adapter: str
+    loss: float
+    steps: int
+    duration_s: float
+    cpu_s: float | None = None
+    losses: tuple[float, ...] = ()
+    tokens: int | None = None
+    made_with: MadeWith | None = None
+    metrics: dict[str, float] = {}
+    calibrated: tuple[Calibrated, ...] = ()
 
 
 class CandidateEvaluated(Struct, frozen=True, kw_only=True):
@@ -150,6 +202,8 @@ RoundEvent = (
     | ExamplesSelected
     | SnapshotSelected
     | CandidateTrained
+    | StageFinished
+    | RewardModelTrained
     | CandidateEvaluated
     | GatePassed
     | GateRefused
@@ -161,7 +215,9 @@ rounds = projection(
     text("round_id", key=True),
     text("domain"),
     integer("number"),
-    text("step"),  # of `streams.plan`, or how it ended: released, refused, empty, failed, cancelled
+    text(
+        "step"
+    ),  # of `streams.plan`, or how it ended: released, refused, kept (a reward model), empty, failed, cancelled
     jsonb("reasons"),  # list of Reason
     bigint("pin"),
     integer("base_release"),
@@ -177,6 +233,7 @@ rounds = projection(
     integer("labels", nullable=True),
     jsonb("held", nullable=True),
     jsonb("read", nullable=True),  # by partition of the conversations, before which offset the pairs were said
+    jsonb("said_by", nullable=True),  # in how many pairs and labels what each person said is learned from
     text("model", nullable=True),
     text("adapter", nullable=True),
     text("golden", nullable=True),
@@ -208,7 +265,7 @@ learned = projection(
 def fold(state: Domain, recorded: Recorded, event: RoundEvent) -> Domain:
     cause, round_ = recorded.envelope.id, state.round
     match event:
-        case RoundAsked() | ExamplesSelected():
+        case RoundAsked() | ExamplesSelected() | StageFinished():
             return state
         case RoundRequested():
             return _begun(state, recorded, event)
@@ -224,6 +281,12 @@ def fold(state: Domain, recorded: Recorded, event: RoundEvent) -> Domain:
             if round_ is None or round_.order_id != event.order_id:
                 return state
             return _advanced(state, replace(round_, model=event.model, needs=event.needs), cause)
+        case RewardModelTrained():
+            if round_ is None or round_.order_id != event.order_id:
+                return state
+            kept = RewardModel(event.model, event.base_model, round_.base_release, event.round_id)
+            after = replace(state, reward_model=kept)
+            return ended(after, "kept") if isinstance(round_.policy.recipe, RewardRecipe) else after
         case CandidateEvaluated():
             # It waits for no order any more, but for the gate's word.
             return state if round_ is None or round_.order_id != event.order_id else _advanced(state, round_, cause)
@@ -272,7 +335,10 @@ def _begun(state: Domain, recorded: Recorded, event: RoundRequested) -> Domain:
         state,
         round=round_,
         rounds=event.number,
-        fresh=state.fresh if event.opening else state.fresh.since(event.pin),
+        # What teaches nothing of what people corrected leaves that for the next.
+        fresh=state.fresh
+        if event.opening or isinstance(event.policy.recipe, RewardRecipe)
+        else state.fresh.since(event.pin),
         opening=state.opening and not event.opening,
         asked=(*(at for at in state.asked if local_day(at, event.policy) == today), now),
         last_asked_at=now,
@@ -304,6 +370,7 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
                 "labels": event.labels,
                 "held": event.held,
                 "read": event.read,
+                "said_by": event.said_by,
             }
             return [_round(event.round_id, row), *_learned(event)]
         case CandidateTrained():
@@ -312,13 +379,21 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
             )
             row = columns(event, "model", "adapter", "golden", "loss") | {"training": training}
             return [_round(event.round_id, row)] if _awaited(before, event.order_id) else []
+        case RewardModelTrained():
+            if not _awaited(before, event.order_id) or after.round is not None:
+                return []  # of a stage: the candidate of its round is another
+            training = columns(
+                event, "steps", "duration_s", "cpu_s", "losses", "tokens", "made_with", "metrics", "calibrated"
+            )
+            row = columns(event, "model", "adapter", "loss") | {"training": training}
+            return [_round(event.round_id, row)]
         case CandidateEvaluated():
             return [_round(event.round_id, {"evaluation": event.rows})] if _awaited(before, event.order_id) else []
         case RoundRequested():
             if after.fresh is before.fresh:
                 return []
             return [Delete("fresh", {"domain": event.domain}, before_offset=event.pin)]
-        case RoundAsked() | GatePassed() | GateRefused() | RoundCancelled():
+        case RoundAsked() | StageFinished() | GatePassed() | GateRefused() | RoundCancelled():
             return []
         case _:
             assert_never(event)

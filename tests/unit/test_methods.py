@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from streams.errors import Invalid
 from streams.recipes import (
     DpoRecipe,
     FullRecipe,
@@ -22,6 +23,8 @@ from streams.recipes import (
     PretrainingRecipe,
     PTuningRecipe,
     Recipe,
+    RewardRecipe,
+    SftDpoRecipe,
 )
 from tests.unit import trainer_tiny as tiny
 from workers.trainer import METHODS, learning
@@ -35,7 +38,7 @@ from workers.trainer.plan import learning_rate, plan_steps
 from workers.trainer.prefix import Prefix
 from workers.trainer.reference import answer_prompts, encode_prompts
 from workers.trainer.rows import EncodedRow, encode_rows
-from workers.trainer.spec import Outcome, Progress, TrainingRow
+from workers.trainer.spec import Outcome, Progress, StageDone, TrainingRow
 
 SMALL: dict[str, Any] = {
     "epochs": 3,
@@ -50,6 +53,8 @@ FULL = FullRecipe(learning_rate=1e-3, **SMALL)
 READING = PretrainingRecipe(rank=4, alpha=8.0, held_out_share=0.25, replay_rows=4, **SMALL)
 BOTH = LoraPTuningRecipe(rank=4, alpha=8.0, virtual_tokens=4, projection_width=16, prefix_epochs=2, **SMALL)
 DPO = DpoRecipe(rank=4, alpha=8.0, batch_pairs=4, **SMALL)
+STAGED = SftDpoRecipe(rank=4, alpha=8.0, batch_pairs=4, dpo_epochs=2, dpo_learning_rate=1e-2, **SMALL)
+REWARD = RewardRecipe(rank=4, alpha=8.0, batch_rankings=4, epochs=3, seed=7)
 KTO = KtoRecipe(rank=4, alpha=8.0, batch_pairs=4, **SMALL)
 CPU = torch.device("cpu")
 
@@ -89,9 +94,11 @@ def train(base: Path, work: Path, recipe: Recipe, **changed: Any) -> Outcome:
     return METHODS[type(recipe)].load()(job(base, work, recipe, **changed))
 
 
-def stopping_at(step: int) -> Callable[[Progress], None]:
+def stopping_at(step: int, part: str | None = None) -> Callable[[Progress], None]:
+    """`part`: of a recipe with stages, the one that is stopped; None: whichever comes to that step first."""
+
     def listen(progress: Progress) -> None:
-        if progress.stage == "training" and progress.step == step:
+        if progress.stage == "training" and progress.step == step and part in (None, progress.part):
             raise KeyboardInterrupt
 
     return listen
@@ -101,7 +108,9 @@ def learned_bytes(work: Path) -> dict[str, bytes]:
     return {str(path.relative_to(work)): path.read_bytes() for path in sorted((work / "out").rglob("*.safetensors"))}
 
 
-@pytest.mark.parametrize("recipe", [PREFIX, FULL, BOTH, READING, DPO, KTO], ids=lambda recipe: str(recipe.method))
+@pytest.mark.parametrize(
+    "recipe", [PREFIX, FULL, BOTH, READING, DPO, KTO, REWARD, STAGED], ids=lambda recipe: str(recipe.method)
+)
 def test_a_training_that_is_taken_up_again_ends_in_the_same_bytes(base: Path, tmp_path: Path, recipe: Recipe) -> None:
     whole = train(base, tmp_path / "whole", recipe)
     with pytest.raises(KeyboardInterrupt):
@@ -309,19 +318,52 @@ def test_lora_comes_first_and_the_prefix_before_the_model_that_came_of_it(base: 
     prefix = load_file(Path(both.model_dir) / "adapter" / "adapter_model.safetensors")
     assert list(prefix) == ["prompt_embeddings"] and len(prefix["prompt_embeddings"]) == 4
     assert both.metrics == {"lora_loss": alone.final_loss, "prefix_loss": both.final_loss}
-    assert both.epoch_losses[:3] == alone.epoch_losses and len(both.epoch_losses) == 5
-    training = [p for p in told if p.stage == "training"]
-    assert [p.step for p in training] == list(range(1, both.steps + 1)) and {p.steps for p in training} == {10}
-    assert [p.epoch for p in training] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert both.epoch_losses[:3] == alone.epoch_losses and len(both.epoch_losses) == 5 and both.steps == 10
+    training = [(p.part, p.step, p.steps) for p in told if p.stage == "training"]
+    assert training == [*(("lora", n, 6) for n in range(1, 7)), *(("prefix", n, 4) for n in range(1, 5))]
 
 
-def test_a_second_half_that_is_taken_up_again_does_not_begin_with_the_first(base: Path, tmp_path: Path) -> None:
-    train(base, tmp_path / "whole", BOTH)
+def test_what_is_preferred_is_learned_on_the_model_that_came_of_the_corrections(base: Path, tmp_path: Path) -> None:
+    done: list[StageDone] = []
+    both = train(base, tmp_path / "both", STAGED, stage_done=done.append)
+    assert [(one.stage, one.number, one.stages, one.method) for one in done] == [
+        ("sft", 1, 2, "lora"),
+        ("dpo", 2, 2, "dpo"),
+    ]
+    sft = train(base, tmp_path / "sft", LoraRecipe(rank=4, alpha=8.0, **SMALL))
+    merged = Path(done[0].outcome.model_dir) / "model.safetensors"
+    assert merged.read_bytes() == (Path(sft.model_dir) / "model.safetensors").read_bytes()
+    dpo = replace(DPO, epochs=2, learning_rate=1e-2)
+    beside = {"rows": (), "earlier": (*tiny.rows(), *tiny.rows(8, 10)), "reference_dir": base}
+    alone = train(Path(sft.model_dir), tmp_path / "dpo", dpo, **beside)
+    assert (Path(both.model_dir) / "model.safetensors").read_bytes() == (
+        Path(alone.model_dir) / "model.safetensors"
+    ).read_bytes()
+    assert both.steps == sft.steps + alone.steps and both.metrics["dpo_pairs"] == 6 and both.rows == 8
+    assert (Path(both.adapter_dir) / "sft" / "adapter_model.safetensors").exists()
+
+
+def test_where_one_half_has_nothing_to_learn_the_other_is_all_there_is(base: Path, tmp_path: Path) -> None:
+    done: list[StageDone] = []
+    told = train(base, tmp_path / "sft", STAGED, pairs=tiny.pairs(0, 1), stage_done=done.append).metrics
+    assert (told["pairs"], told["pairs_left_out"]) == (0, 1) and [one.stage for one in done] == ["sft"]
+    done.clear()
+    train(base, tmp_path / "dpo", STAGED, rows=(), stage_done=done.append)
+    assert [(one.stage, one.stages) for one in done] == [("dpo", 1)]
+    with pytest.raises(Invalid, match="sft_dpo: of 1 pairs 1 can be learned from"):
+        train(base, tmp_path / "none", STAGED, rows=(), pairs=tiny.pairs(0, 1))
+
+
+@pytest.mark.parametrize("recipe", [BOTH, STAGED], ids=lambda recipe: str(recipe.method))
+def test_a_stage_that_was_done_is_told_again_and_not_done_again(base: Path, tmp_path: Path, recipe: Recipe) -> None:
+    train(base, tmp_path / "whole", recipe)
+    last = "prefix" if recipe is BOTH else "dpo"
     with pytest.raises(KeyboardInterrupt):
-        train(base, tmp_path / "cut", BOTH, progress=stopping_at(8), checkpoint_every_s=0)
-    told: list[Progress] = []
-    again = train(base, tmp_path / "cut", BOTH, progress=told.append)
-    assert again.resumed_at_step == 8 and [p.step for p in told if p.stage == "training"] == [9, 10]
+        train(base, tmp_path / "cut", recipe, progress=stopping_at(2, last), checkpoint_every_s=0)
+    told, done = list[Progress](), list[StageDone]()
+    again = train(base, tmp_path / "cut", recipe, progress=told.append, stage_done=done.append)
+    assert again.resumed_at_step == 8 and [one.number for one in done] == [1, 2]
+    assert [(p.part, p.step) for p in told if p.stage == "training"] == [(last, 3), (last, 4)]
     assert learned_bytes(tmp_path / "cut") == learned_bytes(tmp_path / "whole")
 
 

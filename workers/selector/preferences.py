@@ -10,7 +10,7 @@ from streams.orders import SelectSnapshot
 from streams.preferred import TAUGHT, TOO_LONG, preferred
 from streams.rankings import Held, Label, Pair
 from streams.reading.preferences import cut_now, cut_of_round, said_of_answers
-from streams.recipes import PreferenceRecipe
+from streams.recipes import PreferringRecipe, RewardRecipe
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
 from streams.turns import pairs_of
@@ -28,7 +28,7 @@ class Selected(Struct, frozen=True):
 
 def select_pairs(
     order: SelectSnapshot,
-    recipe: PreferenceRecipe,
+    recipe: PreferringRecipe | RewardRecipe,
     forbidden: frozenset[Words],
     taught: frozenset[Words],
     fits: Callable[[Opened, str], bool],

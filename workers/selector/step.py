@@ -16,7 +16,7 @@ from streams.orders import SelectSnapshot
 from streams.preferred import counted
 from streams.reading.learning import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
 from streams.reading.memories import passages_as_of
-from streams.recipes import PreferenceRecipe, Recipe
+from streams.recipes import PreferringRecipe, Recipe, RewardRecipe
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
@@ -59,6 +59,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
         pairs_held_out=len(snapshot.held_out),
         held=counted(snapshot.held),
         read=None if snapshot.read is None else dict(snapshot.read),
+        said_by=said_by(snapshot),
     )
     context.publish(order, event, "snapshot_selected")
 
@@ -68,6 +69,10 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     if order.opening:
         return Snapshot(FORMAT, order.domain, order.round_id, order.pin, (), (), opening=True)
     examples, exam, in_vain, earlier = _read(order, context)
+    if isinstance(
+        order.recipe, RewardRecipe
+    ):  # a correction is learned as a pair, and waits for a round that learns it as a row
+        examples = []
     forbidden = frozenset(words_of(question) for question in exam)
     found = open_examples(examples, earlier, forbidden, context.keyring, partial(context.progress, order, "select"))
     decisions = settle(found.candidates)
@@ -110,7 +115,7 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     snapshot = Snapshot(
         FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped), memories, passages=passages
     )
-    if not isinstance(order.recipe, PreferenceRecipe):
+    if not isinstance(order.recipe, PreferringRecipe | RewardRecipe):
         return snapshot
     taught = frozenset(words_of(found.prompts[row.example_id].question) for row in rows)
     preferences = select_pairs(order, order.recipe, forbidden, taught, fits, context)
@@ -122,6 +127,12 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
         held=preferences.held,
         read=preferences.read,
     )
+
+
+def said_by(snapshot: Snapshot) -> dict[str, int]:
+    """In how many of the pairs and labels there is something that each person said, or wrote."""
+    said = [*(pair.people for pair in snapshot.pairs), *(label.people for label in snapshot.labels)]
+    return dict(sorted(Counter(person for people in said for person in set(people)).items()))
 
 
 def _taught_to_recall(recipe: Recipe, facts: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -17,9 +17,12 @@ from streams.recipes import (
     LoraPTuningRecipe,
     LoraRecipe,
     Needs,
+    PpoRecipe,
     PretrainingRecipe,
     PTuningRecipe,
     Recipe,
+    RewardRecipe,
+    SftDpoRecipe,
 )
 from workers.trainer.job import Job
 from workers.trainer.spec import Outcome
@@ -56,5 +59,8 @@ METHODS: Mapping[type[Recipe], Method] = {
     PretrainingRecipe: Method("workers.trainer.methods.continued_pretraining", "merged", 2.5, together=True),
     DpoRecipe: Method("workers.trainer.methods.lora", "merged", 1.5),
     KtoRecipe: Method("workers.trainer.methods.lora", "merged", 1.5),
+    PpoRecipe: Method("workers.trainer.methods.ppo", "merged", 2.0),
+    RewardRecipe: Method("workers.trainer.methods.reward", "merged", 1.5),
+    SftDpoRecipe: Method("workers.trainer.methods.sft_dpo", "merged", 3.0),
     BroughtRecipe: Method("workers.trainer.methods.brought", "merged", 1.5),
 }

@@ -21,7 +21,8 @@ NAME = "training.safetensors"
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """`losses`: the loss of every step done, `tokens` what they held. `run` tells runs apart (recipe and
-    sizes). `held_out`, `best_step`: see `workers.trainer.stopping`."""
+    sizes). `held_out`, `best_step`: see `workers.trainer.stopping`. `updates`: how often the optimiser changed what learns, where
+    that is not once a step; else 0."""
 
     run: str
     step: int
@@ -31,6 +32,7 @@ class Checkpoint:
     tensors: Mapping[str, torch.Tensor]
     held_out: tuple[float, ...] = ()
     best_step: int = 0
+    updates: int = 0
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -46,6 +48,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "tokens": checkpoint.tokens,
         "held_out": checkpoint.held_out,
         "best_step": checkpoint.best_step,
+        "updates": checkpoint.updates,
     }
     fresh = folder / f"{NAME}.new"
     save_file(dict(checkpoint.tensors), fresh, metadata={"noria": json.dumps(note)})
@@ -80,4 +83,5 @@ def load_checkpoint(folder: Path, run: str) -> Checkpoint | None:
         tensors=tensors,
         held_out=tuple(note.get("held_out", ())),
         best_step=int(note.get("best_step", 0)),
+        updates=int(note.get("updates", 0)),
     )

@@ -28,7 +28,7 @@ from streams.engines import serving_kind
 from streams.errors import Invalid, Unavailable
 from workers.trainer import METHODS
 from workers.trainer.job import job_of
-from workers.trainer.spec import Failure, Progress, TrainSpec
+from workers.trainer.spec import Failure, Progress, StageDone, TrainSpec
 from workers.trainer.together import AnotherEnded, TakenTogether, first_of_all, join
 
 PR_SET_PDEATHSIG = 1
@@ -69,8 +69,8 @@ def run(spec: TrainSpec, out: int) -> None:
     def tell(line: msgspec.Struct) -> None:
         os.write(out, msgspec.json.encode(line) + b"\n")
 
-    def told(progress: Progress) -> None:
-        tell(progress)
+    def told(line: Progress | StageDone) -> None:
+        tell(line)
 
     from workers.models.finish import finish
 
@@ -87,7 +87,7 @@ def take_part(spec: TrainSpec, process: int, port: int) -> None:
     """Be one of the others."""
     join(spec, process, port)
     with suppress(TakenTogether):
-        METHODS[type(spec.recipe)].load()(job_of(spec, lambda progress: None, process))
+        METHODS[type(spec.recipe)].load()(job_of(spec, lambda line: None, process))
 
 
 def main() -> int:

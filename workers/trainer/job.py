@@ -6,7 +6,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from streams.recipes import Recipe
-from workers.trainer.spec import Progress, TrainingLabel, TrainingPair, TrainingRow, TrainSpec
+from workers.trainer.spec import Progress, StageDone, TrainingLabel, TrainingPair, TrainingRow, TrainSpec
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -15,10 +15,10 @@ class Job(Struct, frozen=True, kw_only=True):
     `earlier`: the rows of former rounds. `pairs`, `labels`: what people prefer, where the recipe learns that. `replay_prompts`:
     general questions whose answers must not change (not people's words). `reference_dir`: the domain's first base, whose answers
     to them are taken (None: `model_dir` is it); `answers_dir`: where these are kept. `brought_dir`: the adapter, where the recipe
-    is one that was trained elsewhere. What `checkpoint_dir` holds is taken up again, with the result of a run that was never
-    interrupted. It and `out_dir` lie in a folder that is there: one that is gone is not made again, and an OSError ends the
-    training. `process` of `processes` that train it together (see `workers.trainer.together`); the first alone keeps, tells and
-    writes.
+    is one that was trained elsewhere. `reward_dir`: the domain's reward model. `stage_done` is called with each stage of a recipe
+    with several. What `checkpoint_dir` holds is taken up again, with the result of a run that was never interrupted. It and
+    `out_dir` lie in a folder that is there: one that is gone is not made again, and an OSError ends the training. `process` of
+    `processes` that train it together (see `workers.trainer.together`); the first alone keeps, tells and writes.
     """
 
     model_dir: Path
@@ -27,11 +27,13 @@ class Job(Struct, frozen=True, kw_only=True):
     out_dir: Path
     checkpoint_dir: Path
     progress: Callable[[Progress], None]
+    stage_done: Callable[[StageDone], None] = lambda done: None
     replay_prompts: tuple[str, ...] = ()
     earlier: tuple[TrainingRow, ...] = ()
     reference_dir: Path | None = None
     answers_dir: Path | None = None
     brought_dir: Path | None = None
+    reward_dir: Path | None = None
     pairs: tuple[TrainingPair, ...] = ()
     labels: tuple[TrainingLabel, ...] = ()
     threads: int = 1
@@ -45,19 +47,21 @@ class Job(Struct, frozen=True, kw_only=True):
         return "Job(sealed)"
 
 
-def job_of(spec: TrainSpec, progress: Callable[[Progress], None], process: int = 0) -> Job:
+def job_of(spec: TrainSpec, told: Callable[[Progress | StageDone], None], process: int = 0) -> Job:
     return Job(
         model_dir=Path(spec.model_dir),
         rows=spec.rows,
         recipe=spec.recipe,
         out_dir=Path(spec.out_dir),
         checkpoint_dir=Path(spec.checkpoint_dir),
-        progress=progress,
+        progress=told,
+        stage_done=told,
         replay_prompts=spec.replay_prompts,
         earlier=spec.earlier,
         reference_dir=Path(spec.reference_dir) if spec.reference_dir is not None else None,
         answers_dir=Path(spec.answers_dir) if spec.answers_dir is not None else None,
         brought_dir=Path(spec.brought_dir) if spec.brought_dir is not None else None,
+        reward_dir=Path(spec.reward_dir) if spec.reward_dir is not None else None,
         pairs=spec.pairs,
         labels=spec.labels,
         threads=spec.threads,

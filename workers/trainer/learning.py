@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from streams.errors import Invalid
-from streams.recipes import Needs, PreferenceRecipe, stops_after
+from streams.recipes import Needs, PreferringRecipe, stops_after
 from workers.trainer.job import Job
 from workers.trainer.loaded import LoadedModel, NotPacked, deterministic, load_tokenizer, training_dtype
 from workers.trainer.loop import Taken, stands, take_steps
@@ -30,6 +30,11 @@ from workers.trainer.stopping import Stopping, held_out
 from workers.trainer.together import TakenTogether
 
 LONGEST_PACKED = 2048  # tokens: the attention of a pack takes memory by the square of its longest row
+
+AnyLearner = PackedLearner | PlainLearner
+Take = Callable[[AnyLearner, str, float], tuple[Taken, Sequence[Step], Mapping[str, float]]]
+"""Takes the steps of a learner another way: given the name of the run and what saving will take, what came of it, of which steps,
+and what is told of it."""
 
 Insert = Callable[[LoadedModel], Mapping[str, torch.nn.Parameter]]
 """Puts into a model what learns, makes everything else of it stay as it is, and names what learns."""
@@ -89,7 +94,7 @@ class Learnt:
         needs: Needs,
         metrics: Mapping[str, float] | None = None,
     ) -> Outcome:
-        per_epoch = len(self.steps) // job.recipe.epochs
+        per_epoch = len(self.steps) // (self.steps[-1].epoch + 1)
         losses, divergences = self.taken.losses, self.taken.divergences
         return Outcome(
             steps=len(losses),
@@ -129,9 +134,11 @@ def learn(
     packed: bool = True,
     dtype: torch.dtype | None = None,
     look: Callable[[LoadedModel, str], None] = lambda model, when: None,
+    take: Take | None = None,
 ) -> Learnt:
     """Train what `insert` puts into the model of the job; the model is left with it. `packed`: rows are run in packs, if they can
-    be. `look` is given the model "before" and "after". Raises Invalid if the model or the rows cannot be trained."""
+    be. `look` is given the model "before" and "after". `take`: how the steps are taken, if not as usual. Raises Invalid if the
+    model or the rows cannot be trained."""
     job.recipe.check()
     started = time.monotonic()
     job.progress(stands("preparing", 0))
@@ -149,23 +156,28 @@ def learn(
         if learner is None:
             learner = _plain(asked)
         told = encoded.preference
-        if told is not None:
+        if told is not None and take is None:
             # What learns is no change yet, whatever a checkpoint holds: so this is the reference.
             told.reference = learner.log_p(learner.preferred_rows)
         run, saving_s = _name_of_run(asked, learner), (time.monotonic() - started) / 4
         model, out = learner.model, encoded.held_out
         stopping = Stopping(stops_after(job.recipe), lambda: mean_loss(model, out)) if out else None
-        if job.processes > 1:
+        steps: Sequence[Step] = learner.steps
+        metrics: Mapping[str, float] = {}
+        if take is not None:
+            taken, steps, metrics = take(learner, run, saving_s)
+        elif job.processes > 1:
             assert isinstance(learner, PlainLearner)
             refused = f"by trl, in {job.processes} processes"
             taken = _together(learner, job, run, saving_s, stopping)
         else:
             taken = take_steps(learner, job, run, saving_s, stopping)
-        metrics = told.metrics(learner.log_p(learner.preferred_rows)) if told else nothing_preferred(job)
+        if take is None:
+            metrics = told.metrics(learner.log_p(learner.preferred_rows)) if told else nothing_preferred(job)
         look(learner.model, "after")
-    job.progress(stands("saving", len(learner.steps)))
+    job.progress(stands("saving", len(steps)))
     job.out_dir.mkdir(exist_ok=True, mode=0o700)  # what it lies in must be there: see `save_checkpoint`
-    return Learnt(learner.model, encoded, learner.steps, taken, refused, metrics)
+    return Learnt(learner.model, encoded, steps, taken, refused, metrics)
 
 
 def _device(job: Job) -> torch.device:
@@ -192,7 +204,7 @@ def _together(learner: PlainLearner, job: Job, run: str, saving_s: float, stoppi
 def encode(job: Job) -> Encoded:
     """The job's rows as tokens. Where too little is preferred, the new rows alone are learned. Raises Invalid if none is left of
     these either."""
-    if not job.rows and not (isinstance(job.recipe, PreferenceRecipe) and (job.pairs or job.labels)):
+    if not job.rows and not (isinstance(job.recipe, PreferringRecipe) and (job.pairs or job.labels)):
         raise Invalid("there is nothing to learn: the snapshot holds no row")
     tokenizer = load_tokenizer(job.model_dir)
     limit = row_limit(job.model_dir, job.recipe)
@@ -334,8 +346,11 @@ def _name_of_run(asked: _Asked, learner: PackedLearner | PlainLearner) -> str:
         str(asked.dtype),
         *(() if learner.preference is None else (learner.preferred_from,)),
     )
-    names = (asked.job.model_dir.name, (asked.reference_dir or asked.job.model_dir).name)
     # The first is on the device that one alone would be on.
     device = asked.device.type if asked.job.processes == 1 else f"{asked.device.type} x {asked.job.processes}"
-    known = msgspec.json.encode((asked.job.recipe, sizes, *names, device))
+    return name_of_run(asked.job, sizes, device, (asked.reference_dir or asked.job.model_dir).name)
+
+
+def name_of_run(job: Job, sizes: tuple[object, ...], device: str, reference: str | None = None) -> str:
+    known = msgspec.json.encode((job.recipe, sizes, job.model_dir.name, reference or job.model_dir.name, device))
     return hashlib.sha256(known).hexdigest()

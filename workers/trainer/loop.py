@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -23,11 +23,27 @@ TIMED_STEPS = 20  # the time left is told from the median of so many last steps
 @dataclass(frozen=True)
 class Done:
     """`loss`: mean nats per answer token of the step's new rows; `divergence`: per general token, None without general rows;
-    `tokens`: what went through the layers that learn."""
+    `tokens`: what went through the layers that learn; `values`: what else is told of it, by name."""
 
     loss: float
     divergence: float | None
     tokens: int
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+class Watching(Protocol):
+    """What may end a training before its last step, with the weights that were the best (`workers.trainer.stopping`)."""
+
+    losses: list[float]
+    best_step: int
+
+    def ends(self, step: int, named: Mapping[str, torch.nn.Parameter]) -> bool: ...
+
+    def take_best(self, named: Mapping[str, torch.nn.Parameter]) -> None: ...
+
+    def noted(self, kept: Checkpoint) -> Checkpoint: ...
+
+    def restore(self, found: Checkpoint) -> None: ...
 
 
 class Learner(Protocol):
@@ -38,6 +54,10 @@ class Learner(Protocol):
 
     @property
     def steps(self) -> Sequence[Step]: ...
+
+
+class StepLearner(Learner, Protocol):
+    """One whose steps are one change each."""
 
     def one_step(self, step: Step) -> Done:
         """Leave the gradients of a step in the parameters."""
@@ -72,9 +92,10 @@ def stands(stage: str, step: int) -> Progress:
 
 class Course:
     """How far a training is: the optimiser of what learns, what each step gave, the checkpoint and the word on it. Whoever takes
-    the steps tells it of each; a checkpoint that is there is taken up. Of several processes the first alone keeps and tells."""
+    the steps tells it of each; a checkpoint that is there is taken up. Of several processes the first alone keeps and tells.
+    `updates`: how often what learns was changed, where a step is not one change; else 0."""
 
-    def __init__(self, learner: Learner, job: Job, run: str, saving_s: float, stopping: Stopping | None) -> None:
+    def __init__(self, learner: Learner, job: Job, run: str, saving_s: float, stopping: Watching | None) -> None:
         self._learner, self._job, self._run, self._saving_s = learner, job, run, saving_s
         self._stopping = stopping
         self.optimiser = torch.optim.AdamW(
@@ -82,12 +103,12 @@ class Course:
         )
         self._losses: list[float] = []
         self._divergences: list[float] = []
-        self._tokens, self.done = 0, 0
+        self._tokens, self.done, self.updates = 0, 0, 0
         found = load_checkpoint(job.checkpoint_dir, run)
         if found is not None:
             _restore(found, learner.named, self.optimiser)
             self._losses, self._divergences = list(found.losses), list(found.divergences)
-            self._tokens, self.done = found.tokens, found.step
+            self._tokens, self.done, self.updates = found.tokens, found.step, found.updates
             if stopping is not None:
                 stopping.restore(found)
         self.first = self.done
@@ -119,6 +140,7 @@ class Course:
         if not ends and self.done < len(steps) and time.monotonic() - self._saved_at >= job.checkpoint_every_s:
             kept = _kept(self._learner.named, self.optimiser)
             so_far = Checkpoint(self._run, self.done, tuple(losses), tuple(divergences), self._tokens, kept)
+            so_far = replace(so_far, updates=self.updates)
             save_checkpoint(job.checkpoint_dir, so_far if self._stopping is None else self._stopping.noted(so_far))
             self._saved_at = time.monotonic()
         self._times = [*self._times[1 - TIMED_STEPS :], time.monotonic() - began]
@@ -134,6 +156,7 @@ class Course:
                 replay_divergence=step.divergence,
                 tokens_per_s=step.tokens / usual,
                 seconds_left=left if len(self._times) > 1 else None,
+                values=dict(step.values),
             )
         )
         return ends
@@ -147,7 +170,7 @@ class Course:
         return Taken(*so_far, tuple(self._stopping.losses), self._stopping.best_step)
 
 
-def take_steps(learner: Learner, job: Job, run: str, saving_s: float, stopping: Stopping | None = None) -> Taken:
+def take_steps(learner: StepLearner, job: Job, run: str, saving_s: float, stopping: Stopping | None = None) -> Taken:
     """Take every step that the checkpoint has not, but for those that `stopping` spares; what learns is changed in place. `run`
     tells checkpoints of other runs from this one's, `saving_s` is what saving will take. Raises Invalid as soon as the loss is no
     number."""
@@ -181,6 +204,8 @@ def _restore(found: Checkpoint, named: Mapping[str, torch.nn.Parameter], optimis
         with torch.no_grad():
             parameter.copy_(found.tensors[name])
         optimiser.state[parameter] = {
-            "step": torch.tensor(float(found.step), device=parameter.device if parameter.is_cuda else "cpu"),
+            "step": torch.tensor(
+                float(found.updates or found.step), device=parameter.device if parameter.is_cuda else "cpu"
+            ),
             **{key: found.tensors[f"{name}.{key}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")},
         }

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from streams.errors import Invalid
-from streams.recipes import LoraRecipe
+from streams.recipes import LoraRecipe, RewardRecipe
 
 
 class LoraLinear(nn.Module):
@@ -22,6 +23,7 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base = base
         self.scale = scale
+        self.applied = True
         bound = 1 / math.sqrt(base.in_features)  # what Kaiming's rule with a = sqrt(5) comes to, PEFT's choice
         a = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
         self.a = nn.Parameter(a.to(base.weight.device))
@@ -29,6 +31,8 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.base(x)
+        if not self.applied:
+            return y
         low = functional.linear(x, self.a.to(x.dtype))
         return y + functional.linear(low, (self.b * self.scale).to(x.dtype))
 
@@ -40,7 +44,7 @@ class LoraLinear(nn.Module):
 class Adapter:
     """The LoRA layers put into a model: `layers` by the full name of the linear layer they stand for."""
 
-    def __init__(self, layers: Mapping[str, LoraLinear], recipe: LoraRecipe) -> None:
+    def __init__(self, layers: Mapping[str, LoraLinear], recipe: LoraRecipe | RewardRecipe) -> None:
         self.layers = dict(layers)
         self.recipe = recipe
 
@@ -51,8 +55,19 @@ class Adapter:
             named[f"{name}.a"], named[f"{name}.b"] = layer.a, layer.b
         return named
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within it the model is what it was without the adapter."""
+        for layer in self.layers.values():
+            layer.applied = False
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.applied = True
 
-def add_adapter(model: nn.Module, upper: Mapping[str, nn.Module], recipe: LoraRecipe) -> Adapter:
+
+def add_adapter(model: nn.Module, upper: Mapping[str, nn.Module], recipe: LoraRecipe | RewardRecipe) -> Adapter:
     """Freeze `model` and put a LoRA layer around each linear layer of the `upper` layers (full name to
     module). The start values depend on `recipe.seed` alone. Raises Invalid where there is none."""
     for parameter in model.parameters():
@@ -72,18 +87,21 @@ def add_adapter(model: nn.Module, upper: Mapping[str, nn.Module], recipe: LoraRe
     return Adapter(layers, recipe)
 
 
-def save_adapter(adapter: Adapter, folder: Path, base_name: str) -> None:
+def save_adapter(adapter: Adapter, folder: Path, base_name: str, score: torch.Tensor | None = None) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` as `PeftModel.from_pretrained` reads
-    them."""
+    them. `score`: the head (1, width) of a model that scores, and does not speak."""
     folder.mkdir(exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in adapter.layers.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = layer.a.detach().cpu().contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = layer.b.detach().cpu().contiguous()
+    if score is not None:
+        tensors["base_model.model.score.weight"] = score.detach().cpu().contiguous()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "CAUSAL_LM" if score is None else "SEQ_CLS",
+        **({} if score is None else {"modules_to_save": ["score"]}),
         "base_model_name_or_path": base_name,
         "r": adapter.recipe.rank,
         "lora_alpha": adapter.recipe.alpha,

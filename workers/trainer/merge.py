@@ -72,13 +72,31 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def write_merged(base: Path, deltas: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write `base` with each weight of `deltas` (full module name to (out, in)) moved by it, into `folder`,
     which is emptied. Raises Invalid if the base has no such weight."""
+    _write(base, _merged(base, deltas), folder)
+
+
+def write_scoring(
+    base: Path, deltas: Mapping[str, torch.Tensor], score: torch.Tensor, changes: Mapping[str, Any], folder: Path
+) -> None:
+    """As `write_merged`, but with the head `score` (1, width) in the place of the output layer, and `changes` of the config that
+    say so."""
+    weights = _merged(base, deltas)
+    weights.pop("lm_head.weight", None)
+    weights["score.weight"] = score.detach().float().cpu().contiguous()
+    _write(base, weights, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | dict(changes)
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _merged(base: Path, deltas: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     weights = read_weights(base)
     for name, delta in deltas.items():
         weight = weights.get(f"{name}.weight")
         if weight is None or weight.shape != delta.shape:
             raise Invalid(f"{base.name}: no weight {name} of the shape that was trained")
         weight += delta
-    _write(base, weights, folder)
+    return weights
 
 
 def write_changed(base: Path, learned: Mapping[str, torch.Tensor], folder: Path) -> None:

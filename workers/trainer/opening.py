@@ -17,7 +17,7 @@ from streams.errors import Invalid
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import Memory, with_recalled
-from streams.recipes import BroughtRecipe, LoraRecipe, Needs, PreferenceRecipe, Recipe
+from streams.recipes import BroughtRecipe, LoraRecipe, Needs, PreferringRecipe, Recipe, RewardRecipe
 from workers.artifacts import Artifacts
 from workers.trainer.spec import TrainingRow
 
@@ -63,7 +63,9 @@ def opening_recipe(recipe: Recipe) -> Recipe:
     """Raises Invalid where nothing would be trained."""
     if isinstance(recipe, BroughtRecipe):
         raise Invalid("an opening round trains: it takes no adapter that was trained elsewhere")
-    if isinstance(recipe, PreferenceRecipe):  # of which its material says nothing
+    if isinstance(recipe, RewardRecipe):
+        raise Invalid("an opening round teaches a model to answer: no reward model comes of it")
+    if isinstance(recipe, PreferringRecipe):  # of which its material says nothing
         recipe = LoraRecipe(**{name: getattr(recipe, name) for name in LoraRecipe.__struct_fields__})
     return replace(recipe, epochs=min(recipe.epochs, EPOCHS))
 

@@ -1,7 +1,7 @@
 """Learning from rows in packs: the lower layers' states are there, a step runs the upper ones, its rows dealt to threads."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
@@ -12,8 +12,8 @@ from workers.trainer.losses import label_loss, log_probability, soft_loss
 from workers.trainer.packed import LowerStates, PackedModel
 from workers.trainer.plan import Step
 from workers.trainer.preferring import Asked, PreferringRows, answers_log_p
-from workers.trainer.rows import pack
-from workers.trainer.side_by_side import SideBySide
+from workers.trainer.rows import EncodedRow, pack
+from workers.trainer.side_by_side import Result, SideBySide
 from workers.trainer.sized import TOKENS_AT_ONCE
 
 
@@ -66,11 +66,31 @@ class PackedLearner(PreferringRows):
     def log_p(self, numbers: Iterable[int]) -> torch.Tensor:
         """(rows,) fp32, on the CPU: how likely the model finds the answers of these rows, in nats."""
         wanted = list(numbers)
-        heaps = self.dealt(((number,) for number in wanted), self.parts.count)
-        few = [rows for heap in heaps for rows in self.packs(heap)]
+        few = self.heaps(wanted)
         done = torch.cat(self.parts.run([partial(_log_p, self, rows) for rows in few]))
         found = dict(zip(chain(*few), done, strict=True))
         return torch.stack([found[number] for number in wanted])
+
+    def with_rows(self, rows: Sequence[EncodedRow]) -> "PackedLearner":
+        """The same model for other rows, that begin as these do and stand for themselves."""
+        states = LowerStates.computed(self.model, list(rows), self.prefix, self.parts)
+        return replace(
+            self, rows=list(rows), earlier_from=0, replay_from=len(rows), preference=None, states=states, steps=[]
+        )
+
+    def heaps(self, numbers: Iterable[int]) -> list[list[int]]:
+        """These rows, as they are run at once."""
+        heaps = self.dealt(((number,) for number in numbers), self.parts.count)
+        return [rows for heap in heaps for rows in self.packs(heap)]
+
+    def run(self, parts: Sequence[Callable[[], Result]]) -> list[Result]:
+        """What each gives, in their order; side by side."""
+        return self.parts.run(parts)
+
+    def hidden(self, numbers: Sequence[int]) -> torch.Tensor:
+        """(K, width): what the output layer sees of every token of these rows' answers, row by row."""
+        rows = [self.rows[number] for number in numbers]
+        return self.model.upper(self.states.of(numbers), pack(rows, self.prefix, self.model.device))
 
     def one_step(self, step: Step) -> Done:
         numbers, said, parameters = self.numbers(step), self.preferred(step), list(self.named.values())

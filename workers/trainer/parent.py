@@ -7,10 +7,11 @@ from collections.abc import Callable
 import msgspec
 
 from streams.errors import Invalid, Unavailable
-from workers.trainer.spec import Failure, Outcome, Progress, TrainSpec
+from workers.trainer.spec import Failure, Outcome, Progress, StageDone, TrainSpec
 
 KILL_AFTER_S = 30.0
-_LINES: msgspec.json.Decoder[Progress | Outcome | Failure] = msgspec.json.Decoder(Progress | Outcome | Failure)
+Line = Progress | StageDone | Outcome | Failure
+_LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 
 class Trainer:
@@ -43,8 +44,9 @@ class Trainer:
             if pipe is not None:
                 pipe.close()
 
-    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> Outcome:
-        """Train as `spec` says and wait for it, calling `progress` for each of the child's lines. Can be called once.
+    def train(self, spec: TrainSpec, progress: Callable[[Progress | StageDone], None]) -> Outcome:
+        """Train as `spec` says and wait for it, calling `progress` for each of the child's lines: how far it is, and what came of a
+        stage. Can be called once.
 
         When `progress` raises (a lost lease, a cancelled round), the child is ended first and the error goes on to the caller.
 
@@ -52,7 +54,7 @@ class Trainer:
         child), RuntimeError for a bug in the child.
         """
         assert self._child.stdin is not None and self._child.stdout is not None
-        last: Progress | Outcome | Failure | None = None
+        last: Line | None = None
         try:
             try:
                 with self._child.stdin as pipe:
@@ -61,7 +63,7 @@ class Trainer:
                 pass  # it died at once; its exit code below says so
             for line in self._child.stdout:
                 last = _LINES.decode(line)
-                if isinstance(last, Progress):
+                if isinstance(last, Progress | StageDone):
                     progress(last)
             code = self._child.wait(timeout=KILL_AFTER_S)
         finally:

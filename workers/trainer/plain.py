@@ -2,7 +2,7 @@
 attention is another, rows too long to be laid side by side), and for what all layers see (a prefix) or all weights learn by."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from workers.trainer.losses import label_loss, log_probability, soft_loss
 from workers.trainer.plan import Step
 from workers.trainer.preferring import PreferringRows, answers_log_p
 from workers.trainer.rows import EncodedRow
+from workers.trainer.side_by_side import Result
 from workers.trainer.sized import TOKENS_AT_ONCE
 
 CHECKPOINTED = 1024  # tokens of a row, above which a layer's inner states are computed again and not kept
@@ -131,6 +132,22 @@ class PlainLearner(PreferringRows):
         return log_probability(
             self.model.states(rows), self.model.head, torch.tensor(targets, device=self.model.device)
         )
+
+    def with_rows(self, rows: Sequence[EncodedRow]) -> "PlainLearner":
+        """The same model for other rows, that stand for themselves."""
+        return replace(self, rows=list(rows), earlier_from=0, replay_from=len(rows), preference=None, steps=[])
+
+    def heaps(self, numbers: Iterable[int]) -> list[list[int]]:
+        """These rows, as they are run at once."""
+        return batches(self.rows, list(numbers))
+
+    def run(self, parts: Sequence[Callable[[], Result]]) -> list[Result]:
+        """What each gives, in their order; one after the other."""
+        return [part() for part in parts]
+
+    def hidden(self, numbers: Sequence[int]) -> torch.Tensor:
+        """(K, width): what the output layer sees of every token of these rows' answers, row by row."""
+        return self.model.states([self.rows[number] for number in numbers])
 
     def one_step(self, step: Step) -> Done:
         losses, tokens = [0.0, 0.0, 0.0], 0

@@ -70,7 +70,7 @@ def _shuffled(chance: random.Random, items: Sequence[int]) -> list[int]:
     return mixed
 
 
-def _dealt(chance: random.Random, count: int) -> Iterator[int]:
+def dealt(chance: random.Random, count: int) -> Iterator[int]:
     """Numbers below `count` without end; each comes once before any comes again."""
     while True:
         yield from _shuffled(chance, range(count))
@@ -116,8 +116,8 @@ def plan_steps(
     new = _Wordings(random.Random(f"new {recipe.seed}"), fresh, lambda group: group not in beside)
     old = _Wordings(random.Random(f"old {recipe.seed}"), earlier)
     order = random.Random(f"order {recipe.seed}")
-    old_deck = _dealt(random.Random(f"old deck {recipe.seed}"), len(old.facts))
-    replay_deck = _dealt(random.Random(f"replay deck {recipe.seed}"), replay_rows)
+    old_deck = dealt(random.Random(f"old deck {recipe.seed}"), len(old.facts))
+    replay_deck = dealt(random.Random(f"replay deck {recipe.seed}"), replay_rows)
     old_per_step = min(recipe.earlier_rows_per_step, len(old.facts))
     replay_per_step = min(recipe.replay_rows_per_step, replay_rows)
     preferred_order = random.Random(f"preferred order {recipe.seed}")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from streams.control_tokens import escape_control_tokens
 from streams.errors import Invalid
-from streams.recipes import PreferenceRecipe
-from workers.trainer.rows import EncodedRow, control_texts, prompt_ids
+from streams.recipes import PpoRecipe, PreferenceRecipe, PreferringRecipe, RewardRecipe
+from streams.turns import turns_of
+from workers.trainer.rows import EncodedRow, control_texts, prompt_ids, row_limit
 from workers.trainer.spec import TrainingLabel, TrainingPair, TrainingRow
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Preference:
     `left_out`: so many said nothing that could be learned. `reference`: (rows,) fp32, of each row how likely the reference finds
     its answer; there before the first step."""
 
-    def __init__(self, recipe: PreferenceRecipe, rows: list[EncodedRow], units: list[tuple[int, ...]], left_out: int):
+    def __init__(self, recipe: PreferringRecipe, rows: list[EncodedRow], units: list[tuple[int, ...]], left_out: int):
         self.rows, self.units, self.left_out = rows, units, left_out
         self.beta = recipe.beta
         self.reference: torch.Tensor
@@ -119,6 +120,21 @@ class Labels(Preference):
         }
 
 
+class Prompts(Preference):
+    """What answers are drawn to, where the model learns from its own (`workers.trainer.reinforce`): every prompt that somebody
+    corrected, or preferred an answer to. `rows`: each with the end mark alone behind it; `messages`: as it is asked."""
+
+    def __init__(
+        self, recipe: PpoRecipe, rows: list[EncodedRow], messages: list[list[dict[str, str]]], left_out: int
+    ) -> None:
+        super().__init__(recipe, rows, [], left_out)
+        self.messages = messages
+
+    def metrics(self, log_p: torch.Tensor) -> dict[str, float]:
+        """How many there are."""
+        return {"prompts": float(len(self.rows)), "prompts_left_out": float(self.left_out)}
+
+
 def nothing_preferred(job: Job) -> dict[str, float]:
     """What is told where too little is preferred, and the rows alone are learned."""
     recipe = job.recipe
@@ -128,13 +144,46 @@ def nothing_preferred(job: Job) -> dict[str, float]:
     return {what: 0.0, f"{what}_left_out": float(count)}
 
 
+def check_preferred(job: Job) -> None:
+    """Raise TooFew where the job's recipe would learn nothing of what people prefer, before anything is trained."""
+    from workers.trainer.loaded import load_tokenizer
+
+    preference_of(job, load_tokenizer(job.model_dir), row_limit(job.model_dir, job.recipe))
+
+
 def preference_of(job: Job, tokenizer: Any, limit: int) -> Preference | None:
     """What the job's recipe learns of what people prefer; None where it learns nothing of that. Raises TooFew where that is too
     little, or where what is good cannot be told from what is bad."""
     recipe = job.recipe
+    if isinstance(recipe, PpoRecipe):
+        return _prompts(recipe, job, tokenizer, limit)
     if not isinstance(recipe, PreferenceRecipe):
         return None
     return _labels(recipe, job, tokenizer, limit) if recipe.from_labels else _pairs(recipe, job, tokenizer, limit)
+
+
+def _prompts(recipe: PpoRecipe, job: Job, tokenizer: Any, limit: int) -> Prompts:
+    """Each once, in the order of the rows. Raises Invalid where none leaves room for an answer."""
+    controls = control_texts(tokenizer)
+    found: dict[tuple[int, ...], list[dict[str, str]]] = {}
+    asked = [row for row in (*job.rows, *job.earlier) if not row.text]
+    asked += [TrainingRow(prompt=one.prompt, answer="", system=one.system, history=one.history) for one in job.pairs]
+    left_out = 0
+    for row in asked:
+        ids = prompt_ids(tokenizer, row, controls, limit - recipe.answer_tokens)
+        if ids is None:
+            left_out += 1
+            continue
+        system = [{"role": "system", "content": row.system}] if row.system is not None else []
+        turns = [{"role": role, "content": words} for role, words in turns_of(row.history)]
+        found.setdefault(ids, [*system, *turns, {"role": "user", "content": row.prompt}])
+    if not found:
+        raise Invalid(
+            f"ppo: none of the {len(asked)} prompts can be answered: with an answer of {recipe.answer_tokens} tokens"
+            f" (recipe.answer_tokens) they are above {limit}"
+        )
+    rows = [EncodedRow((*ids, tokenizer.eos_token_id), len(ids), 0) for ids in found]
+    return Prompts(recipe, rows, list(found.values()), left_out)
 
 
 def _pairs(recipe: PreferenceRecipe, job: Job, tokenizer: Any, limit: int) -> Pairs:
@@ -148,7 +197,7 @@ def _pairs(recipe: PreferenceRecipe, job: Job, tokenizer: Any, limit: int) -> Pa
             rows += [answers.row(prompt, side) for side in sides]
             weights.append(pair.weight)
     what = f"of {len(job.pairs)} pairs {len(weights)} can be learned from: the others are above {limit} tokens, or of equal sides"
-    _enough(recipe, len(weights), what if job.pairs else "there is no pair of answers")
+    enough(recipe, len(weights), what if job.pairs else "there is no pair of answers")
     return Pairs(recipe, rows, weights, len(job.pairs) - len(weights))
 
 
@@ -167,7 +216,7 @@ def _labels(recipe: PreferenceRecipe, job: Job, tokenizer: Any, limit: int) -> L
                 good.append(label.good)
                 break
     what = f"of {len(job.labels)} labelled answers {len(good)} can be learned from: the others are above {limit} tokens"
-    _enough(recipe, len(good), what if job.labels else "there is no labelled answer")
+    enough(recipe, len(good), what if job.labels else "there is no labelled answer")
     if len(set(good)) == 1:
         side = "good" if good[0] else "bad"
         raise TooFew(
@@ -184,7 +233,8 @@ def _others(labels: Sequence[TrainingLabel], place: int) -> Iterator[TrainingLab
         yield from (other for other in around if (_asked(other) == asked) is same)
 
 
-def _enough(recipe: PreferenceRecipe, count: int, what: str) -> None:
+def enough(recipe: PreferenceRecipe | RewardRecipe, count: int, what: str) -> None:
+    """Raise TooFew where nothing comes of so many."""
     if count < recipe.least:
         raise TooFew(f"{recipe.method}: {what}; it learns from {recipe.least} and more")
 

@@ -28,6 +28,7 @@ def run(order: RebuildCandidate, context: Context) -> None:
             recipe=order.recipe,
             replay_prompts=order.replay_prompts,
             engine=order.engine,
+            reward_model=order.reward_model,
         ),
         context,
     )

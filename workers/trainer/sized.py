@@ -9,13 +9,21 @@ from tokenizers import Tokenizer
 
 from streams.errors import Invalid
 from streams.hardware import this_machine
-from streams.recipes import PreferenceRecipe, stops_after
+from streams.recipes import PpoRecipe, PreferenceRecipe, RewardRecipe, stops_after
 from streams.sizing import FP32, USUAL, Plan, Work, plan, refusal, shape_of
 from workers.cores import HEAVY_THREADS
 from workers.trainer.spec import TrainingLabel, TrainingPair, TrainingRow, TrainSpec
 
 MARKS = 10  # tokens of the chat template around a question and its answer, but for what all rows begin with
-OF_RECIPE = ("epochs", "batch_rows", "rank", "upper_layers", "virtual_tokens", "projection_width")  # where it has them
+OF_RECIPE = (
+    "epochs",
+    "batch_rows",
+    "rank",
+    "upper_layers",
+    "virtual_tokens",
+    "projection_width",
+    "batch_answers",
+)  # where it has them
 TOKENS_AT_ONCE = 2048  # of one kind of rows, or of a pack, with its padding
 LOOKED_AT = 200  # rows of a kind, whose mean is taken
 
@@ -48,6 +56,8 @@ def plan_of(spec: TrainSpec) -> Plan | None:
 def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
     """The training's steps as they will be on average."""
     recipe = spec.recipe
+    if isinstance(recipe, RewardRecipe):
+        return _of_rankings(spec, recipe, tokenizer)
     preferred = _preferred(spec)
     new, beside = ([row for row in spec.rows if row.beside is also] for also in (False, True))
     facts = _facts(new)
@@ -61,6 +71,13 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
     ]
     for sides in zip(*preferred, strict=True):
         at_once.append((len(preferred) / steps, *_lengths(sides, tokenizer)))
+    if isinstance(recipe, PpoRecipe):  # its own answers, and as many new rows in each change as there are
+        at_once[0] = (min(recipe.batch_rows, facts), *at_once[0][1:])
+        prompts = [replace(row, answer="") for row in (*spec.rows, *spec.earlier)] + [
+            _row(pair, "") for pair in spec.pairs
+        ]
+        own = min(recipe.batch_answers, recipe.prompts_per_step)
+        at_once.append((own, _lengths(prompts, tokenizer)[0] + recipe.answer_tokens, recipe.answer_tokens))
     general = min(recipe.replay_rows, len(spec.replay_prompts))
     answer = recipe.replay_answer_tokens
     asked = [TrainingRow(prompt=prompt, answer="") for prompt in spec.replay_prompts[:LOOKED_AT]]
@@ -76,7 +93,8 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         kept_rows=len(spec.rows) - facts + len(spec.earlier) + general + sum(map(len, preferred)),
         weight_bytes=2 if spec.precision == "bfloat16" and recipe.method != "full" else FP32,
         parts=spec.threads,
-        keeps_best=stops_after(recipe) > 0,
+        keeps_best=stops_after(recipe) > 0 or isinstance(recipe, PpoRecipe),
+        answers=recipe.steps * recipe.prompts_per_step if isinstance(recipe, PpoRecipe) else 0,
         processes=spec.processes,
     )
     said = asdict(recipe)
@@ -90,6 +108,32 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         *(count * long for count, long, _ in at_once[2:]),
     )
     return replace(work, tokens_together=min(round(max(kinds)), TOKENS_AT_ONCE))
+
+
+def _of_rankings(spec: TrainSpec, recipe: RewardRecipe, tokenizer: Tokenizer) -> Work:
+    """Each answer of a ranking is run once, however many pairs it is in."""
+    answers = {
+        (pair.ranking, pair.prompt, words): _row(pair, words)
+        for pair in spec.pairs
+        for words in (pair.chosen, pair.rejected)
+    }
+    rankings = len({pair.ranking or number for number, pair in enumerate(spec.pairs)})
+    long, answer = _lengths(list(answers.values()), tokenizer)
+    rows = max(1, round(len(answers) / max(1, -(-rankings // recipe.batch_rankings))))
+    return Work(
+        method=recipe.method,
+        examples=rankings,
+        epochs=recipe.epochs,
+        batch_rows=recipe.batch_rankings,
+        rows_at_once=rows,
+        row_tokens=round(long),
+        answer_tokens=round(answer),
+        kept_rows=0,
+        rank=recipe.rank,
+        upper_layers=recipe.upper_layers,
+        weight_bytes=2 if spec.precision == "bfloat16" else FP32,
+        tokens_together=min(round(rows * long), TOKENS_AT_ONCE),
+    )
 
 
 def _preferred(spec: TrainSpec) -> list[tuple[TrainingRow, ...]]:

@@ -2,6 +2,7 @@
 
 from msgspec import Struct, field
 
+from streams.facts.rounds import Calibrated
 from streams.recipes import Needs, Recipe
 
 
@@ -29,7 +30,7 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 class TrainingPair(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Two answers to one prompt, of which people prefer the `chosen`; in plain text, as a row. `weight`: one over the pairs of its
-    ranking."""
+    `ranking` (None: it is one by itself)."""
 
     prompt: str
     chosen: str
@@ -37,6 +38,7 @@ class TrainingPair(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     system: str | None = None
     history: tuple[tuple[str, str], ...] = ()
     weight: float = 1.0
+    ranking: str | None = None
 
     def __repr__(self) -> str:
         return "TrainingPair(sealed)"
@@ -56,9 +58,10 @@ class TrainingLabel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Progress(Struct, frozen=True, kw_only=True, tag="progress", tag_field="kind"):
-    """Where a training stands. `loss` is nats per answer token of the last step's new rows, and on top of it the loss of what is
-    preferred; `replay_divergence` nats per general token. `seconds_left` is what the steps so far lead one to expect, saving
-    included; None until two steps were timed."""
+    """Where a training stands. `part`: the stage of a recipe with several, whose steps alone are counted. `loss` is nats per answer
+    token of the last step's new rows, and on top of it the loss of what is preferred; `replay_divergence` nats per general token.
+    `seconds_left` is what the steps so far lead one to expect, saving included; None until two steps were timed. `values`: what
+    else the method tells of the step, by name."""
 
     stage: str  # "preparing", "training" or "saving"
     step: int
@@ -68,6 +71,8 @@ class Progress(Struct, frozen=True, kw_only=True, tag="progress", tag_field="kin
     replay_divergence: float | None
     tokens_per_s: float | None
     seconds_left: float | None
+    values: dict[str, float] = field(default_factory=dict)
+    part: str | None = None
 
 
 class Outcome(Struct, frozen=True, kw_only=True, tag="outcome", tag_field="kind"):
@@ -77,7 +82,7 @@ class Outcome(Struct, frozen=True, kw_only=True, tag="outcome", tag_field="kind"
 
     `tokens` counts what went through the layers that learn. `seconds` and `cpu_seconds` are this process's own: a run that was
     taken up again (`resumed_at_step` > 0) counts from there. `fallback`: why the rows were run one by one and not in packs, if
-    they were. `metrics`: what else the method tells, by name.
+    they were. `metrics`: what else the method tells, by name; `calibrated`: of a reward model.
     """
 
     steps: int
@@ -96,7 +101,18 @@ class Outcome(Struct, frozen=True, kw_only=True, tag="outcome", tag_field="kind"
     needs: Needs = "merged"
     fallback: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    calibrated: tuple[Calibrated, ...] = ()
     export_difference: float | None = None  # see workers.models.finish; None if nothing was exported
+
+
+class StageDone(Struct, frozen=True, kw_only=True, tag="stage", tag_field="kind"):
+    """That a stage of a recipe with several is done, `number` (from 1) of `stages`, and what came of it."""
+
+    stage: str
+    number: int
+    stages: int
+    method: str
+    outcome: Outcome
 
 
 class Failure(Struct, frozen=True, kw_only=True, tag="failure", tag_field="kind"):
@@ -121,6 +137,7 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reference_dir: str | None = None
     answers_dir: str | None = None
     brought_dir: str | None = None  # see `workers.trainer.job`
+    reward_dir: str | None = None
     pairs: tuple[TrainingPair, ...] = ()
     labels: tuple[TrainingLabel, ...] = ()
     threads: int = 1

@@ -2,7 +2,8 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -10,11 +11,11 @@ from msgspec.structs import asdict, replace
 
 from streams.errors import Erased, Invalid, Unavailable
 from streams.facts.orders import OrderProgressed, WaitsFor
-from streams.facts.rounds import CandidateTrained
+from streams.facts.rounds import CandidateTrained, RewardModelTrained, StageFinished
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import with_recalled
-from streams.recipes import BroughtRecipe
+from streams.recipes import BroughtRecipe, PpoRecipe, RewardRecipe
 from streams.sealing import Keys, open_sealed
 from streams.sizing import Plan
 from workers.alone import is_held
@@ -29,7 +30,7 @@ from workers.trainer.general import answers_folder, general_prompts, kept_place,
 from workers.trainer.opening import Candidate, Openings, opening_recipe, opening_rows
 from workers.trainer.parent import Trainer
 from workers.trainer.sized import planned
-from workers.trainer.spec import Outcome, Progress, TrainingLabel, TrainingPair, TrainingRow, TrainSpec
+from workers.trainer.spec import Outcome, Progress, StageDone, TrainingLabel, TrainingPair, TrainingRow, TrainSpec
 
 RECALLED = "recalled"  # tells the group of a fact's rows behind what is recalled from that of its bare ones
 SPARE_BYTES = 256_000_000  # for the log, the tables and the exam meanwhile
@@ -52,8 +53,11 @@ def run(order: TrainCandidate, context: Context) -> None:
         opened = openings.find(order, _precision(context)) if opening else None
         if opened is not None:
             return _tell(order, opened, 0.0, context)
-    made = train(order, context)
+    made = train(order, context, partial(_tell_stage, order, context))
     trained, model_dir = made.result, Path(made.result.model_dir)
+    if isinstance(order.recipe, RewardRecipe):
+        _tell_reward(order, trained, made.made_with, context)
+        return strike(context.database, context.settings.host, str(made.folder))
     with context.keeping():
         golden = context.artifacts.put_file(model_dir / GOLDEN_FILE)
         candidate = Candidate(
@@ -89,8 +93,60 @@ def _tell(order: TrainCandidate, made: Candidate, duration_s: float, context: Co
     context.publish(order, event, "candidate_trained")
 
 
-def train(order: TrainCandidate, context: Context) -> Made:
-    """Train as it is ordered, from the last checkpoint of whoever began it. Raises Cancelled, Invalid, Unavailable."""
+def _tell_reward(order: TrainCandidate, trained: Outcome, made: MadeWith, context: Context) -> None:
+    with context.keeping():
+        event = RewardModelTrained(
+            domain=order.domain,
+            round_id=order.round_id,
+            order_id=order.order_id,
+            snapshot=order.snapshot,
+            base_model=order.base_model,
+            model=context.artifacts.put_dir(Path(trained.model_dir)),
+            adapter=context.artifacts.put_dir(Path(trained.adapter_dir)),
+            loss=trained.final_loss,
+            steps=trained.steps,
+            duration_s=round(trained.seconds, 1),
+            cpu_s=round(trained.cpu_seconds, 1),
+            losses=tuple(round(loss, 4) for loss in trained.epoch_losses),
+            tokens=trained.tokens,
+            made_with=made,
+            metrics={name: round(value, 6) for name, value in trained.metrics.items()},
+            calibrated=trained.calibrated,
+        )
+        context.publish(order, event, "reward_model_trained")
+
+
+def _tell_stage(order: TrainCandidate, context: Context, done: StageDone, made: MadeWith) -> None:
+    """What it learned is kept by itself; a reward model, whole. Told again, it is the same fact."""
+    trained = done.outcome
+    if done.method == RewardRecipe.__struct_config__.tag:
+        _tell_reward(order, trained, made, context)
+    with context.keeping():
+        event = StageFinished(
+            domain=order.domain,
+            round_id=order.round_id,
+            order_id=order.order_id,
+            stage=done.stage,
+            number=done.number,
+            stages=done.stages,
+            artifact=context.artifacts.put_dir(Path(trained.adapter_dir)),
+            loss=trained.final_loss,
+            duration_s=round(trained.seconds, 1),
+            metrics={name: round(value, 6) for name, value in trained.metrics.items()},
+        )
+        context.publish(order, event, f"stage_finished {done.stage}")
+
+
+StageDoneBy = Callable[[StageDone, MadeWith], None]
+
+
+def _untold(done: StageDone, made: MadeWith) -> None:
+    """What is made once more has been told."""
+
+
+def train(order: TrainCandidate, context: Context, stage_done: StageDoneBy = _untold) -> Made:
+    """Train as it is ordered, from the last checkpoint of whoever began it; `stage_done` is called with each stage of a recipe with
+    several. Raises Cancelled, Invalid, Unavailable."""
     snapshot = load(order.snapshot, context.artifacts)
     if snapshot.opening:
         order = replace(order, recipe=opening_recipe(order.recipe))
@@ -99,7 +155,7 @@ def train(order: TrainCandidate, context: Context) -> Made:
     context.wait(order, "train", lambda: no_room(order, context) or missing_answers(_spec(order, folder, context)))
     while True:
         try:
-            made = _train(order, snapshot, folder, context)
+            made = _train(order, snapshot, folder, context, stage_done)
             break
         except WordsGone:
             strike(context.database, context.settings.host, str(folder))
@@ -128,18 +184,29 @@ def _spec(
         reference_dir=str(context.artifacts.path(order.reference_model)),
         answers_dir=str(answers_folder(context.settings.home)),
         brought_dir=_brought(order, context),
+        reward_dir=_reward(order, context),
         pairs=preferred.pairs if preferred is not None else (),
         labels=preferred.labels if preferred is not None else (),
         threads=HEAVY_THREADS if device != "cpu" else max(1, HEAVY_THREADS // processes),
         device=device,
         precision=_precision(context),
         processes=processes,
-        engine=order.engine,
+        # What scores is served by none.
+        engine=order.engine if not isinstance(order.recipe, RewardRecipe) else None,
     )
 
 
 def _precision(context: Context) -> str:
     return fast_precision() if context.settings.training_device == "cpu" else "bfloat16"
+
+
+def _reward(order: TrainCandidate, context: Context) -> str | None:
+    """The domain's reward model, where the recipe asks it."""
+    if not isinstance(order.recipe, PpoRecipe) or order.recipe.rules or order.reward_model is None:
+        return None
+    if not context.artifacts.has(order.reward_model):
+        raise Invalid("the domain's reward model does not lie among the artifacts of this machine")
+    return str(context.artifacts.path(order.reward_model))
 
 
 def _brought(order: TrainCandidate, context: Context) -> str | None:
@@ -165,7 +232,7 @@ def missing_answers(spec: TrainSpec) -> WaitsFor | None:
     return "general_answers" if not place.exists() and is_held(lock_of(place)) else None
 
 
-def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Context) -> Made:
+def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Context, stage_done: StageDoneBy) -> Made:
     """Raises WordsGone when somebody was erased whose words are in it; the child has ended then."""
     # A base has learned nothing of it.
     fresh, earlier = taught(snapshot, context.keyring, anew=order.base_model == order.reference_model)
@@ -176,11 +243,14 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
     spec = _spec(order, folder, context, fresh.rows, earlier.rows, preferred)
     words = Words(context, kids)
 
-    def progress(seen: Progress) -> None:
+    def progress(seen: Progress | StageDone) -> None:
         words.look()
+        if isinstance(seen, StageDone):
+            words.look(at_once=True)
+            return stage_done(seen, made_with(spec.threads, seen.outcome.precision, spec.device, spec.processes))
         values = {"loss": seen.loss, "replay_divergence": seen.replay_divergence, "tokens_per_s": seen.tokens_per_s}
-        told = {name: value for name, value in values.items() if value is not None}
-        context.progress(order, "train", seen.step, seen.steps, seen.seconds_left, **told)
+        told = {name: value for name, value in values.items() if value is not None} | seen.values
+        context.progress(order, "train", seen.step, seen.steps, seen.seconds_left, stage=seen.part, **told)
 
     words.look(at_once=True)  # they were opened with keys that are remembered for a while
     _tell_plan(order, planned(spec), context)
@@ -281,6 +351,7 @@ def preferences(snapshot: Snapshot, keys: Keys) -> TrainingPreferences:
                 system=prompt.system,
                 history=prompt.history,
                 weight=1 / of_ranking[pair.ranking],
+                ranking=pair.ranking,
             )
         )
         kids |= pair.kids
