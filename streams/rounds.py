@@ -150,7 +150,7 @@ def _from_base(policy: Policy, number: int, event: DomainEvent) -> Reason | None
 
 def _judged(state: Domain, round_: Round, event: rounds.CandidateEvaluated, cause: UUID) -> Consequence:
     """What the gate says of a candidate."""
-    verdict = judge(event.paired, round_.policy.gate, round_.base_model is not None, event.means)
+    verdict = judge(event.paired, round_.policy.gate, moves=round_.base_model is not None, means=event.means)
     if verdict.outcome != "ship":
         refused = rounds.GateRefused(domain=event.domain, round_id=round_.id, verdict=verdict)
         return Consequence(uuid5(cause, "gate_refused"), refused)

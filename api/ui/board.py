@@ -134,6 +134,9 @@ def _facts(step: str, row: Json, lang: Lang) -> list[str]:
             return [
                 safe(say(lang, "kept", kept=row.get("kept") or 0, wordings=row.get("wordings") or 0)),
                 safe(say(lang, "earlier", earlier=row["earlier"])) if row.get("earlier") else "",
+                safe(say(lang, "pairs", **{name: row.get(name) or 0 for name in ("pairs", "pairs_held_out", "labels")}))
+                if row.get("read") is not None
+                else "",
                 f"<span{title}>{safe(say(lang, 'dropped', dropped=dropped))}</span>" if dropped else "",
                 f"<code>{safe(_short(row['snapshot']))}</code>",
             ]

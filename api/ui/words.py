@@ -138,6 +138,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "end_empty": ("nothing new to learn", "没有新内容"),
     "end_failed": ("failed", "失败"),
     "end_cancelled": ("cancelled", "已取消"),
+    "pairs": (
+        "{pairs} pairs, {pairs_held_out} held out, {labels} labels",
+        "{pairs} 对偏好，留出 {pairs_held_out} 对，{labels} 个好坏标签",
+    ),
     "kept": ("{kept} kept, {wordings} wordings", "保留 {kept} 条，{wordings} 种问法"),
     "earlier": ("{earlier} of earlier rounds", "往轮 {earlier} 条"),
     "dropped": ("{dropped} dropped", "剔除 {dropped} 条"),

@@ -14,7 +14,7 @@ from streams import domain, rounds
 from streams.codec import RENAMED, decode
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.facts.rounds import GatePassed, GateRefused, RoundRequested
-from streams.gate import GateMargins, Paired, Verdict, judge
+from streams.gate import GateMargins, Means, Paired, Verdict, judge
 from streams.log import MemoryLog, Message
 from streams.policy import Outlook
 from streams.reasons import Reason
@@ -162,6 +162,7 @@ def in_the_words_of_then(table: str, found: dict[str, Any]) -> None:
 def of_then(policy: dict[str, Any]) -> None:
     """A policy of a time when nothing was recalled, and no round began at the base anew, goes on to mean that."""
     assert policy.pop("recall")["of"] == "off" and policy["gate"].pop("learn") == "bare"
+    assert policy["gate"].pop("least_pairs") == 20
     assert policy.pop("from_base_every") is None
     del policy["recipe"]["recalled_share"]
 
@@ -181,7 +182,9 @@ DECISIONS = ("round_requested", "gate_passed", "gate_refused")
 def test_another_gate_changes_nothing_of_what_happened_and_is_told(
     database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stricter(paired: dict[str, Paired], margins: GateMargins, moves: bool = False) -> Verdict:
+    def stricter(
+        paired: dict[str, Paired], margins: GateMargins, moves: bool = False, means: dict[str, Means] | None = None
+    ) -> Verdict:
         return msgspec.structs.replace(judge(paired, margins), outcome="refuse")
 
     before, _ = replayed("released", database)
