@@ -11,6 +11,7 @@ import msgspec
 from streams.recipes import Recipe
 
 CURVE_FILE = "loss.svg"
+CALIBRATION_FILE = "calibration.svg"
 Card = dict[str, Any]
 _WIDTH, _HEIGHT, _EDGE = 640, 240, 40  # of the picture, in its own units
 
@@ -57,7 +58,7 @@ def card_of(
 
 
 def card_page(card: Card) -> str:
-    """The card in Markdown. The picture it names is `curve`'s."""
+    """The card in Markdown. The pictures it names are `curve`'s and `calibration`'s."""
     base, data, training = card["base"], card["data"], card["training"]
     released = f"release {card['domain']}@{card['release']}" if card["release"] is not None else card["outcome"]
     made = training.get("made_with") or {}
@@ -121,8 +122,24 @@ def card_page(card: Card) -> str:
             f"Loss of each epoch, nats an answer token: {', '.join(f'{loss:.3g}' for loss in losses)}.",
             f"![loss of each epoch]({CURVE_FILE})",
         ]
-    parts += ["## Evaluation", *_evaluation(card["evaluation"])]
+    if card["outcome"] == "kept":
+        parts += ["## Reward model", *_reward(training)]
+    else:
+        parts += ["## Evaluation", *_evaluation(card["evaluation"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _reward(training: Mapping[str, Any]) -> list[str]:
+    told = training.get("metrics") or {}
+    if "accuracy" not in told:
+        return ["Too few rankings to hold any out: how often it is right is not known."]
+    right = (
+        f"Of {told['held_out_pairs']:.0f} pairs of {told['held_out_rankings']:.0f} rankings that were held out, it puts the better"
+        f" answer first in {told['accuracy']:.1%} (95 %: {told['accuracy_low']:.1%} to {told['accuracy_high']:.1%})."
+    )
+    rows = [f"| {one['pairs']} | {one['predicted']:.3f} | {one['won']:.3f} |" for one in training["calibrated"]]
+    table = "\n".join(["| pairs | predicted | won |", "| --- | --- | --- |", *rows])
+    return [right, table, f"![how sure it is, and how often it is right]({CALIBRATION_FILE})"]
 
 
 def _started_from(card: Card) -> str:
@@ -151,6 +168,27 @@ def curve(losses: Sequence[float]) -> str:
         f'<text x="{_EDGE - 6}" y="{foot + 4}" text-anchor="end">0</text>'
         f'<text x="{_EDGE}" y="{foot + 18}">epoch 1</text>'
         f'<text x="{_WIDTH - _EDGE}" y="{foot + 18}" text-anchor="end">{len(losses)}</text></svg>\n'
+    )
+
+
+def calibration(bins: Sequence[Mapping[str, Any]]) -> str:
+    """How sure a reward model is against how often it is right, as a picture (SVG); on the grey line both are the same."""
+    wide, high = _WIDTH - 2 * _EDGE, _HEIGHT - 2 * _EDGE
+    foot = _HEIGHT - _EDGE
+    points = [(_EDGE + (one["predicted"] - 0.5) * 2 * wide, foot - one["won"] * high, one["pairs"]) for one in bins]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 + min(9.0, pairs**0.5):.1f}"/>' for x, y, pairs in points)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">'
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>'
+        f'<path d="M{_EDGE} {_EDGE}V{foot}H{_WIDTH - _EDGE}" fill="none" stroke="#888"/>'
+        f'<path d="M{_EDGE} {foot - high / 2}L{_WIDTH - _EDGE} {_EDGE}" fill="none" stroke="#888"/>'
+        f'<g fill="#1a6" stroke="none">{dots}</g><polyline points="{line}" fill="none" stroke="#1a6" stroke-width="2"/>'
+        f'<text x="{_EDGE}" y="{_EDGE - 8}">share in which the better answer won</text>'
+        f'<text x="{_EDGE - 6}" y="{_EDGE + 4}" text-anchor="end">1</text>'
+        f'<text x="{_EDGE - 6}" y="{foot + 4}" text-anchor="end">0</text>'
+        f'<text x="{_EDGE}" y="{foot + 18}">sure to 0.5</text>'
+        f'<text x="{_WIDTH - _EDGE}" y="{foot + 18}" text-anchor="end">1</text></svg>\n'
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from api.cards import CURVE_FILE, card_page, curve
+from api.cards import CALIBRATION_FILE, CURVE_FILE, calibration, card_page, curve
 from api.cli.context import (
     domain_option,
     json_option,
@@ -188,6 +188,8 @@ def card(round_: str, domain: str | None, out: Path | None, as_json: bool) -> No
         (out / "card.md").write_text(card_page(found), encoding="utf-8")
         (out / "card.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (out / CURVE_FILE).write_text(curve(found["training"].get("losses") or ()), encoding="utf-8")
+        if bins := found["training"].get("calibrated"):
+            (out / CALIBRATION_FILE).write_text(calibration(bins), encoding="utf-8")
     if as_json:
         print_json(found)
     elif out is not None:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from sqlalchemy import text
 from torch.nn import init
 
 from streams.facts.bases import BASES, BaseAdded
@@ -36,7 +37,8 @@ from workers.selector.snapshot import load
 from workers.trainer import step as training
 from workers.trainer.brought import take_in
 from workers.trainer.child import carry_out
-from workers.trainer.spec import Outcome, Progress, TrainSpec
+from workers.trainer.reward_model import RewardModel
+from workers.trainer.spec import Outcome, Progress, StageDone, TrainSpec
 
 __all__ = ["host"]
 ASKED = (
@@ -56,6 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "continued_pretraining": {"rank": 4},
     "dpo": {"rank": 4, "learning_rate": 0.02},
     "kto": {"rank": 4, "learning_rate": 0.02},
+    "sft_dpo": {"rank": 4, "learning_rate": 0.02, "dpo_epochs": 2, "seed": 3},
 }
 PAIRS = 8
 FEED = {"dpo": "preferences", "kto": "preferences"}  # they need nothing else that is new
@@ -70,14 +73,14 @@ class Here:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def train(self, spec: TrainSpec, progress: Callable[[Progress], None]) -> Outcome:
+    def train(self, spec: TrainSpec, progress: Callable[[Progress | StageDone], None]) -> Outcome:
         with tempfile.TemporaryFile() as lines:
             code = carry_out(io.BytesIO(msgspec.json.encode(spec)), lines.fileno())
             lines.seek(0)
             *told, last = lines.read().splitlines()
         assert code == 0, last
         for line in told:
-            progress(msgspec.json.decode(line, type=Progress))
+            progress(msgspec.json.decode(line, type=Progress | StageDone))
         return msgspec.json.decode(last, type=Outcome)
 
 
@@ -142,8 +145,8 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
     }
     assert world.as_operator.post("/v1/domains", json=body).status_code == 201
     until_live(0)
-    text = b"# Rivers\n\nThe river turns the wheel.\n\n# Wheels\n\nThe wheel lifts the water in the year 1999.\n"
-    added = world.as_data.post(f"/v1/domains/{domain}/documents?name=rivers.md", content=text)
+    page = b"# Rivers\n\nThe river turns the wheel.\n\n# Wheels\n\nThe wheel lifts the water in the year 1999.\n"
+    added = world.as_data.post(f"/v1/domains/{domain}/documents?name=rivers.md", content=page)
     assert added.status_code == 200, added.text
     world.caught_up(added.json()["position"])
 
@@ -191,6 +194,28 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
             assert "what people prefer is learned" in round_["verdict"]["words"]
         monkeypatch.setattr(training, "Trainer", Here)  # the first was trained by a child
     assert len(made) == len(recipes)
+
+    reward = {"method": "reward", "rank": 4, "epochs": 2}
+    started = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": reward})
+    assert started.status_code == 202, started.text
+
+    def is_kept() -> bool:
+        work_once(context, table, threading.Event())
+        row = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"][0]
+        assert row["failure"] is None, row["failure"]
+        return bool(row["step"] == "kept")
+
+    wait_until(is_kept, WITHIN_S, "a reward model")
+    (scores, *_) = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
+    assert (scores["release"], scores["kept"], scores["said_by"]) == (None, 0, {"ann": 4})
+    card = world.as_data.get(f"/v1/rounds/{scores['round_id']}/card").json()
+    assert card["outcome"] == "kept" and card["training"]["metrics"]["pairs"] == 4
+    asked = [{"role": "user", "content": "What turns wheel 1?"}]
+    assert len(RewardModel(context.artifacts.path(scores["model"])).score([(asked, "A river.")])) == 1
+    with world.database.connect() as connection:
+        told = text("SELECT count(*) FROM noria.events WHERE domain = :domain AND type = 'stage_finished'")
+        # Of lora_p_tuning_v2 two, and two of sft_dpo, which learns what was preferred before.
+        assert connection.execute(told, {"domain": domain}).scalar_one() == 4
 
     other = heron(tmp_path)
     model, known = context.artifacts.put_dir(other), msgspec.json.decode((other / "noria.json").read_bytes())["about"]

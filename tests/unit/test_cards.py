@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from api.cards import CURVE_FILE, card_of, card_page, curve
+from api.cards import CALIBRATION_FILE, CURVE_FILE, calibration, card_of, card_page, curve
 from api.cli.rounds import rebuild_words
 from streams.recipes import LoraRecipe
 from tests.samples import MADE_WITH
@@ -117,3 +117,22 @@ def test_a_rebuild_that_came_out_different_names_what_was_another() -> None:
     assert "with the same libraries, on the same kind of machine" in rebuild_words(told | {"differences": []})
     assert "on another kind of machine?" in rebuild_words(told | {"differences": None})
     assert "without 3 examples" in rebuild_words(told | {"erased": 3, "differences": None})
+
+
+def test_the_card_of_a_reward_model_says_how_often_it_is_right_and_draws_how_sure_it_is() -> None:
+    bins = [{"pairs": 9, "predicted": 0.6, "won": 0.5}, {"pairs": 15, "predicted": 0.9, "won": 0.8}]
+    told = {
+        "held_out_pairs": 24.0,
+        "held_out_rankings": 4.0,
+        "accuracy": 0.75,
+        "accuracy_low": 0.3,
+        "accuracy_high": 0.95,
+    }
+    page = card_page(card(step="kept", training={"metrics": told, "calibrated": bins}))
+    assert (
+        "Of 24 pairs of 4 rankings that were held out, it puts the better answer first in 75.0% (95 %: 30.0% to 95.0%)"
+        in page
+    )
+    assert "| 15 | 0.900 | 0.800 |" in page and f"]({CALIBRATION_FILE})" in page and "gate" not in page
+    assert len(ET.fromstring(calibration(bins)).findall(".//{http://www.w3.org/2000/svg}circle")) == 2
+    assert "not known" in card_page(card(step="kept", training={"metrics": {"pairs": 3.0}}))

@@ -4,22 +4,28 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from streams import orders
+from streams.domain import in_use
 from streams.envelope import Consequence
+from streams.errors import Invalid
 from streams.events import DomainEvent
 from streams.facts.domains import PolicySet
 from streams.facts.orders import OrderProgressed
 from streams.facts.people import PlacesPurged
 from streams.facts.releases import ReleaseStarted
-from streams.facts.rounds import GatePassed, GateRefused, RoundCancelled
+from streams.facts.rounds import GatePassed, GateRefused, RewardModelTrained, RoundAsked, RoundCancelled, StageFinished
 from streams.gate import GateMargins, Paired, judge
-from streams.policy import Policy
+from streams.policy import Policy, check_policy
+from streams.recipes import RewardRecipe
 from tests.samples import (
     DOMAIN,
     REFUSED,
     SHIPS,
+    START,
     DomainLog,
+    correction,
     created,
     evaluated,
     failed,
@@ -151,3 +157,61 @@ def test_progress_and_what_we_said_ourselves_change_nothing() -> None:
     refused = GateRefused(domain=DOMAIN, round_id=train.round_id, verdict=verdict)
     for event in (progressed, purged, started, passed, refused):
         assert log.tell(event) == () and log.state == before
+
+
+def scored(order: orders.TrainCandidate) -> RewardModelTrained:
+    return RewardModelTrained(
+        domain=DOMAIN,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        snapshot=order.snapshot,
+        base_model=order.base_model,
+        model="scores",
+        adapter="learned",
+        loss=0.5,
+        steps=3,
+        duration_s=1.0,
+    )
+
+
+def test_a_round_that_makes_a_reward_model_ends_with_it_serves_nothing_and_leaves_corrections_to_the_next() -> None:
+    log = created()
+    log.tell(correction("c1"))
+    (select,) = (
+        one
+        for one in log.tell(RoundAsked(domain=DOMAIN, by="ops", recipe=RewardRecipe()))
+        if isinstance(one, orders.SelectSnapshot)
+    )
+    (train,) = log.tell(replace(selected(select, kept=()), pairs=6, said_by={"ana": 6}))
+    assert isinstance(train, orders.TrainCandidate)
+    stage = StageFinished(
+        domain=DOMAIN, round_id=train.round_id, order_id=train.order_id, stage="sft", number=1, stages=2,
+        artifact="a", loss=0.5, duration_s=1.0,
+    )  # fmt: skip
+    before = log.state
+    assert log.tell(stage) == () and log.state == before, "the round goes on"
+    assert log.tell(scored(train)) == (), "it waits for no exam and no gate"
+    state = log.state
+    assert (
+        state.round is None
+        and state.ended is not None
+        and (state.ended.step, state.ended.last_step) == ("kept", "train")
+    )
+    assert state.reward_model is not None and state.live == 0
+    assert (state.reward_model.model, state.reward_model.base_release) == ("scores", 0)
+    assert len(state.fresh.corrections) == 1, "the correction was learned by nobody"
+    assert in_use(state, train.round_id, None), "it is not retired while it is the newest"
+    assert log.tell(scored(train)) == () and log.state == state, "old news"
+
+
+def test_a_reward_model_of_a_stage_is_kept_and_the_round_goes_on_to_its_candidate() -> None:
+    log = created()
+    train = upto_train(log)
+    assert log.tell(scored(train)) == () and log.state.reward_model is not None and log.state.round is not None
+    (order,) = log.tell(trained(train))
+    assert isinstance(order, orders.EvaluateCandidate)
+
+
+def test_no_policy_makes_reward_models_by_itself() -> None:
+    with pytest.raises(Invalid, match=r"recipe\.method reward is for one round"):
+        check_policy(Policy(recipe=RewardRecipe()), START)

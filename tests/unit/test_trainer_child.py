@@ -14,11 +14,12 @@ import psutil
 import pytest
 
 from streams.errors import Invalid, Unavailable
+from streams.recipes import SftDpoRecipe
 from tests.local_noria import until
 from tests.unit import trainer_tiny as tiny
 from workers.trainer.child import carry_out, place_of
 from workers.trainer.parent import Trainer
-from workers.trainer.spec import Progress, TrainingRow, TrainSpec
+from workers.trainer.spec import Progress, StageDone, TrainingRow, TrainSpec
 
 WAIT_S = 240.0  # a child imports torch at low priority: on a busy machine that takes its time
 
@@ -31,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def take() -> Iterator[Callable[[], Trainer]]:
     """A child that was started ahead, as a worker starts it when a round is near: all of them load torch side by side."""
-    waiting = [Trainer() for _ in range(4)]
+    waiting = [Trainer() for _ in range(7)]
     yield waiting.pop
     for left in waiting:
         left.close()
@@ -136,6 +137,40 @@ def test_a_child_that_is_killed_is_a_matter_of_the_machine(
     trainer = take()
     with pytest.raises(Unavailable, match="code -9"):
         trainer.train(spec_for(base, tmp_path), lambda progress: os.kill(trainer.pid, signal.SIGKILL))
+
+
+def test_a_staged_training_that_is_killed_in_each_of_its_stages_ends_in_the_same_bytes(
+    base: Path, tmp_path: Path, take: Callable[[], Trainer]
+) -> None:
+    small = {"epochs": 3, "batch_rows": 4, "replay_rows_per_step": 2, "replay_answer_tokens": 4}
+    recipe = SftDpoRecipe(rank=4, alpha=8.0, batch_pairs=4, dpo_epochs=3, **small)
+
+    def staged(folder: str) -> TrainSpec:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return msgspec.structs.replace(spec_for(base, tmp_path / folder), recipe=recipe, pairs=tiny.pairs())
+
+    def killed_in(stage: str) -> None:
+        trainer = take()
+
+        def kill(told: Progress | StageDone) -> None:
+            if isinstance(told, Progress) and (told.part, told.step) == (stage, 3):
+                os.kill(trainer.pid, signal.SIGKILL)
+
+        with pytest.raises(Unavailable, match="code -9"):
+            trainer.train(staged("cut"), kill)
+
+    killed_in("sft")
+    killed_in("dpo")
+    ends: list[StageDone] = []
+    again = take().train(staged("cut"), lambda told: ends.append(told) if isinstance(told, StageDone) else None)
+    assert again.resumed_at_step >= 6 + 2 and [one.stage for one in ends] == ["sft", "dpo"]
+    lines, out = os.pipe()
+    assert carry_out(io.BytesIO(msgspec.json.encode(staged("whole"))), out) == 0
+    os.close(out)
+    os.close(lines)
+    made = ("out/dpo/model/model.safetensors", "out/dpo/adapter/adapter_model.safetensors")
+    for name in made:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_a_child_that_was_never_needed_is_ended() -> None:

@@ -1,6 +1,7 @@
 """A reward model as it lies among the artifacts, loaded: what people would say of an answer, as a number."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from streams.errors import Invalid
 from streams.turns import pairs_of
 from workers.trainer.loaded import load_tokenizer
 from workers.trainer.preference import Answers
+from workers.trainer.rows import common_start
 from workers.trainer.spec import TrainingLabel
 
 NOTE = "reward.json"
@@ -77,19 +79,40 @@ class RewardModel:
 
     @torch.no_grad()
     def raw(self, rows: Sequence[tuple[int, ...]]) -> list[float]:
-        """The model's own scores of whole rows, the longest together."""
+        """The model's own scores of whole rows, the longest together. What all of them begin with is run once: most of a short row
+        is its template."""
+        if not rows:
+            return []
+        prefix = min(common_start(rows), min(map(len, rows)) - 1)
+        shared = self._keys_of(rows[0][:prefix])
         found: dict[int, float] = {}
         waiting = sorted(range(len(rows)), key=lambda number: (-len(rows[number]), number))
         while waiting:
-            width = len(rows[waiting[0]])
+            width = len(rows[waiting[0]]) - prefix
             few, waiting = waiting[: max(1, TOKENS_AT_ONCE // width)], waiting[max(1, TOKENS_AT_ONCE // width) :]
             ids = torch.full((len(few), width), self._model.config.pad_token_id)
-            seen = torch.zeros_like(ids)
+            seen = torch.ones(len(few), prefix + width, dtype=torch.long)
             for place, number in enumerate(few):
-                ids[place, : len(rows[number])] = torch.tensor(rows[number])
-                seen[place, : len(rows[number])] = 1
-            scores = self._model(
-                input_ids=ids.to(self._device), attention_mask=seen.to(self._device), use_cache=False
-            ).logits[:, 0]
+                own = rows[number][prefix:]
+                ids[place, : len(own)] = torch.tensor(own)
+                seen[place, prefix + len(own) :] = 0
+            before = deepcopy(shared)
+            if before is not None:
+                before.batch_repeat_interleave(len(few))
+            states = self._model.base_model(
+                input_ids=ids.to(self._device),
+                attention_mask=seen.to(self._device),
+                past_key_values=before,
+                use_cache=before is not None,
+            ).last_hidden_state
+            last = torch.tensor([len(rows[number]) - prefix - 1 for number in few], device=self._device)
+            scores = self._model.score(states[torch.arange(len(few), device=self._device), last])[:, 0]
             found |= dict(zip(few, scores.tolist(), strict=True))
         return [found[number] for number in range(len(rows))]
+
+    def _keys_of(self, prefix: tuple[int, ...]) -> Any:
+        """The keys and values of what stands before every row; None if nothing does."""
+        if not prefix:
+            return None
+        ids = torch.tensor([prefix], device=self._device)
+        return self._model.base_model(input_ids=ids, use_cache=True).past_key_values
