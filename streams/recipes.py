@@ -36,6 +36,8 @@ _LEAST: dict[str, tuple[float, bool]] = {
             "batch_answers",
             "batch_rankings",
             "dpo_epochs",
+            "sft_epochs",
+            "reward_epochs",
         ),
         (1, True),
     ),
@@ -46,7 +48,13 @@ _LEAST: dict[str, tuple[float, bool]] = {
     ),
     "row_tokens": (16, True),
 }
-_RATES = ("learning_rate", "prefix_learning_rate", "dpo_learning_rate")
+_RATES = (
+    "learning_rate",
+    "prefix_learning_rate",
+    "dpo_learning_rate",
+    "sft_learning_rate",
+    "reward_learning_rate",
+)
 # Shares: whether 0 is one, and whether 1 is.
 _SHARES = {
     "upper_layers": (False, True),
@@ -75,6 +83,8 @@ _MOST = {
     "batch_pairs": (1024, _AT_ONCE),
     "batch_rankings": (1024, _AT_ONCE),
     "dpo_epochs": (1000, "each goes through every pair once more"),
+    "sft_epochs": (1000, "each goes through every correction once more"),
+    "reward_epochs": (1000, "each goes through every pair once more"),
     "beta": (100, "nothing that anybody prefers could be learned"),
     "row_tokens": (131_072, "the memory of a step grows with it"),
     "alpha": (10_000, "the first step would destroy the model"),
@@ -265,6 +275,23 @@ class PpoRecipe(PreferringRecipe, frozen=True, kw_only=True, tag="ppo"):
             raise InvalidField("recipe.stop_after", "is of what is held out; ppo ends by kl_limit and by its reward")
 
 
+class SftRewardPpoRecipe(PpoRecipe, frozen=True, kw_only=True, tag="sft_reward_ppo"):
+    """What people corrected first, by LoRA, merged; then a reward model of what they prefer; then `ppo` by what that says, on the
+    model that came of the first (Ouyang et al. 2022, arXiv 2203.02155). The corrections come again beside the answers, as those of
+    earlier rounds do."""
+
+    sft_learning_rate: float = 1.5e-3
+    sft_epochs: int = 14
+    reward_learning_rate: float = 1e-3
+    reward_epochs: int = 3
+
+    def check(self) -> None:
+        """As of every recipe."""
+        super().check()
+        if self.rules:
+            raise InvalidField("recipe.rules", "are of ppo alone: here what people prefer says what an answer is worth")
+
+
 class RewardRecipe(_Checked, frozen=True, kw_only=True, tag="reward"):
     """A reward model: what people would say of an answer, as a number. It answers nobody, and no release comes of it.
 
@@ -405,6 +432,7 @@ Recipe = (
     | DpoRecipe
     | KtoRecipe
     | PpoRecipe
+    | SftRewardPpoRecipe
     | RewardRecipe
     | SftDpoRecipe
     | BroughtRecipe

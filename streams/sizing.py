@@ -150,6 +150,9 @@ USUAL: Mapping[str, Work] = {
     "dpo": Work(method="dpo", rows_at_once=44),  # two answers of each of eight pairs beside the rows
     "kto": Work(method="kto", rows_at_once=36),
     "ppo": Work(method="ppo", rows_at_once=44, epochs=2, answers=384, keeps_best=True),
+    "sft_reward_ppo": Work(
+        method="sft_reward_ppo", rows_at_once=44, epochs=2, answers=384, keeps_best=True
+    ),  # the last stage
     "sft_dpo": Work(method="sft_dpo", rows_at_once=44),  # the larger of its stages
     "reward": Work(method="reward", epochs=3, rows_at_once=32, kept_rows=0),  # eight rankings of four
 }
@@ -169,7 +172,17 @@ def learned(shape: Shape, work: Work) -> int:
     al. 2021, arXiv 2110.07602); without a projection (`projection_width` 0) these keys and values alone. Full: all.
     """
     match work.method:
-        case "lora" | "lora_p_tuning_v2" | "continued_pretraining" | "dpo" | "kto" | "sft_dpo" | "ppo" | "reward":
+        case (
+            "lora"
+            | "lora_p_tuning_v2"
+            | "continued_pretraining"
+            | "dpo"
+            | "kto"
+            | "sft_dpo"
+            | "ppo"
+            | "sft_reward_ppo"
+            | "reward"
+        ):
             head = shape.hidden if work.method == "reward" else 0
             return learning_layers(shape, work) * sum(work.rank * (i + o) for i, o in shape.linear) + head
         case "p_tuning_v2":

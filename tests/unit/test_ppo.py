@@ -1,7 +1,7 @@
 """Learning from answers that the model draws itself: the formulas, against others written from the papers; and what comes of it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from safetensors.torch import load_file
 
 from streams.errors import Invalid
-from streams.recipes import PpoRecipe
+from streams.recipes import PpoRecipe, SftRewardPpoRecipe
 from streams.style import StyleRule
 from tests.unit import trainer_tiny as tiny
 from tests.unit.test_methods import CPU, learned_bytes, stopping_at, train
@@ -25,7 +25,7 @@ from workers.trainer.plain import PlainModel
 from workers.trainer.reinforce import Watch
 from workers.trainer.reward import Said
 from workers.trainer.sampling import sample_answers
-from workers.trainer.spec import Outcome, Progress, TrainingRow
+from workers.trainer.spec import Outcome, Progress, StageDone, TrainingRow
 
 RECIPE = PpoRecipe(
     rank=16,
@@ -325,3 +325,41 @@ def moved_adapter(model: PackedModel) -> Adapter:
         for parameter in adapter.parameters().values():
             parameter.normal_(generator=torch.Generator().manual_seed(1))
     return adapter
+
+
+STAGED = SftRewardPpoRecipe(
+    **{name: getattr(SHORT, name) for name in PpoRecipe.__struct_fields__ if name not in ("rules", "steps")},
+    steps=2,
+    sft_learning_rate=1e-2,
+    sft_epochs=2,
+    reward_epochs=2,
+)
+
+
+def test_corrections_a_reward_model_and_answers_of_its_own_in_one_round_that_is_taken_up_in_each_of_them(
+    base: Path, tmp_path: Path
+) -> None:
+    begun: dict[str, int] = {}
+    stages: list[StageDone] = []
+
+    def listen(seen: Progress) -> None:
+        if seen.stage == "training":
+            begun.setdefault(str(seen.part), seen.step)
+
+    whole = train(base, tmp_path / "whole", STAGED, progress=listen, stage_done=stages.append)
+    assert list(begun) == [one.stage for one in stages] == ["sft", "reward", "ppo"]
+    assert whole.metrics["ppo_prompts"] == 10 and "ppo_reward_after" in whole.metrics
+
+    def dying(part: str) -> Callable[[Progress], None]:
+        def die(seen: Progress) -> None:
+            if (seen.stage, seen.part, seen.step) == ("training", part, begun[part]):
+                raise KeyboardInterrupt
+
+        return die
+
+    for part in begun:
+        with pytest.raises(KeyboardInterrupt):
+            train(base, tmp_path / "cut", STAGED, progress=dying(part), checkpoint_every_s=0)
+    again = train(base, tmp_path / "cut", STAGED)
+    assert learned_bytes(tmp_path / "cut") == learned_bytes(tmp_path / "whole")
+    assert again.metrics == whole.metrics and again.resumed_at_step > begun["ppo"]

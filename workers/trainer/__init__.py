@@ -23,6 +23,7 @@ from streams.recipes import (
     Recipe,
     RewardRecipe,
     SftDpoRecipe,
+    SftRewardPpoRecipe,
 )
 from workers.trainer.job import Job
 from workers.trainer.spec import Outcome
@@ -60,6 +61,7 @@ METHODS: Mapping[type[Recipe], Method] = {
     DpoRecipe: Method("workers.trainer.methods.lora", "merged", 1.5),
     KtoRecipe: Method("workers.trainer.methods.lora", "merged", 1.5),
     PpoRecipe: Method("workers.trainer.methods.ppo", "merged", 2.0),
+    SftRewardPpoRecipe: Method("workers.trainer.methods.sft_reward_ppo", "merged", 5.0),
     RewardRecipe: Method("workers.trainer.methods.reward", "merged", 1.5),
     SftDpoRecipe: Method("workers.trainer.methods.sft_dpo", "merged", 3.0),
     BroughtRecipe: Method("workers.trainer.methods.brought", "merged", 1.5),

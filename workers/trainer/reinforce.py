@@ -40,7 +40,7 @@ from workers.trainer.ppo import (
     whitened,
 )
 from workers.trainer.preference import Prompts
-from workers.trainer.reward import Reward
+from workers.trainer.reward import Reward, Said
 from workers.trainer.rows import EncodedRow
 from workers.trainer.sampling import sample_answers
 
@@ -239,7 +239,7 @@ class Reinforced:
             )
         texts = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
         said = [(self.prompts.messages[number], text.strip()) for number, text in zip(asked, texts, strict=True)]
-        scores = [float(score) for score in self.reward.score(said)]
+        scores = self._judged(said)
         rows = [EncodedRow(prompt + answer, len(prompt), 0) for prompt, answer in zip(prompt_ids, answers, strict=True)]
         learner = self.rows.with_rows(rows)
         with torch.no_grad():
@@ -247,6 +247,13 @@ class Reinforced:
             with self._without():
                 reference, _ = self._looked(learner)
         return Drawn(learner, scores, old, values, old - reference)
+
+    def _judged(self, said: Sequence[Said]) -> list[float]:
+        """One without words is worth as little as the worst of the others: a reward model can say nothing of it."""
+        worded = [number for number, (_, answer) in enumerate(said) if answer]
+        scores = dict(zip(worded, self.reward.score([said[number] for number in worded]), strict=True))
+        least = min(scores.values(), default=0.0)
+        return [float(scores.get(number, least)) for number in range(len(said))]
 
     def _looked(self, learner: AnyLearner) -> tuple[torch.Tensor, torch.Tensor]:
         """Of every token, row by row, its log-probability and its value: (K,) each, on the CPU."""

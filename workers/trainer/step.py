@@ -202,7 +202,7 @@ def _precision(context: Context) -> str:
 
 def _reward(order: TrainCandidate, context: Context) -> str | None:
     """The domain's reward model, where the recipe asks it."""
-    if not isinstance(order.recipe, PpoRecipe) or order.recipe.rules or order.reward_model is None:
+    if type(order.recipe) is not PpoRecipe or order.recipe.rules or order.reward_model is None:
         return None
     if not context.artifacts.has(order.reward_model):
         raise Invalid("the domain's reward model does not lie among the artifacts of this machine")
