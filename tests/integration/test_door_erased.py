@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from msgspec import Struct
 
 from api import conversations, datasets
 from api.errors import ApiError
@@ -193,29 +194,8 @@ def test_every_later_release_and_what_is_on_its_way_is_named_with_what_it_learne
         who=who,
     )
     # Learned in the first; then two made from what came of it, one of which is rolled back to, and again from it.
-    made: list[tuple[int, int, int | None, str | None, bool]] = [
-        (1, 0, 1, "m1", True),
-        (2, 1, 2, "m2", True),
-        (3, 2, 3, "m3", True),
-        (4, 0, 4, "m4", True),
-        (5, 1, None, "m5", True),
-        (6, 3, None, None, True),
-        (7, 3, None, None, False),
-    ]
-    for number, base, release, model, over in made:
-        change(
-            database,
-            "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release,"
-            " requested_at, ended_at, release, model) VALUES (:id, :domain, :number, 'train', '[]', false, 1, 'm', :base, now(),"
-            " CASE WHEN :over THEN now() END, :release, :model)",
-            id=f"{domain}-{number}",
-            domain=domain,
-            number=number,
-            base=base,
-            release=release,
-            model=model,
-            over=over,
-        )
+    begin(world, domain, Began(1, 0, 1, "m1"), Began(2, 1, 2, "m2"), Began(3, 2, 3, "m3"), Began(4, 0, 4, "m4"))
+    begin(world, domain, Began(5, 1, None, "m5"), Began(6, 3, None, None), Began(7, 3, None, None, over=False))
     change(
         database,
         "INSERT INTO noria.learned (round_id, example_id) VALUES (:id, :example)",
@@ -226,3 +206,67 @@ def test_every_later_release_and_what_is_on_its_way_is_named_with_what_it_learne
     assert [(r["number"], r["release"]) for r in erased["learned_by"]] == [(1, 1), (2, 2), (3, 3), (5, None), (7, None)]
     shown = world.as_operator.get(f"/v1/people/{who}/erase", params={"after": erased["position"]}).json()
     assert shown["learned_by"] == erased["learned_by"]
+
+
+def test_what_learned_what_somebody_prefers_is_named_and_so_is_the_reward_model_that_did(
+    world: World, who: str
+) -> None:
+    domain = world.domain()
+    asked = world.chat(domain, user=who)
+    world.caught_up(asked["metadata"]["position"])
+    theirs, with_more, anothers = {who: 2, "bob": 1}, {who: 5, "bob": 1}, {"bob": 1}
+    begin(
+        world,
+        domain,
+        Began(1, 0, 1, "m1", said_by=anothers),
+        Began(2, 0, 2, "m2", said_by=theirs),
+        Began(3, 2, 3, "m3", said_by=None),  # knows what the second learned
+        Began(4, 2, 4, "m4", said_by=with_more),
+        Began(5, 1, None, "reward", step="kept", said_by=with_more),
+        Began(6, 1, None, "another", step="kept", said_by=anothers),
+        Began(7, 1, None, None, over=False, said_by=theirs),
+    )
+    assert world.as_operator.get(f"/v1/people/{who}/erase").status_code == 404, "nobody is erased yet"
+    erased = world.as_operator.post(f"/v1/people/{who}/erase").json()
+    named = [(r["number"], r["release"], r["step"], r["examples"], r["preferences"]) for r in erased["learned_by"]]
+    assert named == [
+        (2, 2, "released", 0, 2),
+        (3, 3, "released", 0, 2),
+        (4, 4, "released", 0, 5),
+        (5, None, "kept", 0, 5),
+        (7, None, "train", 0, 2),
+    ]
+    world.caught_up(erased["position"])
+    assert world.as_operator.get(f"/v1/people/{who}/erase").json()["learned_by"] == erased["learned_by"]
+
+
+class Began(Struct, frozen=True):
+    """A round that stands in the table. `said_by`: of whose preferences it learned how many."""
+
+    number: int
+    base: int
+    release: int | None
+    model: str | None
+    over: bool = True
+    step: str = ""
+    said_by: dict[str, int] | None = None
+
+
+def begin(world: World, domain: str, *rounds: Began) -> None:
+    for one in rounds:
+        step = one.step or ("released" if one.release is not None else "train")
+        change(
+            world.database,
+            "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release,"
+            " requested_at, ended_at, release, model, said_by) VALUES (:id, :domain, :number, :step, '[]', false, 1, 'm', :base,"
+            " now(), CASE WHEN :over THEN now() END, :release, :model, CAST(:said_by AS jsonb))",
+            id=f"{domain}-{one.number}",
+            domain=domain,
+            number=one.number,
+            step=step,
+            base=one.base,
+            over=one.over,
+            release=one.release,
+            model=one.model,
+            said_by=None if one.said_by is None else msgspec.json.encode(one.said_by).decode(),
+        )
