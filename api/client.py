@@ -383,9 +383,9 @@ class Door:
         """Retire `items` or all of an `import`; `what` is `exam`, `examples` or `preferences`. Doing it again changes nothing."""
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/{what}/retire", body))
 
-    def examples(self, domain: str) -> Json:
-        """{"data": Alpaca items in force, "erased": n, "retired": n}"""
-        return self._all(f"/v1/domains/{_part(domain)}/examples")
+    def examples(self, domain: str, with_origin: bool = False) -> Json:
+        """{"data": Alpaca items in force, "erased": n, "retired": n}; with their origin each has `example_id` and `kind`, too."""
+        return self._all(f"/v1/domains/{_part(domain)}/examples", origin="true" if with_origin else None)
 
     def preferences(self, domain: str, person_share: float | None = None) -> Json:
         """{"pairs": of people's own, in clear, "labels": answers good or bad, "held": {reason: n}}"""
@@ -431,12 +431,12 @@ class Door:
         path = f"/v1/domains/{_part(domain)}/documents/{_part(document_id)}"
         return _object(self._send("DELETE", _asked(path, {"reason": reason})))
 
-    def _all(self, path: str) -> Json:
+    def _all(self, path: str, **params: Any) -> Json:
         """The pages of a list as one, their counts added up."""
         found: Json = {"data": [], "erased": 0, "retired": 0}
         since: Any = 0
         while since is not None:
-            page = _object(self.get(path, since=since))
+            page = _object(self.get(path, since=since, **params))
             found["data"] += _data(page)
             for name in ("erased", "retired"):
                 found[name] += page[name]

@@ -12,6 +12,7 @@ from sqlalchemy import Column, Connection, Row, Table, select
 
 from api.access import caller, needs
 from api.errors import ApiError
+from api.formats.turns import messages_of, to_alpaca
 from api.items import (
     Example,
     ItemFault,
@@ -45,7 +46,6 @@ from streams.log import Position
 from streams.sealed import Sealed
 from streams.sealing import PersonKey, domain_subject
 from streams.store import postgres_trouble
-from streams.turns import pairs_of, turns_of
 
 MOST_ITEMS = 5000
 PAGE_ITEMS = 1000
@@ -146,8 +146,10 @@ def blueprint(services: Services) -> Blueprint:
     def export_examples(domain: str) -> Response:
         if request.args.get("format", "alpaca") != "alpaca":
             raise ApiError(400, "format must be alpaca", param="format")
+        if request.args.get("origin", "false") not in ("true", "false"):
+            raise ApiError(400, "origin must be true or false", param="origin")
         domain_row(services, domain)
-        return reply(_export(services, domain))
+        return reply(_export(services, domain, request.args.get("origin") == "true"))
 
     @views.post("/v1/domains/<domain>/examples/retire")
     @needs("data")
@@ -227,7 +229,7 @@ def _add_examples(services: Services, domain: str, person: str, items: list[Exam
     at, who = datetime.now(UTC), caller()
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(person))
-    prompts = [msgspec.json.encode(alpaca_messages(item)).decode() for item in items]
+    prompts = [msgspec.json.encode(messages_of(item)).decode() for item in items]
     # The key is part of the name: what comes again after an erasure is new.
     parts = [("example", domain, key.kid, prompt, item.output) for prompt, item in zip(prompts, items, strict=True)]
     before = [_identified(services, *one) for one in parts]
@@ -277,27 +279,6 @@ def _add_preferences(
         )
 
     return _add(services, RANKINGS, names, event, import_id)
-
-
-def alpaca_messages(item: Example) -> list[dict[str, str]]:
-    """The messages up to and with the prompt. Instruction and input become one prompt, the input on its own line."""
-    found = [{"role": "system", "content": item.system}] if item.system.strip() else []
-    found += [{"role": role, "content": words} for role, words in turns_of(item.history)]
-    prompt = "\n".join(words for words in (item.instruction, item.input) if words.strip())
-    return [*found, {"role": "user", "content": prompt}]
-
-
-def to_alpaca(messages: list[dict[str, str]], answer: str) -> dict[str, Any]:
-    """The way back; what was instruction and input comes back as instruction."""
-    turns = [(m["role"], m["content"]) for m in messages[:-1]]
-    system = "\n".join(words for role, words in turns if role == "system")
-    return {
-        "instruction": messages[-1]["content"],
-        "input": "",
-        "output": answer,
-        "system": system,
-        "history": pairs_of(turn for turn in turns if turn[0] != "system"),
-    }
 
 
 def _add(
@@ -434,7 +415,7 @@ def page(
     return rows[:limit], rows[limit]._mapping[place] if len(rows) > limit else None
 
 
-def _export(services: Services, domain: str) -> dict[str, Any]:
+def _export(services: Services, domain: str, with_origin: bool) -> dict[str, Any]:
     with postgres_trouble(), services.database.connect() as connection:
         rows, next_ = page(connection, schema.examples, schema.examples.c.accepted_offset, domain)
         earlier = history.before(connection, {row.follows for row in rows if row.retired_offset is None})
@@ -454,5 +435,6 @@ def _export(services: Services, domain: str) -> dict[str, Any]:
         except Erased:
             erased += 1
             continue
-        found.append(to_alpaca(messages, answer))
+        origin = {"example_id": row.example_id, "kind": row.kind} if with_origin else {}
+        found.append(to_alpaca(messages, answer) | origin)
     return {"format": "alpaca", "data": found, "erased": erased, "retired": retired, "next": next_}

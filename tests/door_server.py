@@ -584,7 +584,8 @@ def application(door: FakeDoor) -> Flask:
 
     @app.get("/v1/domains/<domain>/examples")
     def export_examples(domain: str) -> Response:
-        return said(page_of(door.examples))
+        origin = {"example_id": "e", "kind": "annotation"} if request.args.get("origin") == "true" else {}
+        return said(page_of([one | origin for one in door.examples]))
 
     @app.post("/v1/domains/<domain>/preferences")
     def import_preferences(domain: str) -> Response:

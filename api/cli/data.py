@@ -1,25 +1,32 @@
 """`noria exam` and `noria examples`: what data teams bring and take, checked line by line before anything is sent."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
 import click
 import msgspec
 
 from api.cli.context import domain_option, json_option, print_json, print_table, printable, the_domain, the_door
-from api.cli.files import read_text
 from api.client import Json, Refused
-from api.items import ItemFault, Read, counted, read_example, read_question
+from api.formats import shapes
+from api.formats.alpaca import COLUMNS
+from api.formats.checking import Brought, Checked, brought, examples
+from api.formats.writing import FORMS, UNSTATED, Card, json_lines, json_list, write, write_for_oneself
+from api.items import Example, read_question
 from api.llamafactory import folder_of
 from streams.errors import Invalid, Unavailable
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+PATH = click.Path(exists=True, path_type=Path)
+FAULTY = 1  # the exit code of an import that left items in the file
 ITEMS_A_REQUEST = 500
 BYTES_A_REQUEST = 2 * 1024 * 1024
 SHOWN_FAULTS = 10
+SHOWN_ITEMS = 3
 
 T = TypeVar("T")
 
@@ -43,13 +50,16 @@ def add(file: Path, kind: str, domain: str | None, as_json: bool) -> None:
     \b
     Example: noria exam add quiz.jsonl --kind general --domain road-traffic
     """
-    lines, aside = read_items(file, read_question)
-    items = [msgspec.to_builtins(line) | {"kind": kind.replace("-", "_")} for _, line in lines]
+    questions = brought(file, read_question)
+    checked = check(questions)
     with the_door() as door:
         name = the_domain(door, domain)
-        import_ = Import(file, [place for place, _ in lines], "exam", name)
-        said = import_.send(items, lambda batch: door.add_exam(name, batch, import_.id))
-    tell_import(said, "questions added", aside, as_json)
+        import_ = Import(file.name, "exam", name)
+        said = import_.send(
+            ((place, msgspec.to_builtins(item) | {"kind": kind.replace("-", "_")}) for place, item in good(questions)),
+            lambda batch: door.add_exam(name, batch, import_.id),
+        )
+    tell_import(said, "questions added", checked, as_json)
 
 
 @exam_group.command("list")
@@ -80,30 +90,85 @@ def examples_group() -> None:
 
 
 @examples_group.command("import")
-@click.argument("file", type=FILE)
+@click.argument("file", type=PATH, metavar="FILE|FOLDER")
 @click.option("-p", "--person", metavar="ID", help="Whose words they are; the key's own name if left out.")
+@click.option(
+    "--format", "format_", type=click.Choice(shapes.NAMES), help="Of the rows; told by their columns if left out."
+)
+@click.option(
+    "--map", "columns", multiple=True, metavar="COLUMN=FIELD", help="What a column is: --map question=instruction."
+)
+@click.option("--preview", is_flag=True, help="Say what it holds and what is wrong with it, and send nothing.")
+@click.option("--skip-faulty", is_flag=True, help="Name what is wrong, and send the rest. The exit code is 1 then.")
+@click.option("--clean", is_flag=True, help="Mend and mask the texts, and leave out what is not worth learning.")
 @domain_option
 @json_option
-def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -> None:
-    """Import examples from a JSON list or from JSON lines. Importing the same again changes nothing.
+def import_(
+    file: Path,
+    person: str | None,
+    format_: str | None,
+    columns: tuple[str, ...],
+    preview: bool,
+    skip_faulty: bool,
+    clean: bool,
+    domain: str | None,
+    as_json: bool,
+) -> None:
+    """Import examples: Alpaca, ShareGPT or OpenAI's messages, in JSON, JSON lines, CSV or Parquet, a folder of these, of
+    LLaMA-Factory's, or one that `datasets` saved. Importing the same again changes nothing.
 
     Every item is checked first; one that is wrong is named, and nothing is sent. What was imported can be taken back by the id
-    that is printed.
+    that is printed. See deploy/formats.md.
 
     \b
-    Example: noria examples import alpaca.json --person team-a --domain road-traffic
+    Examples:
+      noria examples import alpaca.json --person team-a --domain road-traffic
+      noria examples import asked.csv --map question=instruction --map answer=output --preview
     """
-    lines, aside = read_items(file, read_example)
-    items = [msgspec.to_builtins(line) for _, line in lines]
+    found = examples(file, format_, _fields(columns), _languages(domain) if clean else None)
+    if preview:
+        _preview(found, as_json)
+        return
+    checked = check(found, skip_faulty)
     with the_door() as door:
         name = the_domain(door, domain)
-        import_ = Import(file, [place for place, _ in lines], "examples", name)
-        said = import_.send(items, lambda batch: door.import_examples(name, batch, person, import_.id))
-    tell_import(said, "examples imported", aside, as_json)
+        import_ = Import(file.name, "examples", name)
+        rows = ((place, msgspec.to_builtins(item)) for place, item in good(found, skip_faulty))
+        said = import_.send(rows, lambda batch: door.import_examples(name, batch, person, import_.id))
+    tell_import(said, "examples imported", checked, as_json, found.formats)
+    if checked.faulty:
+        click.get_current_context().exit(FAULTY)
+
+
+def _languages(domain: str | None) -> list[str]:
+    with the_door() as door:
+        return list(door.domain(the_domain(door, domain))["languages"])
+
+
+def _fields(said: Sequence[str]) -> dict[str, str]:
+    """The file's names of columns, and ours."""
+    found = {}
+    for words in said:
+        column, equals, ours = words.rpartition("=")
+        if not equals or ours not in COLUMNS | {"messages", "conversations"}:
+            raise click.UsageError(
+                f"--map {words}: it must be COLUMN=FIELD, a field being one of {', '.join(sorted(COLUMNS))}"
+            )
+        found[column] = ours
+    return found
 
 
 @examples_group.command("export")
-@click.argument("out", type=click.Path(dir_okay=False, path_type=Path), required=False)
+@click.argument("out", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(list(FORMS)),
+    help="Write OUT in this format, each row with its licence, source and digest, and a data card beside it.",
+)
+@click.option(
+    "--licence", metavar="TERMS", default=UNSTATED, help="With --format: under what terms it may be used (SPDX)."
+)
 @click.option("--lines", "as_lines", is_flag=True, help="JSON lines instead of one JSON list.")
 @click.option(
     "--llamafactory",
@@ -112,20 +177,31 @@ def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -
     help="Make OUT a folder that `llamafactory-cli train sft.yaml` trains as it is, from this model (a folder).",
 )
 @domain_option
-def export(out: Path | None, as_lines: bool, model: str | None, domain: str | None) -> None:
+def export(
+    out: Path | None, format_: str | None, licence: str, as_lines: bool, model: str | None, domain: str | None
+) -> None:
     """Export the examples in force. OUT is standard output if left out. The file holds people's words in clear.
 
     With --llamafactory the recipe of the domain's policy goes into the folder's sft.yaml, and the adapter comes to lie in it.
 
+    Without --format it is a JSON list of Alpaca's rows. `datasets` is a folder, or one Parquet file if OUT ends so.
+
     \b
-    Example: noria examples export alpaca.json --domain road-traffic
+    Examples:
+      noria examples export alpaca.json --domain road-traffic
+      noria examples export chats.json --format sharegpt --licence CC-BY-4.0 --domain road-traffic
     """
+    if out is not None and out.is_dir() and format_ != "datasets":
+        raise click.UsageError(f"{out} is a folder")
+    if format_ is not None and (out is None or as_lines or model is not None):
+        raise click.UsageError("--format needs an OUT, and takes neither --lines nor --llamafactory")
     if model is not None and (out is None or as_lines):
         raise click.UsageError("--llamafactory needs a folder as OUT, and takes no --lines")
     with the_door() as door:
         name = the_domain(door, domain)
-        said = door.examples(name)
+        said = door.examples(name, with_origin=format_ is not None)
         recipe = door.policy(name)["recipe"] if model is not None else {}
+        about = door.domain(name) if format_ is not None else {}
     rows = said["data"]
     gone = f"; left out: {said.get('retired', 0)} retired, {said.get('erased', 0)} erased"
     if model is not None and out is not None:
@@ -140,10 +216,20 @@ def export(out: Path | None, as_lines: bool, model: str | None, domain: str | No
             write_for_oneself(out / file_name, words.encode())
         click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
         return
-    if as_lines:
-        body = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-    else:
-        body = msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n"
+    if format_ is not None and out is not None:
+        card = Card(
+            domain=name,
+            title=about["title"],
+            languages=about["languages"],
+            licence=licence,
+            made_at=datetime.now(UTC),
+            retired=said["retired"],
+            erased=said["erased"],
+        )
+        write(out, rows, format_, card)
+        click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
+        return
+    body = json_lines(rows) if as_lines else json_list(rows)
     if out is None:
         click.get_binary_stream("stdout").write(body)
         return
@@ -151,12 +237,32 @@ def export(out: Path | None, as_lines: bool, model: str | None, domain: str | No
     click.echo(f"{len(rows)} examples written to {out}{gone}", err=True)
 
 
-def write_for_oneself(out: Path, body: bytes) -> None:
-    """People's words in clear: nobody else reads that file, not even one that stood there before and was open to all."""
-    with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        if out.is_file():
-            os.fchmod(file.fileno(), 0o600)
-        file.write(body)
+@examples_group.command("contradictions")
+@domain_option
+@json_option
+def show_contradictions(domain: str | None, as_json: bool) -> None:
+    """Show the examples in force that ask the same and are answered otherwise, in clear, with their ids.
+
+    \b
+    Example: noria examples contradictions --domain road-traffic
+    """
+    from api.contradictions import contradictions  # what it compares with is not installed with every command line
+
+    with the_door() as door:
+        rows = door.examples(the_domain(door, domain), with_origin=True)["data"]
+    groups = contradictions((msgspec.convert(row, Example), row) for row in rows)
+    if as_json:
+        print_json({"data": [[row for _, row in group] for group in groups]})
+        return
+    print_table(
+        ["group", "id", "kind", "question", "answer"],
+        [
+            [str(number), row["example_id"], row["kind"], row["instruction"], row["output"]]
+            for number, group in enumerate(groups, 1)
+            for _, row in group
+        ],
+        empty="no two examples in force contradict each other",
+    )
 
 
 def retire_command(what: str, group: str, help_: str) -> click.Command:
@@ -207,121 +313,151 @@ examples_group.add_command(
 )
 
 
-def tell_import(said: Json, done: str, aside: dict[str, int], as_json: bool) -> None:
+def tell_import(said: Json, done: str, checked: Checked, as_json: bool, formats: Sequence[str] = ()) -> None:
     if as_json:
-        print_json(said | {"set_aside": aside})
+        print_json(said | _counts(checked, formats))
         return
     recorded = f"; recorded at {said['position']} as import {said['import']}" if said["position"] else ""
     click.echo(f"{said['added']} {done}, {said['known']} were there already{recorded}")
-    if aside:
-        columns = ", ".join(f"{printable(name)} ({number})" for name, number in aside.items())
-        click.echo(f"columns that are no part of an item were left in the file: {columns}", err=True)
+    _tell_checked(checked)
 
 
-def read_items(file: Path, read: Callable[[Any], Read[T]]) -> tuple[list[tuple[str, T]], dict[str, int]]:
-    """The items of a JSON list, of one JSON object or of JSON lines, each with the words for its place; and how many had each
-    column that is no part of an item. Raises Invalid naming every wrong line."""
-    places: list[str] = []
-    found: list[Read[T]] = []
-    faults: list[str] = []
-    for place, raw in _raw_items(file):
-        try:
-            found.append(read(msgspec.json.decode(raw)))
-            places.append(place)
-        except msgspec.DecodeError as error:
-            faults.append(f"{place}: {error}")
-        except RecursionError:
-            faults.append(f"{place}: nested too deeply")
-        except ItemFault as error:
-            where = "" if not error.field or error.message.startswith(error.field) else f"{error.field}: "
-            faults.append(f"{place}: {where}{error.message}")
-    if faults:
-        for fault in faults[:SHOWN_FAULTS]:
-            click.echo(f"{file.name} {printable(fault)}", err=True)
-        raise Invalid(f"{len(faults)} of {len(faults) + len(found)} items of {file.name} are wrong; nothing was sent")
-    if not found:
-        raise Invalid(f"{file.name} holds nothing")
-    return list(zip(places, (one.item for one in found), strict=True)), counted(found)
+def _counts(checked: Checked, formats: Sequence[str]) -> Json:
+    return {
+        "set_aside": dict(sorted(checked.aside.items())),
+        "faulty": checked.faulty,
+        "left_out": dict(sorted(checked.left_out.items())),
+        "mended": dict(sorted(checked.mended.items())),
+        "formats": list(formats),
+    }
 
 
-def _raw_items(file: Path) -> Iterator[tuple[str, bytes | msgspec.Raw]]:
-    body = read_text(file).encode()
-    try:
-        whole = msgspec.json.decode(body, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError) as error:
-        if body.lstrip().startswith(b"["):
-            raise Invalid(f"{file.name} is not a JSON list: {error}") from None
-        for number, line in enumerate(body.split(b"\n"), 1):
-            if line.strip():
-                yield f"line {number}", line
+def _tell_checked(checked: Checked) -> None:
+    for words, counts in (
+        ("columns that are no part of an item were left in the file", checked.aside),
+        ("cleaning mended", checked.mended),
+        ("cleaning left out, named above", checked.left_out),
+    ):
+        if counts:
+            said = ", ".join(f"{printable(name)} ({number})" for name, number in sorted(counts.items()))
+            click.echo(f"{words}: {said}", err=True)
+    if checked.faulty:
+        click.echo(f"{checked.faulty} items are wrong, and were left in the file", err=True)
+
+
+def check(found: Brought[T], skip_faulty: bool = False) -> Checked:
+    """Read all of it once and name every item that is wrong. Raises Invalid where there is one, or nothing at all."""
+    checked = _look(found)
+    if checked.faulty and not skip_faulty:
+        items = checked.faulty + checked.good + checked.left_out.total()
+        raise Invalid(f"{checked.faulty} of {items} items of {found.name} are wrong; nothing was sent")
+    if not checked.good:
+        raise Invalid(f"{found.name} holds nothing{' that is right' if checked.faulty or checked.left_out else ''}")
+    return checked
+
+
+def _look(found: Brought[T]) -> Checked:
+    checked = Checked()
+    for taken in found.items():
+        checked.add(taken)
+        if taken.fault and checked.faulty <= SHOWN_FAULTS:
+            click.echo(f"{found.name} {taken.place}: {printable(taken.fault)}", err=True)
+        elif taken.left_out and checked.left_out[taken.left_out] <= SHOWN_FAULTS:
+            click.echo(f"{found.name} {taken.place}: left out by cleaning: {taken.left_out}", err=True)
+    return checked
+
+
+def _preview(found: Brought[T], as_json: bool) -> None:
+    if not as_json:
+        click.echo("\n".join(map(printable, found.formats)))
+        for taken in islice((taken for taken in found.items() if taken.item is not None), SHOWN_ITEMS):
+            click.echo(f"{taken.place}: {msgspec.json.encode(taken.item).decode()}")
+    checked = _look(found)
+    if as_json:
+        print_json({"good": checked.good} | _counts(checked, found.formats))
         return
-    if isinstance(whole, dict):
-        yield "item 1", body
-        return
-    for number, raw in enumerate(whole, 1):
-        yield f"item {number}", raw
+    click.echo(f"{checked.good} items are right, {checked.faulty} wrong; nothing was sent")
+    _tell_checked(checked)
+
+
+def good(found: Brought[T], skip_faulty: bool = False) -> Iterator[tuple[str, T]]:
+    """The items of a file that was checked, each with the words for its place."""
+    for taken in found.items():
+        if taken.item is not None:
+            yield taken.place, taken.item
+        elif taken.fault and not skip_faulty:
+            raise Invalid(f"{found.name} {taken.place}: {taken.fault}; the file was changed while it was read")
 
 
 class Import:
     """A file on its way to the door, in pieces that the door takes, all under one id by which it can be taken back."""
 
-    def __init__(self, file: Path, places: Sequence[str], group: str, domain: str) -> None:
+    def __init__(self, file: str, group: str, domain: str) -> None:
         self.id = uuid4().hex
         self._file = file
-        self._places = places
         self._group = group
         self._domain = domain
 
-    def send(self, items: Sequence[Json], send: Callable[[list[Json]], Json]) -> Json:
-        """The door's answers, added up. What breaks off in the middle says what went in, and how to go on or back."""
+    def send(self, items: Iterable[tuple[str, Json]], send: Callable[[list[Json]], Json]) -> Json:
+        """The door's answers, added up. What breaks off in the middle says what went in, and how to go on or back. `items`: each
+        with its place in the file."""
         total: Json = {"import": self.id, "added": 0, "known": 0, "position": None}
-        for start, batch in _batches(items):
+        before = ""  # the last place that went in
+        batches = _batches(items)
+        while True:
+            try:
+                places, batch = next(batches, ([], []))
+            except Invalid as error:
+                raise Invalid(f"{error}{self._so_far(before, [], unsure=False)}") from error
+            if not batch:
+                return total
             try:
                 said = send(batch)
             except Refused as error:
-                place = _place(error.param, start, self._places)
-                message = f"{self._file.name}{place}: {error.message}{self._so_far(start, batch, unsure=False)}"
+                place = _place(error.param, places)
+                message = f"{self._file}{place}: {error.message}{self._so_far(before, places, unsure=False)}"
                 raise Refused(error.status, message, error.param, error.code) from error
             except Unavailable as error:
-                raise Unavailable(f"{error}{self._so_far(start, batch, unsure=True)}") from error
+                raise Unavailable(f"{error}{self._so_far(before, places, unsure=True)}") from error
+            before = places[-1]
             total["added"] += said["added"]
             total["known"] += said["known"]
             total["position"] = said.get("position") or total["position"]
-        return total
 
-    def _so_far(self, start: int, batch: Sequence[Json], unsure: bool) -> str:
+    def _so_far(self, before: str, places: Sequence[str], unsure: bool) -> str:
         """`unsure`: of the batch itself it is not known whether the door recorded it."""
-        if not start and not unsure:
+        if not before and not unsure:
             return "; nothing was recorded"
-        last = self._places[start + len(batch) - 1]
-        words = [f"up to {self._places[start - 1]} all went in"] if start else []
+        words = [f"up to {before} all went in"] if before else []
         if unsure:
-            words.append(f"of {self._places[start]} to {last} it is not known")
+            words.append(f"of {places[0]} to {places[-1]} it is not known")
         return (
-            f"; of {self._file.name} {', '.join(words)}. Run it again to go on, or take back what went in: "
+            f"; of {self._file} {', '.join(words)}. Run it again to go on, or take back what went in: "
             f"noria {self._group} retire --import {self.id} --domain {self._domain}"
         )
 
 
-def _batches(items: Sequence[Json]) -> Iterator[tuple[int, list[Json]]]:
-    start, size = 0, 0
+def _batches(items: Iterable[tuple[str, Json]]) -> Iterator[tuple[list[str], list[Json]]]:
+    places: list[str] = []
     batch: list[Json] = []
-    for number, item in enumerate(items):
+    size = 0
+    for place, item in items:
         weight = len(msgspec.json.encode(item))
         if batch and (len(batch) >= ITEMS_A_REQUEST or size + weight > BYTES_A_REQUEST):
-            yield start, batch
-            start, size, batch = number, 0, []
+            yield places, batch
+            places, batch, size = [], [], 0
+        places.append(place)
         batch.append(item)
         size += weight
-    yield start, batch
+    yield places, batch
 
 
-def _place(param: str | None, start: int, places: Sequence[str]) -> str:
-    """`[3].answer` in a batch that began at 500 is the place of item 503."""
+def _place(param: str | None, places: Sequence[str]) -> str:
+    """`[3].answer` is of the fourth item of the batch."""
     if not param or not param.startswith("["):
         return ""
     number = param[1:].partition("]")[0]
-    return f" {places[start + int(number)]}" if number.isdigit() and start + int(number) < len(places) else ""
+    return f" {places[int(number)]}" if number.isdigit() and int(number) < len(places) else ""
 
 
 COMMANDS = [exam_group, examples_group]

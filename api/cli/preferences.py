@@ -7,8 +7,10 @@ import click
 import msgspec
 
 from api.cli.context import domain_option, json_option, print_json, the_domain, the_door
-from api.cli.data import FILE, Import, read_items, retire_command, tell_import, write_for_oneself
+from api.cli.data import PATH, Import, check, good, retire_command, tell_import
 from api.client import Json
+from api.formats.checking import brought
+from api.formats.writing import write_for_oneself
 from api.items import Preference, read_preference
 from api.preference_files import llamafactory_folder, trl_preferences, trl_unpaired
 
@@ -84,13 +86,13 @@ def export(out: Path, unpaired: bool, llamafactory: bool, person_share: float | 
 
 
 @preferences_group.command("import")
-@click.argument("file", type=FILE)
+@click.argument("file", type=PATH, metavar="FILE|FOLDER")
 @click.option("-p", "--person", metavar="ID", help="Whose words they are; the key's own name if left out.")
 @domain_option
 @json_option
 def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -> None:
     """Import pairs, or answers with whether they are good: rows of trl's preference and unpaired sets, or of LLaMA-Factory's
-    ranking and KTO files. Importing the same again changes nothing.
+    ranking and KTO files, or a folder of its. Importing the same again changes nothing.
 
     Every item is checked first; one that is wrong is named, and nothing is sent. What was imported can be taken back by the id
     that is printed.
@@ -98,13 +100,16 @@ def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -
     \b
     Example: noria preferences import pairs.jsonl --person team-a --domain road-traffic
     """
-    lines, aside = read_items(file, read_preference)
-    rows: list[Json] = [_row(item) for _, item in lines]
+    found = brought(file, read_preference)
+    checked = check(found)
     with the_door() as door:
         name = the_domain(door, domain)
-        sending = Import(file, [place for place, _ in lines], "preferences", name)
-        said = sending.send(rows, lambda batch: door.import_preferences(name, batch, person, sending.id))
-    tell_import(said, "preferences imported", aside, as_json)
+        sending = Import(file.name, "preferences", name)
+        said = sending.send(
+            ((place, _row(item)) for place, item in good(found)),
+            lambda batch: door.import_preferences(name, batch, person, sending.id),
+        )
+    tell_import(said, "preferences imported", checked, as_json, found.formats)
 
 
 def _row(item: Preference) -> Json:

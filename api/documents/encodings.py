@@ -6,7 +6,7 @@ import re
 from api.documents.faults import Unreadable
 
 # The longer marks first: that of UTF-16 is the beginning of that of UTF-32.
-_MARKS = (
+MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -21,7 +21,7 @@ _OF_PAGES = {
     **dict.fromkeys(("iso-8859-1", "latin1", "windows-1252", "us-ascii"), "cp1252"),
     **dict.fromkeys(("big5", "big5-hkscs"), "big5hkscs"),
 }
-ALL = (*(name for _, name in _MARKS), *_OF_PAGES.values(), "gb2312", "cp437")
+ALL = (*(name for _, name in MARKS), *_OF_PAGES.values(), "gb2312", "cp437")
 _SAMPLE = 20_000
 # Every twentieth character of a Chinese text, whatever it is about, is one of these.
 _COMMON = frozenset(
@@ -35,7 +35,7 @@ _ENOUGH = 20  # characters to tell by
 def decoded(body: bytes, is_html: bool = False) -> str:
     """The words of a text file, without its byte order mark. Raises Unreadable where its encoding is none of UTF-8, UTF-16 and
     UTF-32 with a mark, GB18030, and what an HTML page says that it is in."""
-    mark, encoding = next((found for found in _MARKS if body.startswith(found[0])), (b"", ""))
+    mark, encoding = next((found for found in MARKS if body.startswith(found[0])), (b"", ""))
     if not encoding and is_html and (declared := _DECLARED.search(body, 0, 4096)):
         encoding = _OF_PAGES.get(declared[1].decode("ascii").lower(), "")
     try:
@@ -54,12 +54,12 @@ def _chinese(body: bytes) -> str:
         text = body.decode("gb18030")
     except UnicodeDecodeError:
         text = ""
-    if not _reads_as_chinese(text[:_SAMPLE]):
+    if not reads_as_chinese(text[:_SAMPLE]):
         raise Unreadable("encoding", "its encoding is neither UTF-8 nor GB18030; save it as UTF-8")
     return text
 
 
-def _reads_as_chinese(text: str) -> bool:
+def reads_as_chinese(text: str) -> bool:
     """Nearly any bytes are GB18030: what they were meant as shows in which characters come out."""
     beyond = [character for character in text if character > "\x7f"]
     ideographs = [character for character in beyond if "\u4e00" <= character <= "\u9fff"]

@@ -270,7 +270,13 @@ def test_a_domain_is_taken_out_page_by_page_and_a_page_is_bounded(world: World) 
     ]
     door = Door(Address(world.door_url, world.data_key))
     whole = door.examples(domain)
+    told = door.examples(domain, with_origin=True)["data"]
     door.close()
+    assert [(one["example_id"], one["kind"]) for one in told] == [
+        (id_, "annotation") for number, id_ in enumerate(added["ids"]) if number != 1
+    ]
+    assert [{name: one[name] for name in whole["data"][0]} for one in told] == whole["data"]
+    assert error_of(world.as_data.get(path, params={"origin": "x"})) == (400, "origin")
     assert [one["output"] for one in whole["data"]] == [f"Answer {n}." for n in (0, 2, 3, 4, 5, 6)]
     assert (whole["retired"], whole["erased"]) == (1, 0)
     questions = [{"question": f"Who {number}?", "answer": "She.", "kind": "general"} for number in range(3)]

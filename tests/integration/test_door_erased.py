@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from api import conversations, datasets
 from api.errors import ApiError
+from api.formats.turns import messages_of
 from streams import sealing
 from streams.facts.examples import ExampleAccepted
 from streams.sealing import PersonKey, seal
@@ -112,7 +113,7 @@ def test_no_digest_of_what_somebody_said_can_be_confirmed_once_they_were_erased(
     def confirmed() -> set[str]:
         """What a guess can be confirmed by, with every key that is held."""
         said = datasets.read_example(item).item
-        prompt = msgspec.json.encode(datasets.alpaca_messages(said)).decode()
+        prompt = msgspec.json.encode(messages_of(said)).decode()
         wanted, found = {str(recorded).rpartition(":")[2], imported["ids"][0]}, set[str]()
         canonical = msgspec.json.encode(dict.fromkeys(("rating", "pick", "comment")) | body, order="deterministic")
         kids = [str(kid) for (kid,) in rows(world.database, "SELECT kid FROM keyring.person_keys")]
@@ -162,7 +163,7 @@ def test_an_example_that_was_imported_when_one_key_served_all_is_known_again(wor
     domain, item = world.domain(), {"instruction": "May I turn?", "output": "You may."}
     key = world.services.keyring.key_for(f"person:{who}")
     said = datasets.read_example(item).item
-    prompt = msgspec.json.encode(datasets.alpaca_messages(said)).decode()
+    prompt = msgspec.json.encode(messages_of(said)).decode()
     id_ = datasets._identified(world.services, "example", domain, key.kid, prompt, said.output)
     accepted = ExampleAccepted(
         domain=domain,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from api.datasets import alpaca_messages, to_alpaca
 from api.errors import ApiError, refusal_of
+from api.formats.turns import messages_of, to_alpaca
 from api.items import read_example
 from api.keys import Caller, hash_of
 from api.routing import NoEngine, NotServed, QueueFull, Route, Routes, Served
@@ -159,7 +159,7 @@ def test_no_names_of_domains(domain: str) -> None:
     ],
 )
 def test_the_alpaca_shape_goes_in_and_comes_out(item: dict[str, Any], expected: dict[str, Any]) -> None:
-    out = to_alpaca(alpaca_messages(read_example(item).item), item["output"])
+    out = to_alpaca(messages_of(read_example(item).item), item["output"])
     assert out == {"input": "", "output": "b", "system": "", "history": (), **expected}
 
 
@@ -177,4 +177,4 @@ def test_every_turn_of_a_conversation_comes_out_and_in_again(turns: tuple[str, .
     messages.append({"role": "user", "content": "And now?"})
     out = to_alpaca(messages, "So.")
     assert out["history"] == history
-    assert alpaca_messages(read_example(out).item) == messages
+    assert messages_of(read_example(out).item) == messages

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.cli import main
+from api.cli.data import Import
 from api.cli.people import Talk, act
 from api.client import Address, Door
 from streams.errors import Invalid
@@ -301,6 +302,8 @@ def test_preferences_come_in_and_go_out_as_the_tools_of_the_field_read_them(run:
     assert run("preferences", "export", str(folder), "--llamafactory").exit_code == 0
     written = [pairs, labels, *folder.iterdir()]
     assert len(written) == 5 and all(path.stat().st_mode & 0o077 == 0 for path in written)
+    back = run("preferences", "import", str(folder))
+    assert back.exit_code == 0 and "2 preferences imported" in back.output
     assert run("preferences", "export", str(folder), "--llamafactory", "--unpaired").exit_code == 2
     file.write_text(json.dumps([*said, {"prompt": "Ask", "chosen": "same", "rejected": " same"}]))
     result = run("preferences", "import", str(file))
@@ -343,6 +346,78 @@ def test_columns_that_are_no_part_of_an_item_stay_in_the_file_and_are_counted(
     assert "columns that are no part of an item were left in the file: id (2), text (1)" in said.stderr
     assert json.loads(run("examples", "import", str(file), "--json").stdout)["set_aside"] == {"id": 2, "text": 1}
     assert set(door.examples[0]) == {"instruction", "input", "output", "system", "history"}
+
+
+def test_with_skip_faulty_the_rest_of_a_file_goes_in_as_one_import_and_the_exit_code_says_that_some_did_not(
+    run: Any, door: FakeDoor, tmp_path: Path
+) -> None:
+    file = tmp_path / "chats.jsonl"
+    chat = {"conversations": [{"from": "human", "value": "How fast?"}, {"from": "gpt", "value": "30"}]}
+    rows = [chat, {"conversations": [{"from": "tool", "value": "x"}]}, chat | {"note": 1}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    whole = run("examples", "import", str(file))
+    assert whole.exit_code == 1 and "1 of 3 items of chats.jsonl are wrong; nothing was sent" in whole.stderr
+    assert door.examples == []
+    said = run("examples", "import", str(file), "--skip-faulty")
+    assert said.exit_code == 1 and len(door.examples) == 2
+    assert "2 examples imported" in said.stdout and re.search(r"as import \w{32}", said.stdout)
+    assert "chats.jsonl line 2: conversations[0].from: " in said.stderr and "1 items are wrong" in said.stderr
+    shown = json.loads(run("examples", "import", str(file), "--skip-faulty", "--json").stdout)
+    assert (shown["faulty"], shown["formats"]) == (1, ["chats.jsonl: sharegpt, JSON lines in UTF-8"])
+
+
+def test_a_file_that_is_changed_while_it_is_sent_is_told_with_how_to_take_back_what_went_in() -> None:
+    def items() -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from ((f"line {number}", {"n": number}) for number in range(1, 502))
+        raise Invalid("f.jsonl line 502: it was changed")
+
+    sent: list[int] = []
+    import_ = Import("f.jsonl", "examples", "roads")
+    with pytest.raises(Invalid) as told:
+        import_.send(items(), lambda batch: {"added": len(batch), "known": sent.append(len(batch)) or 0})
+    assert sent == [500] and "line 502: it was changed; of f.jsonl up to line 500 all went in" in str(told.value)
+    assert f"noria examples retire --import {import_.id} --domain roads" in str(told.value)
+
+
+def test_a_preview_shows_what_a_file_holds_and_sends_nothing(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    file = tmp_path / "asked.csv"
+    file.write_text("question,answer\nWhom do I call?,13800138000\nHow fast?,\nWhy?,……\n", encoding="utf-8")
+    how = ("--map", "question=instruction", "--map", "answer=output", "--clean", "--preview")
+    said = run("examples", "import", str(file), *how)
+    assert said.exit_code == 0 and door.examples == []
+    assert "asked.csv: alpaca, CSV in UTF-8" in said.stdout and "[phone]" in said.stdout
+    assert "1 items are right, 1 wrong; nothing was sent" in said.stdout
+    assert "asked.csv line 3: output must not be empty" in said.stderr
+    assert "asked.csv line 4: left out by cleaning: length" in said.stderr
+    assert "cleaning mended: masked phone (1)" in said.stderr
+    assert json.loads(run("examples", "import", str(file), *how, "--json").stdout)["left_out"] == {"length": 1}
+    assert run("examples", "import", str(file), "--map", "question=nothing").exit_code == 2
+
+
+def test_examples_go_out_in_a_format_with_a_card_and_come_back(run: Any, door: FakeDoor, tmp_path: Path) -> None:
+    file, out = tmp_path / "alpaca.json", tmp_path / "chats.json"
+    file.write_text(json.dumps([{"instruction": "问", "output": "答", "history": [["a", "b"]]}]))
+    run("examples", "import", str(file))
+    assert run("examples", "export", str(out), "--format", "sharegpt", "--licence", "MIT").exit_code == 0
+    (row,) = json.loads(out.read_text())
+    assert [turn["value"] for turn in row["conversations"]] == ["a", "b", "问", "答"]
+    assert (row["licence"], row["source"]) == ("MIT", "noria:road-traffic/annotation/e")
+    assert "| examples | 1 |" in (tmp_path / "chats.json.md").read_text()
+    run("examples", "import", str(out))
+    assert door.examples[0] == door.examples[1]
+    assert run("examples", "export", str(tmp_path), "--format", "alpaca").exit_code == 2
+    assert run("examples", "export", "--format", "alpaca").exit_code == 2
+
+
+def test_examples_that_contradict_each_other_are_shown_together(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "alpaca.json"
+    pairs = [("How fast?", "30"), ("how fast", "50"), ("How fast?", "30."), ("Why?", "So."), ("why", "so")]
+    file.write_text(json.dumps([{"instruction": asked, "output": said} for asked, said in pairs]))
+    assert "no two examples" in run("examples", "contradictions").output
+    run("examples", "import", str(file))
+    (group,) = json.loads(run("examples", "contradictions", "--json").stdout)["data"]
+    assert [row["output"] for row in group] == ["30", "50", "30."]
+    assert "Why?" not in run("examples", "contradictions").stdout
 
 
 def test_one_object_over_several_lines_is_one_item(run: Any, door: FakeDoor, tmp_path: Path) -> None:

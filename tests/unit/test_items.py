@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from api.datasets import alpaca_messages
+from api.formats.turns import messages_of
 from api.items import Example, ItemFault, Question, counted, read_example, read_question
 
 LAMP = {"instruction": "What colour is the lamp?", "output": "Amber."}
@@ -23,7 +23,7 @@ def test_keys_that_are_null_are_absent() -> None:
 @pytest.mark.parametrize("instruction", [{}, {"instruction": ""}, {"instruction": None}])
 def test_an_input_without_an_instruction_is_the_prompt(instruction: dict[str, Any]) -> None:
     item = read_example({"input": "What colour?", "output": "Amber."} | instruction).item
-    assert alpaca_messages(item) == [{"role": "user", "content": "What colour?"}]
+    assert messages_of(item) == [{"role": "user", "content": "What colour?"}]
 
 
 def test_further_columns_are_set_aside_and_counted_whatever_they_hold() -> None:
