@@ -112,7 +112,7 @@ class Trainings:
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
 
-    def __call__(self, order: TrainCandidate, context: Any) -> training.Made:
+    def __call__(self, order: TrainCandidate, context: Any, *_: Any) -> training.Made:
         self.count += 1
         folder = self.folder / str(order.order_id)
         model, adapter = folder / "model", folder / "adapter"
