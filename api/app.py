@@ -22,6 +22,7 @@ from api import (
     door,
     events,
     grants,
+    material,
     memory,
     people,
     preferences,
@@ -58,7 +59,7 @@ logger = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 QUEUE_A_SLOT = 4
 FRESHNESS_TIMEOUT_S = 10.0
-LARGE_BODIES = dict.fromkeys(datasets.LARGE_BODIES, DATASET_BODY_BYTES) | dict.fromkeys(
+LARGE_BODIES = dict.fromkeys(datasets.LARGE_BODIES | material.LARGE_BODIES, DATASET_BODY_BYTES) | dict.fromkeys(
     documents.LARGE_BODIES, FILE_BYTES
 )
 HOLD_A_THREAD = frozenset({"door.chat_completions", "events.list_events"})
@@ -183,6 +184,7 @@ def create_app(services: Services) -> Flask:
         datasets,
         preferences,
         documents,
+        material,
         memory,
         events,
         people,

@@ -380,7 +380,8 @@ class Door:
         return _object(self.send("POST", _asked(path, {"user": person, "import": import_id}), items))
 
     def retire(self, domain: str, what: str, body: Json) -> Json:
-        """Retire `items` or all of an `import`; `what` is `exam`, `examples` or `preferences`. Doing it again changes nothing."""
+        """Retire `items` or all of an `import`; `what` is the last part of the path. Doing it again changes
+        nothing."""
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/{what}/retire", body))
 
     def examples(self, domain: str, with_origin: bool = False) -> Json:
@@ -513,6 +514,45 @@ class Door:
 
     def base_comparisons(self, domain: str, limit: int | None = None, after: str | None = None) -> list[Json]:
         return _data(self.get(f"/v1/domains/{_part(domain)}/base-comparisons", limit=limit, after=after))
+
+    # material
+
+    def add_triples(self, domain: str, items: list[Json], import_id: str) -> Json:
+        path = f"/v1/domains/{_part(domain)}/triples"
+        return _object(self.send("POST", _asked(path, {"import": import_id}), items))
+
+    def add_seeds(self, domain: str, items: list[Json], import_id: str) -> Json:
+        path = f"/v1/domains/{_part(domain)}/seeds"
+        return _object(self.send("POST", _asked(path, {"import": import_id}), items))
+
+    def triples(self, domain: str) -> Json:
+        return self._all(f"/v1/domains/{_part(domain)}/triples")
+
+    def seeds(self, domain: str) -> Json:
+        return self._all(f"/v1/domains/{_part(domain)}/seeds")
+
+    def build(self, domain: str, builder: str, most: int | None = None) -> Json:
+        """Ask for a build: {"build_id", "known", "position"}. One that is under way is the one that is asked for."""
+        body = {"builder": builder, "most": most}
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/builds", body))
+
+    def builds(self, domain: str, limit: int | None = None, after: str | None = None) -> list[Json]:
+        """The newest first; as they stand at the position `after`, or later."""
+        return _data(self.get(f"/v1/domains/{_part(domain)}/builds", limit=limit, after=after))
+
+    def shown_build(self, domain: str, build_id: str) -> Json:
+        return _object(self.get(f"/v1/domains/{_part(domain)}/builds/{_part(build_id)}"))
+
+    def undo_build(self, domain: str, build_id: str) -> Json:
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/builds/{_part(build_id)}/undo", {}))
+
+    def proposals(self, domain: str, state: str = "proposed", build: str | None = None, limit: int = 100) -> Json:
+        """{"data", "erased", "next"}: the first of them."""
+        return _object(self.get(f"/v1/domains/{_part(domain)}/proposals", state=state, build=build, limit=limit))
+
+    def decide(self, domain: str, verdict: str, body: Json) -> Json:
+        """`verdict`: accept or reject; of proposals by their ids, or of all of a build that nobody has decided on."""
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/proposals/{verdict}", body))
 
     # the log
 

@@ -42,6 +42,7 @@ from streams.errors import Behind, Erased, Unavailable
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.exam import ExamItemAdded, ExamItemRetired, ExamKind
 from streams.facts.examples import ExampleAccepted, ExampleRetired, RankingAccepted, RankingRetired
+from streams.facts.material import SeedAdded, SeedRetired, TripleAdded, TripleRetired
 from streams.log import Position
 from streams.sealed import Sealed
 from streams.sealing import PersonKey, domain_subject
@@ -59,7 +60,7 @@ class _Kind(Struct):
     kind: ExamKind
 
 
-class _Taken(Struct, forbid_unknown_fields=True):
+class Taken(Struct, forbid_unknown_fields=True):
     """What is to be retired: items by their ids, or all that one import brought."""
 
     items: list[str] = field(default_factory=list)
@@ -67,22 +68,22 @@ class _Taken(Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class _Kept(Struct, frozen=True):
+class Kept(Struct, frozen=True):
     """A table of items that are added, told apart by content, and retired."""
 
     table: Table
     id: str
     added: str  # the type of the event that adds one
-    retired: Callable[..., ExamItemRetired | ExampleRetired | RankingRetired]
+    retired: Callable[..., ExamItemRetired | ExampleRetired | RankingRetired | SeedRetired | TripleRetired]
 
     @property
     def ids(self) -> Column[str]:
         return self.table.c[self.id]
 
 
-EXAM = _Kept(schema.exam_items, "item_id", "exam_item_added", ExamItemRetired)
-EXAMPLES = _Kept(schema.examples, "example_id", "example_accepted", ExampleRetired)
-RANKINGS = _Kept(schema.rankings, "ranking_id", "ranking_accepted", RankingRetired)
+EXAM = Kept(schema.exam_items, "item_id", "exam_item_added", ExamItemRetired)
+EXAMPLES = Kept(schema.examples, "example_id", "example_accepted", ExampleRetired)
+RANKINGS = Kept(schema.rankings, "ranking_id", "ranking_accepted", RankingRetired)
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -91,10 +92,10 @@ def blueprint(services: Services) -> Blueprint:
     @views.post("/v1/domains/<domain>/exam")
     @needs("data")
     def add_exam(domain: str) -> Response:
-        raws = _items()
+        raws = body_items()
         kinds = [said.kind for said in typed(raws, list[_Kind])]
-        questions, aside = _read_all(raws, read_question, known={"kind"})
-        import_id = _import_id()
+        questions, aside = read_all(raws, read_question, known={"kind"})
+        import_id = import_id_of()
         living_domain(services, domain)
         return reply(_add_exam(services, domain, kinds, questions, import_id) | {"set_aside": aside})
 
@@ -116,28 +117,28 @@ def blueprint(services: Services) -> Blueprint:
     @views.post("/v1/domains/<domain>/exam/retire")
     @needs("data")
     def retire_exam(domain: str) -> Response:
-        return reply(_retire(services, domain, EXAM, typed(read_object(), _Taken)))
+        return reply(retire_items(services, domain, EXAM, typed(read_object(), Taken)))
 
     @views.post("/v1/domains/<domain>/preferences")
     @needs("data")
     def import_preferences(domain: str) -> Response:
         person = _person()
-        preferences, aside = _read_all(_items(), read_preference)
-        import_id = _import_id()
+        preferences, aside = read_all(body_items(), read_preference)
+        import_id = import_id_of()
         living_domain(services, domain)
         return reply(_add_preferences(services, domain, person, preferences, import_id) | {"set_aside": aside})
 
     @views.post("/v1/domains/<domain>/preferences/retire")
     @needs("data")
     def retire_preferences(domain: str) -> Response:
-        return reply(_retire(services, domain, RANKINGS, typed(read_object(), _Taken)))
+        return reply(retire_items(services, domain, RANKINGS, typed(read_object(), Taken)))
 
     @views.post("/v1/domains/<domain>/examples")
     @needs("data")
     def import_examples(domain: str) -> Response:
         person = _person()
-        examples, aside = _read_all(_items(), read_example)
-        import_id = _import_id()
+        examples, aside = read_all(body_items(), read_example)
+        import_id = import_id_of()
         living_domain(services, domain)
         return reply(_add_examples(services, domain, person, examples, import_id) | {"set_aside": aside})
 
@@ -154,7 +155,7 @@ def blueprint(services: Services) -> Blueprint:
     @views.post("/v1/domains/<domain>/examples/retire")
     @needs("data")
     def retire_examples(domain: str) -> Response:
-        return reply(_retire(services, domain, EXAMPLES, typed(read_object(), _Taken)))
+        return reply(retire_items(services, domain, EXAMPLES, typed(read_object(), Taken)))
 
     return views
 
@@ -164,13 +165,13 @@ def _person() -> str:
     return check_person(request.args["user"]) if "user" in request.args else caller().person
 
 
-def _import_id() -> str:
+def import_id_of() -> str:
     """The import that the items belong to: as the client calls it, so that one import may take several requests, or a new one."""
     said = request.args.get("import")
     return uuid4().hex if said is None else check_conversation(said, "import")
 
 
-def _items() -> list[Any]:
+def body_items() -> list[Any]:
     body = read_json()
     if not isinstance(body, list) or not body:
         raise ApiError(400, "the body must be a JSON list with at least one item")
@@ -179,7 +180,7 @@ def _items() -> list[Any]:
     return body
 
 
-def _read_all(
+def read_all(
     raws: Sequence[Any], read: Callable[[Any], Read[T]], known: Set[str] = frozenset()
 ) -> tuple[list[T], dict[str, int]]:
     """The items, and how many had each column that is no part of one; `known` columns are read elsewhere. Raises ApiError
@@ -196,7 +197,7 @@ def _read_all(
     return [one.item for one in found], {name: n for name, n in counted(found).items() if name not in known}
 
 
-def _identified(services: Services, *parts: str, key: PersonKey | None = None) -> UUID:
+def identified(services: Services, *parts: str, key: PersonKey | None = None) -> UUID:
     """The id of an item, from its content by keyed digest: adding the same again is the same event. `key`: of whoever said it;
     None: it is nobody's, or was added when there was one for all."""
     words = msgspec.json.encode(parts)
@@ -216,13 +217,13 @@ def _add_exam(
         ).decode()
         for item in items
     ]
-    names = [_identified(services, "exam", domain, *one) for one in zip(kinds, words, strict=True)]
+    names = [identified(services, "exam", domain, *one) for one in zip(kinds, words, strict=True)]
 
     def event(number: int, id_: UUID) -> ExamItemAdded:
         sealed = sealing.seal(words[number], key, f"{id_}#item")
         return ExamItemAdded(domain=domain, item_id=id_.hex, kind=kinds[number], item=sealed, by=by)
 
-    return _add(services, EXAM, names, event, import_id)
+    return add_items(services, EXAM, names, event, import_id)
 
 
 def _add_examples(services: Services, domain: str, person: str, items: list[Example], import_id: str) -> dict[str, Any]:
@@ -232,10 +233,10 @@ def _add_examples(services: Services, domain: str, person: str, items: list[Exam
     prompts = [msgspec.json.encode(messages_of(item)).decode() for item in items]
     # The key is part of the name: what comes again after an erasure is new.
     parts = [("example", domain, key.kid, prompt, item.output) for prompt, item in zip(prompts, items, strict=True)]
-    before = [_identified(services, *one) for one in parts]
+    before = [identified(services, *one) for one in parts]
     known = _rows(services, EXAMPLES, before)
     names = [
-        old if old in known else _identified(services, *one, key=key) for old, one in zip(before, parts, strict=True)
+        old if old in known else identified(services, *one, key=key) for old, one in zip(before, parts, strict=True)
     ]
 
     def event(number: int, id_: UUID) -> ExampleAccepted:
@@ -250,7 +251,7 @@ def _add_examples(services: Services, domain: str, person: str, items: list[Exam
             service=None if person == who.speaks_as else who.key_id,
         )
 
-    return _add(services, EXAMPLES, names, event, import_id)
+    return add_items(services, EXAMPLES, names, event, import_id)
 
 
 def _add_preferences(
@@ -261,7 +262,7 @@ def _add_preferences(
         key = services.keyring.key_for(person_subject(person))
     prompts = [msgspec.json.encode(item.messages).decode() for item in items]
     names = [
-        _identified(services, "ranking", domain, key.kid, prompt, str(item.good), *item.answers, key=key)
+        identified(services, "ranking", domain, key.kid, prompt, str(item.good), *item.answers, key=key)
         for prompt, item in zip(prompts, items, strict=True)
     ]
 
@@ -278,18 +279,18 @@ def _add_preferences(
             good=items[number].good,
         )
 
-    return _add(services, RANKINGS, names, event, import_id)
+    return add_items(services, RANKINGS, names, event, import_id)
 
 
-def _add(
+def add_items(
     services: Services,
-    kept: _Kept,
+    kept: Kept,
     names: Sequence[UUID],
-    event: Callable[[int, UUID], ExamItemAdded | ExampleAccepted | RankingAccepted],
+    event: Callable[[int, UUID], ExamItemAdded | ExampleAccepted | RankingAccepted | SeedAdded | TripleAdded],
     import_id: str,
 ) -> dict[str, Any]:
     """Append what is not in force yet. `names` tell the items' contents apart; what was retired comes again as a new item."""
-    ids, there = _standing(services, kept, names)
+    ids, there = standing(services, kept, names)
     # Of what an import says twice, the first counts.
     first = {id_: number for number, id_ in reversed(list(enumerate(ids)))}
     new = [(id_, event(first[id_], id_)) for id_ in dict.fromkeys(ids) if id_ not in there]
@@ -298,11 +299,11 @@ def _add(
         "added": len(new),
         "known": len(there),
         "ids": [id_.hex for id_ in dict.fromkeys(ids)],
-        "position": _say(services, new, import_id, import_id),
+        "position": say_all(services, new, import_id, import_id),
     }
 
 
-def _standing(services: Services, kept: _Kept, names: Sequence[UUID]) -> tuple[list[UUID], set[UUID]]:
+def standing(services: Services, kept: Kept, names: Sequence[UUID]) -> tuple[list[UUID], set[UUID]]:
     """The id that each item has or would have, and those that are in force."""
     rows = _rows(services, kept, names)
     if rows:
@@ -317,7 +318,7 @@ def _standing(services: Services, kept: _Kept, names: Sequence[UUID]) -> tuple[l
     return ids, there
 
 
-def _rows(services: Services, kept: _Kept, ids: Sequence[UUID]) -> dict[UUID, bool]:
+def _rows(services: Services, kept: Kept, ids: Sequence[UUID]) -> dict[UUID, bool]:
     """Those of the items that are known, and whether each is retired."""
     with postgres_trouble(), services.database.connect() as connection:
         rows = connection.execute(
@@ -326,7 +327,7 @@ def _rows(services: Services, kept: _Kept, ids: Sequence[UUID]) -> dict[UUID, bo
     return {UUID(id_): retired is not None for id_, retired in rows}
 
 
-def _say(
+def say_all(
     services: Services, events: Sequence[tuple[UUID, DomainEvent]], correlation_id: str, import_id: str | None
 ) -> str | None:
     """`import_id`: what may be retired again, should the log go away in between."""
@@ -344,7 +345,7 @@ def _say(
     return str(positions[-1]) if positions else None
 
 
-def _retire(services: Services, domain: str, kept: _Kept, said: _Taken) -> dict[str, Any]:
+def retire_items(services: Services, domain: str, kept: Kept, said: Taken) -> dict[str, Any]:
     """Retire items of a domain. Doing it again changes nothing, and finishes what an earlier call did not."""
     if bool(said.items) == (said.import_id is not None):
         raise ApiError(400, "give either items or an import", param="items")
@@ -379,11 +380,11 @@ def _retire(services: Services, domain: str, kept: _Kept, said: _Taken) -> dict[
     return {
         "retired": len(events),
         "known": len(known) - len(events),
-        "position": _say(services, events, said.import_id or domain, None),
+        "position": say_all(services, events, said.import_id or domain, None),
     }
 
 
-def _imported(services: Services, domain: str, kept: _Kept, import_id: str) -> list[str]:
+def _imported(services: Services, domain: str, kept: Kept, import_id: str) -> list[str]:
     events = schema.events.c
     with postgres_trouble(), services.database.connect() as connection:
         found = connection.execute(

@@ -10,8 +10,9 @@ from typing import Any, Generic, Literal, TypeVar
 from msgspec import Struct
 
 from api.shapes import Misshapen, shaped
-from streams.errors import Invalid
+from streams.errors import Invalid, InvalidField
 from streams.rankings import same_text
+from streams.syllogisms import Syllogism
 
 ITEM_BYTES = 32 * 1024
 
@@ -52,6 +53,17 @@ class Example(Struct, frozen=True, kw_only=True):
         return "Example(…)"
 
 
+class Triple(Struct, frozen=True, kw_only=True):
+    """A fact of a knowledge graph. The predicate is a noun phrase: `speed limit`, 最高时速."""
+
+    subject: str
+    predicate: str
+    object: str
+
+    def __repr__(self) -> str:
+        return "Triple(…)"
+
+
 class Read(Struct, Generic[T], frozen=True):
     """An item, and the names of the columns that stood beside it and are no part of it."""
 
@@ -79,6 +91,31 @@ def read_example(raw: Any) -> Read[Example]:
     _require(item.output, "output")
     turns = [words for pair in item.history for words in pair]
     _check_size(item.instruction, item.input, item.output, item.system, *turns)
+    return read
+
+
+def read_triple(raw: Any) -> Read[Triple]:
+    """Raises ItemFault."""
+    read = _read(raw, Triple)
+    for name in Triple.__struct_fields__:
+        words = getattr(read.item, name)
+        _require(words, name)
+        if "\n" in words.strip():
+            raise ItemFault(f"{name} must be one line", name)
+    item = Triple(**{name: getattr(read.item, name).strip() for name in Triple.__struct_fields__})
+    _check_size(item.subject, item.predicate, item.object)
+    return Read(item, read.set_aside)
+
+
+def read_syllogism(raw: Any) -> Read[Syllogism]:
+    """Raises ItemFault."""
+    read = _read(raw, Syllogism)
+    item = read.item
+    try:
+        item.check()
+    except InvalidField as error:
+        raise ItemFault(str(error), error.field) from None
+    _check_size(item.major.rule, item.minor, item.conclusion.result)
     return read
 
 

@@ -101,6 +101,7 @@ def process_table(home: Path, found: Addresses, environ: Mapping[str, str]) -> l
         serving("relay", ("-m", "streams.relay"), made),
         serving("engines", ("-m", "workers.engines.host"), made),
         serving("worker", ("-m", "workers.loop", "--kinds", "select,train,evaluate"), made),
+        serving("builder", ("-m", "workers.loop", "--kinds", "build"), made),
         serving("swapper", ("-m", "workers.loop", "--kinds", "swap,purge"), (*made, "base-model")),
         serving("recall", ("-m", "workers.recall"), made),
         serving("door", ("-m", "api.app"), made, lambda: _answers(f"{door}/healthz"), 180.0, door),

@@ -23,6 +23,7 @@ from streams.facts.documents import DocumentAdded, PassageAdded
 from streams.facts.domains import PolicySet
 from streams.facts.exam import ExamItemAdded
 from streams.facts.examples import ExampleAccepted, PreferenceAccepted, RankingAccepted
+from streams.facts.material import ExampleProposed, SeedAdded, TripleAdded
 from streams.facts.operations import OperationsEvent
 from streams.policy import check_readable
 from streams.recipes import with_method
@@ -87,9 +88,10 @@ VERSIONS: dict[str, int] = {
     "compare_releases": 2,
     "domain_created": 2,
     "evaluate_candidate": 3,
-    "example_accepted": 3,
+    "example_accepted": 4,
     "gate_passed": 3,
     "gate_refused": 3,
+    "order_failed": 2,
     "order_progressed": 4,
     "policy_set": 9,
     "preference_accepted": 3,
@@ -117,13 +119,15 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("evaluate_candidate", 2): ("first_model", "needs", "base_needs"),
     ("example_accepted", 1): ("follows",),
     ("example_accepted", 2): ("service",),
+    ("example_accepted", 3): ("proposal_id", "edited"),
     ("gate_passed", 1): (),  # within the verdict: `alpha`, in the place of `words`
     ("gate_passed", 2): (),  # within a check: `of`
     ("gate_refused", 1): (),
     ("gate_refused", 2): (),
+    ("order_failed", 1): (),  # one more step: `build`
     ("order_progressed", 1): ("waits_for",),
     ("order_progressed", 2): (),  # one more thing to wait for: `disk_space`
-    ("order_progressed", 3): ("stage",),
+    ("order_progressed", 3): ("stage",),  # also of no round; one more step: `build`
     ("policy_set", 1): (),  # within the policy: `keep`
     ("policy_set", 2): (),  # within `keep`: `days`
     ("policy_set", 3): (),  # within `thresholds`: `named_people`
@@ -131,7 +135,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 5): (),  # within the policy: recipes of other methods
     ("policy_set", 6): (),  # within the policy: `from_base_every`, `recipe.stop_after`
     ("policy_set", 7): (),  # within the policy: `dpo` and `kto`
-    ("policy_set", 8): (),  # within the policy: `gate.least_pairs`, `sft_dpo` and `ppo`
+    ("policy_set", 8): (),  # within the policy: `gate.least_pairs`, `sft_dpo` and `ppo`, `teacher`
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
@@ -218,6 +222,9 @@ _FIRST_SAID: dict[type[events.Event], tuple[str, ...]] = {
     ExamItemAdded: ("item",),
     PassageAdded: ("passage",),
     DocumentAdded: ("title",),
+    TripleAdded: ("triple",),
+    SeedAdded: ("seed",),
+    ExampleProposed: ("proposal",),
 }
 _wire_decoder = msgspec.json.Decoder(_Wire)
 _encoder = msgspec.json.Encoder()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Name = Literal["door", "streams", "relay", "engines", "worker", "swapper", "recall", "command"]
+Name = Literal["door", "streams", "relay", "engines", "worker", "builder", "swapper", "recall", "command"]
 Role = Literal["noria_door", "noria_stream", "noria_workers"]
 DOOR: Role = "noria_door"
 STREAM: Role = "noria_stream"
@@ -38,6 +38,8 @@ SHARES: dict[Name, Share] = {
     "engines": Share(role=WORKERS, pool=8, listens=1, wait_s=30, statement_s=30, lock_s=10, idle_in_transaction_s=60),
     # A selection reads all that a domain has, and holds its transaction while it looks at it.
     "worker": Share(role=WORKERS, pool=6, wait_s=30, statement_s=600, lock_s=60, idle_in_transaction_s=900),
+    # It keeps each answer of a teacher, in a transaction of its own.
+    "builder": Share(role=WORKERS, pool=4, wait_s=30, statement_s=600, lock_s=60, idle_in_transaction_s=120),
     "swapper": Share(role=WORKERS, pool=6, wait_s=30, statement_s=60, lock_s=60, idle_in_transaction_s=900),
     # It follows with one connection; another hears what is erased, and another where the tables stand.
     "recall": Share(role=WORKERS, pool=4, listens=2, wait_s=30, statement_s=120, lock_s=60, idle_in_transaction_s=120),

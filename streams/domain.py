@@ -82,6 +82,12 @@ class RewardModel(Struct, frozen=True):
     round_id: str
 
 
+class Building(Struct, frozen=True):
+    """The build under way, which proposes examples."""
+
+    order_id: UUID
+
+
 class Domain(Struct, frozen=True):
     """What decisions about a domain use, and no more. `fresh` is kept apart from the rest."""
 
@@ -109,6 +115,7 @@ class Domain(Struct, frozen=True):
     rebuild: Rebuild | None = None
     comparing: Comparing | None = None
     reward_model: RewardModel | None = None  # the newest
+    building: Building | None = None
 
 
 def base_of(state: Domain, release: int | None) -> str:

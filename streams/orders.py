@@ -4,6 +4,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from streams.endpoints import Teacher
 from streams.envelope import Number, Offset
 from streams.recalled import Recall
 from streams.recipes import Needs, Recipe
@@ -111,6 +112,19 @@ class CompareBases(Struct, frozen=True, kw_only=True, tag="compare_bases", tag_f
     round_id: str | None = None
 
 
+class BuildMaterial(Struct, frozen=True, kw_only=True, tag="build_material", tag_field="kind"):
+    """Let `builder` (`streams.builders`) propose examples from the material that stood on the domain's partition before `pin`, at
+    `most` so many. `teacher`: the policy's. `round_id`: it is of none."""
+
+    order_id: UUID
+    domain: str
+    builder: str
+    most: Number | None
+    pin: Offset
+    teacher: Teacher | None = None
+    round_id: str | None = None
+
+
 class SwapRelease(Struct, frozen=True, kw_only=True, tag="swap_release", tag_field="kind"):
     """Let `release` answer instead of `current` (None: the domain's first). `rollback`: it has been live before."""
 
@@ -142,6 +156,7 @@ Order = (
     | EvaluateCandidate
     | CompareReleases
     | CompareBases
+    | BuildMaterial
     | SwapRelease
     | PurgePlaces
 )

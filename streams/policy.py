@@ -9,6 +9,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 from msgspec import Struct, field
 
+from streams.endpoints import Teacher
 from streams.errors import Invalid, InvalidField
 from streams.gate import GateMargins
 from streams.reasons import Reason, reason
@@ -77,7 +78,8 @@ class Policy(Struct, frozen=True):
     know (`api.shapes`).
 
     `from_base_every`: every round whose number it divides starts from the domain's base and learns all that counts anew, so that
-    what rounds lose does not add up; None: each starts from the release in force."""
+    what rounds lose does not add up; None: each starts from the release in force. `teacher`: who words training material for the
+    builders that need one."""
 
     thresholds: Thresholds = field(default_factory=Thresholds)
     schedule: Schedule | None = None
@@ -89,6 +91,7 @@ class Policy(Struct, frozen=True):
     keep: Keep = field(default_factory=Keep)
     recall: Recall = field(default_factory=Recall)
     from_base_every: int | None = None
+    teacher: Teacher | None = None
 
 
 class Gathered(Struct, frozen=True):
@@ -140,6 +143,8 @@ def check_policy(policy: Policy, now: datetime) -> None:
         raise InvalidField("recipe.method", "reward is for one round, which is asked for: no release comes of it")
     policy.recipe.check_new()
     policy.recall.check_new()
+    if policy.teacher is not None:
+        policy.teacher.check_new("teacher")
     check_readable(policy)
     policy.gate.check_new()
     if policy.schedule is not None:
@@ -181,6 +186,8 @@ def check_readable(policy: Policy) -> None:
         _clock(policy.quiet_hours.end, "quiet_hours.end")
     policy.recipe.check()
     policy.recall.check()
+    if policy.teacher is not None:
+        policy.teacher.check("teacher")
     policy.gate.check()
     try:
         msgspec.msgpack.encode(policy)

@@ -6,7 +6,19 @@ from typing import assert_never
 from streams.domain import Domain
 from streams.envelope import Recorded
 from streams.events import DomainEvent
-from streams.facts import bases, comparisons, documents, domains, exam, examples, orders, people, releases, rounds
+from streams.facts import (
+    bases,
+    comparisons,
+    documents,
+    domains,
+    exam,
+    examples,
+    material,
+    orders,
+    people,
+    releases,
+    rounds,
+)
 from streams.writes import Write
 
 
@@ -31,6 +43,8 @@ def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
         return documents.rows(recorded, event)
     if isinstance(event, exam.ExamEvent):
         return exam.rows(recorded, event)
+    if isinstance(event, material.MaterialEvent):
+        return material.rows(before, after, recorded, event)
     if isinstance(event, orders.OrderEvent):
         return orders.rows(before, after, recorded, event)
     if isinstance(event, people.PeopleEvent):

@@ -9,6 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from streams.endpoints import Embeddings
 from streams.errors import InvalidField
 
 MemoryKind = Literal["correction", "passage"]
@@ -29,13 +30,6 @@ _EAST = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
 _JOINERS = "\u200c\u200d"
 _ROUND = str.maketrans("[]", "()")
 _FORMS = {"en": ("Known facts:", "Question: "), "zh": ("已知事实：", "问题：")}
-
-
-class Embeddings(Struct, frozen=True):
-    """An endpoint of OpenAI's `/embeddings` protocol, in the place of the sentence encoder that comes with Noria."""
-
-    base_url: str
-    model: str
 
 
 class Recall(Struct, frozen=True):
@@ -66,10 +60,7 @@ class Recall(Struct, frozen=True):
         if self.decline is not None and not self.decline.strip():
             raise InvalidField("recall.decline", "must say something, or be null")
         if self.embeddings is not None:
-            if not self.embeddings.base_url.startswith(("http://", "https://")):
-                raise InvalidField("recall.embeddings.base_url", "must be an address like http://127.0.0.1:8080/v1")
-            if not self.embeddings.model:
-                raise InvalidField("recall.embeddings.model", "must name a model")
+            self.embeddings.check("recall.embeddings")
 
     def check_new(self) -> None:
         """Raise Invalid naming the field, if it would put more before a model than anybody means."""

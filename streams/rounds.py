@@ -15,13 +15,14 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from msgspec.structs import replace
 
-from streams.domain import Comparing, Domain, Rebuild, Round, base_of, prospect, startable, without_the_future
+from streams.domain import Building, Comparing, Domain, Rebuild, Round, base_of, prospect, startable, without_the_future
 from streams.envelope import Consequence, Recorded
 from streams.events import DomainEvent
-from streams.facts import bases, comparisons, documents, domains, exam, examples, people, releases, rounds
+from streams.facts import bases, comparisons, documents, domains, exam, examples, material, people, releases, rounds
 from streams.facts import orders as order_facts
 from streams.gate import judge
 from streams.orders import (
+    BuildMaterial,
     CompareBases,
     CompareReleases,
     EvaluateCandidate,
@@ -53,6 +54,8 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         return comparisons.fold(state, recorded, event)
     if isinstance(event, bases.BaseEvent | documents.DocumentEvent | exam.ExamEvent):
         return state
+    if isinstance(event, material.MaterialEvent):
+        return material.fold(state, recorded, event)
     if isinstance(event, order_facts.OrderEvent):
         return order_facts.fold(state, event)
     if isinstance(event, people.PeopleEvent):
@@ -77,6 +80,8 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
     asked = comparisons.ComparisonAsked | comparisons.BaseComparisonAsked
     if isinstance(event, asked) and after.comparing is not None and before.comparing is None:
         found.append(_compare(event.domain, after, recorded, after.comparing))
+    if isinstance(event, material.BuildAsked) and after.building is not None and before.building is None:
+        found.append(_build(event, after, recorded, after.building))
     if isinstance(event, people.PersonErased):
         order_id = uuid5(cause, "purge_places")
         found.append(PurgePlaces(order_id=order_id, domain=event.domain, person=event.person, kids=event.kids))
@@ -203,6 +208,17 @@ def _compare(domain: str, state: Domain, recorded: Recorded, comparing: Comparin
         engine=state.engine,
         recall=state.policy.recall,
         needs=state.needs.get(comparing.release, "merged"),
+    )
+
+
+def _build(event: material.BuildAsked, state: Domain, recorded: Recorded, building: Building) -> BuildMaterial:
+    return BuildMaterial(
+        order_id=building.order_id,
+        domain=event.domain,
+        builder=event.builder,
+        most=event.most,
+        pin=recorded.offset + 1,
+        teacher=state.policy.teacher,
     )
 
 

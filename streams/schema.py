@@ -16,6 +16,7 @@ from streams.facts.documents import documents, passages
 from streams.facts.domains import domains
 from streams.facts.exam import exam_items
 from streams.facts.examples import examples, fresh, preferences, rankings
+from streams.facts.material import builds, proposals, seeds, triples
 from streams.facts.people import erasures
 from streams.facts.releases import releases
 from streams.facts.rounds import learned, rounds
@@ -42,6 +43,7 @@ __all__ = [
     "MACHINE_SCHEMAS",
     "api_keys",
     "bases",
+    "builds",
     "claims",
     "comparisons",
     "documents",
@@ -68,13 +70,17 @@ __all__ = [
     "preferences",
     "projections",
     "prompts",
+    "proposals",
     "rankings",
     "releases",
     "replies",
     "rounds",
     "routes",
+    "seeds",
     "sessions",
     "states",
+    "teacher_calls",
+    "triples",
     "vectors",
 ]
 
@@ -113,7 +119,7 @@ events = projection(
     index(
         "correlation_id",
         name="ix_events_imported",
-        where="type IN ('exam_item_added', 'example_accepted', 'ranking_accepted')",
+        where="type IN ('exam_item_added', 'example_accepted', 'ranking_accepted', 'triple_added', 'seed_added')",
     ),
     # Since when a release answered, and until when.
     index("domain", "offset", name="ix_events_went_live", where="type IN ('release_finished', 'release_rolled_back')"),
@@ -290,6 +296,16 @@ vectors = machine_table(
     index("domain", "encoder"),
     index("kids", using="gin"),
     rights=may(workers="rawd"),
+)
+teacher_calls = machine_table(
+    "work",
+    "teacher_calls",
+    digest("call", key=True),  # keyed, of what was asked
+    text("domain"),
+    text("build_id"),  # that paid for it
+    jsonb("answer"),  # Sealed, with the domain's key
+    timestamptz("made_at"),
+    rights=may(workers="raw"),
 )
 places = machine_table(
     "work",

@@ -31,6 +31,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     door_url: str
     page_url: str
     embeddings_key: str = ""  # for endpoints that policies name
+    teacher_key: str = ""
+    private_endpoints: tuple[str, ...] = ()  # `host` or `host:port` that policies may name though they are not public
     master_key: Path
     erasures: Path  # the journal of destroyed keys
     opencompass: Path
@@ -98,6 +100,8 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         page_url=environ.get("NORIA_PAGE") or known.get("page") or "",
         recall_url=(environ.get("NORIA_RECALL") or known.get("recall") or "").rstrip("/"),
         embeddings_key=environ.get("NORIA_EMBEDDINGS_KEY") or "",
+        teacher_key=environ.get("NORIA_TEACHER_KEY") or "",
+        private_endpoints=_words(environ, "NORIA_PRIVATE_ENDPOINTS"),
         master_key=Path(environ.get("NORIA_MASTER_KEY") or home / "keys" / "master.key"),
         erasures=Path(environ.get("NORIA_ERASURES") or home / "keys" / "erasures.jsonl"),
         opencompass=Path(environ.get("NORIA_OPENCOMPASS") or home / "opencompass"),
@@ -155,9 +159,13 @@ def _key_limits(environ: Mapping[str, str]) -> KeyLimits:
     return KeyLimits(**found)
 
 
+def _words(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in environ.get(variable, "").split(",") if word.strip())
+
+
 def _origins(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
     """`https://chat.example.org, http://127.0.0.1:3000`, as a browser says them; or `*`."""
-    found = tuple(word.strip() for word in environ.get(variable, "").split(",") if word.strip())
+    found = _words(environ, variable)
     for origin in found:
         parts = urlsplit(origin)
         if origin != "*" and origin != f"{parts.scheme}://{parts.netloc}".lower():

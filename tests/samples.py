@@ -7,6 +7,7 @@ from uuid import UUID, uuid5
 from streams import orders, rounds
 from streams.codec import envelope_for
 from streams.domain import Domain, pack, unpack
+from streams.endpoints import Teacher
 from streams.envelope import Consequence, Envelope, Recorded
 from streams.events import DOMAINS, DomainEvent, Event
 from streams.facts.bases import BASES, BaseAdded
@@ -33,6 +34,17 @@ from streams.facts.documents import DocumentAdded, DocumentRemoved, PassageAdded
 from streams.facts.domains import ClockTicked, DomainCreated, DomainRetired, PolicySet
 from streams.facts.exam import ExamItemAdded, ExamItemRetired
 from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted, RankingAccepted, RankingRetired
+from streams.facts.material import (
+    BuildAsked,
+    ExampleProposed,
+    ExampleRejected,
+    MaterialBuilt,
+    SeedAdded,
+    SeedRetired,
+    Source,
+    TripleAdded,
+    TripleRetired,
+)
 from streams.facts.orders import OrderFailed, OrderProgressed, Step
 from streams.facts.people import PersonErased, PlacesPurged
 from streams.facts.releases import (
@@ -348,6 +360,32 @@ EVENTS: tuple[Event, ...] = (
         },
         duration_s=61.5,
     ),
+    TripleAdded(domain=DOMAIN, triple_id="triple-1", triple=sealed(), by="ops"),
+    TripleRetired(domain=DOMAIN, triple_id="triple-1", reason="wrong", by="ops"),
+    SeedAdded(domain=DOMAIN, seed_id="seed-1", kind="syllogism", seed=sealed(), by="ops"),
+    SeedRetired(domain=DOMAIN, seed_id="seed-1", reason="wrong", by="ops"),
+    BuildAsked(domain=DOMAIN, builder="self-kg", most=12, by="ops"),
+    ExampleProposed(
+        domain=DOMAIN,
+        proposal_id="proposal-1",
+        build_id=id_of("build"),
+        builder="self-kg",
+        kind="two_hops",
+        sources=(Source("triple", "triple-1"), Source("triple", "triple-2")),
+        proposal=sealed(),
+    ),
+    ExampleRejected(domain=DOMAIN, proposal_id="proposal-1", reason="wrong", by="ops"),
+    MaterialBuilt(
+        domain=DOMAIN,
+        order_id=id_of("build"),
+        proposed=2,
+        known=1,
+        dropped={"its question stands in the exam": 1},
+        duration_s=0.5,
+        calls=4,
+        cached=1,
+        tokens=900,
+    ),
     BaseComparisonAsked(
         domain=DOMAIN, bases={"heron-2b": "sha256:" + "a0" * 32, "ibis-1b": "sha256:" + "a1" * 32}, by="ops"
     ),
@@ -476,6 +514,14 @@ ORDERS: tuple[Order, ...] = (
         pin=9,
         engine="llamacpp",
         recipe=LoraRecipe(),
+    ),
+    orders.BuildMaterial(
+        order_id=id_of("build"),
+        domain=DOMAIN,
+        builder="self-qa",
+        most=12,
+        pin=9,
+        teacher=Teacher(base_url="https://teacher.test/v1", model="heron-70b"),
     ),
     orders.SwapRelease(
         order_id=id_of("swap"),
@@ -689,6 +735,10 @@ def bases_compared(order: orders.CompareBases) -> BaseComparisonMade:
     return BaseComparisonMade(domain=order.domain, order_id=order.order_id, bases=bases, duration_s=1.0)
 
 
+def built(order: orders.BuildMaterial) -> MaterialBuilt:
+    return MaterialBuilt(domain=order.domain, order_id=order.order_id, proposed=2, known=0, dropped={}, duration_s=1.0)
+
+
 def evaluated(order: orders.EvaluateCandidate, paired: dict[str, Paired] | None = None) -> CandidateEvaluated:
     return CandidateEvaluated(
         domain=DOMAIN,
@@ -731,6 +781,7 @@ def failed(order: Order, *, will_retry: bool = False, reason: str = "out of memo
         orders.EvaluateCandidate: "evaluate",
         orders.CompareReleases: "evaluate",
         orders.CompareBases: "evaluate",
+        orders.BuildMaterial: "build",
         orders.SwapRelease: "swap",
         orders.PurgePlaces: "purge",
     }

@@ -15,7 +15,7 @@ from streams.errors import Unavailable
 from streams.events import Event
 from streams.facts.orders import OrderProgressed, Step, WaitsFor
 from streams.log import Log, message_of
-from streams.orders import Order
+from streams.orders import BuildMaterial, Order
 from streams.sealing import Keyring
 from streams.settings import Settings
 from streams.store import postgres_trouble
@@ -119,7 +119,8 @@ class Context:
         if self._telling != (order.order_id, step):
             self._telling, self._began_at = (order.order_id, step), now
         every_s = max(PROGRESS_EVERY_S, (now - self._began_at) * PROGRESS_EVERY_SHARE)
-        if order.round_id is None or (now - self._told_at < every_s and done < total):
+        tells = order.round_id is not None or isinstance(order, BuildMaterial)
+        if not tells or (now - self._told_at < every_s and done < total):
             return
         self._told_at = now
         event = OrderProgressed(

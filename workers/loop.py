@@ -56,6 +56,7 @@ STEPS: Mapping[str, tuple[Step, str]] = {
     "evaluate_candidate": ("evaluate", "workers.evaluator.step"),
     "compare_releases": ("evaluate", "workers.evaluator.compare"),
     "compare_bases": ("evaluate", "workers.evaluator.bases"),
+    "build_material": ("build", "workers.builder.step"),
     "swap_release": ("swap", "workers.swapper"),
     "purge_places": ("purge", "workers.register"),
 }
@@ -231,7 +232,8 @@ def _reconcile(context: Context, stopping: threading.Event, trouble: list[Except
 
 def work(kinds: Sequence[str], settings: Settings, stopping: threading.Event) -> None:
     """Carry out the orders of these steps until told to stop. Raises LostHistory, or whatever bug a step has."""
-    database = open_database(settings.database_url, SHARES["swapper" if "swap" in kinds else "worker"])
+    share = SHARES["swapper" if "swap" in kinds else "builder" if list(kinds) == ["build"] else "worker"]
+    database = open_database(settings.database_url, share)
     keyring = Keyring(database, MasterKey(settings.master_key))
     name = f"{settings.host}-{os.getpid()}"
     context = Context(settings, database, KafkaLog(settings.kafka, f"noria-{kinds[0]}"), keyring, name)

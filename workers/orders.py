@@ -16,8 +16,8 @@ from streams.errors import Invalid, Unavailable
 from streams.events import DOMAINS, ORDERS
 from streams.facts.orders import OrderFailed
 from streams.log import Log
-from streams.orders import CompareBases, CompareReleases, Order, SwapRelease
-from streams.reading.rounds import comparison_over, orders_over
+from streams.orders import BuildMaterial, CompareBases, CompareReleases, Order, SwapRelease
+from streams.reading.rounds import build_over, comparison_over, orders_over
 from streams.reading.said import said
 from streams.store import positions, postgres_trouble
 from streams.tables import LIVE
@@ -33,6 +33,7 @@ RESULTS = (
     "candidate_evaluated",
     "comparison_made",
     "base_comparison_made",
+    "material_built",
     "release_finished",
     "release_rolled_back",
     "places_purged",
@@ -272,9 +273,11 @@ def renew(database: Engine, held: Claim) -> bool:
 
 
 def _over(connection: Connection, order: Order | OrderOutline) -> bool:
-    """Whether the round that the order is of has ended, and is not being made again by it; or the comparison that it is of."""
+    """Whether the round that the order is of has ended, and is not being made again by it; or the comparison or build."""
     if isinstance(order, CompareReleases | CompareBases):
         return comparison_over(connection, str(order.order_id))
+    if isinstance(order, BuildMaterial):
+        return build_over(connection, str(order.order_id))
     return order.round_id is not None and bool(orders_over(connection, {str(order.order_id): order.round_id}))
 
 

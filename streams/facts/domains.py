@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from streams.domain import Domain, base_of, ended, gathered, prospect
 from streams.envelope import Moment, Recorded
 from streams.facts.comparisons import comparison_ended
+from streams.facts.material import build_ended
 from streams.facts.releases import rebuild_ended
 from streams.policy import Policy
 from streams.tables import boolean, integer, jsonb, projection, text, text_array, timestamptz
@@ -90,7 +91,7 @@ def fold(state: Domain, event: DomainsEvent) -> Domain:
             if not state.base_model:
                 return state
             state = state if state.round is None else ended(state, "cancelled")
-            return replace(state, retired=True, rebuild=None, comparing=None)
+            return replace(state, retired=True, rebuild=None, comparing=None, building=None)
         case PolicySet():
             return replace(state, policy=event.policy)
         case ClockTicked():
@@ -114,7 +115,8 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: DomainsEvent)
                 return []
             retired = Update("domains", {"domain": event.domain}, {"retired_at": at})
             rebuild = rebuild_ended(before, after, at, "cancelled")
-            return [retired, *rebuild, *comparison_ended(before, after, at, "cancelled")]
+            comparison = comparison_ended(before, after, at, "cancelled")
+            return [retired, *rebuild, *comparison, *build_ended(before, after, at, "cancelled")]
         case PolicySet():
             return [Update("domains", {"domain": event.domain}, {"policy": msgspec.to_builtins(event.policy)})]
         case ClockTicked():

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from streams.domain import Domain
 from streams.envelope import Moment, Number, Recorded
+from streams.facts.material import decided
 from streams.fresh import Given
 from streams.sealed import Sealed
 from streams.tables import bigint, boolean, index, jsonb, may, projection, text, timestamptz
@@ -17,7 +18,8 @@ ExampleKind = Literal["correction", "annotation"]
 
 class ExampleAccepted(Struct, frozen=True, kw_only=True):
     """One training item. `prompt` opens to the JSON list of messages up to and with the prompt, after those of what it `follows`
-    (as in `PromptAsked`), `answer` to the answer. `service`: the id of the key that named the person; None: it was their own."""
+    (as in `PromptAsked`), `answer` to the answer. `service`: the id of the key that named the person; None: it was their own.
+    `proposal_id`: the proposal that it was, and whether the person `edited` that."""
 
     domain: str
     example_id: str
@@ -29,6 +31,8 @@ class ExampleAccepted(Struct, frozen=True, kw_only=True):
     prompt_id: str | None = None
     follows: str | None = None
     service: str | None = None
+    proposal_id: str | None = None
+    edited: bool = False
 
 
 class PreferenceAccepted(Struct, frozen=True, kw_only=True):
@@ -173,7 +177,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent)
             }
             was = before.fresh.corrections.get(event.example_id)
             fresh_row = _fresh(recorded, event, "correction", event.example_id, was) if changed else []
-            return [Insert("examples", row | more), *fresh_row]
+            return [Insert("examples", row | more), *fresh_row, *_decided(recorded, event)]
         case PreferenceAccepted():
             names = ("preference_id", "domain", "person", "prompt", "chosen", "rejected", "prompt_id", "follows")
             row = columns(event, *names)
@@ -201,6 +205,13 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent)
             return [Retire("rankings", where, recorded.offset, event.reason)]
         case _:
             assert_never(event)
+
+
+def _decided(recorded: Recorded, event: ExampleAccepted) -> list[Write]:
+    if event.proposal_id is None:
+        return []
+    state = "edited" if event.edited else "accepted"
+    return [decided(event.proposal_id, state, recorded, decided_by=event.person, example_id=event.example_id)]
 
 
 def _erased(state: Domain, event: ExampleAccepted) -> bool:

@@ -9,19 +9,20 @@ from msgspec.structs import replace
 from streams.domain import Domain, ended
 from streams.envelope import Recorded
 from streams.facts.comparisons import comparison_ended
+from streams.facts.material import build_ended
 from streams.facts.releases import rebuild_ended
 from streams.writes import Update, Write
 
-Step = Literal["select", "train", "evaluate", "swap", "purge"]
+Step = Literal["select", "train", "evaluate", "swap", "purge", "build"]
 WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed", "disk_space"]
 
 
 class OrderProgressed(Struct, frozen=True, kw_only=True):
-    """How far a step is. `waits_for`: what is still being made, without which it cannot go on. `stage`: of a recipe with several,
-    the one whose steps are counted."""
+    """How far a step is. `round_id`: None, where the order is of none (a build). `waits_for`: what is still being made, without
+    which it cannot go on. `stage`: of a recipe with several, the one whose steps are counted."""
 
     domain: str
-    round_id: str
+    round_id: str | None
     order_id: UUID
     step: Step
     done: int
@@ -60,6 +61,8 @@ def fold(state: Domain, event: OrderEvent) -> Domain:
                 state = replace(state, rebuild=None)
             if state.comparing is not None and state.comparing.order_id == event.order_id:
                 state = replace(state, comparing=None)
+            if state.building is not None and state.building.order_id == event.order_id:
+                state = replace(state, building=None)
             if state.round is None or state.round.order_id != event.order_id:
                 return state
             return ended(state, "failed", failure=event.reason)
@@ -70,6 +73,9 @@ def fold(state: Domain, event: OrderEvent) -> Domain:
 def rows(before: Domain, after: Domain, recorded: Recorded, event: OrderEvent) -> list[Write]:
     match event:
         case OrderProgressed():
+            if before.building is not None and before.building.order_id == event.order_id:
+                told = {"done": event.done, "total": event.total, "values": event.values}
+                return [Update("builds", {"build_id": str(event.order_id)}, {"progress": told})]
             under_way = [one.order_id for one in (before.round, before.rebuild) if one is not None]
             if event.order_id not in under_way:
                 return []
@@ -83,6 +89,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: OrderEvent) -
             return [
                 *rebuild_ended(before, after, at, "failed", failure=failure),
                 *comparison_ended(before, after, at, "failed", failure=failure),
+                *build_ended(before, after, at, "failed", failure=failure),
             ]
         case _:
             assert_never(event)

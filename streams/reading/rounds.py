@@ -52,6 +52,14 @@ def comparison_over(connection: Connection, order_id: str) -> bool:
     return outcome not in (None, "under_way")
 
 
+def build_over(connection: Connection, order_id: str) -> bool:
+    """Whether that build has ended; one that is not known here yet may be wanted."""
+    outcome = connection.execute(
+        text("SELECT outcome FROM noria.builds WHERE build_id = :order_id"), {"order_id": order_id}
+    ).scalar_one_or_none()
+    return outcome not in (None, "under_way")
+
+
 class Served(Struct, frozen=True):
     """What answers a domain that is not retired, and the kind of engine that serves that. `near`: a round may begin by time alone.
     `exam_items`: how many are in force."""

@@ -21,12 +21,14 @@ from streams.facts.conversations import (
 )
 from streams.facts.domains import DomainCreated, PolicySet
 from streams.facts.examples import RankingAccepted
+from streams.facts.material import MaterialBuilt
 from streams.facts.people import PlacesPurged
 from streams.facts.releases import CandidateRebuilt, ReleaseFinished, ReleaseRolledBack, ReleaseStarted
 from streams.facts.rounds import CandidateEvaluated, CandidateTrained, SnapshotSelected
 from streams.gate import FIXES, Paired
 from streams.log import Log, Message, Position, Record
 from streams.orders import (
+    BuildMaterial,
     CompareBases,
     CompareReleases,
     EvaluateCandidate,
@@ -72,7 +74,7 @@ def sealed(person: str, ref: str = "somewhere#text") -> Sealed:
 
 def placed(event: Event, id: UUID) -> Event:
     """The event with what looks like sealed words said in it."""
-    for field in ("messages", "text", "item", "passage", "title"):
+    for field in ("messages", "text", "item", "passage", "title", "triple", "seed", "proposal"):
         said = getattr(event, field, None)
         if isinstance(said, Sealed) and said.kid.startswith(NOBODYS_KEY):
             event = replace(event, **{field: replace(said, ref=f"{id}#{field}")})
@@ -295,6 +297,9 @@ def results(order: Order) -> Iterable[tuple[str, Event]]:
                     duration_s=2.5,
                 ),
             )
+        case BuildMaterial():
+            made = MaterialBuilt(domain=domain, order_id=order_id, proposed=0, known=0, dropped={}, duration_s=2.5)
+            yield "material_built", made
         case CompareBases():
             yield (
                 "base_comparison_made",

@@ -68,6 +68,14 @@ def of(path: str, body: Any = None) -> Callable[[Things], Ask]:
 
 
 _QUESTION = {"model": "{domain}", "messages": [{"role": "user", "content": "how much?"}], "user": "ann"}
+_TRIPLE = [{"subject": "a pump", "predicate": "colour", "object": "red"}]
+_SEED = [
+    {
+        "major": {"law": "Pump Act", "article": "Article 1", "rule": "Pumps are red."},
+        "minor": "It is a pump.",
+        "conclusion": {"article": "Article 1", "result": "it is red."},
+    }
+]
 _EXAM = [{"question": "Who?", "answer": "She.", "kind": "general"}]
 _EXAMPLE = [{"instruction": "Say one", "output": "one"}]
 _PREFERENCE = [{"prompt": "Say one", "chosen": "one", "rejected": "two"}]
@@ -101,6 +109,19 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/domains/<domain>/documents"): of("/v1/domains/{domain}/documents?name=a.txt", "A pump."),
     ("GET", "/v1/domains/<domain>/documents/<document_id>"): of("/v1/domains/{domain}/documents/none"),
     ("DELETE", "/v1/domains/<domain>/documents/<document_id>"): of("/v1/domains/{domain}/documents/none"),
+    ("GET", "/v1/domains/<domain>/triples"): of("/v1/domains/{domain}/triples"),
+    ("POST", "/v1/domains/<domain>/triples"): of("/v1/domains/{domain}/triples", _TRIPLE),
+    ("POST", "/v1/domains/<domain>/triples/retire"): of("/v1/domains/{domain}/triples/retire", {}),
+    ("GET", "/v1/domains/<domain>/seeds"): of("/v1/domains/{domain}/seeds"),
+    ("POST", "/v1/domains/<domain>/seeds"): of("/v1/domains/{domain}/seeds", _SEED),
+    ("POST", "/v1/domains/<domain>/seeds/retire"): of("/v1/domains/{domain}/seeds/retire", {}),
+    ("GET", "/v1/domains/<domain>/builds"): of("/v1/domains/{domain}/builds"),
+    ("POST", "/v1/domains/<domain>/builds"): of("/v1/domains/{domain}/builds", {"builder": "self-kg"}),
+    ("GET", "/v1/domains/<domain>/builds/<build_id>"): of("/v1/domains/{domain}/builds/none"),
+    ("POST", "/v1/domains/<domain>/builds/<build_id>/undo"): of("/v1/domains/{domain}/builds/none/undo", {}),
+    ("GET", "/v1/domains/<domain>/proposals"): of("/v1/domains/{domain}/proposals"),
+    ("POST", "/v1/domains/<domain>/proposals/accept"): of("/v1/domains/{domain}/proposals/accept", {"build": "none"}),
+    ("POST", "/v1/domains/<domain>/proposals/reject"): of("/v1/domains/{domain}/proposals/reject", {"build": "none"}),
     ("GET", "/v1/domains/<domain>/comparisons"): of("/v1/domains/{domain}/comparisons"),
     ("GET", "/v1/domains/<domain>/base-comparisons"): of("/v1/domains/{domain}/base-comparisons"),
     ("POST", "/v1/domains/<domain>/recall"): of("/v1/domains/{domain}/recall", {"question": "how much?"}),
@@ -134,7 +155,14 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("POST", "/v1/domains/<domain>/retire"): of("/v1/domains/{domain}/retire", {}),
 }
 # What these ask for is not there for anybody: a 404 with one of these codes is the answer of who may ask.
-_NOT_THERE = {"base_not_found", "document_not_found", "key_not_found", "not_quarantined", "person_not_found"}
+_NOT_THERE = {
+    "base_not_found",
+    "build_not_found",
+    "document_not_found",
+    "key_not_found",
+    "not_quarantined",
+    "person_not_found",
+}
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_no_digest_of_what_somebody_said_can_be_confirmed_once_they_were_erased(
         for kid in kids:
             parts = ("example", domain, kid, prompt, said.output)
             for key in (None, *held_keys(world)):
-                found.add(datasets._identified(world.services, *parts, key=key).hex)
+                found.add(datasets.identified(world.services, *parts, key=key).hex)
         return wanted & found
 
     assert len(confirmed()) == 2, "by their own key"
@@ -164,7 +164,7 @@ def test_an_example_that_was_imported_when_one_key_served_all_is_known_again(wor
     key = world.services.keyring.key_for(f"person:{who}")
     said = datasets.read_example(item).item
     prompt = msgspec.json.encode(messages_of(said)).decode()
-    id_ = datasets._identified(world.services, "example", domain, key.kid, prompt, said.output)
+    id_ = datasets.identified(world.services, "example", domain, key.kid, prompt, said.output)
     accepted = ExampleAccepted(
         domain=domain,
         example_id=id_.hex,

@@ -114,6 +114,26 @@ def fill(database: Engine) -> None:
             "passage_id, document_id, domain, number, passage, added_offset",
             f"{HEX.format('s')}, {HEX.format('d')}, {DOMAIN}, 0, {SEALED}, n",
         ),
+        "noria.triples": (
+            OTHERS,
+            "triple_id, domain, triple, added_offset",
+            f"{HEX.format('t')}, {DOMAIN}, {SEALED}, n",
+        ),
+        "noria.seeds": (
+            OTHERS,
+            "seed_id, domain, kind, seed, added_offset",
+            f"{HEX.format('w')}, {DOMAIN}, 'syllogism', {SEALED}, n",
+        ),
+        "noria.builds": (
+            OTHERS,
+            "build_id, domain, builder, by, outcome, asked_offset, asked_at",
+            f"{HEX.format('u')}, {DOMAIN}, 'self-kg', 'ops', 'made', n, {WHEN}",
+        ),
+        "noria.proposals": (
+            OTHERS,
+            "proposal_id, domain, build_id, builder, kind, sources, proposal, state, proposed_offset",
+            f"{HEX.format('y')}, {DOMAIN}, md5('u' || n % 100), 'self-kg', 'fact', '[]', {SEALED}, 'proposed', n",
+        ),
         "noria.exam_items": (
             OTHERS,
             "item_id, domain, kind, item, added_offset",
@@ -227,6 +247,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "round_id": named("o"),
         "reply_id": named("r"),
         "document_id": named("d"),
+        "build_id": named("u"),
         "event_id": str(UUID(named("v"))),
         "person": "p-1",
         "name": "d-1",
@@ -252,10 +273,26 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "datasets.retire_preferences": [{"import": "x"}, {"items": [named("k")]}],
         "datasets.retire_exam": [{"import": "x"}, {"items": [named("i")]}],
         "datasets.retire_examples": [{"import": "x"}, {"items": [named("e")]}],
+        "material.add_triples": [[{"subject": "a", "predicate": "b", "object": "c"}]],
+        "material.add_seeds": [
+            [
+                {
+                    "major": {"law": "a", "article": "Article 1", "rule": "b"},
+                    "minor": "c",
+                    "conclusion": {"article": "Article 1", "result": "d"},
+                }
+            ]
+        ],
+        "material.retire_triples": [{"import": "x"}, {"items": [named("t")]}],
+        "material.retire_seeds": [{"import": "x"}, {"items": [named("w")]}],
+        "material.ask_build": [{"builder": "self-kg"}],
+        "material.accept": [{"build": named("u")}, {"proposals": [named("y")]}],
+        "material.reject": [{"build": named("u")}, {"proposals": [named("y")]}],
         "rounds.roll_back": [{"to": 1}],
         "grants.make_key": [{"name": "made", "domains": ["d-1"]}],
     }
     queries = {"domains.list_domains": "", "rounds.list_rounds": "?domain=d-1", "rounds.list_releases": "?domain=d-1"}
+    queries["material.show_proposals"] = f"?build={named('u')}&state=all"
     domains = [f"d-{number}" for number in range(1, 4)]
     few = create_key(explained.database, "few", "data", person="p-2", domains=domains)
     unasked = []

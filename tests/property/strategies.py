@@ -15,6 +15,7 @@ from streams.facts.comparisons import BaseComparisonAsked, ComparisonAsked
 from streams.facts.domains import ClockTicked, PolicySet
 from streams.facts.exam import ExamItemRetired
 from streams.facts.examples import ExampleAccepted, ExampleRetired
+from streams.facts.material import BuildAsked
 from streams.facts.people import PersonErased, PlacesPurged
 from streams.facts.releases import CandidateRetired, RollbackAsked
 from streams.facts.rounds import RoundAsked, RoundCancelled
@@ -29,6 +30,7 @@ from tests.samples import (
     Decision,
     DomainLog,
     bases_compared,
+    built,
     compared,
     correction,
     created,
@@ -106,6 +108,7 @@ ACTS = (  # as often as they are named
         "rebuild",
         "compare",
         "compare bases",
+        "build",
     ),
 )
 UNSURE = SHIPS | {"fixes": Paired(4, 0, 0, 4, 0)}
@@ -191,6 +194,8 @@ class Happening(DomainLog):
                 return ComparisonAsked(domain=DOMAIN, by="ops")
             case "compare bases":
                 return BaseComparisonAsked(domain=DOMAIN, bases={"one": "model-0", "two": "model-2"}, by="ops")
+            case "build":
+                return BuildAsked(domain=DOMAIN, builder="self-kg", most=None, by="ops")
             case "policy":
                 return PolicySet(domain=DOMAIN, policy=policy, by="ops")
             case "cancel":
@@ -224,6 +229,8 @@ class Happening(DomainLog):
                 return rebuilt(order, equal=pick != 7)
             case orders.CompareReleases():
                 return compared(order)
+            case orders.BuildMaterial():
+                return built(order)
             case orders.CompareBases():
                 return bases_compared(order)
             case orders.EvaluateCandidate():

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -192,13 +193,14 @@ def test_what_is_drawn_is_as_likely_as_the_model_says_and_depends_on_nothing_bes
 def test_what_is_judged_better_comes_to_be_said_and_the_model_stays_near_to_what_it_was(
     base: Path, tmp_path: Path
 ) -> None:
-    told, outcome = trained(base, tmp_path, RECIPE, **ALONE)
-    metrics = outcome.metrics
-    assert metrics["reward_after"] > metrics["reward_before"] + 0.25 and 0 < metrics["kl_after"] < 10
-    assert (metrics["kept_step"], metrics["planned_steps"], metrics["prompts"]) == (8, 8, 6)
-    assert told[0].values["kl"] == 0 and [seen.step for seen in told] == list(range(1, 9))
+    told, outcome = trained(base, tmp_path, replace(RECIPE, steps=12, replay_weight=0.1), **ALONE)
+    metrics, rewards = outcome.metrics, [seen.values["reward"] for seen in told]
+    # Of 192 answers each. With a rate at which nothing is learned four seeds gave -0.08 to 0.03.
+    assert mean(rewards[-4:]) > mean(rewards[:4]) + 0.1 and 0 < metrics["kl_after"] < 10
+    assert (metrics["kept_step"], metrics["planned_steps"], metrics["prompts"]) == (12, 12, 6)
+    assert told[0].values["kl"] == 0 and [seen.step for seen in told] == list(range(1, 13))
     assert all(seen.replay_divergence is not None for seen in told) and outcome.fallback is None
-    assert len(outcome.epoch_losses) == outcome.steps == 8
+    assert len(outcome.epoch_losses) == outcome.steps == 12
 
 
 def test_packs_and_rows_one_by_one_learn_the_same(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

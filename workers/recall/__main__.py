@@ -6,15 +6,17 @@ from contextlib import suppress
 from streams import process
 from streams.connections import SHARES
 from streams.erasures import ERASED_CHANNEL
-from streams.errors import Invalid
+from streams.errors import Invalid, Unavailable
 from streams.recall_client import KEY
 from streams.recalled import Recall
 from streams.relay import Waiter
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings
 from streams.store import open_database
+from workers.endpoints import check_address
 from workers.recall.encoder import Encoder, EndpointEncoder, SentenceEncoder
 from workers.recall.follower import Follower
+from workers.recall.held import EncoderFailed
 from workers.recall.server import application, make_server
 
 LOOK_EVERY_S = 0.5
@@ -23,13 +25,18 @@ LOOK_EVERY_S = 0.5
 class Encoders:
     """One of each kind, whatever the number of domains that use it."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, private_endpoints: tuple[str, ...]) -> None:
         self._key = key
+        self._private_endpoints = private_endpoints
         self._own: SentenceEncoder | None = None
 
     def __call__(self, recall: Recall) -> Encoder:
-        """Raises Unavailable, where an endpoint does not answer."""
+        """Raises EncoderFailed, where an endpoint may not be asked."""
         if recall.embeddings is not None:
+            try:
+                check_address(recall.embeddings.base_url, self._private_endpoints)
+            except (Invalid, Unavailable) as error:
+                raise EncoderFailed(str(error)) from None
             return EndpointEncoder(recall.embeddings.base_url, recall.embeddings.model, self._key)
         if self._own is None:
             self._own = SentenceEncoder()
@@ -42,7 +49,7 @@ def work(settings: Settings, stopping: threading.Event) -> None:
         raise Invalid("not set: NORIA_RECALL (is `noria up` running? it writes it under the home's run folder)")
     database = open_database(settings.database_url, SHARES["recall"])
     keyring = Keyring(database, MasterKey(settings.master_key))
-    follower = Follower(database, keyring, Encoders(settings.embeddings_key))
+    follower = Follower(database, keyring, Encoders(settings.embeddings_key, settings.private_endpoints))
     moved, erased = Waiter(database, "noria_positions"), Waiter(database, ERASED_CHANNEL)
     server = make_server(application(lambda: follower.held, keyring.derive(KEY)), settings.recall_url)
     threading.Thread(target=server.run, name="server", daemon=True).start()

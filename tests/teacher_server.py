@@ -1,0 +1,64 @@
+"""A small HTTP server that speaks `/chat/completions`, for tests of builders: it answers by a script, rubbish among it."""
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Reply = str | tuple[int, bytes] | dict[str, Any]
+
+
+class TeacherServer:
+    """`answer(prompt)` is what it says: words; a status with a body; or a choice as its protocol has it. `asked` keeps prompts."""
+
+    def __init__(self, answer: Callable[[str], Reply]) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+        self.keys: set[str | None] = set()
+        self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.place = f"127.0.0.1:{self._server.server_address[1]}"
+        self.base_url = f"http://{self.place}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        teacher = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                prompt = body["messages"][-1]["content"]
+                with teacher._lock:
+                    teacher.asked.append(prompt)
+                    teacher.keys.add(self.headers.get("Authorization"))
+                    teacher.at_once += 1
+                    teacher.most_at_once = max(teacher.most_at_once, teacher.at_once)
+                try:
+                    said = teacher.answer(prompt)
+                finally:
+                    with teacher._lock:
+                        teacher.at_once -= 1
+                status, value = said if isinstance(said, tuple) else (200, _completion(said))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(value)))
+                self.end_headers()
+                self.wfile.write(value)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        return Handler
+
+
+def _completion(said: str | dict[str, Any]) -> bytes:
+    choice = {"message": {"content": said}, "finish_reason": "stop"} if isinstance(said, str) else said
+    return json.dumps({"choices": [choice], "usage": {"total_tokens": 100}}).encode()

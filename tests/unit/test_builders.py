@@ -1,0 +1,225 @@
+"""What builders make of material, and what is let through of what a teacher says."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.cli.triple_files import read_triples
+from api.items import ItemFault, read_syllogism
+from deploy.demo.domain import load_facts
+from streams.builders import BUILDERS
+from streams.errors import Invalid
+from streams.facts.material import Source
+from streams.syllogisms import asked_and_answered, is_chinese
+from workers.builder import self_kg, step
+from workers.builder.grounded import ARTICLE, NAME, NUMBER, ungrounded
+from workers.builder.material import Made, Proposed, Triple
+from workers.builder.self_qa import LENGTH, NO_QUESTIONS, POINTS_BACK, TWICE, questions_of
+from workers.endpoints import check_address
+
+SYLLOGISMS = Path(__file__).parents[2] / "deploy" / "demo" / "road_traffic" / "syllogisms.jsonl"
+
+
+def made(*triples: tuple[str, str, str]) -> list[Proposed]:
+    class Given:
+        def triples(self) -> Sequence[Triple]:
+            return [Triple(str(number), *one) for number, one in enumerate(triples)]
+
+    found: list[Made] = list(self_kg.build(Given(), None))  # type: ignore[arg-type]
+    return [one for one in found if isinstance(one, Proposed)]
+
+
+def test_every_builder_that_may_be_asked_for_has_its_row_and_its_file() -> None:
+    assert list(step.BUILDERS) == list(BUILDERS)
+
+
+def test_a_fact_is_asked_in_the_language_that_it_is_in_and_two_are_joined_on_what_they_share() -> None:
+    found = made(
+        ("京沪高速", "最高时速", "120公里"),
+        ("京沪高速", "管理单位", "路政局"),
+        ("路政局", "所在地", "济南"),
+        ("Ann", "boss", "Ben"),
+    )
+    assert [(one.kind, one.instruction, one.output) for one in found] == [
+        ("fact", "京沪高速的最高时速是什么？", "京沪高速的最高时速是120公里。"),
+        ("fact", "京沪高速的管理单位是什么？", "京沪高速的管理单位是路政局。"),
+        ("two_hops", "京沪高速的管理单位的所在地是什么？", "京沪高速的管理单位是路政局，路政局的所在地是济南。"),
+        ("fact", "路政局的所在地是什么？", "路政局的所在地是济南。"),
+        ("fact", "What is the boss of Ann?", "The boss of Ann is Ben."),
+    ]
+    assert found[2].sources == (Source("triple", "1"), Source("triple", "2"))
+
+
+def test_several_objects_are_one_answer_nobody_is_led_in_a_circle_and_an_entity_that_is_one_of_two_joins_nothing() -> (
+    None
+):
+    assert [one.output for one in made(("a", "next", "b"), ("b", "next", "a"))] == [
+        "The next of a is b.",
+        "The next of b is a.",
+    ]
+    found = made(("x", "part", "y"), ("X", "Part", "z"), ("y", "maker", "Oda"), ("x", "part", "Y"))
+    assert [one.output for one in found] == ["The part of x is y and z.", "The maker of y is Oda."]
+    assert len(found[0].sources) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("It is checked every 15 days.", None),
+        ("It is checked every fifteen days by two hundred and fifty people.", None),
+        ("It is checked every 117 days.", NUMBER),
+        ("It is checked every sixteen days.", NUMBER),
+        ("Under Article 91 it is checked.", None),
+        ("Under Article 92 it is checked.", ARTICLE),
+        ("It was begun on 1 May 2004.", None),
+        ("It was begun on 1 June 2004.", NUMBER),
+        ("Then Ida Holm checks it.", None),
+        ("Then Jon Holm checks it.", NAME),
+    ],
+)
+def test_an_english_answer_is_grounded_or_not(answer: str, fault: str | None) -> None:
+    passage = "Article 91\nSince 1 May 2004 Ida Holm checks it every 15 days, with a staff of 250."
+    assert ungrounded(answer, passage) == fault
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("暂扣六个月机动车驾驶证。", None),
+        ("暂扣6个月机动车驾驶证。", None),
+        ("暂扣八个月机动车驾驶证。", NUMBER),
+        ("处一千元以上二千元以下罚款。", None),
+        ("处1000元以上3000元以下罚款。", NUMBER),
+        ("一般情况下统一办理，十分重要。", None),
+        ("依照第九十一条处理。", None),
+        ("依照第91条处理。", None),
+        ("依照第九十九条处理。", ARTICLE),
+        ("由公安机关决定。", None),
+        ("由人民法院决定。", NAME),
+        ("依照《刑法》处理。", NAME),
+        ("张某应当负责。", NAME),
+        ("超过规定时速50%的，予以处罚。", None),
+    ],
+)
+def test_a_chinese_answer_is_grounded_or_not(answer: str, fault: str | None) -> None:
+    passage = (
+        "第九十一条\n饮酒后驾驶机动车的，由公安机关暂扣六个月机动车驾驶证，并处一千元以上二千元以下罚款；"
+        "超速百分之五十的，从重。"
+    )
+    assert ungrounded(answer, passage) == fault
+
+
+def test_of_a_teachers_questions_those_are_kept_that_can_be_understood_alone() -> None:
+    said = (
+        "Here they are:\n1. Question: How long is the ban?\n2. **Question:** How long is the ban?\n3. Question: Why?\n"
+        "4. Question: What does this article say?\n5、问题：禁驾期有多长？\n6. 问题：上述规定是什么意思？"
+    )
+    kept, dropped = questions_of(said)
+    assert kept == ["How long is the ban?", "禁驾期有多长？"]
+    assert [one.reason for one in dropped] == [TWICE, LENGTH, POINTS_BACK, POINTS_BACK]
+    assert [one.reason for one in questions_of("I cannot.")[1]] == [NO_QUESTIONS]
+
+
+def number_of(article: str) -> str:
+    digits, total, digit = "零一二三四五六七八九", 0, 0
+    for char in article.strip("第条"):
+        if char in digits:
+            digit = digits.index(char)
+        else:
+            total, digit = total + (digit or 1) * {"十": 10, "百": 100, "千": 1000}[char], 0
+    return f"Article {total + digit}"
+
+
+def test_the_demos_syllogisms_rest_on_the_articles_of_its_facts_and_come_to_their_results() -> None:
+    facts = {fact.id: fact for fact in load_facts()}
+    rows = [json.loads(line) for line in SYLLOGISMS.read_text().splitlines()]
+    chinese = [row for row in rows if is_chinese(row["minor"])]
+    assert len(rows) >= 40 and len(chinese) >= len(rows) / 2
+    assert len({row["minor"] for row in rows}) == len(rows)
+    for row in rows:
+        one, fact = read_syllogism(row).item, facts[row["fact"]]
+        lang = fact.zh if row in chinese else fact.en
+        assert one.major.article == (fact.article if row in chinese else number_of(fact.article)), row["fact"]
+        assert row not in chinese or one.major.law == fact.law
+        assert any(key.casefold() in one.conclusion.result.casefold() for key in lang.keys), row["fact"]
+        instruction, minor, answer = asked_and_answered(one)
+        assert minor == row["minor"] and is_chinese(instruction) == is_chinese(answer) == (row in chinese)
+        assert answer.count("\n") == 2 and answer.rstrip("。.").endswith(one.conclusion.result.rstrip("。."))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"minor": " "}, "minor"),
+        ({"major": {"law": "a", "article": "91", "rule": "b"}}, "major.article"),
+        ({"conclusion": {"article": "Article 2", "result": "b"}}, "conclusion.article"),
+        ({"major": {"law": "a", "article": "Article 1", "rule": "b", "text": "c"}}, "major"),
+    ],
+)
+def test_a_syllogism_that_is_none_is_refused_by_its_field(wrong: dict[str, Any], field: str) -> None:
+    fine = {
+        "major": {"law": "a", "article": "Article 1", "rule": "b"},
+        "minor": "c",
+        "conclusion": {"article": "Article 1", "result": "d"},
+    }
+    with pytest.raises(ItemFault) as fault:
+        read_syllogism(fine | wrong)
+    assert fault.value.field.startswith(field)
+
+
+def test_a_file_of_triples_names_each_line_that_is_wrong_and_reads_the_others(tmp_path: Path) -> None:
+    csv = tmp_path / "facts.csv"
+    csv.write_text(
+        '\ufeffobject,subject,predicate,note\nSkagen,the ferry,home port,x\n,the ferry,colour,\n"a\nb",c,d,\n'
+    )
+    found = read_triples(csv)
+    assert [(place, one.subject, one.object) for place, one in found.triples] == [("line 2", "the ferry", "Skagen")]
+    assert found.faults == ["line 3: object must not be empty", "line 5: object must be one line"]
+    lines = tmp_path / "facts.jsonl"
+    lines.write_text(
+        '{"subject": "a", "predicate": "b", "object": "c"}\n\n{"subject": "a"\n[1]\n{"subject": "a", "object": 3}\n'
+    )
+    found = read_triples(lines)
+    assert len(found.triples) == 1 and [re.match(r"line \d", one)[0] for one in found.faults] == [  # type: ignore[index]
+        "line 3",
+        "line 4",
+        "line 5",
+    ]
+    for name, words in (("facts.csv", "the header lacks predicate"), ("facts.txt", "is none of .csv")):
+        (tmp_path / name).write_text("subject,object\na,b\n")
+        with pytest.raises(Invalid, match=words):
+            read_triples(tmp_path / name)
+
+
+def test_a_graph_of_rdf_is_read_by_its_labels_and_a_circle_in_it_harms_nobody(tmp_path: Path) -> None:
+    pytest.importorskip("rdflib")
+    graph = tmp_path / "facts.ttl"
+    graph.write_text(
+        "@prefix x: <http://x.test/> . @prefix r: <http://www.w3.org/2000/01/rdf-schema#> .\n"
+        'x:ferry r:label "the ferry" ; x:homePort x:Old_Skagen ; x:made 1962 ; x:has [ x:name "deck" ] .\n'
+        "x:Old_Skagen x:homeOf x:ferry .\n"
+    )
+    found = read_triples(graph)
+    assert {(one.subject, one.predicate, one.object) for _, one in found.triples} == {
+        ("the ferry", "homePort", "Old Skagen"),
+        ("the ferry", "made", "1962"),
+        ("Old Skagen", "homeOf", "the ferry"),
+    }
+    assert len(found.faults) == 2 and all("a blank node has no words" in one for one in found.faults)
+    graph.write_text("x:ferry oh")
+    with pytest.raises(Invalid, match="cannot be read as turtle"):
+        read_triples(graph)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8080/v1", "http://[::1]/v1", "http://169.254.169.254/v1", "http://10.0.0.7/v1"]
+)
+def test_an_endpoint_at_a_private_address_is_asked_only_where_whoever_runs_noria_allows_it(url: str) -> None:
+    with pytest.raises(Invalid, match="NORIA_PRIVATE_ENDPOINTS"):
+        check_address(url, ("10.0.0.7:81",))
+    check_address(url, ("127.0.0.1:8080", "::1", "169.254.169.254:80", "10.0.0.7"))
+    check_address("http://8.8.8.8/v1", ())

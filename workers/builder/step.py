@@ -1,0 +1,152 @@
+"""The order `build_material`: a builder proposes examples, and nobody is taught anything until a person accepts them.
+
+What is proposed is told apart by its words: the same again, of a later build or of one that was taken up, is the same event. What
+asks a question of the exam is never proposed.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import msgspec
+from sqlalchemy import text
+
+from streams.alike import words_of
+from streams.errors import Invalid
+from streams.events import DomainEvent
+from streams.facts.material import ExampleProposed, MaterialBuilt
+from streams.orders import BuildMaterial
+from streams.reading.learning import exam_as_of
+from streams.sealing import common_digest, domain_subject, seal
+from streams.store import postgres_trouble
+from workers.builder.material import Dropped, Made, Material, Proposed, Step
+from workers.builder.teacher import Desk
+from workers.context import Context
+from workers.endpoints import check_address
+from workers.selector.opened import IN_THE_EXAM, open_exam
+
+# Each builder of `streams.builders`, and the module whose `build` makes its proposals.
+BUILDERS = {
+    "self-kg": "workers.builder.self_kg",
+    "syllogism": "workers.builder.syllogism",
+    "self-qa": "workers.builder.self_qa",
+}
+TWICE = "another of this build asks the same"
+TOO_LONG = "longer than an example may be"
+MOST_BYTES = 32 * 1024  # what the door takes of one item
+SAID_AT_ONCE = 50
+_PROPOSALS = uuid5(NAMESPACE_URL, "urn:noria:proposal")
+Build = Callable[[Material, Desk], Iterator[Made]]
+
+
+def run(order: BuildMaterial, context: Context) -> None:
+    if order.builder not in BUILDERS:
+        raise Invalid(f"there is no builder {order.builder!r}; there are {', '.join(BUILDERS)}")
+    if order.teacher is not None:
+        check_address(order.teacher.base_url, context.settings.private_endpoints)
+    build: Build = import_module(BUILDERS[order.builder]).build
+    began = time.monotonic()
+    desk: Desk = Desk(
+        order.teacher,
+        context.settings.teacher_key,
+        order.domain,
+        order.order_id,
+        context.database,
+        context.keyring,
+        lambda wait_s: _wait(context, wait_s),
+    )
+    try:
+        counts, dropped = _propose(order, context, build, desk)
+    finally:
+        desk.close()
+    event = MaterialBuilt(
+        domain=order.domain,
+        order_id=order.order_id,
+        proposed=counts["proposed"],
+        known=counts["known"],
+        dropped=dict(sorted(dropped.items())),
+        duration_s=round(time.monotonic() - began, 1),
+        **msgspec.to_builtins(desk.counts),
+    )
+    context.publish(order, event, "material_built")
+
+
+def _wait(context: Context, wait_s: float) -> None:
+    """Raises Cancelled as soon as the order is not wanted any more."""
+    context.cancelled.wait(wait_s)
+    context.check()
+
+
+def _propose(order: BuildMaterial, context: Context, build: Build, desk: Desk) -> tuple[Counter[str], Counter[str]]:
+    """Make and record the proposals: how many were `proposed` and `known`, and the rest by reason."""
+    counts, dropped = Counter[str](), Counter[str]()
+    with postgres_trouble(), context.database.connect() as connection:
+        exam = open_exam(exam_as_of(connection, order.domain, order.pin), context.keyring)
+        rows = connection.execute(
+            text("SELECT proposal_id, build_id FROM noria.proposals WHERE domain = :domain"), {"domain": order.domain}
+        )
+        there = {row.proposal_id: row.build_id for row in rows}
+    material = Material(context.database, context.keyring, order.domain, order.pin)
+    forbidden, asked = {words_of(question) for question in exam}, set[tuple[str, ...]]()
+    batch: list[tuple[UUID, DomainEvent]] = []
+    for made in build(material, desk):
+        context.check()
+        match made:
+            case Step(done, total):
+                tokens = desk.counts.tokens
+                context.progress(order, "build", done, total, proposed=counts["proposed"], tokens=tokens)
+            case Dropped(reason):
+                dropped[reason] += 1
+            case Proposed():
+                question = words_of(f"{made.instruction} {made.input}")
+                if forbidden & {question, words_of(made.instruction), words_of(made.input)}:
+                    dropped[IN_THE_EXAM] += 1
+                    continue
+                if question in asked:
+                    dropped[TWICE] += 1
+                    continue
+                asked.add(question)
+                words = msgspec.json.encode(
+                    {"instruction": made.instruction, "input": made.input, "output": made.output, "system": ""}
+                )
+                if len(words) > MOST_BYTES:
+                    dropped[TOO_LONG] += 1
+                    continue
+                id_ = _id_of(order, words, context)
+                if there.get(id_.hex, str(order.order_id)) != str(order.order_id):
+                    counts["known"] += 1
+                    continue
+                if id_.hex not in there:
+                    batch.append((id_, _event(order, id_, made, words, context)))
+                counts["proposed"] += 1
+        if len(batch) >= SAID_AT_ONCE:
+            context.say(batch, str(order.order_id), order.order_id)
+            batch = []
+        if order.most is not None and counts["proposed"] >= order.most:
+            break
+    if batch:
+        context.say(batch, str(order.order_id), order.order_id)
+    return counts, dropped
+
+
+def _id_of(order: BuildMaterial, words: bytes, context: Context) -> UUID:
+    """From its words, by keyed digest."""
+    said = msgspec.json.encode([order.domain, order.builder, words.decode()])
+    with postgres_trouble():
+        return uuid5(_PROPOSALS, common_digest(said, context.keyring))
+
+
+def _event(order: BuildMaterial, id_: UUID, made: Proposed, words: bytes, context: Context) -> ExampleProposed:
+    with postgres_trouble():
+        key = context.keyring.key_for(domain_subject(order.domain))
+    return ExampleProposed(
+        domain=order.domain,
+        proposal_id=id_.hex,
+        build_id=order.order_id,
+        builder=order.builder,
+        kind=made.kind,
+        sources=made.sources,
+        proposal=seal(words.decode(), key, f"{id_}#proposal"),
+    )
