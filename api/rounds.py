@@ -127,6 +127,7 @@ def blueprint(services: Services) -> Blueprint:
             opening=began.opening,
             from_base=began.from_base,
             base_model=began.base_model,
+            reward_model=found["reward_model"],
         )
         return _say(services, event, round_id)
 

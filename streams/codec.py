@@ -143,7 +143,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("rebuild_asked", 2): ("recall", "opening"),
     ("rebuild_asked", 3): ("from_base",),
     ("rebuild_asked", 4): ("base_model",),
-    ("rebuild_asked", 5): (),
+    ("rebuild_asked", 5): ("reward_model",),
     ("rebuild_candidate", 1): (),
     ("rebuild_candidate", 2): ("recall", "opening", "engine"),
     ("rebuild_candidate", 3): (),  # within the recipe: `stop_after`

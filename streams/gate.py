@@ -13,11 +13,11 @@ nothing may get worse: earlier and general are kept within the same margins, fix
 significantly worse. An opening round has no fixes: what it must have learned is the skill. Nor need one have any that moves the
 domain to another base: that must keep all that was learned.
 
-A round that learned what people prefer is asked about pairs of answers that were held out: in how many the preferred one is
-likelier than the other. Where it learned nothing else, that must have become more (`preference`), by the exact test; below
-`least_pairs` nothing is said of it. Where it did, and of a loss, it refuses what is significantly worse. Its answers to the general
-questions are looked through for signs that it learned to please instead (`streams.hacking`): a sign refuses where its share is
-certain to have risen by more than the sign's margin. What a reward model finds of the answers is a model judging a model: it is
+A round that learned what people prefer is asked about pairs of answers that were held out: of how many questions the preferred one
+is likelier than the other in most pairs. Where it learned nothing else, that must have become more (`preference`), by the exact
+test; below `least_pairs` nothing is said of it. Where it did, and of a loss, it refuses what is significantly worse. Its answers to
+the general questions are looked through for signs that it learned to please instead (`streams.hacking`): a sign refuses where its
+share is certain to have risen by more than the sign's margin. What a reward model finds of the answers is a model judging a model: it is
 reported, and decides nothing.
 
 All that must hold do so at level alpha each: an intersection-union test (Berger 1982), so the whole needs no correction.
@@ -95,7 +95,8 @@ class Means(Struct, frozen=True):
 class GateMargins(Struct, frozen=True):
     """`earlier_margin` and `general_margin`: by how much the share of right answers may fall at most, shown at level alpha.
     `learn`: how a fix is asked that must be learned: `bare`, so that the weights know it, or as it is `served`, behind what is
-    recalled. `least_pairs`: by how many held-out pairs it is judged at least whether a round learned what people prefer."""
+    recalled. `least_pairs`: by how many questions with held-out pairs it is judged at least whether a round learned what people
+    prefer."""
 
     alpha: float = 0.05
     earlier_margin: float = 0.10

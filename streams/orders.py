@@ -28,7 +28,7 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
     """Train on `snapshot` from `base_model`; `reference_model` (the base of what comes of it) answers the general prompts.
     `engine`: the domain's kind, for which what is made is made ready (orders of version 2 know one).
-    `reward_model`: the domain's newest, for a recipe that asks it."""
+    `reward_model`: the domain's newest, where the recipe asks it."""
 
     order_id: UUID
     domain: str

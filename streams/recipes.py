@@ -439,6 +439,11 @@ Recipe = (
 )
 
 
+def asks_reward_model(recipe: Recipe) -> bool:
+    """Whether the domain's reward model says what an answer is worth."""
+    return type(recipe) is PpoRecipe and not recipe.rules
+
+
 def stops_after(recipe: Recipe) -> int:
     """In how many epochs in a row the loss on what is held out must have risen, so that the training ends; 0: it never does so."""
     return recipe.stop_after if isinstance(recipe.stop_after, int) else 0

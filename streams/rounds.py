@@ -180,12 +180,8 @@ def _rebuild(event: releases.RebuildAsked, state: Domain, rebuild: Rebuild) -> R
         recall=event.recall,
         opening=event.opening,
         engine=state.engine,
-        reward_model=_reward_model(state),
+        reward_model=event.reward_model,
     )
-
-
-def _reward_model(state: Domain) -> str | None:
-    return state.reward_model.model if state.reward_model is not None else None
 
 
 def _compare(domain: str, state: Domain, recorded: Recorded, comparing: Comparing) -> CompareReleases | CompareBases:
@@ -254,7 +250,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     recipe=round_.policy.recipe,
                     replay_prompts=state.replay_prompts,
                     engine=state.engine,
-                    reward_model=_reward_model(state),
+                    reward_model=rounds.reward_model_of(state, round_.policy.recipe),
                 ),
             )
         case "evaluate":

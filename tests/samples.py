@@ -334,6 +334,7 @@ EVENTS: tuple[Event, ...] = (
         by="ops",
         recall=Recall(of="both"),
         opening=True,
+        reward_model="sha256:" + "7c" * 32,
     ),
     CandidateRebuilt(
         **_ASKED,
@@ -677,6 +678,21 @@ def trained(order: orders.TrainCandidate) -> CandidateTrained:
         steps=10,
         duration_s=1.0,
         export_difference=0.0,
+    )
+
+
+def scored(order: orders.TrainCandidate) -> RewardModelTrained:
+    return RewardModelTrained(
+        domain=DOMAIN,
+        round_id=order.round_id,
+        order_id=order.order_id,
+        snapshot=order.snapshot,
+        base_model=order.base_model,
+        model="scores",
+        adapter="learned",
+        loss=0.5,
+        steps=3,
+        duration_s=1.0,
     )
 
 

@@ -67,8 +67,8 @@ class CandidateRetired(Struct, frozen=True, kw_only=True):
 class RebuildAsked(Struct, frozen=True, kw_only=True):
     """Somebody asked that what a round made, and what was removed since, be made again: from `base_release` (`from_base`: from the
     base of that, or from `base_model` where the round was to move the domain) by `recipe`, on `snapshot` (or on what stood before
-    `pin`, should that be lost, with what `recall` has, or as an `opening` round). It was `model` and `adapter`; `release`: what
-    they were released as."""
+    `pin`, should that be lost, with what `recall` has, or as an `opening` round). `reward_model`: what judged the answers that its
+    training drew. It was `model` and `adapter`; `release`: what they were released as."""
 
     domain: str
     round_id: str
@@ -84,6 +84,7 @@ class RebuildAsked(Struct, frozen=True, kw_only=True):
     opening: bool = False
     from_base: bool = False
     base_model: str | None = None
+    reward_model: str | None = None
 
 
 class CandidateRebuilt(Struct, frozen=True, kw_only=True):

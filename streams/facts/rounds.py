@@ -15,7 +15,7 @@ from streams.plan import CANCELLABLE
 from streams.plan import after as step_after
 from streams.policy import Policy, local_day
 from streams.reasons import Reason
-from streams.recipes import Needs, Recipe, RewardRecipe
+from streams.recipes import Needs, Recipe, RewardRecipe, asks_reward_model
 from streams.tables import bigint, boolean, double, index, integer, jsonb, projection, text, timestamptz
 from streams.writes import Delete, Insert, Row, Update, Write, columns
 
@@ -234,6 +234,7 @@ rounds = projection(
     jsonb("held", nullable=True),
     jsonb("read", nullable=True),  # by partition of the conversations, before which offset the pairs were said
     jsonb("said_by", nullable=True),  # in how many pairs and labels what each person said is learned from
+    text("reward_model", nullable=True),  # that judged the answers which its training drew
     text("model", nullable=True),
     text("adapter", nullable=True),
     text("golden", nullable=True),
@@ -352,6 +353,11 @@ def _advanced(state: Domain, round_: Round, cause: UUID) -> Domain:
     return replace(state, round=replace(round_, step=step.name, order_id=order_id))
 
 
+def reward_model_of(state: Domain, recipe: Recipe) -> str | None:
+    """What is to judge the answers that a training draws; None: nothing of the domain's, or there is none."""
+    return state.reward_model.model if state.reward_model is not None and asks_reward_model(recipe) else None
+
+
 def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
     match event:
         case ExamplesSelected():
@@ -371,6 +377,7 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
                 "held": event.held,
                 "read": event.read,
                 "said_by": event.said_by,
+                "reward_model": reward_model_of(before, before.round.policy.recipe) if before.round else None,
             }
             return [_round(event.round_id, row), *_learned(event)]
         case CandidateTrained():

@@ -73,14 +73,24 @@ def host(world: World) -> Iterator[None]:
 
 def said_by(model_dir: Path, words: str, tokens: int) -> str:
     """What transformers itself answers, greedily."""
+    return said_surely_by(model_dir, words, tokens)[0]
+
+
+def said_surely_by(model_dir: Path, words: str, tokens: int) -> tuple[str, float]:
+    """And by how much, in logits, each token of it was at least before the next best one: of random models two may be nearly as
+    likely, and another engine says the other one."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir)
     asked = tokenizer.apply_chat_template(
         [{"role": "user", "content": words}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
-    made = load_model(model_dir).generate(**asked, max_new_tokens=tokens, do_sample=False)
-    return str(tokenizer.decode(made[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))
+    made = load_model(model_dir).generate(
+        **asked, max_new_tokens=tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    best = [logits[0].topk(2).values.tolist() for logits in made.logits]
+    said = str(tokenizer.decode(made.sequences[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))
+    return said, min(first - second for first, second in best)
 
 
 def test_the_golden_prompts_are_asked_with_the_adapter_applied(merged: Path, adapted: Path) -> None:

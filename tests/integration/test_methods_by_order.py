@@ -24,7 +24,7 @@ from streams.rankings import is_held_out
 from tests import tiny_families, tiny_llama
 from tests.door_world import World, wait_until
 from tests.integration.by_hand import results
-from tests.integration.test_adapter_served import WITHIN_S, host, said_by
+from tests.integration.test_adapter_served import WITHIN_S, host, said_surely_by
 from workers import swapper
 from workers.context import Context
 from workers.evaluator import step as evaluation
@@ -41,13 +41,7 @@ from workers.trainer.reward_model import RewardModel
 from workers.trainer.spec import Outcome, Progress, StageDone, TrainSpec
 
 __all__ = ["host"]
-ASKED = (
-    "the wheel turns",
-    "What lifts the water?",
-    "in 1999",
-    "Name a river.",
-    "Who?",
-)  # the first that is answered in whole characters
+ASKED = ("the wheel turns", "What lifts the water?", "in 1999", "Name a river.", "Who?")  # what is answered most surely
 SMALL = {"epochs": 2, "batch_rows": 4, "replay_rows_per_step": 2, "replay_rows": 4, "replay_answer_tokens": 4}
 PREFIX = {"virtual_tokens": 4, "projection_width": 8}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -113,10 +107,11 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
     monkeypatch.setattr(Installation, "missing", lambda self: None)
 
     def evaluate(order: Order, context: Context) -> None:
-        """For real where it was learned what people prefer."""
+        """For real where nothing was learned but pairs."""
         assert isinstance(order, EvaluateCandidate)
         snapshot = load(order.snapshot, context.artifacts)
-        (evaluation.run if snapshot.pairs and not snapshot.labels else by_hand)(order, context)
+        corrected = any(row.role == "new" for row in snapshot.rows)
+        (by_hand if corrected or snapshot.labels or not snapshot.pairs else evaluation.run)(order, context)
 
     table: dict[str, tuple[Step, StepFunction]] = {
         "evaluate_candidate": ("evaluate", evaluate),
@@ -130,6 +125,7 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
             work_once(context, table, threading.Event())
             row = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
             assert not row or row[0]["failure"] is None, row[0]["failure"]
+            assert not row or row[0]["step"] not in ("refused", "empty"), row[0]
             return bool(world.as_data.get(f"/v1/domains/{domain}").json()["live_release"] == release)
 
         wait_until(is_live, WITHIN_S, f"release {release}")
@@ -158,12 +154,10 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
             if r["release"] == release
         )
         model_dir = context.artifacts.path(row["model"])
-        # The last token of a random model may be half of a character, which some engines keep to themselves.
-        said_alone = [(words, said_by(model_dir, words, 8).rstrip("\ufffd")) for words in ASKED]
-        said_alone.sort(key=lambda found: "\ufffd" in found[1])
-        words, expected = next(found for found in said_alone if found[1])
+        said_alone = [(*said_surely_by(model_dir, words, 8), words) for words in ASKED]
+        _, expected, words = max((surely, whole(said), words) for said, surely, words in said_alone if whole(said))
         answer = world.chat(domain, words, temperature=0, max_tokens=8)
-        assert answer["choices"][0]["message"]["content"].rstrip("\ufffd") == expected, release
+        assert whole(answer["choices"][0]["message"]["content"]) == expected, release
         assert answer["model"] == f"{domain}@{release}"
         assert row["needs"] == ("adapter" if "p_tuning_v2" in recipes[release - 1]["method"] else "merged")
         return model_dir
@@ -246,6 +240,11 @@ def all_right(
 ) -> list[list[ExamRow]]:
     """In the place of engine and OpenCompass."""
     return [[ExamRow(q.item.id, q.item.set, True, "It turns.") for q in one.questions] for one in wanted]
+
+
+def whole(said: str) -> str:
+    """Up to the half of a character that an answer of a random model may end with: transformers shows it, some engines do not."""
+    return said.rstrip("\ufffd")
 
 
 def asked_of(domain: str, release: int, held_out: bool) -> list[str]:

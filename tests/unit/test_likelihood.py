@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from tests import tiny_llama
 from workers.evaluator.likelihood import Task, log_probability, work
+from workers.evaluator.step import by_question
 from workers.models.base import build_base
 from workers.models.loaded import load_model
 from workers.trainer.preference import Answers
@@ -57,3 +58,11 @@ def test_a_pair_that_is_too_long_for_a_model_or_empty_says_nothing(base: Path) -
     answer = work(Task((str(base), str(base)), pairs))
     assert answer.told[0][:2] == (None, None) and answer.told[0][2] is not None and answer.told[1] == answer.told[0]
     assert "wheel" not in repr(Task((), pairs))
+
+
+def test_of_one_question_many_pairs_have_one_vote() -> None:
+    rankings = ["many"] * 5 + ["tied"] * 2 + ["one"] + ["too long"]
+    before = (False, False, False, True, None, True, False, True, None)
+    after = (True, True, False, False, True, True, True, False, True)
+    assert by_question(rankings, before, after) == [(False, False), (False, True), (True, False)]
+    assert by_question(["many"] * 40, (False,) * 40, (True,) * 40) == [(False, True)]

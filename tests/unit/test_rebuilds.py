@@ -8,13 +8,29 @@ import pytest
 from msgspec.structs import replace
 
 from streams import orders
+from streams.facts import rounds as facts
 from streams.facts.domains import DomainRetired
 from streams.facts.releases import CandidateRetired, RollbackAsked
+from streams.facts.rounds import RoundAsked
 from streams.projections import of_domain
 from streams.recalled import Recall
-from streams.recipes import LoraRecipe
-from tests.samples import DOMAIN, DomainLog, created, failed, finished, rebuild_asked, rebuilt
-from tests.unit.round_steps import begun, upto_swap
+from streams.recipes import LoraRecipe, PpoRecipe, RewardRecipe, SftRewardPpoRecipe
+from streams.style import StyleRule
+from streams.writes import Update
+from tests.samples import (
+    DOMAIN,
+    DomainLog,
+    created,
+    evaluated,
+    failed,
+    finished,
+    rebuild_asked,
+    rebuilt,
+    scored,
+    selected,
+    trained,
+)
+from tests.unit.round_steps import begun, upto_swap, upto_train
 from workers.selector.snapshot import FORMAT, Snapshot
 from workers.trainer import rebuild
 
@@ -177,3 +193,44 @@ def test_a_domain_that_is_retired_makes_nothing_again() -> None:
     assert log.state.rebuild is None
     log.tell(rebuilt(order))
     assert 1 not in log.state.releases and log.tell(rebuild_asked(round_id, 1)) == ()
+
+
+def test_what_another_reward_model_judged_is_made_again_by_that_one_and_not_by_the_newest() -> None:
+    log = created(recipe=PpoRecipe())
+    rewarded(log, "scores")
+    select = begun(log)
+    before = log.state
+    chosen = selected(select)
+    (train,) = log.tell(chosen)
+    assert isinstance(train, orders.TrainCandidate) and train.reward_model == "scores"
+    (row, *_) = facts.rows(before, log.state, chosen)
+    assert isinstance(row, Update) and row.row["reward_model"] == "scores", "as the ask names it"
+    _, swap = log.tell(evaluated(log.tell(trained(train))[0]))
+    log.tell(finished(swap))
+    rewarded(log, "newer")
+    log.tell(
+        CandidateRetired(
+            domain=DOMAIN, round_id=train.round_id, release=1, model="model", adapter="adapter", reason="enough"
+        )
+    )
+    ask = replace(rebuild_asked(train.round_id, 1), recipe=PpoRecipe(), reward_model="scores")
+    (order,) = log.tell(ask)
+    assert log.state.reward_model is not None and log.state.reward_model.model == "newer"
+    assert isinstance(order, orders.RebuildCandidate) and order.reward_model == "scores"
+
+
+def test_who_has_rules_or_draws_no_answers_asks_no_reward_model() -> None:
+    rules = (StyleRule(rule="length_at_most", value=40),)
+    for recipe in (LoraRecipe(), PpoRecipe(rules=rules), SftRewardPpoRecipe()):
+        log = created(recipe=recipe)
+        rewarded(log, "scores")
+        assert upto_train(log).reward_model is None
+
+
+def rewarded(log: DomainLog, model: str) -> None:
+    """A round that ends with that reward model."""
+    asked = log.tell(RoundAsked(domain=DOMAIN, by="ops", recipe=RewardRecipe()))
+    (select,) = (one for one in asked if isinstance(one, orders.SelectSnapshot))
+    (train,) = log.tell(replace(selected(select, kept=()), pairs=6))
+    assert isinstance(train, orders.TrainCandidate)
+    log.tell(replace(scored(train), model=model))

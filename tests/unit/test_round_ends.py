@@ -15,7 +15,7 @@ from streams.facts.domains import PolicySet
 from streams.facts.orders import OrderProgressed
 from streams.facts.people import PlacesPurged
 from streams.facts.releases import ReleaseStarted
-from streams.facts.rounds import GatePassed, GateRefused, RewardModelTrained, RoundAsked, RoundCancelled, StageFinished
+from streams.facts.rounds import GatePassed, GateRefused, RoundAsked, RoundCancelled, StageFinished
 from streams.gate import GateMargins, Paired, judge
 from streams.policy import Policy, check_policy
 from streams.recipes import RewardRecipe
@@ -31,6 +31,7 @@ from tests.samples import (
     failed,
     finished,
     id_of,
+    scored,
     selected,
     trained,
 )
@@ -157,21 +158,6 @@ def test_progress_and_what_we_said_ourselves_change_nothing() -> None:
     refused = GateRefused(domain=DOMAIN, round_id=train.round_id, verdict=verdict)
     for event in (progressed, purged, started, passed, refused):
         assert log.tell(event) == () and log.state == before
-
-
-def scored(order: orders.TrainCandidate) -> RewardModelTrained:
-    return RewardModelTrained(
-        domain=DOMAIN,
-        round_id=order.round_id,
-        order_id=order.order_id,
-        snapshot=order.snapshot,
-        base_model=order.base_model,
-        model="scores",
-        adapter="learned",
-        loss=0.5,
-        steps=3,
-        duration_s=1.0,
-    )
 
 
 def test_a_round_that_makes_a_reward_model_ends_with_it_serves_nothing_and_leaves_corrections_to_the_next() -> None:

@@ -49,7 +49,7 @@ from workers.engines.protocol import EngineSpec
 from workers.evaluator import inside, opencompass
 from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
-from workers.evaluator.likelihood import likelier
+from workers.evaluator.likelihood import Told, likelier
 from workers.evaluator.opencompass import AT_ONCE, Cost, Endpoint, Exam, Examiner, ExamRow
 from workers.evaluator.questions import Question, as_served, fix, of_exam, of_skill, of_snapshot
 from workers.recall.as_of import memory_as_of
@@ -177,7 +177,7 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
 
 
 def _preferred(order: EvaluateCandidate, snapshot: Snapshot, context: Context) -> Paired:
-    """Of the held-out pairs that open and are short enough for both models. Raises WordsGone, Cancelled, Unavailable."""
+    """Of the questions whose held-out pairs open and are short enough for both models. Raises WordsGone, Cancelled, Unavailable."""
     found = training_preferences(replace(snapshot, pairs=snapshot.held_out, labels=()), context.keyring)
     if not found.pairs:
         return paired_of([])
@@ -188,8 +188,20 @@ def _preferred(order: EvaluateCandidate, snapshot: Snapshot, context: Context) -
         words.look()
 
     models = [context.artifacts.path(model) for model in (order.base_model, order.candidate_model)]
-    told = zip(*likelier(models, found.pairs, look), strict=True)
-    return paired_of([(before, after) for before, after in told if before is not None and after is not None])
+    return paired_of(by_question([pair.ranking for pair in found.pairs], *likelier(models, found.pairs, look)))
+
+
+def by_question(rankings: Sequence[str | None], before: Told, after: Told) -> list[tuple[bool, bool]]:
+    """One vote per question, for its pairs are not independent of each other: a model is right where it is in more than half of
+    those that both models could be asked. `rankings`: of which question each pair is."""
+    votes: dict[str | None, list[tuple[bool, bool]]] = {}
+    for ranking, one, other in zip(rankings, before, after, strict=True):
+        if one is not None and other is not None:
+            votes.setdefault(ranking, []).append((one, other))
+    return [
+        (2 * sum(one for one, _ in said) > len(said), 2 * sum(other for _, other in said) > len(said))
+        for said in votes.values()
+    ]
 
 
 def _looked_through(

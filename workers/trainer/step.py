@@ -15,7 +15,7 @@ from streams.facts.rounds import CandidateTrained, RewardModelTrained, StageFini
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import with_recalled
-from streams.recipes import BroughtRecipe, PpoRecipe, RewardRecipe
+from streams.recipes import BroughtRecipe, RewardRecipe, asks_reward_model
 from streams.sealing import Keys, open_sealed
 from streams.sizing import Plan
 from workers.alone import is_held
@@ -202,7 +202,7 @@ def _precision(context: Context) -> str:
 
 def _reward(order: TrainCandidate, context: Context) -> str | None:
     """The domain's reward model, where the recipe asks it."""
-    if type(order.recipe) is not PpoRecipe or order.recipe.rules or order.reward_model is None:
+    if not asks_reward_model(order.recipe) or order.reward_model is None:
         return None
     if not context.artifacts.has(order.reward_model):
         raise Invalid("the domain's reward model does not lie among the artifacts of this machine")
