@@ -17,7 +17,6 @@ from api.datasets import (
     Kept,
     Taken,
     add_items,
-    alpaca_messages,
     body_items,
     identified,
     import_id_of,
@@ -29,6 +28,7 @@ from api.datasets import (
     standing,
 )
 from api.errors import ApiError
+from api.formats.turns import messages_of
 from api.items import Example, ItemFault, read_example, read_syllogism, read_triple
 from api.known import CATCH_UP_S, domain_row, living_domain
 from api.saying import say
@@ -348,7 +348,7 @@ def _accept(services: Services, domain: str, rows: list[Row[Any]], edited: Examp
         if words is None:
             raise ApiError(410, f"the proposal {row.proposal_id} was erased", param="proposals", code="erased")
         item = edited or msgspec.json.decode(words, type=Example)
-        prompt = msgspec.json.encode(alpaca_messages(item)).decode()
+        prompt = msgspec.json.encode(messages_of(item)).decode()
         event = ExampleAccepted(
             domain=domain,
             example_id=id_.hex,

@@ -18,9 +18,10 @@ from api.cli.context import (
     the_domain,
     the_door,
 )
-from api.cli.data import FILE, Import, examples_group, read_items, retire_command, tell_import
+from api.cli.data import FILE, Import, check, examples_group, good, retire_command, tell_import
 from api.cli.triple_files import read_triples
 from api.client import Json
+from api.formats.checking import Checked, brought
 from api.items import read_syllogism
 from streams.builders import BUILDERS
 from streams.errors import Invalid
@@ -54,12 +55,11 @@ def add_triples(context: click.Context, file: Path, domain: str | None, as_json:
         raise Invalid(f"{file.name} holds no triple that can be read; nothing was sent")
     with the_door() as door:
         name = the_domain(door, domain)
-        sending = Import(file, [place for place, _ in found.triples], "triples", name)
-        items = [msgspec.to_builtins(triple) for _, triple in found.triples]
+        sending = Import(file.name, "triples", name)
+        items = ((place, msgspec.to_builtins(triple)) for place, triple in found.triples)
         said = sending.send(items, lambda batch: door.add_triples(name, batch, sending.id))
-    tell_import(said | {"wrong": len(found.faults)}, "triples added", {}, as_json)
+    tell_import(said, "triples added", Checked(good=len(found.triples), faulty=len(found.faults)), as_json)
     if found.faults:
-        click.echo(f"{len(found.faults)} of {len(found.faults) + len(found.triples)} lines are wrong", err=True)
         context.exit(REFUSED)
 
 
@@ -113,13 +113,14 @@ def add_seeds(file: Path, domain: str | None, as_json: bool) -> None:
     \b
     Example: noria seeds add syllogisms.jsonl --domain road-traffic
     """
-    lines, aside = read_items(file, read_syllogism)
+    syllogisms = brought(file, read_syllogism)
+    checked = check(syllogisms)
     with the_door() as door:
         name = the_domain(door, domain)
-        sending = Import(file, [place for place, _ in lines], "seeds", name)
-        items = [msgspec.to_builtins(line) for _, line in lines]
+        sending = Import(file.name, "seeds", name)
+        items = ((place, msgspec.to_builtins(item)) for place, item in good(syllogisms))
         said = sending.send(items, lambda batch: door.add_seeds(name, batch, sending.id))
-    tell_import(said, "seeds added", aside, as_json)
+    tell_import(said, "seeds added", checked, as_json)
 
 
 @seeds_group.command("list")

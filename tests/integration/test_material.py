@@ -319,7 +319,7 @@ def test_the_command_line_brings_builds_shows_and_decides(world: World, context:
     facts = tmp_path / "facts.csv"
     facts.write_text("subject,predicate,object\nthe ferry,home port,Skagen\nthe ferry,,red\n渡轮,母港,斯卡恩\n")
     said = run("triples", "add", str(facts), status=1)
-    assert (said["added"], said["wrong"]) == (2, 1), "the wrong line is named, the others go in"
+    assert (said["added"], said["faulty"]) == (2, 1), "the wrong line is named, the others go in"
     world.caught_up(said["position"])
     asked = run("build", "self-kg", "--most", "1")
     row = door_world.wait_until(

@@ -43,7 +43,7 @@ def method(recipe: Any) -> str:
 @pytest.mark.parametrize("recipe", EACH, ids=method)
 def test_an_empty_snapshot(base: Path, tmp_path: Path, recipe: Recipe) -> None:
     with pytest.raises(
-        Invalid, match="there is nothing to learn: the snapshot holds no row|there is no pair of answers"
+        Invalid, match=r"there is nothing to learn: the snapshot holds no row|there is no pair of answers"
     ):
         train(base, tmp_path, recipe, rows=(), pairs=(), labels=())
 
