@@ -201,9 +201,9 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
 
     wait_until(is_kept, WITHIN_S, "a reward model")
     (scores, *_) = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
-    assert (scores["release"], scores["kept"], scores["said_by"]) == (None, 0, {"ann": 4})
+    assert (scores["release"], scores["kept"], scores["said_by"]) == (None, 0, {"ann": 2 * PAIRS})  # of dpo and kto
     card = world.as_data.get(f"/v1/rounds/{scores['round_id']}/card").json()
-    assert card["outcome"] == "kept" and card["training"]["metrics"]["pairs"] == 4
+    assert card["outcome"] == "kept" and card["training"]["metrics"]["pairs"] == 2 * PAIRS
     asked = [{"role": "user", "content": "What turns wheel 1?"}]
     assert len(RewardModel(context.artifacts.path(scores["model"])).score([(asked, "A river.")])) == 1
     with world.database.connect() as connection:
