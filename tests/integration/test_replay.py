@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +17,14 @@ from streams.events import CONVERSATIONS
 from streams.facts.bases import BASES, BaseAdded
 from streams.facts.comparisons import ComparisonAsked
 from streams.facts.documents import DocumentAdded, PassageAdded
+from streams.facts.material import (
+    BuildAsked,
+    ExampleProposed,
+    ExampleRejected,
+    SeedAdded,
+    Source,
+    TripleAdded,
+)
 from streams.facts.people import PersonErased
 from streams.facts.releases import RollbackAsked
 from streams.log import KafkaLog, Message
@@ -42,7 +51,7 @@ def world(database: Engine, log: KafkaLog) -> ByHand:
         erased = PersonErased(domain="roads", person="cem", kids=("kid-of-cem",), by="operator")
         world.say(erased, RollbackAsked(domain="roads", to=0, by="operator"), *talk("roads", "ann"))
         world.say(base("sha256:" + "a1" * 32), base("sha256:" + "a2" * 32))
-        world.say(*document("roads"), ComparisonAsked(domain="fields", by="curator"))
+        world.say(*document("roads"), *material("roads"), ComparisonAsked(domain="fields", by="curator"))
         world.settle()
         world.work(done=frozenset())
     return world
@@ -54,6 +63,18 @@ def document(domain: str) -> tuple[PassageAdded, DocumentAdded]:
     passage = PassageAdded(**about, passage_id="passage-1", number=0, passage=words)
     digests = {"name_digest": "4a" * 32, "content_digest": "4b" * 32}
     return passage, DocumentAdded(**about, **digests, title=words, passages=1, by="curator")
+
+
+def material(domain: str) -> tuple[TripleAdded, SeedAdded, BuildAsked, ExampleProposed, ExampleRejected]:
+    words, one = sealed(f"domain:{domain}"), {"domain": domain, "proposal_id": "proposal-1"}
+    sources = (Source("triple", "triple-1"),)
+    return (
+        TripleAdded(domain=domain, triple_id="triple-1", triple=words, by="curator"),
+        SeedAdded(domain=domain, seed_id="seed-1", kind="syllogism", seed=words, by="curator"),
+        BuildAsked(domain=domain, builder="self-kg", most=None, by="curator"),
+        ExampleProposed(**one, build_id=UUID(int=1), builder="self-kg", kind="fact", sources=sources, proposal=words),
+        ExampleRejected(**one, reason="wrong", by="curator"),
+    )
 
 
 def base(model: str) -> BaseAdded:
