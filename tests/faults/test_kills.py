@@ -45,7 +45,7 @@ class Size(Struct, frozen=True):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_after_a_kill_of_every_kind_of_process_500_events_have_had_their_effect_once(tmp_path: Path) -> None:
-    survive(tmp_path / "noria", Size(chats=3, exam_requests=1, kills=11))
+    survive(tmp_path / "noria", Size(chats=3, exam_requests=1, kills=12))
 
 
 def survive(home: Path, size: Size) -> None:
