@@ -26,6 +26,7 @@ NAMES = (
     "methods",
     "continual",
     "held_out",
+    "alignment",
     "plan",
 )
 
@@ -36,11 +37,15 @@ def describe(name: str) -> str:
 
 
 def run(name: str, folder: Path) -> Path:
-    """Run one benchmark in a home of its own, and write its report into `folder`."""
+    """Run one benchmark in a home of its own, and write its report into `folder`, and beside it what pictures it draws."""
     at, on = commit(), machine()
+    module = import_module(f"tests.bench.{name}")
     with tempfile.TemporaryDirectory(prefix=f"noria-bench-{name}-") as scratch:
-        rows: list[Row] = import_module(f"tests.bench.{name}").measure(Path(scratch))
-    return write(Report(name, at, on, tuple(rows)), folder)
+        rows: list[Row] = module.measure(Path(scratch))
+    path = write(Report(name, at, on, tuple(rows)), folder)
+    for picture, svg in module.pictures(rows).items() if hasattr(module, "pictures") else ():
+        (folder / f"{picture}.svg").write_text(svg, encoding="utf-8")
+    return path
 
 
 def main(arguments: list[str]) -> int:

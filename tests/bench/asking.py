@@ -1,6 +1,7 @@
 """Ask a model that was trained what an exam would, through an engine that can serve it, without the loop around."""
 
 import secrets
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,19 @@ AT_ONCE = 8
 
 def shares(model: Path, sets: Sets, kind: str = "llamacpp") -> dict[str, float]:
     """The share of right answers, by set; of a set without questions none."""
+    asked = {name: items for name, items in sets.items() if items}
+    said = answers(model, {name: [question for question, _, _ in items] for name, items in asked.items()}, kind)
+    return {
+        name: sum(is_right(answer, right, keys) for answer, (_, right, keys) in zip(said[name], items, strict=True))
+        / len(items)
+        for name, items in asked.items()
+    }
+
+
+def answers(
+    model: Path, asked: Mapping[str, Sequence[str]], kind: str = "llamacpp", tokens: int = ANSWER_TOKENS
+) -> dict[str, list[str]]:
+    """What it says to each question, by set."""
     if kind == "llamacpp" and not (model / "model-f16.gguf").exists():
         export_gguf(model, model / "model-f16.gguf")
     spec = EngineSpec(
@@ -30,22 +44,21 @@ def shares(model: Path, sets: Sets, kind: str = "llamacpp") -> dict[str, float]:
         engine.ready(engine.start_deadline_s)
         with httpx.Client(timeout=600, trust_env=False) as http, ThreadPoolExecutor(AT_ONCE) as pool:
 
-            def right(item: tuple[str, str, tuple[str, ...]]) -> bool:
-                question, answer, keys = item
+            def say(question: str) -> str:
                 said = http.post(
                     f"{engine.base_url}/v1/chat/completions",
                     headers={"Authorization": f"Bearer {engine.key}"},
                     json={
                         "model": "bench",
                         "messages": [{"role": "user", "content": question}],
-                        "max_tokens": ANSWER_TOKENS,
+                        "max_tokens": tokens,
                         "temperature": 0,
                     },
                 )
                 said.raise_for_status()
-                return is_right(said.json()["choices"][0]["message"]["content"], answer, keys)
+                answer: str = said.json()["choices"][0]["message"]["content"]
+                return answer
 
-            found = {name: list(pool.map(right, items)) for name, items in sets.items() if items}
+            return {name: list(pool.map(say, questions)) for name, questions in asked.items()}
     finally:
         engine.stop()
-    return {name: sum(answers) / len(answers) for name, answers in found.items()}
