@@ -170,13 +170,20 @@ def _told(
 
 def _said(rule: StyleRule, live_dir: Path) -> Said:
     """What people whose taste is the rule say of the drafts to each question: of two, which keeps it better; of one, whether it
-    does."""
+    does. They correct in their taste, too."""
     known, unseen = _facts()
     half = len(known) // 2
     drawn = json.loads((live_dir / "drawn.json").read_text(encoding="utf-8"))
     drafts = {one.en.question: list(dict.fromkeys([*written(one), *drawn[one.en.question]])) for one in known}
     return Said(
-        rows=[TrainingRow(prompt=one.en.question, answer=one.en.answer, group=one.id) for one in known[half:]],
+        rows=[
+            TrainingRow(
+                prompt=one.en.question,
+                answer=max(written(one), key=lambda answer: kept(rule, one.en.question, answer)),
+                group=one.id,
+            )
+            for one in known[half:]
+        ],
         earlier=[TrainingRow(prompt=one.en.question, answer=one.en.answer, group=one.id) for one in known[:half]],
         pairs=[pair for question, few in drafts.items() for pair in preferred(rule, question, few)],
         labels=[
@@ -239,11 +246,11 @@ def _in_process(case: str, model: Path, out: Path) -> Trained:
 
 
 def recipe_of(taste: str, method: str) -> Recipe:
-    """As usual; dpo and kto with as many epochs and the rate that `sft_dpo` has for its pairs: they begin with what answers."""
-    seed, pairs = size("SEED", 1), SftDpoRecipe()
+    """As usual."""
+    seed = size("SEED", 1)
     recipes: Mapping[str, Recipe] = {
-        "dpo": DpoRecipe(seed=seed, epochs=pairs.dpo_epochs, learning_rate=pairs.dpo_learning_rate),
-        "kto": KtoRecipe(seed=seed, epochs=pairs.dpo_epochs, learning_rate=pairs.dpo_learning_rate),
+        "dpo": DpoRecipe(seed=seed),
+        "kto": KtoRecipe(seed=seed),
         "sft_dpo": SftDpoRecipe(seed=seed),
         "ppo": PpoRecipe(seed=seed, rules=(TASTES[taste],)),
         "sft_reward_ppo": SftRewardPpoRecipe(seed=seed),
