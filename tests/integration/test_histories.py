@@ -160,10 +160,10 @@ def in_the_words_of_then(table: str, found: dict[str, Any]) -> None:
 
 
 def of_then(policy: dict[str, Any]) -> None:
-    """A policy of a time when nothing was recalled, and no round began at the base anew, goes on to mean that."""
+    """A policy of a time when nothing was recalled, no round began at the base anew and nobody had a teacher, still means that."""
     assert policy.pop("recall")["of"] == "off" and policy["gate"].pop("learn") == "bare"
     assert policy["gate"].pop("least_pairs") == 20
-    assert policy.pop("from_base_every") is None
+    assert policy.pop("from_base_every") is None and policy.pop("teacher") is None
     del policy["recipe"]["recalled_share"]
 
 
