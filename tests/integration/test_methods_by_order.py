@@ -51,9 +51,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lora_p_tuning_v2": {"rank": 4, **PREFIX, "prefix_epochs": 2},
     "continued_pretraining": {"rank": 4},
     "dpo": {"rank": 4, "learning_rate": 0.02},
-    "kto": {"rank": 4, "learning_rate": 0.02},
-    "sft_dpo": {"rank": 4, "learning_rate": 0.02, "dpo_epochs": 2, "seed": 3},
+    "kto": {"rank": 4, "learning_rate": 0.005},
+    "sft_dpo": {"rank": 4, "learning_rate": 0.002, "dpo_epochs": 2},
 }
+# What dpo comes to at that rate is too far from any model for F16 to hold what is learned on it.
+AGAIN: dict[str, dict[str, Any]] = {"kto": {"from_base": True}, "sft_dpo": {"from_base": True}}
 PAIRS = 8
 FEED = {"dpo": "preferences", "kto": "preferences"}  # they need nothing else that is new
 
@@ -72,7 +74,7 @@ class Here:
             code = carry_out(io.BytesIO(msgspec.json.encode(spec)), lines.fileno())
             lines.seek(0)
             *told, last = lines.read().splitlines()
-        assert code == 0, last
+        assert code == 0, (spec.recipe.method, last)
         for line in told:
             progress(msgspec.json.decode(line, type=Progress | StageDone))
         return msgspec.json.decode(last, type=Outcome)
@@ -175,7 +177,9 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         what = FEED.get(recipe["method"], "examples")
         given = world.as_operator.post(f"/v1/domains/{domain}/{what}?user=ann", json=items[what]).json()
         world.caught_up(given["position"])
-        started = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": recipe})
+        started = world.as_operator.post(
+            f"/v1/domains/{domain}/rounds", json={"recipe": recipe} | AGAIN.get(recipe["method"], {})
+        )
         assert started.status_code == 202, started.text
         until_live(release)
         made.add(served(release).name)
