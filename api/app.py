@@ -28,6 +28,7 @@ from api import (
     preferences,
     quarantine,
     rounds,
+    snapshots,
 )
 from api.access import authenticate, caller, check_domains, needs
 from api.cors import allow_origins
@@ -180,6 +181,7 @@ def create_app(services: Services) -> Flask:
         bases,
         domains,
         rounds,
+        snapshots,
         comparisons,
         datasets,
         preferences,

@@ -474,6 +474,27 @@ class Door:
     def round(self, round_id: str) -> Json:
         return _object(self.get(f"/v1/rounds/{_part(round_id)}"))
 
+    def snapshot(self, round_id: str) -> Json:
+        """How the round's training set was chosen: {"selection": its steps, "counts": of candidates by step and reason, …}"""
+        return _object(self.get(f"/v1/rounds/{_part(round_id)}/snapshot"))
+
+    def snapshot_lines(self, round_id: str, candidate: str | None = None) -> list[Json]:
+        """What became of each candidate, or of that one."""
+        found, since = list[Json](), 0
+        while since is not None:
+            page = _object(self.get(f"/v1/rounds/{_part(round_id)}/snapshot/lines", since=since, candidate=candidate))
+            found += _data(page)
+            since = page["next"]
+        return found
+
+    def snapshot_changes(self, round_id: str, since: str) -> list[Json]:
+        """Which candidates fare otherwise than in the training set of the round `since`."""
+        return _data(self.get(f"/v1/rounds/{_part(round_id)}/snapshot/changes", **{"from": since}))
+
+    def snapshot_rows(self, round_id: str) -> Json:
+        """{"data": Alpaca items with `example_id` and `role`, in clear, "erased": n}"""
+        return self._all(f"/v1/rounds/{_part(round_id)}/snapshot/export")
+
     def cancel_round(self, round_id: str) -> Json:
         return _object(self.send("POST", f"/v1/rounds/{_part(round_id)}/cancel", {}))
 

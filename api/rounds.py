@@ -75,12 +75,12 @@ def blueprint(services: Services) -> Blueprint:
     @views.get("/v1/rounds/<round_id>")
     @needs("data")
     def show_round(round_id: str) -> Response:
-        return reply(_shown(_round(services, round_id)))
+        return reply(_shown(the_round(services, round_id)))
 
     @views.get("/v1/rounds/<round_id>/card")
     @needs("data")
     def show_card(round_id: str) -> Response:
-        found = _round(services, round_id)
+        found = the_round(services, round_id)
         if found["model"] is None:
             message = f"round {found['number']} made no candidate ({found['step']})"
             raise ApiError(409, message, code="no_candidate")
@@ -96,7 +96,7 @@ def blueprint(services: Services) -> Blueprint:
     @views.post("/v1/rounds/<round_id>/cancel")
     @needs("operator")
     def cancel_round(round_id: str) -> Response:
-        found = _round(services, round_id)
+        found = the_round(services, round_id)
         if found["step"] not in CANCELLABLE:
             what = "is being swapped in" if found["step"] == "swap" else f"has ended ({found['step']})"
             raise ApiError(409, f"the round {what}; it cannot be cancelled", code="round_not_cancellable")
@@ -107,7 +107,7 @@ def blueprint(services: Services) -> Blueprint:
     @views.post("/v1/rounds/<round_id>/rebuild")
     @needs("operator")
     def rebuild_round(round_id: str) -> Response:
-        found = _round(services, round_id)
+        found = the_round(services, round_id)
         living_domain(services, found["domain"])
         with postgres_trouble(), services.database.connect() as connection:
             _check_rebuildable(connection, found)
@@ -128,6 +128,7 @@ def blueprint(services: Services) -> Blueprint:
             from_base=began.from_base,
             base_model=began.base_model,
             reward_model=found["reward_model"],
+            selection=began.policy.selection,
         )
         return _say(services, event, round_id)
 
@@ -213,7 +214,8 @@ def _wanted_domain(services: Services) -> str | None:
     return str(domain_row(services, check_domain(said))["domain"]) if said is not None else None
 
 
-def _round(services: Services, round_id: str) -> dict[str, Any]:
+def the_round(services: Services, round_id: str) -> dict[str, Any]:
+    """Its row. Raises ApiError 404 where there is none that the caller sees."""
     with postgres_trouble(), services.database.connect() as connection:
         row = (
             connection.execute(select(schema.rounds).where(schema.rounds.c.round_id == round_id))

@@ -23,6 +23,11 @@ class Misshapen(Exception):
 
 def unknown(body: Any, found: Any, path: str = "") -> str | None:
     """The path of a field of `body` that `found`, which was made of it, has no place for; None: there is none."""
+    if isinstance(body, list) and isinstance(found, tuple):
+        within = (
+            unknown(one, made, f"{path}[{number}]") for number, (one, made) in enumerate(zip(body, found, strict=False))
+        )
+        return next((place for place in within if place is not None), None)
     if not isinstance(body, dict) or not isinstance(found, msgspec.Struct):
         return None
     for name, value in body.items():
@@ -31,8 +36,8 @@ def unknown(body: Any, found: Any, path: str = "") -> str | None:
             continue
         if name not in found.__struct_fields__:
             return here
-        if (within := unknown(value, getattr(found, name), here)) is not None:
-            return within
+        if (place := unknown(value, getattr(found, name), here)) is not None:
+            return place
     return None
 
 

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 
+from streams.artifacts import IN_USE_LOCK, PREFIX, Artifacts
 from streams.errors import Invalid
 from streams.log import KafkaLog
 from streams.log_copy import copy_out
@@ -28,7 +29,6 @@ from streams.sealing import wrapped_by
 from streams.settings import Settings
 from streams.store import open_database, postgres_trouble
 from streams.topics import TOPICS
-from workers.artifacts import IN_USE_LOCK, PREFIX, Artifacts
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -26,6 +26,7 @@ from deploy import local
 from deploy.backup import MODELS_INDEX, TABLES, Manifest, read_manifest
 from deploy.supervisor import Supervisor
 from streams import erasures
+from streams.artifacts import PREFIX, Artifacts
 from streams.cluster import Cluster, named_cluster
 from streams.erased import keep_erased
 from streams.errors import Invalid, Unavailable
@@ -41,7 +42,6 @@ from streams.settings import Settings, from_env
 from streams.store import open_database, postgres_trouble
 from streams.tables import LIVE
 from streams.topics import TOPICS, create_topics, replication_factor
-from workers.artifacts import PREFIX, Artifacts
 
 GONE_S = 30.0
 INSERTED_ROWS = 1000

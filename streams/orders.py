@@ -8,12 +8,14 @@ from streams.endpoints import Teacher
 from streams.envelope import Number, Offset
 from streams.recalled import Recall
 from streams.recipes import Needs, Recipe
+from streams.selection import USUAL, Selection
 
 
 class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", tag_field="kind"):
     """Choose the training set from the examples that stood on the domain's partition before `pin`, of those that `base_model`
     can be trained on by `recipe` (orders of version 1 name neither: none is too long for them). `recall`: what would be recalled
-    for them, as the policy has it. `opening`: none are chosen; the round teaches to use what is recalled, and nothing else."""
+    for them, as the policy has it. `opening`: none are chosen; the round teaches to use what is recalled, and nothing else.
+    `selection`: by which steps (orders of versions before 8 name none, and mean what all rounds did)."""
 
     order_id: UUID
     domain: str
@@ -23,6 +25,7 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
     recipe: Recipe | None = None
     recall: Recall = Recall()
     opening: bool = False
+    selection: Selection = USUAL
 
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
@@ -44,8 +47,8 @@ class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", t
 
 class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate", tag_field="kind"):
     """Train once more as that round did, and keep what comes of it if it is the `model` and `adapter` that it was. A `snapshot`
-    that is lost is selected again, from what stood before `pin`, with `recall` and `opening` as that round had them (orders of
-    versions 1 and 2 name neither)."""
+    that is lost is selected again, from what stood before `pin`, with `recall`, `opening` and `selection` as that round had them
+    (orders of versions 1 and 2 name none of them, of versions to 6 no selection)."""
 
     order_id: UUID
     domain: str
@@ -62,6 +65,7 @@ class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate
     opening: bool = False
     engine: str = "llamacpp"
     reward_model: str | None = None
+    selection: Selection = USUAL
 
 
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):

@@ -15,6 +15,8 @@ from streams.gate import GateMargins
 from streams.reasons import Reason, reason
 from streams.recalled import Recall
 from streams.recipes import BroughtRecipe, LoraRecipe, Recipe, RewardRecipe
+from streams.selection import USUAL, Selection
+from streams.selection import check as check_selection
 
 MOST_GATHERED = 1_000_000
 MINUTES_OF_A_DAY = 1440
@@ -79,7 +81,7 @@ class Policy(Struct, frozen=True):
 
     `from_base_every`: every round whose number it divides starts from the domain's base and learns all that counts anew, so that
     what rounds lose does not add up; None: each starts from the release in force. `teacher`: who words training material for the
-    builders that need one."""
+    builders that need one. `selection`: by which steps a round's training set is chosen."""
 
     thresholds: Thresholds = field(default_factory=Thresholds)
     schedule: Schedule | None = None
@@ -92,6 +94,7 @@ class Policy(Struct, frozen=True):
     recall: Recall = field(default_factory=Recall)
     from_base_every: int | None = None
     teacher: Teacher | None = None
+    selection: Selection = USUAL
 
 
 class Gathered(Struct, frozen=True):
@@ -189,6 +192,7 @@ def check_readable(policy: Policy) -> None:
     if policy.teacher is not None:
         policy.teacher.check("teacher")
     policy.gate.check()
+    check_selection(policy.selection)
     try:
         msgspec.msgpack.encode(policy)
     except OverflowError:

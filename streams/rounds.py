@@ -181,6 +181,7 @@ def _rebuild(event: releases.RebuildAsked, state: Domain, rebuild: Rebuild) -> R
         opening=event.opening,
         engine=state.engine,
         reward_model=event.reward_model,
+        selection=event.selection,
     )
 
 
@@ -235,6 +236,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     recipe=round_.policy.recipe,
                     recall=round_.policy.recall,
                     opening=round_.opening,
+                    selection=round_.policy.selection,
                 ),
             )
         case "train":

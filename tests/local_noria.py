@@ -26,10 +26,10 @@ from api.client import Address, Door
 from deploy import local
 from deploy.ports import free_port
 from deploy.supervisor import ProcessState, Supervisor, SupervisorState
+from streams.artifacts import Artifacts
 from streams.recipes import LoraRecipe
 from streams.settings import Settings, from_env
 from tests import ward
-from workers.artifacts import Artifacts
 from workers.cores import fast_precision
 from workers.evaluator.install import REQUIREMENTS
 from workers.models.base import WHEEL, prepare_base_digest

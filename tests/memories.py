@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.sealing import seal
+from streams.snapshots import SnapshotMemory, open_memory
 from tests.keyring import Ring
 from workers.recall.as_of import AsOf, Remembered
-from workers.selector.snapshot import SnapshotMemory, open_memory
 
 CONTEXT: Any = SimpleNamespace(check=lambda: None)
 

@@ -80,6 +80,7 @@ from streams.reasons import reason
 from streams.recalled import Recall, Recalled
 from streams.recipes import BroughtRecipe, LoraRecipe, RewardRecipe, SftDpoRecipe
 from streams.sealed import Sealed
+from streams.selection import Agreement, Budget, Dedupe, KCenter, Leakage, Length
 from streams.writes import Delete, Insert, Update, Write
 
 START = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
@@ -113,6 +114,14 @@ SHIPS = {
     "general": Paired(n=200, both=120, only_before=1, only_after=2, neither=77),
 }
 REFUSED = SHIPS | {"general": Paired(n=200, both=80, only_before=60, only_after=0, neither=60)}
+SELECTION = (
+    Leakage(overlap=0.75),
+    Agreement(),
+    Length(),
+    Dedupe(cosine=0.875),
+    KCenter(k=400, radius=0.125, least={"annotation": 20}, most={"generated": 200}),
+    Budget(tokens=60_000),
+)
 POLICY = Policy(
     thresholds=Thresholds(corrections=3, preferences=5, people=2, days=7.5, settle_s=30.0),
     schedule=Schedule("30 2 * * 1-5", "Europe/Madrid"),
@@ -123,6 +132,7 @@ POLICY = Policy(
     gate=GateMargins(earlier_margin=0.2, least_pairs=12),
     recall=Recall(of="both", most=2, least=0.25, tokens=256),
     from_base_every=7,
+    selection=SELECTION,
 )
 _SAID: dict[str, Any] = {
     "domain": DOMAIN,
@@ -335,6 +345,7 @@ EVENTS: tuple[Event, ...] = (
         recall=Recall(of="both"),
         opening=True,
         reward_model="sha256:" + "7c" * 32,
+        selection=SELECTION,
     ),
     CandidateRebuilt(
         **_ASKED,
@@ -458,6 +469,7 @@ ORDERS: tuple[Order, ...] = (
         recipe=RewardRecipe(rank=8),
         recall=Recall(of="corrections"),
         opening=True,
+        selection=SELECTION,
     ),
     orders.TrainCandidate(
         order_id=id_of("train"),
@@ -485,6 +497,7 @@ ORDERS: tuple[Order, ...] = (
         recall=Recall(of="both"),
         opening=True,
         reward_model="sha256:" + "7c" * 32,
+        selection=SELECTION,
     ),
     orders.EvaluateCandidate(
         order_id=id_of("evaluate"),

@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 
 from sqlalchemy import Engine, text
 
+from streams.artifacts import IN_USE_LOCK, Artifacts
 from streams.codec import envelope_for
 from streams.errors import Unavailable
 from streams.events import Event
@@ -19,7 +20,6 @@ from streams.orders import BuildMaterial, Order
 from streams.sealing import Keyring
 from streams.settings import Settings
 from streams.store import postgres_trouble
-from workers.artifacts import IN_USE_LOCK, Artifacts
 from workers.evaluator.opencompass import Examiner
 from workers.orders import Claim, Intake
 from workers.trainer.parent import Trainer

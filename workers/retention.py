@@ -15,13 +15,13 @@ from uuid import UUID, uuid5
 
 from sqlalchemy import Connection, text
 
+from streams.artifacts import IN_USE_LOCK
 from streams.codec import read_event
 from streams.facts.releases import CandidateRetired, ReleaseFinished, ReleaseRolledBack
 from streams.policy import LEAST_RELEASES
 from streams.reading.rounds import Candidate, candidates_kept, keepings, models_needed, models_retired, releases_in_use
 from streams.reading.said import went_live
 from streams.store import postgres_trouble
-from workers.artifacts import IN_USE_LOCK
 from workers.context import Context
 from workers.orders import caught_up
 

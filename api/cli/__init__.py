@@ -20,6 +20,7 @@ from api.cli import (
     quarantine,
     recall,
     rounds,
+    snapshots,
 )
 from api.cli.context import Guarded
 
@@ -55,6 +56,7 @@ for module in (
     preferences,
     recall,
     rounds,
+    snapshots,
     plan,
     compare,
     quarantine,

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from streams.facts.examples import ExampleKind
 from streams.sealed import Sealed
 
 
@@ -86,7 +87,7 @@ def taught_by(connection: Connection, line: Sequence[str]) -> dict[str, str]:
 
 
 class Example(Struct, frozen=True):
-    """`learned`: on the line that was asked about."""
+    """`learned`: on the line that was asked about; `generated`: a builder proposed it."""
 
     example_id: str
     person: str
@@ -96,6 +97,8 @@ class Example(Struct, frozen=True):
     said_at: datetime
     accepted_offset: int
     learned: bool
+    kind: ExampleKind = "correction"
+    generated: bool = False
 
 
 IN_FORCE = (
@@ -109,7 +112,10 @@ def examples_as_of(connection: Connection, domain: str, pin: int | None, line: S
     what stands now."""
     rows = connection.execute(
         text(
-            f"SELECT {_EXAMPLE} FROM noria.examples e WHERE e.domain = :domain{IN_FORCE.format(added='accepted_offset')}"
+            f"SELECT {_EXAMPLE}, e.kind, e.example_id IN ("
+            " SELECT p.example_id FROM noria.proposals p WHERE p.domain = :domain AND p.example_id IS NOT NULL"
+            ") AS generated"
+            f" FROM noria.examples e WHERE e.domain = :domain{IN_FORCE.format(added='accepted_offset')}"
             " AND retired_reason IS DISTINCT FROM 'erased' ORDER BY accepted_offset"
         ),
         {"domain": domain, "pin": pin, "line": list(line)},

@@ -9,10 +9,10 @@ import msgspec
 import psutil
 import pytest
 
+from streams.artifacts import Artifacts
 from streams.errors import Unavailable
 from tests import ward
 from tests.local_noria import give_models, opencompass_folder
-from workers.artifacts import Artifacts
 from workers.engines import make_engine
 from workers.engines.protocol import Engine, EngineSpec
 from workers.evaluator.install import install

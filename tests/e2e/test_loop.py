@@ -13,6 +13,7 @@ from api.client import Answer, Door, Source
 from deploy.demo.load import Load
 from deploy.demo.people import PEOPLE
 from deploy.demo.story import DOMAIN
+from streams.artifacts import Artifacts
 from streams.facts.releases import CandidateRetired
 from streams.log import KafkaLog
 from tests.at_rest import checkpoint, files_holding
@@ -22,7 +23,6 @@ from tests.e2e.second_domain import DOMAIN as WARD
 from tests.e2e.small_story import FACTS
 from tests.integration.by_hand import message
 from tests.local_noria import LocalNoria, until
-from workers.artifacts import Artifacts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CANARIES = tuple(f"the heron of house {number} keeps umbrella {number * 7919}" for number in range(101, 121))

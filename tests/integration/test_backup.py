@@ -21,6 +21,7 @@ from msgspec import json
 from api.cli import main
 from deploy import local
 from streams import replay
+from streams.artifacts import Artifacts
 from streams.cluster import Cluster
 from streams.errors import Erased, Invalid
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS
@@ -34,7 +35,6 @@ from tests import door_world
 from tests.at_rest import files_holding
 from tests.door_world import wait_until
 from tests.integration.by_hand import rows
-from workers.artifacts import Artifacts
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30

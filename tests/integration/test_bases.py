@@ -14,9 +14,9 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file
 
+from streams.artifacts import Artifacts
 from streams.errors import Invalid
 from tests import tiny_families, tiny_llama
-from workers.artifacts import Artifacts
 from workers.models.base import prepare_base_digest
 from workers.models.config import model_tensors, read_config
 from workers.models.weights import Tensor, tensors_of, write_float32

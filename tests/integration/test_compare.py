@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
+from streams.artifacts import Artifacts
 from streams.errors import Invalid
 from streams.facts.comparisons import ComparisonMade
 from streams.log import KafkaLog
@@ -20,7 +21,6 @@ from tests.integration.by_hand import change, rows
 from tests.integration.test_exam_ahead import add_exam, correct, examples
 from tests.memories import Bags
 from workers import loop
-from workers.artifacts import Artifacts
 from workers.context import Context
 from workers.evaluator import compare
 from workers.evaluator import step as evaluation

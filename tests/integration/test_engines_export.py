@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from streams.artifacts import Artifacts
 from streams.engines import ENGINES
 from streams.errors import Invalid
 from tests import tiny_llama
 from tests.base_model import base_model
-from workers.artifacts import Artifacts
 from workers.engines.llamacpp import LlamaCppEngine
 from workers.engines.protocol import EngineSpec
 from workers.models import gguf

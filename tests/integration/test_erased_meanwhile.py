@@ -24,6 +24,7 @@ from streams.log import MemoryLog
 from streams.orders import EvaluateCandidate, TrainCandidate
 from streams.recipes import LoraRecipe
 from streams.sealing import Keyring, seal
+from streams.snapshots import FORMAT, Snapshot, SnapshotRow, save
 from tests.at_rest import files_holding
 from tests.door_world import make_settings
 from tests.integration.by_hand import ByHand, change, empty, rows
@@ -36,7 +37,6 @@ from workers.evaluator.opencompass import Exam, ExamRow
 from workers.evaluator.step import Evaluation
 from workers.models.golden import GOLDEN_FILE
 from workers.register import EXAM_ROOM, TRAINING_FOLDER, purge, sweep
-from workers.selector.snapshot import FORMAT, Snapshot, SnapshotRow, save
 from workers.trainer import step as training
 from workers.trainer.checkpoint import Checkpoint, save_checkpoint
 from workers.trainer.lora import Adapter, save_adapter

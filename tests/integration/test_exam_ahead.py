@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from streams.artifacts import Artifacts
 from streams.errors import Invalid, Unavailable
 from streams.events import DomainEvent
 from streams.facts.rounds import CandidateEvaluated
@@ -17,11 +18,11 @@ from streams.log import KafkaLog
 from streams.orders import EvaluateCandidate, Order
 from streams.sealed import Sealed
 from streams.sealing import Keyring, MasterKey
+from streams.snapshots import FORMAT, Snapshot, SnapshotPair, save
 from tests import door_world
 from tests.door_world import MODEL, World
 from tests.integration.by_hand import change, order_message, rows
 from workers import loop
-from workers.artifacts import Artifacts
 from workers.context import Context
 from workers.engines import engine_version
 from workers.evaluator import step as evaluation
@@ -30,7 +31,6 @@ from workers.evaluator.opencompass import ExamRow
 from workers.evaluator.questions import of_exam
 from workers.evaluator.step import answered_before, form_of, look_ahead
 from workers.loop import Idle
-from workers.selector.snapshot import FORMAT, Snapshot, SnapshotPair, save
 
 SECRET = "what the model said of the lighthouse"
 

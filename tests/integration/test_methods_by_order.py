@@ -21,6 +21,7 @@ from streams.facts.bases import BASES, BaseAdded
 from streams.facts.orders import Step
 from streams.orders import EvaluateCandidate, Order
 from streams.rankings import is_held_out
+from streams.snapshots import load
 from tests import tiny_families, tiny_llama
 from tests.door_world import World, wait_until
 from tests.integration.by_hand import results
@@ -33,7 +34,6 @@ from workers.evaluator.opencompass import ExamRow
 from workers.loop import StepFunction, steps, work_once
 from workers.models.base import build_base
 from workers.models.loaded import load_model
-from workers.selector.snapshot import load
 from workers.trainer import step as training
 from workers.trainer.brought import take_in
 from workers.trainer.child import carry_out

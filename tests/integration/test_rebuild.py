@@ -19,6 +19,7 @@ import pytest
 
 from api.cards import card_page
 from migrations.roles import url_of
+from streams.artifacts import Artifacts
 from streams.connections import WORKERS
 from streams.facts.orders import Step
 from streams.orders import Order
@@ -28,7 +29,6 @@ from tests.door_world import MODEL, PASSWORDS, World, wait_until
 from tests.integration.by_hand import change, results, rows
 from tests.local_noria import CACHE, ROOT, end_with
 from workers import retention
-from workers.artifacts import Artifacts
 from workers.context import Context
 from workers.loop import StepFunction, steps, work_once
 from workers.models.base import prepare_base_digest

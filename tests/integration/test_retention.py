@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
+from streams.artifacts import IN_USE_LOCK
 from streams.cluster import Cluster
 from streams.facts.domains import PolicySet
 from streams.facts.releases import CandidateRebuilt, RebuildAsked, RollbackAsked
@@ -24,7 +25,6 @@ from streams.sealing import Keyring
 from tests.door_world import make_settings
 from tests.integration.by_hand import AT, ByHand, answer, change, created, empty, results, rows, talk
 from workers import orders, retention
-from workers.artifacts import IN_USE_LOCK
 from workers.context import Context
 
 NOW = datetime.now(UTC)

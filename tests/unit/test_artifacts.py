@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from streams.artifacts import Artifacts
 from streams.errors import Invalid
-from workers.artifacts import Artifacts
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from streams.artifacts import Artifacts
 from streams.errors import Invalid
 from streams.recipes import BroughtRecipe
 from tests.unit.trainer_tiny import make_model, rows
-from workers.artifacts import Artifacts
 from workers.trainer import METHODS
 from workers.trainer.brought import ADAPTER_FILES, take_in
 from workers.trainer.job import Job

@@ -47,6 +47,7 @@ from streams.facts.rounds import RoundRequested
 from streams.orders import Order
 from streams.policy import Thresholds
 from streams.recalled import Recall
+from streams.selection import USUAL
 from tests.samples import EVENTS, ORDERS, START, enveloped, id_of
 
 SECRET = "my neighbour's name is Octavia"
@@ -381,14 +382,14 @@ def test_every_order_comes_back_as_it_was_and_is_a_cloud_event(order: Order) -> 
 def test_an_order_is_read_by_its_version_as_an_event_is() -> None:
     found = json.loads(order_on_wire(ORDERS[0]))
     name, _, version = found["dataschema"].rpartition(":")
-    assert int(version) == 7, "of select_snapshot"
+    assert int(version) == 8, "of select_snapshot"
     older = found | {"dataschema": f"{name}:1", "data": dict(found["data"])}
-    for added in ("base_model", "recipe", "recall", "opening"):
+    for added in ("base_model", "recipe", "recall", "opening", "selection"):
         del older["data"][added]
-    first = replace(ORDERS[0], base_model=None, recipe=None, recall=Recall(), opening=False)
+    first = replace(ORDERS[0], base_model=None, recipe=None, recall=Recall(), opening=False, selection=USUAL)
     assert decode_order(json.dumps(older).encode()) == first
-    with pytest.raises(Invalid, match="version 8; this reader knows versions up to 7"):
-        decode_order(json.dumps(found | {"dataschema": f"{name}:8"}).encode())
+    with pytest.raises(Invalid, match="version 9; this reader knows versions up to 8"):
+        decode_order(json.dumps(found | {"dataschema": f"{name}:9"}).encode())
 
 
 @pytest.mark.parametrize("changed", [{"data": {"kind": "sing"}}, {"data": {}}, {"data": 1}, {"id": None}], ids=str)

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine
 
+from streams.artifacts import Artifacts
 from streams.codec import decode
 from streams.disk import disk_use, is_full
 from streams.events import DOMAINS
@@ -22,7 +23,6 @@ from streams.orders import TrainCandidate
 from streams.recipes import LoraRecipe
 from streams.sealing import Keyring
 from tests.door_world import make_settings, wait_until
-from workers.artifacts import Artifacts
 from workers.context import Context
 from workers.trainer import step as training
 

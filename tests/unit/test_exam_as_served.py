@@ -3,13 +3,13 @@
 from streams.gate import EARLIER, FIXES, GENERAL, HELD_OUT, SERVED, Paired
 from streams.recalled import Recall
 from streams.sealing import common_digest
+from streams.snapshots import SnapshotMemory
 from tests.keyring import Ring
 from tests.memories import memory_of, sealed_correction
 from workers.evaluator import questions
 from workers.evaluator.opencompass import ExamItem
 from workers.evaluator.questions import Question, as_served, fix
 from workers.evaluator.step import paired_by_set
-from workers.selector.snapshot import SnapshotMemory
 
 RECALL = Recall(of="corrections", most=1, least=0.1)
 FAR = "What is seven times eight?"

@@ -11,19 +11,19 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
+from streams.artifacts import Artifacts
 from streams.facts.rounds import CandidateTrained
 from streams.gate import SKILL
 from streams.orders import SelectSnapshot, TrainCandidate
 from streams.recalled import with_recalled
 from streams.recipes import DpoRecipe, LoraRecipe
 from streams.scoring import is_right
+from streams.snapshots import FORMAT, Snapshot, load, save
 from tests.keyring import Ring
 from tests.samples import MADE_WITH
-from workers.artifacts import Artifacts
 from workers.evaluator.questions import of_skill
 from workers.models.golden import GOLDEN_FILE
 from workers.selector import step as selection
-from workers.selector.snapshot import FORMAT, Snapshot, load, save
 from workers.trainer import opening
 from workers.trainer import step as training
 from workers.trainer.opening import opening_recipe, opening_rows, skill_exam
@@ -84,7 +84,7 @@ def test_a_row_is_asked_in_the_one_form_in_which_memories_are_put_before_a_model
 def test_no_example_is_chosen_for_it(tmp_path: Path) -> None:
     order = SelectSnapshot(order_id=uuid4(), domain="roads", round_id="r", pin=9, opening=True)
     found = selection.select(order, SimpleNamespace())  # type: ignore[arg-type]
-    assert found.opening and found.rows == () and found.dropped == ()
+    assert found.opening and found.rows == () and found.lines == ()
     artifacts = Artifacts(tmp_path)
     assert load(save(found, artifacts), artifacts).opening
     new, earlier = training.taught(found, Ring())

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from streams.alike import words_of
+from streams.artifacts import Artifacts
 from streams.facts.rounds import SnapshotSelected
 from streams.history import Before, open_whole
 from streams.orders import SelectSnapshot
@@ -33,10 +34,9 @@ from streams.reading.preferences import Draft, Feedback, Prompt, SaidOfAnswers
 from streams.recipes import DpoRecipe, KtoRecipe, PreferenceRecipe
 from streams.sealed import Sealed
 from streams.sealing import open_sealed, seal
+from streams.snapshots import Snapshot, load
 from tests.keyring import Ring
-from workers.artifacts import Artifacts
 from workers.selector import preferences, step
-from workers.selector.snapshot import Snapshot, load
 from workers.trainer.step import preferences as taught
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
@@ -180,8 +180,10 @@ def selected(
         check=lambda: None,
         publish=lambda order, event, name: said.append(event),
     )
-    monkeypatch.setattr(step, "_read", lambda order, context: ([], [], [], Before({}, {})))
-    monkeypatch.setattr(step, "_measure", lambda *_: lambda asked, answer: fits is None or answer in fits)
+    monkeypatch.setattr(step, "_read", lambda order, context: ([], {}, [], Before({}, {})))
+    monkeypatch.setattr(
+        step, "length_of", lambda *_: lambda asked, answer: 1 if fits is None or answer in fits else None
+    )
     monkeypatch.setattr(preferences, "cut_of_round", lambda *_: None)
     monkeypatch.setattr(preferences, "cut_now", lambda *_: {"0": 12, "2": 7})
     monkeypatch.setattr(preferences, "said_of_answers", lambda *_: talk.told())
@@ -284,6 +286,7 @@ def test_of_a_question_that_is_held_out_nothing_is_learned_and_its_pairs_examine
         SelectSnapshot(order_id=uuid4(), domain=DOMAIN, round_id="round-1", pin=9),
         DpoRecipe(),
         frozenset(),
+        lambda question: False,
         frozenset({words_of(HELD_OUT)}),
         lambda *_: True,
         context,

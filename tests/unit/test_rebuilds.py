@@ -15,6 +15,7 @@ from streams.facts.rounds import RoundAsked
 from streams.projections import of_domain
 from streams.recalled import Recall
 from streams.recipes import LoraRecipe, PpoRecipe, RewardRecipe, SftRewardPpoRecipe
+from streams.snapshots import FORMAT, Snapshot
 from streams.style import StyleRule
 from streams.writes import Update
 from tests.samples import (
@@ -31,7 +32,6 @@ from tests.samples import (
     trained,
 )
 from tests.unit.round_steps import begun, upto_swap, upto_train
-from workers.selector.snapshot import FORMAT, Snapshot
 from workers.trainer import rebuild
 
 

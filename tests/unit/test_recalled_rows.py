@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from streams.artifacts import Artifacts
 from streams.facts.rounds import SnapshotSelected
 from streams.history import Before, Part
 from streams.orders import SelectSnapshot
@@ -19,14 +20,13 @@ from streams.reading.learning import Example
 from streams.recalled import Memory, Recall, with_recalled
 from streams.recipes import PretrainingRecipe
 from streams.sealing import seal
+from streams.snapshots import FORMAT, Snapshot, SnapshotMemory, SnapshotRow, load, save
 from tests.keyring import Ring
 from tests.memories import CONTEXT, Bags, memory_of, remembered, sealed_correction, sealed_passage
 from tests.unit import trainer_tiny as tiny
 from tests.unit.test_selection import RING, example
-from workers.artifacts import Artifacts
 from workers.recall.as_of import AsOf
 from workers.selector import step as selection
-from workers.selector.snapshot import FORMAT, Snapshot, SnapshotMemory, SnapshotRow, load, save
 from workers.trainer.spec import TrainingRow
 from workers.trainer.step import taught, training_rows
 
@@ -70,7 +70,7 @@ def select(
         check=lambda: None,
         publish=lambda order, event, name: said.append(event),
     )
-    monkeypatch.setattr(selection, "_read", lambda order, context: (list(examples), [], [], Before({}, {})))
+    monkeypatch.setattr(selection, "_read", lambda order, context: (list(examples), {}, [], Before({}, {})))
     monkeypatch.setattr(selection, "memory_as_of", lambda *_: memory)
     order = SelectSnapshot(
         order_id=uuid4(),

@@ -124,7 +124,7 @@ FORBIDDEN = [
     ("streams/policy.py", "import sqlalchemy.orm", "streams.policy -> sqlalchemy"),
     ("streams/facts/exam.py", "from streams.log import Message", "streams.facts.exam -> streams.log"),
     ("streams/log.py", "import api.app", "streams.log -> api.app"),
-    ("workers/artifacts.py", "import api.client", "workers.artifacts -> api.client"),
+    ("streams/artifacts.py", "import api.client", "streams.artifacts -> api.client"),
     ("api/wire.py", "import workers.loop", "api.wire -> workers.loop"),
 ]
 

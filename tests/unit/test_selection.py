@@ -11,17 +11,18 @@ from uuid import uuid4
 import msgspec
 import pytest
 
+from streams.artifacts import Artifacts
 from streams.facts.rounds import SnapshotSelected
 from streams.history import Before
 from streams.orders import SelectSnapshot
 from streams.reading.learning import Example
 from streams.sealing import seal
+from streams.snapshots import load
 from tests.keyring import Ring
 from tests.unit import trainer_tiny as tiny
-from workers.artifacts import Artifacts
 from workers.models.chat_tokens import ChatTokens
 from workers.selector import step as selection
-from workers.selector.snapshot import load
+from workers.selector.length import TOO_LONG
 from workers.trainer.loaded import load_tokenizer
 from workers.trainer.rows import encode_rows
 from workers.trainer.spec import TrainingRow
@@ -62,7 +63,7 @@ def select(
         check=lambda: None,
         publish=lambda order, event, name: said.append(event),
     )
-    monkeypatch.setattr(selection, "_read", lambda order, context: (list(examples), [], [], Before({}, {})))
+    monkeypatch.setattr(selection, "_read", lambda order, context: (list(examples), {}, [], Before({}, {})))
     order = SelectSnapshot(
         order_id=uuid4(),
         domain="roads",
@@ -75,7 +76,7 @@ def select(
     *parts, event = said
     assert event.named == sum(len(part.kept) for part in parts)
     event = msgspec.structs.replace(event, kept=(*(name for part in parts for name in part.kept), *event.kept))
-    return event, {d.example_id: d.reason for d in load(event.snapshot, artifacts).dropped}
+    return event, {d.id: d.reason for d in load(event.snapshot, artifacts).dropped}
 
 
 def test_a_row_too_long_for_the_recipe_is_dropped_with_that_reason_and_not_counted_as_learned(
@@ -83,8 +84,8 @@ def test_a_row_too_long_for_the_recipe_is_dropped_with_that_reason_and_not_count
 ) -> None:
     examples = [example(1, "Who?", "Ann."), example(2, "Recite the manual.", "The pump is blue. " * 60)]
     event, dropped = select(monkeypatch, tmp_path, folder, examples, 256)
-    assert event.kept == ("e-1",) and event.dropped == {selection.TOO_LONG: 1}
-    assert dropped == {"e-2": selection.TOO_LONG}
+    assert event.kept == ("e-1",) and event.dropped == {TOO_LONG: 1}
+    assert dropped == {"e-2": TOO_LONG}
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 4])
@@ -102,7 +103,7 @@ def test_an_older_correction_does_not_come_back_because_the_newest_is_too_long(
 ) -> None:
     examples = [example(1, "Recite it.", "Short."), example(2, "Recite it.", "The pump is blue. " * 60)]
     event, dropped = select(monkeypatch, tmp_path, folder, examples, 256)
-    assert event.kept == () and dropped["e-2"] == selection.TOO_LONG and "newer correction" in dropped["e-1"]
+    assert event.kept == () and dropped["e-2"] == TOO_LONG and "newer correction" in dropped["e-1"]
 
 
 def test_a_row_is_as_long_for_the_selector_as_for_the_trainer(folder: Path) -> None:

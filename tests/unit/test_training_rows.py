@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from streams.artifacts import Artifacts
 from streams.history import Part
 from streams.sealing import seal
+from streams.snapshots import SnapshotRow, load, save
 from streams.turns import turns_of
 from tests.keyring import Ring
-from workers.artifacts import Artifacts
-from workers.selector.snapshot import SnapshotRow, load, save
 from workers.trainer.spec import TrainingRow
 from workers.trainer.step import training_rows
 

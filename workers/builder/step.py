@@ -25,7 +25,8 @@ from workers.builder.material import Dropped, Made, Material, Proposed, Step
 from workers.builder.teacher import Desk
 from workers.context import Context
 from workers.endpoints import check_address
-from workers.selector.opened import IN_THE_EXAM, open_exam
+from workers.selector.leakage import IN_THE_EXAM
+from workers.selector.opened import open_exam
 
 # Each builder of `streams.builders`, and the module whose `build` makes its proposals.
 BUILDERS = {
@@ -89,7 +90,7 @@ def _propose(order: BuildMaterial, context: Context, build: Build, desk: Desk) -
         )
         there = {row.proposal_id: row.build_id for row in rows}
     material = Material(context.database, context.keyring, order.domain, order.pin)
-    forbidden, asked = {words_of(question) for question in exam}, set[tuple[str, ...]]()
+    forbidden, asked = {words_of(question) for question in exam.values()}, set[tuple[str, ...]]()
     batch: list[tuple[UUID, DomainEvent]] = []
     for made in build(material, desk):
         context.check()

@@ -22,13 +22,13 @@ from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 
 from streams import process
+from streams.artifacts import Artifacts
 from streams.connections import SHARES
 from streams.errors import Invalid, Unavailable
 from streams.relay import Waiter
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings
 from streams.store import open_database, postgres_trouble
-from workers.artifacts import Artifacts
 from workers.context import Cancelled, retry
 from workers.engines import make_engine
 from workers.engines.protocol import EngineSpec

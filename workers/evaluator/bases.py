@@ -22,6 +22,7 @@ from streams.orders import CompareBases
 from streams.reading.memories import passages_as_of
 from streams.recipes import Recipe
 from streams.sizing import GB
+from streams.snapshots import SnapshotMemory, open_memory
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
@@ -34,7 +35,6 @@ from workers.models.base import about_of
 from workers.models.golden import PROMPTS
 from workers.recall.as_of import settled
 from workers.register import WordsGone
-from workers.selector.snapshot import SnapshotMemory, open_memory
 from workers.trainer.general import general_prompts
 from workers.trainer.sized import plan_of
 from workers.trainer.spec import TrainingRow, TrainSpec

@@ -12,11 +12,11 @@ from streams.reading.learning import exam_as_of
 from streams.recalled import Recall
 from streams.sealed import Sealed
 from streams.sealing import Keys, common_digest, digest, domain_subject, open_sealed
+from streams.snapshots import Snapshot
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.evaluator.opencompass import ExamItem
 from workers.recall.as_of import AsOf
-from workers.selector.snapshot import Snapshot
 from workers.trainer.opening import skill_exam
 
 

@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, text
 
 from streams import scoring
+from streams.alike import words_of
 from streams.engines import serving_kind
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
@@ -41,7 +42,8 @@ from streams.orders import EvaluateCandidate
 from streams.reading.learning import examples_to_learn, live_lines
 from streams.reading.rounds import Served, served
 from streams.sealed import Sealed
-from streams.sealing import open_sealed, seal
+from streams.sealing import Keys, open_sealed, seal
+from streams.snapshots import Snapshot, load, open_prompt
 from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
 from workers.engines import engine_version, exam_engines, make_engine
@@ -54,7 +56,6 @@ from workers.evaluator.opencompass import AT_ONCE, Cost, Endpoint, Exam, Examine
 from workers.evaluator.questions import Question, as_served, fix, of_exam, of_skill, of_snapshot
 from workers.recall.as_of import memory_as_of
 from workers.register import EXAM_ROOM, Words, WordsGone, register, unregister
-from workers.selector.snapshot import Snapshot, load
 from workers.trainer.step import preferences as training_preferences
 
 NICENESS = 10  # of the engines that are examined
@@ -122,6 +123,7 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         bare = of_skill(order.domain, context.keyring) + of_exam(order.domain, order.pin, context)
     else:
         bare = of_snapshot(snapshot, context.keyring) + of_exam(order.domain, order.pin, context)
+    _check_apart(snapshot, bare, context.keyring)
     # What learns from pairs alone has no fixes: it is asked what it must keep, and what people prefer.
     pleases = bool(snapshot.pairs or snapshot.labels)
     if not (pleases and bare) and not any(question.item.set in (FIXES, EARLIER, SKILL) for question in bare):
@@ -174,6 +176,22 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         duration_s=round(time.monotonic() - began, 1),
     )
     context.publish(order, event, "candidate_evaluated")
+
+
+def _check_apart(snapshot: Snapshot, questions: Sequence[Question], keys: Keys) -> None:
+    """Raise Invalid where a question of the exam is taught: whoever chose the training set should not have let it in, and what a
+    candidate scores on that says nothing."""
+    exam = {words_of(question.item.question) for question in questions if question.item.set in (HELD_OUT, GENERAL)}
+    taught = [row.prompt for row in snapshot.rows] + [wording for row in snapshot.rows for wording in row.wordings]
+    taught += [pair.prompt for pair in snapshot.pairs] + [label.prompt for label in snapshot.labels]
+    leaked = 0
+    for prompt in taught if exam else ():
+        with suppress(Erased, Invalid):
+            leaked += words_of(open_prompt(prompt, keys).question) in exam
+    if leaked:
+        raise Invalid(
+            f"{leaked} of the prompts of the training set stand in the exam: nothing that is asked may be taught"
+        )
 
 
 def _preferred(order: EvaluateCandidate, snapshot: Snapshot, context: Context) -> Paired:

@@ -22,11 +22,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from streams.artifacts import Artifacts
 from streams.engines import ENGINES
 from streams.errors import Invalid, Unavailable
 from workers import engines
 from workers.alone import alone
-from workers.artifacts import Artifacts
 from workers.models.config import ModelConfig, engines_for, read_config
 from workers.models.conversion import from_directory, from_gguf, open_gguf, write_json
 from workers.models.entry import check_base, check_conversation

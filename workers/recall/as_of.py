@@ -22,13 +22,13 @@ from streams.reading.learning import (
 )
 from streams.reading.memories import passages_as_of
 from streams.recalled import MOST_MEMORIES, Memory, MemoryKind, Recall, with_recalled, within_tokens
+from streams.snapshots import Opened, SnapshotMemory, open_memory
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.recall.encoder import Encoder, sentence_encoder
 from workers.recall.kept import Kept, Words
 from workers.selector.agreement import settle
 from workers.selector.opened import open_exam, open_examples, other_wordings
-from workers.selector.snapshot import Opened, SnapshotMemory, open_memory
 
 LOOKED_AT = 2 * MOST_MEMORIES  # hits of a search: more than a policy may ask for
 AT_ONCE = 1024  # texts that are embedded between two looks at whether the order is still wanted
@@ -173,7 +173,7 @@ def settled(domain: str, line: Sequence[str], pin: int, context: Context) -> Set
         exam = exam_as_of(connection, domain, pin)
         in_vain = asked_in_vain(connection, domain, pin)
         earlier = before(connection, {*(row.follows for row in examples), *(row.follows for row in in_vain)})
-    forbidden = frozenset(words_of(question) for question in open_exam(exam, context.keyring))
+    forbidden = frozenset(words_of(question) for question in open_exam(exam, context.keyring).values())
     opened = open_examples(examples, earlier, forbidden, context.keyring, lambda done, total: context.check())
     kept = {decision.example_id for decision in settle(opened.candidates) if decision.kept}
     counting = tuple(row for row in examples if row.example_id in kept)

@@ -11,7 +11,8 @@ from streams.history import open_question
 from streams.reading.learning import AskedInVain
 from streams.reading.memories import Corrected
 from streams.sealing import Keys, open_sealed
-from workers.selector.agreement import OpenExample, settle
+from workers.selector.agreement import settle
+from workers.selector.candidates import OpenExample
 
 
 class Spoken(Struct, frozen=True):

@@ -5,11 +5,10 @@ of the people say; and if no answer has that many, all are held back, because a 
 """
 
 from collections.abc import Sequence
-from datetime import datetime
-
-from msgspec import Struct
 
 from streams.alike import by_question, near, words_of
+from streams.selection import Agreement
+from workers.selector.candidates import Decision, Instruments, OpenExample
 
 REPEATED = "said before by others, or by the same person"
 REPLACED = "replaced by a newer correction of the same person"
@@ -19,27 +18,9 @@ KNOWN = "the release has learned it already"
 SUPERSEDED = "superseded by newer corrections"
 
 
-class OpenExample(Struct, frozen=True, kw_only=True):
-    """One example, opened. `context` is what came before the question (system text and history), as one string."""
-
-    example_id: str
-    person: str
-    question: str
-    context: str
-    answer: str
-    said_at: datetime
-    learned: bool
-
-    def __repr__(self) -> str:
-        return f"OpenExample({self.example_id})"  # people's words must not reach a log through a traceback
-
-
-class Decision(Struct, frozen=True):
-    """`reason` is empty for what is kept."""
-
-    example_id: str
-    kept: bool
-    reason: str
+def judge(step: Agreement, candidates: Sequence[OpenExample], instruments: Instruments) -> list[Decision]:
+    """As of every step. `neighbour`: the example that stands in its place."""
+    return settle(candidates)
 
 
 def settle(candidates: Sequence[OpenExample]) -> list[Decision]:
@@ -76,11 +57,11 @@ def _settle_question(group: Sequence[OpenExample]) -> list[Decision]:
         known = [c for c in older if c.learned and near(words_of(c.answer), words_of(winner.answer))]
         if not winner.learned and known:
             winner = known[0]
-        decisions.append(Decision(winner.example_id, True, ""))
+        decisions.append(Decision(winner.example_id, True))
     else:
         winner = None
         # The release goes on saying what it has learned until people agree on something else.
-        decisions.extend(Decision(c.example_id, True, "") for c in group if c.learned)
+        decisions.extend(Decision(c.example_id, True) for c in group if c.learned)
     done = {d.example_id for d in decisions}
     for candidate in group:
         if candidate.example_id in done:
@@ -93,5 +74,6 @@ def _settle_question(group: Sequence[OpenExample]) -> list[Decision]:
             reason = SUPERSEDED
         else:
             reason = REPLACED if newest[candidate.person] is not candidate else OUTVOTED
-        decisions.append(Decision(candidate.example_id, False, reason))
+        instead = None if winner is None else winner.example_id
+        decisions.append(Decision(candidate.example_id, False, reason, neighbour=instead))
     return decisions

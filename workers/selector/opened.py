@@ -10,12 +10,13 @@ from streams.errors import Erased, Invalid
 from streams.history import Before, Whole
 from streams.reading.learning import AskedInVain, ExamItem, Example
 from streams.sealing import Keys, open_sealed
+from streams.snapshots import Line, Opened, open_prompt
 from workers.recall.encoder import sentence_encoder
-from workers.selector.agreement import OpenExample
-from workers.selector.snapshot import Dropped, Opened, open_prompt
+from workers.selector.candidates import OpenExample
+from workers.selector.leakage import IN_THE_EXAM
 from workers.selector.wordings import Asked, same_question
 
-IN_THE_EXAM = "its question stands in the exam"
+OPENED = "opened"  # what comes before every step
 ERASED = "erased"
 UNREADABLE = "no conversation that can be read"
 Words = tuple[str, ...]
@@ -27,18 +28,18 @@ class OpenedExamples(Struct, frozen=True):
     wholes: Mapping[str, Whole]
     prompts: Mapping[str, Opened]
     candidates: Sequence[OpenExample]
-    dropped: Sequence[Dropped]
+    dropped: Sequence[Line]
 
     def __repr__(self) -> str:
         return "OpenedExamples(sealed)"
 
 
-def open_exam(items: Iterable[ExamItem], keys: Keys) -> list[str]:
-    """The questions of the exam. One of an erased domain key cannot be asked any more either."""
-    questions = []
+def open_exam(items: Iterable[ExamItem], keys: Keys) -> dict[str, str]:
+    """The questions of the exam, by item. One of an erased domain key cannot be asked any more either."""
+    questions = {}
     for item in items:
         try:
-            questions.append(str(json.loads(open_sealed(item.item, keys))["question"]))
+            questions[item.item_id] = str(json.loads(open_sealed(item.item, keys))["question"])
         except Erased:
             continue
     return questions
@@ -62,13 +63,13 @@ def open_examples(
             found = open_prompt(whole, keys)
             words = open_sealed(row.answer, keys)
         except Erased:
-            dropped.append(Dropped(row.example_id, ERASED))
+            dropped.append(Line(row.example_id, "example", False, OPENED, reason=ERASED))
             continue
         except Invalid:
-            dropped.append(Dropped(row.example_id, UNREADABLE))
+            dropped.append(Line(row.example_id, "example", False, OPENED, reason=UNREADABLE))
             continue
         if words_of(found.question) in forbidden:
-            dropped.append(Dropped(row.example_id, IN_THE_EXAM))
+            dropped.append(Line(row.example_id, "example", False, OPENED, reason=IN_THE_EXAM))
             continue
         prompts[row.example_id], wholes[row.example_id] = found, whole
         candidates.append(
@@ -80,6 +81,7 @@ def open_examples(
                 answer=words,
                 said_at=row.said_at,
                 learned=row.learned,
+                source="generated" if row.generated else row.kind,
             )
         )
     return OpenedExamples(wholes, prompts, candidates, dropped)

@@ -7,15 +7,15 @@ from msgspec import Struct
 from streams.alike import Words, words_of
 from streams.history import Whole, before
 from streams.orders import SelectSnapshot
-from streams.preferred import TAUGHT, TOO_LONG, preferred
+from streams.preferred import IN_THE_EXAM, TAUGHT, TOO_LONG, preferred
 from streams.rankings import Held, Label, Pair
 from streams.reading.preferences import cut_now, cut_of_round, said_of_answers
 from streams.recipes import PreferringRecipe, RewardRecipe
 from streams.sealed import Sealed
+from streams.snapshots import Opened, SnapshotLabel, SnapshotPair
 from streams.store import postgres_trouble
 from streams.turns import pairs_of
 from workers.context import Context
-from workers.selector.snapshot import Opened, SnapshotLabel, SnapshotPair
 
 
 class Selected(Struct, frozen=True):
@@ -30,12 +30,14 @@ def select_pairs(
     order: SelectSnapshot,
     recipe: PreferringRecipe | RewardRecipe,
     forbidden: frozenset[Words],
+    leaks: Callable[[str], bool],
     taught: frozenset[Words],
     fits: Callable[[Opened, str], bool],
     context: Context,
 ) -> Selected:
-    """`forbidden`: the words of questions that nothing is learned from; `taught`: of those to which the snapshot's rows teach the
-    answer, by which it would be no news that it is preferred; `fits`: whether a prompt with that answer is short enough.
+    """`forbidden`: the words of questions that nothing is learned from; `leaks`: whether a question is nearly such; `taught`: the
+    words of those to which the snapshot's rows teach the answer, by which it would be no news that it is preferred; `fits`: whether
+    a prompt with that answer is short enough.
     A round whose snapshot is selected again reads what it read the first time. Raises Cancelled, Unavailable."""
     with postgres_trouble(), context.database.connect() as connection:
         read = cut_of_round(connection, order.round_id) or cut_now(connection)
@@ -58,7 +60,9 @@ def select_pairs(
 
     for done, pair in enumerate(found.pairs):
         context.progress(order, "select", done, len(found.pairs))
-        if any(is_long(pair.better.prompt_id, side.answer_id) for side in (pair.better, pair.worse)):
+        if leaks(found.messages[pair.better.prompt_id][-1]["content"]):
+            held.append(Held(IN_THE_EXAM, pair.events))
+        elif any(is_long(pair.better.prompt_id, side.answer_id) for side in (pair.better, pair.worse)):
             held.append(Held(TOO_LONG, pair.events))
         elif pair.held_out and words_of(found.messages[pair.better.prompt_id][-1]["content"]) in taught:
             held.append(Held(TAUGHT, pair.events))
@@ -67,7 +71,9 @@ def select_pairs(
     labels = [
         _labelled(label, found.wholes, found.sealed)
         for label in (found.ranked.labels if recipe.from_labels else ())
-        if not label.held_out and not is_long(label.answer.prompt_id, label.answer.answer_id)
+        if not label.held_out
+        and not is_long(label.answer.prompt_id, label.answer.answer_id)
+        and not leaks(found.messages[label.answer.prompt_id][-1]["content"])
     ]
     return Selected(tuple(pairs), tuple(held_out), tuple(labels), tuple(held), read)
 

@@ -1,4 +1,4 @@
-"""The step `select`: from the examples that stood on the log at the round's pin to a snapshot, with reasons."""
+"""The order `select_snapshot`: from the examples that stood on the log at the round's pin to a snapshot, with reasons."""
 
 import hashlib
 import json
@@ -17,18 +17,26 @@ from streams.preferred import counted
 from streams.reading.learning import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
 from streams.reading.memories import passages_as_of
 from streams.recipes import PreferringRecipe, Recipe, RewardRecipe
+from streams.selection import Leakage
+from streams.snapshots import (
+    FORMAT,
+    Line,
+    Opened,
+    Snapshot,
+    SnapshotMemory,
+    SnapshotRow,
+    lines_of_preferences,
+    save,
+)
 from streams.store import postgres_trouble
 from workers.context import Context
-from workers.models.chat_tokens import ChatTokens
 from workers.recall.as_of import AsOf, memory_as_of
-from workers.selector.agreement import settle
+from workers.selector.instruments import RoundInstruments, length_of
+from workers.selector.leakage import Guard
 from workers.selector.opened import open_exam, open_examples, other_wordings
+from workers.selector.pipeline import choose
 from workers.selector.preferences import select_pairs
-from workers.selector.snapshot import FORMAT, Dropped, Opened, Snapshot, SnapshotMemory, SnapshotRow, save
-from workers.trainer.rows import encode_rows, row_limit
-from workers.trainer.spec import TrainingRow
 
-TOO_LONG = "longer than the recipe's row_tokens"
 MISLED = 0.1  # of the contexts that are taught
 NAMED_AT_ONCE = 10_000  # examples, in one event: half of what it may hold
 
@@ -65,31 +73,37 @@ def run(order: SelectSnapshot, context: Context) -> None:
 
 
 def select(order: SelectSnapshot, context: Context) -> Snapshot:
-    """The training set, by what stood on the log at the pin and opens now. Raises Cancelled, Unavailable."""
+    """The training set, by what stood on the log at the pin and opens now. Raises Cancelled, Invalid, Unavailable."""
     if order.opening:
-        return Snapshot(FORMAT, order.domain, order.round_id, order.pin, (), (), opening=True)
+        return Snapshot(
+            FORMAT, order.domain, order.round_id, order.pin, (), (), opening=True, selection=order.selection
+        )
     examples, exam, in_vain, earlier = _read(order, context)
     if isinstance(
         order.recipe, RewardRecipe
     ):  # a correction is learned as a pair, and waits for a round that learns it as a row
         examples = []
-    forbidden = frozenset(words_of(question) for question in exam)
-    found = open_examples(examples, earlier, forbidden, context.keyring, partial(context.progress, order, "select"))
-    decisions = settle(found.candidates)
-    dropped = [*found.dropped, *(Dropped(d.example_id, d.reason) for d in decisions if not d.kept)]
-    kept = {d.example_id for d in decisions if d.kept}
-    # Only now: what is too long to be learned still says that what it replaced is not to be learned.
-    fits = _measure(order, context)
+    found = open_examples(examples, earlier, frozenset(), context.keyring, partial(context.progress, order, "select"))
+    length = length_of(order, context)
+    instruments = RoundInstruments(order, context, examples, found.prompts, exam, length)
+    chosen = choose(order.selection, found.candidates, instruments, partial(context.progress, order, "select"))
+    lines = {line.id: line for line in found.dropped} | dict(chosen.lines)
     answers = {candidate.example_id: candidate.answer for candidate in found.candidates}
-    too_long = {e for e in kept if not fits(found.prompts[e], answers[e])}
-    dropped += [Dropped(e, TOO_LONG) for e in sorted(too_long)]
-    kept -= too_long
+    kept = {candidate.example_id for candidate in chosen.kept}
+    guard = Guard(next(step for step in order.selection if isinstance(step, Leakage)), instruments)
+
+    def leaks(question: str) -> bool:
+        return guard.leaks([question]) != [None]
+
+    def fits(asked: Opened, answer: str) -> bool:
+        return length(asked, answer) is not None
+
     wordings = other_wordings(
         {e: found.prompts[e] for e in kept},
         in_vain,
         earlier,
         context.keyring,
-        lambda e, asked: words_of(asked.question) not in forbidden and fits(asked, answers[e]),
+        lambda e, asked: not leaks(asked.question) and fits(asked, answers[e]),
     )
     rows = tuple(
         SnapshotRow(
@@ -113,14 +127,29 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     context.check()
     passages = _passages(order, context) if order.recipe is not None and order.recipe.reads_passages else ()
     snapshot = Snapshot(
-        FORMAT, order.domain, order.round_id, order.pin, rows, tuple(dropped), memories, passages=passages
+        FORMAT,
+        order.domain,
+        order.round_id,
+        order.pin,
+        rows,
+        (
+            *(lines[row.example_id] for row in examples),
+            *(Line(passage.id, "passage", True) for passage in passages),
+        ),
+        memories,
+        passages=passages,
+        selection=order.selection,
+        libraries=instruments.measured_with,
     )
     if not isinstance(order.recipe, PreferringRecipe | RewardRecipe):
         return snapshot
+    forbidden = frozenset(words_of(question) for question in exam.values())
     taught = frozenset(words_of(found.prompts[row.example_id].question) for row in rows)
-    preferences = select_pairs(order, order.recipe, forbidden, taught, fits, context)
+    preferences = select_pairs(order, order.recipe, forbidden, leaks, taught, fits, context)
+    said = lines_of_preferences(preferences.pairs, preferences.held_out, preferences.labels, preferences.held)
     return replace(
         snapshot,
+        lines=(*snapshot.lines, *said),
         pairs=preferences.pairs,
         labels=preferences.labels,
         held_out=preferences.held_out,
@@ -193,7 +222,7 @@ def _right_first(
     return remembered.within((example_id, *(id for id in ids if id != example_id)), order.recall)
 
 
-def _read(order: SelectSnapshot, context: Context) -> tuple[list[Example], list[str], list[AskedInVain], Before]:
+def _read(order: SelectSnapshot, context: Context) -> tuple[list[Example], dict[str, str], list[AskedInVain], Before]:
     """The domain's examples and exam questions as of the pin, what was asked in vain before each correction, and what stands before
     them all. `learned`: by the release that the round starts from."""
     with postgres_trouble(), context.database.connect() as connection:
@@ -210,19 +239,3 @@ def _passages(order: SelectSnapshot, context: Context) -> tuple[SnapshotMemory, 
     with postgres_trouble(), context.database.connect() as connection:
         rows = passages_as_of(connection, order.domain, order.pin)
     return tuple(SnapshotMemory(row.passage_id, "passage", row.passage, title=row.title) for row in rows)
-
-
-def _measure(order: SelectSnapshot, context: Context) -> Callable[[Opened, str], bool]:
-    """Whether a prompt and its answer are short enough for the recipe, by the very function that will encode them."""
-    if order.base_model is None or order.recipe is None:
-        return lambda asked, answer: True
-    folder = context.artifacts.path(order.base_model)
-    tokens, limit = ChatTokens(folder), row_limit(folder, order.recipe)
-
-    def fits(asked: Opened, answer: str) -> bool:
-        # Turns before it are left out, if need be.
-        return bool(
-            encode_rows(tokens, [TrainingRow(prompt=asked.question, answer=answer, system=asked.system)], limit)
-        )
-
-    return fits

@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from streams.artifacts import link_or_copy
 from streams.errors import Invalid
-from workers.artifacts import link_or_copy
 
 ADAPTER_FOLDER = "adapter"  # of a model folder: what whoever runs it has to apply to its weights
 COPIED = (

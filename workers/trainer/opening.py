@@ -13,12 +13,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from streams.artifacts import Artifacts
 from streams.errors import Invalid
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.recalled import Memory, with_recalled
 from streams.recipes import BroughtRecipe, LoraRecipe, Needs, PreferringRecipe, Recipe, RewardRecipe
-from workers.artifacts import Artifacts
 from workers.trainer.spec import TrainingRow
 
 OPENING_FILE = Path(__file__).with_suffix(".jsonl")

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from streams.artifacts import digest_of_dir
 from streams.errors import Invalid
 from streams.facts.releases import CandidateRebuilt
 from streams.orders import RebuildCandidate, SelectSnapshot, TrainCandidate
-from workers.artifacts import digest_of_dir
+from streams.snapshots import save
 from workers.context import Context
 from workers.register import strike
-from workers.selector.snapshot import save
 from workers.selector.step import select
 from workers.trainer.step import train
 
@@ -67,5 +67,6 @@ def _snapshot(order: RebuildCandidate, context: Context) -> str:
         recipe=order.recipe,
         recall=order.recall,
         opening=order.opening,
+        selection=order.selection,
     )
     return save(select(again, context), context.artifacts)

@@ -18,13 +18,13 @@ from streams.recalled import with_recalled
 from streams.recipes import BroughtRecipe, RewardRecipe, asks_reward_model
 from streams.sealing import Keys, open_sealed
 from streams.sizing import Plan
+from streams.snapshots import Snapshot, SnapshotMemory, SnapshotRow, load, open_memory, open_prompt
 from workers.alone import is_held
 from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
 from workers.made_with import made_with
 from workers.models.golden import GOLDEN_FILE
 from workers.register import TRAINING_FOLDER, Words, WordsGone, register, strike
-from workers.selector.snapshot import Snapshot, SnapshotMemory, SnapshotRow, load, open_memory, open_prompt
 from workers.trainer import METHODS
 from workers.trainer.general import answers_folder, general_prompts, kept_place, lock_of
 from workers.trainer.opening import Candidate, Openings, opening_recipe, opening_rows

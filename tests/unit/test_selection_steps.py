@@ -1,0 +1,290 @@
+"""A selection, step by step: what each keeps, what it says of the rest, and which recipes of steps there cannot be."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from api.shapes import unknown
+from streams.errors import Invalid
+from streams.policy import Policy, check_policy, check_readable
+from streams.selection import USUAL, Agreement, Budget, Dedupe, KCenter, Leakage, Length, Selection
+from streams.snapshots import Line
+from tests.candidates import START, Measures, candidate
+from workers.selector import STEPS, judge_of
+from workers.selector.budget import OVER_BUDGET
+from workers.selector.dedupe import REPEATED
+from workers.selector.k_center import COVERED, QUOTA, TOO_MANY
+from workers.selector.leakage import IN_THE_EXAM, NEAR_THE_EXAM
+from workers.selector.length import TOO_LONG
+from workers.selector.pipeline import choose
+
+EXAM = {"item-1": "When are the leeks of the upper garden sown?", "item-2": "三月里葱怎么种才好？"}
+
+
+def turned(**degrees: float) -> dict[str, Any]:
+    """Vectors of unit length in a plane, by their angle."""
+    return {
+        name: np.array([np.cos(np.radians(at)), np.sin(np.radians(at))], np.float32) for name, at in degrees.items()
+    }
+
+
+# Recipes of steps
+
+
+def policy(*steps: dict[str, Any]) -> Policy:
+    return msgspec.convert({"selection": list(steps)}, Policy)
+
+
+def test_a_policy_that_names_no_selection_means_what_all_rounds_did() -> None:
+    assert msgspec.convert({}, Policy).selection == USUAL == (Leakage(), Agreement(), Length())
+
+
+def test_a_step_that_is_none_is_named_by_its_place() -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"'shuffle' - at `\$\.selection\[1\]\.step`"):
+        policy({"step": "leakage"}, {"step": "shuffle"})
+
+
+def test_a_field_that_a_step_has_not_is_named() -> None:
+    body = {"selection": [{"step": "leakage"}, {"step": "dedupe", "cosin": 0.9}]}
+    assert unknown(body, msgspec.convert(body, Policy)) == "selection[1].cosin"
+
+
+NEEDED = [{"step": "leakage"}, {"step": "agreement"}, {"step": "length"}]
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        (NEEDED[1:], "selection lacks the step leakage"),
+        ([NEEDED[0], NEEDED[2], NEEDED[1]], r"selection\[2\] is agreement, which must stand before length"),
+        (
+            [*NEEDED, {"step": "budget", "tokens": 9}, {"step": "k_center", "k": 9}],
+            r"selection\[4\] is k_center, which must stand before budget",
+        ),
+        ([*NEEDED, NEEDED[2]], r"selection\[3\] is length, which stands there twice"),
+        ([*NEEDED, {"step": "dedupe", "cosine": 1.5}], r"selection\[3\]\.cosine must be above 0 and at most 1"),
+        ([*NEEDED, {"step": "k_center", "k": 0}], r"selection\[3\]\.k must be from 1"),
+        (
+            [*NEEDED, {"step": "k_center", "k": 5, "least": {"generated": 6}}],
+            r"selection\[3\]\.least asks for 6 in all, and k is 5",
+        ),
+        (
+            [*NEEDED, {"step": "k_center", "k": 5, "least": {"generated": 3}, "most": {"generated": 2}}],
+            r"selection\[3\]\.least\.generated and most cannot both be kept: 3 at least, 2 at most",
+        ),
+        ([*NEEDED, {"step": "budget", "tokens": 0}], r"selection\[3\]\.tokens must be from 1"),
+        ([*NEEDED, *[{"step": "dedupe"}] * 18], "selection must have at most 20 steps"),
+    ],
+    ids=str,
+)
+def test_steps_in_an_order_or_with_numbers_that_cannot_be_are_refused_by_name(steps: list[Any], told: str) -> None:
+    found = policy(*steps)
+    with pytest.raises(Invalid, match=told):
+        check_readable(found)
+    with pytest.raises(Invalid, match=told):
+        check_policy(found, START)
+
+
+def test_dedupe_may_come_after_k_center_and_again() -> None:
+    check_policy(policy(*NEEDED, {"step": "dedupe"}, {"step": "k_center", "k": 9}, {"step": "dedupe"}), START)
+
+
+def test_every_kind_of_step_has_its_function() -> None:
+    every: Selection = (*USUAL, Dedupe(), KCenter(k=1), Budget(tokens=1))
+    assert {type(step) for step in every} == set(STEPS)
+    assert all(callable(judge_of(step)) for step in every)
+
+
+# The pipeline
+
+
+def test_each_candidate_has_one_line_that_says_what_became_of_it_by_which_step_and_next_to_what() -> None:
+    asked = [
+        candidate("asked", EXAM["item-1"]),
+        candidate("old", "How deep are beans sown?", "Five cm."),
+        candidate("new", "How deep are beans sown?", "Four cm.", hour=1),
+        candidate("long", "Recite the rule."),
+        candidate("good", "When is chard cut?", "In autumn.", hour=1),
+        candidate("again", "When is chard cut, then?", "In autumn."),
+        candidate("late", "What is a dibber?", "A stick that makes holes."),
+    ]
+    measures = Measures(EXAM, {"long": None, "late": 90})
+    selection: Selection = (*USUAL, Dedupe(cosine=0.8), Budget(tokens=30))
+    chosen = choose(selection, asked, measures)
+    assert [one.example_id for one in chosen.kept] == ["new", "good"]
+    assert list(chosen.lines.values()) == [
+        Line("asked", "example", False, "leakage", 1.0, "item-1", IN_THE_EXAM),
+        Line("old", "example", False, "agreement", None, "new", "replaced by a newer correction of the same person"),
+        Line("new", "example", True, "budget", 10),
+        Line("long", "example", False, "length", reason=TOO_LONG),
+        Line("good", "example", True, "budget", 20),
+        Line("again", "example", False, "dedupe", chosen.lines["again"].number, "good", REPEATED),
+        Line("late", "example", False, "budget", 1, reason=OVER_BUDGET),
+    ]
+    assert 0.8 <= (chosen.lines["again"].number or 0) < 1
+
+
+def test_nothing_comes_of_nothing_and_one_is_kept() -> None:
+    selection: Selection = (*USUAL, Dedupe(), KCenter(k=3, keep=()), Budget(tokens=100))
+    assert choose(selection, [], Measures()).kept == ()
+    (one,) = choose(selection, [candidate("one")], Measures()).kept
+    assert one.example_id == "one"
+
+
+# Leakage
+
+
+@pytest.mark.parametrize(
+    ("question", "step", "found"),
+    [
+        ("when ARE the leeks of the upper garden sown", Leakage(), (IN_THE_EXAM, 1.0, "item-1")),
+        ("When are the leeks of the upper garden to be sown?", Leakage(), None),
+        ("When are the leeks of the upper garden to be sown?", Leakage(overlap=0.8), (NEAR_THE_EXAM, 0.8571, "item-1")),
+        ("葱三月里葱怎么种？", Leakage(overlap=0.5), (NEAR_THE_EXAM, 0.7143, "item-2")),
+        ("Who sows leeks?", Leakage(overlap=0.5), None),
+        ("Of the upper garden the leeks, when are they sown?", Leakage(cosine=0.8), (NEAR_THE_EXAM, 0.9428, "item-1")),
+        ("", Leakage(overlap=0.1, cosine=0.1), None),
+    ],
+    ids=str,
+)
+def test_a_question_of_the_exam_is_found_by_its_words_its_trigrams_or_its_meaning(
+    question: str, step: Leakage, found: tuple[str, float, str] | None
+) -> None:
+    asked = [candidate("one", question or "??"), candidate("other", "What else?")]
+    first, other = judge_of(step)(step, asked, Measures(EXAM))
+    assert other.kept and first.kept == (found is None)
+    if found is not None:
+        assert (first.reason, first.neighbour) == (found[0], found[2]) and first.number == pytest.approx(
+            found[1], abs=0.03
+        )
+
+
+def test_an_exam_that_is_the_training_set_leaves_nothing_and_says_so_of_each() -> None:
+    asked = [candidate(f"e-{number}") for number in range(4)]
+    chosen = choose(USUAL, asked, Measures({f"i-{number}": one.question for number, one in enumerate(asked)}))
+    assert chosen.kept == () and {line.reason for line in chosen.lines.values()} == {IN_THE_EXAM}
+
+
+# Dedupe
+
+
+def test_of_those_that_say_the_same_what_people_said_is_kept_before_what_was_generated_and_then_the_newest() -> None:
+    vectors = turned(generated=0, old=1, new=2, apart=80)
+    asked = [
+        candidate("generated", source="generated", hour=9),
+        candidate("old", hour=1),
+        candidate("new", hour=2),
+        candidate("apart"),
+    ]
+    decisions = judge_of(Dedupe())(Dedupe(), asked, Measures(given=vectors))
+    assert [(d.example_id, d.kept, d.neighbour) for d in decisions] == [
+        ("generated", False, "new"),
+        ("old", False, "new"),
+        ("new", True, None),
+        ("apart", True, None),
+    ]
+
+
+def test_what_names_another_number_does_not_say_the_same_however_near_it_is() -> None:
+    asked = [candidate("a", "Pump 3?", "Every 30 days."), candidate("b", "Pump 3?", "Every 50 days.")]
+    decisions = judge_of(Dedupe())(Dedupe(), asked, Measures(given=turned(a=0, b=1)))
+    assert all(decision.kept for decision in decisions)
+
+
+def test_what_was_learned_already_stays_and_takes_the_place_of_what_says_the_same() -> None:
+    asked = [candidate("new", hour=5), candidate("known", learned=True), candidate("too", learned=True)]
+    decisions = judge_of(Dedupe())(Dedupe(), asked, Measures(given=turned(new=0, known=1, too=2)))
+    assert [decision.kept for decision in decisions] == [False, True, True]
+
+
+def test_without_a_cosine_only_the_same_words_are_the_same() -> None:
+    asked = [candidate("a", "Who?", "She."), candidate("b", "who", "she"), candidate("c", "Who is it?", "She.")]
+    decisions = judge_of(Dedupe(cosine=None))(Dedupe(cosine=None), asked, Measures())
+    assert [decision.kept for decision in decisions] == [True, False, True]
+
+
+# K-center
+
+
+def test_k_center_begins_at_what_is_chosen_already_and_takes_the_farthest() -> None:
+    asked = [candidate("known", learned=True)] + [
+        candidate(name, source="annotation") for name in ("near", "middle", "far")
+    ]
+    measures = Measures(given=turned(known=0, near=5, middle=40, far=90))
+    decisions = {d.example_id: d for d in judge_of(KCenter(k=1))(KCenter(k=2), asked, measures)}
+    assert list(decisions) == ["known", "far", "middle", "near"]
+    assert [decision.kept for decision in decisions.values()] == [True, True, True, False]
+    assert decisions["far"].neighbour == "known" and decisions["far"].number == pytest.approx(1, abs=1e-4)
+    assert decisions["near"].reason == TOO_MANY and decisions["near"].neighbour == "known"
+
+
+def test_corrections_are_in_by_right_and_count_among_the_k() -> None:
+    asked = [
+        candidate("c-1"),
+        candidate("c-2"),
+        candidate("a", source="annotation"),
+        candidate("b", source="annotation"),
+    ]
+    vectors = turned(**{"c-1": 0, "c-2": 1, "a": 90, "b": 45})
+    for k, kept in ((1, {"c-1", "c-2"}), (3, {"c-1", "c-2", "a"}), (9, {"c-1", "c-2", "a", "b"})):
+        decisions = judge_of(KCenter(k=k))(KCenter(k=k), asked, Measures(given=vectors))
+        assert {decision.example_id for decision in decisions if decision.kept} == kept
+
+
+def test_it_ends_when_nobody_is_farther_than_the_radius() -> None:
+    asked = [candidate(name, source="annotation") for name in ("a", "b", "c")]
+    step = KCenter(k=3, radius=0.1)
+    decisions = judge_of(step)(step, asked, Measures(given=turned(a=0, b=10, c=60)))
+    assert [(d.example_id, d.reason) for d in decisions if not d.kept] == [("b", COVERED)] or len(decisions) == 3
+    assert sum(decision.kept for decision in decisions) == 2
+
+
+def test_of_rows_that_are_all_equal_one_is_chosen_and_the_others_say_why() -> None:
+    asked = [candidate(f"e-{number}", source="generated") for number in range(700)]
+    step = KCenter(k=5)
+    decisions = judge_of(step)(step, asked, Measures(given={one.example_id: turned(x=0)["x"] for one in asked}))
+    assert [d.example_id for d in decisions if d.kept] == ["e-0"]
+    assert {(d.reason, d.number, d.neighbour) for d in decisions if not d.kept} == {(COVERED, 0.0, "e-0")}
+
+
+def test_quotas_by_source_are_met_or_named() -> None:
+    asked = [candidate(f"g-{at}", source="generated") for at in range(0, 90, 10)]
+    asked += [candidate(f"a-{at}", source="annotation") for at in (1, 2)]
+    measures = Measures(given=turned(**{one.example_id: float(one.example_id[2:]) for one in asked}))
+
+    def kept(step: KCenter) -> list[str]:
+        return [decision.example_id for decision in judge_of(step)(step, asked, measures) if decision.kept]
+
+    assert sum(name[0] == "a" for name in kept(KCenter(k=4))) == 0
+    assert sum(name[0] == "a" for name in kept(KCenter(k=4, least={"annotation": 2}))) == 2
+    assert sum(name[0] == "g" for name in kept(KCenter(k=4, most={"generated": 1}))) == 1
+    full = KCenter(k=4, most={"generated": 1, "annotation": 0})
+    assert {d.reason for d in judge_of(full)(full, asked, measures) if not d.kept} <= {QUOTA, COVERED}
+    with pytest.raises(Invalid, match="at least 3 examples of annotation, and there are 2"):
+        kept(KCenter(k=4, least={"annotation": 3}))
+
+
+def test_a_quota_that_what_is_kept_by_right_leaves_no_room_for_is_named() -> None:
+    asked = [candidate("c-1"), candidate("c-2"), candidate("g", source="generated")]
+    step = KCenter(k=2, least={"generated": 1})
+    with pytest.raises(Invalid, match="more of some sources than there is room for"):
+        judge_of(step)(step, asked, Measures(given=turned(**{"c-1": 0, "c-2": 9, "g": 50})))
+
+
+# Budget
+
+
+def test_a_budget_takes_what_people_said_first_and_says_what_would_have_come_next() -> None:
+    asked = [
+        candidate("g-1", source="generated"),
+        candidate("c-1"),
+        candidate("known", learned=True),
+        candidate("g-2", source="generated"),
+        candidate("c-2"),
+    ]
+    step = Budget(tokens=30)
+    decisions = {d.example_id: d for d in judge_of(step)(step, asked, Measures(lengths={"known": 900}))}
+    assert [name for name, decision in decisions.items() if decision.kept] == ["known", "c-1", "c-2", "g-1"]
+    assert (decisions["g-1"].number, decisions["g-2"].number) == (30, 1)

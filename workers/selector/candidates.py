@@ -1,0 +1,72 @@
+"""What a step of a selection is given, and what it says of it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from streams.selection import Source
+
+Vectors = NDArray[np.float32]
+
+
+class OpenExample(Struct, frozen=True, kw_only=True):
+    """One example, opened. `context` is what came before the question (system text and history), as one string. `learned`: by the
+    release that the round starts from."""
+
+    example_id: str
+    person: str
+    question: str
+    context: str
+    answer: str
+    said_at: datetime
+    learned: bool
+    source: Source = "correction"
+
+    def __repr__(self) -> str:
+        return f"OpenExample({self.example_id})"  # people's words must not reach a log through a traceback
+
+
+class Decision(Struct, frozen=True):
+    """`reason` is empty for what is kept. `number`: by which it was decided, where there is one, in the step's own measure;
+    `neighbour`: next to which other (an example, or a question of the exam)."""
+
+    example_id: str
+    kept: bool
+    reason: str = ""
+    number: float | None = None
+    neighbour: str | None = None
+
+
+class Instruments(Protocol):
+    """What a step may measure candidates by, beside their words. All may raise Cancelled or Unavailable."""
+
+    @property
+    def exam(self) -> Mapping[str, str]:
+        """The questions of the exam, by item."""
+
+    def tokens(self, candidate: OpenExample) -> int | None:
+        """How long it is as a row of the training; None: too long."""
+
+    def vectors(self, candidates: Sequence[OpenExample]) -> Vectors:
+        """Of questions with their answers: unit length, shape (candidates, dims)."""
+
+    def question_vectors(self, candidates: Sequence[OpenExample]) -> Vectors:
+        """Of the questions alone, in the same space as `embed`."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Of other texts, as the above."""
+
+    def check(self) -> None:
+        """Raise Cancelled where the order is not wanted any more."""
+
+
+class Judge(Protocol):
+    """A step's function. It decides on every candidate, and says so in the order in which it prefers them; who has no preference
+    keeps theirs. The same candidates, recipe, libraries and machine: the same decisions. Raises Invalid where the step cannot be
+    carried out on these."""
+
+    def __call__(self, step: Any, candidates: Sequence[OpenExample], instruments: Instruments) -> list[Decision]: ...

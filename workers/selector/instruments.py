@@ -1,0 +1,122 @@
+"""What a round's candidates are measured by: the tokens of the training's own rows, and vectors by the memory's own encoder, kept
+across rounds, so that a round embeds only what is new."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+
+import numpy as np
+
+from streams.orders import SelectSnapshot
+from streams.reading.learning import Example
+from streams.snapshots import Opened
+from workers.context import Context
+from workers.models.chat_tokens import ChatTokens
+from workers.recall.encoder import Encoder, sentence_encoder
+from workers.recall.kept import Kept, Words
+from workers.selector.candidates import OpenExample, Vectors
+from workers.trainer.rows import encode_rows, row_limit
+from workers.trainer.spec import TrainingRow
+
+AT_ONCE = 1024  # texts that are embedded between two looks at whether the order is still wanted
+_LIBRARIES = ("numpy", "faiss-cpu", "rapidfuzz")
+
+Length = Callable[[Opened, str], int | None]
+"""How many tokens a prompt has with its answer; None: more than are learned."""
+
+
+class RoundInstruments:
+    """Those of one round; `lives` in memory only."""
+
+    def __init__(
+        self,
+        order: SelectSnapshot,
+        context: Context,
+        examples: Sequence[Example],
+        prompts: Mapping[str, Opened],
+        exam: Mapping[str, str],
+        length: Length,
+    ) -> None:
+        self.exam = exam
+        self._order, self._context = order, context
+        self._sealed = {row.example_id: row for row in examples}
+        self._prompts = prompts
+        self._length = length
+        self._vectors: dict[str, Vectors] = {}  # by example: of its question, and of that with its answer
+        self.measured_with: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"RoundInstruments({self._order.round_id})"
+
+    def tokens(self, candidate: OpenExample) -> int | None:
+        return self._length(self._prompts[candidate.example_id], candidate.answer)
+
+    def vectors(self, candidates: Sequence[OpenExample]) -> Vectors:
+        return self._of(candidates, 1)
+
+    def question_vectors(self, candidates: Sequence[OpenExample]) -> Vectors:
+        return self._of(candidates, 0)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        encoder = self._encoder()
+        found = [np.zeros((0, encoder.dims), np.float32)]
+        for start in range(0, len(texts), AT_ONCE):
+            self.check()
+            found.append(_as_kept(encoder.embed(texts[start : start + AT_ONCE])))
+        return np.concatenate(found)
+
+    def check(self) -> None:
+        self._context.check()
+
+    def _encoder(self) -> Encoder:
+        encoder = sentence_encoder()
+        self.measured_with = {name: metadata.version(name) for name in _LIBRARIES} | {"encoder": encoder.name}
+        return encoder
+
+    def _of(self, candidates: Sequence[OpenExample], place: int) -> Vectors:
+        missing = [one for one in candidates if one.example_id not in self._vectors]
+        encoder = self._encoder()
+        kept = Kept(self._context.database, self._context.keyring, encoder.name, encoder.dims)
+        for start in range(0, len(missing), AT_ONCE):
+            self._context.progress(self._order, "select", start, len(missing))
+            self._embed([self._words(one) for one in missing[start : start + AT_ONCE]], kept)
+        if not candidates:
+            return np.zeros((0, encoder.dims), np.float32)
+        return np.stack([self._vectors[one.example_id][place] for one in candidates])
+
+    def _embed(self, words: Sequence[Words], kept: Kept) -> None:
+        found = kept.find(words)
+        new = [one for one in words if one.memory_id not in found]
+        if new:
+            made = self.embed([text for one in new for text in one.texts]).reshape(len(new), 2, -1)
+            kept.put(self._order.domain, {one.memory_id: of for one, of in zip(new, made, strict=True)}, new)
+            found |= {one.memory_id: of for one, of in zip(new, made, strict=True)}
+        # Whether they stood there already makes no difference.
+        self._vectors |= {id.partition("#")[0]: _as_kept(vectors) for id, vectors in found.items()}
+
+    def _words(self, candidate: OpenExample) -> Words:
+        """Apart from the memory's own of the same example, which are of other texts."""
+        row = self._sealed[candidate.example_id]
+        kids = (row.answer.kid, *sorted({row.prompt.kid} - {row.answer.kid}))
+        whole = f"{candidate.question}\n{candidate.answer}"
+        return Words(f"{candidate.example_id}#selection", (candidate.question, whole), kids)
+
+
+def _as_kept(vectors: Vectors) -> Vectors:
+    """Half as exact as they were computed, as they are kept, and of unit length again."""
+    half = vectors.astype(np.float16).astype(np.float32)
+    return np.asarray(half / np.maximum(np.linalg.norm(half, axis=-1, keepdims=True), 1e-12), np.float32)
+
+
+def length_of(order: SelectSnapshot, context: Context) -> Length:
+    """By the very function that will encode the rows. An order that names no base or recipe knows no length."""
+    if order.base_model is None or order.recipe is None:
+        return lambda asked, answer: 0
+    folder = context.artifacts.path(order.base_model)
+    tokens, limit = ChatTokens(folder), row_limit(folder, order.recipe)
+
+    def length(asked: Opened, answer: str) -> int | None:
+        # Turns before it are left out, if need be.
+        rows = encode_rows(tokens, [TrainingRow(prompt=asked.question, answer=answer, system=asked.system)], limit)
+        return len(rows[0].ids) if rows else None
+
+    return length
