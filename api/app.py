@@ -29,6 +29,7 @@ from api import (
     quarantine,
     rounds,
     snapshots,
+    style,
 )
 from api.access import authenticate, caller, check_domains, needs
 from api.cors import allow_origins
@@ -185,6 +186,7 @@ def create_app(services: Services) -> Flask:
         comparisons,
         datasets,
         preferences,
+        style,
         documents,
         material,
         memory,

@@ -379,6 +379,10 @@ class Door:
         path = f"/v1/domains/{_part(domain)}/preferences"
         return _object(self.send("POST", _asked(path, {"user": person, "import": import_id}), items))
 
+    def style_pairs(self, domain: str) -> Json:
+        """Make pairs of the domain's drafts by its style guide."""
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/style/pairs", {}))
+
     def retire(self, domain: str, what: str, body: Json) -> Json:
         """Retire `items` or all of an `import`; `what` is the last part of the path. Doing it again changes
         nothing."""

@@ -76,6 +76,7 @@ def _said(found: Preferred) -> dict[str, Any]:
                 "chosen": found.texts[pair.better.answer_id],
                 "rejected": found.texts[pair.worse.answer_id],
                 "events": pair.events,
+                "by_guide": pair.by_guide,
             }
             for pair in found.pairs
         ],

@@ -81,21 +81,22 @@ def _policy_with_method(data: Data) -> Data:
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {
-    "candidate_evaluated": 2,
+    "candidate_evaluated": 3,
     "candidate_rebuilt": 2,
     "candidate_trained": 2,
     "compare_bases": 3,
     "compare_releases": 2,
     "domain_created": 2,
-    "evaluate_candidate": 3,
+    "evaluate_candidate": 4,
     "example_accepted": 4,
-    "gate_passed": 3,
-    "gate_refused": 3,
+    "gate_passed": 4,
+    "gate_refused": 4,
     "order_failed": 2,
     "order_progressed": 4,
     "policy_set": 10,
     "preference_accepted": 3,
     "prompt_asked": 2,
+    "ranking_accepted": 2,
     "rebuild_asked": 7,
     "rebuild_candidate": 7,
     "reply_drafted": 2,
@@ -109,6 +110,7 @@ VERSIONS: dict[str, int] = {
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("candidate_evaluated", 1): ("means",),
+    ("candidate_evaluated", 2): ("absent",),
     ("candidate_rebuilt", 1): ("made_with",),
     ("candidate_trained", 1): ("needs", "cpu_s", "losses", "rows", "tokens", "made_with", "fallback", "metrics"),
     ("compare_bases", 1): (),  # within the recipe: `dpo` and `kto`
@@ -117,13 +119,16 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("domain_created", 1): ("opening",),
     ("evaluate_candidate", 1): ("recall",),
     ("evaluate_candidate", 2): ("first_model", "needs", "base_needs"),
+    ("evaluate_candidate", 3): ("pleases", "reward_model", "reward_round", "style"),
     ("example_accepted", 1): ("follows",),
     ("example_accepted", 2): ("service",),
     ("example_accepted", 3): ("proposal_id", "edited"),
     ("gate_passed", 1): (),  # within the verdict: `alpha`, in the place of `words`
     ("gate_passed", 2): (),  # within a check: `of`
+    ("gate_passed", 3): (),  # within a check: `why`
     ("gate_refused", 1): (),
     ("gate_refused", 2): (),
+    ("gate_refused", 3): (),
     ("order_failed", 1): (),  # one more step: `build`
     ("order_progressed", 1): ("waits_for",),
     ("order_progressed", 2): (),  # one more thing to wait for: `disk_space`
@@ -136,10 +141,11 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 6): (),  # within the policy: `from_base_every`, `recipe.stop_after`
     ("policy_set", 7): (),  # within the policy: `dpo` and `kto`
     ("policy_set", 8): (),  # within the policy: `gate.least_pairs`, `sft_dpo` and `ppo`, `teacher`
-    ("policy_set", 9): (),  # within the policy: `selection`
+    ("policy_set", 9): (),  # within the policy: `selection`, `style`
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
+    ("ranking_accepted", 1): ("source",),
     ("rebuild_asked", 1): (),  # within the recipe: `recalled_share`
     ("rebuild_asked", 2): ("recall", "opening"),
     ("rebuild_asked", 3): ("from_base",),

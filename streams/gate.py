@@ -18,7 +18,7 @@ is likelier than the other in most pairs. Where it learned nothing else, that mu
 test; below `least_pairs` nothing is said of it. Where it did, and of a loss, it refuses what is significantly worse. Its answers to
 the general questions are looked through for signs that it learned to please instead (`streams.hacking`): a sign refuses where its
 share is certain to have risen by more than the sign's margin. What a reward model finds of the answers is a model judging a model:
-it is reported, and decides nothing.
+it is reported, and decides nothing. So is how many answers keep each rule of the domain's style (`streams.style`).
 
 All that must hold do so at level alpha each: an intersection-union test (Berger 1982), so the whole needs no correction.
 A verdict that is neither for nor against is *inconclusive*, and that does not ship.
@@ -34,6 +34,7 @@ from msgspec.structs import replace
 
 from streams.errors import InvalidField
 from streams.hacking import SIGNS
+from streams.style import NAMED
 
 LEAST = 0.0001  # of a level or a margin
 MOST_LEAST_PAIRS = 10_000
@@ -92,6 +93,12 @@ class Means(Struct, frozen=True):
     after: float
 
 
+Absent = Literal[
+    "removed", "learned from somebody erased", "cannot be read", "its score is no number", "no answer to score"
+]
+"""Why a reward model that the domain has says nothing of the answers."""
+
+
 class GateMargins(Struct, frozen=True):
     """`earlier_margin` and `general_margin`: by how much the share of right answers may fall at most, shown at level alpha.
     `learn`: how a fix is asked that must be learned: `bare`, so that the weights know it, or as it is `served`, behind what is
@@ -126,7 +133,7 @@ CheckVerdict = Literal["pass", "fail", "inconclusive", "nothing to compare", "re
 
 class Check(Struct, frozen=True, omit_defaults=True):
     """One line of the gate's table. `lower`: one-sided lower bound of the change, at confidence 1 - alpha. `of`: what `before` and
-    `after` are of the `n` questions."""
+    `after` are of the `n` questions. `why`: there is nothing to compare."""
 
     name: str
     n: int
@@ -137,6 +144,7 @@ class Check(Struct, frozen=True, omit_defaults=True):
     margin: float | None
     verdict: CheckVerdict
     of: Literal["share", "mean"] = "share"
+    why: Absent | None = None
 
 
 class Verdict(Struct, frozen=True):
@@ -196,10 +204,12 @@ def judge(
     margins: GateMargins,
     moves: bool = False,
     means: Mapping[str, Means] | None = None,
+    absent: Mapping[str, Absent] | None = None,
 ) -> Verdict:
     """The verdict on a candidate, from its paired counts by exam set. A set that is missing has nothing to compare. `moves`: it is
-    of another base, and may come without new fixes where there are earlier ones. `means` are reported."""
-    checks = (*_checks(paired, margins, moves), *_means(means or {}))
+    of another base, and may come without new fixes where there are earlier ones. `means` are reported, and so is which of them are
+    `absent`."""
+    checks = (*_checks(paired, margins, moves), *_means(means or {}, absent or {}))
     found = {check.verdict for check in checks}
     outcome: Literal["ship", "refuse", "inconclusive"] = "ship"
     if "fail" in found:
@@ -246,13 +256,18 @@ def _checks(paired: Mapping[str, Paired], margins: GateMargins, moves: bool) -> 
     for sign in SIGNS:
         if sign.name in paired:
             yield _rising(sign.name, paired[sign.name], alpha, sign.margin)
+    for name, kept in paired.items():
+        if name.startswith(NAMED) and kept.n:
+            yield _check(name, kept, "reported", p_value=mcnemar(kept.only_before, kept.only_after))
 
 
-def _means(means: Mapping[str, Means]) -> Iterator[Check]:
+def _means(means: Mapping[str, Means], absent: Mapping[str, Absent]) -> Iterator[Check]:
     for name in (ANSWER_LENGTH, REWARD_MODEL):
         if name in means:
             mean = means[name]
             yield Check(name, mean.n, mean.before, mean.after, None, None, None, "reported", "mean")
+        elif name in absent:
+            yield Check(name, 0, 0.0, 0.0, None, None, None, "nothing to compare", "mean", absent[name])
 
 
 def _learning(name: str, paired: Paired, alpha: float) -> Check:

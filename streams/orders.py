@@ -9,6 +9,7 @@ from streams.envelope import Number, Offset
 from streams.recalled import Recall
 from streams.recipes import Needs, Recipe
 from streams.selection import USUAL, Selection
+from streams.style import StyleRule
 
 
 class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", tag_field="kind"):
@@ -71,7 +72,9 @@ class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):
     """Examine `candidate_model` and `base_model` on the same questions, bare and, where `recall` has it, as they are served.
     `engine`: the domain's kind; `needs` and `base_needs` say whether it carries each of the two. `first_model`: the base
-    of `base_model`, against which general ability is held, too; None: it is not asked."""
+    of `base_model`, against which general ability is held, too; None: it is not asked. `pleases`: its recipe makes more of what is
+    preferred, so that signs of pleasing alone are looked for, and `reward_model` (the domain's newest, made by `reward_round`) says
+    what it finds of the answers. `style`: rules of which it is told how many answers keep each."""
 
     order_id: UUID
     domain: str
@@ -85,6 +88,10 @@ class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candida
     first_model: str | None = None
     needs: Needs = "merged"
     base_needs: Needs = "merged"
+    pleases: bool = False
+    reward_model: str | None = None
+    reward_round: str | None = None
+    style: tuple[StyleRule, ...] = ()
 
 
 class CompareReleases(Struct, frozen=True, kw_only=True, tag="compare_releases", tag_field="kind"):

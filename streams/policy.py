@@ -17,6 +17,9 @@ from streams.recalled import Recall
 from streams.recipes import BroughtRecipe, LoraRecipe, Recipe, RewardRecipe
 from streams.selection import USUAL, Selection
 from streams.selection import check as check_selection
+from streams.style import StyleRule
+from streams.style import check as check_style
+from streams.style import check_new as check_new_style
 
 MOST_GATHERED = 1_000_000
 MINUTES_OF_A_DAY = 1440
@@ -81,7 +84,8 @@ class Policy(Struct, frozen=True):
 
     `from_base_every`: every round whose number it divides starts from the domain's base and learns all that counts anew, so that
     what rounds lose does not add up; None: each starts from the release in force. `teacher`: who words training material for the
-    builders that need one. `selection`: by which steps a round's training set is chosen."""
+    builders that need one. `selection`: by which steps a round's training set is chosen. `style`: the domain's guide, how its
+    answers are to be worded."""
 
     thresholds: Thresholds = field(default_factory=Thresholds)
     schedule: Schedule | None = None
@@ -95,6 +99,7 @@ class Policy(Struct, frozen=True):
     from_base_every: int | None = None
     teacher: Teacher | None = None
     selection: Selection = USUAL
+    style: tuple[StyleRule, ...] = ()
 
 
 class Gathered(Struct, frozen=True):
@@ -148,6 +153,7 @@ def check_policy(policy: Policy, now: datetime) -> None:
     policy.recall.check_new()
     if policy.teacher is not None:
         policy.teacher.check_new("teacher")
+    check_new_style(policy.style)
     check_readable(policy)
     policy.gate.check_new()
     if policy.schedule is not None:
@@ -191,6 +197,7 @@ def check_readable(policy: Policy) -> None:
     policy.recall.check()
     if policy.teacher is not None:
         policy.teacher.check("teacher")
+    check_style(policy.style, "style")
     policy.gate.check()
     check_selection(policy.selection)
     try:

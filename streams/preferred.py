@@ -143,7 +143,7 @@ class _Opening:
             question=messages[-1]["content"],
             context=_context(messages),
             answers=tuple(answer for answer in answers if answer is not None),
-            comparisons=() if alone else (Comparison(**said, tiers=tiers),),
+            comparisons=() if alone else (Comparison(**said, tiers=tiers, by_guide=ranking.source == "style"),),
             ratings=(rating,) if alone else (),
         )
 

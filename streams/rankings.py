@@ -10,6 +10,9 @@ nothing of that is kept. What is left implies more (a beats b, b beats c), as a 
 (arXiv 2203.02155, section 3.5) rank 4 to 9 answers of a prompt and train on all of its pairs with the weight 1/C(K, 2): so every
 pair names the ranking that it is of, and one question has no more than `MOST_ANSWERS`.
 
+A domain's style guide may compare answers, too (`streams.style`). It has a voice only where nobody says anything of two answers,
+and where what people say does not imply the contrary; it is nobody, and has no share.
+
 A share of all questions is held out: a model is examined by what people prefer there, and nothing of it is ever learned
 (`is_held_out`).
 """
@@ -52,12 +55,14 @@ class Answer(Struct, frozen=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """`tiers`: ids of answers, the best first; those of one tier are equally good."""
+    """`tiers`: ids of answers, the best first; those of one tier are equally good. `by_guide`: the style guide compares the answers
+    that the person was given."""
 
     event_id: str
     person: str
     said_at: datetime
     tiers: tuple[tuple[str, ...], ...]
+    by_guide: bool = False
 
 
 class Rating(Struct, frozen=True, kw_only=True):
@@ -96,7 +101,8 @@ class Side(Struct, frozen=True, order=True):
 
 
 class Pair(Struct, frozen=True):
-    """`better` beats `worse`, both answers to the question of `ranking`, as `people` said in `events`."""
+    """`better` beats `worse`, both answers to the question of `ranking`, as `people` said in `events`; or as the style guide does,
+    of answers that these were given (`by_guide`)."""
 
     ranking: str
     better: Side
@@ -105,6 +111,7 @@ class Pair(Struct, frozen=True):
     people: tuple[str, ...]
     said_at: datetime
     held_out: bool
+    by_guide: bool = False
 
 
 class Ranking(Struct, frozen=True):
@@ -157,7 +164,7 @@ def rank(asked: Iterable[Asked], person_share: float = PERSON_SHARE, domain: str
     groups = by_question(sorted(asked, key=lambda one: one.prompt_id), lambda one: (one.question, one.context))
     questions = [_Question(group, held, domain) for group in groups]
     found = [ranking for question in questions if (ranking := question.ranking()) is not None]
-    over = _over_share([pair for ranking in found for pair in ranking.pairs], person_share)
+    over = _over_share([pair for ranking in found for pair in ranking.pairs if not pair.by_guide], person_share)
     held += [Held(OVER_SHARE, pair.events) for pair in over]
     taken = set(over)
     left = (Ranking(one.ranking, one.tiers, tuple(pair for pair in one.pairs if pair not in taken)) for one in found)
@@ -185,6 +192,7 @@ class _Voice(Struct, order=True):
     said_at: datetime
     events: tuple[str, ...]
     sign: int
+    person: str
 
 
 class _Edge(Struct):
@@ -193,6 +201,7 @@ class _Edge(Struct):
     events: set[str] = field(default_factory=set)
     people: set[str] = field(default_factory=set)
     said_at: datetime | None = None
+    by_guide: bool = False
 
     def add(self, person: str, events: Iterable[str], said_at: datetime) -> None:
         self.people.add(person)
@@ -223,6 +232,7 @@ class _Question:
             if said.answer_id in self._of:
                 self._rated[self._of[said.answer_id], said.person] = said
         self._voices: dict[tuple[int, int], dict[str, _Voice]] = {}
+        self._guide: dict[tuple[int, int], _Voice] = {}
         for comparison in comparisons:
             self._compared(comparison)
         self._rated_by_one()
@@ -236,6 +246,7 @@ class _Question:
             self._held.append(Held(CONTRADICTED, tuple(sorted(edges[pair].events))))
             del edges[pair]
         # No path of what is left leads back, and none leads between two that stood in one circle.
+        self._by_guide(edges)
         reach = _reach(self._kept, edges)
         pairs = [
             self._pair(a, b, _way(a, b, edges))
@@ -287,7 +298,11 @@ class _Question:
             one, other = (min(places[a]), max(places[a])), (min(places[b]), max(places[b]))
             above = one != other and one[0] <= other[0] and one[1] <= other[1]
             below = one != other and other[0] <= one[0] and other[1] <= one[1]
-            self._voice(a, b, said.person, _Voice(said.said_at, (said.event_id,), above - below))
+            voice = _Voice(said.said_at, (said.event_id,), above - below, said.person)
+            if not said.by_guide:
+                self._voice(a, b, voice)
+            elif voice.sign:
+                self._guide[a, b] = max(voice, self._guide.get((a, b), voice))
 
     def _rated_by_one(self) -> None:
         for person in {person for _, person in self._rated}:
@@ -299,11 +314,11 @@ class _Question:
                 if more:  # two good answers need not be equally good
                     events = tuple(sorted((one.event_id, other.event_id)))
                     sign = 1 if more > 0 else -1
-                    self._voice(a, b, person, _Voice(max(one.said_at, other.said_at), events, sign))
+                    self._voice(a, b, _Voice(max(one.said_at, other.said_at), events, sign, person))
 
-    def _voice(self, a: int, b: int, person: str, said: _Voice) -> None:
+    def _voice(self, a: int, b: int, said: _Voice) -> None:
         voices = self._voices.setdefault((a, b), {})
-        voices[person] = max(said, voices.get(person, said))
+        voices[said.person] = max(said, voices.get(said.person, said))
 
     def _not_crowded(self) -> list[int]:
         """Those of which most people said something; of as many, the newest."""
@@ -317,10 +332,10 @@ class _Question:
             last = (said_at, max(of))
             newest[number] = max(last, newest.get(number, last))
 
-        for two, voices in self._voices.items():
+        said = [(two, voice) for two, voices in self._voices.items() for voice in voices.values()]
+        for two, voice in (*said, *self._guide.items()):
             for number in two:
-                for person, voice in voices.items():
-                    note(number, person, voice.said_at, voice.events)
+                note(number, voice.person, voice.said_at, voice.events)
         for (number, person), rating in self._rated.items():
             note(number, person, rating.said_at, (rating.event_id,))
         most = sorted(people, key=lambda number: (len(people[number]), *newest[number], -number), reverse=True)
@@ -354,6 +369,17 @@ class _Question:
                         edge.add(person, (rating.event_id,), rating.said_at)
         return found
 
+    def _by_guide(self, edges: dict[tuple[int, int], _Edge]) -> None:
+        """Add what the guide says of two answers of which people say nothing, one after the other: none leads back."""
+        for (a, b), voice in sorted(self._guide.items()):
+            if not {a, b} <= set(self._kept) or (a, b) in self._voices:
+                continue
+            better, worse = (a, b) if voice.sign > 0 else (b, a)
+            reach = _reach(self._kept, edges)
+            if better not in reach[worse] and worse not in reach[better]:
+                edges[better, worse] = _Edge(by_guide=True)
+                edges[better, worse].add(voice.person, voice.events, voice.said_at)
+
     def _standing(self, number: int) -> int:
         total = sum(rating.side for (of, _), rating in self._rated.items() if of == number)
         return (total > 0) - (total < 0)
@@ -368,7 +394,8 @@ class _Question:
         said_at = max(edge.said_at for edge in way if edge.said_at is not None)
         events = sorted({event for edge in way for event in edge.events})
         people = sorted({person for edge in way for person in edge.people})
-        return Pair(self.name, one, other, tuple(events), tuple(people), said_at, self._held_out)
+        by_guide = any(edge.by_guide for edge in way)
+        return Pair(self.name, one, other, tuple(events), tuple(people), said_at, self._held_out, by_guide)
 
 
 def _two_of(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -444,6 +444,11 @@ def asks_reward_model(recipe: Recipe) -> bool:
     return type(recipe) is PpoRecipe and not recipe.rules
 
 
+def rules_of(recipe: Recipe) -> tuple[StyleRule, ...]:
+    """By which the answers are judged that a training draws."""
+    return recipe.rules if isinstance(recipe, PpoRecipe) else ()
+
+
 def stops_after(recipe: Recipe) -> int:
     """In how many epochs in a row the loss on what is held out must have risen, so that the training ends; 0: it never does so."""
     return recipe.stop_after if isinstance(recipe.stop_after, int) else 0

@@ -35,7 +35,8 @@ from streams.orders import (
 )
 from streams.policy import Policy
 from streams.reasons import Code, Reason, reason
-from streams.recipes import BroughtRecipe
+from streams.recipes import BroughtRecipe, PreferringRecipe, rules_of
+from streams.style import together
 
 _DECISIONS = uuid5(NAMESPACE_URL, "urn:noria:decision")
 
@@ -155,7 +156,8 @@ def _from_base(policy: Policy, number: int, event: DomainEvent) -> Reason | None
 
 def _judged(state: Domain, round_: Round, event: rounds.CandidateEvaluated, cause: UUID) -> Consequence:
     """What the gate says of a candidate."""
-    verdict = judge(event.paired, round_.policy.gate, moves=round_.base_model is not None, means=event.means)
+    moves = round_.base_model is not None
+    verdict = judge(event.paired, round_.policy.gate, moves, event.means, event.absent)
     if verdict.outcome != "ship":
         refused = rounds.GateRefused(domain=event.domain, round_id=round_.id, verdict=verdict)
         return Consequence(uuid5(cause, "gate_refused"), refused)
@@ -257,6 +259,9 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
             )
         case "evaluate":
             assert round_.snapshot is not None and round_.model is not None
+            recipe = round_.policy.recipe
+            pleases = isinstance(recipe, PreferringRecipe)
+            judge_of = state.reward_model if pleases else None
             return (
                 EvaluateCandidate(
                     order_id=round_.order_id,
@@ -271,6 +276,10 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     first_model=first,
                     needs=round_.needs,
                     base_needs=state.needs.get(round_.base_release, "merged"),
+                    pleases=pleases,
+                    reward_model=judge_of.model if judge_of is not None else None,
+                    reward_round=judge_of.round_id if judge_of is not None else None,
+                    style=together(round_.policy.style, rules_of(recipe)),
                 ),
             )
         case "gate":

@@ -6,7 +6,7 @@ A rule's name and value stand in recipes and style guides; what it means stands 
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 from msgspec import Struct
@@ -44,6 +44,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _CONTRACTION = re.compile(r"\b\w+(?:n['’]t|['’](?:re|ve|ll|d|m))\b", re.IGNORECASE)
+NAMED = "style "  # before the name of a rule, in a table that has other rows
+MOST_RULES, MOST_VALUE = 20, 200  # of a guide, and of the characters of a value
 REPEATED_WORDS = 4  # so many in a row that come again are a repetition
 FIRST_WORDS = 6  # of an answer, among which its number stands first
 
@@ -59,13 +61,14 @@ class StyleRule(Struct, frozen=True, kw_only=True):
 
 class Kind(Struct, frozen=True, kw_only=True):
     """What a rule means. `takes`: what its value is; `choices`: which texts it may be. `en`, `zh`: in words, with the value put in
-    for {value}."""
+    for {value}; `value_zh`: the Chinese of its choices."""
 
     score: Score
     en: str
     zh: str
     takes: Literal["count", "text"] | None = None
     choices: tuple[str, ...] = ()
+    value_zh: Mapping[str, str] = {}
 
 
 def word_count(text: str) -> int:
@@ -179,7 +182,8 @@ RULES: Mapping[str, Kind] = {
         takes="text",
         choices=("formal", "familiar"),
         en="The form of address is {value}.",
-        zh="称呼方式：{value}（formal 用“您”，familiar 用“你”）。",
+        zh="称呼对方用“{value}”。",
+        value_zh={"formal": "您", "familiar": "你"},
     ),
     "declines_with": Kind(
         score=_declines_with, takes="text", en="Where it declines, it says: {value}", zh="拒绝时要说：{value}"
@@ -213,10 +217,46 @@ def check(rules: Sequence[StyleRule], field: str = "rules") -> None:
             raise InvalidField(f"{where}.value", f"is one of {', '.join(kind.choices)}; got {rule.value!r}")
 
 
+def check_new(guide: Sequence[StyleRule], field: str = "style") -> None:
+    """Raise InvalidField, if a new guide has more rules or longer ones than a table has room for, or one twice."""
+    if len(guide) > MOST_RULES:
+        raise InvalidField(field, f"has at most {MOST_RULES} rules; got {len(guide)}")
+    for number, rule in enumerate(guide):
+        if isinstance(rule.value, str) and len(rule.value) > MOST_VALUE:
+            raise InvalidField(f"{field}[{number}].value", f"has at most {MOST_VALUE} characters")
+        if name_of(rule) in map(name_of, guide[:number]):
+            raise InvalidField(f"{field}[{number}]", "stands there before")
+
+
 def in_words(rule: StyleRule, language: Literal["en", "zh"]) -> str:
     """The rule as a person reads it."""
     kind = RULES[rule.rule]
-    return (kind.en if language == "en" else kind.zh).format(value=rule.value)
+    if language == "en":
+        return kind.en.format(value=rule.value)
+    return kind.zh.format(value=kind.value_zh.get(str(rule.value), rule.value))
+
+
+def name_of(rule: StyleRule) -> str:
+    """Of its row in the gate's table: `style at_most_words 12`."""
+    return f"{NAMED}{rule.rule}" if rule.value is None else f"{NAMED}{rule.rule} {rule.value}"
+
+
+def rule_of(name: str) -> StyleRule | None:
+    """The rule of a row that is so named; None: it is of no rule."""
+    said, _, value = name.removeprefix(NAMED).partition(" ")
+    kind = RULES.get(said)
+    if not name.startswith(NAMED) or kind is None:
+        return None
+    return StyleRule(rule=said, value=int(value) if kind.takes == "count" and value.isdecimal() else value or None)
+
+
+def together(*guides: Sequence[StyleRule]) -> tuple[StyleRule, ...]:
+    """The rules of all of them, each once."""
+    found = dict[str, StyleRule]()
+    for guide in guides:
+        for rule in guide:
+            found.setdefault(name_of(rule), rule)
+    return tuple(found.values())
 
 
 def kept(rule: StyleRule, asked: str, answer: str) -> float:
@@ -227,6 +267,20 @@ def kept(rule: StyleRule, asked: str, answer: str) -> float:
 def score(rules: Sequence[StyleRule], asked: str, answer: str) -> float:
     """How far the answer keeps all of them, from 0 to 1: the mean by their weights."""
     return sum(rule.weight * kept(rule, asked, answer) for rule in rules) / sum(rule.weight for rule in rules)
+
+
+def preferred(
+    guide: Sequence[StyleRule], asked: str, answers: Sequence[str], accepted: Set[int] = frozenset()
+) -> list[tuple[int, int]]:
+    """Of two answers to one question the number of the one that keeps more of the guide, by its weights, and of the other. What a
+    person accepted loses to no draft for its wording: that may be well worded and wrong."""
+    worth = [sum(rule.weight for rule in guide if kept(rule, asked, answer) >= 1) for answer in answers]
+    return [
+        (one, other)
+        for one in range(len(answers))
+        for other in range(len(answers))
+        if worth[one] > worth[other] and not (other in accepted and one not in accepted)
+    ]
 
 
 def rates(rules: Sequence[StyleRule], answers: Iterable[tuple[str, str]]) -> list[float]:

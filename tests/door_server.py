@@ -594,6 +594,15 @@ def application(door: FakeDoor) -> Flask:
         position = door.record("ranking_accepted", "domains", {"domain": domain})
         return said({"added": len(items), "known": 0, "ids": [], "position": position})
 
+    @app.post("/v1/domains/<domain>/style/pairs")
+    def make_pairs(domain: str) -> Response:
+        made = [] if door.preferences else [{"prompt": [], "chosen": "a", "rejected": "b", "by_guide": True}]
+        known, door.preferences = len(door.preferences), door.preferences + made
+        position = door.record("ranking_accepted", "domains", {"domain": domain}) if made else None
+        return said(
+            {"prompts": 7, "added": len(made), "known": known, "ids": [], "import": "4be1", "position": position}
+        )
+
     @app.get("/v1/domains/<domain>/preferences")
     def show_preferences(domain: str) -> Response:
         if domain not in door.domains:
@@ -605,6 +614,7 @@ def application(door: FakeDoor) -> Flask:
                 "rejected": one["rejected"],
                 "ranking": "p",
                 "events": [],
+                "by_guide": one.get("by_guide", False),
             }
             for one in door.preferences
             if "chosen" in one

@@ -78,9 +78,10 @@ from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.projections import of_domain
 from streams.reasons import reason
 from streams.recalled import Recall, Recalled
-from streams.recipes import BroughtRecipe, LoraRecipe, RewardRecipe, SftDpoRecipe
+from streams.recipes import BroughtRecipe, LoraRecipe, PpoRecipe, RewardRecipe, SftDpoRecipe
 from streams.sealed import Sealed
 from streams.selection import Agreement, Budget, Dedupe, KCenter, Leakage, Length
+from streams.style import StyleRule
 from streams.writes import Delete, Insert, Update, Write
 
 START = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
@@ -122,17 +123,19 @@ SELECTION = (
     KCenter(k=400, radius=0.125, least={"annotation": 20}, most={"generated": 200}),
     Budget(tokens=60_000),
 )
+GUIDE = (StyleRule(rule="at_most_words", value=30, weight=2.0), StyleRule(rule="address", value="formal"))
 POLICY = Policy(
     thresholds=Thresholds(corrections=3, preferences=5, people=2, days=7.5, settle_s=30.0),
     schedule=Schedule("30 2 * * 1-5", "Europe/Madrid"),
     quiet_hours=QuietHours("22:00", "06:30", "Asia/Shanghai"),
     rounds_per_day=2,
     budget_timezone="America/Bogota",
-    recipe=SftDpoRecipe(rank=8, epochs=4),
+    recipe=PpoRecipe(rank=8, steps=6, rules=GUIDE[:1]),
     gate=GateMargins(earlier_margin=0.2, least_pairs=12),
     recall=Recall(of="both", most=2, least=0.25, tokens=256),
     from_base_every=7,
     selection=SELECTION,
+    style=GUIDE,
 )
 _SAID: dict[str, Any] = {
     "domain": DOMAIN,
@@ -315,12 +318,18 @@ EVENTS: tuple[Event, ...] = (
         paired=SHIPS,
         duration_s=33.0,
         means={"answer_length": Means(60, 41.5, 40.25)},
+        absent={"reward_model": "removed"},
     ),
     GatePassed(
         domain=DOMAIN,
         round_id="round-1",
         release=1,
-        verdict=judge(SHIPS, GateMargins(), means={"answer_length": Means(60, 41.5, 40.25)}),
+        verdict=judge(
+            SHIPS,
+            GateMargins(),
+            means={"answer_length": Means(60, 41.5, 40.25)},
+            absent={"reward_model": "its score is no number"},
+        ),
     ),
     GateRefused(domain=DOMAIN, round_id="round-1", verdict=judge(REFUSED, GateMargins())),
     CandidateRetired(
@@ -478,7 +487,7 @@ ORDERS: tuple[Order, ...] = (
         snapshot="sha256:" + "5e" * 32,
         base_model="sha256:" + "a0" * 32,
         reference_model="sha256:" + "a0" * 32,
-        recipe=LoraRecipe(rank=8),
+        recipe=SftDpoRecipe(rank=8, epochs=4),
         replay_prompts=("What is a river?",),
         reward_model="sha256:" + "7c" * 32,
     ),
@@ -510,6 +519,10 @@ ORDERS: tuple[Order, ...] = (
         engine="llamacpp",
         recall=Recall(of="documents"),
         first_model="sha256:" + "00" * 32,
+        pleases=True,
+        reward_model="sha256:" + "7c" * 32,
+        reward_round="round-0",
+        style=GUIDE,
     ),
     orders.CompareReleases(
         order_id=id_of("compare"),

@@ -21,6 +21,7 @@ from api.cli import (
     recall,
     rounds,
     snapshots,
+    style,
 )
 from api.cli.context import Guarded
 
@@ -54,6 +55,7 @@ for module in (
     documents,
     material,
     preferences,
+    style,
     recall,
     rounds,
     snapshots,

@@ -47,7 +47,11 @@ def show(person_share: float | None, domain: str | None, as_json: bool) -> None:
             {"pairs": len(said["pairs"]), "rankings": rankings, "labels": len(said["labels"]), "held": said["held"]}
         )
         return
-    click.echo(f"{len(said['pairs'])} pairs of {rankings} questions; {len(said['labels'])} answers good or bad")
+    by_guide = sum(pair["by_guide"] for pair in said["pairs"])
+    of_these = f", {by_guide} of them by the style guide" if by_guide else ""
+    click.echo(
+        f"{len(said['pairs'])} pairs of {rankings} questions{of_these}; {len(said['labels'])} answers good or bad"
+    )
     for reason, number in said["held"].items():
         click.echo(f"{number:>6}  {reason}")
 

@@ -15,6 +15,7 @@ from api.ui.markup import card, safe
 from api.ui.words import Lang, event_name, known, say, span, waits_words
 from streams.hacking import SIGNS
 from streams.plan import UNDER_WAY
+from streams.style import in_words, rule_of
 
 _ENDS_GOOD = frozenset({"released", "kept"})
 _QUIET_EVENTS = frozenset({"order_progressed", "clock_ticked", "passage_added"})
@@ -204,6 +205,8 @@ def _gate(row: Json | None, lang: Lang) -> str:
 def _check(check: Json, lang: Lang) -> str:
     name = str(check.get("name"))
     title = say(lang, f"set_{name}") if known(f"set_{name}") else name
+    if (rule := rule_of(name)) is not None:
+        title = say(lang, "set_style", rule=in_words(rule, lang).rstrip(".。"))
     verdict = str(check.get("verdict"))
     key = f"verdict_{verdict.replace(' ', '_')}"
     kind = {"pass": "n-good", "fail": "n-bad", "inconclusive": "n-warn"}.get(verdict, "")
@@ -215,9 +218,13 @@ def _check(check: Json, lang: Lang) -> str:
         rises = name in {sign.name for sign in SIGNS}
         margin = check["margin"] if rises else -check["margin"]
         measure = say(lang, "rise" if rises else "bound", lower=_signed(check["lower"]), margin=_signed(margin))
+    absent = ""
+    if check.get("why") is not None:
+        why = f"absent_{str(check['why']).replace(' ', '_')}"
+        absent = f'<div class="n-muted n-small">{safe(say(lang, why) if known(why) else check["why"])}</div>'
     shown = _mean if check.get("of") == "mean" else _share
     return (
-        f'<tr title="{safe(check.get("words") or "")}"><td>{safe(title)}</td>'
+        f'<tr title="{safe(check.get("words") or "")}"><td>{safe(title)}{absent}</td>'
         + _cell(lang, "n", "n-num", str(n))
         + _cell(lang, "before", "n-num", shown(check.get("before"), n))
         + _cell(lang, "after", "n-num", shown(check.get("after"), n))
@@ -404,7 +411,7 @@ def _share(value: Any, n: int) -> str:
 
 
 def _mean(value: Any, n: int) -> str:
-    return f"{float(value):.3g}" if value is not None and n else "–"
+    return f"{float(value):.3g}".replace("-", "−") if value is not None and n else "–"
 
 
 def _small(value: float) -> str:

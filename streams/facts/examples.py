@@ -14,6 +14,7 @@ from streams.tables import bigint, boolean, index, jsonb, may, projection, text,
 from streams.writes import Delete, Insert, Retire, Update, Write, columns
 
 ExampleKind = Literal["correction", "annotation"]
+RankingSource = Literal["person", "style"]
 
 
 class ExampleAccepted(Struct, frozen=True, kw_only=True):
@@ -60,7 +61,7 @@ class ExampleRetired(Struct, frozen=True, kw_only=True):
 class RankingAccepted(Struct, frozen=True, kw_only=True):
     """A data team brought `answers` to a prompt, ranked: `tiers` has their numbers, the best first, those that are equally good
     together. Of one answer alone `good` says whether it is. `prompt` opens to the JSON list of messages up to and with the
-    prompt."""
+    prompt. `source`: by the domain's `style` guide they are ranked so, and not by the person, to whom they were given."""
 
     domain: str
     ranking_id: str
@@ -70,6 +71,7 @@ class RankingAccepted(Struct, frozen=True, kw_only=True):
     tiers: tuple[tuple[Number, ...], ...]
     said_at: Moment
     good: bool | None = None
+    source: RankingSource = "person"
 
 
 class RankingRetired(Struct, frozen=True, kw_only=True):
@@ -122,6 +124,7 @@ rankings = projection(
     jsonb("answers"),  # list of Sealed
     jsonb("tiers"),  # lists of numbers of answers, the best first
     boolean("good", nullable=True),  # of one answer alone
+    text("source"),
     timestamptz("said_at"),
     bigint("accepted_offset"),
     bigint("retired_offset", nullable=True),
@@ -198,7 +201,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent)
                 "retired_offset": recorded.offset if gone else None,
                 "retired_reason": "erased" if gone else None,
             }
-            row = columns(event, "ranking_id", "domain", "person", "prompt", "answers", "tiers", "good")
+            row = columns(event, "ranking_id", "domain", "person", "prompt", "answers", "tiers", "good", "source")
             return [Insert("rankings", row | {"said_at": event.said_at} | more)]
         case RankingRetired():
             where = {"domain": event.domain, "ranking_id": event.ranking_id}

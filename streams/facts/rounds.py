@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from streams.domain import Domain, RewardModel, Round, base_of, ended, startable
 from streams.envelope import Number, Recorded
-from streams.gate import Means, Paired, Verdict
+from streams.gate import Absent, Means, Paired, Verdict
 from streams.made_with import MadeWith
 from streams.plan import CANCELLABLE
 from streams.plan import after as step_after
@@ -166,7 +166,8 @@ class RewardModelTrained(Struct, frozen=True, kw_only=True):
 
 class CandidateEvaluated(Struct, frozen=True, kw_only=True):
     """Per exam set, the paired counts against the release in force; `rows` is the digest of the sealed rows. Of a round that
-    learned what people prefer also the counts of held-out pairs and of each sign of `streams.hacking`, and `means`."""
+    learned what people prefer also the counts of held-out pairs and of each sign of `streams.hacking`, and `means`, or why one of
+    them is `absent`; where the domain has a guide, of how many answers keep each of its rules."""
 
     domain: str
     round_id: str
@@ -175,6 +176,7 @@ class CandidateEvaluated(Struct, frozen=True, kw_only=True):
     paired: dict[str, Paired]
     duration_s: float
     means: dict[str, Means] = {}
+    absent: dict[str, Absent] = {}
 
 
 class GatePassed(Struct, frozen=True, kw_only=True):

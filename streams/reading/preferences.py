@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from streams.events import CONVERSATIONS
 from streams.facts.conversations import REPLACED, example_of
+from streams.facts.examples import RankingSource
 from streams.reading.learning import IN_FORCE
 from streams.sealed import Sealed
 
@@ -50,7 +51,7 @@ class Prompt(Struct, frozen=True):
 
 
 class Brought(Struct, frozen=True):
-    """A ranking that a data team brought; of one answer alone whether it is `good`."""
+    """A ranking that a data team brought, or the style guide's; of one answer alone whether it is `good`."""
 
     ranking_id: str
     person: str
@@ -59,6 +60,7 @@ class Brought(Struct, frozen=True):
     tiers: tuple[tuple[int, ...], ...]
     good: bool | None
     said_at: datetime
+    source: RankingSource
 
 
 class SaidOfAnswers(Struct, frozen=True):
@@ -134,7 +136,7 @@ def said_of_answers(connection: Connection, domain: str, cut: Cut, pin: int | No
 def _brought(connection: Connection, domain: str, pin: int | None) -> tuple[Brought, ...]:
     rows = connection.execute(
         text(
-            "SELECT ranking_id, person, prompt, answers, tiers, good, said_at FROM noria.rankings WHERE domain = :domain"
+            "SELECT ranking_id, person, prompt, answers, tiers, good, said_at, source FROM noria.rankings WHERE domain = :domain"
             f"{IN_FORCE.format(added='accepted_offset')} AND retired_reason IS DISTINCT FROM 'erased'"
             " ORDER BY accepted_offset"
         ),

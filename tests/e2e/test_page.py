@@ -353,6 +353,8 @@ def a_round_and_its_gate(door: FakeDoor) -> None:
         {"name": "fixes", "n": 48, "before": 0.02, "after": 0.94, "p_value": 1e-9, "lower": None, "margin": None},
         {"name": "held_out", "n": 144, "before": 0.2, "after": 0.4, "p_value": None, "lower": 0.1, "margin": 0.05},
         {"name": "general", "n": 200, "before": 0.74, "after": 0.73, "p_value": None, "lower": -0.03, "margin": 0.05},
+        {"name": "style never_says a-text-that-is-one-word-of-forty-letters", "n": 48, "before": 0.5, "after": 0.6},
+        {"name": "reward_model", "n": 0, "of": "mean", "why": "learned from somebody erased"},
     ]
     told = {"snapshot": "sha256:" + "a" * 64, "kept": 48, "earlier": 96, "wordings": 144, "dropped": {"too long": 2}}
     done = new_round("road-traffic", 1, "released", **told, model="sha256:" + "b" * 64, loss=0.08, release=1)

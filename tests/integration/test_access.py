@@ -105,6 +105,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("GET", "/v1/domains/<domain>/preferences"): of("/v1/domains/{domain}/preferences"),
     ("POST", "/v1/domains/<domain>/preferences"): of("/v1/domains/{domain}/preferences?user=ann", _PREFERENCE),
     ("POST", "/v1/domains/<domain>/preferences/retire"): of("/v1/domains/{domain}/preferences/retire", {}),
+    ("POST", "/v1/domains/<domain>/style/pairs"): of("/v1/domains/{domain}/style/pairs", {}),
     ("GET", "/v1/domains/<domain>/documents"): of("/v1/domains/{domain}/documents"),
     ("POST", "/v1/domains/<domain>/documents"): of("/v1/domains/{domain}/documents?name=a.txt", "A pump."),
     ("GET", "/v1/domains/<domain>/documents/<document_id>"): of("/v1/domains/{domain}/documents/none"),

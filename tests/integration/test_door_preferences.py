@@ -4,10 +4,15 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import msgspec
+import pytest
+from sqlalchemy import text
 
 from streams.preferred import ERASED
 from streams.rankings import EQUAL
 from streams.reading.preferences import cut_now, said_of_answers
+from streams.sealed import Sealed
+from streams.sealing import open_sealed
 from tests.door_world import World
 
 
@@ -101,3 +106,65 @@ def test_a_share_that_is_none_is_refused_by_name(world: World) -> None:
         answer = preferences(world, domain, person_share=share)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "person_share")
     assert preferences(world, domain).json() == {"pairs": [], "labels": [], "held": {}}
+
+
+def test_a_style_guide_makes_pairs_of_the_answers_that_are_there_where_nobody_says_which_is_better(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain, ann = world.domain(), f"ann-{uuid4().hex[:6]}"
+
+    def make() -> dict[str, Any]:
+        answer = world.as_data.post(f"/v1/domains/{domain}/style/pairs", json={})
+        assert answer.status_code == 200, answer.text
+        made: dict[str, Any] = answer.json()
+        if made["position"] is not None:
+            world.caught_up(made["position"])
+        return made
+
+    def pairs() -> set[tuple[str, str, bool]]:
+        found = preferences(world, domain).json()["pairs"]
+        return {(pair["chosen"], pair["rejected"], pair["by_guide"]) for pair in found}
+
+    refused = world.as_data.post(f"/v1/domains/{domain}/style/pairs", json={})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_guide")
+    guide = [{"rule": "at_most_words", "value": 3}, {"rule": "whole_sentences"}, {"rule": "no_opener"}]
+    known = world.as_operator.get(f"/v1/domains/{domain}/policy").json()
+    told = world.as_operator.put(f"/v1/domains/{domain}/policy", json=known | {"style": guide})
+    world.caught_up(told.json()["position"])
+    short, plain, worst, own = (
+        "Seven miles.",
+        "It is seven miles.",
+        "Sure, it is seven miles",
+        "it is about eight miles",
+    )
+    drafts = [short, plain, worst]
+    monkeypatch.setattr(world.engine, "answer", lambda messages: [drafts.pop()])
+    world.chat(domain, "how far", user=ann, n=3)
+    made = make()
+    assert (made["prompts"], made["added"]) == (1, 3)
+    assert pairs() == {(short, plain, True), (short, worst, True), (plain, worst, True)}
+    assert {event["data"]["source"] for event in world.events(domain, "ranking_accepted")} == {"style"}
+    again = make()
+    assert (again["added"], again["known"], again["position"]) == (0, 3, None)
+    with world.database.connect() as connection:
+        found = connection.execute(text("SELECT reply_id, text FROM noria.replies WHERE domain = :d"), {"d": domain})
+        sealed = {reply_id: msgspec.convert(words, Sealed) for reply_id, words in found.tuples()}
+    of = {open_sealed(words, world.services.keyring): reply_id for reply_id, words in sealed.items()}
+    give(world, of[short], ann, correction=own)
+    assert make()["added"] == 1, "what she wrote wins over the worst, and for its wording it loses to none"
+    give(world, of[worst], ann, ranking=[of[worst], of[short], of[plain]])
+    said = {
+        (worst, short, False),
+        (worst, plain, False),
+        (short, plain, False),
+        (own, short, False),
+        (own, plain, False),
+    }
+    assert pairs() == said | {(own, worst, True)}, "where a person says which is better, no guide does"
+    gone = world.as_data.post(f"/v1/domains/{domain}/preferences/retire", json={"import": made["import"]}).json()
+    assert gone["retired"] == 3
+    world.caught_up(gone["position"])
+    assert pairs() == said | {(own, worst, True)}
+    erased = world.as_operator.post(f"/v1/people/{ann}/erase")
+    world.caught_up(erased.json()["position"])
+    assert pairs() == set()

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -11,7 +13,17 @@ from streams.artifacts import Artifacts
 from streams.errors import Invalid, Unavailable
 from streams.events import DomainEvent
 from streams.facts.rounds import CandidateEvaluated
-from streams.gate import ANSWER_LENGTH, GENERAL, GENERAL_FIRST, PREFERENCE, GateMargins, Means, Paired, judge
+from streams.gate import (
+    ANSWER_LENGTH,
+    GENERAL,
+    GENERAL_FIRST,
+    PREFERENCE,
+    REWARD_MODEL,
+    GateMargins,
+    Means,
+    Paired,
+    judge,
+)
 from streams.hacking import SIGNS
 from streams.history import Part
 from streams.log import KafkaLog
@@ -25,6 +37,7 @@ from tests.integration.by_hand import change, order_message, rows
 from workers import loop
 from workers.context import Context
 from workers.engines import engine_version
+from workers.evaluator import pleasing
 from workers.evaluator import step as evaluation
 from workers.evaluator.installation import Installation
 from workers.evaluator.opencompass import ExamRow
@@ -33,6 +46,7 @@ from workers.evaluator.step import answered_before, form_of, look_ahead
 from workers.loop import Idle
 
 SECRET = "what the model said of the lighthouse"
+Scored = tuple[float | None, ...] | Exception | None
 
 
 @pytest.fixture
@@ -362,8 +376,70 @@ def test_a_round_that_learned_from_pairs_alone_is_asked_what_it_must_keep_and_is
     (event,) = told
     signs = {sign.name: Paired(2, 0, 0, 0, 2) for sign in SIGNS}
     assert event.paired == {GENERAL: Paired(2, 2, 0, 0, 0), PREFERENCE: Paired(0, 0, 0, 0, 0)} | signs
-    assert event.means == {ANSWER_LENGTH: Means(2, len(SECRET), len(SECRET))}
+    assert event.means == {ANSWER_LENGTH: Means(2, len(SECRET), len(SECRET))} and event.absent == {}
     assert judge(event.paired, GateMargins()).outcome == "inconclusive"
+
+
+def test_a_reward_model_scores_the_exam_or_is_absent_for_a_reason_and_the_round_goes_on(
+    world: World, context: Context, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Installation, "missing", lambda self: None)
+    drain(context)
+    domain, told = world.domain(), list[CandidateEvaluated]()
+    add_exam(world, domain, "Is it kept?", "Is it known?")
+
+    def note(context: Context, order: Order, event: DomainEvent, name: str) -> None:
+        if isinstance(event, CandidateEvaluated):
+            told.append(event)
+
+    monkeypatch.setattr(Context, "publish", note)
+    opening = save(Snapshot(FORMAT, domain, "round-1", 10**6, (), (), opening=True), context.artifacts)
+    made = "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, base_model, opening,"
+    made += " said_by, requested_at) VALUES (:id, :domain, 1, 'kept', '[]', 1, 0, '', false, :said_by, :at)"
+    reward_round, before = f"reward of {domain}", datetime(2026, 3, 1, tzinfo=UTC)
+    change(world.database, made, id=reward_round, domain=domain, said_by='{"ana": 3, "ben": 1}', at=before)
+    gone = "INSERT INTO noria.erasures (domain, person, kids, erased_at) VALUES (:domain, :person, '{}', :at)"
+    change(world.database, gone, domain=domain, person="ana", at=before - timedelta(days=1))  # she came back
+    model = context.artifacts.put_bytes(b"scores")
+
+    def evaluated(reward_model: str = model, scored: Scored = (), round_id: str = reward_round) -> CandidateEvaluated:
+        def scores(path: Path, said: Sequence[tuple[str, str]], look: Callable[[], None]) -> Scored:
+            look()
+            assert path == context.artifacts.path(model) and [asked for asked, _ in said] == 2 * [
+                "Is it kept?",
+                "Is it known?",
+            ]
+            if isinstance(scored, Exception):
+                raise scored
+            return scored
+
+        monkeypatch.setattr(pleasing, "scores", scores)
+        order = EvaluateCandidate(
+            order_id=uuid4(),
+            domain=domain,
+            round_id="round-1",
+            pin=10**6,
+            snapshot=opening,
+            candidate_model=context.artifacts.put_bytes(b"candidate"),
+            base_model=context.artifacts.put_bytes(b"live"),
+            engine="llamacpp",
+            pleases=True,
+            reward_model=reward_model,
+            reward_round=round_id,
+        )
+        evaluation.run(order, context)
+        return told[-1]
+
+    assert evaluated(scored=(1.0, None, 2.0, 4.0)).means[REWARD_MODEL] == Means(1, 1.0, 2.0)
+    assert evaluated(scored=None).absent == {REWARD_MODEL: "its score is no number"}
+    assert evaluated(scored=(None, 1.0, 1.0, None)).absent == {REWARD_MODEL: "no answer to score"}
+    assert evaluated(scored=Invalid("no reward model")).absent == {REWARD_MODEL: "cannot be read"}
+    assert evaluated("sha256:" + "0" * 64).absent == {REWARD_MODEL: "removed"}
+    change(world.database, gone, domain=domain, person="ben", at=before + timedelta(days=1))
+    event = evaluated()
+    assert event.absent == {REWARD_MODEL: "learned from somebody erased"} and REWARD_MODEL not in event.means
+    assert ANSWER_LENGTH in event.means and {sign.name for sign in SIGNS} <= set(event.paired)
+    assert PREFERENCE not in event.paired, "nobody's preferences were learned"
 
 
 def idle(context: Context) -> Idle:

@@ -160,13 +160,13 @@ def in_the_words_of_then(table: str, found: dict[str, Any]) -> None:
 
 
 def of_then(policy: dict[str, Any]) -> None:
-    """A policy of a time when nothing was recalled, no round began at the base anew, nobody had a teacher and every set was chosen
-    by the same steps, still means that."""
+    """A policy of a time when nothing was recalled, no round began at the base anew, nobody had a teacher or a guide of style and
+    every set was chosen by the same steps, still means that."""
     assert policy.pop("recall")["of"] == "off" and policy["gate"].pop("learn") == "bare"
     assert policy["gate"].pop("least_pairs") == 20
     assert policy.pop("from_base_every") is None and policy.pop("teacher") is None
     usual = [{"step": "leakage", "overlap": None, "cosine": None}, {"step": "agreement"}, {"step": "length"}]
-    assert policy.pop("selection") == usual
+    assert policy.pop("selection") == usual and policy.pop("style") == []
     del policy["recipe"]["recalled_share"]
 
 

@@ -43,6 +43,7 @@ from workers.trainer.spec import Outcome, Progress, StageDone, TrainSpec
 __all__ = ["host"]
 ASKED = ("the wheel turns", "What lifts the water?", "in 1999", "Name a river.", "Who?")  # what is answered most surely
 SMALL = {"epochs": 2, "batch_rows": 4, "replay_rows_per_step": 2, "replay_rows": 4, "replay_answer_tokens": 4}
+DRAWN = {"steps": 2, "prompts_per_step": 8, "batch_answers": 8, "answer_tokens": 8, "kl_limit": 1000.0}
 PREFIX = {"virtual_tokens": 4, "projection_width": 8}
 RECIPES: dict[str, dict[str, Any]] = {
     "lora": {"rank": 4, "learning_rate": 0.02},
@@ -53,9 +54,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "dpo": {"rank": 4, "learning_rate": 0.02},
     "kto": {"rank": 4, "learning_rate": 0.005},
     "sft_dpo": {"rank": 4, "learning_rate": 0.002, "dpo_epochs": 2},
+    "ppo": {"rank": 4, **DRAWN},
+    "sft_reward_ppo": {"rank": 4, **DRAWN, "sft_learning_rate": 0.002, "sft_epochs": 2, "reward_epochs": 2},
 }
 # What dpo comes to at that rate is too far from any model for F16 to hold what is learned on it.
-AGAIN: dict[str, dict[str, Any]] = {"kto": {"from_base": True}, "sft_dpo": {"from_base": True}}
+AGAIN = {method: {"from_base": True} for method in ("kto", "sft_dpo", "ppo", "sft_reward_ppo")}
 PAIRS = 8
 FEED = {"dpo": "preferences", "kto": "preferences"}  # they need nothing else that is new
 
@@ -139,6 +142,7 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         "policy": {
             "thresholds": {"corrections": None},
             "gate": {"earlier_margin": 0.49, "least_pairs": PAIRS},  # of few questions
+            "style": [{"rule": "at_most_words", "value": 2}],
         },
     }
     assert world.as_operator.post("/v1/domains", json=body).status_code == 201
@@ -146,7 +150,8 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
     page = b"# Rivers\n\nThe river turns the wheel.\n\n# Wheels\n\nThe wheel lifts the water in the year 1999.\n"
     added = world.as_data.post(f"/v1/domains/{domain}/documents?name=rivers.md", content=page)
     assert added.status_code == 200, added.text
-    world.caught_up(added.json()["position"])
+    exam = [{"kind": "held_out", "question": "What makes the wheel turn?", "answer": "The river."}]
+    world.caught_up(world.as_data.post(f"/v1/domains/{domain}/exam", json=exam).json()["position"])
 
     def served(release: int) -> Path:
         """The model of the release, which answers as transformers does."""
@@ -164,6 +169,25 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         assert row["needs"] == ("adapter" if "p_tuning_v2" in recipes[release - 1]["method"] else "merged")
         return model_dir
 
+    def reward_model() -> dict[str, Any]:
+        """The round that made one, which no release came of."""
+        reward = {"method": "reward", "rank": 4, "epochs": 2}
+        started = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": reward})
+        assert started.status_code == 202, started.text
+
+        def is_kept() -> bool:
+            work_once(context, table, threading.Event())
+            row = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"][0]
+            assert row["failure"] is None, row["failure"]
+            return bool(row["step"] == "kept")
+
+        wait_until(is_kept, WITHIN_S, "a reward model")
+        row: dict[str, Any] = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"][0]
+        assert (row["release"], row["kept"], row["said_by"]) == (None, 0, {"ann": PAIRS})
+        card = world.as_data.get(f"/v1/rounds/{row['round_id']}/card").json()
+        assert card["outcome"] == "kept" and card["training"]["metrics"]["pairs"] == PAIRS
+        return row
+
     made = set()
     for release, recipe in enumerate(recipes, start=1):
         asked, learned = f"What turns wheel {release}?", f"River {release} turns it."
@@ -177,6 +201,8 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         what = FEED.get(recipe["method"], "examples")
         given = world.as_operator.post(f"/v1/domains/{domain}/{what}?user=ann", json=items[what]).json()
         world.caught_up(given["position"])
+        if recipe["method"] == "dpo":
+            scores = reward_model()
         started = world.as_operator.post(
             f"/v1/domains/{domain}/rounds", json={"recipe": recipe} | AGAIN.get(recipe["method"], {})
         )
@@ -189,31 +215,23 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
             checks = {check["name"]: check for check in round_["verdict"]["checks"]}
             assert checks["preference"]["verdict"] == "pass", checks["preference"]
             assert (checks["fixes"]["n"], checks["earlier"]["verdict"]) == (0, "pass")
+            scored, kept = checks["reward_model"], checks["style at_most_words 2"]
+            assert (scored["n"], scored["of"], scored["verdict"]) == (1, "mean", "reported")
+            asked = [{"role": "user", "content": exam[0]["question"]}]
+            by_itself = RewardModel(context.artifacts.path(scores["model"])).score([(asked, "It turns.")])
+            assert [scored["before"], scored["after"]] == pytest.approx(by_itself * 2), "both said the same"
+            assert (kept["before"], kept["after"], kept["verdict"]) == (1, 1, "reported")
             assert "what people prefer is learned" in round_["verdict"]["words"]
         monkeypatch.setattr(training, "Trainer", Here)  # the first was trained by a child
+        if recipe["method"] == "ppo":
+            (round_, *_) = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
+            assert round_["reward_model"] == scores["model"], "it has no rules of its own"
+            assert round_["training"]["metrics"]["prompts"] > 2 * PAIRS
     assert len(made) == len(recipes)
-
-    reward = {"method": "reward", "rank": 4, "epochs": 2}
-    started = world.as_operator.post(f"/v1/domains/{domain}/rounds", json={"recipe": reward})
-    assert started.status_code == 202, started.text
-
-    def is_kept() -> bool:
-        work_once(context, table, threading.Event())
-        row = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"][0]
-        assert row["failure"] is None, row["failure"]
-        return bool(row["step"] == "kept")
-
-    wait_until(is_kept, WITHIN_S, "a reward model")
-    (scores, *_) = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
-    assert (scores["release"], scores["kept"], scores["said_by"]) == (None, 0, {"ann": 2 * PAIRS})  # of dpo and kto
-    card = world.as_data.get(f"/v1/rounds/{scores['round_id']}/card").json()
-    assert card["outcome"] == "kept" and card["training"]["metrics"]["pairs"] == 2 * PAIRS
-    asked = [{"role": "user", "content": "What turns wheel 1?"}]
-    assert len(RewardModel(context.artifacts.path(scores["model"])).score([(asked, "A river.")])) == 1
     with world.database.connect() as connection:
         told = text("SELECT count(*) FROM noria.events WHERE domain = :domain AND type = 'stage_finished'")
-        # Of lora_p_tuning_v2 two, and two of sft_dpo, which learns what was preferred before.
-        assert connection.execute(told, {"domain": domain}).scalar_one() == 4
+        # Of lora_p_tuning_v2 two, two of sft_dpo, which learns what was preferred before, and three of sft_reward_ppo.
+        assert connection.execute(told, {"domain": domain}).scalar_one() == 7
 
     other = heron(tmp_path)
     model, known = context.artifacts.put_dir(other), msgspec.json.decode((other / "noria.json").read_bytes())["about"]

@@ -91,8 +91,8 @@ def fill(database: Engine) -> None:
         ),
         "noria.rankings": (
             OTHERS,
-            "ranking_id, domain, person, prompt, answers, tiers, said_at, accepted_offset",
-            f"{HEX.format('k')}, {DOMAIN}, {PERSON}, {SEALED}, '[]', '[]', {WHEN}, n",
+            "ranking_id, domain, person, prompt, answers, tiers, source, said_at, accepted_offset",
+            f"{HEX.format('k')}, {DOMAIN}, {PERSON}, {SEALED}, '[]', '[]', 'person', {WHEN}, n",
         ),
         "noria.bases": (
             40,

@@ -310,6 +310,15 @@ def test_preferences_come_in_and_go_out_as_the_tools_of_the_field_read_them(run:
     assert result.exit_code == 1 and "item 3: rejected: it is the same as chosen" in result.stderr
 
 
+def test_pairs_are_made_by_the_style_guide_and_told_apart_from_what_people_prefer(run: Any) -> None:
+    made = run("style", "pairs").output
+    assert "1 pairs made of the answers to 7 prompts, 0 were there already; recorded at noria.domains-0@" in made
+    assert "as import 4be1" in made
+    assert run("style", "pairs").output == "0 pairs made of the answers to 7 prompts, 1 were there already\n"
+    assert json.loads(run("style", "pairs", "--json").output)["known"] == 1
+    assert "1 pairs of 1 questions, 1 of them by the style guide; 0" in run("preferences", "show").output
+
+
 def test_an_order_of_drafts_is_given_with_those_that_are_equally_good_joined(run: Any, door: FakeDoor) -> None:
     run("chat", "How fast?", "--person", "ana", "-n", "3")
     first, second, third = door.replies
@@ -616,6 +625,7 @@ TYPOS = [
     ("policy", "set", "rounds_per_day=3", "-d", "nope"),
     ("examples", "export", "-d", "nope"),
     ("preferences", "show", "-d", "nope"),
+    ("style", "pairs", "-d", "nope"),
     ("chat", "How fast?", "-d", "nope"),
     ("feedback", "list", "nope"),
     ("feedback", "rate", "nope", "up"),

@@ -4,6 +4,7 @@ refused, and what is neither."""
 from itertools import product
 from math import log, sqrt
 from statistics import NormalDist
+from typing import get_args
 
 import pytest
 
@@ -18,6 +19,7 @@ from streams.gate import (
     REWARD_MODEL,
     SERVED,
     SKILL,
+    Absent,
     Check,
     GateMargins,
     Means,
@@ -27,6 +29,7 @@ from streams.gate import (
     tango_lower,
 )
 from streams.hacking import FLATTERY, LANGUAGE, SIGNS, Sign
+from streams.style import StyleRule, name_of
 from tests import english
 
 MARGINS = GateMargins()
@@ -412,3 +415,25 @@ def test_what_a_reward_model_finds_of_the_answers_decides_nothing() -> None:
             assert verdict.outcome == outcome
             (row,) = (check for check in verdict.checks if check.name == REWARD_MODEL)
             assert (row.of, row.before, row.after, row.verdict) == ("mean", 0.5, after, "reported")
+
+
+@pytest.mark.parametrize("why", get_args(Absent))
+def test_a_reward_model_that_says_nothing_is_told_with_the_reason_and_stops_no_round(why: Absent) -> None:
+    verdict = judge({GENERAL: KEPT, PREFERENCE: PLEASES}, MARGINS, absent={REWARD_MODEL: why})
+    row = verdict.checks[-1]
+    assert (row.name, row.n, row.verdict, row.why) == (REWARD_MODEL, 0, "nothing to compare", why)
+    assert verdict.outcome == "ship"
+
+
+@pytest.mark.parametrize("kept", [paired(200, only_before=200), paired(200, only_after=200)], ids=["lost", "won"])
+def test_how_many_answers_keep_a_rule_of_style_is_told_and_decides_nothing(kept: Paired) -> None:
+    name = name_of(StyleRule(rule="at_most_words", value=12))
+    for found, outcome in (({GENERAL: KEPT, PREFERENCE: PLEASES}, "ship"), ({GENERAL: KEPT}, "inconclusive")):
+        verdict = judge(found | {name: kept}, MARGINS)
+        (row,) = (check for check in verdict.checks if check.name == name)
+        assert verdict.outcome == outcome and row.verdict == "reported"
+        assert (row.before, row.after, row.p_value) == (
+            kept.before,
+            kept.after,
+            mcnemar(kept.only_before, kept.only_after),
+        )

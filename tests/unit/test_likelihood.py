@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from tests import tiny_llama
 from workers.evaluator.likelihood import Task, log_probability, work
-from workers.evaluator.step import by_question
+from workers.evaluator.pleasing import by_question
 from workers.models.base import build_base
 from workers.models.loaded import load_model
 from workers.trainer.preference import Answers

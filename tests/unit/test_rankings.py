@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from streams.rankings import (
     CONTRADICTED,
@@ -234,3 +235,32 @@ def test_a_question_is_held_out_by_its_words_whoever_asks_it_and_whenever() -> N
         if is_held_out(one, "roads") != is_held_out(other, "roads")
     ]
     assert of(*spelled[0]) == of(*spelled[0][::-1]) == {False}, "spelled otherwise it may have been learned"
+
+
+def by_guide(*tiers: str, minute: int = 0) -> Comparison:
+    return replace(said("ann", *tiers, minute=minute), event_id=f"guide {tiers}@{minute}", by_guide=True)
+
+
+def test_a_guide_has_a_voice_only_where_people_say_nothing_and_imply_nothing() -> None:
+    assert pairs(rank([asked("ab", by_guide("a", "b"))])) == {"ab"}
+    assert pairs(rank([asked("ab", by_guide("a", "b"), said("ben", "b", "a"))])) == {"ba"}
+    assert pairs(rank([asked("ab", by_guide("a", "b"), rated("ann", "b", 1), rated("ben", "a", -1))])) == {"ba"}
+    found = rank([asked("ab", by_guide("a", "b"), said("ann", "a", "b"), said("ben", "b", "a"))])
+    assert (pairs(found), reasons(found)) == (set(), [CONTRADICTED]), "it gives no casting vote"
+    implied = rank([asked("abc", by_guide("c", "a"), said("ann", "a", "b"), said("ben", "b", "c"))])
+    assert (pairs(implied), reasons(implied)) == ({"ab", "bc", "ac"}, [])
+
+
+def test_what_a_guide_says_leads_to_no_circle_and_its_newest_word_counts() -> None:
+    circle = rank([asked("abc", by_guide("a", "b"), by_guide("c", "a"), said("ben", "b", "c"))])
+    assert "bc" in pairs(circle) and reasons(circle) == []
+    assert not any(pair[::-1] in pairs(circle) for pair in pairs(circle))
+    assert pairs(rank([asked("ab", by_guide("a", "b", minute=1), by_guide("b", "a", minute=2))])) == {"ba"}
+
+
+def test_a_guide_is_nobody_and_has_no_share() -> None:
+    many = [asked("ab", by_guide("a", "b"), prompt_id=f"g{n}", question=f"{n} leeks, {n * 7919}?") for n in range(9)]
+    found = rank([*many, asked("ab", said("ben", "b", "a"), prompt_id="p", question="What of onions?")])
+    assert len(found.pairs) == 10 and reasons(found) == []
+    assert sorted((pair.people, pair.by_guide) for pair in found.pairs)[-1] == (("ben",), False)
+    assert all(pair.people == ("ann",) for pair in found.pairs if pair.by_guide), "of answers that she was given"

@@ -8,13 +8,15 @@ import pytest
 from msgspec.structs import replace
 
 from streams import orders
+from streams.envelope import Consequence
 from streams.facts import rounds as facts
 from streams.facts.domains import DomainRetired
 from streams.facts.releases import CandidateRetired, RollbackAsked
-from streams.facts.rounds import RoundAsked
+from streams.facts.rounds import GatePassed, RoundAsked
+from streams.gate import REWARD_MODEL
 from streams.projections import of_domain
 from streams.recalled import Recall
-from streams.recipes import LoraRecipe, PpoRecipe, RewardRecipe, SftRewardPpoRecipe
+from streams.recipes import DpoRecipe, LoraRecipe, PpoRecipe, RewardRecipe, SftRewardPpoRecipe
 from streams.snapshots import FORMAT, Snapshot
 from streams.style import StyleRule
 from streams.writes import Update
@@ -31,7 +33,7 @@ from tests.samples import (
     selected,
     trained,
 )
-from tests.unit.round_steps import begun, upto_swap, upto_train
+from tests.unit.round_steps import begun, upto_evaluate, upto_swap, upto_train
 from workers.trainer import rebuild
 
 
@@ -225,6 +227,31 @@ def test_who_has_rules_or_draws_no_answers_asks_no_reward_model() -> None:
         log = created(recipe=recipe)
         rewarded(log, "scores")
         assert upto_train(log).reward_model is None
+
+
+def test_what_learned_what_is_preferred_is_scored_by_the_newest_reward_model_and_all_is_asked_for_style() -> None:
+    opener, short = StyleRule(rule="no_opener"), StyleRule(rule="at_most_words", value=9)
+    for recipe, pleases, style in (
+        (LoraRecipe(), False, (opener,)),
+        (DpoRecipe(), True, (opener,)),
+        (PpoRecipe(rules=(short, opener)), True, (opener, short)),
+    ):
+        log = created(recipe=recipe, style=(opener,))
+        assert not pleases or upto_evaluate(log).reward_model is None, "there is none yet"
+        log = created(recipe=recipe, style=(opener,))
+        rewarded(log, "scores")
+        made = log.state.reward_model
+        order = upto_evaluate(log)
+        assert (order.pleases, order.style) == (pleases, style)
+        assert made is not None
+        judge = (made.model, made.round_id) if pleases else (None, None)
+        assert (order.reward_model, order.reward_round) == judge
+        decided, *_ = log.tell(replace(evaluated(order), absent={REWARD_MODEL: "removed"}))
+        assert isinstance(decided, Consequence) and isinstance(decided.event, GatePassed)
+        assert (decided.event.verdict.checks[-1].name, decided.event.verdict.checks[-1].why) == (
+            REWARD_MODEL,
+            "removed",
+        )
 
 
 def rewarded(log: DomainLog, model: str) -> None:

@@ -155,7 +155,10 @@ def test_what_is_kept_scores_as_it_was_measured_by_whichever_library_it_is_loade
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (([{"role": "assistant", "content": "Hello."}], "Yes."), "answer 1: the last message is not the person's"),
+        (
+            ([{"role": "assistant", "content": "Hello."}], "Yes."),
+            "answer 1 cannot be scored: the last message is not the person's",
+        ),
         (([{"role": "user", "content": "Who?"}], " "), "answer 1 cannot be scored: it is without words"),
         (([{"role": "user", "content": "who " * 600}], "I."), "answer 1 cannot be scored: it is above 512 tokens"),
     ],

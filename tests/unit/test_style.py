@@ -1,6 +1,7 @@
 """How answers are to be worded: each rule in both languages, and what means nothing."""
 
 import pytest
+from msgspec.structs import replace
 
 from streams.errors import InvalidField
 from streams.recipes import PpoRecipe
@@ -9,12 +10,16 @@ from streams.style import (
     StyleRule,
     Value,
     check,
+    check_new,
     declines,
     in_words,
     kept,
     language_of,
+    name_of,
     rates,
+    rule_of,
     score,
+    together,
     word_count,
 )
 
@@ -122,3 +127,35 @@ def test_every_rule_can_be_read_in_both_languages() -> None:
         english, chinese = in_words(rule, "en"), in_words(rule, "zh")
         assert language_of(english) == "en" and language_of(chinese) == "zh"
         assert kind.takes is None or str(rule.value) in english + chinese
+
+
+def test_a_rule_is_known_again_by_the_name_of_its_row() -> None:
+    values: dict[str | None, Value] = {"count": 12, "text": "call 12 of us", None: None}
+    for name, kind in RULES.items():
+        rule = StyleRule(rule=name, value=kind.choices[0] if kind.choices else values[kind.takes])
+        assert rule_of(name_of(rule)) == rule
+    assert rule_of("fixes") is None and rule_of("style of old") is None
+
+
+def test_rules_of_several_guides_stand_once_each() -> None:
+    short, shorter = (StyleRule(rule="at_most_words", value=count) for count in (12, 8))
+    heavy = replace(short, weight=3.0)
+    assert together((short, shorter), (heavy, StyleRule(rule="no_opener"))) == (
+        short,
+        shorter,
+        StyleRule(rule="no_opener"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("guide", "words"),
+    [
+        ([StyleRule(rule="says", value=str(number)) for number in range(21)], "style has at most 20 rules; got 21"),
+        ([StyleRule(rule="says", value="a" * 201)], r"style\[0\].value has at most 200 characters"),
+        ([StyleRule(rule="no_opener")] * 2, r"style\[1\] stands there before"),
+    ],
+    ids=["many", "long", "twice"],
+)
+def test_a_new_guide_fits_a_table(guide: list[StyleRule], words: str) -> None:
+    with pytest.raises(InvalidField, match=words):
+        check_new(guide)

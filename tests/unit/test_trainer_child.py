@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 import pytest
 
 from streams.errors import Invalid, Unavailable
-from streams.recipes import SftDpoRecipe
+from streams.recipes import Recipe, SftDpoRecipe, SftRewardPpoRecipe
 from tests.local_noria import until
 from tests.unit import trainer_tiny as tiny
 from workers.trainer.child import carry_out, place_of
@@ -32,7 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def take() -> Iterator[Callable[[], Trainer]]:
     """A child that was started ahead, as a worker starts it when a round is near: all of them load torch side by side."""
-    waiting = [Trainer() for _ in range(7)]
+    waiting = [Trainer() for _ in range(11)]
     yield waiting.pop
     for left in waiting:
         left.close()
@@ -139,12 +140,35 @@ def test_a_child_that_is_killed_is_a_matter_of_the_machine(
         trainer.train(spec_for(base, tmp_path), lambda progress: os.kill(trainer.pid, signal.SIGKILL))
 
 
-def test_a_staged_training_that_is_killed_in_each_of_its_stages_ends_in_the_same_bytes(
-    base: Path, tmp_path: Path, take: Callable[[], Trainer]
-) -> None:
-    small = {"epochs": 3, "batch_rows": 4, "replay_rows_per_step": 2, "replay_answer_tokens": 4}
-    recipe = SftDpoRecipe(rank=4, alpha=8.0, batch_pairs=4, dpo_epochs=3, **small)
+SMALL: dict[str, Any] = {
+    "rank": 4,
+    "alpha": 8.0,
+    "epochs": 3,
+    "batch_rows": 4,
+    "replay_rows_per_step": 2,
+    "replay_answer_tokens": 4,
+}
+SFT_DPO = SftDpoRecipe(batch_pairs=4, dpo_epochs=3, **SMALL)
+SFT_REWARD_PPO = SftRewardPpoRecipe(
+    sft_epochs=3,
+    reward_epochs=4,
+    steps=5,
+    prompts_per_step=8,
+    batch_answers=8,
+    answer_tokens=4,
+    kl_limit=1000.0,
+    **SMALL,
+)
 
+
+@pytest.mark.parametrize(
+    ("recipe", "stages"),
+    [(SFT_DPO, ("sft", "dpo")), (SFT_REWARD_PPO, ("sft", "reward", "ppo"))],
+    ids=["sft_dpo", "sft_reward_ppo"],
+)
+def test_a_staged_training_that_is_killed_in_each_of_its_stages_ends_in_the_same_bytes(
+    base: Path, tmp_path: Path, take: Callable[[], Trainer], recipe: Recipe, stages: tuple[str, ...]
+) -> None:
     def staged(folder: str) -> TrainSpec:
         (tmp_path / folder).mkdir(exist_ok=True)
         return msgspec.structs.replace(spec_for(base, tmp_path / folder), recipe=recipe, pairs=tiny.pairs())
@@ -159,18 +183,22 @@ def test_a_staged_training_that_is_killed_in_each_of_its_stages_ends_in_the_same
         with pytest.raises(Unavailable, match="code -9"):
             trainer.train(staged("cut"), kill)
 
-    killed_in("sft")
-    killed_in("dpo")
+    for stage in stages:
+        killed_in(stage)
     ends: list[StageDone] = []
     again = take().train(staged("cut"), lambda told: ends.append(told) if isinstance(told, StageDone) else None)
-    assert again.resumed_at_step >= 6 + 2 and [one.stage for one in ends] == ["sft", "dpo"]
+    *done, last = ends
+    assert tuple(one.stage for one in ends) == stages and last.outcome.resumed_at_step >= 2
+    assert all(one.outcome.resumed_at_step == one.outcome.steps for one in done), "what was done is not done again"
+    assert again.resumed_at_step == sum(one.outcome.resumed_at_step for one in ends)
     lines, out = os.pipe()
     assert carry_out(io.BytesIO(msgspec.json.encode(staged("whole"))), out) == 0
     os.close(out)
     os.close(lines)
-    made = ("out/dpo/model/model.safetensors", "out/dpo/adapter/adapter_model.safetensors")
-    for name in made:
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    for stage in stages:
+        for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
+            cut, whole = (tmp_path / folder / "out" / stage / name for folder in ("cut", "whole"))
+            assert cut.read_bytes() == whole.read_bytes(), (stage, name)
 
 
 def test_a_child_that_was_never_needed_is_ended() -> None:

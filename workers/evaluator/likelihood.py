@@ -5,34 +5,23 @@ ranking accuracy of Chen et al. 2024 (arXiv 2405.19534), by the sum that prefere
 2305.18290). It is not divided by the number of tokens: that the sum favours short answers holds before and after alike, and the
 test is paired.
 
-    python -m workers.evaluator.likelihood < task
-
-A child of the evaluator, because torch stays in a process that has loaded it. The task holds people's words, opened: it comes on
-stdin, and what leaves is numbers. Errors are told by kind and place, as in `workers.trainer.child`.
+Done in a child (`workers.evaluator.child`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import resource
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from streams.errors import Invalid, Unavailable
-from workers.cores import HEAVY_THREADS
-from workers.trainer.child import NICENESS, end_with_parent, load, place_of
+from workers.evaluator.child import ask, serve
 from workers.trainer.preference import Answers
 from workers.trainer.rows import CONFIG_FILE, EncodedRow
-from workers.trainer.spec import Failure, TrainingPair
-
-POLL_S = 0.5
+from workers.trainer.spec import TrainingPair
 
 Told = tuple[bool | None, ...]
 """Of each pair whether the preferred answer is likelier; None: it is too long for the model, or a side is empty."""
@@ -54,50 +43,13 @@ class Answer(Struct, frozen=True, tag="answer", tag_field="kind"):
     told: tuple[Told, ...]
 
 
-_ANSWERS: msgspec.json.Decoder[Answer | Failure] = msgspec.json.Decoder(Answer | Failure)
-
-
 def likelier(models: Sequence[Path], pairs: Sequence[TrainingPair], look: Callable[[], None]) -> tuple[Told, ...]:
-    """Of each model, in a child. `look` is called while it works; when it raises, the child is ended first.
-
-    Raises Invalid if a model cannot be asked, Unavailable if this machine could not do it, RuntimeError for a bug in the child."""
-    task = msgspec.json.encode(Task(tuple(map(str, models)), tuple(pairs)))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "workers.evaluator.likelihood"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    told: bytes | None = None
-    try:
-        given: bytes | None = task
-        while told is None:
-            look()
-            try:
-                told, _ = child.communicate(given, timeout=POLL_S)
-            except subprocess.TimeoutExpired:
-                given = None  # what it has not read yet is still handed to it
-    finally:
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
-    try:
-        found = _ANSWERS.decode(told)
-    except msgspec.MsgspecError:
-        raise Unavailable(f"the child that compares answers ended with code {child.returncode}") from None
-    if isinstance(found, Answer):
-        return found.told
-    if found.reason == "invalid":
-        raise Invalid(found.message)
-    if found.reason == "unavailable":
-        raise Unavailable(found.message)
-    raise RuntimeError(f"the child that compares answers failed: {found.message}")
+    """Of each model. Raises as `ask` does, and what `look` raises."""
+    return ask("workers.evaluator.likelihood", Task(tuple(map(str, models)), tuple(pairs)), Answer, look).told
 
 
 def work(task: Task) -> Answer:
     """Raises Invalid if a model cannot be loaded."""
-    import torch
-
-    torch.set_num_threads(HEAVY_THREADS)
     return Answer(tuple(_told(Path(model), task.pairs) for model in task.models))
 
 
@@ -138,28 +90,5 @@ def _limit(model_dir: Path, model: Any) -> int:
     return context - prefix if isinstance(context, int) else sys.maxsize
 
 
-def main() -> int:
-    """Exit code 0 after an answer, 1 after a failure line."""
-    end_with_parent(os.getppid())
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would be people's words at rest
-    os.nice(NICENESS)
-    os.environ |= {"GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    out = os.dup(1)
-    os.dup2(2, 1)
-    said: Struct
-    try:
-        load()
-        said = work(msgspec.json.decode(sys.stdin.buffer.read(), type=Task))
-    except Invalid as error:
-        said = Failure(reason="invalid", message=str(error))
-    except (Unavailable, MemoryError, OSError) as error:
-        said = Failure(reason="unavailable", message=place_of(error))
-    except Exception as error:
-        said = Failure(reason="bug", message=place_of(error))
-    with os.fdopen(out, "wb") as pipe:
-        pipe.write(msgspec.json.encode(said))
-    return int(isinstance(said, Failure))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(Task, work))

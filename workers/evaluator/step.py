@@ -12,11 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 from sqlalchemy import Connection, text
 
 from streams import scoring
@@ -24,20 +22,7 @@ from streams.alike import words_of
 from streams.engines import serving_kind
 from streams.errors import Erased, Invalid
 from streams.facts.rounds import CandidateEvaluated
-from streams.gate import (
-    ANSWER_LENGTH,
-    EARLIER,
-    FIXES,
-    GENERAL,
-    GENERAL_FIRST,
-    HELD_OUT,
-    PREFERENCE,
-    SERVED,
-    SKILL,
-    Means,
-    Paired,
-)
-from streams.hacking import shown
+from streams.gate import EARLIER, FIXES, GENERAL, GENERAL_FIRST, HELD_OUT, PREFERENCE, SERVED, SKILL, Paired
 from streams.orders import EvaluateCandidate
 from streams.reading.learning import examples_to_learn, live_lines
 from streams.reading.rounds import Served, served
@@ -51,12 +36,11 @@ from workers.engines.protocol import EngineSpec
 from workers.evaluator import inside, opencompass
 from workers.evaluator.install import made_of
 from workers.evaluator.installation import Installation
-from workers.evaluator.likelihood import Told, likelier
 from workers.evaluator.opencompass import AT_ONCE, Cost, Endpoint, Exam, Examiner, ExamRow
+from workers.evaluator.pleasing import Answered, Looked, look_through, paired_of, preferred
 from workers.evaluator.questions import Question, as_served, fix, of_exam, of_skill, of_snapshot
 from workers.recall.as_of import memory_as_of
 from workers.register import EXAM_ROOM, Words, WordsGone, register, unregister
-from workers.trainer.step import preferences as training_preferences
 
 NICENESS = 10  # of the engines that are examined
 SECONDS_PER_ITEM = 10.0
@@ -125,10 +109,10 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
         bare = of_snapshot(snapshot, context.keyring) + of_exam(order.domain, order.pin, context)
     _check_apart(snapshot, bare, context.keyring)
     # What learns from pairs alone has no fixes: it is asked what it must keep, and what people prefer.
-    pleases = bool(snapshot.pairs or snapshot.labels)
-    if not (pleases and bare) and not any(question.item.set in (FIXES, EARLIER, SKILL) for question in bare):
+    by_preference = bool(snapshot.pairs or snapshot.labels)
+    if not (by_preference and bare) and not any(question.item.set in (FIXES, EARLIER, SKILL) for question in bare):
         raise Invalid("nothing of the snapshot can be examined: all its people were erased")
-    preferred = {PREFERENCE: _preferred(order, snapshot, context)} if pleases else {}
+    counted = {PREFERENCE: preferred(order, snapshot, context)} if by_preference else {}
     served: dict[int, Question] = {}
     if order.recall.kinds:
         memory = memory_as_of(order.domain, order.round_id, order.pin, order.recall.kinds, context)
@@ -162,17 +146,18 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
     if general:
         after = {q.fingerprint: row.right for q, row in zip(questions, rows, strict=True)}
         paired[GENERAL_FIRST] = paired_of([(at_first[q.fingerprint], after[q.fingerprint]) for q in general])
-    means: dict[str, Means] = {}
-    if pleases:
-        signs, means = _looked_through(order, bare, rows, form, context)
-        paired |= preferred | signs
+    pleases = order.pleases or by_preference
+    looked = Looked()
+    if pleases or order.style:
+        looked = look_through(order, pleases, _answered(order, bare, rows, form, context), context)
     event = CandidateEvaluated(
         domain=order.domain,
         round_id=order.round_id,
         order_id=order.order_id,
         rows=keep(order.domain, order.candidate_model, form_of(kind, context), questions, rows, context),
-        paired=paired,
-        means=means,
+        paired=paired | counted | looked.paired,
+        means=looked.means,
+        absent=looked.absent,
         duration_s=round(time.monotonic() - began, 1),
     )
     context.publish(order, event, "candidate_evaluated")
@@ -194,55 +179,17 @@ def _check_apart(snapshot: Snapshot, questions: Sequence[Question], keys: Keys) 
         )
 
 
-def _preferred(order: EvaluateCandidate, snapshot: Snapshot, context: Context) -> Paired:
-    """Of the questions whose held-out pairs open and are short enough for both models. Raises WordsGone, Cancelled, Unavailable."""
-    found = training_preferences(replace(snapshot, pairs=snapshot.held_out, labels=()), context.keyring)
-    if not found.pairs:
-        return paired_of([])
-    words = Words(context, sorted(found.kids))
-
-    def look() -> None:
-        context.check()
-        words.look()
-
-    models = [context.artifacts.path(model) for model in (order.base_model, order.candidate_model)]
-    return paired_of(by_question([pair.ranking for pair in found.pairs], *likelier(models, found.pairs, look)))
-
-
-def by_question(rankings: Sequence[str | None], before: Told, after: Told) -> list[tuple[bool, bool]]:
-    """One vote per question, for its pairs are not independent of each other: a model is right where it is in more than half of
-    those that both models could be asked. `rankings`: of which question each pair is."""
-    votes: dict[str | None, list[tuple[bool, bool]]] = {}
-    for ranking, one, other in zip(rankings, before, after, strict=True):
-        if one is not None and other is not None:
-            votes.setdefault(ranking, []).append((one, other))
-    return [
-        (2 * sum(one for one, _ in said) > len(said), 2 * sum(other for _, other in said) > len(said))
-        for said in votes.values()
-    ]
-
-
-def _looked_through(
+def _answered(
     order: EvaluateCandidate, bare: Sequence[Question], rows: Sequence[ExamRow], form: str, context: Context
-) -> tuple[dict[str, Paired], dict[str, Means]]:
-    """The counts of each sign that a model learned to please, in what the release in force and the candidate answered to general
-    questions: answers to what was taught change as they should. `rows`: the candidate's, of the `bare` questions first. Raises
+) -> list[Answered]:
+    """What the release in force and the candidate answered to the `bare` questions. `rows`: the candidate's, of these first. Raises
     WordsGone."""
     known = rows_before(order.domain, order.base_model, form, context)
-    asked = [(q, row) for q, row in zip(bare, rows, strict=False) if q.item.set == GENERAL]
     try:
-        before = [open_sealed(known[question.fingerprint].prediction, context.keyring) for question, _ in asked]
+        before = [open_sealed(known[question.fingerprint].prediction, context.keyring) for question in bare]
     except Erased:
         raise WordsGone from None
-    after = [row.prediction for _, row in asked]
-    signs = shown([question.item.question for question, _ in asked], before, after)
-    means = {ANSWER_LENGTH: means_of([len(one) for one in before], [len(one) for one in after])} if asked else {}
-    return {name: paired_of(found) for name, found in signs.items()}, means
-
-
-def means_of(before: Sequence[float], after: Sequence[float]) -> Means:
-    """Of an amount, of each question before and after; there is one at least."""
-    return Means(len(before), fmean(before), fmean(after))
+    return [Answered(q, said, row.prediction) for q, said, row in zip(bare, before, rows, strict=False)]
 
 
 def form_of(engine: str, context: Context) -> str:
@@ -270,7 +217,7 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
     """
     with postgres_trouble(), context.database.connect() as connection:
         live = served(connection, NEAR_S)
-        answered = _answered(connection, live)
+        answered = _exam_answered(connection, live)
     for release in live:
         questions: list[Question] = []
         form = form_of(release.engine, context)
@@ -293,7 +240,7 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
     return False
 
 
-def _answered(connection: Connection, live: Sequence[Served]) -> dict[tuple[str, str, str], int]:
+def _exam_answered(connection: Connection, live: Sequence[Served]) -> dict[tuple[str, str, str], int]:
     """How many questions of its exam each of them has answered, by domain, model and form. Cheap to ask four times a second; what
     was answered twice (an order carried out again) counts twice, and then less is asked ahead."""
     rows = connection.execute(
@@ -458,14 +405,3 @@ def paired_by_set(
         if name in recalled:
             found.setdefault(SERVED[name], []).append(as_served.get(number, results[number]))
     return {name: paired_of(pairs) for name, pairs in sorted(found.items())}
-
-
-def paired_of(pairs: Sequence[tuple[bool, bool]]) -> Paired:
-    """The counts of some questions, each (right before, right after)."""
-    return Paired(
-        n=len(pairs),
-        both=pairs.count((True, True)),
-        only_before=pairs.count((True, False)),
-        only_after=pairs.count((False, True)),
-        neither=pairs.count((False, False)),
-    )

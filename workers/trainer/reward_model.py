@@ -56,22 +56,32 @@ class RewardModel:
         """One number an answer, in their order, corrected for its length. Raises Invalid naming which cannot be scored: without
         words, not asked by anybody, or too long."""
         rows, tokens = list[tuple[int, ...]](), list[int]()
-        for number, (messages, words) in enumerate(asked):
-            system = "\n".join(one["content"] for one in messages if one["role"] == "system")
-            turns = [(one["role"], one["content"]) for one in messages if one["role"] != "system"]
-            if not turns or turns[-1][0] != "user":
-                raise Invalid(f"answer {number}: the last message is not the person's")
-            answer = self._answers.ids(words)
-            of = TrainingLabel(
-                prompt=turns[-1][1], answer="", good=True, system=system or None, history=pairs_of(turns[:-1])
-            )
-            prompt = self._answers.prompt(of, answer)
-            if prompt is None:
-                what = f"above {self.note.row_tokens} tokens with its prompt" if answer else "without words"
-                raise Invalid(f"answer {number} cannot be scored: it is {what}")
+        for number, one in enumerate(asked):
+            try:
+                prompt, answer = self.row(one)
+            except Invalid as error:
+                raise Invalid(f"answer {number} cannot be scored: {error}") from None
             rows.append(prompt + answer)
             tokens.append(len(answer))
         return [self.corrected(score, count) for score, count in zip(self.raw(rows), tokens, strict=True)]
+
+    def row(self, asked: Asked) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The tokens of its prompt, and of the answer. Raises Invalid saying why it cannot be scored."""
+        messages, words = asked
+        system = "\n".join(one["content"] for one in messages if one["role"] == "system")
+        turns = [(one["role"], one["content"]) for one in messages if one["role"] != "system"]
+        if not turns or turns[-1][0] != "user":
+            raise Invalid("the last message is not the person's")
+        answer = self._answers.ids(words)
+        of = TrainingLabel(
+            prompt=turns[-1][1], answer="", good=True, system=system or None, history=pairs_of(turns[:-1])
+        )
+        prompt = self._answers.prompt(of, answer)
+        if prompt is None:
+            raise Invalid(
+                f"it is above {self.note.row_tokens} tokens with its prompt" if answer else "it is without words"
+            )
+        return prompt, answer
 
     def corrected(self, score: float, tokens: int) -> float:
         """A raw score without what is too much of the length of its answer of so many tokens."""
