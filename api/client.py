@@ -571,9 +571,39 @@ class Door:
     def undo_build(self, domain: str, build_id: str) -> Json:
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/builds/{_part(build_id)}/undo", {}))
 
-    def proposals(self, domain: str, state: str = "proposed", build: str | None = None, limit: int = 100) -> Json:
-        """{"data", "erased", "next"}: the first of them."""
-        return _object(self.get(f"/v1/domains/{_part(domain)}/proposals", state=state, build=build, limit=limit))
+    def proposals(
+        self, domain: str, state: str = "proposed", build: str | None = None, limit: int = 100, since: int | None = None
+    ) -> Json:
+        """{"data", "erased", "next"}: the first of them, or those from `since` on."""
+        path = f"/v1/domains/{_part(domain)}/proposals"
+        return _object(self.get(path, state=state, build=build, limit=limit, since=since))
+
+    def examples_table(
+        self,
+        domain: str,
+        wanted: Mapping[str, str | None],
+        limit: int,
+        before: int | None = None,
+        after: str | None = None,
+    ) -> Json:
+        """{"data": rows of examples and proposals, the newest first, "next": where to go on `before`, "searched", "stopped",
+        "counts": of each source and state, on the first page}. `wanted`: state, source, person, brought, text; `after`: as it
+        stands at that position, or later."""
+        path = f"/v1/domains/{_part(domain)}/examples/table"
+        return _object(self.get(path, limit=limit, before=before, after=after, **wanted))
+
+    def example(self, domain: str, example_id: str) -> Json:
+        """The story of an example, or of a proposal."""
+        return _object(self.get(f"/v1/domains/{_part(domain)}/examples/{_part(example_id)}"))
+
+    def decide_examples(self, domain: str, body: Json) -> Json:
+        """`verb` (accept, reject, retire) on `ids`, or on all that a `filter` finds, which are `count`: {"accepted", "rejected",
+        "retired", "known", "decision"}"""
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/examples/decide", body))
+
+    def undo_decision(self, domain: str, decision: str) -> Json:
+        """Take back all of a decision, or of an import."""
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/examples/undo", {"decision": decision}))
 
     def decide(self, domain: str, verdict: str, body: Json) -> Json:
         """`verdict`: accept or reject; of proposals by their ids, or of all of a build that nobody has decided on."""

@@ -1,6 +1,6 @@
 """What a data team brings and takes: exam items, and training examples in the Alpaca shape."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
@@ -51,6 +51,7 @@ from streams.store import postgres_trouble
 MOST_ITEMS = 5000
 PAGE_ITEMS = 1000
 APPENDED_AT_ONCE = 200
+DECISION = "decision-"
 LARGE_BODIES = frozenset({"datasets.add_exam", "datasets.import_examples", "datasets.import_preferences"})
 T = TypeVar("T")
 _ITEMS = uuid5(NAMESPACE_URL, "urn:noria:dataset-item")
@@ -327,14 +328,29 @@ def _rows(services: Services, kept: Kept, ids: Sequence[UUID]) -> dict[UUID, boo
     return {UUID(id_): retired is not None for id_, retired in rows}
 
 
+def decision_of(said: str | None) -> str:
+    """The id of what one person says of many items at once, by which it can be taken back (`api.examples`): as the client calls it,
+    or a new one. Raises ApiError."""
+    if said is None:
+        return f"{DECISION}{uuid4().hex}"
+    if not said.startswith(DECISION):
+        raise ApiError(400, f"decision must begin with {DECISION}", param="decision")
+    return check_conversation(said, "decision")
+
+
 def say_all(
-    services: Services, events: Sequence[tuple[UUID, DomainEvent]], correlation_id: str, import_id: str | None
+    services: Services,
+    events: Sequence[tuple[UUID, DomainEvent]],
+    correlation_id: str,
+    import_id: str | None,
+    causes: Mapping[UUID, UUID] = {},
 ) -> str | None:
-    """`import_id`: what may be retired again, should the log go away in between."""
+    """`import_id`: what may be retired again, should the log go away in between; `causes` as in `say`."""
     positions: list[Position] = []
     for start in range(0, len(events), APPENDED_AT_ONCE):
         try:
-            positions += say(services, events[start : start + APPENDED_AT_ONCE], correlation_id, timeout_s=10)
+            some = events[start : start + APPENDED_AT_ONCE]
+            positions += say(services, some, correlation_id, causes=causes, timeout_s=10)
         except Unavailable:
             if not positions:
                 raise
@@ -371,17 +387,20 @@ def retire_items(services: Services, domain: str, kept: Kept, said: Taken) -> di
     if not asked:
         raise ApiError(404, "nothing of that import is in the domain", param="import", code="import_not_found")
     reason = said.reason or ("retired by hand" if said.items else "its import was taken back")
-    by = caller().person
-    events = [
-        (uuid5(_ITEMS, f"retire {domain} {id_}"), kept.retired(domain=domain, reason=reason, by=by, **{kept.id: id_}))
-        for id_, retired in known.items()
-        if not retired
-    ]
+    events = [retirement(kept, domain, id_, reason) for id_, retired in known.items() if not retired]
+    decision = decision_of(None)
     return {
         "retired": len(events),
         "known": len(known) - len(events),
-        "position": say_all(services, events, said.import_id or domain, None),
+        "decision": decision,
+        "position": say_all(services, events, decision, None),
     }
+
+
+def retirement(kept: Kept, domain: str, id_: str, reason: str) -> tuple[UUID, DomainEvent]:
+    """Said twice, it is one event."""
+    retired = kept.retired(domain=domain, reason=reason, by=caller().person, **{kept.id: id_})
+    return uuid5(_ITEMS, f"retire {domain} {id_}"), retired
 
 
 def _imported(services: Services, domain: str, kept: Kept, import_id: str) -> list[str]:

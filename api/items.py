@@ -29,6 +29,14 @@ class ItemFault(Invalid):
         self.too_large = too_large
 
 
+class LeftOut(Exception):
+    """An item that is right, and that says of itself that it is not to be learned: the `reason` is no fault of its file."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Question(Struct, frozen=True, kw_only=True):
     """An exam question. `keys`: what an answer must hold to be right (none: the answer itself)."""
 
@@ -125,7 +133,8 @@ class Said(Struct, frozen=True):
 
 
 class _Preference(Struct, frozen=True, kw_only=True):
-    """The columns of trl's preference and unpaired sets, and of LLaMA-Factory's ranking and KTO files in Alpaca's fields."""
+    """The columns of trl's preference and unpaired sets, and of LLaMA-Factory's ranking and KTO files in Alpaca's fields; or of
+    answers that are `ranked`, the best first."""
 
     prompt: list[Said] | str | None = None
     chosen: list[Said] | str | None = None
@@ -136,6 +145,7 @@ class _Preference(Struct, frozen=True, kw_only=True):
     input: str = ""
     output: str | None = None
     kto_tag: bool | None = None
+    ranked: list[str] | None = None
     system: str = ""
     history: tuple[tuple[str, str], ...] = ()
 
@@ -169,7 +179,11 @@ def read_preference(raw: Any) -> Read[Preference]:
         raise ItemFault("its last message must be the person's", "prompt")
     _require(messages[-1].content, "prompt")
     good = item.label if item.label is not None else item.kto_tag
-    if good is None:
+    if item.ranked is not None:
+        answers = {f"ranked[{place}]": _answer(words, f"ranked[{place}]") for place, words in enumerate(item.ranked)}
+        if len({same_text(words) for words in answers.values()}) < max(2, len(answers)):
+            raise ItemFault("it must be two or more answers, and no two the same", "ranked")
+    elif good is None:
         answers = {"chosen": _answer(item.chosen, "chosen"), "rejected": _answer(item.rejected, "rejected")}
         if same_text(answers["chosen"]) == same_text(answers["rejected"]):
             raise ItemFault("it is the same as chosen", "rejected")

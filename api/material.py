@@ -18,6 +18,7 @@ from api.datasets import (
     Taken,
     add_items,
     body_items,
+    decision_of,
     identified,
     import_id_of,
     opened,
@@ -67,11 +68,13 @@ class _Wanted(Struct, forbid_unknown_fields=True):
 
 
 class _Decided(Struct, forbid_unknown_fields=True):
-    """Proposals by their ids, or all of a build that nobody has decided on."""
+    """Proposals by their ids, or all of a build that nobody has decided on. `decision`: as the client calls it, so that one may
+    take several requests; a new one if left out."""
 
     proposals: list[str] = field(default_factory=list)
     build: str | None = None
     reason: str = ""
+    decision: str | None = None
 
 
 class _Accepted(_Decided, forbid_unknown_fields=True):
@@ -152,7 +155,7 @@ def blueprint(services: Services) -> Blueprint:
         if build["outcome"] == "under_way":
             raise ApiError(409, "the build is under way: undo it when it has ended", code="build_under_way")
         rows = _of_build(services, domain, build_id, STATES[:3])
-        return reply(_reject(services, domain, rows, "its build was undone"))
+        return reply(_reject(services, domain, rows, "its build was undone", decision_of(None)))
 
     @views.get("/v1/domains/<domain>/proposals")
     @needs("data")
@@ -166,7 +169,7 @@ def blueprint(services: Services) -> Blueprint:
         said = typed(read_object(), _Accepted)
         edited = _edited(said)
         living_domain(services, domain)
-        return reply(_accept(services, domain, _decided_on(services, domain, said), edited))
+        return reply(_accept(services, domain, _decided_on(services, domain, said), edited, decision_of(said.decision)))
 
     @views.post("/v1/domains/<domain>/proposals/reject")
     @needs("data")
@@ -176,7 +179,7 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(400, "reason must be at most 200 characters", param="reason")
         living_domain(services, domain)
         rows = _decided_on(services, domain, said)
-        return reply(_reject(services, domain, rows, said.reason or "rejected by hand"))
+        return reply(_reject(services, domain, rows, said.reason or "rejected by hand", decision_of(said.decision)))
 
     return views
 
@@ -335,8 +338,24 @@ def _of_build(services: Services, domain: str, build_id: str, states: Sequence[s
         return list(connection.execute(asked.order_by(table.c.proposed_offset)))
 
 
-def _accept(services: Services, domain: str, rows: list[Row[Any]], edited: Example | None) -> dict[str, Any]:
-    """What is accepted as it is stays the domain's; what a person edited is sealed as theirs, and goes with them."""
+def _accept(
+    services: Services, domain: str, rows: list[Row[Any]], edited: Example | None, decision: str
+) -> dict[str, Any]:
+    events = acceptances(services, domain, rows, edited)
+    return {
+        "accepted": len(events),
+        "known": len(rows) - len(events),
+        "examples": [id_.hex for id_, _ in events],
+        "decision": decision,
+        "position": say_all(services, events, decision, None),
+    }
+
+
+def acceptances(
+    services: Services, domain: str, rows: Sequence[Row[Any]], edited: Example | None = None
+) -> list[tuple[UUID, DomainEvent]]:
+    """What makes examples of those of the proposals that are not accepted. What is accepted as it is stays the domain's; what a
+    person edited is sealed as theirs, and goes with them. Raises ApiError 410."""
     who, at = caller(), datetime.now(UTC)
     with postgres_trouble():
         key = services.keyring.key_for(person_subject(who.person) if edited else domain_subject(domain))
@@ -362,33 +381,35 @@ def _accept(services: Services, domain: str, rows: list[Row[Any]], edited: Examp
             service=None if who.person == who.speaks_as else who.key_id,
         )
         events.append((id_, event))
+    return events
+
+
+def _reject(services: Services, domain: str, rows: list[Row[Any]], reason: str, decision: str) -> dict[str, Any]:
+    events = rejections(domain, rows, reason)
+    retired = sum(isinstance(event, ExampleRetired) for _, event in events)
     return {
-        "accepted": len(events),
-        "known": len(rows) - len(events),
-        "examples": [id_.hex for id_ in ids],
-        "position": say_all(services, events, domain, None),
+        "rejected": len(events) - retired,
+        "retired": retired,
+        "known": len(rows) - (len(events) - retired),
+        "decision": decision,
+        "position": say_all(services, events, decision, None),
     }
 
 
-def _reject(services: Services, domain: str, rows: list[Row[Any]], reason: str) -> dict[str, Any]:
-    """What became an example is retired with it: a release that learned it does not unlearn it."""
-    by, events, retired = caller().person, list[tuple[UUID, DomainEvent]](), 0
+def rejections(domain: str, rows: Sequence[Row[Any]], reason: str) -> list[tuple[UUID, DomainEvent]]:
+    """Of those of the proposals that are not rejected. What became an example is retired with it: a release that learned it does
+    not unlearn it."""
+    by, events = caller().person, list[tuple[UUID, DomainEvent]]()
     for row in rows:
         if row.state == "rejected":
             continue
         if row.state != "proposed":
-            retired += 1
             example = ExampleRetired(domain=domain, example_id=row.example_id, reason=reason, by=by)
             events.append((uuid5(UUID(row.example_id), "retired with its proposal"), example))
         # It may have been accepted since it was rejected last.
         id_ = uuid5(UUID(row.proposal_id), f"rejected after {row.decided_offset}")
         events.append((id_, ExampleRejected(domain=domain, proposal_id=row.proposal_id, reason=reason, by=by)))
-    return {
-        "rejected": len(events) - retired,
-        "retired": retired,
-        "known": len(rows) - (len(events) - retired),
-        "position": say_all(services, events, domain, None),
-    }
+    return events
 
 
 def _caught_up(services: Services) -> None:

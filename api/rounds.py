@@ -129,6 +129,7 @@ def blueprint(services: Services) -> Blueprint:
             base_model=began.base_model,
             reward_model=found["reward_model"],
             selection=began.policy.selection,
+            mask=began.policy.mask,
         )
         return _say(services, event, round_id)
 

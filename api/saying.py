@@ -1,6 +1,6 @@
 """What a request says on the log: its events, all of one moment, in the name of the key that asked, recorded together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -21,17 +21,26 @@ def say(
     *,
     who: Caller | None = None,
     causation_id: UUID | None = None,
+    causes: Mapping[UUID, UUID] = {},
     at: datetime | None = None,
     timeout_s: float = APPEND_TIMEOUT_S,
     patience_s: float | None = None,
 ) -> list[Position]:
     """Append events under their ids, in order; where each stands. `who`: whose request it is, where it is not under way any more;
-    `at`: when it came, where that is known already.
+    `at`: when it came, where that is known already. `causes`: by its id, what an event follows from, where that is not the same
+    for all.
     `patience_s`: for how long it is tried again and again. Raises Unavailable, LostHistory; Invalid for an event that is too large.
     """
     source, at = source_of(caller() if who is None else who), at or datetime.now(UTC)
     envelopes = [
-        envelope_for(event, id=id_, source=source, time=at, correlation_id=correlation_id, causation_id=causation_id)
+        envelope_for(
+            event,
+            id=id_,
+            source=source,
+            time=at,
+            correlation_id=correlation_id,
+            causation_id=causes.get(id_, causation_id),
+        )
         for id_, event in events
     ]
     try:

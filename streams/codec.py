@@ -62,6 +62,11 @@ def _each_for_one(data: Data) -> Data:
     return data | {"policy": policy | {"thresholds": thresholds}}
 
 
+def _unmasked(data: Data) -> Data:
+    """A policy of a time when nothing was masked goes on to mean that."""
+    return data | {"policy": {"mask": []} | data["policy"]}
+
+
 def _in_codes(data: Data) -> Data:
     """Why a round began was once said in a sentence."""
     data = dict(data)
@@ -103,7 +108,7 @@ VERSIONS: dict[str, int] = {
     "round_asked": 6,
     "round_requested": 11,
     "select_snapshot": 8,
-    "snapshot_selected": 5,
+    "snapshot_selected": 6,
     "swap_release": 2,
     "train_candidate": 6,
 }
@@ -141,7 +146,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 6): (),  # within the policy: `from_base_every`, `recipe.stop_after`
     ("policy_set", 7): (),  # within the policy: `dpo` and `kto`
     ("policy_set", 8): (),  # within the policy: `gate.least_pairs`, `sft_dpo` and `ppo`, `teacher`
-    ("policy_set", 9): (),  # within the policy: `selection`, `style`
+    ("policy_set", 9): (),  # within the policy: `mask`, `selection`, `style`
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
@@ -151,13 +156,13 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("rebuild_asked", 3): ("from_base",),
     ("rebuild_asked", 4): ("base_model",),
     ("rebuild_asked", 5): ("reward_model",),
-    ("rebuild_asked", 6): ("selection",),
+    ("rebuild_asked", 6): ("mask", "selection"),
     ("rebuild_candidate", 1): (),
     ("rebuild_candidate", 2): ("recall", "opening", "engine"),
     ("rebuild_candidate", 3): (),  # within the recipe: `stop_after`
     ("rebuild_candidate", 4): (),
     ("rebuild_candidate", 5): ("reward_model",),
-    ("rebuild_candidate", 6): ("selection",),
+    ("rebuild_candidate", 6): ("mask", "selection"),
     ("reply_drafted", 1): ("recall", "recalled"),
     ("round_asked", 1): ("opening",),
     ("round_asked", 2): ("recipe",),
@@ -180,11 +185,12 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("select_snapshot", 4): (),
     ("select_snapshot", 5): (),
     ("select_snapshot", 6): (),
-    ("select_snapshot", 7): ("selection",),
+    ("select_snapshot", 7): ("mask", "selection"),
     ("snapshot_selected", 1): ("named",),
     ("snapshot_selected", 2): ("pairs", "held", "read"),
     ("snapshot_selected", 3): ("labels",),
     ("snapshot_selected", 4): ("pairs_held_out", "said_by"),
+    ("snapshot_selected", 5): ("masked",),
     ("swap_release", 1): ("needs",),
     ("train_candidate", 1): (),
     ("train_candidate", 2): ("engine",),
@@ -200,11 +206,13 @@ RENAMED = {"round_failed": "order_failed"}
 LIFTS: dict[tuple[str, int], Callable[[Data], Data]] = dict.fromkeys(ADDED, lambda data: data) | {
     ("policy_set", 3): _each_for_one,
     ("policy_set", 5): _policy_with_method,
+    ("policy_set", 9): _unmasked,
     ("rebuild_asked", 2): _recipe_with_method,
     ("rebuild_candidate", 2): _recipe_with_method,
     ("round_requested", 3): _each_for_one,
     ("round_requested", 4): _in_codes,
     ("round_requested", 6): _policy_with_method,
+    ("round_requested", 10): _unmasked,
     ("select_snapshot", 3): _recipe_with_method,
     ("train_candidate", 2): _recipe_with_method,
 }

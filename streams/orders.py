@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from streams.endpoints import Teacher
 from streams.envelope import Number, Offset
+from streams.personal import PersonalKind
 from streams.recalled import Recall
 from streams.recipes import Needs, Recipe
 from streams.selection import USUAL, Selection
@@ -16,7 +17,8 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
     """Choose the training set from the examples that stood on the domain's partition before `pin`, of those that `base_model`
     can be trained on by `recipe` (orders of version 1 name neither: none is too long for them). `recall`: what would be recalled
     for them, as the policy has it. `opening`: none are chosen; the round teaches to use what is recalled, and nothing else.
-    `selection`: by which steps (orders of versions before 8 name none, and mean what all rounds did)."""
+    `selection`: by which steps (orders of versions before 8 name none, and mean what all rounds did). `mask`: the kinds of personal
+    data that are masked where its words are opened."""
 
     order_id: UUID
     domain: str
@@ -27,6 +29,7 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
     recall: Recall = Recall()
     opening: bool = False
     selection: Selection = USUAL
+    mask: tuple[PersonalKind, ...] = ()
 
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):
@@ -48,8 +51,8 @@ class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", t
 
 class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate", tag_field="kind"):
     """Train once more as that round did, and keep what comes of it if it is the `model` and `adapter` that it was. A `snapshot`
-    that is lost is selected again, from what stood before `pin`, with `recall`, `opening` and `selection` as that round had them
-    (orders of versions 1 and 2 name none of them, of versions to 6 no selection)."""
+    that is lost is selected again, from what stood before `pin`, with `recall`, `opening`, `selection` and `mask` as that round had
+    them (orders of versions 1 and 2 name none of them, of versions to 6 neither selection nor mask)."""
 
     order_id: UUID
     domain: str
@@ -67,6 +70,7 @@ class RebuildCandidate(Struct, frozen=True, kw_only=True, tag="rebuild_candidate
     engine: str = "llamacpp"
     reward_model: str | None = None
     selection: Selection = USUAL
+    mask: tuple[PersonalKind, ...] = ()
 
 
 class EvaluateCandidate(Struct, frozen=True, kw_only=True, tag="evaluate_candidate", tag_field="kind"):

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from streams.endpoints import Teacher
 from streams.errors import Invalid, InvalidField
 from streams.gate import GateMargins
+from streams.personal import KINDS, PersonalKind
 from streams.reasons import Reason, reason
 from streams.recalled import Recall
 from streams.recipes import BroughtRecipe, LoraRecipe, Recipe, RewardRecipe
@@ -85,7 +86,8 @@ class Policy(Struct, frozen=True):
     `from_base_every`: every round whose number it divides starts from the domain's base and learns all that counts anew, so that
     what rounds lose does not add up; None: each starts from the release in force. `teacher`: who words training material for the
     builders that need one. `selection`: by which steps a round's training set is chosen. `style`: the domain's guide, how its
-    answers are to be worded."""
+    answers are to be worded. `mask`: the kinds of personal data that are masked in what is learned and examined; a policy of a time
+    before there were any names none."""
 
     thresholds: Thresholds = field(default_factory=Thresholds)
     schedule: Schedule | None = None
@@ -100,6 +102,7 @@ class Policy(Struct, frozen=True):
     teacher: Teacher | None = None
     selection: Selection = USUAL
     style: tuple[StyleRule, ...] = ()
+    mask: tuple[PersonalKind, ...] = KINDS
 
 
 class Gathered(Struct, frozen=True):

@@ -184,6 +184,7 @@ def _rebuild(event: releases.RebuildAsked, state: Domain, rebuild: Rebuild) -> R
         engine=state.engine,
         reward_model=event.reward_model,
         selection=event.selection,
+        mask=event.mask,
     )
 
 
@@ -239,6 +240,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     recall=round_.policy.recall,
                     opening=round_.opening,
                     selection=round_.policy.selection,
+                    mask=round_.policy.mask,
                 ),
             )
         case "train":

@@ -1,7 +1,7 @@
 """A snapshot: the training set of one round, immutable and addressed by its digest. People's words in it stay sealed."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -10,6 +10,7 @@ from msgspec import Struct
 from streams.artifacts import Artifacts
 from streams.errors import Erased, Invalid
 from streams.history import Part, Whole, open_whole
+from streams.personal import PersonalKind, masked
 from streams.rankings import Held
 from streams.recalled import Memory, MemoryKind
 from streams.remembered import of_correction, of_passage, title_of
@@ -108,7 +109,8 @@ class Snapshot(Struct, frozen=True):
     (`streams.reading.preferences.Cut`), and what is `held` back of it; `labels`: which answers they find good, where it learns from
     these. `held_out`: pairs of other questions, by which the candidate is examined, and of which nothing is ever learned
     (`streams.rankings.is_held_out`).
-    `selection`: by which steps it was chosen, and with which `libraries` (name -> version), where these measured anything."""
+    `selection`: by which steps it was chosen, and with which `libraries` (name -> version), where these measured anything. `mask`:
+    the kinds of personal data that are masked wherever its words are opened."""
 
     format: int
     domain: str
@@ -126,6 +128,7 @@ class Snapshot(Struct, frozen=True):
     held_out: tuple[SnapshotPair, ...] = ()
     selection: Selection = USUAL
     libraries: Mapping[str, str] = {}
+    mask: tuple[PersonalKind, ...] = ()
 
     @property
     def dropped(self) -> list[Line]:
@@ -196,6 +199,17 @@ class Opened(Struct, frozen=True):
     @property
     def context(self) -> str:
         return "\n".join([self.system or "", *(turn for pair in self.history for turn in pair)])
+
+
+def masked_prompt(prompt: Opened, mask: Collection[str]) -> Opened:
+    """Its personal data of these kinds masked."""
+    if not mask:
+        return prompt
+    return Opened(
+        masked(prompt.question, mask)[0],
+        None if prompt.system is None else masked(prompt.system, mask)[0],
+        tuple((masked(asked, mask)[0], masked(answered, mask)[0]) for asked, answered in prompt.history),
+    )
 
 
 def save(snapshot: Snapshot, artifacts: Artifacts) -> str:

@@ -140,10 +140,11 @@ class Buffer:
                 self._counts[table, tuple(key_row.items())] += 1
             case Retire(table, named):
                 where = self._named(table, named)
+                retired = {"retired_offset": write.offset, "retired_reason": write.reason, **write.more}
+                sets = ", ".join(f'"{name}" = %s' for name in retired)
                 self._cursor.execute(
-                    f"UPDATE {self._schema}.{table} SET retired_offset = %s, retired_reason = %s"
-                    f" WHERE {where} AND retired_offset IS NULL",
-                    (write.offset, write.reason, *named.values()),
+                    f"UPDATE {self._schema}.{table} SET {sets} WHERE {where} AND retired_offset IS NULL",
+                    (*retired.values(), *named.values()),
                 )
             case Delete(table, named):
                 where, values = self._named(table, named), tuple(named.values())

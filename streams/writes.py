@@ -24,12 +24,13 @@ class Update(Struct, frozen=True):
 
 
 class Retire(Struct, frozen=True):
-    """Every row that `where` names (one or many) is retired, unless it already was."""
+    """Every row that `where` names (one or many) is retired, unless it already was. `more`: further columns of it that say how."""
 
     table: str
     where: Row
     offset: int
     reason: str
+    more: Row = {}
 
 
 class Count(Struct, frozen=True):

@@ -5,6 +5,7 @@ What the real door answers is tested elsewhere; here its shapes are kept, its re
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -83,6 +84,8 @@ class FakeDoor:
         self.exam: list[Json] = []
         self.refuse_after: int | None = None  # so many questions are taken, and then the log is away
         self.examples: list[Json] = []
+        self.room: list[Json] = []  # rows of the data room, the newest first, each with its story
+        self.decisions: list[Json] = []  # with what each row was before
         self.preferences: list[Json] = []
         self.memories: dict[str, list[Json]] = {}  # by question: what is recalled for it at any score, with their words
         self.calibrated = 0.5  # what is good enough, where neither the question nor the policy says so
@@ -155,6 +158,23 @@ def remembered_things() -> list[Json]:
             "state": "erased",
         },
     ]
+
+
+def new_example(number: int, question: str, answer: str, state: str = "proposed", source: str = "self-kg") -> Json:
+    """A row of the data room, and its story."""
+    person = None if state == "proposed" else "ana"
+    row = {"id": f"{number:032x}", "state": state, "source": source, "person": person, "edited": False, "reason": None}
+    came = {"source": source, "kind": "fact", "build_id": "b-1", "asked_by": "curator", "teacher": None}
+    triple = {"subject": "the ferry", "predicate": "home port", "object": "Skagen"}
+    happened = [{"at": ago(3600), "what": "example_proposed", "by": None, "position": "noria.domains-1@7", "in": None}]
+    learned = [{"number": 2, "step": "released", "release": 3, "answers": True, "snapshot": "sha256:" + "5e" * 32}]
+    story = {
+        "messages": [{"role": "user", "content": question}],
+        "came_from": came | {"made_of": [{"kind": "triple", "id": "t-1", "triple": triple, "retired": None}]},
+        "happened": happened,
+        "learned": learned if state == "accepted" else [],
+    }
+    return row | {"question": question, "answer": answer, "story": story}
 
 
 def new_document(title: str, passages: int) -> Json:
@@ -586,6 +606,62 @@ def application(door: FakeDoor) -> Flask:
     def export_examples(domain: str) -> Response:
         origin = {"example_id": "e", "kind": "annotation"} if request.args.get("origin") == "true" else {}
         return said(page_of([one | origin for one in door.examples]))
+
+    @app.get("/v1/domains/<domain>/examples/table")
+    def room(domain: str) -> Response:
+        wanted = {name: request.args[name] for name in ("state", "source", "person") if request.args.get(name)}
+        plain = [row for row in door.room if all(row[name] == value for name, value in wanted.items())]
+        sought = request.args.get("text", "").casefold()
+        found = [row for row in plain if sought in f"{row['question']} {row['answer']}".casefold()]
+        size, first = int(request.args["limit"]), int(request.args.get("before", 0))
+        counts = Counter((row["source"], row["state"]) for row in plain)
+        return said(
+            {
+                "data": [{k: v for k, v in row.items() if k != "story"} for row in found[first : first + size]],
+                "next": first + size if len(found) > first + size else None,
+                "searched": len(plain),
+                "stopped": False,
+                "counts": [{"source": source, "state": state, "n": n} for (source, state), n in sorted(counts.items())],
+            }
+        )
+
+    @app.get("/v1/domains/<domain>/examples/<example_id>")
+    def story(domain: str, example_id: str) -> Response:
+        row = next(row for row in door.room if row["id"] == example_id)
+        return said(
+            row["story"] | {"id": example_id, "state": row["state"], "answer": row["answer"], "edited": row["edited"]}
+        )
+
+    @app.post("/v1/domains/<domain>/examples/decide")
+    def decide_examples(domain: str) -> Response:
+        body = request.get_json()
+        wanted = body.get("filter") or {}
+        rows = [
+            row
+            for row in door.room
+            if (row["id"] in body["ids"] if body.get("ids") else all(row[k] == v for k, v in wanted.items()))
+        ]
+        state = {"accept": "accepted", "reject": "rejected", "retire": "retired"}[body["verb"]]
+        door.decisions.append(body | {"before": {row["id"]: row["state"] for row in rows}})
+        for row in rows:
+            row["state"] = state
+        decision = f"decision-{len(door.decisions)}"
+        return said(
+            {
+                state: len(rows),
+                "decision": decision,
+                "position": door.record("example_accepted", "domains", {"domain": domain}),
+            }
+        )
+
+    @app.post("/v1/domains/<domain>/examples/undo")
+    def undo_decision(domain: str) -> Response:
+        number = int(request.get_json()["decision"].rpartition("-")[2])
+        before = door.decisions[number - 1]["before"]
+        for row in door.room:
+            row["state"] = before.get(row["id"], row["state"])
+        position = door.record("proposal_reopened", "domains", {"domain": domain})
+        return said({"reopened": len(before), "decision": "decision-u", "position": position})
 
     @app.post("/v1/domains/<domain>/preferences")
     def import_preferences(domain: str) -> Response:

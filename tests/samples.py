@@ -39,6 +39,7 @@ from streams.facts.material import (
     ExampleProposed,
     ExampleRejected,
     MaterialBuilt,
+    ProposalReopened,
     SeedAdded,
     SeedRetired,
     Source,
@@ -268,6 +269,7 @@ EVENTS: tuple[Event, ...] = (
         labels=5,
         pairs_held_out=2,
         held={"both sides are the same": 1},
+        masked={"phone": 1},
         read={"0": 7, "2": 19},
         said_by={"ana": 3, "ben": 6},
     ),
@@ -355,6 +357,7 @@ EVENTS: tuple[Event, ...] = (
         opening=True,
         reward_model="sha256:" + "7c" * 32,
         selection=SELECTION,
+        mask=("phone", "plate"),
     ),
     CandidateRebuilt(
         **_ASKED,
@@ -396,6 +399,7 @@ EVENTS: tuple[Event, ...] = (
         proposal=sealed(),
     ),
     ExampleRejected(domain=DOMAIN, proposal_id="proposal-1", reason="wrong", by="ops"),
+    ProposalReopened(domain=DOMAIN, proposal_id="proposal-1", by="ops"),
     MaterialBuilt(
         domain=DOMAIN,
         order_id=id_of("build"),
@@ -479,6 +483,7 @@ ORDERS: tuple[Order, ...] = (
         recall=Recall(of="corrections"),
         opening=True,
         selection=SELECTION,
+        mask=("e-mail",),
     ),
     orders.TrainCandidate(
         order_id=id_of("train"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from api.cli.bringing import FILE, check, retire_command, tell_import
 from api.cli.context import (
     REFUSED,
     domain_option,
@@ -18,11 +19,12 @@ from api.cli.context import (
     the_domain,
     the_door,
 )
-from api.cli.data import FILE, Import, check, examples_group, good, retire_command, tell_import
+from api.cli.examples import examples_group
 from api.cli.triple_files import read_triples
 from api.client import Json
-from api.formats.checking import Checked, brought
+from api.formats.checking import Checked, brought, good
 from api.items import read_syllogism
+from api.sending import Import
 from streams.builders import BUILDERS
 from streams.errors import Invalid
 

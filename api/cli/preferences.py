@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 
+from api.cli.bringing import PATH, check, retire_command, tell_import
 from api.cli.context import domain_option, json_option, print_json, the_domain, the_door
-from api.cli.data import PATH, Import, check, good, retire_command, tell_import
 from api.client import Json
-from api.formats.checking import brought
+from api.formats import label_studio
+from api.formats.checking import brought, good
 from api.formats.writing import write_for_oneself
-from api.items import Preference, read_preference
+from api.items import Preference, Read, read_preference
 from api.preference_files import llamafactory_folder, trl_preferences, trl_unpaired
+from api.sending import Import
 
 
 @click.group("preferences", short_help="What people prefer: pairs, and what is held back.")
@@ -96,7 +99,8 @@ def export(out: Path, unpaired: bool, llamafactory: bool, person_share: float | 
 @json_option
 def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -> None:
     """Import pairs, or answers with whether they are good: rows of trl's preference and unpaired sets, or of LLaMA-Factory's
-    ranking and KTO files, or a folder of its. Importing the same again changes nothing.
+    ranking and KTO files, or a folder of its; or tasks of Label Studio in which answers were compared or ranked. Importing the same
+    again changes nothing.
 
     Every item is checked first; one that is wrong is named, and nothing is sent. What was imported can be taken back by the id
     that is printed.
@@ -104,7 +108,7 @@ def import_(file: Path, person: str | None, domain: str | None, as_json: bool) -
     \b
     Example: noria preferences import pairs.jsonl --person team-a --domain road-traffic
     """
-    found = brought(file, read_preference)
+    found = brought(file, _read)
     checked = check(found)
     with the_door() as door:
         name = the_domain(door, domain)
@@ -120,7 +124,12 @@ def _row(item: Preference) -> Json:
     prompt = msgspec.to_builtins(item.messages)
     if item.good is not None:
         return {"prompt": prompt, "completion": item.answers[0], "label": item.good}
-    return {"prompt": prompt, "chosen": item.answers[0], "rejected": item.answers[1]}
+    return {"prompt": prompt, "ranked": list(item.answers)}
+
+
+def _read(raw: Any) -> Read[Preference]:
+    """A row of any of these files. Raises ItemFault, LeftOut."""
+    return read_preference(label_studio.preference(raw) if label_studio.holds_preference(raw) else raw)
 
 
 preferences_group.add_command(

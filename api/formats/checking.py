@@ -10,14 +10,15 @@ from msgspec.structs import replace
 
 from api.formats.shapes import columns_of, named, reader, renamed, shape_of
 from api.formats.sources import Source, sources
-from api.items import Example, ItemFault, Read
+from api.items import Example, ItemFault, LeftOut, Read
 from streams.errors import Invalid
 
 T = TypeVar("T")
 
 
 class Taken(Struct, Generic[T], frozen=True):
-    """One item. `fault`: what is wrong with it; `left_out`: the step of cleaning that left it out; `mended`: what was mended."""
+    """One item. `fault`: what is wrong with it; `left_out`: the step of cleaning that left it out, or what it says of itself;
+    `mended`: what was mended."""
 
     place: str
     item: T | None = None
@@ -101,6 +102,8 @@ def _brought(path: Path, read: Sequence[tuple[Source, str, Callable[[Any], Read[
                 except ItemFault as error:
                     where = "" if not error.field or error.message.startswith(error.field) else f"{error.field}: "
                     yield Taken(place, fault=f"{where}{error.message}")
+                except LeftOut as error:
+                    yield Taken(place, left_out=error.reason)
                 else:
                     yield Taken(place, found.item, found.set_aside)
 
@@ -129,3 +132,12 @@ def _cleaned(taken: Taken[Example], languages: Collection[str]) -> Taken[Example
         output=output,
     )
     return replace(taken, item=mended, mended=found.mended)
+
+
+def good(found: Brought[T], skip_faulty: bool = False) -> Iterator[tuple[str, T]]:
+    """The items of a file that was checked, each with the words for its place."""
+    for taken in found.items():
+        if taken.item is not None:
+            yield taken.place, taken.item
+        elif taken.fault and not skip_faulty:
+            raise Invalid(f"{found.name} {taken.place}: {taken.fault}; the file was changed while it was read")

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from api.formats import alpaca, openai, sharegpt
+from api.formats import alpaca, label_studio, openai, sharegpt
 from api.formats.sources import Row, Source
 from api.items import Example, ItemFault, Read, read_example
 from streams.errors import Invalid
@@ -23,7 +23,9 @@ class Shape(Struct, frozen=True):
     read: Callable[[dict[str, Any]], dict[str, Any]]
 
 
-SHAPES = tuple(Shape(room.NAME, room.COLUMNS, room.holds, room.read) for room in (sharegpt, openai, alpaca))
+SHAPES = tuple(
+    Shape(room.NAME, room.COLUMNS, room.holds, room.read) for room in (label_studio, sharegpt, openai, alpaca)
+)
 NAMES = tuple(shape.name for shape in SHAPES)
 _ALPACA = SHAPES[-1]
 

@@ -22,6 +22,7 @@ from msgspec import Struct
 from api.formats import alpaca, openai, sharegpt
 from api.items import Example
 from streams.errors import Invalid
+from streams.personal import masked
 
 Json = dict[str, Any]
 UNSTATED = "unstated"
@@ -182,8 +183,6 @@ def write_for_oneself(out: Path, body: bytes) -> None:
 
 def card_of(given: Sequence[Json], format: str, card: Card, name: str, body: bytes | None) -> str:
     """The data card as Markdown, with the head that model hubs read. `body`: the file's, unless it is a folder."""
-    from streams.cleaning import masked  # what repairs Unicode takes a while to load
-
     form = FORMS[format]
     kinds = Counter(one["kind"] for one in given)
     personal: Counter[str] = Counter()
@@ -204,10 +203,7 @@ def card_of(given: Sequence[Json], format: str, card: Card, name: str, body: byt
         "examples": str(len(given)),
         **{f"of kind {kind}": str(number) for kind, number in sorted(kinds.items())},
         "left out": f"{card.retired} retired, {card.erased} erased",
-        "personal data found by rule": ", ".join(
-            f"{kind.partition(' ')[2]} ({n})" for kind, n in sorted(personal.items())
-        )
-        or "none",
+        "personal data found by rule": ", ".join(f"{kind} ({n})" for kind, n in sorted(personal.items())) or "none",
     }
     if body is not None:
         facts["SHA-256 of the file"] = hashlib.sha256(body).hexdigest()

@@ -33,6 +33,7 @@ OPEN = frozenset({"/healthz", "/favicon.ico", "/login"})
 # is not there: the page has no use for it.
 SERVED = frozenset({"/", "/config", "/theme.css"})
 SERVED_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
+DROPPED = "/dropped"  # where a data team's file is laid down for a while (`api.ui.dropped`)
 QUEUE = frozenset({"/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/cancel"})
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 RECHECK_S = 3.0  # how long a visitor is believed to hold a key without the door being asked
@@ -187,6 +188,11 @@ class Entry:
         if path == "/logout":
             return await self._logout(scope, method, visitor)
         below = path.startswith(SERVED_BELOW) and ".." not in path
+        if path == DROPPED and method == "POST":
+            if not visitor.sees_the_loop:
+                return JSONResponse({"error": "your key may not do that"}, 403)
+            scope[VISITOR] = visitor
+            return self._app
         if path not in SERVED and path not in QUEUE and not below:
             return JSONResponse({"error": "no such path"}, 404)
         said = await _body(receive) if path in QUEUE and method == "POST" else None

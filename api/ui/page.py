@@ -1,4 +1,4 @@
-"""The page: three tabs, chat, the loop and documents, over the door. Everything that a person says lives in their session's memory
+"""The page: four tabs, chat, the loop, documents and examples, over the door. Everything that a person says lives in their session's memory
 only."""
 
 import secrets
@@ -12,10 +12,25 @@ from msgspec import Struct, field
 from api.client import BROKE_OFF, BUSY, Answer, Door, Json, NotNow, Piece, Refused
 from api.ui.board import clock, draw_board, draw_mine
 from api.ui.documents import LISTED, Reading, draw_passages, draw_shelf, open_document, read_on
+from api.ui.dropped import Dropped
 from api.ui.entry import VISITOR, Visitor
+from api.ui.examples import (
+    Room,
+    bring,
+    check_bringable,
+    decide,
+    draw_file,
+    draw_rows,
+    draw_sieve,
+    draw_story,
+    enter,
+    look_on,
+    look_through,
+    undo,
+)
 from api.ui.icons import WHEEL
 from api.ui.markup import safe
-from api.ui.style import BOARD_SCRIPT, FONTS, HEAD_SCRIPT, LIVE_SCRIPT, MONO, SHELF_SCRIPT, THREAD_SCRIPT
+from api.ui.style import BOARD_SCRIPT, FONTS, HEAD_SCRIPT, LIVE_SCRIPT, MONO, ROOM_SCRIPT, SHELF_SCRIPT, THREAD_SCRIPT
 from api.ui.thread import Thread, Turn, draw_live, draw_thread
 from api.ui.words import Lang, domain_choices, language_of, say
 from streams.errors import Invalid, Unavailable
@@ -69,8 +84,9 @@ class Page:
     """The handlers of one page process. What belongs to one browser comes in as arguments and goes out again; who visits comes
     with the request, and what is asked of the door is asked with their key."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, dropped: Dropped) -> None:
         self._door = door
+        self._dropped = dropped
 
     # chat
 
@@ -236,6 +252,69 @@ class Page:
         seen.every_s = None
         return seen.update("passages", draw_passages(reading, lang)), reading, seen
 
+    # examples
+
+    def visit_room(
+        self, domain: str | None, room: Room, lang: Lang, seen: Seen, request: gr.Request, event: gr.EventData
+    ) -> tuple[Any, ...]:
+        """What a person does in the data room: (filters, rows, story and file drawn, the room, what is shown)."""
+        said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
+        visitor = visitor_of(request)
+        if domain and room.domain == domain:
+            room.trouble = ""
+            try:
+                room = self._in_room(self._acting(visitor), visitor, room, said)
+            except (Invalid, Unavailable) as error:
+                room.trouble = words_of(error, lang)
+        seen.every_s = None
+        return (*self._drawn_room(room, visitor, lang, seen), room, seen)
+
+    def _in_room(self, door: Door, visitor: Visitor, room: Room, said: dict[str, Any]) -> Room:
+        """Raises Invalid, Refused, Unavailable."""
+        id_ = str(said.get("id") or "")
+        match said.get("act"):
+            case "look-for" if isinstance(said.get("wanted"), dict):
+                wanted = {str(name): str(words).strip() for name, words in said["wanted"].items()}
+                found = enter(door, room.domain, wanted)
+                found.file = room.file
+                return found
+            case "more" if room.next is not None:
+                look_on(door, room)
+            case "story":
+                room.story = door.example(room.domain, id_)
+            case "decide" if isinstance(said.get("ids"), list):
+                return decide(door, room, str(said.get("verb")), [str(one) for one in said["ids"]], said.get("count"))
+            case "undo":
+                return undo(door, room, id_)
+            case "look" | "bring" as act:
+                if said.get("trouble"):
+                    raise Invalid(str(said["trouble"]))
+                path = self._dropped.of(visitor.session)
+                if path is None:
+                    room.file = None
+                    raise Invalid("the file is not here any more; drop it again")
+                languages = list(door.domain(room.domain)["languages"]) if said.get("clean") else None
+                if act == "look":
+                    room.file = None
+                    room.file = look_through(path, languages)
+                    return room
+                check_bringable(room, bool(said.get("skip")))
+                brought = bring(door, room, path, bool(said.get("skip")), languages, str(said.get("person") or ""))
+                self._dropped.put_away(visitor.session)
+                return brought
+            case "put-away":
+                room.file = None
+                self._dropped.put_away(visitor.session)
+        return room
+
+    def _drawn_room(self, room: Room, visitor: Visitor, lang: Lang, seen: Seen) -> tuple[Any, ...]:
+        return (
+            seen.update("sieve", draw_sieve(room, lang)),
+            seen.update("rows", draw_rows(room, lang)),
+            seen.update("tale", draw_story(room, lang)),
+            seen.update("file", draw_file(room, lang, visitor.names_persons)),
+        )
+
     # what goes on by itself
 
     def refresh(
@@ -245,12 +324,13 @@ class Page:
         person: str,
         thread: Thread,
         reading: Reading,
+        room: Room,
         lang: Lang,
         seen: Seen,
         request: gr.Request,
     ) -> tuple[Any, ...]:
-        """(head, domain choice, corrections, board, documents, passages, what is shown, seconds until the next look). A door
-        that is away shows in the head; the rest stays."""
+        """(head, domain choice, corrections, board, documents, passages, the four parts of the data room, the room, what is shown,
+        seconds until the next look). A door that is away shows in the head; the rest stays."""
         before = dict(seen.drawn)
         visitor = visitor_of(request)
         door = self._acting(visitor)
@@ -268,6 +348,7 @@ class Page:
             board: Any = gr.skip()
             shelf: Any = gr.skip()
             passages: Any = gr.skip()
+            parts: tuple[Any, ...] = (gr.skip(),) * 4
             if tab == "chat":
                 mine = self._mine(door, thread, speaker(visitor, person), lang, seen)
             elif tab == "documents" and chosen and visitor.sees_the_loop:
@@ -275,6 +356,10 @@ class Page:
                     reading = Reading()  # another domain's
                 shelf = seen.update("shelf", draw_shelf(door.first_documents(chosen, LISTED), reading, lang, _minute))
                 passages = seen.update("passages", draw_passages(reading, lang))
+            elif tab == "examples" and chosen and visitor.sees_the_loop:
+                if room.domain != chosen:
+                    room = enter(door, chosen, {})
+                parts = self._drawn_room(room, visitor, lang, seen)
             elif chosen and status is not None and visitor.sees_the_loop:
                 board = seen.update("board", self._board(visitor, chosen, status, lang, seen))
             elif not chosen:
@@ -283,9 +368,9 @@ class Page:
             board = gr.skip() if seen.drawn.get("board") else seen.update("board", _trouble(words_of(error, lang)))
             head = seen.update("head", draw_head(lang, None, False, visitor))
             skipped = gr.skip()
-            return head, skipped, skipped, board, skipped, skipped, seen, seen.pace(before)
+            return head, skipped, skipped, board, *(skipped,) * 6, room, seen, seen.pace(before)
         head = seen.update("head", draw_head(lang, status, True, visitor))
-        return head, picked, mine, board, shelf, passages, seen, seen.pace(before)
+        return head, picked, mine, board, shelf, passages, *parts, room, seen, seen.pace(before)
 
     def _acting(self, visitor: Visitor) -> Door:
         return self._door.acting(visitor.token)
@@ -410,15 +495,16 @@ def theme() -> Any:
     )
 
 
-def build(door: Door) -> Any:
+def build(door: Door, dropped: Dropped) -> Any:
     """The page's blocks, not yet served."""
-    page = Page(door)
+    page = Page(door, dropped)
     with gr.Blocks(title="Noria", analytics_enabled=False, fill_width=True) as blocks:
         lang = gr.State("en")
         tab = gr.State("chat")
         thread = gr.State(Thread())
         seen = gr.State(Seen())
         reading = gr.State(Reading())
+        room = gr.State(Room())
         remembered = gr.BrowserState("", storage_key="noria-person")
         head = gr.HTML(js_on_load=HEAD_SCRIPT, elem_id="n-head")
         with gr.Tabs(elem_id="n-tabs"):
@@ -453,7 +539,16 @@ def build(door: Door) -> Any:
                 with gr.Column(scale=7, min_width=300):
                     passages = gr.HTML(js_on_load=SHELF_SCRIPT, elem_id="n-reading")
 
-        spoken = [chat_tab, loop_tab, documents_tab, domain, person, many, new, question, send, talk]
+            with gr.Tab(say("en", "tab_examples"), id="examples", visible=False) as examples_tab:
+                sieve = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-sieve")
+                with gr.Row():
+                    with gr.Column(scale=6, min_width=300):
+                        rows = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-rows")
+                    with gr.Column(scale=4, min_width=300):
+                        tale = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-tale")
+                        file = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-file")
+
+        spoken = [chat_tab, loop_tab, documents_tab, examples_tab, domain, person, many, new, question, send, talk]
 
         def speak(tongue: Lang, current: Thread) -> list[Any]:
             """Everything that stands on the page in words, in `tongue`."""
@@ -461,6 +556,7 @@ def build(door: Door) -> Any:
                 gr.update(label=say(tongue, "tab_chat")),
                 gr.update(label=say(tongue, "tab_loop")),
                 gr.update(label=say(tongue, "tab_documents")),
+                gr.update(label=say(tongue, "tab_examples")),
                 gr.update(label=say(tongue, "domain")),
                 gr.update(label=say(tongue, "person"), info=say(tongue, "person_info")),
                 gr.update(label=say(tongue, "many_drafts")),
@@ -484,7 +580,8 @@ def build(door: Door) -> Any:
                 info=say(tongue, "person_info"),
                 visible=visitor.names_persons,
             )
-            for found, name in ((loop_tab, "tab_loop"), (documents_tab, "tab_documents")):
+            of_data = ((loop_tab, "tab_loop"), (documents_tab, "tab_documents"), (examples_tab, "tab_examples"))
+            for found, name in of_data:
                 words[spoken.index(found)] = gr.update(label=say(tongue, name), visible=visitor.sees_the_loop)
             return [tongue, *words]
 
@@ -497,8 +594,8 @@ def build(door: Door) -> Any:
         timer = gr.Timer(REFRESH_S)
         refreshed = {
             "fn": page.refresh,
-            "inputs": [tab, domain, person, thread, reading, lang, seen],
-            "outputs": [head, domain, mine, board, shelf, passages, seen, timer],
+            "inputs": [tab, domain, person, thread, reading, room, lang, seen],
+            "outputs": [head, domain, mine, board, shelf, passages, sieve, rows, tale, file, room, seen, timer],
             **HIDDEN,
         }
         listen: Callable[..., Any] = blocks.load
@@ -511,6 +608,15 @@ def build(door: Door) -> Any:
         for shown in (shelf, passages):
             shown.said(page.browse, [domain, reading, lang, seen], [passages, reading, seen], **HIDDEN).then(
                 **refreshed
+            )
+        examples_tab.select(lambda: "examples", None, tab, **HIDDEN).then(**refreshed)
+        for shown in (sieve, rows, tale, file):
+            shown.said(
+                page.visit_room,
+                [domain, room, lang, seen],
+                [sieve, rows, tale, file, room, seen],
+                concurrency_limit=8,
+                **HIDDEN,
             )
         domain.input(page.begin_again, [lang], [talk, growing, thread, trouble], **HIDDEN).then(**refreshed)
         person.change(lambda who: who.strip(), person, remembered, **HIDDEN)

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from api.client import Door
+from streams.errors import Invalid
 
 # Scripts and styles stand inside the page, and templates are compiled in the browser; all else comes from here alone.
 POLICY = (
@@ -24,8 +25,10 @@ def create_app(door: Door, hosts: Collection[str]) -> Any:
     `hosts`: the names it is reached by, besides those of this machine to itself."""
     import gradio as gr
     from fastapi import FastAPI, Request, Response
+    from fastapi.responses import JSONResponse
 
-    from api.ui.entry import Entry, Visitors
+    from api.ui.dropped import Dropped
+    from api.ui.entry import DROPPED, VISITOR, Entry, Visitors
     from api.ui.page import build, theme
     from api.ui.style import STYLE
 
@@ -49,9 +52,19 @@ def create_app(door: Door, hosts: Collection[str]) -> Any:
 
     app.get("/healthz")(healthz)
     app.get("/favicon.ico")(icon)
+    dropped = Dropped()
+
+    async def drop(request: Request, name: str = "") -> Response:
+        try:
+            await dropped.hold(request.scope[VISITOR].session, name, request.stream())
+        except Invalid as error:
+            return JSONResponse({"error": str(error)}, 413)
+        return JSONResponse({"dropped": name})
+
+    app.post(DROPPED)(drop)
     app.add_middleware(Entry, visitors=Visitors(door), hosts=hosts)
     app.middleware("http")(guard)  # around it: what it refuses has the same headers
-    blocks = build(door)
+    blocks = build(door, dropped)
     # Gradio looks at its queue a thousand times a second, which wakes a core as often for nothing.
     blocks._queue.sleep_when_free = QUEUE_LOOK_S
     return gr.mount_gradio_app(

@@ -160,6 +160,75 @@ element.addEventListener('click', (event) => {
 });
 """
 
+# What is ticked stays ticked when the rows are drawn anew; how many are meant is said before anything is decided. A dropped file
+# goes to the page's own server, and nothing of it further until the person says so.
+ROOM_SCRIPT = """
+const ticked = new Set();
+let everything = false;
+const boxes = () => [...element.querySelectorAll('input[data-id]')];
+const meant = () => {
+  const all = element.querySelector('input[data-all]');
+  return everything && all ? Number(all.dataset.all) : ticked.size;
+};
+const mark = () => {
+  const here = boxes();
+  for (const id of [...ticked]) if (!here.some((box) => box.dataset.id === id)) ticked.delete(id);
+  here.forEach((box) => { box.checked = everything || ticked.has(box.dataset.id); });
+  const shown = element.querySelector('input[data-shown]'), all = element.querySelector('input[data-all]');
+  if (!all) everything = false;
+  if (all) all.checked = everything;
+  if (shown) shown.checked = here.length > 0 && here.every((box) => box.checked);
+  element.querySelectorAll('[data-verb]').forEach((button) => { button.disabled = meant() === 0; });
+};
+new MutationObserver(mark).observe(element, {childList: true, subtree: true});
+element.addEventListener('change', (event) => {
+  const box = event.target;
+  if (box.dataset.file !== undefined) { drop(box.files[0]); return; }
+  if (box.name === 'clean') { trigger('said', {act: 'look', clean: box.checked}); return; }
+  if (box.dataset.all) everything = box.checked;
+  else if (box.dataset.shown !== undefined) {
+    everything = false;
+    boxes().forEach((one) => { if (box.checked) ticked.add(one.dataset.id); else ticked.delete(one.dataset.id); });
+  } else if (box.dataset.id) {
+    if (everything) { everything = false; boxes().forEach((one) => ticked.add(one.dataset.id)); }
+    if (box.checked) ticked.add(box.dataset.id); else ticked.delete(box.dataset.id);
+  } else return;
+  mark();
+});
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-act], [data-verb]');
+  if (!button) return;
+  if (button.dataset.verb) {
+    const n = meant();
+    if (!n || !window.confirm(button.dataset.sure.replace('[n]', n))) return;
+    trigger('said', {act: 'decide', verb: button.dataset.verb, ids: everything ? [] : [...ticked], count: everything ? n : null});
+    ticked.clear(); everything = false;
+    return;
+  }
+  trigger('said', {act: button.dataset.act, id: button.dataset.id || ''});
+  if (button.dataset.act === 'story' && window.innerWidth <= 900) {
+    document.getElementById('n-tale').scrollIntoView({behavior: 'smooth'});
+  }
+});
+element.addEventListener('submit', (event) => {
+  event.preventDefault();
+  const form = event.target, said = Object.fromEntries(new FormData(form));
+  if (form.classList.contains('n-sieve')) trigger('said', {act: 'look-for', wanted: said});
+  else trigger('said', {act: 'bring', clean: 'clean' in said, skip: 'skip' in said, person: said.person || ''});
+});
+const drop = async (file) => {
+  if (!file) return;
+  const answer = await fetch('/dropped?name=' + encodeURIComponent(file.name), {method: 'POST', body: file});
+  trigger('said', {act: 'look', clean: false, trouble: answer.ok ? '' : (await answer.json()).error});
+};
+element.addEventListener('dragover', (event) => { if (event.target.closest('.n-drop')) event.preventDefault(); });
+element.addEventListener('drop', (event) => {
+  if (!event.target.closest('.n-drop')) return;
+  event.preventDefault();
+  drop(event.dataTransfer.files[0]);
+});
+"""
+
 # Whose session has ended is asked for a key again.
 HEAD_SCRIPT = """
 if (!window.noriaFetch) {

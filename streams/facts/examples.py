@@ -94,12 +94,20 @@ examples = projection(
     timestamptz("said_at"),
     text("prompt_id", nullable=True),
     text("follows", nullable=True),
+    text("proposal_id", nullable=True),  # that it was
+    boolean("edited"),
     bigint("accepted_offset"),  # on the domain's partition
+    text("accepted_in", nullable=True),  # of an annotation: the import or decision that brought it
     bigint("retired_offset", nullable=True),
     text("retired_reason", nullable=True),
+    text("retired_in", nullable=True),  # the decision, where one person retired many
+    text("retired_by", nullable=True),
     index("domain", "accepted_offset"),
     index("domain", "retired_offset", where="retired_offset IS NOT NULL"),
     index("person", "domain"),
+    index("proposal_id", where="proposal_id IS NOT NULL"),
+    index("accepted_in", where="accepted_in IS NOT NULL"),
+    index("retired_in", where="retired_in IS NOT NULL"),
 )
 preferences = projection(
     "preferences",
@@ -172,11 +180,15 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent)
         case ExampleAccepted():
             gone = _erased(before, event)
             row = columns(event, "example_id", "domain", "kind", "person", "prompt", "answer", "prompt_id", "follows")
+            row |= columns(event, "proposal_id", "edited")
             more = {
                 "said_at": event.said_at,
                 "accepted_offset": recorded.offset,
+                "accepted_in": recorded.envelope.correlation_id if event.kind == "annotation" else None,
                 "retired_offset": recorded.offset if gone else None,
                 "retired_reason": "erased" if gone else None,
+                "retired_in": None,
+                "retired_by": None,
             }
             was = before.fresh.corrections.get(event.example_id)
             fresh_row = _fresh(recorded, event, "correction", event.example_id, was) if changed else []
@@ -191,7 +203,8 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent)
             return [Insert("preferences", row), newest, *fresh_row]
         case ExampleRetired():
             where = {"domain": event.domain, "example_id": event.example_id}
-            retired = Retire("examples", where, recorded.offset, event.reason)
+            how = {"retired_in": recorded.envelope.correlation_id, "retired_by": event.by}
+            retired = Retire("examples", where, recorded.offset, event.reason, how)
             key = {"domain": event.domain, "kind": "correction", "given_id": event.example_id}
             return [retired, Delete("fresh", key)] if changed else [retired]
         case RankingAccepted():

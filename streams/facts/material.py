@@ -12,6 +12,7 @@ from uuid import UUID, uuid5
 from msgspec import Struct
 from msgspec.structs import replace
 
+from streams.builders import BUILDERS
 from streams.domain import Building, Domain
 from streams.envelope import Number, Offset, Recorded
 from streams.sealed import Sealed
@@ -96,6 +97,14 @@ class ExampleRejected(Struct, frozen=True, kw_only=True):
     by: str
 
 
+class ProposalReopened(Struct, frozen=True, kw_only=True):
+    """What a person said of a proposal was taken back: nobody has decided on it."""
+
+    domain: str
+    proposal_id: str
+    by: str
+
+
 class MaterialBuilt(Struct, frozen=True, kw_only=True):
     """A build is done: so many were `proposed`, so many `known` (proposed before), and the rest `dropped`, by reason. `calls` were
     asked of the teacher and paid, `cached` answers stood here already."""
@@ -119,6 +128,7 @@ MaterialEvent = (
     | BuildAsked
     | ExampleProposed
     | ExampleRejected
+    | ProposalReopened
     | MaterialBuilt
 )
 
@@ -148,6 +158,7 @@ builds = projection(
     text("build_id", key=True),  # of its order
     text("domain"),
     text("builder"),
+    text("teacher", nullable=True),  # the model of the policy's, for a builder that asks one
     integer("most", nullable=True),
     text("by"),
     text("outcome"),  # under_way, made, failed, cancelled
@@ -177,12 +188,14 @@ proposals = projection(
     text("state"),  # proposed, accepted, edited, rejected
     text("example_id", nullable=True),  # that it became last
     text("decided_by", nullable=True),
+    text("decided_in", nullable=True),  # the decision, which may have been on many
     text("reason", nullable=True),  # of a rejection
     bigint("proposed_offset"),
     bigint("decided_offset", nullable=True),
     index("domain", "proposed_offset"),
     index("domain", "state", "proposed_offset"),
     index("build_id", "proposed_offset"),
+    index("decided_in", where="decided_in IS NOT NULL"),
 )
 
 
@@ -196,7 +209,9 @@ def fold(state: Domain, recorded: Recorded, event: MaterialEvent) -> Domain:
             if state.building is None or state.building.order_id != event.order_id:
                 return state
             return replace(state, building=None)
-        case TripleAdded() | TripleRetired() | SeedAdded() | SeedRetired() | ExampleProposed() | ExampleRejected():
+        case TripleAdded() | TripleRetired() | SeedAdded() | SeedRetired():
+            return state
+        case ExampleProposed() | ExampleRejected() | ProposalReopened():
             return state
         case _:
             assert_never(event)
@@ -225,6 +240,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: MaterialEvent
                 return []
             begun = columns(event, "domain", "builder", "most", "by") | {
                 "build_id": str(after.building.order_id),
+                "teacher": _teacher(after, event.builder),
                 "outcome": "under_way",
                 "asked_offset": recorded.offset,
                 "asked_at": at,
@@ -232,10 +248,12 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: MaterialEvent
             return [Insert("builds", dict.fromkeys(column.name for column in builds.columns) | begun)]
         case ExampleProposed():
             row = columns(event, "proposal_id", "domain", "build_id", "builder", "kind", "sources", "proposal")
-            undecided = dict.fromkeys(("example_id", "decided_by", "reason", "decided_offset"))
+            undecided = dict.fromkeys(("example_id", "decided_by", "decided_in", "reason", "decided_offset"))
             return [Insert("proposals", row | undecided | {"state": "proposed", "proposed_offset": recorded.offset})]
         case ExampleRejected():
             return [decided(event.proposal_id, "rejected", recorded, decided_by=event.by, reason=event.reason)]
+        case ProposalReopened():
+            return [decided(event.proposal_id, "proposed", recorded, decided_by=event.by, example_id=None)]
         case MaterialBuilt():
             names = ("proposed", "known", "dropped", "calls", "cached", "tokens", "duration_s")
             return build_ended(before, after, at, "made", **columns(event, *names))
@@ -246,6 +264,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: MaterialEvent
 def decided(proposal_id: str, state: str, recorded: Recorded, **more: Any) -> Update:
     """What a person said last of a proposal."""
     row = {"state": state, "decided_offset": recorded.offset, "reason": None, **more}
+    row["decided_in"] = recorded.envelope.correlation_id
     return Update("proposals", {"proposal_id": proposal_id}, row)
 
 
@@ -254,6 +273,11 @@ def build_ended(before: Domain, after: Domain, at: datetime, outcome: str, **mor
     if before.building is None or after.building is not None:
         return []
     return [Update("builds", {"build_id": str(before.building.order_id)}, {"outcome": outcome, "ended_at": at, **more})]
+
+
+def _teacher(state: Domain, builder: str) -> str | None:
+    known, teacher = BUILDERS.get(builder), state.policy.teacher
+    return teacher.model if known is not None and known.teacher and teacher is not None else None
 
 
 def _added(recorded: Recorded) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from streams.domain import Domain, Going, Rebuild, ended, in_use
 from streams.envelope import Number, Offset, Recorded
 from streams.made_with import MadeWith
+from streams.personal import PersonalKind
 from streams.recalled import Recall
 from streams.recipes import Recipe
 from streams.selection import USUAL, Selection
@@ -68,8 +69,9 @@ class CandidateRetired(Struct, frozen=True, kw_only=True):
 class RebuildAsked(Struct, frozen=True, kw_only=True):
     """Somebody asked that what a round made, and what was removed since, be made again: from `base_release` (`from_base`: from the
     base of that, or from `base_model` where the round was to move the domain) by `recipe`, on `snapshot` (or on what stood before
-    `pin`, should that be lost, with what `recall` has, or as an `opening` round, by `selection`). `reward_model`: what judged the
-    answers that its training drew. It was `model` and `adapter`; `release`: what they were released as."""
+    `pin`, should that be lost, by `selection`, with what `recall` has and what `mask` has masked, or as an `opening` round).
+    `reward_model`: what judged the answers that its training drew. It was `model` and `adapter`; `release`: what they were released
+    as."""
 
     domain: str
     round_id: str
@@ -87,6 +89,7 @@ class RebuildAsked(Struct, frozen=True, kw_only=True):
     base_model: str | None = None
     reward_model: str | None = None
     selection: Selection = USUAL
+    mask: tuple[PersonalKind, ...] = ()
 
 
 class CandidateRebuilt(Struct, frozen=True, kw_only=True):

@@ -68,7 +68,7 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     back so many by reason, of what stood on the conversations' partitions before `read` (None: the recipe does not learn that);
     `labels`: how many answers are good or bad by themselves, where the recipe learns from these; `pairs_held_out`: how many pairs
     stand in it by which the candidate is examined, and none of which is learned. `said_by`: in how many of both what each of these
-    people said is learned from."""
+    people said is learned from. `masked`: in how many of its examples, pairs and labels personal data of each kind is masked."""
 
     domain: str
     round_id: str
@@ -85,6 +85,7 @@ class SnapshotSelected(Struct, frozen=True, kw_only=True):
     labels: Number = 0
     pairs_held_out: Number = 0
     said_by: dict[str, Number] = {}
+    masked: dict[str, Number] = {}
 
 
 class CandidateTrained(Struct, frozen=True, kw_only=True):
@@ -236,6 +237,7 @@ rounds = projection(
     jsonb("held", nullable=True),
     jsonb("read", nullable=True),  # by partition of the conversations, before which offset the pairs were said
     jsonb("said_by", nullable=True),  # in how many pairs and labels what each person said is learned from
+    jsonb("masked", nullable=True),  # in how many of all personal data of each kind is masked
     text("reward_model", nullable=True),  # that judged the answers which its training drew
     text("model", nullable=True),
     text("adapter", nullable=True),
@@ -379,6 +381,7 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
                 "held": event.held,
                 "read": event.read,
                 "said_by": event.said_by,
+                "masked": event.masked,
                 "reward_model": reward_model_of(before, before.round.policy.recipe) if before.round else None,
             }
             return [_round(event.round_id, row), *_learned(event)]

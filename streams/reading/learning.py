@@ -172,6 +172,14 @@ def asked_in_vain(
     return [msgspec.convert(dict(row), AskedInVain) for row in rows.mappings()]
 
 
+def masked_kinds(connection: Connection, domain: str) -> tuple[str, ...]:
+    """The kinds of personal data that the policy in force masks."""
+    kinds = connection.execute(
+        text("SELECT policy -> 'mask' FROM noria.domains WHERE domain = :domain"), {"domain": domain}
+    ).scalar_one_or_none()
+    return tuple(kinds or ())
+
+
 class ExamItem(Struct, frozen=True):
     item_id: str
     kind: str

@@ -62,13 +62,14 @@ def build_over(connection: Connection, order_id: str) -> bool:
 
 class Served(Struct, frozen=True):
     """What answers a domain that is not retired, and the kind of engine that serves that. `near`: a round may begin by time alone.
-    `exam_items`: how many are in force."""
+    `exam_items`: how many are in force; `mask`: the kinds of personal data that its policy masks."""
 
     domain: str
     engine: str
     model: str
     near: bool
     exam_items: int
+    mask: tuple[str, ...]
 
 
 def served(connection: Connection, near_s: float) -> list[Served]:
@@ -77,14 +78,17 @@ def served(connection: Connection, near_s: float) -> list[Served]:
             "SELECT d.domain, d.engine, r.model, r.needs,"
             " coalesce(d.wake_at < now() + make_interval(secs => :near), false) AS near,"
             " (SELECT count(*) FROM noria.exam_items i WHERE i.domain = d.domain AND i.retired_offset IS NULL)"
-            " AS exam_items"
+            " AS exam_items, d.policy -> 'mask' AS mask"
             " FROM noria.domains d JOIN noria.releases r ON r.domain = d.domain AND r.release = d.live_release"
             " WHERE d.retired_at IS NULL ORDER BY d.domain"
         ),
         {"near": near_s},
     )
     return [
-        Served(row.domain, serving_kind(row.engine, row.needs), row.model, row.near, row.exam_items) for row in rows
+        Served(
+            row.domain, serving_kind(row.engine, row.needs), row.model, row.near, row.exam_items, tuple(row.mask or ())
+        )
+        for row in rows
     ]
 
 

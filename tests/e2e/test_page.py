@@ -1,7 +1,9 @@
 """The page in a real browser, over a small real server that speaks the door's contract."""
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from tests.door_server import (
     ago,
     new_comparison,
     new_document,
+    new_example,
     new_round,
     remembered_things,
     serving,
@@ -263,6 +266,76 @@ def test_the_documents_of_the_domain_are_listed_and_read_page_by_page(page: Any,
     page.get_by_text("30 段", exact=True).wait_for()
 
 
+def a_data_room(door: FakeDoor) -> None:
+    """More examples than one page shows, one of them learned."""
+    words = "The home port of the ferry is Skagen, and the harbour master of Skagen is Ida Holm. "
+    door.room += [new_example(n, f"What is rule {n} of the harbour?", words * (1 + n % 3)) for n in range(1, 34)]
+    door.room.append(new_example(90, "渡轮的母港是什么？", "渡轮的母港是斯卡恩。", "accepted", "correction"))
+
+
+def test_the_data_room_filters_tells_a_story_decides_on_many_and_takes_it_back(page: Any, door: FakeDoor) -> None:
+    a_data_room(door)
+    page.get_by_role("tab", name="Examples").click()
+    rows = page.locator(".n-rows li")
+    page.get_by_text("What is rule 1 of the harbour?").wait_for()
+    assert rows.count() == 30
+    page.get_by_role("button", name="Show more").click()
+    page.get_by_role("button", name="渡轮的母港是什么？").click()
+    page.get_by_text("Round 2 · release 3 · answers now").wait_for()
+    assert page.get_by_text("the ferry — home port — Skagen").is_visible()
+
+    page.locator("#n-sieve select[name=state]").select_option("proposed")
+    page.locator("#n-sieve input[name=text]").fill("rule 3")
+    page.get_by_role("button", name="Look").click()
+    page.wait_for_function("document.querySelectorAll('.n-rows li').length === 5")  # 3, 30 to 33
+    assert page.locator("[data-verb=reject]").is_disabled()
+    rows.first.locator("input").check()
+    rows.nth(1).locator("input").check()
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.get_by_role("button", name="Reject").click()
+    assert door.decisions == []
+    asked: list[str] = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    page.get_by_role("button", name="Reject").click()
+    page.get_by_text("2 rejected").wait_for()
+    assert asked == ["Reject 2 of them?"] and [len(one["ids"]) for one in door.decisions] == [2]
+    page.wait_for_function("document.querySelectorAll('.n-rows li').length === 3")
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_text("2 open again").wait_for()
+    page.wait_for_function("document.querySelectorAll('.n-rows li').length === 5")
+
+    page.locator("#n-sieve input[name=text]").fill("")
+    page.get_by_role("button", name="Look").click()
+    page.locator("input[data-all]").check()
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    page.get_by_role("button", name="Accept").click()
+    page.get_by_text("33 accepted").wait_for()
+    assert asked[-1] == "Accept 33 of them?" and door.decisions[-1]["count"] == 33
+    page.get_by_role("button", name="中文").click()
+    page.get_by_text("没有符合条件的样例。").wait_for()
+
+
+def test_a_dropped_file_is_looked_through_before_anything_of_it_is_sent(
+    page: Any, door: FakeDoor, tmp_path: Path
+) -> None:
+    rows = [{"instruction": f"What is rule {n}?", "output": f"Rule {n}. Call 13800138000."} for n in range(4)]
+    lines = [*map(json.dumps, rows), '{"instruction": "Why?"}']
+    (tmp_path / "rules.jsonl").write_text("\n".join(lines))
+    page.get_by_role("tab", name="Examples").click()
+    page.locator("#n-file input[type=file]").set_input_files(tmp_path / "rules.jsonl")
+    page.get_by_text("4 right, 1 wrong, 0 left out; nothing is sent yet").wait_for()
+    assert page.locator(".n-faults li").inner_text().startswith("line 5 output") and door.examples == []
+    page.get_by_role("button", name="Import 4").click()
+    page.get_by_text("1 of its items are wrong; nothing was sent").wait_for()
+    page.get_by_label("Mend and mask the texts").check()
+    page.get_by_text("masked phone (4)").wait_for()
+    page.get_by_label("Leave the 1 that are wrong").check()
+    page.get_by_role("button", name="Import 4").click()
+    page.get_by_text("4 imported").wait_for()
+    assert [one["output"] for one in door.examples] == [f"Rule {n}. Call [phone]." for n in range(4)]
+    page.get_by_text("Drop a file here").wait_for()
+
+
 def test_what_goes_wrong_is_said_in_a_friendly_line(page: Any, door: FakeDoor) -> None:
     answer = answer_of(page)
     answer.get_by_role("button", name="Write it better").click()
@@ -407,8 +480,12 @@ def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[Fak
     door.recalled[QUESTION] = remembered_things()
     door.recalled[QUESTION][1]["title"] = "A-law-whose-title-is-one-word-" * 6
     door.documents.append(new_document("A-document-whose-title-is-one-word-" * 6, 3))
-    tabs = {"en": ("The loop", "Documents", "Write it better"), "zh": ("学习循环", "文档", "改写得更好")}
-    for lang, (tab, documents, better) in tabs.items():
+    a_data_room(door)
+    tabs = {
+        "en": ("The loop", "Documents", "Examples", "Write it better"),
+        "zh": ("学习循环", "文档", "样例", "改写得更好"),
+    }
+    for lang, (tab, documents, examples, better) in tabs.items():
         page.goto(f"{served[1]}/?person=ana&lang={lang}")
         page.wait_for_selector(".n-live.n-on")
         assert beyond(page) == {}
@@ -426,6 +503,10 @@ def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[Fak
         page.get_by_role("tab", name=documents).click()
         page.locator(".n-book").click()
         page.locator(".n-passages li").first.wait_for()
+        assert beyond(page) == {}
+        page.get_by_role("tab", name=examples).click()
+        page.locator(".n-rows .n-book").first.click()
+        page.locator(".n-happened li").first.wait_for()
         assert beyond(page) == {}
 
 
@@ -492,7 +573,7 @@ def test_a_chat_key_speaks_as_its_own_person_and_sees_no_loop(
 ) -> None:
     log_in(stranger, link_of(served, CHAT_KEY), "?person=ana")
     stranger.wait_for_selector(".n-live.n-on")
-    for tab in ("The loop", "Documents"):
+    for tab in ("The loop", "Documents", "Examples"):
         assert not stranger.get_by_role("tab", name=tab).is_visible()
     door.recalled[QUESTION] = remembered_things()
     assert not stranger.locator("#n-person").is_visible()

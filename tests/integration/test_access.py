@@ -102,6 +102,12 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("GET", "/v1/domains/<domain>/examples"): of("/v1/domains/{domain}/examples"),
     ("POST", "/v1/domains/<domain>/examples"): of("/v1/domains/{domain}/examples?user=ann", _EXAMPLE),
     ("POST", "/v1/domains/<domain>/examples/retire"): of("/v1/domains/{domain}/examples/retire", {}),
+    ("GET", "/v1/domains/<domain>/examples/table"): of("/v1/domains/{domain}/examples/table?text=pump"),
+    ("GET", "/v1/domains/<domain>/examples/<example_id>"): of("/v1/domains/{domain}/examples/none"),
+    ("POST", "/v1/domains/<domain>/examples/decide"): of(
+        "/v1/domains/{domain}/examples/decide", {"verb": "retire", "ids": ["none"]}
+    ),
+    ("POST", "/v1/domains/<domain>/examples/undo"): of("/v1/domains/{domain}/examples/undo", {"decision": "none"}),
     ("GET", "/v1/domains/<domain>/preferences"): of("/v1/domains/{domain}/preferences"),
     ("POST", "/v1/domains/<domain>/preferences"): of("/v1/domains/{domain}/preferences?user=ann", _PREFERENCE),
     ("POST", "/v1/domains/<domain>/preferences/retire"): of("/v1/domains/{domain}/preferences/retire", {}),
@@ -163,7 +169,9 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
 _NOT_THERE = {
     "base_not_found",
     "build_not_found",
+    "decision_not_found",
     "document_not_found",
+    "example_not_found",
     "key_not_found",
     "not_quarantined",
     "person_not_found",

@@ -167,6 +167,7 @@ def of_then(policy: dict[str, Any]) -> None:
     assert policy.pop("from_base_every") is None and policy.pop("teacher") is None
     usual = [{"step": "leakage", "overlap": None, "cosine": None}, {"step": "agreement"}, {"step": "length"}]
     assert policy.pop("selection") == usual and policy.pop("style") == []
+    assert policy.pop("mask") == []
     del policy["recipe"]["recalled_share"]
 
 

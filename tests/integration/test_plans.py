@@ -86,8 +86,9 @@ def fill(database: Engine) -> None:
         ),
         "noria.examples": (
             OTHERS,
-            "example_id, domain, kind, person, prompt, answer, said_at, accepted_offset",
-            f"{HEX.format('e')}, {DOMAIN}, 'correction', {PERSON}, {SEALED}, {SEALED}, {WHEN}, n",
+            "example_id, domain, kind, person, prompt, answer, said_at, accepted_offset, edited, proposal_id, accepted_in",
+            f"{HEX.format('e')}, {DOMAIN}, 'correction', {PERSON}, {SEALED}, {SEALED}, {WHEN}, n, false, {HEX.format('y')},"
+            f" 'import-' || n % 500",
         ),
         "noria.rankings": (
             OTHERS,
@@ -248,6 +249,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "reply_id": named("r"),
         "document_id": named("d"),
         "build_id": named("u"),
+        "example_id": named("e"),
         "event_id": str(UUID(named("v"))),
         "person": "p-1",
         "name": "d-1",
@@ -273,6 +275,11 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "datasets.retire_preferences": [{"import": "x"}, {"items": [named("k")]}],
         "datasets.retire_exam": [{"import": "x"}, {"items": [named("i")]}],
         "datasets.retire_examples": [{"import": "x"}, {"items": [named("e")]}],
+        "examples.decide": [
+            {"verb": "retire", "ids": [named("e")]},
+            {"verb": "reject", "filter": {"source": "self-kg", "brought": "import-1"}, "count": 0},
+        ],
+        "examples.undo": [{"decision": "import-1"}, {"decision": "decision-1"}],
         "material.add_triples": [[{"subject": "a", "predicate": "b", "object": "c"}]],
         "material.add_seeds": [
             [
@@ -292,6 +299,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "grants.make_key": [{"name": "made", "domains": ["d-1"]}],
     }
     queries = {"domains.list_domains": "", "rounds.list_rounds": "?domain=d-1", "rounds.list_releases": "?domain=d-1"}
+    queries["examples.list_examples"] = "?source=self-kg&state=accepted&person=p-1&brought=import-1&text=a&before=9000"
     queries["material.show_proposals"] = f"?build={named('u')}&state=all"
     domains = [f"d-{number}" for number in range(1, 4)]
     few = create_key(explained.database, "few", "data", person="p-2", domains=domains)

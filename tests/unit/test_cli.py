@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.cli import main
-from api.cli.data import Import
 from api.cli.people import Talk, act
 from api.client import Address, Door
+from api.sending import Import
 from streams.errors import Invalid
 from tests.door_server import KEY, FakeDoor, new_base, new_round, remembered_things, serving
 
@@ -397,7 +397,7 @@ def test_a_preview_shows_what_a_file_holds_and_sends_nothing(run: Any, door: Fak
     assert "asked.csv: alpaca, CSV in UTF-8" in said.stdout and "[phone]" in said.stdout
     assert "1 items are right, 1 wrong; nothing was sent" in said.stdout
     assert "asked.csv line 3: output must not be empty" in said.stderr
-    assert "asked.csv line 4: left out by cleaning: length" in said.stderr
+    assert "asked.csv line 4: left out: length" in said.stderr
     assert "cleaning mended: masked phone (1)" in said.stderr
     assert json.loads(run("examples", "import", str(file), *how, "--json").stdout)["left_out"] == {"length": 1}
     assert run("examples", "import", str(file), "--map", "question=nothing").exit_code == 2

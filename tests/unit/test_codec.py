@@ -45,7 +45,8 @@ from streams.facts.domains import ClockTicked, PolicySet
 from streams.facts.examples import ExampleAccepted
 from streams.facts.rounds import RoundRequested
 from streams.orders import Order
-from streams.policy import Thresholds
+from streams.personal import KINDS
+from streams.policy import Policy, Thresholds
 from streams.recalled import Recall
 from streams.selection import USUAL
 from tests.samples import EVENTS, ORDERS, START, enveloped, id_of
@@ -384,9 +385,9 @@ def test_an_order_is_read_by_its_version_as_an_event_is() -> None:
     name, _, version = found["dataschema"].rpartition(":")
     assert int(version) == 8, "of select_snapshot"
     older = found | {"dataschema": f"{name}:1", "data": dict(found["data"])}
-    for added in ("base_model", "recipe", "recall", "opening", "selection"):
+    for added in ("base_model", "recipe", "recall", "opening", "mask", "selection"):
         del older["data"][added]
-    first = replace(ORDERS[0], base_model=None, recipe=None, recall=Recall(), opening=False, selection=USUAL)
+    first = replace(ORDERS[0], base_model=None, recipe=None, recall=Recall(), opening=False, mask=(), selection=USUAL)
     assert decode_order(json.dumps(older).encode()) == first
     with pytest.raises(Invalid, match="version 9; this reader knows versions up to 8"):
         decode_order(json.dumps(found | {"dataschema": f"{name}:9"}).encode())
@@ -423,3 +424,11 @@ def test_what_is_written_is_valid_by_its_schema_and_what_is_spoiled_is_not(name:
     assert not validator.is_valid({k: v for k, v in found.items() if k != "data"})
     assert not validator.is_valid(found | {"id": "seventeen"})
     assert not validator.is_valid(found | {"data": {k: v for k, v in found["data"].items() if k != "domain"}})
+
+
+def test_a_policy_of_a_time_before_masking_masks_nothing_and_a_new_one_all() -> None:
+    found = wire(PolicySet(domain="d", policy=Policy(), by="ops"))
+    assert decode(json.dumps(found).encode()).event.policy.mask == KINDS  # type: ignore[union-attr]
+    del found["data"]["policy"]["mask"]
+    found["dataschema"] = "urn:noria:policy_set:9"
+    assert decode(json.dumps(found).encode()).event.policy.mask == ()  # type: ignore[union-attr]

@@ -1,7 +1,8 @@
 """The page's door: what is behind it is reached by who has logged in, and by nobody else."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import product
 from typing import Any
 
@@ -14,8 +15,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from api.client import Address, Door
 from api.guessing import AT_ONCE, ONE_EVERY_S, WrongKeys
+from api.ui import dropped as dropped_room
+from api.ui.dropped import KEPT_S, Dropped
 from api.ui.entry import GUESS_EVERY_S, GUESSES_AT_ONCE, RECHECK_S, STALE_S, VISITOR, Entry, Visitors
-from tests.door_server import CHAT_KEY, KEY, FakeDoor, serving
+from streams.errors import Invalid
+from tests.door_server import CHAT_KEY, DATA_KEY, KEY, FakeDoor, serving
 
 HOST = "http://page.test:8401"
 COOKIE = "noria-8401"
@@ -43,6 +47,7 @@ GRADIO = [
     ("GET", "/assets/index.js"),
     ("GET", "/theme.css"),
     ("GET", "/manifest.json"),
+    ("POST", "/dropped?name=a.json"),
     ("POST", "/logout"),
     ("GET", "/login/"),
     ("GET", "/LOGIN"),
@@ -117,6 +122,47 @@ def test_nothing_is_reached_without_a_session(entry: Entry) -> None:
             else:
                 assert answer.status_code == 401, (asked, path, cookie)
                 assert "person" not in answer.text
+
+
+def test_a_data_team_drops_files_and_who_chats_does_not(entry: Entry) -> None:
+    for key, status in ((KEY, 200), (DATA_KEY, 200), (CHAT_KEY, 403)):
+        client = log_in(entry, key)
+        assert client.post("/dropped?name=a.json", content=b"[]").status_code == status
+        assert client.get("/dropped?name=a.json").status_code == 404
+        foreign = client.post("/dropped?name=a.json", content=b"[]", headers={"Origin": "https://evil.example"})
+        assert foreign.status_code == 403
+
+
+def test_a_dropped_file_is_its_owners_alone_and_goes_when_it_was_looked_at(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped = Dropped(clock)
+
+    def hold(session: str, name: str, *pieces: bytes) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+
+        asyncio.run(dropped.hold(session, name, body()))
+
+    hold("ana", "a.json", b"[", b"]")
+    first = dropped.of("ana")
+    assert first is not None and first.read_bytes() == b"[]" and dropped.of("ben") is None
+    assert first.parent.stat().st_mode & 0o077 == 0
+    hold("ana", "b.json", b"{}")
+    second = dropped.of("ana")
+    assert second is not None and second.name == "b.json" and not first.exists(), "one at a time"
+    monkeypatch.setattr(dropped_room, "FILE_BYTES", 3)
+    for name, pieces in (("c.json", [b"[1,", b"2]"]), ("../c.json", [b""]), ("", [b""]), (".c", [b""])):
+        with pytest.raises(Invalid):
+            hold("ana", name, *pieces)
+    assert dropped.of("ana") == second, "what is refused takes no place"
+    clock.now += KEPT_S + 1
+    assert dropped.of("ana") is None and not second.parent.exists()
+    hold("ben", "b.json", b"")
+    dropped.put_away("ben")
+    dropped.put_away("ben")
+    assert dropped.of("ben") is None
 
 
 def test_under_a_name_that_is_not_its_own_it_is_not_reached_at_all(entry: Entry) -> None:

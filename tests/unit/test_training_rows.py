@@ -5,15 +5,20 @@ import random
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from streams.artifacts import Artifacts
 from streams.history import Part
+from streams.personal import KINDS
 from streams.sealing import seal
-from streams.snapshots import SnapshotRow, load, save
+from streams.snapshots import Snapshot, SnapshotPair, SnapshotRow, load, save
 from streams.turns import turns_of
 from tests.keyring import Ring
+from tests.memories import sealed_correction
+from workers.evaluator.questions import of_snapshot
+from workers.selector.step import masked_in
 from workers.trainer.spec import TrainingRow
-from workers.trainer.step import training_rows
+from workers.trainer.step import preferences, taught, training_rows
 
 RING = Ring()
 
@@ -131,3 +136,47 @@ def test_turns_before_the_question_are_taught_only_where_no_other_wording_is() -
         "e-9", "new", "ann", talked, alone.answer, ((Part(seal(asked("ann", "Now?"), key, "9#other")),),)
     )
     assert [learned.history for learned in training_rows((reworded,), "new", RING).rows] == [(), ()]
+
+
+def test_personal_data_of_the_kinds_that_a_snapshot_names_is_masked_in_what_is_trained_and_asked_and_counted() -> None:
+    said = row(1, "Is 13800138000 the desk's number?", "Yes; or write to desk@harbour.example.", "Who has 13912345678?")
+    plain = row(2, "When?", "Now.")
+    snapshot = Snapshot(6, "d", "r", 9, (said, plain), (), mask=("phone",))
+    (new, _) = taught(snapshot, RING)
+    assert words_of(new.rows) == [
+        ("Is [phone] the desk's number?", "Yes; or write to desk@harbour.example."),
+        ("Who has [phone]?", "Yes; or write to desk@harbour.example."),
+        ("When?", "Now."),
+    ]
+    assert [(q.item.question, q.item.answer) for q in of_snapshot(snapshot, RING)] == [
+        ("Is [phone] the desk's number?", "Yes; or write to desk@harbour.example."),
+        ("When?", "Now."),
+    ]
+    assert masked_in(snapshot, RING) == {"phone": 1}, "an example counts once, whatever its wordings"
+    everything = replace(snapshot, mask=KINDS)
+    assert masked_in(everything, RING) == {"e-mail": 1, "phone": 1}
+    unmasked = replace(snapshot, mask=())
+    assert masked_in(unmasked, RING) == {}
+    assert of_snapshot(unmasked, RING)[0].fingerprint != of_snapshot(snapshot, RING)[0].fingerprint, "another question"
+    assert "13800138000" in taught(unmasked, RING)[0].rows[0].prompt
+
+
+def test_what_is_recalled_is_masked_behind_its_question_too() -> None:
+    memory = sealed_correction(RING, "m-1", "Who answers the phone?", "Ida, on 13800138000.", "ben")
+    recalled = replace(row(1, "Who answers?", "Ida."), recalled=(("m-1",),))
+    (new, _) = taught(Snapshot(6, "d", "r", 9, (recalled,), (), (memory,), mask=KINDS), RING)
+    assert [one.prompt for one in new.rows if one.beside] == [
+        "Known facts:\n- Ida, on [phone].\n\nQuestion: Who answers?"
+    ]
+
+
+def test_the_pairs_that_people_prefer_are_masked() -> None:
+    key = RING.key_for("ann")
+    sealed = {words: seal(words, key, f"p#{n}") for n, words in enumerate(("京A12345 may.", "No, 京A12345 may not."))}
+    chosen, rejected = sealed.values()
+    prompt = (Part(seal(asked("ann", "May 京A12345 park?"), key, "p#prompt")),)
+    about = {"ranking": "q", "chosen_id": "a", "rejected_id": "b", "events": (), "people": ("ann",)}
+    pair = SnapshotPair(prompt=prompt, chosen=chosen, rejected=rejected, **about)  # type: ignore[arg-type]
+    found = preferences(Snapshot(6, "d", "r", 9, (), (), pairs=(pair,), mask=("plate",)), RING)
+    (one,) = found.pairs
+    assert (one.prompt, one.chosen, one.rejected) == ("May [plate] park?", "[plate] may.", "No, [plate] may not.")

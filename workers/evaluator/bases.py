@@ -19,6 +19,7 @@ from streams.engine_client import ChatStream, Sampling
 from streams.errors import Invalid
 from streams.facts.comparisons import UNTAUGHT, BaseComparisonMade, BaseFigures, BaseTraining
 from streams.orders import CompareBases
+from streams.reading.learning import masked_kinds
 from streams.reading.memories import passages_as_of
 from streams.recipes import Recipe
 from streams.sizing import GB
@@ -73,14 +74,16 @@ def _compare(order: CompareBases, context: Context) -> None:
 
 def _questions(order: CompareBases, context: Context) -> tuple[list[Question], Sets]:
     """The corrections that count, none of which any base was taught, and the exam, as of the pin; and which are of which set."""
+    with postgres_trouble(), context.database.connect() as connection:
+        mask = masked_kinds(connection, order.domain)
     questions: list[Question] = []
     sets: Sets = {}
     for row in settled(order.domain, (), order.pin, context).kept:
-        question = fix(row.example_id, row.prompt, row.answer, context.keyring)
+        question = fix(row.example_id, row.prompt, row.answer, context.keyring, mask)
         if question is not None:  # erased a moment ago
             sets.setdefault(UNTAUGHT, []).append(len(questions))
             questions.append(question)
-    for question in of_exam(order.domain, order.pin, context):
+    for question in of_exam(order.domain, order.pin, context, mask):
         sets.setdefault(question.item.set, []).append(len(questions))
         questions.append(question)
     return questions, sets

@@ -13,7 +13,7 @@ from streams.errors import Invalid
 from streams.facts.comparisons import UNTAUGHT, Answers, ComparisonMade, Variant
 from streams.gate import EARLIER, FIXES
 from streams.orders import CompareBases, CompareReleases
-from streams.reading.learning import lines, taught_by
+from streams.reading.learning import lines, masked_kinds, taught_by
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.evaluator.installation import Installation
@@ -63,26 +63,26 @@ def _questions(order: CompareReleases, context: Context) -> tuple[list[Question]
     which of them are of which set. `fixes` are what the newest round of the release taught, `earlier` what those before it did."""
     with postgres_trouble(), context.database.connect() as connection:
         line = lines(connection, [order.domain]).of(order.domain, order.release)
-        taught = taught_by(connection, line)
+        taught, mask = taught_by(connection, line), masked_kinds(connection, order.domain)
     newest = min(map(line.index, taught.values()), default=None)
     corrections = settled(order.domain, line, order.pin, context)
     bare: list[Question] = []
     sets: Sets = {}
     for row in corrections.kept:
-        question = fix(row.example_id, row.prompt, row.answer, context.keyring)
+        question = fix(row.example_id, row.prompt, row.answer, context.keyring, mask)
         if question is None:
             continue  # erased a moment ago
         by = taught.get(row.example_id)
         name = UNTAUGHT if by is None else FIXES if line.index(by) == newest else EARLIER
         sets.setdefault(name, []).append(len(bare))
         bare.append(question)
-    for question in of_exam(order.domain, order.pin, context):
+    for question in of_exam(order.domain, order.pin, context, mask):
         sets.setdefault(question.item.set, []).append(len(bare))
         bare.append(question)
     if not order.recall.kinds:
         return bare, {}, sets
     memory = memory_of(order.domain, corrections, order.pin, order.recall.kinds, context)
-    return bare, as_served(bare, memory, order.recall, context.keyring), sets
+    return bare, as_served(bare, memory, order.recall, context.keyring, mask), sets
 
 
 def answered(

@@ -28,7 +28,7 @@ from streams.reading.learning import examples_to_learn, live_lines
 from streams.reading.rounds import Served, served
 from streams.sealed import Sealed
 from streams.sealing import Keys, open_sealed, seal
-from streams.snapshots import Snapshot, load, open_prompt
+from streams.snapshots import Snapshot, load, masked_prompt, open_prompt
 from streams.store import postgres_trouble
 from workers.context import Cancelled, Context
 from workers.engines import engine_version, exam_engines, make_engine
@@ -103,10 +103,8 @@ def run(order: EvaluateCandidate, context: Context) -> None:
 def _evaluate(order: EvaluateCandidate, context: Context) -> None:
     began = time.monotonic()
     snapshot = load(order.snapshot, context.artifacts)
-    if snapshot.opening:
-        bare = of_skill(order.domain, context.keyring) + of_exam(order.domain, order.pin, context)
-    else:
-        bare = of_snapshot(snapshot, context.keyring) + of_exam(order.domain, order.pin, context)
+    bare = of_skill(order.domain, context.keyring) if snapshot.opening else of_snapshot(snapshot, context.keyring)
+    bare += of_exam(order.domain, order.pin, context, snapshot.mask)
     _check_apart(snapshot, bare, context.keyring)
     # What learns from pairs alone has no fixes: it is asked what it must keep, and what people prefer.
     by_preference = bool(snapshot.pairs or snapshot.labels)
@@ -116,7 +114,7 @@ def _evaluate(order: EvaluateCandidate, context: Context) -> None:
     served: dict[int, Question] = {}
     if order.recall.kinds:
         memory = memory_as_of(order.domain, order.round_id, order.pin, order.recall.kinds, context)
-        served = as_served(bare, memory, order.recall, context.keyring)
+        served = as_served(bare, memory, order.recall, context.keyring, snapshot.mask)
     questions = bare + list(served.values())
     kind, base_kind = (serving_kind(order.engine, needs) for needs in (order.needs, order.base_needs))
     form = form_of(base_kind, context)
@@ -172,7 +170,7 @@ def _check_apart(snapshot: Snapshot, questions: Sequence[Question], keys: Keys) 
     leaked = 0
     for prompt in taught if exam else ():
         with suppress(Erased, Invalid):
-            leaked += words_of(open_prompt(prompt, keys).question) in exam
+            leaked += words_of(masked_prompt(open_prompt(prompt, keys), snapshot.mask).question) in exam
     if leaked:
         raise Invalid(
             f"{leaked} of the prompts of the training set stand in the exam: nothing that is asked may be taught"
@@ -223,12 +221,12 @@ def look_ahead(context: Context, stop: Callable[[], bool]) -> bool:
         form = form_of(release.engine, context)
         if release.exam_items > answered.get((release.domain, release.model, form), 0):
             known = answered_before(release.domain, release.model, form, context)
-            exam = of_exam(release.domain, None, context)
+            exam = of_exam(release.domain, None, context, release.mask)
             questions = [q for q in exam if q.fingerprint not in known][:AHEAD_AT_ONCE]
         looked_at = None
         if not questions:
             least = 1 if release.near else CORRECTED_AT_LEAST
-            questions, looked_at = _corrected(release.domain, release.model, form, least, context)
+            questions, looked_at = _corrected(release, form, least, context)
         if questions and not _answer_ahead(
             release.domain, release.engine, release.model, form, questions, context, stop
         ):
@@ -277,9 +275,10 @@ def _answer_ahead(
     return True
 
 
-def _corrected(domain: str, model: str, form: str, least: int, context: Context) -> tuple[list[Question], int | None]:
-    """The next few corrections that the live release has not learned and `model` was not asked, and up to where they go on the log;
-    nothing while there are not `least`."""
+def _corrected(release: Served, form: str, least: int, context: Context) -> tuple[list[Question], int | None]:
+    """The next few corrections that the live release has not learned and was not asked, and up to where they go on the log; nothing
+    while there are not `least`."""
+    domain, model = release.domain, release.model
     with postgres_trouble(), context.database.connect() as connection:
         line = live_lines(connection, [domain])[domain]
         after = context.looked_at.get((domain, model), -1)
@@ -287,7 +286,7 @@ def _corrected(domain: str, model: str, form: str, least: int, context: Context)
     if len(new) < least:
         return [], None
     known = answered_before(domain, model, form, context)
-    found = [fix(row.example_id, row.prompt, row.answer, context.keyring) for row in new]
+    found = [fix(row.example_id, row.prompt, row.answer, context.keyring, release.mask) for row in new]
     return [q for q in found if q is not None and q.fingerprint not in known], new[-1].accepted_offset
 
 

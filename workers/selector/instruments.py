@@ -7,8 +7,9 @@ from importlib import metadata
 import numpy as np
 
 from streams.orders import SelectSnapshot
+from streams.personal import masked
 from streams.reading.learning import Example
-from streams.snapshots import Opened
+from streams.snapshots import Opened, masked_prompt
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
 from workers.recall.encoder import Encoder, sentence_encoder
@@ -116,7 +117,8 @@ def length_of(order: SelectSnapshot, context: Context) -> Length:
 
     def length(asked: Opened, answer: str) -> int | None:
         # Turns before it are left out, if need be.
-        rows = encode_rows(tokens, [TrainingRow(prompt=asked.question, answer=answer, system=asked.system)], limit)
+        learned, answer = masked_prompt(asked, order.mask), masked(answer, order.mask)[0]
+        rows = encode_rows(tokens, [TrainingRow(prompt=learned.question, answer=answer, system=learned.system)], limit)
         return len(rows[0].ids) if rows else None
 
     return length

@@ -10,13 +10,17 @@ from typing import Any
 from msgspec.structs import replace
 
 from streams.alike import words_of
+from streams.errors import Erased
 from streams.facts.rounds import ExamplesSelected, SnapshotSelected
-from streams.history import Before, before
+from streams.history import Before, Whole, before, open_whole
 from streams.orders import SelectSnapshot
+from streams.personal import kinds_in
 from streams.preferred import counted
 from streams.reading.learning import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
 from streams.reading.memories import passages_as_of
 from streams.recipes import PreferringRecipe, Recipe, RewardRecipe
+from streams.sealed import Sealed
+from streams.sealing import Keys, open_sealed
 from streams.selection import Leakage
 from streams.snapshots import (
     FORMAT,
@@ -68,6 +72,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
         held=counted(snapshot.held),
         read=None if snapshot.read is None else dict(snapshot.read),
         said_by=said_by(snapshot),
+        masked=masked_in(snapshot, context.keyring),
     )
     context.publish(order, event, "snapshot_selected")
 
@@ -76,7 +81,15 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     """The training set, by what stood on the log at the pin and opens now. Raises Cancelled, Invalid, Unavailable."""
     if order.opening:
         return Snapshot(
-            FORMAT, order.domain, order.round_id, order.pin, (), (), opening=True, selection=order.selection
+            FORMAT,
+            order.domain,
+            order.round_id,
+            order.pin,
+            (),
+            (),
+            opening=True,
+            selection=order.selection,
+            mask=order.mask,
         )
     examples, exam, in_vain, earlier = _read(order, context)
     if isinstance(
@@ -140,6 +153,7 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
         passages=passages,
         selection=order.selection,
         libraries=instruments.measured_with,
+        mask=order.mask,
     )
     if not isinstance(order.recipe, PreferringRecipe | RewardRecipe):
         return snapshot
@@ -162,6 +176,38 @@ def said_by(snapshot: Snapshot) -> dict[str, int]:
     """In how many of the pairs and labels there is something that each person said, or wrote."""
     said = [*(pair.people for pair in snapshot.pairs), *(label.people for label in snapshot.labels)]
     return dict(sorted(Counter(person for people in said for person in set(people)).items()))
+
+
+def masked_in(snapshot: Snapshot, keys: Keys) -> dict[str, int]:
+    """In how many of its examples, pairs and labels personal data of each kind is masked, be it in another wording."""
+    if not snapshot.mask:
+        return {}
+    said = [
+        *(((row.prompt, *row.wordings), (row.answer,)) for row in snapshot.rows),
+        *(((pair.prompt,), (pair.chosen, pair.rejected)) for pair in (*snapshot.pairs, *snapshot.held_out)),
+        *(((label.prompt,), (label.answer,)) for label in snapshot.labels),
+    ]
+    found: Counter[str] = Counter()
+    for prompts, answers in said:
+        texts: list[str] = []
+        for open_ in (
+            *(partial(_texts_of, whole, keys) for whole in prompts),
+            *(partial(_text_of, one, keys) for one in answers),
+        ):
+            try:
+                texts += open_()
+            except Erased:
+                continue  # a moment ago
+        found.update(kinds_in(texts, snapshot.mask))
+    return dict(sorted(found.items()))
+
+
+def _texts_of(whole: Whole, keys: Keys) -> list[str]:
+    return [message["content"] for message in open_whole(whole, keys)]
+
+
+def _text_of(sealed: Sealed, keys: Keys) -> list[str]:
+    return [open_sealed(sealed, keys)]
 
 
 def _taught_to_recall(recipe: Recipe, facts: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -68,5 +68,6 @@ def _snapshot(order: RebuildCandidate, context: Context) -> str:
         recall=order.recall,
         opening=order.opening,
         selection=order.selection,
+        mask=order.mask,
     )
     return save(select(again, context), context.artifacts)

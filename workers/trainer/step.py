@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from streams.facts.orders import OrderProgressed, WaitsFor
 from streams.facts.rounds import CandidateTrained, RewardModelTrained, StageFinished
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
+from streams.personal import masked
 from streams.recalled import with_recalled
 from streams.recipes import BroughtRecipe, RewardRecipe, asks_reward_model
+from streams.sealed import Sealed
 from streams.sealing import Keys, open_sealed
 from streams.sizing import Plan
-from streams.snapshots import Snapshot, SnapshotMemory, SnapshotRow, load, open_memory, open_prompt
+from streams.snapshots import Snapshot, SnapshotMemory, SnapshotRow, load, masked_prompt, open_memory, open_prompt
 from workers.alone import is_held
 from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
@@ -319,7 +321,9 @@ def taught(snapshot: Snapshot, keys: Keys, anew: bool = False) -> tuple[Training
         return TrainingRows(opening_rows(), frozenset(), 0), TrainingRows((), frozenset(), 0)
     if anew:
         snapshot = replace(snapshot, rows=tuple(replace(row, role="new") for row in snapshot.rows))
-    new, earlier = (training_rows(snapshot.rows, role, keys, snapshot.memories) for role in ("new", "earlier"))
+    new, earlier = (
+        training_rows(snapshot.rows, role, keys, snapshot.memories, snapshot.mask) for role in ("new", "earlier")
+    )
     rows = {row.example_id for row in snapshot.rows}
     beside = [
         memory for memory in snapshot.memories if memory.id not in rows
@@ -333,14 +337,18 @@ def taught(snapshot: Snapshot, keys: Keys, anew: bool = False) -> tuple[Training
 
 
 def preferences(snapshot: Snapshot, keys: Keys) -> TrainingPreferences:
-    """The pairs and labels of the snapshot, opened, in the order of their words. A pair weighs one over the pairs of its ranking as
-    they stand in the snapshot, whoever of these was erased since (Ouyang et al. 2022, arXiv 2203.02155, equation 1)."""
+    """The pairs and labels of the snapshot, opened and masked, in the order of their words. A pair weighs one over the pairs of its
+    ranking as they stand in the snapshot, whoever of these was erased since (Ouyang et al. 2022, arXiv 2203.02155, equation 1)."""
     of_ranking = Counter(pair.ranking for pair in snapshot.pairs)
     pairs, labels, kids = list[TrainingPair](), list[TrainingLabel](), set[str]()
+
+    def said(sealed: Sealed) -> str:
+        return masked(open_sealed(sealed, keys), snapshot.mask)[0]
+
     for pair in snapshot.pairs:
         try:
-            prompt = open_prompt(pair.prompt, keys)
-            chosen, rejected = open_sealed(pair.chosen, keys), open_sealed(pair.rejected, keys)
+            prompt = masked_prompt(open_prompt(pair.prompt, keys), snapshot.mask)
+            chosen, rejected = said(pair.chosen), said(pair.rejected)
         except Erased:
             continue
         pairs.append(
@@ -357,7 +365,7 @@ def preferences(snapshot: Snapshot, keys: Keys) -> TrainingPreferences:
         kids |= pair.kids
     for label in snapshot.labels:
         try:
-            prompt, answer = open_prompt(label.prompt, keys), open_sealed(label.answer, keys)
+            prompt, answer = masked_prompt(open_prompt(label.prompt, keys), snapshot.mask), said(label.answer)
         except Erased:
             continue
         labels.append(
@@ -383,10 +391,15 @@ def text_rows(passages: Sequence[SnapshotMemory], keys: Keys) -> TrainingRows:
 
 
 def training_rows(
-    rows: tuple[SnapshotRow, ...], role: str, keys: Keys, memories: Sequence[SnapshotMemory] = ()
+    rows: tuple[SnapshotRow, ...],
+    role: str,
+    keys: Keys,
+    memories: Sequence[SnapshotMemory] = (),
+    mask: Collection[str] = (),
 ) -> TrainingRows:
     """The rows of one role, opened: the question as it was corrected, and its other wordings, as one group; and, where something is
-    recalled for them, each behind that (a memory whose person was erased is left out), as a group of its own.
+    recalled for them, each behind that (a memory whose person was erased is left out), as a group of its own. `mask`: the kinds of
+    personal data that are masked, in what is recalled too.
 
     In the order of their words, so that the same corrections make the same model in whatever order they came.
     """
@@ -399,15 +412,15 @@ def training_rows(
             continue
         recalled = row.recalled or ((),) * (1 + len(row.wordings))
         try:
-            answer = open_sealed(row.answer, keys)
-            prompts = [(open_prompt(row.prompt, keys), recalled[0])]
+            answer = masked(open_sealed(row.answer, keys), mask)[0]
+            prompts = [(masked_prompt(open_prompt(row.prompt, keys), mask), recalled[0])]
         except Erased:
             erased += 1
             continue  # erased since the snapshot was taken: it is not learned any more
         kids |= {row.answer.kid, *(part.sealed.kid for part in row.prompt)}
         for whole, ids in zip(row.wordings, recalled[1:], strict=True):
             try:
-                prompts.append((open_prompt(whole, keys), ids))
+                prompts.append((masked_prompt(open_prompt(whole, keys), mask), ids))
             except Erased:
                 erased += 1
                 continue  # whoever asked it in these words
@@ -426,7 +439,7 @@ def training_rows(
             bare.append(wording)
             opened = {id: memory for id in ids if (memory := open_memory(sealed[id], keys)) is not None}
             if opened:
-                asked = with_recalled(wording.prompt, list(opened.values()))
+                asked = masked(with_recalled(wording.prompt, list(opened.values())), mask)[0]
                 behind.append(replace(wording, prompt=asked, group=f"{row.example_id} {RECALLED}", beside=True))
                 kids.update(*(sealed[id].kids for id in opened))
         groups += [sorted(group, key=_words) for group in (bare, behind) if group]

@@ -1,0 +1,477 @@
+"""The data room over HTTP: every example of a domain, and every proposal that became none, as one table; the story of one; and what
+a person says of many at once, which is one decision and can be taken back by its id.
+
+What stands in plain columns is filtered and counted by the database. Words are sealed: a search opens them one after the other, and
+says where it stopped.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+from uuid import UUID, uuid5
+
+import msgspec
+from flask import Blueprint, Response, request
+from msgspec import Struct, field
+from sqlalchemy import Connection, Row, Select, Subquery, case, func, literal, null, or_, select, union_all
+
+from api.access import caller, needs
+from api.datasets import (
+    DECISION,
+    EXAMPLES,
+    MOST_ITEMS,
+    decision_of,
+    opened,
+    retirement,
+    say_all,
+    standing,
+)
+from api.errors import ApiError
+from api.formats.turns import messages_of
+from api.items import Example
+from api.known import CATCH_UP_S, domain_row, living_domain
+from api.material import acceptances, rejections
+from api.services import Services
+from api.stories import story_of
+from api.wire import no_control_characters, read_object, reply, typed, whole_argument
+from streams import history, schema, sealing
+from streams.errors import Behind, Erased, Invalid
+from streams.events import DOMAINS, DomainEvent
+from streams.facts.examples import ExampleAccepted
+from streams.facts.material import ProposalReopened
+from streams.sealed import Sealed
+from streams.store import postgres_trouble
+
+State = Literal["accepted", "proposed", "rejected", "retired", "erased"]
+Verb = Literal["accept", "reject", "retire"]
+STATES: tuple[State, ...] = ("accepted", "proposed", "rejected", "retired", "erased")
+CORRECTION, IMPORT = "correction", "import"  # sources; the others are the names of builders
+SEARCHED_AT_ONCE = 500
+SEARCHED_MOST = 20_000
+SEARCH_S = 3.0
+SHOWN_ITEMS = 50
+
+
+class Filter(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which rows; None: whatever it is. `person`: who said it, or decided on it. `brought`: the import, or the decision, that it
+    came by. `text` stands in its question or its answer, whatever the case."""
+
+    state: State | None = None
+    source: str | None = None
+    person: str | None = None
+    brought: str | None = None
+    text: str | None = None
+
+    @property
+    def of_columns(self) -> "Filter":
+        return Filter(self.state, self.source, self.person, self.brought)
+
+
+class _Decided(Struct, forbid_unknown_fields=True):
+    """Of rows by their `ids`, or of all that a `filter` finds, of which there must be `count`: what has come or gone since it was
+    counted is not decided on unseen."""
+
+    verb: Verb
+    ids: list[str] = field(default_factory=list)
+    filter: Filter | None = None
+    count: int | None = None
+    reason: str = ""
+
+
+class _Undone(Struct, forbid_unknown_fields=True):
+    decision: str
+
+
+def blueprint(services: Services) -> Blueprint:
+    views = Blueprint("examples", __name__)
+
+    @views.get("/v1/domains/<domain>/examples/table")
+    @needs("data")
+    def list_examples(domain: str) -> Response:
+        row, wanted = domain_row(services, domain), _wanted()
+        limit = whole_argument("limit", SHOWN_ITEMS, 1, 1000)
+        before = whole_argument("before", 2**63 - 1, 0, 2**63 - 1)
+        found = _page(services, domain, wanted, before, limit)
+        counts = None if "before" in request.args else _counts(services, domain, wanted.of_columns)
+        return reply(found | {"counts": counts, "domain": row["domain"]})
+
+    @views.get("/v1/domains/<domain>/examples/<example_id>")
+    @needs("data")
+    def show_example(domain: str, example_id: str) -> Response:
+        domain_row(services, domain)
+        return reply(story_of(services, domain, example_id))
+
+    @views.post("/v1/domains/<domain>/examples/decide")
+    @needs("data")
+    def decide(domain: str) -> Response:
+        said = typed(read_object(), _Decided)
+        if bool(said.ids) == (said.filter is not None):
+            raise ApiError(400, "give either ids or a filter", param="ids")
+        if len(said.ids) > MOST_ITEMS:
+            raise ApiError(413, f"at most {MOST_ITEMS} at once", param="ids", code="too_many_items")
+        if len(no_control_characters(said.reason, "reason")) > 200:
+            raise ApiError(400, "reason must be at most 200 characters", param="reason")
+        living_domain(services, domain)
+        _caught_up(services)
+        ids = said.ids or _all_of(services, domain, cast(Filter, said.filter), said.count)
+        return reply(_decide(services, domain, said.verb, ids, said.reason))
+
+    @views.post("/v1/domains/<domain>/examples/undo")
+    @needs("data")
+    def undo(domain: str) -> Response:
+        said = typed(read_object(), _Undone)
+        living_domain(services, domain)
+        _caught_up(services)
+        return reply(_undo(services, domain, said.decision))
+
+    return views
+
+
+def _wanted() -> Filter:
+    """Of the query string. Raises ApiError."""
+    said = {name: request.args[name] for name in Filter.__struct_fields__ if request.args.get(name)}
+    if said.get("state") == "all":
+        del said["state"]
+    if "text" in said and not said["text"].strip():
+        del said["text"]
+    return typed(said, Filter)
+
+
+def _table(domain: str, wanted: Filter) -> Subquery[Any]:
+    """Every row, without words. `place`: where it was accepted or proposed on the domain's partition, which tells rows apart."""
+    return union_all(_examples(domain, wanted), _proposals(domain, wanted)).subquery()
+
+
+def _examples(domain: str, wanted: Filter) -> Select[Any]:
+    e, p = schema.examples.c, schema.proposals.c
+    state = case((e.retired_reason == "erased", "erased"), (e.retired_offset.is_not(None), "retired"), else_="accepted")
+    source = case((e.kind == CORRECTION, CORRECTION), else_=func.coalesce(p.builder, IMPORT))
+    found = select(
+        e.example_id.label("id"),
+        e.accepted_offset.label("place"),
+        state.label("state"),
+        source.label("source"),
+        e.person.label("person"),
+        e.proposal_id,
+        e.example_id,
+    ).select_from(schema.examples.outerjoin(schema.proposals, p.proposal_id == e.proposal_id))
+    found = found.where(e.domain == domain)
+    match wanted.state:
+        case "accepted":
+            found = found.where(e.retired_offset.is_(None))
+        case "retired":
+            found = found.where(e.retired_offset.is_not(None), e.retired_reason != "erased")
+        case "erased":
+            found = found.where(e.retired_offset.is_not(None), e.retired_reason == "erased")
+        case "proposed" | "rejected":
+            found = found.where(literal(False))
+    match wanted.source:
+        case None:
+            pass
+        case "correction":
+            found = found.where(e.kind == CORRECTION)
+        case "import":
+            found = found.where(e.kind != CORRECTION, e.proposal_id.is_(None))
+        case builder:
+            found = found.where(p.builder == builder)
+    if wanted.person is not None:
+        found = found.where(or_(e.person == wanted.person, e.retired_by == wanted.person))
+    if wanted.brought is not None:
+        found = found.where(or_(e.accepted_in == wanted.brought, e.retired_in == wanted.brought))
+    return found
+
+
+def _proposals(domain: str, wanted: Filter) -> Select[Any]:
+    """Those of which there is no example."""
+    p = schema.proposals.c
+    found = select(
+        p.proposal_id.label("id"),
+        p.proposed_offset.label("place"),
+        p.state.label("state"),
+        p.builder.label("source"),
+        p.decided_by.label("person"),
+        p.proposal_id,
+        null().label("example_id"),
+    ).where(p.domain == domain, p.example_id.is_(None))
+    if wanted.state is not None:
+        found = found.where(p.state == wanted.state)
+    if wanted.source is not None:
+        found = found.where(p.builder == wanted.source)
+    if wanted.person is not None:
+        found = found.where(p.decided_by == wanted.person)
+    if wanted.brought is not None:
+        found = found.where(or_(p.decided_in == wanted.brought, p.build_id == wanted.brought))
+    return found
+
+
+def _counts(services: Services, domain: str, wanted: Filter) -> list[dict[str, Any]]:
+    """How many there are of each source and state, but for what the filter says of words."""
+    table = _table(domain, wanted)
+    asked = select(table.c.source, table.c.state, func.count().label("n")).group_by(table.c.source, table.c.state)
+    with postgres_trouble(), services.database.connect() as connection:
+        return [dict(row) for row in connection.execute(asked.order_by("source", "state")).mappings()]
+
+
+def _some(connection: Connection, domain: str, wanted: Filter, before: int, most: int) -> list[Row[Any]]:
+    """The newest before that place. Each half is cut by itself, so that neither is sorted as a whole."""
+    halves = []
+    for half, place in (
+        (_examples(domain, wanted), schema.examples.c.accepted_offset),
+        (_proposals(domain, wanted), schema.proposals.c.proposed_offset),
+    ):
+        halves.append(half.where(place < before).order_by(place.desc()).limit(most).subquery().select())
+    table = union_all(*halves).subquery()
+    return list(connection.execute(select(table).order_by(table.c.place.desc()).limit(most)))
+
+
+def _page(services: Services, domain: str, wanted: Filter, before: int, limit: int) -> dict[str, Any]:
+    """The newest rows before that place, opened. `next`: where to go on; `stopped`: that is not the end of a page, but of what one
+    request opens."""
+    sought, found, searched = (wanted.text or "").casefold(), list[dict[str, Any]](), 0
+    until, at_once = time.monotonic() + SEARCH_S, SEARCHED_AT_ONCE if sought else limit
+    while True:
+        with postgres_trouble(), services.database.connect() as connection:
+            rows = _some(connection, domain, wanted, before, at_once)
+            words = _opened(services, connection, rows)
+        for row in rows:
+            shown = words[row.id]
+            searched, before = searched + 1, row.place
+            if sought and not any(sought in shown[name].casefold() for name in ("question", "answer")):
+                continue
+            found.append(shown)
+            if len(found) == limit:
+                break
+        ended = len(rows) < at_once and (not rows or rows[-1].place == before)
+        stopped = not ended and len(found) < limit and (searched >= SEARCHED_MOST or time.monotonic() > until)
+        if ended or stopped or len(found) == limit:
+            return {"data": found, "next": None if ended else before, "searched": searched, "stopped": stopped}
+
+
+def _opened(services: Services, connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, dict[str, Any]]:
+    """The rows with their words, by id: of an example the prompt alone, without what stands before it."""
+    e, p = schema.examples.c, schema.proposals.c
+    examples = {
+        row.example_id: row
+        for row in connection.execute(
+            select(e.example_id, e.prompt, e.answer, e.said_at, e.edited, e.retired_reason).where(
+                e.example_id.in_([row.id for row in rows if row.example_id is not None])
+            )
+        )
+    }
+    proposals = {
+        row.proposal_id: row
+        for row in connection.execute(
+            select(p.proposal_id, p.proposal, p.reason).where(
+                p.proposal_id.in_([row.id for row in rows if row.example_id is None])
+            )
+        )
+    }
+    found = {}
+    for row in rows:
+        shown = {name: row._mapping[name] for name in ("id", "state", "source", "person", "proposal_id", "example_id")}
+        if row.example_id is not None:
+            example = examples[row.example_id]
+            shown |= {"edited": example.edited, "reason": example.retired_reason, "said_at": example.said_at}
+            shown |= _words(services, example.prompt, example.answer)
+        else:
+            proposal = proposals[row.id]
+            shown |= {"edited": False, "reason": proposal.reason, "said_at": None}
+            shown |= _proposed(services, proposal.proposal)
+        found[row.id] = shown
+    return found
+
+
+def _words(services: Services, prompt: Any, answer: Any) -> dict[str, str]:
+    """Nothing where they were erased, or are no conversation."""
+    try:
+        with postgres_trouble():
+            question = history.open_question(msgspec.convert(prompt, Sealed), services.keyring)
+            return {
+                "question": question,
+                "answer": sealing.open_sealed(msgspec.convert(answer, Sealed), services.keyring),
+            }
+    except (Erased, Invalid):
+        return {"question": "", "answer": ""}
+
+
+def _proposed(services: Services, sealed: Any) -> dict[str, str]:
+    words = opened(services, sealed)
+    if words is None:
+        return {"question": "", "answer": ""}
+    item = msgspec.json.decode(words, type=Example)
+    return {"question": messages_of(item)[-1]["content"], "answer": item.output}
+
+
+def _all_of(services: Services, domain: str, wanted: Filter, count: int | None) -> list[str]:
+    """The ids of all that the filter finds. Raises ApiError where these are too many, or not as many as were counted."""
+    if wanted.text:
+        found = _page(services, domain, wanted, 2**63 - 1, MOST_ITEMS + 1)
+        if found["stopped"]:
+            message = f"the search ended after {found['searched']} of them; narrow the filter, or give ids"
+            raise ApiError(413, message, param="filter.text", code="too_many_items")
+        ids = [row["id"] for row in found["data"]]
+    else:
+        table = _table(domain, wanted)
+        with postgres_trouble(), services.database.connect() as connection:
+            ids = list(connection.execute(select(table.c.id).limit(MOST_ITEMS + 1)).scalars())
+    if len(ids) > MOST_ITEMS:
+        message = f"the filter finds more than the {MOST_ITEMS} that are decided on at once"
+        raise ApiError(413, message, param="filter", code="too_many_items")
+    if count is None or len(ids) != count:
+        raise ApiError(
+            409, f"the filter finds {len(ids)} now: say so with count to go on", param="count", code="other_count"
+        )
+    return ids
+
+
+def _decide(services: Services, domain: str, verb: Verb, ids: Sequence[str], reason: str) -> dict[str, Any]:
+    """What the verb has no meaning for is passed over: nothing is retired that was not accepted, and nothing is rejected that was
+    never proposed. Raises ApiError 404."""
+    e, p = schema.examples.c, schema.proposals.c
+    with postgres_trouble(), services.database.connect() as connection:
+        examples = list(connection.execute(select(schema.examples).where(e.domain == domain, e.example_id.in_(ids))))
+        of_these = [row.proposal_id for row in examples if row.proposal_id is not None]
+        proposals = {
+            row.proposal_id: row
+            for row in connection.execute(
+                select(schema.proposals).where(p.domain == domain, p.proposal_id.in_([*ids, *of_these]))
+            )
+        }
+    known = {row.example_id for row in examples} | proposals.keys()
+    for number, id_ in enumerate(ids):
+        if id_ not in known:
+            message = "there is no such example in the domain"
+            raise ApiError(404, message, param=f"ids[{number}]", code="example_not_found")
+    named = set(ids)
+    causes: dict[UUID, UUID] = {}
+    events: list[tuple[UUID, DomainEvent]] = []
+    match verb:
+        case "accept":
+            back = [row for row in examples if row.retired_offset is not None and row.retired_reason != "erased"]
+            events, causes = _again(services, domain, back)
+            events += acceptances(
+                services, domain, [row for id_, row in proposals.items() if id_ in named and row.example_id is None]
+            )
+        case "reject":
+            mine = {row.proposal_id for row in examples if row.retired_offset is None}
+            rows = [row for id_, row in proposals.items() if id_ in mine or (id_ in named and row.state == "proposed")]
+            events = rejections(domain, rows, reason or "rejected by hand")
+        case "retire":
+            events = [
+                retirement(EXAMPLES, domain, row.example_id, reason or "retired by hand")
+                for row in examples
+                if row.retired_offset is None
+            ]
+    return _said(services, events, decision_of(None), causes, len(named))
+
+
+def _undo(services: Services, domain: str, decision: str) -> dict[str, Any]:
+    """Take back all that came of a decision, or of an import. Proposals are open again; what was retired comes again as a new item,
+    whose words are the same. Doing it again changes nothing. Raises ApiError 404."""
+    e, p = schema.examples.c, schema.proposals.c
+    decided = decision.startswith(DECISION)
+    with postgres_trouble(), services.database.connect() as connection:
+        accepted = list(
+            connection.execute(select(schema.examples).where(e.accepted_in == decision, e.domain == domain))
+            if decision != domain
+            else ()
+        )
+        retired = list(
+            connection.execute(select(schema.examples).where(e.retired_in == decision, e.domain == domain))
+            if decided
+            else ()
+        )
+        proposals = list(
+            connection.execute(select(schema.proposals).where(p.decided_in == decision, p.domain == domain))
+            if decided
+            else ()
+        )
+    if not (accepted or retired or proposals):
+        raise ApiError(404, "nothing of that decision, or import, stands in the domain", code="decision_not_found")
+    events = [
+        retirement(EXAMPLES, domain, row.example_id, "it was taken back")
+        for row in accepted
+        if row.retired_offset is None
+    ]
+    back, causes = _again(services, domain, [row for row in retired if row.retired_reason != "erased"])
+    came_again = {cast(ExampleAccepted, event).proposal_id for _, event in back}
+    by = caller().person
+    for row in proposals:
+        if row.state != "proposed" and row.proposal_id not in came_again:
+            id_ = uuid5(UUID(row.proposal_id), f"reopened after {row.decided_offset}")
+            events.append((id_, ProposalReopened(domain=domain, proposal_id=row.proposal_id, by=by)))
+    touched = len(accepted) + len(retired) + len(proposals)
+    return _said(services, [*back, *events], decision_of(None), causes, touched)
+
+
+def _again(
+    services: Services, domain: str, rows: Sequence[Row[Any]]
+) -> tuple[list[tuple[UUID, DomainEvent]], dict[UUID, UUID]]:
+    """Retired examples as new items; what each follows from, where it is a correction. Those whose words were erased stay away."""
+    who = caller()
+    ids, there = standing(services, EXAMPLES, [UUID(row.example_id) for row in rows])
+    events: list[tuple[UUID, DomainEvent]] = []
+    causes: dict[UUID, UUID] = {}
+    for row, id_ in zip(rows, ids, strict=True):
+        if id_ in there:
+            continue  # it has come again already
+        prompt, answer = msgspec.convert(row.prompt, Sealed), msgspec.convert(row.answer, Sealed)
+        if row.kind == CORRECTION:
+            causes[id_] = UUID(answer.ref.partition("#")[0])
+        else:
+            try:
+                with postgres_trouble():
+                    prompt = _sealed_again(services, prompt, f"{id_}#prompt")
+                    answer = _sealed_again(services, answer, f"{id_}#answer")
+            except Erased:
+                continue
+        again = ExampleAccepted(
+            domain=domain,
+            example_id=id_.hex,
+            kind=row.kind,
+            person=row.person,
+            prompt=prompt,
+            answer=answer,
+            said_at=row.said_at,
+            prompt_id=row.prompt_id,
+            follows=row.follows,
+            service=None if row.person == who.speaks_as else who.key_id,
+            proposal_id=row.proposal_id,
+            edited=row.edited,
+        )
+        events.append((id_, again))
+    return events, causes
+
+
+def _sealed_again(services: Services, sealed: Sealed, ref: str) -> Sealed:
+    words = sealing.open_sealed(sealed, services.keyring)
+    return sealing.seal(words, services.keyring.find(sealed.kid), ref)
+
+
+def _said(
+    services: Services,
+    events: Sequence[tuple[UUID, DomainEvent]],
+    decision: str,
+    causes: dict[UUID, UUID],
+    touched: int,
+) -> dict[str, Any]:
+    names = {
+        "ExampleAccepted": "accepted",
+        "ExampleRejected": "rejected",
+        "ExampleRetired": "retired",
+        "ProposalReopened": "reopened",
+    }
+    done = Counter(names[type(event).__name__] for _, event in events)
+    subjects = {getattr(event, "proposal_id", None) or getattr(event, "example_id", None) for _, event in events}
+    return {
+        **{name: done[name] for name in names.values()},
+        "known": max(0, touched - len(subjects)),
+        "decision": decision,
+        "position": say_all(services, events, decision, None, causes),
+    }
+
+
+def _caught_up(services: Services) -> None:
+    if not services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
+        raise Behind("what there is to decide on is not known yet: the log is not followed at present")
