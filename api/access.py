@@ -97,14 +97,15 @@ def check_speaker(person: str, param: str = "user") -> None:
         raise ApiError(403, message, param=param, code="another_person")
 
 
-def needs(role: str, every_domain: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """The view behind this is for keys with `role`, or one above it. `every_domain`: what it shows or does is not of one domain."""
+def needs(*roles: str, every_domain: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The view behind this is for keys with one of `roles`, or with one that may do what it may. `every_domain`: what it shows or
+    does is not of one domain."""
 
     def wrap(view: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            if not caller().may(role):
-                raise ApiError(403, f"this needs a key with the role {role}", code="role_missing")
+            if not any(map(caller().may, roles)):
+                raise ApiError(403, f"this needs a key with the role {' or '.join(roles)}", code="role_missing")
             if every_domain and caller().domains is not None:
                 raise ApiError(403, "this needs a key that is made for every domain", code="domains_missing")
             return view(*args, **kwargs)

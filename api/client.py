@@ -609,6 +609,36 @@ class Door:
         """`verdict`: accept or reject; of proposals by their ids, or of all of a build that nobody has decided on."""
         return _object(self.send("POST", f"/v1/domains/{_part(domain)}/proposals/{verdict}", body))
 
+    # the queue
+
+    def queues(self) -> list[Json]:
+        """The domains whose queue this key may see: {"domain", "title", "live_release", "waiting": by what puts it forward}"""
+        return _data(self.get("/v1/queues"))
+
+    def queue(self, domain: str) -> Json:
+        """{"waiting", "agreement": {"alpha", "items", "agreed"}}"""
+        return _object(self.get(f"/v1/domains/{_part(domain)}/queue"))
+
+    def next_in_queue(self, domain: str, person: str | None = None) -> Json | None:
+        """What that person holds from now on; None: nothing waits for them."""
+        path = f"/v1/domains/{_part(domain)}/queue/next"
+        item: Json | None = _object(self.send("POST", path, _of(person)))["item"]
+        return item
+
+    def judge(self, domain: str, proposal_id: str, said: Json, person: str | None = None) -> Json:
+        """`said`: {"verdict": accept, edit (with "edited") or reject}, or {"takes": the verdict of one of two who disagree}."""
+        path = f"/v1/domains/{_part(domain)}/queue/{_part(proposal_id)}/judge"
+        return _object(self.send("POST", path, said | _of(person)))
+
+    def skip(self, domain: str, proposal_id: str, person: str | None = None) -> Json:
+        path = f"/v1/domains/{_part(domain)}/queue/{_part(proposal_id)}/skip"
+        return _object(self.send("POST", path, _of(person)))
+
+    def raise_concern(self, domain: str, proposals: Sequence[str], concern: str, reason: str = "") -> Json:
+        """Put proposals forward in the queue: disputed, uncertain or hard."""
+        body = {"proposals": list(proposals), "concern": concern, "reason": reason}
+        return _object(self.send("POST", f"/v1/domains/{_part(domain)}/queue/raise", body))
+
     # the log
 
     def events(self, **params: Any) -> Json:
@@ -736,6 +766,11 @@ def _asked(path: str, params: Mapping[str, str | None]) -> str:
     """`path` with a query string of those `params` that are not None."""
     given = {name: value for name, value in params.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path
+
+
+def _of(person: str | None) -> Json:
+    """Who acts, where the key may name anybody."""
+    return {} if person is None else {"user": person}
 
 
 def _part(name: str) -> str:

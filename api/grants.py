@@ -35,7 +35,7 @@ def blueprint(services: Services) -> Blueprint:
     views = Blueprint("grants", __name__)
 
     @views.get("/v1/me")
-    @needs("chat")
+    @needs("chat", "annotator")
     def show_caller() -> Response:
         who = caller()
         return reply(
@@ -88,19 +88,19 @@ def blueprint(services: Services) -> Blueprint:
         return reply({"revoked": revoked})
 
     @views.post("/v1/sessions")
-    @needs("chat")
+    @needs("chat", "annotator")
     def open_session() -> Response:
         _check_no_session()
         return reply(begin_session(services.database, caller().key_id), 201)
 
     @views.post("/v1/sessions/link")
-    @needs("chat")
+    @needs("chat", "annotator")
     def open_link() -> Response:
         _check_no_session()
         return reply(make_link(services.database, caller().key_id), 201)
 
     @views.post("/v1/sessions/end")
-    @needs("chat")
+    @needs("chat", "annotator")
     def close_session() -> Response:
         if not caller().session:
             raise ApiError(403, "that is a key and no session; a key is revoked", code="no_session")

@@ -27,7 +27,14 @@ from streams.sealing import ensure_master_key
 from streams.settings import from_env
 from streams.store import open_database, postgres_trouble
 
-ROLES = ("chat", "data", "operator")  # each may do what those before it may
+# By role, the lowest first: what else its keys may do.
+MAY: dict[str, frozenset[str]] = {
+    "chat": frozenset(),
+    "annotator": frozenset(),
+    "data": frozenset({"chat", "annotator"}),
+    "operator": frozenset({"chat", "annotator", "data"}),
+}
+ROLES = tuple(MAY)
 LOCAL = "local"  # the name of the key that `noria up` makes
 CHANNEL = "noria_keys"  # what every door listens to: the id of a key that is not what it was
 RECHECK_S = 3.0  # how long a key is taken without a look at its row, where nobody has said that it changed
@@ -61,7 +68,7 @@ class Caller(Struct, frozen=True):
         return next((role for role in reversed(ROLES) if role in self.roles), "")
 
     def may(self, role: str) -> bool:
-        return any(held in self.roles for held in ROLES[ROLES.index(role) :])
+        return any(role == held or role in MAY[held] for held in self.roles & MAY.keys())
 
     def sees(self, domain: str) -> bool:
         return self.domains is None or domain in self.domains

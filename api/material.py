@@ -169,7 +169,8 @@ def blueprint(services: Services) -> Blueprint:
         said = typed(read_object(), _Accepted)
         edited = _edited(said)
         living_domain(services, domain)
-        return reply(_accept(services, domain, _decided_on(services, domain, said), edited, decision_of(said.decision)))
+        rows, held = _decided_on(services, domain, said)
+        return reply(_accept(services, domain, rows, edited, decision_of(said.decision)) | held)
 
     @views.post("/v1/domains/<domain>/proposals/reject")
     @needs("data")
@@ -178,8 +179,9 @@ def blueprint(services: Services) -> Blueprint:
         if len(no_control_characters(said.reason, "reason")) > 200:
             raise ApiError(400, "reason must be at most 200 characters", param="reason")
         living_domain(services, domain)
-        rows = _decided_on(services, domain, said)
-        return reply(_reject(services, domain, rows, said.reason or "rejected by hand", decision_of(said.decision)))
+        rows, held = _decided_on(services, domain, said)
+        reason = said.reason or "rejected by hand"
+        return reply(_reject(services, domain, rows, reason, decision_of(said.decision)) | held)
 
     return views
 
@@ -310,8 +312,9 @@ def _edited(said: _Accepted) -> Example | None:
         raise ApiError(413 if error.too_large else 400, f"{param}: {error.message}", param=param) from None
 
 
-def _decided_on(services: Services, domain: str, said: _Decided) -> list[Row[Any]]:
-    """The proposals that a request names. Raises ApiError, naming one that is not there."""
+def _decided_on(services: Services, domain: str, said: _Decided) -> tuple[list[Row[Any]], dict[str, int]]:
+    """The proposals that a request names, and how many of its build are left to the annotators who judge them. Raises ApiError,
+    naming one that is not there or is being judged."""
     if bool(said.proposals) == (said.build is not None):
         raise ApiError(400, "give either proposals or a build", param="proposals")
     if len(said.proposals) > MOST_ITEMS:
@@ -319,7 +322,9 @@ def _decided_on(services: Services, domain: str, said: _Decided) -> list[Row[Any
     _caught_up(services)
     if said.build is not None:
         _build(services, domain, said.build)
-        return _of_build(services, domain, said.build, ["proposed"])
+        found = _of_build(services, domain, said.build, ["proposed"])
+        open_ = [row for row in found if not row.verdicts]
+        return open_, {"held": len(found) - len(open_)}
     table = schema.proposals
     asked = select(table).where(table.c.domain == domain, table.c.proposal_id.in_(said.proposals))
     with postgres_trouble(), services.database.connect() as connection:
@@ -328,7 +333,10 @@ def _decided_on(services: Services, domain: str, said: _Decided) -> list[Row[Any
         if id_ not in rows:
             message = "there is no such proposal in the domain"
             raise ApiError(404, message, param=f"proposals[{number}]", code="proposal_not_found")
-    return [rows[id_] for id_ in dict.fromkeys(said.proposals)]
+        if rows[id_].verdicts:
+            message = "annotators are judging it; it is settled in the queue"
+            raise ApiError(409, message, param=f"proposals[{number}]", code="being_judged")
+    return [rows[id_] for id_ in dict.fromkeys(said.proposals)], {"held": 0}
 
 
 def _of_build(services: Services, domain: str, build_id: str, states: Sequence[str]) -> list[Row[Any]]:
@@ -358,7 +366,8 @@ def acceptances(
     person edited is sealed as theirs, and goes with them. Raises ApiError 410."""
     who, at = caller(), datetime.now(UTC)
     with postgres_trouble():
-        key = services.keyring.key_for(person_subject(who.person) if edited else domain_subject(domain))
+        own = services.keyring.key_for(person_subject(who.person))  # by which they can be erased
+        key = own if edited else services.keyring.key_for(domain_subject(domain))
     open_ = [row for row in rows if row.state in ("proposed", "rejected")]
     ids, _ = standing(services, EXAMPLES, [uuid5(UUID(row.proposal_id), "accepted") for row in open_])
     events: list[tuple[UUID, DomainEvent]] = []

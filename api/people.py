@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from flask import Blueprint, Response
-from sqlalchemy import Connection, Text, any_, cast, func, select
+from sqlalchemy import Connection, Text, any_, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from api.access import caller, needs, source_of
@@ -168,6 +168,10 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
     mine, learned_by = _learned_by(services, person)
     at = datetime.now(UTC)
     envelopes = [erasure(domain, person, kids, by, source_of(caller()), at) for domain in domains]
+    with postgres_trouble(), services.database.begin() as connection:
+        connection.execute(
+            delete(schema.leases).where(schema.leases.c.person == person)
+        )  # others are handed what they held
     positions = services.recorder.append_patiently(envelopes, 10.0) if envelopes else []
     return {
         "person": person,
@@ -187,7 +191,9 @@ def _learned_by(services: Services, person: str) -> tuple[int, list[dict[str, An
     many of both."""
     examples, rounds = schema.examples.c, schema.rounds.c
     with postgres_trouble(), services.database.connect() as connection:
-        mine = connection.execute(select(examples.example_id, examples.domain).where(examples.person == person)).all()
+        mine = connection.execute(
+            select(examples.example_id, examples.domain).where(examples.person == person, examples.own_words)
+        ).all()
         said = connection.execute(
             select(rounds.round_id, rounds.domain, rounds.said_by[person].as_integer().label("preferences")).where(
                 rounds.said_by.has_key(person)

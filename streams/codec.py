@@ -23,6 +23,7 @@ from streams.facts.documents import DocumentAdded, PassageAdded
 from streams.facts.domains import PolicySet
 from streams.facts.exam import ExamItemAdded
 from streams.facts.examples import ExampleAccepted, PreferenceAccepted, RankingAccepted
+from streams.facts.judgements import ProposalJudged
 from streams.facts.material import ExampleProposed, SeedAdded, TripleAdded
 from streams.facts.operations import OperationsEvent
 from streams.policy import check_readable
@@ -146,7 +147,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("policy_set", 6): (),  # within the policy: `from_base_every`, `recipe.stop_after`
     ("policy_set", 7): (),  # within the policy: `dpo` and `kto`
     ("policy_set", 8): (),  # within the policy: `gate.least_pairs`, `sft_dpo` and `ppo`, `teacher`
-    ("policy_set", 9): (),  # within the policy: `mask`, `selection`, `style`
+    ("policy_set", 9): (),  # within the policy: `annotation`, `mask`, `selection`, `style`
     ("preference_accepted", 1): ("follows",),
     ("preference_accepted", 2): ("service",),
     ("prompt_asked", 1): ("follows", "so_far"),
@@ -368,8 +369,13 @@ def _check_refs(envelope: Envelope) -> None:
     match event:
         case _ if here:
             pass
+        case ExampleAccepted(kind="annotation", proposal_id=str()) if envelope.causation_id is not None:
+            copies = [("#prompt", event.prompt), ("#answer", event.answer)]
         case ExampleAccepted(kind="annotation"):
             here = ("prompt", "answer")
+        case ProposalJudged(prompt=Sealed() as prompt, answer=Sealed() as answer):
+            place = envelope.id if event.author is None else ""  # else another annotator said it
+            copies = [(f"{place}#prompt", prompt), (f"{place}#answer", answer)]
         case ExampleAccepted():
             copies = [("#messages", event.prompt), (f"{envelope.causation_id}#text", event.answer)]
         case RankingAccepted():

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from streams.annotation import Judging
 from streams.fresh import Fresh
 from streams.gate import Verdict
 from streams.plan import RoundStep
@@ -116,6 +117,16 @@ class Domain(Struct, frozen=True):
     comparing: Comparing | None = None
     reward_model: RewardModel | None = None  # the newest
     building: Building | None = None
+    judging: dict[str, Judging] = field(
+        default_factory=dict
+    )  # proposals on which somebody said something, until it is settled
+
+
+def without_judging(state: Domain, proposal_id: str | None) -> Domain:
+    """That proposal has been decided on."""
+    if proposal_id is None or proposal_id not in state.judging:
+        return state
+    return replace(state, judging={id_: said for id_, said in state.judging.items() if id_ != proposal_id})
 
 
 def base_of(state: Domain, release: int | None) -> str:

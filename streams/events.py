@@ -8,6 +8,7 @@ from streams.facts.documents import DocumentEvent
 from streams.facts.domains import DomainsEvent
 from streams.facts.exam import ExamEvent
 from streams.facts.examples import ExampleEvent
+from streams.facts.judgements import JudgementEvent
 from streams.facts.material import MaterialEvent
 from streams.facts.orders import OrderEvent
 from streams.facts.people import PeopleEvent
@@ -27,6 +28,7 @@ DomainEvent = (
     | DomainsEvent
     | ExamEvent
     | ExampleEvent
+    | JudgementEvent
     | MaterialEvent
     | OrderEvent
     | PeopleEvent

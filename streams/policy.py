@@ -9,6 +9,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 from msgspec import Struct, field
 
+from streams.annotation import Annotation
 from streams.endpoints import Teacher
 from streams.errors import Invalid, InvalidField
 from streams.gate import GateMargins
@@ -103,6 +104,7 @@ class Policy(Struct, frozen=True):
     selection: Selection = USUAL
     style: tuple[StyleRule, ...] = ()
     mask: tuple[PersonalKind, ...] = KINDS
+    annotation: Annotation = field(default_factory=Annotation)
 
 
 class Gathered(Struct, frozen=True):
@@ -201,6 +203,7 @@ def check_readable(policy: Policy) -> None:
     if policy.teacher is not None:
         policy.teacher.check("teacher")
     check_style(policy.style, "style")
+    policy.annotation.check()
     policy.gate.check()
     check_selection(policy.selection)
     try:

@@ -13,6 +13,7 @@ from streams.facts import (
     domains,
     exam,
     examples,
+    judgements,
     material,
     orders,
     people,
@@ -33,6 +34,8 @@ def of_domain(before: Domain, after: Domain, recorded: Recorded, event: DomainEv
 def _of_event(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent) -> list[Write]:
     if isinstance(event, examples.ExampleEvent):
         return examples.rows(before, after, recorded, event)
+    if isinstance(event, judgements.JudgementEvent):
+        return judgements.rows(before, after, recorded, event)
     if isinstance(event, domains.DomainsEvent):
         return domains.rows(before, after, recorded, event)
     if isinstance(event, comparisons.ComparisonEvent):

@@ -18,7 +18,19 @@ from msgspec.structs import replace
 from streams.domain import Building, Comparing, Domain, Rebuild, Round, base_of, prospect, startable, without_the_future
 from streams.envelope import Consequence, Recorded
 from streams.events import DomainEvent
-from streams.facts import bases, comparisons, documents, domains, exam, examples, material, people, releases, rounds
+from streams.facts import (
+    bases,
+    comparisons,
+    documents,
+    domains,
+    exam,
+    examples,
+    judgements,
+    material,
+    people,
+    releases,
+    rounds,
+)
 from streams.facts import orders as order_facts
 from streams.gate import judge
 from streams.orders import (
@@ -55,6 +67,8 @@ def _fold(state: Domain, recorded: Recorded, event: DomainEvent) -> Domain:
         return comparisons.fold(state, recorded, event)
     if isinstance(event, bases.BaseEvent | documents.DocumentEvent | exam.ExamEvent):
         return state
+    if isinstance(event, judgements.JudgementEvent):
+        return judgements.fold(state, recorded, event)
     if isinstance(event, material.MaterialEvent):
         return material.fold(state, recorded, event)
     if isinstance(event, order_facts.OrderEvent):
@@ -83,6 +97,8 @@ def react(before: Domain, after: Domain, recorded: Recorded, event: DomainEvent)
         found.append(_compare(event.domain, after, recorded, after.comparing))
     if isinstance(event, material.BuildAsked) and after.building is not None and before.building is None:
         found.append(_build(event, after, recorded, after.building))
+    if isinstance(event, judgements.ProposalJudged):
+        found += judgements.settled(before, after, recorded, event)
     if isinstance(event, people.PersonErased):
         order_id = uuid5(cause, "purge_places")
         found.append(PurgePlaces(order_id=order_id, domain=event.domain, person=event.person, kids=event.kids))

@@ -16,6 +16,7 @@ from streams.facts.documents import documents, passages
 from streams.facts.domains import domains
 from streams.facts.exam import exam_items
 from streams.facts.examples import examples, fresh, preferences, rankings
+from streams.facts.judgements import judgements
 from streams.facts.material import builds, proposals, seeds, triples
 from streams.facts.people import erasures
 from streams.facts.releases import releases
@@ -59,7 +60,9 @@ __all__ = [
     "feedback_counts",
     "fresh",
     "intake",
+    "judgements",
     "learned",
+    "leases",
     "machinery",
     "outbox",
     "parked",
@@ -306,6 +309,19 @@ teacher_calls = machine_table(
     jsonb("answer"),  # Sealed, with the domain's key
     timestamptz("made_at"),
     rights=may(workers="raw"),
+)
+# Which proposal is shown to whom at present, and until when nobody else is given it. `skipped`: they passed it on.
+leases = machine_table(
+    "work",
+    "leases",
+    text("proposal_id", key=True),
+    text("person", key=True),
+    text("domain"),
+    boolean("skipped"),
+    timestamptz("until"),
+    index("domain", "until"),
+    index("person"),
+    rights=may(door="rawd"),
 )
 places = machine_table(
     "work",

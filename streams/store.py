@@ -40,7 +40,7 @@ from streams.parking import Key, Parked, move, park, parked_at, read_parked, rel
 from streams.schema import projections as tables
 from streams.sqlstate import meaning_of, words_of
 from streams.tables import LIVE
-from streams.writes import Count, Delete, Insert, Retire, Row, Update, Write
+from streams.writes import Change, Count, Delete, Insert, Retire, Row, Update, Write
 
 SOURCE = "/noria/streams"
 CONNECT_TIMEOUT_S = 5
@@ -146,6 +146,10 @@ class Buffer:
                     f"UPDATE {self._schema}.{table} SET {sets} WHERE {where} AND retired_offset IS NULL",
                     (*retired.values(), *named.values()),
                 )
+            case Change(table, named, row):
+                where, sets = self._named(table, named), ", ".join(f'"{name}" = %s' for name in row)
+                values = (*_adapted(table, row.items()), *named.values())
+                self._cursor.execute(f"UPDATE {self._schema}.{table} SET {sets} WHERE {where}", values)
             case Delete(table, named):
                 where, values = self._named(table, named), tuple(named.values())
                 if write.before_offset is not None:

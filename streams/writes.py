@@ -33,6 +33,14 @@ class Retire(Struct, frozen=True):
     more: Row = {}
 
 
+class Change(Struct, frozen=True):
+    """Columns of every row that `where` names (one or many)."""
+
+    table: str
+    where: Row
+    row: Row
+
+
 class Count(Struct, frozen=True):
     """One more in the column `number` of the row that `key` names."""
 
@@ -48,7 +56,7 @@ class Delete(Struct, frozen=True):
     before_offset: int | None = None
 
 
-Write = Insert | Update | Retire | Count | Delete
+Write = Insert | Update | Change | Retire | Count | Delete
 
 
 def columns(event: Struct, *names: str) -> Row:

@@ -18,12 +18,15 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from api.comparing import with_shares
 from api.reasons import with_words
+from streams.annotation import PLACES, Judging, Verdict
 from streams.recipes import LoraRecipe
 
 KEY = "noria-test-key"
 # The keys that it knows, by role; an operator's names persons, the others speak as their own.
 DATA_KEY, CHAT_KEY = "noria-test-data", "noria-test-chat"
-KEYS = {KEY: "operator", DATA_KEY: "data", CHAT_KEY: "chat"}
+ANNOTATORS = {name: f"noria-test-{name}" for name in ("ann", "ben", "cleo")}
+KEYS = {KEY: "operator", DATA_KEY: "data", CHAT_KEY: "chat"} | dict.fromkeys(ANNOTATORS.values(), "annotator")
+NAMES = {key: name for name, key in ANNOTATORS.items()}
 Json = dict[str, Any]
 WORDS_OF = ("state", "text", "question")  # of what was recalled; no answer carries them
 POLICY: Json = {
@@ -90,6 +93,9 @@ class FakeDoor:
         self.memories: dict[str, list[Json]] = {}  # by question: what is recalled for it at any score, with their words
         self.calibrated = 0.5  # what is good enough, where neither the question nor the policy says so
         self.documents: list[Json] = []  # with their passages, as one is shown
+        self.queue: list[Json] = []  # items as they are shown, each with the `judging` of `streams.annotation`
+        self.agreement: Json = {"alpha": None, "items": 0, "agreed": 0}
+        self.skipped: set[tuple[str, str]] = set()  # (who, what)
         self.quarantine: list[Json] = []
         self.log_lost: str | None = None
         self.stopped: list[Json] = []
@@ -185,6 +191,25 @@ def new_document(title: str, passages: int) -> Json:
     ]
     row = {"document_id": uuid4().hex, "name": f"{title}.md", "title": title, "passages": passages, "by": "curator"}
     return row | {"added_at": ago(60), "retired": None, "data": [one | {"start": 0, "end": 9} for one in data]}
+
+
+def new_item(words: str, waits: str = "proposed", doubled: bool = False, **known: Any) -> Json:
+    """One that waits in the queue, as the door shows it."""
+    passage = {"place": "Article 91", "text": "Who drives after drinking loses the licence for six months."}
+    proposal = {"instruction": words, "input": "", "output": "The licence is withheld for six months.", "system": ""}
+    return {
+        "proposal_id": uuid4().hex,
+        "builder": "self-qa",
+        "kind": "question",
+        "state": "proposed",
+        "concern": None,
+        "waits": waits,
+        "reason": None,
+        "proposal": proposal,
+        "sources": [{"kind": "passage", "id": "9a55", "title": "Road Traffic Safety Law", "said": passage}],
+        "verdicts": [],
+        "judging": Judging(doubled),
+    } | known
 
 
 MADE: Json = {
@@ -356,6 +381,8 @@ def application(door: FakeDoor) -> Flask:
     def me() -> Response:
         role = KEYS[g.key]
         names = {"names_persons": role == "operator", "domains": None}
+        if g.key in NAMES:
+            return said({"name": NAMES[g.key], "role": role, "person": NAMES[g.key], **names})
         return said({"name": f"test-{role}", "role": role, "person": f"key:test-{role}", **names})
 
     @app.get("/v1/keys")
@@ -783,6 +810,52 @@ def application(door: FakeDoor) -> Flask:
         door.comparisons.insert(0, new_comparison(domain))
         position = door.record("comparison_asked", "domains", {"domain": domain})
         return said({"comparison_id": door.comparisons[0]["comparison_id"], "known": False, "position": position}, 202)
+
+    def waiting() -> Json:
+        open_ = [item for item in door.queue if item["judging"].outcome is None]
+        found = {name: sum(item["waits"] == name for item in open_) for name in PLACES}
+        return found | {"second": sum(len(item["judging"].verdicts) == 1 for item in open_)}
+
+    @app.get("/v1/queues")
+    def queues() -> Response:
+        names = ("domain", "title", "live_release")
+        return said({"data": [{n: row[n] for n in names} | {"waiting": waiting()} for row in door.domains.values()]})
+
+    @app.get("/v1/domains/<domain>/queue")
+    def queue(domain: str) -> Response:
+        return said({"domain": domain, "waiting": waiting(), "agreement": door.agreement})
+
+    def annotator() -> str:
+        return str(request.get_json().get("user") or NAMES.get(g.key, "key:test"))
+
+    @app.post("/v1/domains/<domain>/queue/next")
+    def next_in_queue(domain: str) -> Response:
+        who = annotator()
+        for item in sorted(door.queue, key=lambda item: PLACES[item["waits"]]):
+            if item["judging"].takes(who) and (who, item["proposal_id"]) not in door.skipped:
+                return said({"item": {name: value for name, value in item.items() if name not in ("judging", "said")}})
+        return said({"item": None})
+
+    @app.post("/v1/domains/<domain>/queue/<proposal_id>/skip")
+    def skip_item(domain: str, proposal_id: str) -> Response:
+        door.skipped.add((annotator(), proposal_id))
+        return said({"skipped": True})
+
+    @app.post("/v1/domains/<domain>/queue/<proposal_id>/judge")
+    def judge(domain: str, proposal_id: str) -> Response:
+        body, who = request.get_json(), annotator()
+        item = next(item for item in door.queue if item["proposal_id"] == proposal_id)
+        if not item["judging"].takes(who):
+            return refusal(409, "it does not wait for anybody: it has been decided on", code="decided")
+        taken = next((one for one in item["verdicts"] if one["judgement_id"] == body.get("takes")), None)
+        verdict, edited = (taken["verdict"], taken["edited"]) if taken else (body["verdict"], body.get("edited"))
+        item["judging"] = item["judging"].with_verdict(Verdict(who, verdict))
+        one = {"judgement_id": uuid4().hex, "verdict": verdict, "edited": edited}
+        item.setdefault("said", []).append(one)
+        if item["judging"].disputed:
+            item |= {"waits": "disputed", "verdicts": item["said"]}
+        place = {"domain": domain, "proposal_id": proposal_id, "person": who, "verdict": verdict}
+        return said({"verdict": verdict, "position": door.record("proposal_judged", "domains", place)})
 
     @app.get("/v1/domains/<domain>/comparisons")
     def comparisons(domain: str) -> Response:

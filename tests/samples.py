@@ -34,6 +34,7 @@ from streams.facts.documents import DocumentAdded, DocumentRemoved, PassageAdded
 from streams.facts.domains import ClockTicked, DomainCreated, DomainRetired, PolicySet
 from streams.facts.exam import ExamItemAdded, ExamItemRetired
 from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted, RankingAccepted, RankingRetired
+from streams.facts.judgements import ConcernRaised, ExampleKept, ProposalJudged
 from streams.facts.material import (
     BuildAsked,
     ExampleProposed,
@@ -400,6 +401,21 @@ EVENTS: tuple[Event, ...] = (
     ),
     ExampleRejected(domain=DOMAIN, proposal_id="proposal-1", reason="wrong", by="ops"),
     ProposalReopened(domain=DOMAIN, proposal_id="proposal-1", by="ops"),
+    ConcernRaised(domain=DOMAIN, proposal_id="proposal-1", concern="uncertain", reason="few of its words are known"),
+    ProposalJudged(
+        domain=DOMAIN,
+        proposal_id="proposal-1",
+        person="ida",
+        verdict="edit",
+        example_id=id_of("judged").hex,
+        prompt=sealed(),
+        answer=sealed(),
+        author="ben",
+        stands="example-1",
+        follows=12,
+        service="key-1",
+    ),
+    ExampleKept(domain=DOMAIN, proposal_id="proposal-1", by="ida"),
     MaterialBuilt(
         domain=DOMAIN,
         order_id=id_of("build"),

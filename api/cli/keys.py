@@ -34,7 +34,7 @@ def key_group() -> None:
 
 @key_group.command("create")
 @click.argument("name")
-@click.option("--role", type=click.Choice(["chat", "data", "operator"]), default="chat", show_default=True)
+@click.option("--role", type=click.Choice(["chat", "annotator", "data", "operator"]), default="chat", show_default=True)
 @click.option("--service", is_flag=True, help="A chat key for a program that speaks for many: each request names whom.")
 @click.option("-p", "--person", metavar="ID", help="Whom it speaks as (key:NAME when left out).")
 @click.option("-d", "--domain", "domains", metavar="DOMAIN", multiple=True, help="Only this domain; may be repeated.")
@@ -54,7 +54,8 @@ def create(
     """Make a key and print it, once: it is not kept here, only its digest is.
 
     \b
-    A chat key asks and gives feedback, as one person. A data key also sees rounds, releases, events and data sets, and adds to
+    A chat key asks and gives feedback, as one person. An annotator's key sees the queue of proposed examples, judges them, and does
+    nothing else. A data key also sees rounds, releases, events and data sets, and adds to
     them. An operator's key may do everything, and names the person with each request.
 
     \b
@@ -62,6 +63,7 @@ def create(
       noria key create ann-laptop --person ann --domain devices --expires-in 30d
       noria key create ward-app --service
       noria key create curators --role data --domain devices
+      noria key create ida --role annotator --person ida --domain devices
     """
     body = {"name": name, "role": role, "service": service, "person": person, "expires_in_s": expires_in_s}
     with the_door() as door:

@@ -61,6 +61,14 @@ class Visitor(Struct, frozen=True):
         return self.role in ("data", "operator")
 
     @property
+    def annotates(self) -> bool:
+        return self.role in ("annotator", "data", "operator")
+
+    @property
+    def only_annotates(self) -> bool:
+        return self.role == "annotator"
+
+    @property
     def rolls_back(self) -> bool:
         return self.role == "operator"
 

@@ -1,5 +1,5 @@
-"""The page: four tabs, chat, the loop, documents and examples, over the door. Everything that a person says lives in their session's memory
-only."""
+"""The page: five tabs, chat, the loop, documents, examples and the queue, over the door. Everything that a person says lives in
+their session's memory only."""
 
 import secrets
 import time
@@ -30,7 +30,19 @@ from api.ui.examples import (
 )
 from api.ui.icons import WHEEL
 from api.ui.markup import safe
-from api.ui.style import BOARD_SCRIPT, FONTS, HEAD_SCRIPT, LIVE_SCRIPT, MONO, ROOM_SCRIPT, SHELF_SCRIPT, THREAD_SCRIPT
+from api.ui.queue import Work, draw_item, draw_line
+from api.ui.style import (
+    BOARD_SCRIPT,
+    FONTS,
+    HEAD_SCRIPT,
+    LINE_SCRIPT,
+    LIVE_SCRIPT,
+    MONO,
+    QUEUE_SCRIPT,
+    ROOM_SCRIPT,
+    SHELF_SCRIPT,
+    THREAD_SCRIPT,
+)
 from api.ui.thread import Thread, Turn, draw_live, draw_thread
 from api.ui.words import Lang, domain_choices, language_of, say
 from streams.errors import Invalid, Unavailable
@@ -315,6 +327,30 @@ class Page:
             seen.update("file", draw_file(room, lang, visitor.names_persons)),
         )
 
+    # the queue
+
+    def judge(self, work: Work, lang: Lang, seen: Seen, request: gr.Request, event: gr.EventData) -> tuple[Any, ...]:
+        """What an annotator says of what they hold: (what was recorded, the next one drawn, what they hold, what is shown)."""
+        said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
+        door = self._acting(visitor_of(request))
+        try:
+            recorded = work.judge(door, said)
+            note = ""
+            if recorded is not None:
+                note = f'<p class="n-note">{safe(say(lang, recorded[0], position=recorded[1]))}</p>'
+            work.hold(door, work.domain, work.person)
+        except (Invalid, Unavailable) as error:
+            if isinstance(error, Refused) and error.status == 409:
+                work.item = None  # somebody else was quicker
+            return _trouble(words_of(error, lang)), gr.skip(), work, seen
+        seen.every_s = None
+        return note, seen.update("item", draw_item(work.item, lang)), work, seen
+
+    def choose(self, event: gr.EventData) -> Any:
+        """Another domain, whose queue is to be shown."""
+        said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
+        return gr.update(value=str(said.get("domain")))
+
     # what goes on by itself
 
     def refresh(
@@ -325,17 +361,21 @@ class Page:
         thread: Thread,
         reading: Reading,
         room: Room,
+        work: Work,
         lang: Lang,
         seen: Seen,
         request: gr.Request,
     ) -> tuple[Any, ...]:
-        """(head, domain choice, corrections, board, documents, passages, the four parts of the data room, the room, what is shown,
-        seconds until the next look). A door that is away shows in the head; the rest stays."""
+        """(head, domain choice, corrections, board, documents, passages, the four parts of the data room, the room, how many wait
+        in the queue, what is held drawn, what is held, what is shown, seconds until the next look). A door that is away shows in
+        the head; the rest stays."""
         before = dict(seen.drawn)
         visitor = visitor_of(request)
         door = self._acting(visitor)
+        tab = "queue" if visitor.only_annotates else tab
         try:
-            rows = {str(row["domain"]): row for row in door.domains()}
+            listed = door.queues() if visitor.only_annotates else door.domains()
+            rows = {str(row["domain"]): row for row in listed}
             choices = domain_choices(rows.values())
             names = [name for _, name in choices]
             chosen = domain if domain in names else (names[0] if names else None)
@@ -349,6 +389,8 @@ class Page:
             shelf: Any = gr.skip()
             passages: Any = gr.skip()
             parts: tuple[Any, ...] = (gr.skip(),) * 4
+            line: Any = gr.skip()
+            item: Any = gr.skip()
             if tab == "chat":
                 mine = self._mine(door, thread, speaker(visitor, person), lang, seen)
             elif tab == "documents" and chosen and visitor.sees_the_loop:
@@ -360,17 +402,22 @@ class Page:
                 if room.domain != chosen:
                     room = enter(door, chosen, {})
                 parts = self._drawn_room(room, visitor, lang, seen)
+            elif tab == "queue" and chosen and visitor.annotates:
+                work.hold(door, chosen, speaker(visitor, person) or None if visitor.names_persons else None)
+                line = seen.update("line", draw_line(choices, chosen, door.queue(chosen), lang))
+                item = seen.update("item", draw_item(work.item, lang))
             elif chosen and status is not None and visitor.sees_the_loop:
                 board = seen.update("board", self._board(visitor, chosen, status, lang, seen))
             elif not chosen:
                 board = seen.update("board", _trouble(say(lang, "err_domain")))
+                item = seen.update("item", _trouble(say(lang, "err_domain")))
         except (Invalid, Unavailable) as error:
             board = gr.skip() if seen.drawn.get("board") else seen.update("board", _trouble(words_of(error, lang)))
             head = seen.update("head", draw_head(lang, None, False, visitor))
             skipped = gr.skip()
-            return head, skipped, skipped, board, *(skipped,) * 6, room, seen, seen.pace(before)
+            return head, skipped, skipped, board, *(skipped,) * 6, room, skipped, skipped, work, seen, seen.pace(before)
         head = seen.update("head", draw_head(lang, status, True, visitor))
-        return head, picked, mine, board, shelf, passages, *parts, room, seen, seen.pace(before)
+        return head, picked, mine, board, shelf, passages, *parts, room, line, item, work, seen, seen.pace(before)
 
     def _acting(self, visitor: Visitor) -> Door:
         return self._door.acting(visitor.token)
@@ -454,6 +501,8 @@ def draw_head(lang: Lang, status: Json | None, connected: bool, visitor: Visitor
         words, state = say(lang, "live", release=live), "n-on"
     who = say(lang, "visitor", name=visitor.name, role=visitor.role)
     turning = " n-turns" if status is not None and status.get("round") else ""
+    # Gradio goes on showing the button of a tab that is made invisible after it was drawn: the style hides that of the chat.
+    turning += " n-annotates" if visitor.only_annotates else ""
     buttons = "".join(
         f'<button type="button" data-lang="{tag}" aria-pressed="{"true" if tag == lang else "false"}">{name}</button>'
         for tag, name in (("en", "English"), ("zh", "中文"))
@@ -505,9 +554,10 @@ def build(door: Door, dropped: Dropped) -> Any:
         seen = gr.State(Seen())
         reading = gr.State(Reading())
         room = gr.State(Room())
+        work = gr.State(Work())
         remembered = gr.BrowserState("", storage_key="noria-person")
         head = gr.HTML(js_on_load=HEAD_SCRIPT, elem_id="n-head")
-        with gr.Tabs(elem_id="n-tabs"):
+        with gr.Tabs(elem_id="n-tabs") as tabs:
             with gr.Tab(say("en", "tab_chat"), id="chat") as chat_tab, gr.Row():
                 with gr.Column(scale=7, min_width=460):
                     with gr.Column(elem_id="n-talk"):
@@ -538,6 +588,10 @@ def build(door: Door, dropped: Dropped) -> Any:
                     shelf = gr.HTML(js_on_load=SHELF_SCRIPT, elem_id="n-documents")
                 with gr.Column(scale=7, min_width=300):
                     passages = gr.HTML(js_on_load=SHELF_SCRIPT, elem_id="n-reading")
+            with gr.Tab(say("en", "tab_queue"), id="queue", visible=False) as queue_tab:
+                line = gr.HTML(js_on_load=LINE_SCRIPT, elem_id="n-line")
+                judged = gr.HTML(js_on_load="", elem_id="n-judged")
+                item = gr.HTML(js_on_load=QUEUE_SCRIPT, elem_id="n-item")
 
             with gr.Tab(say("en", "tab_examples"), id="examples", visible=False) as examples_tab:
                 sieve = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-sieve")
@@ -548,7 +602,8 @@ def build(door: Door, dropped: Dropped) -> Any:
                         tale = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-tale")
                         file = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-file")
 
-        spoken = [chat_tab, loop_tab, documents_tab, examples_tab, domain, person, many, new, question, send, talk]
+        tabbed = [chat_tab, loop_tab, documents_tab, examples_tab, queue_tab]
+        spoken = [*tabbed, domain, person, many, new, question, send, talk]
 
         def speak(tongue: Lang, current: Thread) -> list[Any]:
             """Everything that stands on the page in words, in `tongue`."""
@@ -557,6 +612,7 @@ def build(door: Door, dropped: Dropped) -> Any:
                 gr.update(label=say(tongue, "tab_loop")),
                 gr.update(label=say(tongue, "tab_documents")),
                 gr.update(label=say(tongue, "tab_examples")),
+                gr.update(label=say(tongue, "tab_queue")),
                 gr.update(label=say(tongue, "domain")),
                 gr.update(label=say(tongue, "person"), info=say(tongue, "person_info")),
                 gr.update(label=say(tongue, "many_drafts")),
@@ -580,31 +636,55 @@ def build(door: Door, dropped: Dropped) -> Any:
                 info=say(tongue, "person_info"),
                 visible=visitor.names_persons,
             )
-            of_data = ((loop_tab, "tab_loop"), (documents_tab, "tab_documents"), (examples_tab, "tab_examples"))
-            for found, name in of_data:
-                words[spoken.index(found)] = gr.update(label=say(tongue, name), visible=visitor.sees_the_loop)
-            return [tongue, *words]
+            for found, name, sees in (
+                (loop_tab, "tab_loop", visitor.sees_the_loop),
+                (documents_tab, "tab_documents", visitor.sees_the_loop),
+                (examples_tab, "tab_examples", visitor.sees_the_loop),
+                (queue_tab, "tab_queue", visitor.annotates),
+            ):
+                words[spoken.index(found)] = gr.update(label=say(tongue, name), visible=sees)
+            return [tongue, gr.update(selected="queue") if visitor.only_annotates else gr.skip(), *words]
 
         def switch(current: Thread, shown: Seen, event: gr.EventData) -> list[Any]:
             said = event._data if isinstance(event._data, dict) else {}
             tongue = language_of(str(said.get("lang") or ""), None)
             shown.drawn = {"domains": shown.drawn.get("domains", "")}
-            return [tongue, shown, "", "", *speak(tongue, current)]
+            return [tongue, shown, "", "", "", *speak(tongue, current)]
 
         timer = gr.Timer(REFRESH_S)
         refreshed = {
             "fn": page.refresh,
-            "inputs": [tab, domain, person, thread, reading, room, lang, seen],
-            "outputs": [head, domain, mine, board, shelf, passages, sieve, rows, tale, file, room, seen, timer],
+            "inputs": [tab, domain, person, thread, reading, room, work, lang, seen],
+            "outputs": [
+                head,
+                domain,
+                mine,
+                board,
+                shelf,
+                passages,
+                sieve,
+                rows,
+                tale,
+                file,
+                room,
+                line,
+                item,
+                work,
+                seen,
+                timer,
+            ],
             **HIDDEN,
         }
         listen: Callable[..., Any] = blocks.load
-        listen(arrive, [remembered, thread], [lang, *spoken], **HIDDEN).then(**refreshed)
-        head.said(switch, [thread, seen], [lang, seen, trouble, told, *spoken], **HIDDEN).then(**refreshed)
+        listen(arrive, [remembered, thread], [lang, tabs, *spoken], **HIDDEN).then(**refreshed)
+        head.said(switch, [thread, seen], [lang, seen, trouble, told, judged, *spoken], **HIDDEN).then(**refreshed)
         timer.tick(**refreshed, concurrency_limit=16)
         chat_tab.select(lambda: "chat", None, tab, **HIDDEN).then(**refreshed)
         loop_tab.select(lambda: "loop", None, tab, **HIDDEN).then(**refreshed)
         documents_tab.select(lambda: "documents", None, tab, **HIDDEN).then(**refreshed)
+        queue_tab.select(lambda: "queue", None, tab, **HIDDEN).then(**refreshed)
+        line.said(page.choose, None, domain, **HIDDEN).then(**refreshed)
+        item.said(page.judge, [work, lang, seen], [judged, item, work, seen], **HIDDEN).then(**refreshed)
         for shown in (shelf, passages):
             shown.said(page.browse, [domain, reading, lang, seen], [passages, reading, seen], **HIDDEN).then(
                 **refreshed

@@ -229,6 +229,51 @@ element.addEventListener('drop', (event) => {
 });
 """
 
+# Keys and buttons judge what is held; a form opens and closes here.
+QUEUE_SCRIPT = """
+const held = () => element.querySelector('[data-item]');
+const act = (button) => {
+  const item = held(), form = item.querySelector('.n-form'), what = button.dataset.act;
+  if (what === 'open-edit') {
+    form.hidden = false;
+    const box = form.querySelector('[name=output]');
+    box.focus();
+    box.setSelectionRange(box.value.length, box.value.length);
+    form.scrollIntoView({block: 'nearest'});
+  } else if (what === 'close') form.hidden = true;
+  else {
+    const fields = Object.fromEntries([...form.querySelectorAll('textarea')].map((box) => [box.name, box.value]));
+    trigger('said', {act: what, item: item.dataset.item, fields: fields, takes: button.dataset.takes || ''});
+  }
+};
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-act]');
+  if (button && held()) act(button);
+});
+document.addEventListener('keydown', (event) => {
+  const item = element.isConnected && element.offsetParent !== null && held();
+  if (!item) return;
+  const form = item.querySelector('.n-form');
+  let button;
+  if (!form.hidden) {
+    const saves = event.key === 'Enter' && (event.ctrlKey || event.metaKey);
+    button = form.querySelector(event.key === 'Escape' ? '[data-act=close]' : saves ? '[data-act=edit]' : 'none');
+  } else if (!event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest('input, textarea, select'))
+    button = [...item.querySelectorAll('[data-key]')].find((one) => one.dataset.key === event.key.toLowerCase());
+  if (!button) return;
+  event.preventDefault();
+  act(button);
+});
+"""
+
+# Another domain's queue.
+LINE_SCRIPT = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-act=domain]');
+  if (button) trigger('said', {domain: button.dataset.id});
+});
+"""
+
 # Whose session has ended is asked for a key again.
 HEAD_SCRIPT = """
 if (!window.noriaFetch) {

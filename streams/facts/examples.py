@@ -5,7 +5,7 @@ from typing import Literal, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from streams.domain import Domain
+from streams.domain import Domain, without_judging
 from streams.envelope import Moment, Number, Recorded
 from streams.facts.material import decided
 from streams.fresh import Given
@@ -88,7 +88,8 @@ examples = projection(
     text("example_id", key=True),
     text("domain"),
     text("kind"),
-    text("person"),
+    text("person"),  # who said or accepted it; empty: they were erased, and the words are not theirs
+    boolean("own_words"),  # whether the words are that person's: not, of a proposal that was accepted as it was
     jsonb("prompt"),  # Sealed
     jsonb("answer"),  # Sealed
     timestamptz("said_at"),
@@ -157,6 +158,7 @@ def fold(state: Domain, recorded: Recorded, event: ExampleEvent) -> Domain:
     now = recorded.envelope.time
     match event:
         case ExampleAccepted():
+            state = without_judging(state, event.proposal_id)
             if _erased(state, event):
                 return state
             given = state.fresh.with_correction(event.example_id, _given(event, recorded))
@@ -182,6 +184,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent)
             row = columns(event, "example_id", "domain", "kind", "person", "prompt", "answer", "prompt_id", "follows")
             row |= columns(event, "proposal_id", "edited")
             more = {
+                "own_words": event.proposal_id is None or event.edited,
                 "said_at": event.said_at,
                 "accepted_offset": recorded.offset,
                 "accepted_in": recorded.envelope.correlation_id if event.kind == "annotation" else None,

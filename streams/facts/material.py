@@ -12,8 +12,9 @@ from uuid import UUID, uuid5
 from msgspec import Struct
 from msgspec.structs import replace
 
+from streams.annotation import PLACES, lot
 from streams.builders import BUILDERS
-from streams.domain import Building, Domain
+from streams.domain import Building, Domain, without_judging
 from streams.envelope import Number, Offset, Recorded
 from streams.sealed import Sealed
 from streams.tables import bigint, double, index, integer, jsonb, projection, text, timestamptz
@@ -190,12 +191,19 @@ proposals = projection(
     text("decided_by", nullable=True),
     text("decided_in", nullable=True),  # the decision, which may have been on many
     text("reason", nullable=True),  # of a rejection
+    integer("waits", nullable=True),  # for a person: `streams.annotation.PLACES`; NULL: it does not
+    integer("verdicts"),  # of annotators, since it was decided on last
+    double("lot"),
+    text("concern", nullable=True),  # disputed, uncertain, hard
+    text("concern_reason", nullable=True),
     bigint("proposed_offset"),
     bigint("decided_offset", nullable=True),
     index("domain", "proposed_offset"),
     index("domain", "state", "proposed_offset"),
     index("build_id", "proposed_offset"),
     index("decided_in", where="decided_in IS NOT NULL"),
+    index("domain", "waits", "proposed_offset", where="waits IS NOT NULL"),
+    index("example_id", where="example_id IS NOT NULL"),
 )
 
 
@@ -209,9 +217,9 @@ def fold(state: Domain, recorded: Recorded, event: MaterialEvent) -> Domain:
             if state.building is None or state.building.order_id != event.order_id:
                 return state
             return replace(state, building=None)
-        case TripleAdded() | TripleRetired() | SeedAdded() | SeedRetired():
-            return state
-        case ExampleProposed() | ExampleRejected() | ProposalReopened():
+        case ExampleRejected():
+            return without_judging(state, event.proposal_id)
+        case TripleAdded() | TripleRetired() | SeedAdded() | SeedRetired() | ExampleProposed() | ProposalReopened():
             return state
         case _:
             assert_never(event)
@@ -248,12 +256,23 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: MaterialEvent
             return [Insert("builds", dict.fromkeys(column.name for column in builds.columns) | begun)]
         case ExampleProposed():
             row = columns(event, "proposal_id", "domain", "build_id", "builder", "kind", "sources", "proposal")
-            undecided = dict.fromkeys(("example_id", "decided_by", "decided_in", "reason", "decided_offset"))
-            return [Insert("proposals", row | undecided | {"state": "proposed", "proposed_offset": recorded.offset})]
+            empty = ("example_id", "decided_by", "decided_in", "reason", "decided_offset", "concern", "concern_reason")
+            undecided = dict.fromkeys(empty) | {"state": "proposed", "proposed_offset": recorded.offset}
+            waits = {"waits": PLACES["proposed"], "verdicts": 0, "lot": lot(event.proposal_id)}
+            return [Insert("proposals", row | undecided | waits)]
         case ExampleRejected():
             return [decided(event.proposal_id, "rejected", recorded, decided_by=event.by, reason=event.reason)]
         case ProposalReopened():
-            return [decided(event.proposal_id, "proposed", recorded, decided_by=event.by, example_id=None)]
+            return [
+                decided(
+                    event.proposal_id,
+                    "proposed",
+                    recorded,
+                    decided_by=event.by,
+                    example_id=None,
+                    waits=PLACES["proposed"],
+                )
+            ]
         case MaterialBuilt():
             names = ("proposed", "known", "dropped", "calls", "cached", "tokens", "duration_s")
             return build_ended(before, after, at, "made", **columns(event, *names))
@@ -261,9 +280,10 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: MaterialEvent
             assert_never(event)
 
 
-def decided(proposal_id: str, state: str, recorded: Recorded, **more: Any) -> Update:
-    """What a person said last of a proposal."""
-    row = {"state": state, "decided_offset": recorded.offset, "reason": None, **more}
+def decided(proposal_id: str, state: str | None, recorded: Recorded, **more: Any) -> Update:
+    """What a person said last of a proposal: it waits for nobody. `state` None: it is what it was."""
+    waits = {"waits": None, "verdicts": 0, "concern": None, "concern_reason": None}
+    row = {"decided_offset": recorded.offset, **waits, **({"reason": None, "state": state} if state else {}), **more}
     row["decided_in"] = recorded.envelope.correlation_id
     return Update("proposals", {"proposal_id": proposal_id}, row)
 

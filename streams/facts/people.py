@@ -6,10 +6,12 @@ from uuid import UUID
 from msgspec import Struct
 from msgspec.structs import replace
 
+from streams.annotation import Judging
 from streams.domain import Domain
 from streams.envelope import Recorded
+from streams.facts.judgements import standing
 from streams.tables import index, projection, text, text_array, timestamptz
-from streams.writes import Delete, Insert, Retire, Update, Write
+from streams.writes import Change, Delete, Insert, Retire, Update, Write
 
 
 class PersonErased(Struct, frozen=True, kw_only=True):
@@ -49,6 +51,7 @@ def fold(state: Domain, event: PeopleEvent) -> Domain:
                 state,
                 erased=tuple(sorted({*state.erased, *event.kids})),
                 fresh=state.fresh.without_person(event.person),
+                judging=_without(state, event.person),
             )
         case PlacesPurged():
             return state
@@ -64,7 +67,12 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: PeopleEvent) 
             return [
                 Insert("erasures", person | kids | {"erased_at": recorded.envelope.time}),
                 Update("erasures", person, kids),
-                Retire("examples", person, recorded.offset, "erased"),
+                Retire("examples", person | {"own_words": True}, recorded.offset, "erased"),
+                # What they accepted as it was proposed holds no word of theirs, and stays.
+                Change("examples", person | {"own_words": False}, {"person": ""}),
+                Change("proposals", {"domain": event.domain, "decided_by": event.person}, {"decided_by": None}),
+                *_unsaid(before, after, event.person),
+                Change("judgements", person, {"person": None}),
                 Retire("rankings", person, recorded.offset, "erased"),
                 *([Delete("fresh", person)] if after.fresh is not before.fresh else []),
             ]
@@ -72,3 +80,17 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: PeopleEvent) 
             return []
         case _:
             assert_never(event)
+
+
+def _without(state: Domain, person: str) -> dict[str, Judging]:
+    """What of the verdicts on what is not settled is still said."""
+    rest = {id_: judged.without(person) for id_, judged in state.judging.items()}
+    return {id_: judged for id_, judged in rest.items() if judged.verdicts}
+
+
+def _unsaid(before: Domain, after: Domain, person: str) -> list[Write]:
+    found: list[Write] = []
+    for id_, judged in before.judging.items():
+        if judged != (rest := after.judging.get(id_)):
+            found += [Delete("judgements", {"proposal_id": id_, "person": person}), standing(id_, rest)]
+    return found

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from api.client import Address, Door
 from tests.door_server import (
+    ANNOTATORS,
     CHAT_KEY,
     DATA_KEY,
     KEY,
@@ -19,6 +20,7 @@ from tests.door_server import (
     new_comparison,
     new_document,
     new_example,
+    new_item,
     new_round,
     remembered_things,
     serving,
@@ -420,6 +422,64 @@ def test_the_loop_shows_what_is_missing_then_the_round_and_its_gate_without_peop
     page.get_by_role("button", name="Go forth to it").wait_for()
 
 
+@pytest.fixture
+def annotators(browser: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> Iterator[Callable[..., Any]]:
+    """Opens the queue in a browser of its own, as one of the annotators."""
+    contexts = []
+
+    def visit(name: str, lang: str = "en") -> Any:
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 860}))
+        found = contexts[-1].new_page()
+        found.set_default_timeout(30_000)
+        log_in(found, link_of(served, ANNOTATORS[name]), f"?lang={lang}")
+        return found
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+def test_two_annotators_judge_by_keys_and_a_third_settles_what_they_disagree_on(
+    annotators: Callable[..., Any], door: FakeDoor
+) -> None:
+    door.queue += [new_item("What does drink driving cost?", doubled=True), new_item("And twice?", "uncertain")]
+    door.queue[1]["reason"] = "few_words"
+    ann = annotators("ann")
+    ann.get_by_text("And twice?").first.wait_for()
+    for tab in ("Chat", "The loop", "Documents"):
+        ann.get_by_role("tab", name=tab).wait_for(state="hidden")
+    ann.get_by_text("Few of the answer's words stand in its passage.").wait_for()
+    ann.get_by_text("Who drives after drinking loses the licence").wait_for()
+    ann.keyboard.press("s")
+    ann.get_by_text("What does drink driving cost?").first.wait_for()
+    ann.keyboard.press("e")
+    box = ann.locator("textarea[name=output]")
+    box.fill("Six months without the licence, rats")  # of these letters none is a verdict here
+    ann.keyboard.press("Control+Enter")
+    ann.get_by_text("Accepted as edited; recorded at noria.domains-0@").wait_for()
+    ann.get_by_text("Nothing waits for you").wait_for()
+
+    ben = annotators("ben", "zh")
+    ben.get_by_text("回答中只有少数词句出现在原文段落里。").wait_for()
+    ben.keyboard.press("r")
+    ben.get_by_text("已拒绝，记录于").wait_for()
+    ben.get_by_text("What does drink driving cost?").first.wait_for()
+    assert ben.get_by_text("rats").count() == 0, "neither sees what the other said"
+    ben.keyboard.press("a")
+    ben.get_by_text("没有等待你审核的样例").wait_for()
+    assert door.queue[0]["judging"].disputed
+
+    cleo = annotators("cleo")
+    cleo.get_by_text("Two annotators disagree; you settle it.").wait_for()
+    assert cleo.locator(".n-drafts .n-answer").count() == 2
+    assert "rats" in cleo.locator(".n-drafts .n-answer").first.inner_text()
+    cleo.keyboard.press("1")
+    cleo.get_by_text("Nothing waits for you").wait_for()
+    said = [(one.person, one.kind) for one in door.queue[0]["judging"].verdicts]
+    assert said == [("ann", "edit"), ("ben", "accept"), ("cleo", "edit")]
+    assert door.queue[1]["judging"].outcome == "reject"
+
+
 def a_round_and_its_gate(door: FakeDoor) -> None:
     """A round that was released, one under way, two releases and a comparison: all that the board can show."""
     checks = [
@@ -481,11 +541,15 @@ def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[Fak
     door.recalled[QUESTION][1]["title"] = "A-law-whose-title-is-one-word-" * 6
     door.documents.append(new_document("A-document-whose-title-is-one-word-" * 6, 3))
     a_data_room(door)
+    door.queue.append(new_item("A-question-that-is-one-word-" * 6, doubled=True))
+    for edited in (None, {"instruction": "Q" * 90, "output": "A-word-" * 20}):
+        verdict = "edit" if edited else "accept"
+        door.queue[0]["verdicts"].append({"judgement_id": verdict, "verdict": verdict, "edited": edited})
     tabs = {
-        "en": ("The loop", "Documents", "Examples", "Write it better"),
-        "zh": ("学习循环", "文档", "样例", "改写得更好"),
+        "en": ("The loop", "Documents", "Examples", "Queue", "Write it better"),
+        "zh": ("学习循环", "文档", "样例", "审核队列", "改写得更好"),
     }
-    for lang, (tab, documents, examples, better) in tabs.items():
+    for lang, (tab, documents, examples, queue, better) in tabs.items():
         page.goto(f"{served[1]}/?person=ana&lang={lang}")
         page.wait_for_selector(".n-live.n-on")
         assert beyond(page) == {}
@@ -507,6 +571,11 @@ def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[Fak
         page.get_by_role("tab", name=examples).click()
         page.locator(".n-rows .n-book").first.click()
         page.locator(".n-happened li").first.wait_for()
+        assert beyond(page) == {}
+        page.get_by_role("tab", name=queue).click()
+        page.locator("[data-item]").wait_for()
+        page.keyboard.press("e")
+        page.locator("textarea[name=output]").wait_for()
         assert beyond(page) == {}
 
 

@@ -31,6 +31,7 @@ COLUMNS = (
     "no key that holds",
     "chat",
     "service",
+    "annotator",
     "data",
     "operator",
     "operator of all domains",
@@ -129,6 +130,16 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("GET", "/v1/domains/<domain>/proposals"): of("/v1/domains/{domain}/proposals"),
     ("POST", "/v1/domains/<domain>/proposals/accept"): of("/v1/domains/{domain}/proposals/accept", {"build": "none"}),
     ("POST", "/v1/domains/<domain>/proposals/reject"): of("/v1/domains/{domain}/proposals/reject", {"build": "none"}),
+    ("GET", "/v1/queues"): of("/v1/queues"),
+    ("GET", "/v1/domains/<domain>/queue"): of("/v1/domains/{domain}/queue"),
+    ("POST", "/v1/domains/<domain>/queue/next"): of("/v1/domains/{domain}/queue/next", {}),
+    ("POST", "/v1/domains/<domain>/queue/<proposal_id>/judge"): of(
+        "/v1/domains/{domain}/queue/none/judge", {"verdict": "accept"}
+    ),
+    ("POST", "/v1/domains/<domain>/queue/<proposal_id>/skip"): of("/v1/domains/{domain}/queue/none/skip", {}),
+    ("POST", "/v1/domains/<domain>/queue/raise"): of(
+        "/v1/domains/{domain}/queue/raise", {"proposals": ["none"], "concern": "hard"}
+    ),
     ("GET", "/v1/domains/<domain>/comparisons"): of("/v1/domains/{domain}/comparisons"),
     ("GET", "/v1/domains/<domain>/base-comparisons"): of("/v1/domains/{domain}/base-comparisons"),
     ("POST", "/v1/domains/<domain>/recall"): of("/v1/domains/{domain}/recall", {"question": "how much?"}),
@@ -175,6 +186,7 @@ _NOT_THERE = {
     "key_not_found",
     "not_quarantined",
     "person_not_found",
+    "proposal_not_found",
 }
 
 
@@ -233,6 +245,7 @@ def holders(world: World, own: Things) -> dict[str, Callable[[], str | None]]:
     tokens = {
         "chat": key("chat", "ann", [OWN]),
         "service": key("chat", None, [OWN]),
+        "annotator": key("annotator", "ida", [OWN]),
         "data": key("data", "ann", [OWN]),
         "operator": key("operator", None, [OWN]),
         "operator of all domains": operator,
@@ -306,7 +319,7 @@ def test_the_table_of_who_may_do_what_is_what_the_door_does(
             else:
                 answers = [call(client, method, ask(things), holders[name]()) for things in (own, other)]
                 here, there = (cell(answer) for answer in answers)
-                if name in ("chat", "service", "data", "operator") and rule not in OPEN_PATHS:
+                if name in ("chat", "service", "annotator", "data", "operator") and rule not in OPEN_PATHS:
                     for answer in answers:
                         assert OTHER not in answer.get_data(as_text=True), (name, method, rule)
             cells.append(here if here == there else f"{here} · {there}")
@@ -327,7 +340,7 @@ def _table(lines: list[list[str]]) -> str:
         "Found out by `tests/integration/test_access.py`, which asks every route as everybody; a test fails when this page is not\n"
         "what the door does.\n\n"
         "A cell is `yes`, or the status of the refusal. Where two stand, the first is for the key's own domain and the second for\n"
-        "another: the keys of the first four roles are made for one domain (`noria key create NAME --domain DOMAIN`). No key that\n"
+        "another: the keys of the first five roles are made for one domain (`noria key create NAME --domain DOMAIN`). No key that\n"
         "holds: none, a wrong one, one that has expired, one that was revoked, a link that was used, a session that has ended.\n"
         "Lists that name no domain hold the key's own only.\n\n"
         f"{table}\n"

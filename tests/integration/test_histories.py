@@ -167,7 +167,7 @@ def of_then(policy: dict[str, Any]) -> None:
     assert policy.pop("from_base_every") is None and policy.pop("teacher") is None
     usual = [{"step": "leakage", "overlap": None, "cosine": None}, {"step": "agreement"}, {"step": "length"}]
     assert policy.pop("selection") == usual and policy.pop("style") == []
-    assert policy.pop("mask") == []
+    assert policy.pop("mask") == [] and policy.pop("annotation") == {"double_share": 0.1}
     del policy["recipe"]["recalled_share"]
 
 

@@ -139,6 +139,30 @@ def test_triples_become_proposals_that_a_person_accepts_edits_rejects_and_takes_
     assert built(world, context, domain, "self-kg")["proposed"] == 0
 
 
+def test_another_answer_to_a_question_that_was_answered_is_in_dispute_and_waits_before_all_others(
+    world: World, context: Context
+) -> None:
+    domain = world.domain()
+    path = f"/v1/domains/{domain}"
+    brought = posted(world, f"{path}/triples", [{"subject": "the lock", "predicate": "depth", "object": "4 m"}])
+    assert built(world, context, domain, "self-kg")["proposed"] == 1
+    (first,) = proposed(world, domain)
+    posted(world, f"{path}/proposals/accept", {"proposals": [first["proposal_id"]]})
+    posted(world, f"{path}/triples/retire", {"items": brought["ids"]})
+    more = [
+        {"subject": "the quay", "predicate": "length", "object": "80 m"},
+        {"subject": "the lock", "predicate": "depth", "object": "5 m"},
+    ]
+    posted(world, f"{path}/triples", more)
+    assert built(world, context, domain, "self-kg")["proposed"] == 2
+    item = world.as_data.post(f"{path}/queue/next", json={}).json()["item"]
+    assert (item["waits"], item["reason"], item["proposal"]["output"]) == (
+        "disputed",
+        "another_answer",
+        "The depth of the lock is 5 m.",
+    )
+
+
 def test_syllogisms_become_examples_in_three_steps_and_one_that_rests_on_another_article_is_refused(
     world: World, context: Context
 ) -> None:

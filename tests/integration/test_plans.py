@@ -36,7 +36,13 @@ DOMAINS_MADE = 400  # so that what belongs to one domain or person is a small pa
 # These stay small whatever happens: one row a partition, a base, a domain, a kind of feedback, a key of the door; and what is
 # parked, of which more than a few stop the stream.
 SMALL = {"positions", "bases", "domains", "feedback_counts", "parked"}
-GROWING = {t.name for t in projections.sorted_tables} - SMALL | {"person_keys", "places", "examined", "claims"}
+GROWING = {t.name for t in projections.sorted_tables} - SMALL | {
+    "person_keys",
+    "places",
+    "examined",
+    "claims",
+    "leases",
+}
 HEX = "md5('{0}' || n)"
 DOMAIN, PERSON = f"'d-' || n % {DOMAINS_MADE}", "'p-' || n % 4000"
 SEALED = """'{"kid": "k", "ref": "r#t", "jwe": "a..b.c.d"}'::jsonb"""
@@ -86,9 +92,10 @@ def fill(database: Engine) -> None:
         ),
         "noria.examples": (
             OTHERS,
-            "example_id, domain, kind, person, prompt, answer, said_at, accepted_offset, edited, proposal_id, accepted_in",
-            f"{HEX.format('e')}, {DOMAIN}, 'correction', {PERSON}, {SEALED}, {SEALED}, {WHEN}, n, false, {HEX.format('y')},"
-            f" 'import-' || n % 500",
+            "example_id, domain, kind, person, own_words, prompt, answer, said_at, accepted_offset, edited, proposal_id,"
+            " accepted_in",
+            f"{HEX.format('e')}, {DOMAIN}, 'correction', {PERSON}, true, {SEALED}, {SEALED}, {WHEN}, n, false,"
+            f" {HEX.format('y')}, 'import-' || n % 500",
         ),
         "noria.rankings": (
             OTHERS,
@@ -132,8 +139,19 @@ def fill(database: Engine) -> None:
         ),
         "noria.proposals": (
             OTHERS,
-            "proposal_id, domain, build_id, builder, kind, sources, proposal, state, proposed_offset",
-            f"{HEX.format('y')}, {DOMAIN}, md5('u' || n % 100), 'self-kg', 'fact', '[]', {SEALED}, 'proposed', n",
+            "proposal_id, domain, build_id, builder, kind, sources, proposal, state, waits, verdicts, lot, proposed_offset",
+            f"{HEX.format('y')}, {DOMAIN}, md5('u' || n % 100), 'self-kg', 'fact', '[]', {SEALED}, 'proposed',"
+            f" CASE WHEN n % 10 < 5 THEN n % 4 END, n % 3, 0.5, n",
+        ),
+        "noria.judgements": (
+            OTHERS,
+            "judgement_id, domain, proposal_id, person, verdict, settles, judged_offset, judged_at",
+            f"md5('j' || n)::uuid::text, {DOMAIN}, md5('y' || n / 2), {PERSON}, 'accept', false, n, {WHEN}",
+        ),
+        "work.leases": (
+            OTHERS,
+            "proposal_id, person, domain, skipped, until",
+            f"{HEX.format('y')}, {PERSON}, {DOMAIN}, false, now() + make_interval(secs => n)",
         ),
         "noria.exam_items": (
             OTHERS,
@@ -250,6 +268,7 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "document_id": named("d"),
         "build_id": named("u"),
         "example_id": named("e"),
+        "proposal_id": named("y"),
         "event_id": str(UUID(named("v"))),
         "person": "p-1",
         "name": "d-1",
@@ -295,6 +314,8 @@ def test_no_request_reads_a_growing_table_from_end_to_end(grown: tuple[FlaskClie
         "material.ask_build": [{"builder": "self-kg"}],
         "material.accept": [{"build": named("u")}, {"proposals": [named("y")]}],
         "material.reject": [{"build": named("u")}, {"proposals": [named("y")]}],
+        "queue.judge": [{"verdict": "accept"}, {"verdict": "reject", "user": "p-5"}, {"takes": "none"}],
+        "queue.raise_concern": [{"proposals": [named("y")], "concern": "hard"}],
         "rounds.roll_back": [{"to": 1}],
         "grants.make_key": [{"name": "made", "domains": ["d-1"]}],
     }

@@ -8,7 +8,7 @@ import pytest
 from api.errors import ApiError, refusal_of
 from api.formats.turns import messages_of, to_alpaca
 from api.items import read_example
-from api.keys import Caller, hash_of
+from api.keys import ROLES, Caller, hash_of
 from api.routing import NoEngine, NotServed, QueueFull, Route, Routes, Served
 from api.ui.words import domain_choices
 from api.wire import check_domain, check_person, parse_position
@@ -113,12 +113,12 @@ def test_every_error_has_an_answer_in_one_shape(
     assert "somebody's" not in caplog.text and "somebody's" not in str(refusal.body)
 
 
-def test_roles_hold_those_before_them() -> None:
+def test_a_role_may_do_what_it_holds_and_an_annotator_nothing_else() -> None:
     def may(*roles: str) -> list[str]:
-        return [role for role in ("chat", "data", "operator") if Caller("1", "k", frozenset(roles)).may(role)]
+        return [role for role in ROLES if Caller("1", "k", frozenset(roles)).may(role)]
 
-    assert may("chat") == ["chat"] and may("data") == ["chat", "data"]
-    assert may("operator") == ["chat", "data", "operator"] and may() == []
+    assert may("chat") == ["chat"] and may("annotator") == ["annotator"] and may() == []
+    assert may("data") == ["chat", "annotator", "data"] and may("operator") == list(ROLES)
     assert Caller("1", "app", frozenset()).person == "key:app" and len(hash_of("x")) == 64
 
 

@@ -16,9 +16,9 @@ from streams.errors import Invalid
 from streams.facts.material import Source
 from streams.syllogisms import asked_and_answered, is_chinese
 from workers.builder import self_kg, step
-from workers.builder.grounded import ARTICLE, NAME, NUMBER, ungrounded
-from workers.builder.material import Made, Proposed, Triple
-from workers.builder.self_qa import LENGTH, NO_QUESTIONS, POINTS_BACK, TWICE, questions_of
+from workers.builder.grounded import ARTICLE, NAME, NUMBER, ungrounded, words_shared
+from workers.builder.material import Made, Passage, Proposed, Triple
+from workers.builder.self_qa import FEW_WORDS, LENGTH, NO_QUESTIONS, POINTS_BACK, TWICE, made_of, questions_of
 from workers.endpoints import check_address
 
 SYLLOGISMS = Path(__file__).parents[2] / "deploy" / "demo" / "road_traffic" / "syllogisms.jsonl"
@@ -111,6 +111,32 @@ def test_a_chinese_answer_is_grounded_or_not(answer: str, fault: str | None) -> 
         "超速百分之五十的，从重。"
     )
     assert ungrounded(answer, passage) == fault
+
+
+@pytest.mark.parametrize(
+    ("passage", "question", "near", "far"),
+    [
+        (
+            "A valve lasts 43 months and is kept dry in the store.",
+            "How is a valve kept?",
+            "A valve is kept dry in the store.",
+            "It wants gentle hands, fresh air and somebody who loves machines.",
+        ),
+        (
+            "饮酒后驾驶机动车的，处暂扣六个月机动车驾驶证。",
+            "饮酒后驾车如何处罚？",
+            "饮酒后驾驶机动车的，暂扣六个月驾驶证。",
+            "应当认真反省自己的错误行为，以后绝对不能再犯。",
+        ),
+    ],
+)
+def test_an_answer_of_which_few_words_stand_in_its_passage_is_in_doubt(
+    passage: str, question: str, near: str, far: str
+) -> None:
+    assert words_shared(near, passage) > 0.7 > 0.3 > words_shared(far, passage) and words_shared("", passage) == 1.0
+    for answer, doubt in ((near, None), (far, FEW_WORDS)):
+        made = made_of(Passage("1", "", passage), question, f"Answer: {answer}")
+        assert isinstance(made, Proposed) and made.doubt == doubt
 
 
 def test_of_a_teachers_questions_those_are_kept_that_can_be_understood_alone() -> None:

@@ -127,6 +127,7 @@ def test_the_examples_hold_enough_sealed_words_to_show_every_place_that_has_some
         "seed_added",
         "example_proposed",
         "example_accepted",
+        "proposal_judged",
         "preference_accepted",
         "ranking_accepted",
     }

@@ -16,6 +16,7 @@ from streams.events import CONVERSATIONS, DOMAINS, Event
 from streams.facts.conversations import PromptAsked, ReplyCommented, ReplyCorrected, ReplyDrafted
 from streams.facts.exam import ExamItemAdded
 from streams.facts.examples import ExampleAccepted, ExampleKind, PreferenceAccepted, RankingAccepted
+from streams.facts.judgements import ProposalJudged
 from streams.sealed import Sealed
 from streams.sealing import open_sealed, seal
 from tests.keyring import Ring
@@ -59,6 +60,11 @@ def preference(*places: str) -> PreferenceAccepted:
     )
 
 
+def judged(prompt: str, answer: str, author: str | None = None) -> ProposalJudged:
+    words = {"prompt": said(prompt), "answer": said(answer)}
+    return ProposalJudged(domain="roads", proposal_id="q", person="ann", verdict="edit", author=author, **words)
+
+
 def ranking(*places: str) -> RankingAccepted:
     prompt, *answers = map(said, places)
     return RankingAccepted(
@@ -84,6 +90,9 @@ def standing(id: UUID) -> list[Event]:
         ExamItemAdded(domain="roads", item_id="i", kind="general", item=said(f"{id}#item"), by="ann"),
         example("annotation", f"{id}#prompt", f"{id}#answer"),
         ranking(f"{id}#prompt", f"{id}#answers.0", f"{id}#answers.1"),
+        judged(f"{id}#prompt", f"{id}#answer"),
+        judged(f"{OTHER}#prompt", f"{OTHER}#answer", author="ben"),
+        replace(example("annotation", f"{OTHER}#prompt", f"{OTHER}#answer"), proposal_id="q"),
         example("correction", f"{OTHER}#messages", f"{CAUSE}#text"),
         preference(f"{OTHER}#messages", f"{OTHER}#text", f"{OTHER}#text"),
     ]
@@ -97,6 +106,9 @@ def in_wrong_fields() -> Iterator[Event]:
                 yield replace(event, **{field: said(f"{ONE}#comment")})
     yield example("annotation", f"{ONE}#answer", f"{ONE}#prompt")
     yield ranking(f"{ONE}#prompt", f"{ONE}#answers.1", f"{ONE}#answers.0")
+    yield judged(f"{ONE}#answer", f"{ONE}#prompt")
+    yield judged(f"{OTHER}#text", f"{OTHER}#answer", author="ben")
+    yield replace(example("annotation", f"{OTHER}#answer", f"{OTHER}#prompt"), proposal_id="q")
     yield example("correction", f"{CAUSE}#text", f"{CAUSE}#text")
     yield example("correction", f"{OTHER}#messages", f"{OTHER}#text")
     yield preference(f"{OTHER}#text", f"{OTHER}#text", f"{OTHER}#text")
@@ -118,7 +130,7 @@ def test_what_stands_where_it_was_said_is_read(event: Event) -> None:
     assert read(event, ONE) == event
 
 
-@pytest.mark.parametrize("event", standing(ONE)[:7], ids=kind)
+@pytest.mark.parametrize("event", standing(ONE)[:8], ids=kind)
 def test_what_was_moved_from_another_event_is_refused(event: Event) -> None:
     with pytest.raises(Invalid, match="was said elsewhere") as refused:
         read(event, OTHER)

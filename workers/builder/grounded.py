@@ -38,6 +38,19 @@ _SENTENCE_END = re.compile(r"[.!?:;\n“\"(]\s*$")
 _CJK = re.compile(r"[\u4e00-\u9fff]")
 
 
+def words_shared(answer: str, passage: str) -> float:
+    """Of the answer's words (in Chinese, of each two characters that stand together) the share that stands in the passage."""
+    said, there = (_pieces(unicodedata.normalize("NFKC", text).casefold()) for text in (answer, passage))
+    return sum(piece in there for piece in said) / len(said) if said else 1.0
+
+
+def _pieces(words: str) -> set[str]:
+    found = set(re.findall(r"[a-z0-9]{3,}", words))
+    for run in re.findall(r"[\u4e00-\u9fff]+", words):
+        found |= {run[at : at + 2] for at in range(len(run) - 1)}
+    return found
+
+
 def ungrounded(answer: str, passage: str) -> str | None:
     """Why the answer cannot have come from the passage; None: nothing speaks against it."""
     answer, passage = unicodedata.normalize("NFKC", answer), unicodedata.normalize("NFKC", passage)

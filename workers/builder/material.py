@@ -39,13 +39,14 @@ class Passage(Struct, frozen=True):
 
 
 class Proposed(Struct, frozen=True):
-    """An example to be looked at, in Alpaca's fields, and what it was made of."""
+    """An example to be looked at, in Alpaca's fields, and what it was made of. `doubt`: why it is to be looked at before others."""
 
     kind: ProposalKind
     sources: tuple[Source, ...]
     instruction: str
     output: str
     input: str = ""
+    doubt: str | None = None
 
     def __repr__(self) -> str:
         return f"Proposed({self.kind})"

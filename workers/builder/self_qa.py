@@ -13,7 +13,7 @@ from msgspec import Struct
 from streams.alike import words_of
 from streams.facts.material import Source
 from streams.syllogisms import is_chinese
-from workers.builder.grounded import ungrounded
+from workers.builder.grounded import ungrounded, words_shared
 from workers.builder.material import Dropped, Made, Material, Passage, Proposed, Step
 from workers.builder.teacher import Desk
 
@@ -23,6 +23,8 @@ LENGTH = "it is too short or too long"
 TWICE = "it was asked of the passage before"
 NO_QUESTIONS = "no questions could be read from the teacher's answer"
 NO_ANSWER = "no answer could be read from the teacher's answer"
+FEW_WORDS = "few_words"  # why it is in doubt of an answer
+LEAST_SHARED = 0.5  # of an answer's words stand in its passage, or it is
 MOST_CHARACTERS = 2000  # of an answer; a question may have a fifth of it
 
 _ASK = {
@@ -137,7 +139,8 @@ def made_of(passage: Passage, question: str, said: str) -> Made:
     fault = ungrounded(answer, f"{passage.place}\n{passage.text}")
     if fault is not None:
         return Dropped(fault)
-    return Proposed("question", (Source("passage", passage.id),), question, answer)
+    doubt = FEW_WORDS if words_shared(answer, f"{passage.place}\n{passage.text}\n{question}") < LEAST_SHARED else None
+    return Proposed("question", (Source("passage", passage.id),), question, answer, doubt=doubt)
 
 
 def _shown(passage: Passage) -> str:

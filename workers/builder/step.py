@@ -13,14 +13,16 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import msgspec
 from sqlalchemy import text
 
-from streams.alike import words_of
+from streams.alike import Words, words_of
 from streams.errors import Invalid
 from streams.events import DomainEvent
+from streams.facts.judgements import ConcernRaised
 from streams.facts.material import ExampleProposed, MaterialBuilt
 from streams.orders import BuildMaterial
 from streams.reading.learning import exam_as_of
 from streams.sealing import common_digest, domain_subject, seal
 from streams.store import postgres_trouble
+from workers.builder.answered import answered
 from workers.builder.material import Dropped, Made, Material, Proposed, Step
 from workers.builder.teacher import Desk
 from workers.context import Context
@@ -34,6 +36,7 @@ BUILDERS = {
     "syllogism": "workers.builder.syllogism",
     "self-qa": "workers.builder.self_qa",
 }
+ANOTHER_ANSWER = "another_answer"  # why it is in dispute
 TWICE = "another of this build asks the same"
 TOO_LONG = "longer than an example may be"
 MOST_BYTES = 32 * 1024  # what the door takes of one item
@@ -90,6 +93,7 @@ def _propose(order: BuildMaterial, context: Context, build: Build, desk: Desk) -
         )
         there = {row.proposal_id: row.build_id for row in rows}
     material = Material(context.database, context.keyring, order.domain, order.pin)
+    before = answered(context, order.domain, order.pin)
     forbidden, asked = {words_of(question) for question in exam.values()}, set[tuple[str, ...]]()
     batch: list[tuple[UUID, DomainEvent]] = []
     for made in build(material, desk):
@@ -121,6 +125,7 @@ def _propose(order: BuildMaterial, context: Context, build: Build, desk: Desk) -
                     continue
                 if id_.hex not in there:
                     batch.append((id_, _event(order, id_, made, words, context)))
+                batch += _concern(order, id_, made, before.get(question, set()))
                 counts["proposed"] += 1
         if len(batch) >= SAID_AT_ONCE:
             context.say(batch, str(order.order_id), order.order_id)
@@ -151,3 +156,18 @@ def _event(order: BuildMaterial, id_: UUID, made: Proposed, words: bytes, contex
         sources=made.sources,
         proposal=seal(words.decode(), key, f"{id_}#proposal"),
     )
+
+
+def _concern(order: BuildMaterial, id_: UUID, made: Proposed, before: set[Words]) -> list[tuple[UUID, DomainEvent]]:
+    """Why it is to be looked at before others. `before`: how its question was answered."""
+    disputed = bool(before - {words_of(made.output)})
+    reason = ANOTHER_ANSWER if disputed else made.doubt
+    if reason is None:
+        return []
+    event = ConcernRaised(
+        domain=order.domain,
+        proposal_id=id_.hex,
+        concern="disputed" if disputed else "uncertain",
+        reason=reason,
+    )
+    return [(uuid5(id_, "concern"), event)]

@@ -1,0 +1,424 @@
+"""The queue over HTTP: what waits for a person, one at a time and each with what it was made of, and what annotators say of it.
+
+What one annotator holds is not handed to another, unless it is to be judged by two. Who holds what is a lease by the database's
+clock: whoever closes their browser loses nothing, and what they held is handed on when it has run out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID, uuid5
+
+import msgspec
+from flask import Blueprint, Response
+from msgspec import Struct, field
+from sqlalchemy import Connection, Row, bindparam, select, text
+
+from api.access import caller, check_speaker, needs
+from api.agreement import agreement
+from api.datasets import EXAMPLES, MOST_ITEMS, opened, say_all, standing
+from api.errors import ApiError
+from api.formats.turns import messages_of, to_alpaca
+from api.items import Example, ItemFault, read_example
+from api.known import CATCH_UP_S, domain_row, living_domain
+from api.saying import say
+from api.services import Services, person_subject
+from api.wire import check_person, no_control_characters, read_object, reply, typed
+from streams import schema, sealing
+from streams.annotation import PLACES, Concern, VerdictKind
+from streams.errors import Behind
+from streams.events import DOMAINS
+from streams.facts.judgements import ConcernRaised, ProposalJudged
+from streams.policy import Policy
+from streams.sealed import Sealed
+from streams.sealing import domain_subject
+from streams.store import postgres_trouble
+
+LEASE_S = 900  # so long an item is nobody else's; who still looks at it asks for it again
+SKIPPED_S = 8 * 3600  # so long it is not handed to whoever skipped it
+
+
+class _Asking(Struct, forbid_unknown_fields=True):
+    """`user`: who annotates, where the key may name anybody."""
+
+    user: str | None = None
+
+
+class _Judged(_Asking, forbid_unknown_fields=True, kw_only=True):
+    """`edited`: of the verdict edit, what it is to say, in Alpaca's fields. `takes`: the verdict of one of two who disagree, in the
+    place of one's own."""
+
+    verdict: VerdictKind | None = None
+    edited: dict[str, Any] | None = None
+    takes: str | None = None
+
+
+class _Concern(Struct, forbid_unknown_fields=True, kw_only=True):
+    """`proposals`: by their ids, or by those of the examples that they became."""
+
+    proposals: list[str] = field(default_factory=list)
+    concern: Concern
+    reason: str = ""
+
+
+def blueprint(services: Services) -> Blueprint:
+    views = Blueprint("queue", __name__)
+
+    @views.get("/v1/queues")
+    @needs("annotator")
+    def list_queues() -> Response:
+        return reply({"data": _queues(services)})
+
+    @views.get("/v1/domains/<domain>/queue")
+    @needs("annotator")
+    def show_queue(domain: str) -> Response:
+        domain_row(services, domain)
+        return reply(_standing(services, domain))
+
+    @views.post("/v1/domains/<domain>/queue/next")
+    @needs("annotator")
+    def hand_out(domain: str) -> Response:
+        person = _person(typed(read_object(), _Asking))
+        share = _share(living_domain(services, domain))
+        _caught_up(services)
+        with postgres_trouble(), services.database.begin() as connection:
+            row = _claim(connection, domain, person, share)
+        return reply({"item": None if row is None else _item(services, row)})
+
+    @views.post("/v1/domains/<domain>/queue/<proposal_id>/judge")
+    @needs("annotator")
+    def judge(domain: str, proposal_id: str) -> Response:
+        said = typed(read_object(), _Judged)
+        person, edited = _person(said), _edited(said)
+        share = _share(living_domain(services, domain))
+        _caught_up(services)
+        row = _held(services, domain, proposal_id, person, share)
+        return reply(_judge(services, row, person, said, edited))
+
+    @views.post("/v1/domains/<domain>/queue/<proposal_id>/skip")
+    @needs("annotator")
+    def skip(domain: str, proposal_id: str) -> Response:
+        person = _person(typed(read_object(), _Asking))
+        living_domain(services, domain)
+        _proposal(services, domain, proposal_id)
+        with postgres_trouble(), services.database.begin() as connection:
+            _lease(connection, domain, proposal_id, person, SKIPPED_S, skipped=True)
+        return reply({"skipped": True})
+
+    @views.post("/v1/domains/<domain>/queue/raise")
+    @needs("data")
+    def raise_concern(domain: str) -> Response:
+        said = typed(read_object(), _Concern)
+        if not 1 <= len(said.proposals) <= MOST_ITEMS:
+            raise ApiError(400, f"give 1 to {MOST_ITEMS} proposals", param="proposals")
+        if len(no_control_characters(said.reason, "reason")) > 200:
+            raise ApiError(400, "reason must be at most 200 characters", param="reason")
+        living_domain(services, domain)
+        _caught_up(services)
+        rows = _named(services, domain, said.proposals)
+        events = [
+            (
+                uuid5(UUID(row.proposal_id), f"{said.concern} after {row.decided_offset}: {said.reason}"),
+                ConcernRaised(
+                    domain=domain,
+                    proposal_id=row.proposal_id,
+                    concern=said.concern,
+                    reason=said.reason or "said by hand",
+                    by=caller().person,
+                ),
+            )
+            for row in rows
+        ]
+        return reply({"raised": len(events), "position": say_all(services, events, domain, None)})
+
+    return views
+
+
+def _person(said: _Asking) -> str:
+    """Who annotates. Raises ApiError."""
+    if said.user is None:
+        return caller().person
+    check_speaker(said.user)
+    return check_person(said.user)
+
+
+def _share(row: dict[str, Any]) -> float:
+    return msgspec.convert(row["policy"], Policy).annotation.double_share
+
+
+def _edited(said: _Judged) -> Example | None:
+    """Raises ApiError."""
+    if (said.verdict is None) == (said.takes is None):
+        raise ApiError(400, "give either a verdict or whose verdict you take", param="verdict")
+    if (said.verdict == "edit") != (said.edited is not None):
+        raise ApiError(400, "edited goes with the verdict edit", param="edited")
+    if said.edited is None:
+        return None
+    try:
+        return read_example(said.edited).item
+    except ItemFault as error:
+        param = f"edited.{error.field}".rstrip(".")
+        raise ApiError(413 if error.too_large else 400, f"{param}: {error.message}", param=param) from None
+
+
+# What may be handed to `person`: it waits, they have not judged it since it was decided on last, and nobody else holds it; of what
+# two are to judge, one other may, until one of them has.
+_OPEN = """
+    FROM noria.proposals p WHERE p.domain = :domain AND p.waits IS NOT NULL
+    AND NOT EXISTS (SELECT FROM noria.judgements j WHERE j.proposal_id = p.proposal_id AND j.person = :person
+        AND j.judged_offset > coalesce(p.decided_offset, -1))
+    AND (SELECT count(*) FROM work.leases l WHERE l.proposal_id = p.proposal_id AND l.person <> :person AND NOT l.skipped
+            AND l.until > now()
+            AND NOT EXISTS (SELECT FROM noria.judgements j WHERE j.proposal_id = p.proposal_id AND j.person = l.person
+                AND j.judged_offset > coalesce(p.decided_offset, -1)))
+        < CASE WHEN p.verdicts = 0 AND p.lot < :share THEN 2 ELSE 1 END
+"""
+_LEASED = "EXISTS (SELECT FROM work.leases l WHERE l.proposal_id = p.proposal_id AND l.person = :person AND"
+_HELD, _NOT_SKIPPED = f" AND {_LEASED} NOT l.skipped)", f" AND NOT {_LEASED} l.skipped)"
+_FIRST = " ORDER BY p.waits, p.proposed_offset LIMIT 1"
+
+
+def _claim(
+    connection: Connection, domain: str, person: str, share: float, proposal_id: str | None = None
+) -> Row[Any] | None:
+    """What that person holds from now on: what they held already, else the first that waits for them; or that one."""
+    # One at a time in a domain, so that two who ask at once are not handed the same.
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('noria.queue ' || :domain))"), {"domain": domain})
+    connection.execute(text("DELETE FROM work.leases WHERE domain = :domain AND until <= now()"), {"domain": domain})
+    asked = {"domain": domain, "person": person, "share": share}
+    if proposal_id is not None:
+        ways = [f"SELECT p.* {_OPEN} AND p.proposal_id = :proposal_id"]
+        asked["proposal_id"] = proposal_id
+    else:
+        ways = [f"SELECT p.* {_OPEN}{_HELD}{_FIRST}", f"SELECT p.* {_OPEN}{_NOT_SKIPPED}{_FIRST}"]
+    for way in ways:
+        row = connection.execute(text(way), asked).one_or_none()
+        if row is not None:
+            _lease(connection, domain, row.proposal_id, person, LEASE_S, skipped=False)
+            return row
+    return None
+
+
+def _lease(connection: Connection, domain: str, proposal_id: str, person: str, for_s: int, skipped: bool) -> None:
+    connection.execute(
+        text(
+            "INSERT INTO work.leases (proposal_id, person, domain, skipped, until)"
+            " VALUES (:proposal_id, :person, :domain, :skipped, now() + make_interval(secs => :for_s))"
+            " ON CONFLICT (proposal_id, person) DO UPDATE SET skipped = excluded.skipped, until = excluded.until"
+        ),
+        {"proposal_id": proposal_id, "person": person, "domain": domain, "skipped": skipped, "for_s": for_s},
+    )
+
+
+def _held(services: Services, domain: str, proposal_id: str, person: str, share: float) -> Row[Any]:
+    """Raises ApiError: 404, or 409 saying why that person may not judge it now."""
+    found = _proposal(services, domain, proposal_id)
+    with postgres_trouble(), services.database.begin() as connection:
+        row = _claim(connection, domain, person, share, proposal_id)
+    if row is not None:
+        return row
+    if found.waits is None:
+        raise ApiError(409, "it does not wait for anybody: it has been decided on", code="decided")
+    if any(one.person == person for one in _said(services, found)):
+        raise ApiError(409, "you have said what you think of it; others have to look at it", code="judged")
+    raise ApiError(409, "somebody else looks at it at present", code="held_by_another")
+
+
+def _proposal(services: Services, domain: str, proposal_id: str) -> Row[Any]:
+    table = schema.proposals
+    asked = select(table).where(table.c.proposal_id == proposal_id, table.c.domain == domain)
+    with postgres_trouble(), services.database.connect() as connection:
+        row = connection.execute(asked).one_or_none()
+    if row is None:
+        raise ApiError(404, "there is no such proposal in the domain", param="proposal_id", code="proposal_not_found")
+    return row
+
+
+def _named(services: Services, domain: str, ids: Sequence[str]) -> list[Row[Any]]:
+    """Proposals by their ids, or by those of the examples that they became. Raises ApiError 404, naming one that is not there."""
+    table = schema.proposals
+    with postgres_trouble(), services.database.connect() as connection:
+        found = {
+            row._mapping[column]: row
+            for column in (table.c.proposal_id, table.c.example_id)
+            for row in connection.execute(select(table).where(table.c.domain == domain, column.in_(ids)))
+        }
+    for number, id_ in enumerate(ids):
+        if id_ not in found:
+            message = "there is no such proposal in the domain, nor an example that was one"
+            raise ApiError(404, message, param=f"proposals[{number}]", code="proposal_not_found")
+    return list({row.proposal_id: row for row in map(found.__getitem__, ids)}.values())
+
+
+def _said(services: Services, proposal: Row[Any]) -> Sequence[Row[Any]]:
+    """What was said of it since it was decided on last, in order."""
+    table = schema.judgements
+    since = -1 if proposal.decided_offset is None else proposal.decided_offset
+    asked = select(table).where(table.c.proposal_id == proposal.proposal_id, table.c.judged_offset > since)
+    with postgres_trouble(), services.database.connect() as connection:
+        return connection.execute(asked.order_by(table.c.judged_offset)).all()
+
+
+def _judge(services: Services, row: Row[Any], person: str, said: _Judged, edited: Example | None) -> dict[str, Any]:
+    who, id_ = caller(), uuid5(UUID(row.proposal_id), f"judged by {person} after {row.decided_offset}")
+    proposal = _proposed(services, row)
+    taken = _taken(services, row, said.takes) if said.takes is not None else None
+    verdict: VerdictKind = said.verdict or "accept"
+    if taken is not None:
+        verdict = taken.verdict
+    elif edited == proposal:
+        verdict = "accept"  # nothing was changed
+    with postgres_trouble():
+        own = services.keyring.key_for(person_subject(person))  # by which they can be erased
+        key = own if verdict == "edit" else services.keyring.key_for(domain_subject(row.domain))
+    stands = row.example_id if row.state in ("accepted", "edited") else None
+    words: dict[str, Any] = {}
+    if verdict == "edit" and taken is not None:
+        words = _copied(services, taken)
+    elif verdict == "edit" or (verdict == "accept" and stands is None):
+        item = proposal if edited is None or verdict == "accept" else edited
+        prompt = msgspec.json.encode(messages_of(item)).decode()
+        words["prompt"] = sealing.seal(prompt, key, f"{id_}#prompt")
+        words["answer"] = sealing.seal(item.output, key, f"{id_}#answer")
+    if words:
+        name = "accepted" if stands is None else f"edited after {row.decided_offset}"
+        (example_id,), _ = standing(services, EXAMPLES, [uuid5(UUID(row.proposal_id), name)])
+        words["example_id"] = example_id.hex
+    event = ProposalJudged(
+        domain=row.domain,
+        proposal_id=row.proposal_id,
+        person=person,
+        verdict=verdict,
+        stands=stands,
+        follows=row.decided_offset,
+        service=None if person == who.speaks_as else who.key_id,
+        **words,
+    )
+    (position,) = say(services, [(id_, event)], row.domain)
+    return {"verdict": verdict, "position": str(position)}
+
+
+def _proposed(services: Services, row: Row[Any]) -> Example:
+    """Raises ApiError 410."""
+    words = opened(services, row.proposal)
+    if words is None:
+        raise ApiError(410, "the proposal was erased", param="proposal_id", code="erased")
+    return msgspec.json.decode(words, type=Example)
+
+
+def _copied(services: Services, taken: Row[Any]) -> dict[str, Any]:
+    """What another annotator wrote, as it is sealed: it stays theirs. Raises ApiError 410."""
+    if opened(services, taken.prompt) is None or opened(services, taken.answer) is None:
+        raise ApiError(410, "what they wrote was erased", param="takes", code="erased")
+    sealed = {name: msgspec.convert(getattr(taken, name), Sealed) for name in ("prompt", "answer")}
+    return sealed | {"author": taken.author}
+
+
+def _taken(services: Services, proposal: Row[Any], judgement_id: str) -> Row[Any]:
+    """One of the verdicts that disagree. Raises ApiError 404."""
+    said = _said(services, proposal) if proposal.verdicts > 1 else ()
+    for one in said:
+        if one.judgement_id == judgement_id:
+            return one
+    raise ApiError(404, "there is no such verdict on it", param="takes", code="verdict_not_found")
+
+
+# What is shown
+
+
+def _item(services: Services, row: Row[Any]) -> dict[str, Any]:
+    """What an annotator sees: the proposal, what it was made of, and, where two disagree, what each said, without their names."""
+    words = opened(services, row.proposal)
+    found = {name: row._mapping[name] for name in ("proposal_id", "builder", "kind", "state", "concern")}
+    found["waits"] = next(name for name, place in PLACES.items() if place == row.waits)
+    found["reason"] = row.concern_reason
+    found["proposal"] = None if words is None else msgspec.json.decode(words)
+    found["sources"] = [_source(services, one["kind"], one["id"]) for one in row.sources]
+    said = _said(services, row) if row.verdicts > 1 else ()
+    found["verdicts"] = [_verdict(services, one) for one in said]
+    return found
+
+
+def _verdict(services: Services, row: Row[Any]) -> dict[str, Any]:
+    found = {"judgement_id": row.judgement_id, "verdict": row.verdict, "edited": None}
+    if row.verdict == "edit":
+        prompt, answer = opened(services, row.prompt), opened(services, row.answer)
+        if prompt is not None and answer is not None:
+            found["edited"] = to_alpaca(msgspec.json.decode(prompt), answer)
+    return found
+
+
+_TABLES = {
+    "triple": (schema.triples, "triple_id", "triple"),
+    "seed": (schema.seeds, "seed_id", "seed"),
+    "passage": (schema.passages, "passage_id", "passage"),
+}
+
+
+def _source(services: Services, kind: str, id_: str) -> dict[str, Any]:
+    """`said`: what it says, as it was brought; None, where it is gone. Of a passage with its document's `title`."""
+    table, key, column = _TABLES[kind]
+    with postgres_trouble(), services.database.connect() as connection:
+        row = connection.execute(select(table).where(table.c[key] == id_)).mappings().one_or_none()
+        document = None
+        if row is not None and kind == "passage":
+            documents = schema.documents.c
+            document = connection.execute(
+                select(documents.title).where(documents.document_id == row["document_id"])
+            ).scalar_one_or_none()
+    words = None if row is None else opened(services, row[column])
+    title = None if document is None else opened(services, document)
+    named = {} if title is None else msgspec.json.decode(title)
+    return {
+        "kind": kind,
+        "id": id_,
+        "title": named.get("title") or named.get("name"),
+        "said": None if words is None else msgspec.json.decode(words),
+    }
+
+
+_WAITING = text(
+    "SELECT domain, waits, count(*) AS number, count(*) FILTER (WHERE verdicts = 1) AS second FROM noria.proposals"
+    " WHERE domain IN :domains AND waits IS NOT NULL GROUP BY domain, waits"
+).bindparams(bindparam("domains", expanding=True))
+_BOTH = text(
+    "SELECT accept, edit, reject, count(*) AS number FROM ("
+    " SELECT count(*) FILTER (WHERE verdict = 'accept') AS accept, count(*) FILTER (WHERE verdict = 'edit') AS edit,"
+    " count(*) FILTER (WHERE verdict = 'reject') AS reject FROM noria.judgements WHERE domain = :domain AND NOT settles"
+    " GROUP BY proposal_id, follows HAVING count(*) > 1) said GROUP BY accept, edit, reject"
+)
+
+
+def _waiting(connection: Connection, domains: Sequence[str]) -> dict[str, dict[str, int]]:
+    """By domain: how many wait for a person, by what puts them forward, and how many of these were judged by one and wait for a
+    `second`."""
+    found = {domain: dict.fromkeys((*PLACES, "second"), 0) for domain in domains}
+    names = {place: name for name, place in PLACES.items()}
+    if domains:
+        for row in connection.execute(_WAITING, {"domains": list(domains)}):
+            found[row.domain][names[row.waits]] = row.number
+            found[row.domain]["second"] += row.second
+    return found
+
+
+def _queues(services: Services) -> list[dict[str, Any]]:
+    table, own = schema.domains.c, caller().domains
+    asked = select(table.domain, table.title, table.live_release).where(table.retired_at.is_(None))
+    if own is not None:
+        asked = asked.where(table.domain.in_(own))
+    with postgres_trouble(), services.database.connect() as connection:
+        rows = connection.execute(asked.order_by(table.domain)).mappings().all()
+        waiting = _waiting(connection, [row["domain"] for row in rows])
+    return [dict(row) | {"waiting": waiting[row["domain"]]} for row in rows]
+
+
+def _standing(services: Services, domain: str) -> dict[str, Any]:
+    with postgres_trouble(), services.database.connect() as connection:
+        waiting = _waiting(connection, [domain])[domain]
+        rows = connection.execute(_BOTH, {"domain": domain}).all()
+    agreed = agreement(({"accept": row.accept, "edit": row.edit, "reject": row.reject}, row.number) for row in rows)
+    return {"domain": domain, "waiting": waiting, "agreement": msgspec.to_builtins(agreed)}
+
+
+def _caught_up(services: Services) -> None:
+    if not services.recorder.wait_for_ends(DOMAINS, CATCH_UP_S):
+        raise Behind("what waits is not known yet: the log is not followed at present")
