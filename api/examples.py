@@ -22,7 +22,6 @@ from api.datasets import (
     EXAMPLES,
     MOST_ITEMS,
     decision_of,
-    opened,
     retirement,
     say_all,
     standing,
@@ -31,7 +30,7 @@ from api.errors import ApiError
 from api.formats.turns import messages_of
 from api.items import Example
 from api.known import CATCH_UP_S, domain_row, living_domain
-from api.material import acceptances, rejections
+from api.material import acceptances, opened_proposal, rejections
 from api.services import Services
 from api.stories import story_of
 from api.wire import no_control_characters, read_object, reply, typed, whole_argument
@@ -262,7 +261,7 @@ def _opened(services: Services, connection: Connection, rows: Sequence[Row[Any]]
     proposals = {
         row.proposal_id: row
         for row in connection.execute(
-            select(p.proposal_id, p.proposal, p.reason).where(
+            select(p.proposal_id, p.proposal, p.answer, p.reason).where(
                 p.proposal_id.in_([row.id for row in rows if row.example_id is None])
             )
         )
@@ -277,7 +276,7 @@ def _opened(services: Services, connection: Connection, rows: Sequence[Row[Any]]
         else:
             proposal = proposals[row.id]
             shown |= {"edited": False, "reason": proposal.reason, "said_at": None}
-            shown |= _proposed(services, proposal.proposal)
+            shown |= _proposed(services, proposal)
         found[row.id] = shown
     return found
 
@@ -295,11 +294,11 @@ def _words(services: Services, prompt: Any, answer: Any) -> dict[str, str]:
         return {"question": "", "answer": ""}
 
 
-def _proposed(services: Services, sealed: Any) -> dict[str, str]:
-    words = opened(services, sealed)
-    if words is None:
+def _proposed(services: Services, proposal: Row[Any]) -> dict[str, str]:
+    said = opened_proposal(services, proposal)
+    if said is None:
         return {"question": "", "answer": ""}
-    item = msgspec.json.decode(words, type=Example)
+    item = msgspec.convert(said, Example)
     return {"question": messages_of(item)[-1]["content"], "answer": item.output}
 
 

@@ -12,11 +12,13 @@ from msgspec import Struct
 from api.shapes import Misshapen, shaped
 from streams.errors import Invalid, InvalidField
 from streams.rankings import same_text
+from streams.seed_tasks import Aside, SeedTask
 from streams.syllogisms import Syllogism
 
 ITEM_BYTES = 32 * 1024
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
+Seed = Syllogism | SeedTask | Aside
 
 
 class ItemFault(Invalid):
@@ -125,6 +127,35 @@ def read_syllogism(raw: Any) -> Read[Syllogism]:
         raise ItemFault(str(error), error.field) from None
     _check_size(item.major.rule, item.minor, item.conclusion.result)
     return read
+
+
+def read_task(raw: Any) -> Read[SeedTask]:
+    """A seed task in Self-Instruct's fields. Raises ItemFault."""
+    read = _read(raw, SeedTask)
+    item = read.item
+    try:
+        item.check()
+    except InvalidField as error:
+        raise ItemFault(str(error), error.field) from None
+    _check_size(item.instruction, *(words for one in item.instances for words in (one.input, one.output)))
+    return read
+
+
+def read_aside(raw: Any) -> Read[Aside]:
+    """A question that the domain does not answer. Raises ItemFault."""
+    read = _read(raw, Aside)
+    _require(read.item.question, "question")
+    _check_size(read.item.question)
+    return read
+
+
+def read_seed(raw: Any) -> Read[Seed]:
+    """Which kind it is, is told by its fields. Raises ItemFault."""
+    if isinstance(raw, dict) and "instruction" in raw:
+        return read_task(raw)
+    if isinstance(raw, dict) and "question" in raw and "major" not in raw:
+        return read_aside(raw)
+    return read_syllogism(raw)
 
 
 class Said(Struct, frozen=True):

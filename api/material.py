@@ -30,7 +30,7 @@ from api.datasets import (
 )
 from api.errors import ApiError
 from api.formats.turns import messages_of
-from api.items import Example, ItemFault, read_example, read_syllogism, read_triple
+from api.items import Example, ItemFault, Seed, read_example, read_seed, read_triple
 from api.known import CATCH_UP_S, domain_row, living_domain
 from api.saying import say
 from api.services import Services, person_subject
@@ -41,6 +41,7 @@ from streams.errors import Behind
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.examples import ExampleAccepted, ExampleRetired
 from streams.facts.material import (
+    REPLACED,
     BuildAsked,
     ExampleRejected,
     SeedAdded,
@@ -52,11 +53,14 @@ from streams.facts.material import (
 )
 from streams.policy import Policy
 from streams.sealing import domain_subject
+from streams.seed_tasks import Aside, SeedTask
 from streams.store import postgres_trouble
+from streams.syllogisms import Syllogism
 
 LARGE_BODIES = frozenset({"material.add_triples", "material.add_seeds"})
 TRIPLES = Kept(schema.triples, "triple_id", "triple_added", TripleRetired)
 SEEDS = Kept(schema.seeds, "seed_id", "seed_added", SeedRetired)
+SEED_KINDS: dict[type[Seed], SeedKind] = {Syllogism: "syllogism", SeedTask: "task", Aside: "aside"}
 STATES = ("proposed", "accepted", "edited", "rejected")
 MOST_PROPOSALS = 1_000_000
 T = TypeVar("T")
@@ -109,11 +113,11 @@ def blueprint(services: Services) -> Blueprint:
     @views.post("/v1/domains/<domain>/seeds")
     @needs("data")
     def add_seeds(domain: str) -> Response:
-        seeds, aside = read_all(body_items(), read_syllogism)
+        seeds, aside = read_all(body_items(), read_seed)
         import_id = import_id_of()
         living_domain(services, domain)
         words = [msgspec.json.encode(seed).decode() for seed in seeds]
-        said = _add(services, domain, SEEDS, words, import_id, _syllogism)
+        said = _add(services, domain, SEEDS, words, import_id, _seed_event(seeds, words))
         return reply(said | {"set_aside": aside})
 
     @views.get("/v1/domains/<domain>/seeds")
@@ -190,9 +194,16 @@ def _triple(domain: str, id_: UUID, words: str, key: sealing.PersonKey, by: str)
     return TripleAdded(domain=domain, triple_id=id_.hex, triple=sealing.seal(words, key, f"{id_}#triple"), by=by)
 
 
-def _syllogism(domain: str, id_: UUID, words: str, key: sealing.PersonKey, by: str) -> SeedAdded:
-    kind: SeedKind = "syllogism"
-    return SeedAdded(domain=domain, seed_id=id_.hex, kind=kind, seed=sealing.seal(words, key, f"{id_}#seed"), by=by)
+def _seed_event(
+    seeds: Sequence[Seed], words: Sequence[str]
+) -> Callable[[str, UUID, str, sealing.PersonKey, str], SeedAdded]:
+    kinds = {said: SEED_KINDS[type(seed)] for seed, said in zip(seeds, words, strict=True)}
+
+    def event(domain: str, id_: UUID, said: str, key: sealing.PersonKey, by: str) -> SeedAdded:
+        sealed = sealing.seal(said, key, f"{id_}#seed")
+        return SeedAdded(domain=domain, seed_id=id_.hex, kind=kinds[said], seed=sealed, by=by)
+
+    return event
 
 
 def _add(
@@ -289,9 +300,9 @@ def _proposals(services: Services, domain: str) -> dict[str, Any]:
     names = ("proposal_id", "build_id", "builder", "kind", "sources", "state", "example_id", "decided_by", "reason")
     found = []
     for row in rows[:limit]:
-        said = opened(services, row.proposal)
+        said = opened_proposal(services, row)
         if said is not None:
-            found.append({name: row._mapping[name] for name in names} | msgspec.json.decode(said))
+            found.append({name: row._mapping[name] for name in names} | said)
     return {
         "data": found,
         "erased": min(len(rows), limit) - len(found),
@@ -350,10 +361,11 @@ def _accept(
     services: Services, domain: str, rows: list[Row[Any]], edited: Example | None, decision: str
 ) -> dict[str, Any]:
     events = acceptances(services, domain, rows, edited)
+    examples = [id_.hex for id_, event in events if isinstance(event, ExampleAccepted)]
     return {
-        "accepted": len(events),
-        "known": len(rows) - len(events),
-        "examples": [id_.hex for id_, _ in events],
+        "accepted": len(examples),
+        "known": len(rows) - len(examples),
+        "examples": examples,
         "decision": decision,
         "position": say_all(services, events, decision, None),
     }
@@ -362,35 +374,66 @@ def _accept(
 def acceptances(
     services: Services, domain: str, rows: Sequence[Row[Any]], edited: Example | None = None
 ) -> list[tuple[UUID, DomainEvent]]:
-    """What makes examples of those of the proposals that are not accepted. What is accepted as it is stays the domain's; what a
-    person edited is sealed as theirs, and goes with them. Raises ApiError 410."""
+    """What makes examples of those of the proposals that are not accepted, and retires what they replace. Raises ApiError 410."""
     who, at = caller(), datetime.now(UTC)
     with postgres_trouble():
         own = services.keyring.key_for(person_subject(who.person))  # by which they can be erased
-        key = own if edited else services.keyring.key_for(domain_subject(domain))
     open_ = [row for row in rows if row.state in ("proposed", "rejected")]
     ids, _ = standing(services, EXAMPLES, [uuid5(UUID(row.proposal_id), "accepted") for row in open_])
-    events: list[tuple[UUID, DomainEvent]] = []
+    events, replaced = list[tuple[UUID, DomainEvent]](), list[tuple[UUID, DomainEvent]]()
     for row, id_ in zip(open_, ids, strict=True):
-        words = opened(services, row.proposal)
-        if words is None:
+        said = opened_proposal(services, row)
+        if said is None:
             raise ApiError(410, f"the proposal {row.proposal_id} was erased", param="proposals", code="erased")
-        item = edited or msgspec.json.decode(words, type=Example)
+        item = edited or msgspec.convert(said, Example)
+        asks, answers = sealed_with(services, row, own if edited else None)
         prompt = msgspec.json.encode(messages_of(item)).decode()
         event = ExampleAccepted(
             domain=domain,
             example_id=id_.hex,
             kind="annotation",
             person=who.person,
-            prompt=sealing.seal(prompt, key, f"{id_}#prompt"),
-            answer=sealing.seal(item.output, key, f"{id_}#answer"),
+            prompt=sealing.seal(prompt, asks, f"{id_}#prompt"),
+            answer=sealing.seal(item.output, answers, f"{id_}#answer"),
             said_at=at,
             proposal_id=row.proposal_id,
             edited=edited is not None,
             service=None if who.person == who.speaks_as else who.key_id,
         )
         events.append((id_, event))
-    return events
+        for example_id in replaced_by(row):
+            retired = ExampleRetired(domain=domain, example_id=example_id, reason=REPLACED, by=who.person)
+            replaced.append((uuid5(id_, f"replaces {example_id}"), retired))
+    return [*events, *replaced]
+
+
+def replaced_by(proposal: Row[Any]) -> list[str]:
+    """The examples that are retired when it is accepted: of which it is another wording by the domain's guide."""
+    return [source["id"] for source in proposal.sources] if proposal.kind == "styled" else []
+
+
+def sealed_with(
+    services: Services, proposal: Row[Any], editor: sealing.PersonKey | None
+) -> tuple[sealing.PersonKey, sealing.PersonKey]:
+    """The keys of its prompt and its answer as an example. What is accepted as it is stays sealed as it was; what a person edited
+    is sealed as theirs, and goes with them. A rewording stays with those whose words it is made of, edited or not."""
+    if editor is not None and proposal.answer is None:
+        return editor, editor
+    with postgres_trouble():
+        asks, answers = (
+            services.keyring.find(sealed["kid"]) for sealed in (proposal.proposal, proposal.answer or proposal.proposal)
+        )
+    return asks, answers
+
+
+def opened_proposal(services: Services, row: Row[Any]) -> dict[str, Any] | None:
+    """A proposal in Alpaca's fields; None where one of its keys was destroyed."""
+    words = opened(services, row.proposal)
+    answer = opened(services, row.answer) if row.answer is not None else None
+    if words is None or (row.answer is not None and answer is None):
+        return None
+    said: dict[str, Any] = msgspec.json.decode(words)
+    return said if answer is None else said | {"output": answer}
 
 
 def _reject(services: Services, domain: str, rows: list[Row[Any]], reason: str, decision: str) -> dict[str, Any]:

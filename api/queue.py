@@ -20,6 +20,7 @@ from api.errors import ApiError
 from api.formats.turns import messages_of, to_alpaca
 from api.items import Example, ItemFault, read_example
 from api.known import CATCH_UP_S, domain_row, living_domain
+from api.material import opened_proposal, replaced_by, sealed_with
 from api.saying import say
 from api.services import Services, person_subject
 from api.wire import check_person, no_control_characters, read_object, reply, typed
@@ -30,7 +31,6 @@ from streams.events import DOMAINS
 from streams.facts.judgements import ConcernRaised, ProposalJudged
 from streams.policy import Policy
 from streams.sealed import Sealed
-from streams.sealing import domain_subject
 from streams.store import postgres_trouble
 
 LEASE_S = 900  # so long an item is nobody else's; who still looks at it asks for it again
@@ -269,17 +269,19 @@ def _judge(services: Services, row: Row[Any], person: str, said: _Judged, edited
         verdict = "accept"  # nothing was changed
     with postgres_trouble():
         own = services.keyring.key_for(person_subject(person))  # by which they can be erased
-        key = own if verdict == "edit" else services.keyring.key_for(domain_subject(row.domain))
     stands = row.example_id if row.state in ("accepted", "edited") else None
     words: dict[str, Any] = {}
+    if verdict != "reject":
+        words["replaces"] = tuple(replaced_by(row))
     if verdict == "edit" and taken is not None:
-        words = _copied(services, taken)
+        words |= _copied(services, taken)
     elif verdict == "edit" or (verdict == "accept" and stands is None):
         item = proposal if edited is None or verdict == "accept" else edited
         prompt = msgspec.json.encode(messages_of(item)).decode()
-        words["prompt"] = sealing.seal(prompt, key, f"{id_}#prompt")
-        words["answer"] = sealing.seal(item.output, key, f"{id_}#answer")
-    if words:
+        asks, answers = sealed_with(services, row, own if verdict == "edit" else None)
+        words["prompt"] = sealing.seal(prompt, asks, f"{id_}#prompt")
+        words["answer"] = sealing.seal(item.output, answers, f"{id_}#answer")
+    if "prompt" in words:
         name = "accepted" if stands is None else f"edited after {row.decided_offset}"
         (example_id,), _ = standing(services, EXAMPLES, [uuid5(UUID(row.proposal_id), name)])
         words["example_id"] = example_id.hex
@@ -299,10 +301,10 @@ def _judge(services: Services, row: Row[Any], person: str, said: _Judged, edited
 
 def _proposed(services: Services, row: Row[Any]) -> Example:
     """Raises ApiError 410."""
-    words = opened(services, row.proposal)
-    if words is None:
+    said = opened_proposal(services, row)
+    if said is None:
         raise ApiError(410, "the proposal was erased", param="proposal_id", code="erased")
-    return msgspec.json.decode(words, type=Example)
+    return msgspec.convert(said, Example)
 
 
 def _copied(services: Services, taken: Row[Any]) -> dict[str, Any]:
@@ -327,12 +329,12 @@ def _taken(services: Services, proposal: Row[Any], judgement_id: str) -> Row[Any
 
 def _item(services: Services, row: Row[Any]) -> dict[str, Any]:
     """What an annotator sees: the proposal, what it was made of, and, where two disagree, what each said, without their names."""
-    words = opened(services, row.proposal)
     found = {name: row._mapping[name] for name in ("proposal_id", "builder", "kind", "state", "concern")}
     found["waits"] = next(name for name, place in PLACES.items() if place == row.waits)
     found["reason"] = row.concern_reason
-    found["proposal"] = None if words is None else msgspec.json.decode(words)
-    found["sources"] = [_source(services, one["kind"], one["id"]) for one in row.sources]
+    found["proposal"] = opened_proposal(services, row)
+    # Somebody's prompt is what is proposed; an annotator sees nothing else of a conversation.
+    found["sources"] = [_source(services, one["kind"], one["id"]) for one in row.sources if one["kind"] != "prompt"]
     said = _said(services, row) if row.verdicts > 1 else ()
     found["verdicts"] = [_verdict(services, one) for one in said]
     return found
@@ -351,6 +353,7 @@ _TABLES = {
     "triple": (schema.triples, "triple_id", "triple"),
     "seed": (schema.seeds, "seed_id", "seed"),
     "passage": (schema.passages, "passage_id", "passage"),
+    "example": (schema.examples, "example_id", "answer"),
 }
 
 
@@ -372,7 +375,7 @@ def _source(services: Services, kind: str, id_: str) -> dict[str, Any]:
         "kind": kind,
         "id": id_,
         "title": named.get("title") or named.get("name"),
-        "said": None if words is None else msgspec.json.decode(words),
+        "said": None if words is None else {"text": words} if kind == "example" else msgspec.json.decode(words),
     }
 
 

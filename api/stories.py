@@ -10,6 +10,7 @@ from api.datasets import opened
 from api.errors import ApiError
 from api.formats.turns import messages_of
 from api.items import Example
+from api.material import opened_proposal
 from api.services import Services
 from streams import history, schema, sealing
 from streams.errors import Erased, Invalid
@@ -84,8 +85,7 @@ def _words(services: Services, earlier: history.Before, example: Row[Any]) -> di
 
 
 def _proposed(services: Services, proposal: Row[Any]) -> dict[str, Any] | None:
-    words = opened(services, proposal.proposal)
-    return None if words is None else msgspec.json.decode(words)
+    return opened_proposal(services, proposal)
 
 
 def _as_said(proposed: dict[str, Any] | None) -> dict[str, Any]:
@@ -138,6 +138,17 @@ def _source(services: Services, connection: Connection, kind: str, id_: str) -> 
         passage, document = msgspec.json.decode(words), msgspec.json.decode(title)
         said = {"place": passage["place"], "text": passage["text"], "document_id": cut.document_id}
         return found | said | {"title": document["title"] or document["name"], "retired": cut.retired_reason}
+    if kind == "prompt":
+        return found  # somebody's own words, in their conversation
+    if kind == "example":
+        one = schema.examples.c
+        example = connection.execute(
+            select(one.prompt, one.answer, one.retired_reason).where(one.example_id == id_)
+        ).one_or_none()
+        answer = None if example is None else opened(services, example.answer)
+        if example is None or answer is None:
+            return found | {"gone": True}
+        return found | {"text": answer, "retired": example.retired_reason}
     table, key, words_in = {
         "triple": (schema.triples, schema.triples.c.triple_id, schema.triples.c.triple),
         "seed": (schema.seeds, schema.seeds.c.seed_id, schema.seeds.c.seed),

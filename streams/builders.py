@@ -7,18 +7,24 @@ from typing import Literal
 
 from msgspec import Struct
 
-Material = Literal["triples", "syllogisms", "passages"]
+Material = Literal["triples", "syllogisms", "passages", "tasks", "asides", "examples"]
 
 
 class Builder(Struct, frozen=True):
-    """`reads`: the material without which it has nothing to do. `teacher`: whether it asks the one that the policy names."""
+    """`reads`: the material without which it has nothing to do. `teacher`: whether it needs the one that the policy names. `share`:
+    so many of its proposals, accepted or not yet decided on, may there be for each example of the domain in force; None: any."""
 
     reads: Material
     teacher: bool = False
+    share: float | None = None
 
 
 BUILDERS: dict[str, Builder] = {
     "self-kg": Builder("triples"),
     "syllogism": Builder("syllogisms"),
     "self-qa": Builder("passages", teacher=True),
+    "self-instruct": Builder("tasks", teacher=True),
+    "declining": Builder("asides", share=0.1),
+    "style": Builder("examples", teacher=True, share=0.25),
+    "rewordings": Builder("examples"),
 }

@@ -87,6 +87,7 @@ def _policy_with_method(data: Data) -> Data:
 # The version each event or order is written in; 1 unless named here. A new version needs a lift from the one before it, and an
 # example file of the old one stays in tests/examples/events.
 VERSIONS: dict[str, int] = {
+    "build_material": 2,
     "candidate_evaluated": 3,
     "candidate_rebuilt": 2,
     "candidate_trained": 2,
@@ -95,6 +96,7 @@ VERSIONS: dict[str, int] = {
     "domain_created": 2,
     "evaluate_candidate": 4,
     "example_accepted": 4,
+    "example_proposed": 2,
     "gate_passed": 4,
     "gate_refused": 4,
     "order_failed": 2,
@@ -108,6 +110,7 @@ VERSIONS: dict[str, int] = {
     "reply_drafted": 2,
     "round_asked": 6,
     "round_requested": 11,
+    "seed_added": 2,
     "select_snapshot": 8,
     "snapshot_selected": 6,
     "swap_release": 2,
@@ -115,6 +118,7 @@ VERSIONS: dict[str, int] = {
 }
 # (name, version) -> the fields that the next version added. They have defaults: an old one is read as it is.
 ADDED: dict[tuple[str, int], tuple[str, ...]] = {
+    ("build_material", 1): ("style", "decline"),
     ("candidate_evaluated", 1): ("means",),
     ("candidate_evaluated", 2): ("absent",),
     ("candidate_rebuilt", 1): ("made_with",),
@@ -129,6 +133,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("example_accepted", 1): ("follows",),
     ("example_accepted", 2): ("service",),
     ("example_accepted", 3): ("proposal_id", "edited"),
+    ("example_proposed", 1): ("answer",),  # and more kinds
     ("gate_passed", 1): (),  # within the verdict: `alpha`, in the place of `words`
     ("gate_passed", 2): (),  # within a check: `of`
     ("gate_passed", 3): (),  # within a check: `why`
@@ -180,6 +185,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("round_requested", 8): ("base_model",),
     ("round_requested", 9): (),
     ("round_requested", 10): (),
+    ("seed_added", 1): (),  # more kinds: `task` and `aside`
     ("select_snapshot", 1): ("base_model", "recipe"),
     ("select_snapshot", 2): ("recall", "opening"),
     ("select_snapshot", 3): (),
@@ -367,6 +373,8 @@ def _check_refs(envelope: Envelope) -> None:
     here = _FIRST_SAID.get(type(event), ())
     copies: list[tuple[str, Sealed]] = []
     match event:
+        case ExampleProposed() if event.answer is not None:
+            here = ("proposal", "answer")
         case _ if here:
             pass
         case ExampleAccepted(kind="annotation", proposal_id=str()) if envelope.causation_id is not None:

@@ -129,7 +129,8 @@ class CompareBases(Struct, frozen=True, kw_only=True, tag="compare_bases", tag_f
 
 class BuildMaterial(Struct, frozen=True, kw_only=True, tag="build_material", tag_field="kind"):
     """Let `builder` (`streams.builders`) propose examples from the material that stood on the domain's partition before `pin`, at
-    `most` so many. `teacher`: the policy's. `round_id`: it is of none."""
+    `most` so many. `teacher` and `style`: the policy's; `decline`: what its recall says where nothing is known. `round_id`: it is
+    of none."""
 
     order_id: UUID
     domain: str
@@ -137,6 +138,8 @@ class BuildMaterial(Struct, frozen=True, kw_only=True, tag="build_material", tag
     most: Number | None
     pin: Offset
     teacher: Teacher | None = None
+    style: tuple[StyleRule, ...] = ()
+    decline: str | None = None
     round_id: str | None = None
 
 

@@ -235,6 +235,8 @@ def _build(event: material.BuildAsked, state: Domain, recorded: Recorded, buildi
         most=event.most,
         pin=recorded.offset + 1,
         teacher=state.policy.teacher,
+        style=state.policy.style,
+        decline=state.policy.recall.decline,
     )
 
 

@@ -1,10 +1,15 @@
 """A small HTTP server that speaks `/chat/completions`, for tests of builders: it answers by a script, rubbish among it."""
 
 import json
+import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from streams.endpoints import Teacher
+from workers.builder.teacher import SURE, Answer, Counts, Desk, Sampling, read_answer
 
 Reply = str | tuple[int, bytes] | dict[str, Any]
 
@@ -47,7 +52,7 @@ class TeacherServer:
                 finally:
                     with teacher._lock:
                         teacher.at_once -= 1
-                status, value = said if isinstance(said, tuple) else (200, _completion(said))
+                status, value = said if isinstance(said, tuple) else (200, completion(said))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(value)))
                 self.end_headers()
@@ -59,6 +64,26 @@ class TeacherServer:
         return Handler
 
 
-def _completion(said: str | dict[str, Any]) -> bytes:
+class ScriptedDesk(Desk):
+    """A desk with nothing behind it but the script; what is asked first is not always answered first."""
+
+    def __init__(self, script: Callable[[str], Reply], in_flight: int, seed: int = 0) -> None:
+        self.counts = Counts()
+        self.in_flight = in_flight
+        self.teacher = Teacher("http://unused", "scripted", in_flight)
+        self._script = script
+        self._random = random.Random(seed)
+        self._pool = ThreadPoolExecutor(in_flight)
+
+    def ask(self, prompt: str, sampling: Sampling = SURE) -> Answer:
+        threading.Event().wait(self._random.random() / 500)
+        said = self._script(prompt)
+        return read_answer(said[1] if isinstance(said, tuple) else completion(said), len(prompt))
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def completion(said: str | dict[str, Any]) -> bytes:
     choice = {"message": {"content": said}, "finish_reason": "stop"} if isinstance(said, str) else said
     return json.dumps({"choices": [choice], "usage": {"total_tokens": 100}}).encode()

@@ -23,7 +23,7 @@ from api.cli.examples import examples_group
 from api.cli.triple_files import read_triples
 from api.client import Json
 from api.formats.checking import Checked, brought, good
-from api.items import read_syllogism
+from api.items import read_seed
 from api.sending import Import
 from streams.builders import BUILDERS
 from streams.errors import Invalid
@@ -99,7 +99,7 @@ triples_group.add_command(
 
 @click.group("seeds", short_help="Bring what people wrote for builders to start from.")
 def seeds_group() -> None:
-    """Legal syllogisms, of which `noria build syllogism` makes examples."""
+    """Legal syllogisms (`noria build syllogism`), tasks (`self-instruct`) and questions to decline (`declining`)."""
 
 
 @seeds_group.command("add")
@@ -107,20 +107,25 @@ def seeds_group() -> None:
 @domain_option
 @json_option
 def add_seeds(file: Path, domain: str | None, as_json: bool) -> None:
-    """Add syllogisms: one JSON object a line, {"major": {"law", "article", "rule"}, "minor", "conclusion": {"article", "result"}}.
+    """Add seeds, one JSON object a line; its fields tell its kind.
 
-    Every line is checked first; one that is wrong is named, and nothing is sent. The conclusion must rest on the article of the
-    major premise.
+    \b
+    a syllogism  {"major": {"law", "article", "rule"}, "minor", "conclusion": {"article", "result"}}
+    a task       {"instruction", "instances": [{"input", "output"}], "is_classification"}
+    to decline   {"question"}
+
+    Every line is checked first; one that is wrong is named, and nothing is sent. The conclusion of a syllogism must rest on the
+    article of its major premise.
 
     \b
     Example: noria seeds add syllogisms.jsonl --domain road-traffic
     """
-    syllogisms = brought(file, read_syllogism)
-    checked = check(syllogisms)
+    seeds = brought(file, read_seed)
+    checked = check(seeds)
     with the_door() as door:
         name = the_domain(door, domain)
         sending = Import(file.name, "seeds", name)
-        items = ((place, msgspec.to_builtins(item)) for place, item in good(syllogisms))
+        items = ((place, msgspec.to_builtins(item)) for place, item in good(seeds))
         said = sending.send(items, lambda batch: door.add_seeds(name, batch, sending.id))
     tell_import(said, "seeds added", checked, as_json)
 
@@ -139,12 +144,15 @@ def list_seeds(domain: str | None, as_json: bool) -> None:
     if as_json:
         print_json(said)
         return
-    rows = [
-        [row["seed_id"], row["kind"], row["major"]["law"], row["major"]["article"], row["minor"]]
-        for row in said["data"]
-    ]
-    print_table(["id", "kind", "law", "article", "facts"], rows, empty="no seed in force")
+    rows = [[row["seed_id"], row["kind"], _seed_words(row)] for row in said["data"]]
+    print_table(["id", "kind", "says"], rows, empty="no seed in force")
     click.echo(f"{said['retired']} retired, {said['erased']} erased", err=True)
+
+
+def _seed_words(row: Json) -> str:
+    if row["kind"] == "syllogism":
+        return f"{row['major']['law']} {row['major']['article']}: {row['minor']}"
+    return str(row["instruction" if row["kind"] == "task" else "question"])
 
 
 seeds_group.add_command(
@@ -198,6 +206,10 @@ for _name, _help in (
         "Questions and answers from triples, by templates in both languages; one hop, and two that share an entity.",
     ),
     ("syllogism", "Examples in three steps from the syllogisms that were brought as seeds."),
+    ("self-instruct", "Tasks like those that were brought as seeds, and answers, by the teacher (Self-Instruct)."),
+    ("declining", "How the domain declines the questions that were brought as seeds, in the words of its policy."),
+    ("style", "Accepted answers as the policy's style asks for them, worded by the teacher."),
+    ("rewordings", "Accepted examples as others ask them: from people's prompts, and from a teacher if there is one."),
     (
         "self-qa",
         "Questions and answers from the passages of documents, by the teacher that the policy names (Self-QA).",

@@ -273,8 +273,12 @@ def _source(one: Json, lang: Lang) -> str:
             words = str(one["text"]).strip()
         case "triple":
             words = " — ".join(one["triple"].values())
-        case _:
+        case "seed" if "major" in one["seed"]:
             words = "\n".join((one["seed"]["major"]["rule"], one["seed"]["minor"], one["seed"]["conclusion"]["result"]))
+        case "seed":
+            words = str(one["seed"].get("instruction") or one["seed"]["question"])
+        case _:
+            words = str(one.get("text", ""))
     return f'<div class="n-label">{safe(label)}</div><div class="n-text">{safe(words)}</div>'
 
 

@@ -182,13 +182,15 @@ def _source(source: Json, lang: Lang) -> str:
     place = [str(source["title"] or "")]
     if said is None:
         words = say(lang, "source_removed")
-    elif source["kind"] == "passage":
+    elif "text" in said:
         place.append(str(said.get("place") or ""))
         words = str(said["text"])
     elif source["kind"] == "triple":
         words = " — ".join(str(said[name]) for name in ("subject", "predicate", "object"))
-    else:
+    elif "major" in said:
         place.append(f"{said['major']['law']} {said['major']['article']}")
         words = f"{said['major']['rule']}\n{said['minor']}\n{said['conclusion']['result']}"
+    else:
+        words = str(said.get("instruction") or said["question"])
     label = say(lang, "comma").join([say(lang, f"from_{source['kind']}"), *(part for part in place if part)])
     return f'<li><div class="n-label">{safe(label)}</div><div class="n-text">{safe(words.strip())}</div></li>'

@@ -45,6 +45,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     "from_passage": ("a passage", "文档段落"),
     "from_triple": ("a triple", "三元组"),
     "from_seed": ("a seed", "种子"),
+    "from_example": ("an example", "样例"),
+    "from_prompt": ("a question that was asked", "有人提出的问题"),
     "field_system": ("System prompt", "系统提示"),
     "field_instruction": ("Question", "问题"),
     "field_input": ("Input", "输入"),

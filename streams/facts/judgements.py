@@ -14,7 +14,7 @@ from streams.annotation import PLACES, Concern, Judging, Verdict, VerdictKind, i
 from streams.domain import Domain, without_judging
 from streams.envelope import Consequence, Offset, Recorded
 from streams.facts.examples import ExampleAccepted, ExampleRetired
-from streams.facts.material import ExampleRejected, decided
+from streams.facts.material import REPLACED, ExampleRejected, decided
 from streams.sealed import Sealed
 from streams.tables import bigint, boolean, index, jsonb, may, projection, text, timestamptz
 from streams.writes import Insert, Row, Update, Write, columns
@@ -34,8 +34,8 @@ class ConcernRaised(Struct, frozen=True, kw_only=True):
 class ProposalJudged(Struct, frozen=True, kw_only=True):
     """An annotator's verdict on a proposal. What it would be as an example, if it would be a new one: `example_id`, and `prompt`
     and `answer`, sealed as those of `ExampleAccepted`; `author`: whose words these are, where the annotator takes what another
-    wrote. `stands`: the example that it is already. `follows`: where the decision stands that it comes after. `service` as in
-    `ExampleAccepted`."""
+    wrote. `stands`: the example that it is already; `replaces`: those that it is to stand for. `follows`: where the decision stands that
+    it comes after. `service` as in `ExampleAccepted`."""
 
     domain: str
     proposal_id: str
@@ -46,6 +46,7 @@ class ProposalJudged(Struct, frozen=True, kw_only=True):
     answer: Sealed | None = None
     author: str | None = None
     stands: str | None = None
+    replaces: tuple[str, ...] = ()
     follows: Offset | None = None
     service: str | None = None
 
@@ -127,7 +128,11 @@ def settled(before: Domain, after: Domain, recorded: Recorded, event: ProposalJu
         service=event.service if event.author is None else None,
         edited=judged.outcome == "edit",
     )
-    return [*found, Consequence(UUID(event.example_id), accepted)]
+    found.append(Consequence(UUID(event.example_id), accepted))
+    for example_id in event.replaces:
+        replaced = ExampleRetired(domain=event.domain, example_id=example_id, reason=REPLACED, by=event.person)
+        found.append(Consequence(uuid5(cause, f"replaces {example_id}"), replaced))
+    return found
 
 
 def rows(before: Domain, after: Domain, recorded: Recorded, event: JudgementEvent) -> list[Write]:

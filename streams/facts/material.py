@@ -20,9 +20,12 @@ from streams.sealed import Sealed
 from streams.tables import bigint, double, index, integer, jsonb, projection, text, timestamptz
 from streams.writes import Insert, Retire, Update, Write, columns
 
-SeedKind = Literal["syllogism"]
-SourceKind = Literal["triple", "seed", "passage"]
-ProposalKind = Literal["fact", "two_hops", "syllogism", "question"]
+SeedKind = Literal["syllogism", "task", "aside"]
+SourceKind = Literal["triple", "seed", "passage", "example", "prompt"]
+REPLACED = "worded by the domain's guide"  # why an example is retired
+ProposalKind = Literal[
+    "fact", "two_hops", "syllogism", "question", "task", "declined", "styled", "rewording", "unsure_rewording"
+]
 
 
 class TripleAdded(Struct, frozen=True, kw_only=True):
@@ -43,7 +46,7 @@ class TripleRetired(Struct, frozen=True, kw_only=True):
 
 class SeedAdded(Struct, frozen=True, kw_only=True):
     """What a person wrote for builders to start from. `seed` opens to the JSON of an item of that kind
-    (`streams.syllogisms`), sealed with the domain's key."""
+    (`streams.syllogisms`, `streams.seed_tasks`), sealed with the domain's key."""
 
     domain: str
     seed_id: str
@@ -78,7 +81,8 @@ class Source(Struct, frozen=True):
 
 class ExampleProposed(Struct, frozen=True, kw_only=True):
     """A training example that nobody has looked at. `proposal` opens to {"instruction", "input", "output", "system"}, sealed with
-    the domain's key."""
+    the domain's key. Of a rewording it is sealed with the key of whoever worded it, and its output is empty and stands in `answer`,
+    sealed with that of whoever answered."""
 
     domain: str
     proposal_id: str
@@ -87,6 +91,7 @@ class ExampleProposed(Struct, frozen=True, kw_only=True):
     kind: ProposalKind
     sources: tuple[Source, ...]
     proposal: Sealed
+    answer: Sealed | None = None
 
 
 class ExampleRejected(Struct, frozen=True, kw_only=True):
@@ -186,6 +191,7 @@ proposals = projection(
     text("kind"),
     jsonb("sources"),  # list of Source
     jsonb("proposal"),  # Sealed
+    jsonb("answer", nullable=True),  # Sealed
     text("state"),  # proposed, accepted, edited, rejected
     text("example_id", nullable=True),  # that it became last
     text("decided_by", nullable=True),
@@ -255,11 +261,11 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: MaterialEvent
             }
             return [Insert("builds", dict.fromkeys(column.name for column in builds.columns) | begun)]
         case ExampleProposed():
-            row = columns(event, "proposal_id", "domain", "build_id", "builder", "kind", "sources", "proposal")
+            names = ("proposal_id", "domain", "build_id", "builder", "kind", "sources", "proposal", "answer")
             empty = ("example_id", "decided_by", "decided_in", "reason", "decided_offset", "concern", "concern_reason")
             undecided = dict.fromkeys(empty) | {"state": "proposed", "proposed_offset": recorded.offset}
             waits = {"waits": PLACES["proposed"], "verdicts": 0, "lot": lot(event.proposal_id)}
-            return [Insert("proposals", row | undecided | waits)]
+            return [Insert("proposals", columns(event, *names) | undecided | waits)]
         case ExampleRejected():
             return [decided(event.proposal_id, "rejected", recorded, decided_by=event.by, reason=event.reason)]
         case ProposalReopened():

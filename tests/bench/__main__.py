@@ -1,7 +1,7 @@
 """`python -m tests.bench` lists the benchmarks; `python -m tests.bench NAME` runs one and writes bench/NAME.json under the home.
 
-NORIA_BENCH_RUNS, …_RATE, …_EVENTS, …_SECONDS, …_MEMORY_SECONDS, …_FACTS, …_EVERY, …_SEED and …_CASES make one other than it is by
-itself.
+NORIA_BENCH_RUNS, …_RATE, …_EVENTS, …_SECONDS, …_MEMORY_SECONDS, …_FACTS, …_EVERY, …_SEED, …_CASES, …_INSTRUCTIONS, …_COMPARED,
+…_ROWS, …_CALLS and …_IN_FLIGHT make one other than it is by itself.
 """
 
 import os
@@ -27,6 +27,7 @@ NAMES = (
     "continual",
     "held_out",
     "alignment",
+    "material",
     "plan",
 )
 

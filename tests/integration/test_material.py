@@ -1,9 +1,15 @@
 """Material from the door to what a round may learn: real Kafka and PostgreSQL, and a teacher that is a small server of our own."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +19,25 @@ from msgspec.structs import replace
 
 from api.cli import main
 from api.keys import create_key
+from streams.history import before
 from streams.log import KafkaLog
 from streams.reading.learning import examples_as_of
 from streams.replay import verify
 from streams.sealing import Keyring, MasterKey
-from tests import door_world
+from tests import door_world, scripted_tasks
 from tests.door_world import World
 from tests.integration.by_hand import rows
 from tests.integration.test_exam_ahead import add_exam
-from tests.teacher_server import Reply, TeacherServer
+from tests.teacher_server import Reply, ScriptedDesk, TeacherServer
 from workers import loop
+from workers.builder import declining, rewordings, self_instruct, self_qa, step, style
 from workers.builder import teacher as teacher_room
+from workers.builder.material import Material, Proposed
 from workers.builder.teacher import MALFORMED, REFUSED, TRUNCATED
 from workers.context import Context
+from workers.selector.opened import open_examples
 
+TASKS = Path(__file__).parents[2] / "deploy" / "demo" / "road_traffic" / "tasks.jsonl"
 TRIPLES = [
     {"subject": "the ferry", "predicate": "homePort", "object": "Skagen"},
     {"subject": "Skagen", "predicate": "harbour master", "object": "Ida Holm"},
@@ -287,6 +298,213 @@ def test_whoever_takes_a_build_up_pays_for_no_answer_twice(
         connection.exec_driver_sql("UPDATE work.claims SET lease_until = now() WHERE state = 'open'")
     row = built(world, context, domain, "self-qa")
     assert row["outcome"] == "made" and len(server.asked) == len(set(server.asked)) == 9 == row["calls"]
+
+
+def test_the_domain_declines_in_the_words_of_its_policy_and_no_more_often_than_its_share(
+    world: World, context: Context, teacher: Callable[[Callable[[str], Reply]], TeacherServer]
+) -> None:
+    domain = world.domain()
+    path = f"/v1/domains/{domain}"
+    guide = [
+        {"rule": "declines_with", "value": "The harbour office answers for ferries only."},
+        {"rule": "address", "value": "formal"},
+    ]
+    world.caught_up(world.as_operator.put(f"{path}/policy", json={"style": guide}).json()["position"])
+    asides = [{"question": f"Who painted picture {number}?"} for number in range(12)] + [
+        {"question": "蒙娜丽莎是谁画的？"}
+    ]
+    posted(world, f"{path}/seeds", asides)
+    row = built(world, context, domain, "declining")
+    assert (row["proposed"], row["dropped"]) == (0, {step.FULL: 12, declining.UNLIKE_THE_GUIDE: 1}), "no example yet"
+    for number in range(20):
+        posted(
+            world, f"{path}/examples", [{"instruction": f"Where is pier {number}?", "output": f"By crane {number}."}]
+        )
+    row = built(world, context, domain, "declining")
+    assert (row["proposed"], row["dropped"][step.FULL]) == (2, 10), "a tenth of twenty"
+    assert {one["output"] for one in proposed(world, domain)} == {
+        "I am sorry, but that is not something that can be answered here. The harbour office answers for ferries only."
+    }
+
+
+def test_accepted_answers_are_worded_as_the_guide_asks_and_take_the_place_of_those_that_were_not(
+    world: World, context: Context, teacher: Callable[[Callable[[str], Reply]], TeacherServer]
+) -> None:
+    answers = {
+        "boss": "It is Ben.",
+        "colour": "It is red.",
+        "length": "It is 40 metres.",
+        "home": "Skagen is the home port it has.",
+    }
+    server = teacher(lambda prompt: next(said for word, said in answers.items() if f"What is the {word}" in prompt))
+    domain = with_teacher(world, server, style=[{"rule": "at_most_words", "value": 5}])
+    allow(context, server)
+    path = f"/v1/domains/{domain}"
+    facts = {"boss": "Ben", "colour": "red", "length": "43 metres", "home port": "Skagen"}
+    posted(world, f"{path}/triples", [{"subject": "ferry", "predicate": p, "object": o} for p, o in facts.items()])
+    built(world, context, domain, "self-kg")
+    accepted = posted(
+        world, f"{path}/proposals/accept", {"proposals": [one["proposal_id"] for one in proposed(world, domain)]}
+    )
+    for one in ("Where does it berth?", "Who paints it?"):  # a person's words: they go to no teacher
+        posted(
+            world,
+            f"{path}/examples?user=ann",
+            [{"instruction": one, "output": "At pier four, where it has always been."}],
+        )
+    for number in range(3):
+        posted(world, f"{path}/examples?user=ann", [{"instruction": f"And pier {number}?", "output": "No."}])
+    row = built(world, context, domain, "style")
+    assert (row["outcome"], row["proposed"], row["calls"]) == ("made", 2, 4), row["failure"]
+    assert row["dropped"] == {style.ADDS: 1, declining.UNLIKE_THE_GUIDE: 1}
+    assert not any("pier" in prompt for prompt in server.asked)
+    (boss, _) = proposed(world, domain)
+    assert (boss["output"], boss["sources"]) == ("It is Ben.", [{"kind": "example", "id": accepted["examples"][0]}])
+    posted(world, f"{path}/proposals/accept", {"proposals": [boss["proposal_id"]]})
+    exported = {one["instruction"]: one["output"] for one in world.as_data.get(f"{path}/examples").json()["data"]}
+    assert exported["What is the boss of ferry?"] == "It is Ben." and len(exported) == 9
+
+
+def test_a_wording_of_somebody_elses_is_proposed_and_goes_when_whoever_asked_or_answered_is_erased(
+    world: World, context: Context
+) -> None:
+    domain = world.domain()
+    path = f"/v1/domains/{domain}"
+    reply = world.chat(domain, "When does the last tram leave the harbour?", user="ann")["metadata"]["reply_ids"][0]
+    correction = {"reply_id": reply, "user": "ann", "correction": "The last tram leaves the harbour at 1:20."}
+    given = world.as_chat.post("/v1/feedback", json=correction)
+    assert given.status_code == 200, given.text
+    asked = {
+        "ben": "At what time is the last tram from the harbour?",
+        "cat": "Until when do trams run from the port?",
+        "dora": "Who painted the Mona Lisa?",
+        "ann": "What time does the last tram leave the harbour?",
+        "eve": "when does the last tram leave the harbour",
+    }
+    for person, words in asked.items():
+        world.chat(domain, words, user=person)
+    door_world.wait_until(
+        lambda: (
+            len(rows(world.database, "SELECT prompt_id FROM noria.prompts WHERE domain = :d", d=domain)) == 6
+            and rows(world.database, "SELECT example_id FROM noria.examples WHERE domain = :d", d=domain)
+        ),
+        what="all that was said",
+    )
+    row = built(world, context, domain, "rewordings")
+    assert (row["outcome"], row["proposed"], row["dropped"]) == ("made", 2, {rewordings.ELSE: 2}), row["failure"]
+    of = {one["instruction"]: one for one in proposed(world, domain)}
+    assert {words: one["kind"] for words, one in of.items()} == {
+        asked["ben"]: "rewording",
+        asked["cat"]: "unsure_rewording",
+    }
+    assert {one["output"] for one in of.values()} == {"The last tram leaves the harbour at 1:20."}
+    assert {source["kind"] for source in of[asked["ben"]]["sources"]} == {"example", "prompt"}
+    edited = {"instruction": asked["cat"].upper(), "output": "At 1:20."}
+    posted(world, f"{path}/proposals/accept", {"proposals": [of[asked["ben"]]["proposal_id"]]})
+    posted(world, f"{path}/proposals/accept", {"proposals": [of[asked["cat"]]["proposal_id"]], "edited": edited})
+
+    def learned() -> set[str]:
+        with world.database.connect() as connection:
+            found = examples_as_of(connection, domain, None, ())
+            opened = open_examples(
+                found, before(connection, {one.follows for one in found}), frozenset(), context.keyring
+            )
+        return {one.question for one in opened.candidates}
+
+    first = "When does the last tram leave the harbour?"
+    assert learned() == {first, asked["ben"], edited["instruction"]}
+    for person, left in (("cat", {first, asked["ben"]}), ("ann", set[str]())):
+        gone = world.as_operator.post(f"/v1/people/{person}/erase")
+        world.caught_up(gone.json()["position"])
+        context.keyring.forget()
+        assert learned() == left
+    assert proposed(world, domain, state="all") == [], "one of its two keys is enough"
+    assert built(world, context, domain, "rewordings")["proposed"] == 0
+
+
+@contextmanager
+def builder_process(world: World, server: TeacherServer, home: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    kafka, settings = world.kafka, world.settings
+    environment = os.environ | {
+        "NORIA_HOME": str(home),
+        "NORIA_DOOR": "http://unused:1",
+        "NORIA_DATABASE_URL": settings.database_url,
+        "NORIA_MASTER_KEY": str(settings.master_key),
+        "NORIA_PRIVATE_ENDPOINTS": server.place,
+        "NORIA_KAFKA": kafka.servers,
+        "NORIA_KAFKA_SECURITY": kafka.security,
+        "NORIA_KAFKA_MECHANISM": kafka.mechanism,
+        "NORIA_KAFKA_USER": kafka.user,
+        "NORIA_KAFKA_PASSWORD_FILE": str(kafka.password_file or ""),
+    }
+    running = subprocess.Popen([sys.executable, "-m", "workers.loop", "--kinds", "build"], env=environment)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+
+
+class Stalling:
+    """A teacher that from some call on answers nobody until it is let: what is under way then is known."""
+
+    def __init__(self, script: Callable[[str], Reply], after: int) -> None:
+        self.held: list[str] = []
+        self.go_on = threading.Event()
+        self._script, self._left, self._lock = script, after, threading.Lock()
+
+    def __call__(self, prompt: str) -> Reply:
+        with self._lock:
+            self._left -= 1
+            stalls = self._left < 0 and not self.go_on.is_set()
+            if stalls:
+                self.held.append(prompt)
+        if stalls:
+            self.go_on.wait(60)
+        return self._script(prompt)
+
+
+@pytest.mark.parametrize(("builder", "most", "after"), [("self-instruct", 40, 30), ("self-qa", None, 5)])
+def test_a_build_whose_process_was_killed_makes_the_same_and_pays_twice_only_for_what_was_on_its_way(
+    world: World,
+    context: Context,
+    teacher: Callable[[Callable[[str], Reply]], TeacherServer],
+    tmp_path: Path,
+    builder: str,
+    most: int | None,
+    after: int,
+) -> None:
+    in_flight = 3
+    script, build = {
+        "self-instruct": (scripted_tasks.answer, self_instruct.build),
+        "self-qa": (scripted, self_qa.build),
+    }[builder]
+    stalling = Stalling(script, after)
+    server = teacher(stalling)
+    domain = with_teacher(world, server, in_flight=in_flight)
+    if builder == "self-instruct":
+        posted(world, f"/v1/domains/{domain}/seeds", [json.loads(line) for line in TASKS.read_text().splitlines()])
+    posted(world, f"/v1/domains/{domain}/builds", {"builder": builder, "most": most})
+    with builder_process(world, server, tmp_path) as running:
+        door_world.wait_until(lambda: len(stalling.held) == in_flight, 60, "all that may be under way")
+        running.kill()
+        running.wait()
+    stalling.go_on.set()
+    with world.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE work.claims SET lease_until = now() WHERE state = 'open'")
+    allow(context, server)
+    row = built(world, context, domain, builder, most=most)
+    assert row["outcome"] == "made", row["failure"]
+    twice = [prompt for prompt, times in Counter(server.asked).items() if times > 1]
+    assert sorted(twice) == sorted(stalling.held) and row["calls"] >= after + in_flight
+    material = Material(world.database, context.keyring, domain, row["asked_offset"] + 1)
+    desk = ScriptedDesk(script, in_flight)
+    uninterrupted = (one for one in build(material, desk) if isinstance(one, Proposed))
+    expected = list(islice(uninterrupted, most))
+    desk.close()
+    assert [(one["instruction"], one["input"], one["output"]) for one in proposed(world, domain)] == [
+        (one.instruction, one.input, one.output) for one in expected
+    ]
 
 
 def test_a_busy_teacher_is_asked_again_one_that_refuses_the_key_ends_the_build_and_one_that_sends_pages_is_counted(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,24 @@ from typing import Any
 import pytest
 
 from api.cli.triple_files import read_triples
-from api.items import ItemFault, read_syllogism
-from deploy.demo.domain import load_facts
+from api.items import ItemFault, read_syllogism, read_task
+from deploy.demo.domain import load_facts, load_general
 from streams.builders import BUILDERS
 from streams.errors import Invalid
 from streams.facts.material import Source
+from streams.seed_tasks import SeedTask
 from streams.syllogisms import asked_and_answered, is_chinese
-from workers.builder import self_kg, step
+from tests import scripted_tasks
+from tests.teacher_server import ScriptedDesk
+from workers.builder import self_instruct, self_kg, step
 from workers.builder.grounded import ARTICLE, NAME, NUMBER, ungrounded, words_shared
-from workers.builder.material import Made, Passage, Proposed, Triple
+from workers.builder.material import Dropped, Made, Passage, Proposed, Triple
+from workers.builder.novelty import Kept
 from workers.builder.self_qa import FEW_WORDS, LENGTH, NO_QUESTIONS, POINTS_BACK, TWICE, made_of, questions_of
+from workers.builder.teacher import TRUNCATED, Answer
 from workers.endpoints import check_address
 
+TASKS = Path(__file__).parents[2] / "deploy" / "demo" / "road_traffic" / "tasks.jsonl"
 SYLLOGISMS = Path(__file__).parents[2] / "deploy" / "demo" / "road_traffic" / "syllogisms.jsonl"
 
 
@@ -249,3 +256,112 @@ def test_an_endpoint_at_a_private_address_is_asked_only_where_whoever_runs_noria
         check_address(url, ("10.0.0.7:81",))
     check_address(url, ("127.0.0.1:8080", "::1", "169.254.169.254:80", "10.0.0.7"))
     check_address("http://8.8.8.8/v1", ())
+
+
+def tasks(file: Path = TASKS) -> list[tuple[str, SeedTask]]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [(str(number), read_task(json.loads(line)).item) for number, line in enumerate(lines)]
+
+
+def test_the_demos_tasks_are_many_half_of_them_chinese_and_each_is_new_beside_the_others_and_no_question_of_the_quiz() -> (
+    None
+):
+    seeds = [seed for _, seed in tasks()]
+    chinese = [seed for seed in seeds if is_chinese(seed.instruction)]
+    assert len(seeds) >= 120 and 2 * len(chinese) == len(seeds)
+    assert min(sum(seed.is_classification for seed in some) for some in (seeds, chinese)) >= 8
+    asked = {wording for fact in load_facts() for wording in (*fact.en.all_questions, *fact.zh.all_questions)}
+    asked |= {question.question for question in load_general()}
+    kept = Kept()
+    for seed in seeds:
+        assert self_instruct.fault_of(seed.instruction) is None and kept.is_new(seed.instruction), seed.instruction
+        kept.add(seed.instruction)
+        assert not asked & {seed.instruction, *(one.input for one in seed.instances)}
+
+
+class Seeded:
+    pin = 7
+
+    def tasks(self) -> list[tuple[str, SeedTask]]:
+        return tasks()
+
+    def instructions_proposed(self, kind: str) -> list[str]:
+        return []
+
+
+def test_what_self_instruct_makes_does_not_hang_on_which_answer_comes_first() -> None:
+    found = []
+    for seed in (1, 2):
+        desk, made = ScriptedDesk(scripted_tasks.answer, 4, seed), list[Made]()
+        for one in self_instruct.build(Seeded(), desk):  # type: ignore[arg-type]
+            made.append(one)
+            if sum(isinstance(one, Proposed) for one in made) == 100:
+                break
+        desk.close()
+        found.append([one for one in made if isinstance(one, Proposed)])
+    assert found[0] == found[1]
+    reasons = Counter(one.reason for one in made if isinstance(one, Dropped))
+    assert {
+        self_instruct.NOT_NEW,
+        self_instruct.NOT_TEXT,
+        self_instruct.LENGTH,
+        TRUNCATED,
+        self_instruct.NO_LABEL,
+    } <= set(reasons)
+    kept = Kept()
+    for seed_task in tasks():
+        kept.add(seed_task[1].instruction)
+    new = list(dict.fromkeys(one.instruction for one in found[0]))
+    assert {is_chinese(one) for one in new} == {True, False}
+    for instruction in new:
+        assert kept.is_new(instruction)
+        kept.add(instruction)
+
+
+def test_a_request_shows_eight_tasks_of_one_language_two_of_them_the_teachers_own_once_there_are_such() -> None:
+    asked = self_instruct._Tasks(tasks(), [], 7, ahead=1)
+    people = {seed.instruction for _, seed in tasks()}
+    first = [re.findall(r"^\d+\. (.+)$", asked.request()[1], re.M)]
+    asked.read(Answer("9. Name the colour of the ferry.\n10. Count its seats, deck by deck."))
+    asked.read(Answer("9. 请说出渡轮是什么颜色的。\n10. 谁来决定公交车上的广告内容？"))
+    for _ in range(20):
+        sources, prompt = asked.request()
+        first.append(re.findall(r"^\d+\. (.+)$", prompt, re.M))
+        assert len(sources) == sum(one in people for one in first[-1])
+        asked.read(Answer("9. no"))
+    assert {len(shown) for shown in first} == {8} and all(
+        len({is_chinese(one) for one in shown}) == 1 for shown in first
+    )
+    assert sum(one in people for one in first[0]) == 8 and all(
+        sum(o in people for o in shown) == 6 for shown in first[2:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("9. Name it again.\n10) name that.", ["Name it again.", "Name that."]),
+        ("Name it again.\n10. Name that.", ["Name it again.", "Name that."]),
+        ("Here they are:\n9. Name it again.", ["Name it again."]),
+        ("Sure!\n\n9. **Name it again.**", ["Name it again."]),
+        ("９．说出名称。\n10、再说一遍。", ["说出名称。", "再说一遍。"]),
+        ("I would rather not.", []),
+    ],
+)
+def test_the_tasks_of_a_teachers_list_are_read_wherever_it_begins(said: str, found: list[str]) -> None:
+    assert self_instruct.tasks_of(said) == found
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("Example 1\nInput: a\nOutput: b\nc\nExample 2\nOutput: d", [("a", "b\nc"), ("", "d")]),
+        ("**Example 1**\n**Input:** none\n**Output:** b", [("", "b")]),
+        ("输入：案情\n输出：结果", [("案情", "结果")]),
+        ("Label: good\nInput: a\nLabel: bad\nInput: b\nLabel: neither", [("a", "good"), ("b", "bad"), ("", "neither")]),
+        ("标签：合法\n输入：甲", [("甲", "合法")]),
+        ("b", []),
+    ],
+)
+def test_examples_are_read_the_input_first_or_the_label_first(said: str, found: list[tuple[str, str]]) -> None:
+    assert [(one.input, one.output) for one in self_instruct.instances_of(said)] == found

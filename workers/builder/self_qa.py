@@ -15,7 +15,7 @@ from streams.facts.material import Source
 from streams.syllogisms import is_chinese
 from workers.builder.grounded import ungrounded, words_shared
 from workers.builder.material import Dropped, Made, Material, Passage, Proposed, Step
-from workers.builder.teacher import Desk
+from workers.builder.teacher import Desk, Sampling
 
 UNANSWERABLE = "its passage does not answer it"
 POINTS_BACK = "it points back at a text that nobody sees"
@@ -87,7 +87,7 @@ def build(material: Material, desk: Desk) -> Iterator[Made]:
             ((number, passage), _ASK[is_chinese(passage.text)].format(doc=_shown(passage)))
             for number, passage in enumerate(passages, 1)
         )
-        for (number, passage), answer in desk.ask_all(prompts, temperature=0.7):
+        for (number, passage), answer in desk.ask_all(prompts, Sampling(temperature=0.7)):
             if answer.fault is not None:
                 aside.append(Dropped(answer.fault))
                 continue

@@ -11,9 +11,10 @@ from importlib import import_module
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from streams.alike import Words, words_of
+from streams.builders import BUILDERS as SHARES
 from streams.errors import Invalid
 from streams.events import DomainEvent
 from streams.facts.judgements import ConcernRaised
@@ -35,9 +36,14 @@ BUILDERS = {
     "self-kg": "workers.builder.self_kg",
     "syllogism": "workers.builder.syllogism",
     "self-qa": "workers.builder.self_qa",
+    "self-instruct": "workers.builder.self_instruct",
+    "declining": "workers.builder.declining",
+    "style": "workers.builder.style",
+    "rewordings": "workers.builder.rewordings",
 }
 ANOTHER_ANSWER = "another_answer"  # why it is in dispute
 TWICE = "another of this build asks the same"
+FULL = "there are as many of them as its share of the domain's examples"
 TOO_LONG = "longer than an example may be"
 MOST_BYTES = 32 * 1024  # what the door takes of one item
 SAID_AT_ONCE = 50
@@ -88,11 +94,12 @@ def _propose(order: BuildMaterial, context: Context, build: Build, desk: Desk) -
     counts, dropped = Counter[str](), Counter[str]()
     with postgres_trouble(), context.database.connect() as connection:
         exam = open_exam(exam_as_of(connection, order.domain, order.pin), context.keyring)
+        room = _room(connection, order)
         rows = connection.execute(
             text("SELECT proposal_id, build_id FROM noria.proposals WHERE domain = :domain"), {"domain": order.domain}
         )
         there = {row.proposal_id: row.build_id for row in rows}
-    material = Material(context.database, context.keyring, order.domain, order.pin)
+    material = Material(context.database, context.keyring, order.domain, order.pin, order.style, order.decline)
     before = answered(context, order.domain, order.pin)
     forbidden, asked = {words_of(question) for question in exam.values()}, set[tuple[str, ...]]()
     batch: list[tuple[UUID, DomainEvent]] = []
@@ -123,6 +130,9 @@ def _propose(order: BuildMaterial, context: Context, build: Build, desk: Desk) -
                 if there.get(id_.hex, str(order.order_id)) != str(order.order_id):
                     counts["known"] += 1
                     continue
+                if room is not None and counts["proposed"] >= room:
+                    dropped[FULL] += 1
+                    continue
                 if id_.hex not in there:
                     batch.append((id_, _event(order, id_, made, words, context)))
                 batch += _concern(order, id_, made, before.get(question, set()))
@@ -144,9 +154,39 @@ def _id_of(order: BuildMaterial, words: bytes, context: Context) -> UUID:
         return uuid5(_PROPOSALS, common_digest(said, context.keyring))
 
 
+def _room(connection: Connection, order: BuildMaterial) -> int | None:
+    """How many the builder may propose yet; None: any number. As of the pin: a build that is taken up has the same room."""
+    share = SHARES[order.builder].share
+    if share is None:
+        return None
+    others = connection.execute(
+        text(
+            "SELECT count(*) FROM noria.examples e WHERE domain = :domain AND retired_offset IS NULL"
+            " AND accepted_offset < :pin AND NOT EXISTS (SELECT FROM noria.proposals p"
+            " WHERE p.example_id = e.example_id AND p.builder = :builder)"
+        ),
+        {"domain": order.domain, "pin": order.pin, "builder": order.builder},
+    ).scalar_one()
+    there = connection.execute(
+        text(
+            "SELECT count(*) FROM noria.proposals WHERE domain = :domain AND builder = :builder AND state != 'rejected'"
+            " AND proposed_offset < :pin"
+        ),
+        {"domain": order.domain, "pin": order.pin, "builder": order.builder},
+    ).scalar_one()
+    return max(0, int(share * others) - int(there))
+
+
 def _event(order: BuildMaterial, id_: UUID, made: Proposed, words: bytes, context: Context) -> ExampleProposed:
+    answer = None
     with postgres_trouble():
-        key = context.keyring.key_for(domain_subject(order.domain))
+        if made.kids is None:
+            key = context.keyring.key_for(domain_subject(order.domain))
+        else:
+            key, answers = (context.keyring.find(kid) for kid in made.kids)
+            asked = {"instruction": made.instruction, "input": made.input, "output": "", "system": ""}
+            words = msgspec.json.encode(asked)
+            answer = seal(made.output, answers, f"{id_}#answer")
     return ExampleProposed(
         domain=order.domain,
         proposal_id=id_.hex,
@@ -155,6 +195,7 @@ def _event(order: BuildMaterial, id_: UUID, made: Proposed, words: bytes, contex
         kind=made.kind,
         sources=made.sources,
         proposal=seal(words.decode(), key, f"{id_}#proposal"),
+        answer=answer,
     )
 
 

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -49,6 +50,18 @@ class Answer(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Answer({self.fault or 'fine'})"
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """How an answer is drawn. What is left out is left to the teacher."""
+
+    temperature: float = 0.0
+    max_tokens: int = ANSWER_TOKENS
+    top_p: float | None = None
+    presence_penalty: float | None = None
+
+
+SURE = Sampling()
 
 
 class Counts(Struct):
@@ -93,20 +106,21 @@ class Desk:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.counts = Counts()
-        self._teacher = teacher
+        self.in_flight = teacher.in_flight if teacher else 1
+        self.teacher = teacher
         self._domain = domain
         self._build_id = str(build_id)
         self._database = database
         self._keyring = keyring
         self._wait = wait
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(teacher.in_flight if teacher else 1, thread_name_prefix="teacher")
+        self._pool = ThreadPoolExecutor(self.in_flight, thread_name_prefix="teacher")
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(ANSWER_S, connect=10.0),
             transport=transport,
             trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=teacher.in_flight if teacher else 0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.in_flight),
         )
 
     def close(self) -> None:
@@ -114,32 +128,37 @@ class Desk:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._http.close()
 
-    def ask_all(self, asked: Iterable[tuple[A, str]], temperature: float = 0.0) -> Iterator[tuple[A, Answer]]:
+    def ask_all(self, asked: Iterable[tuple[A, str]], sampling: Sampling = SURE) -> Iterator[tuple[A, Answer]]:
         """The answer to each prompt, in their order, with what came along with it; as many under way as the policy allows.
 
-        Raises Invalid where the teacher will never answer (its key is refused, there is no such model), Unavailable where it does
-        not at present."""
-        teacher = self._teacher
-        if teacher is None:
-            raise Invalid("the builder asks a teacher, and the domain's policy names none")
+        Raises as `ask` does."""
         waiting: deque[tuple[A, Future[Answer]]] = deque()
         for about, prompt in asked:
-            waiting.append((about, self._pool.submit(self._answer, teacher, prompt, temperature)))
+            waiting.append((about, self.start(partial(self.ask, prompt, sampling))))
             # The first of them may take long: others are asked meanwhile, but not without end.
-            while len(waiting) >= 4 * teacher.in_flight or (waiting and waiting[0][1].done()):
+            while len(waiting) >= 4 * self.in_flight or (waiting and waiting[0][1].done()):
                 first, answer = waiting.popleft()
                 yield first, answer.result()
         while waiting:
             first, answer = waiting.popleft()
             yield first, answer.result()
 
-    def _answer(self, teacher: Teacher, prompt: str, temperature: float) -> Answer:
+    def start(self, job: Callable[[], A]) -> Future[A]:
+        """Let a job that asks, as often as it must, be done beside others; each waits for one answer at a time."""
+        return self._pool.submit(job)
+
+    def ask(self, prompt: str, sampling: Sampling = SURE) -> Answer:
+        """The answer to one prompt. Raises Invalid where the teacher will never answer (there is none, its key is refused, there is
+        no such model), Unavailable where it does not at present."""
+        teacher = self.teacher
+        if teacher is None:
+            raise Invalid("the builder asks a teacher, and the domain's policy names none")
         body = {
             "model": teacher.model,
             "messages": [{"role": "user", "content": prompt}],
-            "temperature": temperature,
-            "max_tokens": ANSWER_TOKENS,
-        }
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+        } | {name: value for name in ("top_p", "presence_penalty") if (value := getattr(sampling, name)) is not None}
         asked = msgspec.json.encode([self._domain, teacher.base_url, body])
         with postgres_trouble():
             call = common_digest(asked, self._keyring)
