@@ -100,7 +100,7 @@ VERSIONS: dict[str, int] = {
     "gate_passed": 4,
     "gate_refused": 4,
     "order_failed": 2,
-    "order_progressed": 4,
+    "order_progressed": 5,
     "policy_set": 10,
     "preference_accepted": 3,
     "prompt_asked": 2,
@@ -144,6 +144,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("order_progressed", 1): ("waits_for",),
     ("order_progressed", 2): (),  # one more thing to wait for: `disk_space`
     ("order_progressed", 3): ("stage",),  # also of no round; one more step: `build`
+    ("order_progressed", 4): (),  # one more thing to wait for: `another_training`
     ("policy_set", 1): (),  # within the policy: `keep`
     ("policy_set", 2): (),  # within `keep`: `days`
     ("policy_set", 3): (),  # within `thresholds`: `named_people`

@@ -8,7 +8,8 @@ from msgspec import Struct
 
 class MadeWith(Struct, frozen=True, kw_only=True):
     """`libraries`: by package its version. `abilities`: the processor's instructions that libraries choose their code by.
-    `device`: `cpu`, `cuda`, or of how many processes each had one: `2 x cpu`."""
+    `device`: `cpu`, `cuda`, or of how many processes each had one: `2 x cpu`, or
+    `2 x cpu in shards`."""
 
     noria: str
     python: str

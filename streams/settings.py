@@ -43,6 +43,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     engine_sleep_after_s: int = 1800  # of an engine that nobody asks; 0: never
     training_device: str = "cpu"  # or "cuda"
     training_processes: int = 1  # that train one candidate together, where its method can be trained so; one a card
+    training_sharded: bool = False  # each of them has its share of the model, and not all of it
     recall_url: str = ""  # of the memory of the domains; empty: there is none
     metrics_open: bool = False  # /metrics without a key
     cors_origins: tuple[str, ...] = ()  # whose pages may call the door from a browser; "*": everybody's
@@ -112,12 +113,15 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         engine_sleep_after_s=_count(environ, "NORIA_ENGINE_SLEEP_AFTER_S", 1800, least=0),
         training_device=_one_of(environ, "NORIA_TRAINING_DEVICE", ("cpu", "cuda")),
         training_processes=_count(environ, "NORIA_TRAINING_PROCESSES", 1),
+        training_sharded=_count(environ, "NORIA_TRAINING_SHARDED", 0, least=0) > 0,
         metrics_open=_count(environ, "NORIA_METRICS_OPEN", 0, least=0) > 0,
         cors_origins=_origins(environ, "NORIA_CORS_ORIGINS"),
         key_limits=_key_limits(environ),
         body_bytes=_count(environ, "NORIA_BODY_BYTES", 256 * 1024),
         prompt_bytes=_count(environ, "NORIA_PROMPT_BYTES", 128 * 1024),
     )
+    if settings.training_sharded and settings.training_processes == 1:
+        raise Invalid("NORIA_TRAINING_SHARDED wants several processes to share the model: set NORIA_TRAINING_PROCESSES")
     if missing:
         raise Invalid(f"not set: {', '.join(missing)} (is `noria up` running? it writes them under {home.name}/run)")
     return settings

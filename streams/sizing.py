@@ -18,6 +18,8 @@ FP32 = 4
 ADAM_BYTES = 8
 """Of each number that learns: two running means in fp32 (Kingma & Ba 2015, arXiv 1412.6980; the table of ZeRO, Rajbhandari et al.
 2020, arXiv 1910.02054)."""
+SHARDED = ("lora", "full", "continued_pretraining")
+"""The methods that several processes can train with a share of the model each."""
 PARTS = ("weights", "gradients", "optimizer", "activations", "output", "rows", "framework")
 OF_STEPS = ("gradients", "activations", "output")  # made and freed at each; the optimizer's means are made once
 HOST_KEEPS = 1.4
@@ -93,7 +95,9 @@ class Work(Struct, frozen=True, kw_only=True):
     answer tokens whose scores are in memory together (None: all of a step's). `parts`: of a step that are computed side by side,
     in packs. `tokens_together`: of a step's tokens, as many as are in memory at once (None: all).
     `buffers`: numbers in fp32 that a library holds for talking to other cards. `processes`: of one machine, that share its rows and
-    hold the model each. `keeps_best`: the weights of an earlier epoch are held, too (early stop).
+    hold the model each. `sharded`: its weights are dealt among these, or among the cards, as well (ZeRO's third stage), and each
+    has two layers, and what is outside of the layers, whole meanwhile. `keeps_best`: the weights of an earlier epoch are held, too
+    (early stop).
     `answers`: that the model draws itself, to learn from `batch_answers` of them at once in each of `epochs`."""
 
     method: str = "lora"
@@ -116,6 +120,7 @@ class Work(Struct, frozen=True, kw_only=True):
     buffers: int = 0
     keeps_best: bool = False
     processes: int = 1
+    sharded: bool = False
     tokens_together: int | None = None
     answers: int = 0
     batch_answers: int = 16
@@ -234,10 +239,16 @@ def training_memory(shape: Shape, work: Work, framework: float) -> dict[str, flo
     kept = layers * shape.hidden * b + 2 * each if work.checkpointed else (layers + 1) * each
     answers = own_rows * work.answer_tokens if work.method != "reward" else 0  # one number a row, and no word
     scored = answers if work.scored_at_once is None else min(answers, work.scored_at_once * parts)
+    dealt = work.cards * work.processes if work.sharded else work.cards
+    weights, gradients = float(shape.parameters * b + own), FP32 * count * parts / dealt
+    if work.sharded:
+        outside = shape.parameters - shape.layers * shape.of_layer
+        weights = weights / dealt + 2 * (shape.of_layer * b + own / layers) + outside * b
+        gradients += FP32 * (shape.of_layer + outside if work.method == "full" else count / layers)
     return {
-        "weights": shape.parameters * b + own,
-        "gradients": FP32 * count * parts / work.cards + FP32 * work.buffers,
-        "optimizer": ADAM_BYTES * count / work.cards + (FP32 * count if work.keeps_best else 0),
+        "weights": weights,
+        "gradients": gradients + FP32 * work.buffers,
+        "optimizer": ADAM_BYTES * count / dealt + (FP32 * count if work.keeps_best else 0),
         "activations": tokens * kept,
         "output": scored * shape.vocabulary * SCORE_BYTES + (of_head if work.scored_at_once is not None else 0),
         "rows": (work.examples + work.kept_rows) * work.row_tokens * shape.hidden * b if work.packed else 0.0,
@@ -323,6 +334,8 @@ def plan(base: str, shape: Shape, work: Work, hardware: Hardware) -> Plan:
 
 def _plan(base: str, shape: Shape, work: Work, hardware: Hardware) -> Plan:
     work = replace(work, cards=hardware.cards)
+    if work.sharded and work.method not in SHARDED:
+        raise Invalid(f"{work.method} cannot be trained in shards; {', '.join(SHARDED)} can")
     framework = hardware.framework_gb * GB
     memory = training_memory(shape, work, framework)
     if hardware.on_host:
@@ -330,6 +343,8 @@ def _plan(base: str, shape: Shape, work: Work, hardware: Hardware) -> Plan:
         memory |= {name: HOST_KEEPS * memory[name] for name in OF_STEPS}
     saving = saving_memory(shape, work, sum(memory.values()) if hardware.on_host else 0.0, HOST_FRAMEWORK)
     peak = max(sum(memory.values()), saving if hardware.on_host else 0.0)
+    if hardware.on_host and work.sharded:  # each reads the whole before it keeps its share
+        peak = max(peak, work.processes * (framework + shape.parameters * work.weight_bytes))
     speed = hardware.tflops * 1e12 * hardware.utilisation * hardware.cards
     seconds = training_flops(shape, work) / speed
     serving = serving_memory(shape, FP32 if hardware.on_host else 2, SERVING_SLOTS, SERVING_TOKENS)

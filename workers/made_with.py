@@ -9,13 +9,15 @@ from streams.made_with import MadeWith
 from workers.cores import CPUINFO
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
-TOGETHER = ("accelerate", "trl")  # by which several processes train
+TOGETHER = ("accelerate", "trl")  # by which several processes train, each with the whole model
 ABILITIES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 
-def made_with(threads: int, precision: str, device: str, processes: int = 1, cpuinfo: Path = CPUINFO) -> MadeWith:
-    """With what a training here is made by so many processes that take so many threads each."""
-    packages = LIBRARIES if processes == 1 else (*LIBRARIES, *TOGETHER)
+def made_with(
+    threads: int, precision: str, device: str, processes: int = 1, sharded: bool = False, cpuinfo: Path = CPUINFO
+) -> MadeWith:
+    """With what a training here is made by so many processes that take so many threads each, `sharded` with the model in shards."""
+    packages = LIBRARIES if processes == 1 or sharded else (*LIBRARIES, *TOGETHER)
     try:
         said = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
@@ -32,7 +34,7 @@ def made_with(threads: int, precision: str, device: str, processes: int = 1, cpu
         abilities=tuple(one for one in ABILITIES if one in known),
         threads=threads,
         precision=precision,
-        device=device if processes == 1 else f"{processes} x {device}",
+        device=device if processes == 1 else f"{processes} x {device}{' in shards' if sharded else ''}",
     )
 
 

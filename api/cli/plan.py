@@ -27,6 +27,7 @@ from streams.sizing import FP32, PARTS, USUAL, Plan, Shape, plan, refusal, shape
 @click.option("--rank", type=click.IntRange(1, 1024), help="LoRA's.")
 @click.option("--batch", type=click.IntRange(1, 1024), help="Rows of one step.")
 @click.option("--checkpointed", is_flag=True, help="Keep only what enters each layer, and compute the rest again.")
+@click.option("--sharded", is_flag=True, help="Deal the weights among the cards, too (NORIA_TRAINING_SHARDED).")
 @click.option("--hardware", default=HERE, show_default=True, help="This machine, a card, or several (4xa100-80gb).")
 @click.option("--price", type=click.FloatRange(0), help="Of one card and hour, in place of the file's.")
 @json_option
@@ -38,6 +39,7 @@ def plan_command(
     rank: int | None,
     batch: int | None,
     checkpointed: bool,
+    sharded: bool,
     hardware: str,
     price: float | None,
     as_json: bool,
@@ -59,6 +61,7 @@ def plan_command(
         "rows_at_once": rows,
         "batch_rows": min(rows, usual.batch_rows),
         "checkpointed": checkpointed,
+        "sharded": sharded,
         "rank": rank or usual.rank,
     }
     if there.on_host:

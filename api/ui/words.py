@@ -122,6 +122,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     "room_kind_triple": ("triple", "三元组"),
     "room_kind_seed": ("seed", "种子"),
     "room_kind_passage": ("passage", "段落"),
+    "room_kind_example": ("example", "样例"),
+    "room_kind_prompt": ("a question that was asked", "有人提出的问题"),
     "room_story": ("One example", "单条样例"),
     "room_choose": (
         "Choose an example: where it is from, who touched it, and what has learned it stand here then.",
@@ -288,6 +290,7 @@ _WORDS: dict[str, tuple[str, str]] = {
         "等待：OpenCompass 安装失败，正在重试",
     ),
     "waits_disk_space": ("waits: there is no room on the disk for another model", "等待：磁盘空间不足，放不下新的模型"),
+    "waits_another_training": ("waits: another training has this machine", "等待：这台机器正在进行另一个训练"),
     "release_n": ("release {release}", "版本 {release}"),
     "gate_table": ("The gate, round {number}", "关卡，第 {number} 轮"),
     "gate_none": ("No candidate has stood before the gate yet.", "还没有候选模型接受过评测。"),

@@ -34,8 +34,8 @@ class ConcernRaised(Struct, frozen=True, kw_only=True):
 class ProposalJudged(Struct, frozen=True, kw_only=True):
     """An annotator's verdict on a proposal. What it would be as an example, if it would be a new one: `example_id`, and `prompt`
     and `answer`, sealed as those of `ExampleAccepted`; `author`: whose words these are, where the annotator takes what another
-    wrote. `stands`: the example that it is already; `replaces`: those that it is to stand for. `follows`: where the decision stands that
-    it comes after. `service` as in `ExampleAccepted`."""
+    wrote. `stands`: the example that it is already; `replaces`: those that
+    it is to stand for. `follows`: where the decision stands that it comes after. `service` as in `ExampleAccepted`."""
 
     domain: str
     proposal_id: str

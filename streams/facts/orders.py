@@ -14,7 +14,7 @@ from streams.facts.releases import rebuild_ended
 from streams.writes import Update, Write
 
 Step = Literal["select", "train", "evaluate", "swap", "purge", "build"]
-WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed", "disk_space"]
+WaitsFor = Literal["general_answers", "opencompass", "opencompass_failed", "disk_space", "another_training"]
 
 
 class OrderProgressed(Struct, frozen=True, kw_only=True):

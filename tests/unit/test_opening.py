@@ -157,6 +157,7 @@ class World:
                 home=tmp_path,
                 training_device="cpu",
                 training_processes=1,
+                training_sharded=False,
             ),
             keeping=nullcontext,
             publish=lambda order, event, name: self.said.append(event),

@@ -104,6 +104,16 @@ def test_full_training_in_fp32_takes_four_numbers_for_each_weight_and_several_ca
     assert shared["weights"] == memory["weights"] and shared["optimizer"] == memory["optimizer"] / 4
 
 
+def test_in_shards_each_card_has_its_share_of_the_weights_and_what_it_computes_with_whole() -> None:
+    whole, shards = (replace(USUAL["full"], weight_bytes=4, cards=4, sharded=sharded) for sharded in (False, True))
+    before, after = (training_memory(GLM, work, 0.0) for work in (whole, shards))
+    outside = 2 * GLM.vocabulary * GLM.hidden + GLM.hidden
+    assert after["weights"] == 4 * (GLM.parameters / 4 + 2 * GLM.of_layer + outside)
+    assert after["gradients"] == before["gradients"] + 4 * (GLM.of_layer + outside)
+    assert after["optimizer"] == before["optimizer"] and after["activations"] == before["activations"]
+    assert sum(after.values()) < sum(before.values())
+
+
 def test_an_engines_keys_and_values_grow_with_places_and_context() -> None:
     assert serving_memory(GLM, 2, 4, 2048)["kv"] == 4 * 2048 * 28 * 2 * 256 * 2
 
@@ -252,3 +262,7 @@ def test_several_processes_hold_the_model_each_and_share_the_rows(tmp_path: Path
     assert two.memory_gb["framework"] == 2 * one.memory_gb["framework"]
     assert two.memory_gb["activations"] < 1.5 * one.memory_gb["activations"]
     assert sized.planned(replace(spec_for(base), device="cuda")) is None
+    shards = sized.planned(replace(spec_for(base), processes=2, sharded=True))
+    assert shards is not None and shards.memory_gb["optimizer"] == one.memory_gb["optimizer"]
+    with pytest.raises(Invalid, match="p_tuning_v2 cannot be trained in shards; lora, full"):
+        sized.planned(replace(spec_for(base, recipe=PTuningRecipe()), processes=2, sharded=True))

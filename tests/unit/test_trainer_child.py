@@ -13,11 +13,14 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from safetensors import safe_open
 
+from streams.artifacts import digest_of_dir
 from streams.errors import Invalid, Unavailable
 from streams.recipes import Recipe, SftDpoRecipe, SftRewardPpoRecipe
 from tests.local_noria import until
 from tests.unit import trainer_tiny as tiny
+from workers.trainer.checkpoint import NAME as CHECKPOINT
 from workers.trainer.child import carry_out, place_of
 from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress, StageDone, TrainingRow, TrainSpec
@@ -159,6 +162,40 @@ SFT_REWARD_PPO = SftRewardPpoRecipe(
     kl_limit=1000.0,
     **SMALL,
 )
+
+
+def test_a_training_that_is_killed_at_three_moments_ends_in_the_bytes_of_one_that_never_was(
+    base: Path, tmp_path: Path, take: Callable[[], Trainer]
+) -> None:
+    steps, checkpoint = 20, tmp_path / "cut" / "checkpoint"
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+
+    def kept_step() -> int:
+        with safe_open(checkpoint / CHECKPOINT, "pt") as file:
+            return int(json.loads(file.metadata()["noria"])["step"])
+
+    moments, killed_at = iter((2, 9, 17)), list[int]()
+    for moment in moments:
+        trainer = take()
+
+        def kill(progress: Progress, trainer: Trainer = trainer, moment: int = moment) -> None:
+            if progress.stage == "training" and kept_step() >= moment:
+                os.kill(trainer.pid, signal.SIGKILL)
+
+        with pytest.raises(Unavailable, match="code -9"):
+            trainer.train(spec_for(base, tmp_path / "cut", epochs=steps // 2), kill)
+        killed_at.append(kept_step())
+    assert killed_at == sorted(set(killed_at)) and killed_at[-1] < steps
+    again = take().train(spec_for(base, tmp_path / "cut", epochs=steps // 2), lambda progress: None)
+    assert again.resumed_at_step == killed_at[-1] and again.steps == steps
+    lines, out = os.pipe()
+    assert carry_out(io.BytesIO(msgspec.json.encode(spec_for(base, tmp_path / "whole", epochs=steps // 2))), out) == 0
+    os.close(out)
+    os.close(lines)
+    for name in ("model", "adapter"):
+        cut, whole = (digest_of_dir(tmp_path / folder / "out" / name) for folder in ("cut", "whole"))
+        assert cut == whole, name
 
 
 @pytest.mark.parametrize(

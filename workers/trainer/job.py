@@ -18,7 +18,8 @@ class Job(Struct, frozen=True, kw_only=True):
     is one that was trained elsewhere. `reward_dir`: the domain's reward model. `stage_done` is called with each stage of a recipe
     with several. What `checkpoint_dir` holds is taken up again, with the result of a run that was never interrupted. It and
     `out_dir` lie in a folder that is there: one that is gone is not made again, and an OSError ends the training. `process` of
-    `processes` that train it together (see `workers.trainer.together`); the first alone keeps, tells and writes.
+    `processes` that train it together (see `workers.trainer.together`), `sharded` with a share of the model each; the first alone
+    keeps, tells and writes.
     """
 
     model_dir: Path
@@ -42,6 +43,7 @@ class Job(Struct, frozen=True, kw_only=True):
     checkpoint_every_s: float = 30.0
     processes: int = 1
     process: int = 0
+    sharded: bool = False
 
     def __repr__(self) -> str:
         return "Job(sealed)"
@@ -70,4 +72,5 @@ def job_of(spec: TrainSpec, told: Callable[[Progress | StageDone], None], proces
         checkpoint_every_s=spec.checkpoint_every_s,
         processes=spec.processes,
         process=process,
+        sharded=spec.sharded,
     )

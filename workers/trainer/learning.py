@@ -24,6 +24,7 @@ from workers.trainer.plan import Step, plan_steps
 from workers.trainer.preference import Preference, TooFew, nothing_preferred, preference_of
 from workers.trainer.reference import General, final_states, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, row_limit, shared_prefix
+from workers.trainer.sharded import Sharded, shard
 from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import Outcome
 from workers.trainer.stopping import Stopping, held_out
@@ -82,6 +83,7 @@ class Learnt:
     encoded: Encoded
     steps: Sequence[Step]
     taken: Taken
+    named: Mapping[str, torch.nn.Parameter]
     fallback: str | None
     metrics: Mapping[str, float]
 
@@ -166,18 +168,24 @@ def learn(
         metrics: Mapping[str, float] = {}
         if take is not None:
             taken, steps, metrics = take(learner, run, saving_s)
-        elif job.processes > 1:
+        elif job.processes > 1 and not job.sharded:
             assert isinstance(learner, PlainLearner)
             refused = f"by trl, in {job.processes} processes"
             taken = _together(learner, job, run, saving_s, stopping)
         else:
+            refused = f"in shards, in {job.processes} processes" if job.sharded else refused
             taken = take_steps(learner, job, run, saving_s, stopping)
         if take is None:
             metrics = told.metrics(learner.log_p(learner.preferred_rows)) if told else nothing_preferred(job)
-        look(learner.model, "after")
+        sharded = learner.sharded if isinstance(learner, PlainLearner) else None
+        if sharded is not None or not job.process:
+            look(learner.model, "after")
+        named = learner.named if sharded is None else sharded.gathered()
+        if job.process:
+            raise TakenTogether
     job.progress(stands("saving", len(steps)))
     job.out_dir.mkdir(exist_ok=True, mode=0o700)  # what it lies in must be there: see `save_checkpoint`
-    return Learnt(learner.model, encoded, steps, taken, refused, metrics)
+    return Learnt(learner.model, encoded, steps, taken, named, refused, metrics)
 
 
 def _device(job: Job) -> torch.device:
@@ -195,10 +203,7 @@ def _device(job: Job) -> torch.device:
 def _together(learner: PlainLearner, job: Job, run: str, saving_s: float, stopping: Stopping | None) -> Taken:
     from workers.trainer.by_trl import take_steps as take_steps_together  # trl takes a second to load
 
-    taken = take_steps_together(learner, job, run, saving_s, stopping)
-    if job.process:
-        raise TakenTogether
-    return taken
+    return take_steps_together(learner, job, run, saving_s, stopping)
 
 
 def encode(job: Job) -> Encoded:
@@ -247,7 +252,7 @@ class _Asked:
 
         def load() -> LoadedModel:
             there = self.reference_dir
-            return model if there is None else kind(there, job.recipe.upper_layers, self.dtype, self.device)
+            return model if there is None else kind(there, job.recipe.upper_layers, self.dtype, model.device)
 
         name, tokenizer = (self.reference_dir or job.model_dir).name, load_tokenizer(job.model_dir)
         return general_rows(load, tokenizer, name, job.replay_prompts, job.recipe, self.dtype, job.answers_dir)
@@ -310,15 +315,16 @@ def _packed(asked: _Asked, parts: SideBySide) -> PackedLearner:
 
 def _plain(asked: _Asked) -> PlainLearner:
     job, encoded = asked.job, asked.encoded
-    model = PlainModel(job.model_dir, job.recipe.upper_layers, asked.dtype, asked.device)
+    home = torch.device("cpu") if job.sharded else asked.device  # whole it may fit no card
+    model = PlainModel(job.model_dir, job.recipe.upper_layers, asked.dtype, home)
     general = asked.general(model)
     everything = asked.everything(general)
+    put = _put_in(asked, model) if job.sharded else None  # what learns is no change yet
     model.check_head(everything)
     asked.look(model, "before")
     # Not those of the answers as they were made: behind padding a window holds fewer tokens of the prompt.
     wanted = model.final_states(general.rows) if general is not None else []
-    before = model.head.detach().clone()
-    named = asked.insert(model)
+    named, wanted_head, sharded = put or _put_in(asked, model)
     if model.before is None and max(len(row.ids) for row in everything) > CHECKPOINTED:
         model.keep_little()
     return PlainLearner(
@@ -329,10 +335,27 @@ def _plain(asked: _Asked) -> PlainLearner:
         model=model,
         named=named,
         wanted=wanted,
-        wanted_head=before if any(weight is model.head for weight in named.values()) else None,
+        wanted_head=wanted_head,
         steps=asked.steps(general),
         replay_weight=job.recipe.replay_weight,
+        sharded=sharded,
+        process=job.process,
+        processes=job.processes,
     )
+
+
+def _put_in(
+    asked: _Asked, model: PlainModel
+) -> tuple[Mapping[str, torch.nn.Parameter], torch.Tensor | None, Sharded | None]:
+    """Put in what learns: it, the output layer as it was where that learns, and the shards where the model is in some."""
+    before = model.head.detach().clone()
+    named = asked.insert(model)
+    wanted_head = before.to(asked.device) if any(weight is model.head for weight in named.values()) else None
+    if not asked.job.sharded:
+        return named, wanted_head, None
+    sharded = shard(model.model, model.body, named, asked.device, asked.job.processes)
+    model.run, model.device = sharded.run, asked.device
+    return sharded.named, wanted_head, sharded
 
 
 def _name_of_run(asked: _Asked, learner: PackedLearner | PlainLearner) -> str:

@@ -66,12 +66,17 @@ class LoadedModel:
         if not hasattr(body, "layers") or head is None or getattr(head, "bias", None) is not None:
             raise Invalid(f"{type(self.model).__name__}: models of this family cannot be trained")
         self.body: Any = body
-        self.head: torch.Tensor = head.weight
         count = len(body.layers)
         self.first_upper = count - max(1, round(count * upper_share))
         upper = sum(weight.numel() for layer in body.layers[self.first_upper :] for weight in layer.parameters())
         self.head_share: float = self.head.numel() / upper  # of the work on a token in the upper layers
         self.base_name = next((name for name, module in self.model.named_modules() if module is body), "model")
+
+    @property
+    def head(self) -> torch.Tensor:
+        """The output layer: (words, width)."""
+        weight: torch.Tensor = self.model.get_output_embeddings().weight
+        return weight
 
     def states(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """(K, width): what the output layer sees for every next token that counts, row by row."""

@@ -12,8 +12,10 @@ import torch
 
 from streams.errors import Invalid
 from workers.trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from workers.trainer.freed import Freed
 from workers.trainer.job import Job
 from workers.trainer.plan import Step, learning_rate
+from workers.trainer.sharded import like, summed, whole
 from workers.trainer.spec import Progress
 from workers.trainer.stopping import Stopping
 
@@ -101,6 +103,7 @@ class Course:
         self.optimiser = torch.optim.AdamW(
             list(learner.named.values()), lr=job.recipe.learning_rate, weight_decay=0.0, fused=True
         )
+        self._device = next(iter(learner.named.values())).device
         self._losses: list[float] = []
         self._divergences: list[float] = []
         self._tokens, self.done, self.updates = 0, 0, 0
@@ -113,6 +116,7 @@ class Course:
                 stopping.restore(found)
         self.first = self.done
         self._times: list[float] = []
+        self._freed = Freed()
         self._saved_at = time.monotonic()
 
     def check(self, step: Done, *gradients: float) -> None:
@@ -132,16 +136,21 @@ class Course:
         if step.divergence is not None:
             divergences.append(step.divergence)
         self._tokens += step.tokens
+        self._freed.look()
         number, self.done = self.done, self.done + 1
         last_of_epoch = self.done == len(steps) or steps[self.done].epoch != steps[number].epoch
         ends = self._stopping is not None and last_of_epoch and self._stopping.ends(self.done, self._learner.named)
-        if job.process:
+        if job.process and not job.sharded:
             return ends
-        if not ends and self.done < len(steps) and time.monotonic() - self._saved_at >= job.checkpoint_every_s:
+        due = not ends and self.done < len(steps) and time.monotonic() - self._saved_at >= job.checkpoint_every_s
+        if job.sharded:  # the first one's clock counts: all must give what they have of it
+            due = summed([float(due and not job.process)], self._device)[0] > 0
+        if due:
             kept = _kept(self._learner.named, self.optimiser)
             so_far = Checkpoint(self._run, self.done, tuple(losses), tuple(divergences), self._tokens, kept)
             so_far = replace(so_far, updates=self.updates)
-            save_checkpoint(job.checkpoint_dir, so_far if self._stopping is None else self._stopping.noted(so_far))
+            if not job.process:
+                save_checkpoint(job.checkpoint_dir, so_far if self._stopping is None else self._stopping.noted(so_far))
             self._saved_at = time.monotonic()
         self._times = [*self._times[1 - TIMED_STEPS :], time.monotonic() - began]
         usual = statistics.median(self._times)
@@ -163,6 +172,7 @@ class Course:
 
     def taken(self) -> Taken:
         """What came of the steps; what learns has the weights that were the best."""
+        self._freed.all()
         so_far = (tuple(self._losses), tuple(self._divergences), self._tokens, self.first)
         if self._stopping is None:
             return Taken(*so_far)
@@ -182,7 +192,7 @@ def take_steps(learner: StepLearner, job: Job, run: str, saving_s: float, stoppi
             group["lr"] = learning_rate(job.recipe, number, len(steps))
         step = learner.one_step(steps[number])
         length = torch.nn.utils.clip_grad_norm_(parameters, job.recipe.gradient_norm)
-        course.check(step, float(length))
+        course.check(step, float(whole(length)))
         course.optimiser.step()
         course.optimiser.zero_grad(set_to_none=True)
         if course.took(step, began):
@@ -193,19 +203,19 @@ def take_steps(learner: StepLearner, job: Job, run: str, saving_s: float, stoppi
 def _kept(named: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     kept: dict[str, torch.Tensor] = {}
     for name, parameter in named.items():
-        kept[name] = parameter.detach().cpu().contiguous()
+        kept[name] = whole(parameter)
         for key in ("exp_avg", "exp_avg_sq"):
-            kept[f"{name}.{key}"] = optimiser.state[parameter][key].cpu().contiguous()
+            kept[f"{name}.{key}"] = whole(optimiser.state[parameter][key])
     return kept
 
 
 def _restore(found: Checkpoint, named: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
     for name, parameter in named.items():
         with torch.no_grad():
-            parameter.copy_(found.tensors[name])
+            parameter.copy_(like(parameter, found.tensors[name]))
         optimiser.state[parameter] = {
             "step": torch.tensor(
                 float(found.updates or found.step), device=parameter.device if parameter.is_cuda else "cpu"
             ),
-            **{key: found.tensors[f"{name}.{key}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")},
+            **{key: like(parameter, found.tensors[f"{name}.{key}"]) for key in ("exp_avg", "exp_avg_sq")},
         }

@@ -1,7 +1,7 @@
 """Learning from rows as transformers itself runs them, side by side behind padding: for what packs do not carry (families whose
 attention is another, rows too long to be laid side by side), and for what all layers see (a prefix) or all weights learn by."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from workers.trainer.losses import label_loss, log_probability, soft_loss
 from workers.trainer.plan import Step
 from workers.trainer.preferring import PreferringRows, answers_log_p
 from workers.trainer.rows import EncodedRow
+from workers.trainer.sharded import Sharded, summed
 from workers.trainer.side_by_side import Result
 from workers.trainer.sized import TOKENS_AT_ONCE
 
@@ -24,9 +25,10 @@ HEAD_ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}  # mean divergence i
 
 class PlainModel(LoadedModel):
     """One that is run as it is. `before`: gives the keys and values that stand before every row, for so many rows; None: nothing
-    does."""
+    does. `run`: what runs it, where that is not its body (`workers.trainer.sharded`)."""
 
     before: Callable[[int], Any] | None = None
+    run: Callable[..., Any] | None = None
     before_tokens = 0
     keeps_little = False
 
@@ -38,7 +40,7 @@ class PlainModel(LoadedModel):
         for number, row in enumerate(rows):
             ids[number, : len(row.inputs)] = torch.tensor(row.inputs)
             seen[number, self.before_tokens : self.before_tokens + len(row.inputs)] = 1
-        out = self.body(
+        out = (self.run or self.body)(
             input_ids=ids.to(self.device),
             attention_mask=seen.to(self.device),
             past_key_values=self.before(len(rows)) if self.before is not None else None,
@@ -108,7 +110,8 @@ def mean_loss(model: LoadedModel, rows: Sequence[EncodedRow]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class PlainLearner(PreferringRows):
-    """All that the steps need. `wanted_head`: the output layer as it was, where it learns."""
+    """All that the steps need. `wanted_head`: the output layer as it was, where it learns. `sharded`: of the model, where it
+    is one of `processes`, that share the rows of a step; `process`: which."""
 
     model: PlainModel
     named: Mapping[str, torch.nn.Parameter]
@@ -116,6 +119,9 @@ class PlainLearner(PreferringRows):
     wanted_head: torch.Tensor | None
     steps: list[Step]
     replay_weight: float
+    sharded: Sharded | None = None
+    process: int = 0
+    processes: int = 1
 
     @torch.no_grad()
     def log_p(self, numbers: Iterable[int]) -> torch.Tensor:
@@ -154,9 +160,9 @@ class PlainLearner(PreferringRows):
         kinds = self.kinds(self.numbers(step))[:3]
         for kind, numbers in enumerate(kinds):
             answers = sum(map(self.answer_tokens, numbers))
-            for few in batches(self.rows, numbers):
+            for few, counts in self._shares(numbers):
                 rows = [self.rows[number] for number in few]
-                share = sum(row.answer_tokens for row in rows) / answers
+                share = sum(row.answer_tokens for row in rows) / answers if counts else 0.0
                 states = self.model.states(rows)
                 if kind == 2:
                     wanted = torch.cat([self.wanted[number - self.replay_from] for number in few])
@@ -166,7 +172,7 @@ class PlainLearner(PreferringRows):
                     loss = label_loss(states, self.model.head, torch.tensor(targets, device=self.model.device)) * share
                 torch.autograd.backward(loss * (self.replay_weight if kind == 2 else 1.0))
                 losses[kind] += float(loss.detach())
-                tokens += sum(len(row.inputs) for row in rows)
+                tokens += sum(len(row.inputs) for row in rows) if counts else 0
         said, asked = self.preferred(step), self.asked(step)
         for unit in said:
             rows = [self.rows[number] for number in unit]
@@ -177,4 +183,17 @@ class PlainLearner(PreferringRows):
         for parameter in self.named.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if self.sharded is not None:
+            *losses, of_all = summed([*losses, tokens], self.model.device)
+            tokens = round(of_all)
         return Done(losses[0], losses[2] if step.replay else None, tokens)
+
+    def _shares(self, numbers: Sequence[int]) -> Iterator[tuple[list[int], bool]]:
+        """This process's heaps of these rows, and whether each counts: every process runs as many, and whoever has fewer runs a
+        row that counts for nothing."""
+        if not numbers:
+            return
+        heaps = [batches(self.rows, numbers[first :: self.processes]) for first in range(self.processes)]
+        own = heaps[self.process]
+        for place in range(max(map(len, heaps))):
+            yield (own[place], True) if place < len(own) else ([numbers[-1]], False)

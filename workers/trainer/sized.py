@@ -96,10 +96,11 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         keeps_best=stops_after(recipe) > 0 or isinstance(recipe, PpoRecipe),
         answers=recipe.steps * recipe.prompts_per_step if isinstance(recipe, PpoRecipe) else 0,
         processes=spec.processes,
+        sharded=spec.sharded,
     )
     said = asdict(recipe)
     work = replace(settled, **{name: said[name] for name in OF_RECIPE if name in said})
-    if work.processes > 1:
+    if work.processes > 1 and not work.sharded:
         return work
     if work.packed:
         return replace(work, tokens_together=min(work.tokens_at_once, TOKENS_AT_ONCE * work.parts))
@@ -107,7 +108,7 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         at_once[0][0] * at_once[0][1] + at_once[1][0] * at_once[1][1],
         *(count * long for count, long, _ in at_once[2:]),
     )
-    return replace(work, tokens_together=min(round(max(kinds)), TOKENS_AT_ONCE))
+    return replace(work, tokens_together=min(round(max(kinds) / work.processes), TOKENS_AT_ONCE))
 
 
 def _of_rankings(spec: TrainSpec, recipe: RewardRecipe, tokenizer: Tokenizer) -> Work:

@@ -145,6 +145,7 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     precision: str = "auto"
     checkpoint_every_s: float = 30.0
     processes: int = 1  # that train it together, with `threads` each
+    sharded: bool = False  # each of them has its share of the model, and not all of it
     # The domain's kind of engine: what was made becomes a finished model directory for whichever serves it, in the process that has
     # transformers loaded. None: it is left as it was trained.
     engine: str | None = None

@@ -1,8 +1,10 @@
 """The step `train`: from a snapshot to a candidate, merged, exported and checked."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +18,13 @@ from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.personal import masked
 from streams.recalled import with_recalled
-from streams.recipes import BroughtRecipe, RewardRecipe, asks_reward_model
+from streams.recipes import BroughtRecipe, Recipe, RewardRecipe, asks_reward_model
 from streams.sealed import Sealed
 from streams.sealing import Keys, open_sealed
-from streams.sizing import Plan
+from streams.settings import Settings
+from streams.sizing import SHARDED, Plan
 from streams.snapshots import Snapshot, SnapshotMemory, SnapshotRow, load, masked_prompt, open_memory, open_prompt
-from workers.alone import is_held
+from workers.alone import Turn, is_held
 from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
 from workers.made_with import made_with
@@ -154,15 +157,29 @@ def train(order: TrainCandidate, context: Context, stage_done: StageDoneBy = _un
         order = replace(order, recipe=opening_recipe(order.recipe))
     # Named by the order, so that whoever takes it up again finds the checkpoint.
     folder = context.settings.home / "training" / str(order.order_id)
-    context.wait(order, "train", lambda: no_room(order, context) or missing_answers(_spec(order, folder, context)))
-    while True:
-        try:
-            made = _train(order, snapshot, folder, context, stage_done)
-            break
-        except WordsGone:
-            strike(context.database, context.settings.host, str(folder))
+    with closing(turn_of(context.settings)) as turn:
+
+        def missing() -> WaitsFor | None:
+            lacks = no_room(order, context) or missing_answers(_spec(order, folder, context))
+            return lacks or (None if turn.has_come() else "another_training")
+
+        context.wait(order, "train", missing)
+        while True:
+            try:
+                made = _train(order, snapshot, folder, context, stage_done)
+                break
+            except WordsGone:
+                strike(context.database, context.settings.host, str(folder))
     context.check()
     return made
+
+
+def turn_of(settings: Settings) -> Turn:
+    """One training at a time has this machine, or its cards: each was planned with all of their memory. Workers that see cards of
+    their own (CUDA_VISIBLE_DEVICES) do not wait for each other."""
+    device = settings.training_device
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device != "cpu" else ""
+    return Turn(settings.home / f"training-{device}{cards.replace(os.sep, '_')}.lock")
 
 
 def _spec(
@@ -174,7 +191,7 @@ def _spec(
     preferred: "TrainingPreferences | None" = None,
 ) -> TrainSpec:
     device = context.settings.training_device
-    processes = context.settings.training_processes if METHODS[type(order.recipe)].together else 1
+    processes, sharded = shared(order.recipe, context.settings)
     return TrainSpec(
         model_dir=str(context.artifacts.path(order.base_model)),
         rows=rows,
@@ -193,9 +210,23 @@ def _spec(
         device=device,
         precision=_precision(context),
         processes=processes,
+        sharded=sharded,
         # What scores is served by none.
         engine=order.engine if not isinstance(order.recipe, RewardRecipe) else None,
     )
+
+
+def shared(recipe: Recipe, settings: Settings) -> tuple[int, bool]:
+    """By how many processes it is trained here, and whether each has a share of the model alone. Raises Invalid for what cannot be
+    trained so where all must be: one process may not have room for the whole model."""
+    if METHODS[type(recipe)].together:
+        return settings.training_processes, settings.training_sharded
+    if settings.training_sharded and not isinstance(recipe, BroughtRecipe):
+        raise Invalid(
+            f"this machine trains in shards (NORIA_TRAINING_SHARDED), and {recipe.method} cannot be trained so;"
+            f" {', '.join(SHARDED)} can"
+        )
+    return 1, False
 
 
 def _precision(context: Context) -> str:
@@ -249,7 +280,9 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
         words.look()
         if isinstance(seen, StageDone):
             words.look(at_once=True)
-            return stage_done(seen, made_with(spec.threads, seen.outcome.precision, spec.device, spec.processes))
+            return stage_done(
+                seen, made_with(spec.threads, seen.outcome.precision, spec.device, spec.processes, spec.sharded)
+            )
         values = {"loss": seen.loss, "replay_divergence": seen.replay_divergence, "tokens_per_s": seen.tokens_per_s}
         told = {name: value for name, value in values.items() if value is not None} | seen.values
         context.progress(order, "train", seen.step, seen.steps, seen.seconds_left, stage=seen.part, **told)
@@ -267,7 +300,7 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
     words.look(at_once=True)
     return Made(
         trained,
-        made_with(spec.threads, trained.precision, spec.device, spec.processes),
+        made_with(spec.threads, trained.precision, spec.device, spec.processes, spec.sharded),
         fresh.erased + earlier.erased + preferred.erased,
         folder,
     )

@@ -20,6 +20,7 @@ import torch
 from streams.errors import Invalid
 from workers.trainer.checkpoint import Checkpoint
 from workers.trainer.rows import EncodedRow
+from workers.trainer.sharded import like, whole
 
 HELD_OUT_SHARE = 0.2  # of the facts that were asked in other words, too
 _BEST = "best."  # before the name of a weight in a checkpoint
@@ -59,7 +60,7 @@ class Stopping:
             raise Invalid(f"the loss on held-out wordings is no number any more after step {step}")
         if loss < min(self.losses, default=math.inf):
             self.best_step = step
-            self._best = {name: weight.detach().cpu().clone() for name, weight in named.items()}
+            self._best = {name: whole(weight) for name, weight in named.items()}
         self.losses.append(loss)
         last = self.losses[-self._stop_after - 1 :]
         return len(last) > self._stop_after and all(after > before for before, after in pairwise(last))
@@ -68,7 +69,7 @@ class Stopping:
         """Give the weights back that were the best."""
         with torch.no_grad():
             for name, weight in self._best.items():
-                named[name].copy_(weight)
+                named[name].copy_(like(named[name], weight))
 
     def noted(self, kept: Checkpoint) -> Checkpoint:
         """The checkpoint with what was seen so far."""

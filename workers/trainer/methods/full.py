@@ -20,9 +20,9 @@ def train(job: Job) -> Outcome:
     recipe = job.recipe
     assert isinstance(recipe, FullRecipe)
     everything = recipe.upper_layers == 1
-    named: dict[str, torch.nn.Parameter] = {}
 
     def insert(model: LoadedModel) -> Mapping[str, torch.nn.Parameter]:
+        named: dict[str, torch.nn.Parameter] = {}
         upper = tuple(f"{name}." for name in model.upper_layers())
         for name, parameter in model.model.named_parameters():
             learns = everything or name.startswith((*upper, f"{model.base_name}.norm."))
@@ -34,5 +34,5 @@ def train(job: Job) -> Outcome:
     with machine(job) as clock:
         learnt = learn(job, insert, packed=not everything, dtype=torch.float32)
         model_out = job.out_dir / "model"
-        write_changed(job.model_dir, named, model_out)
+        write_changed(job.model_dir, learnt.named, model_out)
     return learnt.outcome(job, clock, model_out, model_out, "merged")
