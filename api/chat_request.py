@@ -10,10 +10,11 @@ from api.errors import ApiError
 from api.json_schema import check_schema
 from api.wire import check_conversation, check_domain, check_person, typed
 from streams.engine_client import ANY_SEED, Sampling
+from streams.rankings import MOST_ANSWERS
 
 DEFAULT_MAX_TOKENS = 256
 HIGHEST_MAX_TOKENS = 1024
-HIGHEST_DRAFTS = 9  # as many as a ranking holds
+HIGHEST_DRAFTS = MOST_ANSWERS  # as many as a ranking holds
 HIGHEST_TOP_LOGPROBS = 20
 HIGHEST_BIASES = 1024
 # Fields of OpenAI's protocol that change nothing when they say this.

@@ -294,7 +294,7 @@ def _words(services: Services, prompt: Any, answer: Any) -> dict[str, str]:
         return {"question": "", "answer": ""}
 
 
-def _proposed(services: Services, proposal: Row[Any]) -> dict[str, str]:
+def _proposed(services: Services, proposal: Any) -> dict[str, str]:
     said = opened_proposal(services, proposal)
     if said is None:
         return {"question": "", "answer": ""}

@@ -60,6 +60,10 @@ class Demo:
         return subprocess.CompletedProcess(command, self._child.returncode, said)
 
 
+def asks_the_demo(item: pytest.Item) -> bool:
+    return "report" in getattr(item, "fixturenames", ())
+
+
 def pytest_collection(session: pytest.Session) -> None:
     gc.disable()  # all that is imported stays: to look through it again and again takes a quarter of the collecting's time
 
@@ -70,11 +74,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick ones first, the demo's last."""
+    """The quick ones first, the demo's last: the Noria that goes on with what it left takes of both cores all the while."""
 
-    def place(item: pytest.Item) -> int:
+    def place(item: pytest.Item) -> tuple[int, bool]:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
-        return PLACES.index(folder) if folder in PLACES else 0
+        return PLACES.index(folder) if folder in PLACES else 0, asks_the_demo(item)
 
     items.sort(key=place)
 
@@ -82,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo | None]:
     """The demo, if any test asks for what it leaves."""
-    if not any("report" in getattr(item, "fixturenames", ()) for item in request.session.items):
+    if not any(map(asks_the_demo, request.session.items)):
         yield None
         return
     home = tmp_path_factory.mktemp("loop") / "noria"

@@ -38,6 +38,7 @@ from workers.retention import Retention
 from workers.trainer.parent import Trainer
 
 RENEW_EVERY_S = 4.0
+REST_FIRST_S, REST_LONGEST_S = 0.25, 1.0  # until the next look for an order, the longer the more often there was none
 IDLE_RETRY_S = 60.0
 INSTALLING_RETRY_S = 5.0
 REST_AFTER_S = 60.0  # children that nothing has needed for so long are ended
@@ -251,14 +252,20 @@ def work(kinds: Sequence[str], settings: Settings, stopping: threading.Event) ->
         arguments = (context, stopping, trouble)
         threading.Thread(target=_reconcile, args=arguments, name="reconciler", daemon=True).start()
 
+    rest_s = REST_FIRST_S
+
     def step() -> None:
+        nonlocal rest_s
         worked = work_once(context, table, stopping)
         if PLACED.intersection(kinds):
             sweep(context.database, context.settings.host, context.settings.home / "training")
         if "train" in kinds:
             retention.step()
-        if not worked and not (idle and idle.work()):
-            stopping.wait(0.25)
+        if worked or (idle and idle.work()):
+            rest_s = REST_FIRST_S
+        else:
+            stopping.wait(rest_s)
+            rest_s = min(1.25 * rest_s, REST_LONGEST_S)
 
     with suppress(Cancelled):
         process.keep(step, stopping)

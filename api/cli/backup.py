@@ -8,9 +8,7 @@ import msgspec
 
 from api.cli.context import json_option, print_json
 from streams.errors import Invalid, Unavailable
-from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings, from_env, home_of
-from streams.store import open_database, postgres_trouble
 
 
 def running_settings() -> Settings:
@@ -37,6 +35,9 @@ def rotate(as_json: bool) -> None:
     \b
     Example: noria keys rotate
     """
+    from streams.sealing import Keyring, MasterKey
+    from streams.store import open_database, postgres_trouble
+
     settings = running_settings()
     if not settings.master_key.exists():
         raise Invalid(f"there is no master key file {settings.master_key.name}")

@@ -7,7 +7,6 @@ import click
 
 from api.cli.context import domain_option, json_option, moment, print_json, print_table, shown, the_domain, the_door
 from api.client import Json
-from api.comparing import base_table, comparison_table, markdown
 from streams.errors import Invalid
 
 _LOOK_EVERY_S = 1.0
@@ -39,6 +38,8 @@ def compare(context: click.Context, domain: str | None, wait: bool, as_json: boo
     if as_json:
         print_json(row)
         return
+    from api.comparing import comparison_table
+
     heads, lines = comparison_table(row, "en")
     print_table(heads, lines)
     click.echo(
@@ -71,6 +72,8 @@ def compare_bases(bases: tuple[str, ...], domain: str | None, wait: bool, as_jso
     if as_json:
         print_json(row)
         return
+    from api.comparing import base_table, markdown
+
     click.echo(markdown(*base_table(row, "en")))
     click.echo(f"for {name}, {moment(row['ended_at'])}; right answers with 95 % intervals (Wilson)", err=True)
 

@@ -5,20 +5,25 @@ They look at Kafka and PostgreSQL themselves: the door may record nothing just t
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
-from sqlalchemy import Engine
 
 from api.cli.backup import running_settings
 from api.cli.context import json_option, print_json, print_table
-from streams import continuity, replay
-from streams.log import KafkaLog
-from streams.store import open_database, postgres_trouble
+
+if TYPE_CHECKING:  # no other command waits for what these load
+    from sqlalchemy import Engine
+
+    from streams.log import KafkaLog
 
 
 @contextmanager
-def _log_and_tables() -> Iterator[tuple[KafkaLog, Engine]]:
+def _log_and_tables() -> Iterator[tuple["KafkaLog", "Engine"]]:
+    from streams.log import KafkaLog
+    from streams.store import open_database
+
     settings = running_settings()
     database, log = open_database(settings.database_url), KafkaLog(settings.kafka, "noria-log")
     try:
@@ -44,6 +49,9 @@ def check(as_json: bool) -> None:
     \b
     Example: noria log check
     """
+    from streams import continuity
+    from streams.store import postgres_trouble
+
     with _log_and_tables() as (log, database):
         with postgres_trouble(), database.connect() as connection:
             read = continuity.read_to(connection)
@@ -78,6 +86,8 @@ def rebuild(as_json: bool) -> None:
     \b
     Example: noria rebuild
     """
+    from streams import replay
+
     with _log_and_tables() as (log, database):
         rebuilt = replay.rebuild_live(database, log, _progress(as_json))
         told = replay.tell_erasures(database, log, "rebuild")

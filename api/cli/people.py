@@ -7,7 +7,6 @@ from typing import Any
 import click
 import msgspec
 
-from api.chat_request import HIGHEST_DRAFTS
 from api.cli.context import (
     confirm_by_name,
     domain_option,
@@ -22,6 +21,7 @@ from api.cli.context import (
 )
 from api.client import Answer, Door, Given, Piece, Rating, Source
 from streams.errors import Invalid, Unavailable
+from streams.rankings import MOST_ANSWERS
 
 HELP = """\
   /good, /bad         rate the last answer
@@ -39,7 +39,7 @@ HELP = """\
 @click.option("--release", type=click.IntRange(min=0), help="Ask this release instead of the live one.")
 @click.option("-p", "--person", metavar="ID", envvar="NORIA_PERSON", help="Who asks (an opaque id).")
 @click.option(
-    "-n", "--drafts", type=click.IntRange(1, HIGHEST_DRAFTS), default=1, show_default=True, help="Drafts to pick from."
+    "-n", "--drafts", type=click.IntRange(1, MOST_ANSWERS), default=1, show_default=True, help="Drafts to pick from."
 )
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 gives the likeliest words.")
 @click.option("--max-tokens", type=click.IntRange(1), help="How long an answer may be.")

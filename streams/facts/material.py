@@ -261,11 +261,11 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: MaterialEvent
             }
             return [Insert("builds", dict.fromkeys(column.name for column in builds.columns) | begun)]
         case ExampleProposed():
-            names = ("proposal_id", "domain", "build_id", "builder", "kind", "sources", "proposal", "answer")
+            said = ("proposal_id", "domain", "build_id", "builder", "kind", "sources", "proposal", "answer")
             empty = ("example_id", "decided_by", "decided_in", "reason", "decided_offset", "concern", "concern_reason")
             undecided = dict.fromkeys(empty) | {"state": "proposed", "proposed_offset": recorded.offset}
             waits = {"waits": PLACES["proposed"], "verdicts": 0, "lot": lot(event.proposal_id)}
-            return [Insert("proposals", columns(event, *names) | undecided | waits)]
+            return [Insert("proposals", columns(event, *said) | undecided | waits)]
         case ExampleRejected():
             return [decided(event.proposal_id, "rejected", recorded, decided_by=event.by, reason=event.reason)]
         case ProposalReopened():

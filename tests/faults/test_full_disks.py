@@ -1,10 +1,9 @@
 """The disk of PostgreSQL, then Kafka's, is full while people talk: the door says so, and with room again all goes on by itself."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,30 +12,15 @@ import pytest
 
 from api.client import Door
 from tests import ward
+from tests.faults.conftest import SmallDisks
 from tests.faults.crowd import PEOPLE, QUESTION, Acknowledged, Crowd
 from tests.faults.tally import tally_of
 from tests.faults.test_kills import check_effects
-from tests.local_noria import LocalNoria, running, until
+from tests.local_noria import LocalNoria, until
 
-SIZES = {"postgres": "220m", "kafka": "150m"}
 RATINGS, CORRECTIONS = 3, 1
 EVENTS = len(PEOPLE) * (2 + 1 + 2 * RATINGS + CORRECTIONS)  # of one chat each
 BACK_WITHIN_S = 60.0  # the supervisor waits for ten seconds at most before it tries again
-
-
-@contextmanager
-def small_disk(place: Path, size: str) -> Iterator[None]:
-    """A file system of its own at `place`."""
-    place.mkdir(parents=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 @contextmanager
@@ -54,23 +38,6 @@ def filled(place: Path) -> Iterator[None]:
         yield
     finally:
         filler.unlink()
-
-
-@pytest.fixture(scope="module")
-def noria(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNoria]:
-    """A Noria whose stores lie on small disks."""
-    home = tmp_path_factory.mktemp("full") / "noria"
-    home.mkdir()
-    with ExitStack() as stack:
-        for name, size in SIZES.items():
-            stack.enter_context(small_disk(home / name, size))
-        yield stack.enter_context(running(home))
-
-
-@pytest.fixture(scope="module")
-def said() -> Acknowledged:
-    """All that was acknowledged so far."""
-    return Acknowledged()
 
 
 def refused(noria: LocalNoria, domain: str) -> str | None:
@@ -100,11 +67,13 @@ def talk_while_full(noria: LocalNoria, door: Door, name: str, words: tuple[str, 
         try:
             crowd.allow(EVENTS // 3)
             assert crowd.reached(EVENTS // 3, 60)
+            before = noria.processes()[name].restarts
             with filled(noria.home / name):
                 crowd.allow(10 * EVENTS)
                 if name == "postgres":
                     use_up_written_ahead(noria)
-                until(lambda: noria.processes()[name].restarts >= 1, f"{name} has ended for want of room", 60)
+                ended = f"{name} has ended for want of room"
+                until(lambda: noria.processes()[name].restarts > before, ended, 60)
                 said = until(lambda: refused(noria, domain), "the door refuses", 60)
                 assert any(word in said for word in words), said
             for life in lives:
@@ -139,8 +108,10 @@ def use_up_written_ahead(noria: LocalNoria) -> None:
     ],
 )
 def test_a_full_disk_is_said_and_all_goes_on_by_itself_when_there_is_room(
-    noria: LocalNoria, said: Acknowledged, name: str, words: tuple[str, ...]
+    noria: LocalNoria, small_disks: SmallDisks, said: Acknowledged, name: str, words: tuple[str, ...]
 ) -> None:
+    if small_disks.refused:
+        pytest.skip(f"no file system can be mounted here: {small_disks.refused}")
     with noria.door() as door:
         said.add(talk_while_full(noria, door, name, words))
     with tally_of(noria) as tally:

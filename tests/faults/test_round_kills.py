@@ -1,14 +1,13 @@
 """A real round whose worker, stream, relay and swapper are killed in its middle ends once, in a release or a refusal."""
 
-from pathlib import Path
-
 import pytest
 
 from api.client import Answer, Door, Json
 from tests import ward
+from tests.faults.crowd import Acknowledged
 from tests.faults.killer import Killer
 from tests.faults.tally import Tally, tally_of
-from tests.local_noria import running, until
+from tests.local_noria import LocalNoria, until
 
 DOMAIN = "ward"
 LEARNED = ward.FACTS[:6]
@@ -23,11 +22,13 @@ STEP_WITHIN_S = 240.0
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_round_whose_processes_are_killed_at_every_step_ends_once_and_was_started_once(tmp_path: Path) -> None:
-    with running(tmp_path / "noria") as noria, noria.door() as door:
+def test_a_round_whose_processes_are_killed_at_every_step_ends_once_and_was_started_once(
+    noria: LocalNoria, said: Acknowledged
+) -> None:
+    with noria.door() as door:
         door.create_domain({"domain": DOMAIN, "policy": POLICY, "base_model": ward.MODEL})
         until(lambda: any(model["id"] == DOMAIN for model in door.models()), "the first release answers", 120)
-        correct_all(door)
+        correct_all(door, said)
         killer = Killer(noria, seed=1)
         wait_for_step(door, "train")
         for kind in ("worker", "streams"):
@@ -46,14 +47,16 @@ def test_a_round_whose_processes_are_killed_at_every_step_ends_once_and_was_star
         print(f"round {the_round(door)['step']}; killed {dict(killer.killed)}")
 
 
-def correct_all(door: Door) -> None:
+def correct_all(door: Door, said: Acknowledged) -> None:
     for number, fact in enumerate(LEARNED):
         person = ("ada", "bo")[number % 2]
         asked = door.chat(
             DOMAIN, [{"role": "user", "content": ward.question(fact)}], person=person, more={"max_tokens": 8}
         )
         answer = next(part for part in asked if isinstance(part, Answer))
-        door.feedback(answer.reply_ids[0], person=person, correction=fact[3])
+        given = door.feedback(answer.reply_ids[0], person=person, correction=fact[3])
+        said.feedback.add(given.event_id)
+        said.corrections.add(given.event_id)
 
 
 def the_round(door: Door) -> Json:
@@ -77,12 +80,12 @@ def check_round(tally: Tally, ended: Json) -> None:
     assert ended["step"] in ("released", "refused"), (ended["step"], ended["failure"])
     assert ended["kept"] == len(LEARNED)
     released = ended["step"] == "released"
-    by_type = dict(tally.rows("SELECT type, count(*) FROM noria.events GROUP BY type"))
+    by_type = dict(tally.rows(f"SELECT type, count(*) FROM noria.events WHERE domain = '{DOMAIN}' GROUP BY type"))
     for name in ("round_requested", "snapshot_selected", "candidate_trained", "candidate_evaluated"):
         assert by_type[name] == 1, (name, by_type)
     assert by_type.get("gate_passed", 0) == released and by_type.get("gate_refused", 0) == (not released)
     assert by_type["release_finished"] == 1 + released
-    claims = tally.rows("SELECT kind, state, attempts FROM work.claims ORDER BY kind")
+    claims = tally.rows(f"SELECT kind, state, attempts FROM work.claims WHERE domain = '{DOMAIN}' ORDER BY kind")
     steps = [(kind, state) for kind, state, _ in claims if kind != "swap_release"]
     assert steps == [(kind, "done") for kind in ("evaluate_candidate", "select_snapshot", "train_candidate")]
     assert [state for kind, state, _ in claims if kind == "swap_release"] == ["done"] * (1 + released)

@@ -4,7 +4,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg2
@@ -39,6 +40,14 @@ def eventually(condition: Callable[[], object], what: str, timeout_s: float = 60
         if time.monotonic() > deadline:
             pytest.fail(f"waited {timeout_s:.0f} s in vain: {what}")
         time.sleep(0.05)
+
+
+def side_by_side(check: Callable[..., None], cases: Iterable[Sequence[object]]) -> None:
+    """Check every case at the same time: each waits, and takes no processor."""
+    cases = list(cases)
+    with ThreadPoolExecutor(len(cases)) as pool:
+        for done in [pool.submit(check, *case) for case in cases]:
+            done.result()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import psutil
@@ -25,7 +26,7 @@ from streams.log import KafkaLog, Message
 from streams.sealing import MasterKey
 from streams.topics import create_topics
 from tests.door_world import make_settings
-from tests.integration.conftest import eventually, started
+from tests.integration.conftest import eventually, side_by_side, started
 from tests.local_noria import log_and_database
 
 CREATE_TOPICS, SASL_HANDSHAKE, SASL_AUTHENTICATE = 19, 17, 36  # requests, by Kafka's numbers
@@ -99,12 +100,14 @@ def test_neither_a_stranger_nor_a_liar_writes_an_event_or_an_order(
 ) -> None:
     mine = KafkaLog(empty_log, "test-login")
     before = {topic: mine.ends(topic) for topic in (CONVERSATIONS, DOMAINS, ORDERS)}
-    for outsider in (stranger, liar):
+
+    def forge(outsider: Cluster, topic: str) -> None:
         log = KafkaLog(outsider, "test-outsider")
-        for topic in before:
-            with pytest.raises(Unavailable):
-                log.append([Message(topic, "k", b"forged")], 10)
+        with pytest.raises(Unavailable):
+            log.append([Message(topic, "k", b"forged")], 10)
         log.close()
+
+    side_by_side(forge, product((stranger, liar), before))
     assert {topic: mine.ends(topic) for topic in before} == before
     for topic in before:
         (position,) = mine.append([Message(topic, "k", b"said")], 10)
@@ -114,17 +117,14 @@ def test_neither_a_stranger_nor_a_liar_writes_an_event_or_an_order(
 
 
 def test_whoever_is_not_let_in_is_told_why(empty_log: Cluster, stranger: Cluster, liar: Cluster) -> None:
-    for cluster, error, words in (
+    outsiders = (
         (stranger, Unavailable, r"takes connections and does not answer to PLAINTEXT \(NORIA_KAFKA_SECURITY\)"),
         (liar, LoginRefused, "refused the login of noria"),
         (replace(empty_log, user="root"), LoginRefused, "refused the login of root"),
         (replace(empty_log, mechanism="SCRAM-SHA-256"), LoginRefused, "takes no login by SCRAM-SHA-256"),
         (replace(stranger, security="SSL"), Unavailable, "does not agree on TLS"),
-    ):
-        log = KafkaLog(cluster, "test-outsider")
-        with pytest.raises(error, match=words):
-            log.ends(DOMAINS)
-        log.close()
+    )
+    side_by_side(is_told, outsiders)
 
 
 @pytest.mark.parametrize("listener", ["client", "controller"])
@@ -148,6 +148,14 @@ def test_no_listener_does_what_somebody_asks_who_has_not_logged_in(
     owner.close()
     eventually(lambda: f"made-{listener}" in topics_of(cluster), "the topic of who has logged in")
     mine.close()
+
+
+def is_told(cluster: Cluster, error: type[Exception], words: str) -> None:
+    """Whoever connects like this is told so by this error."""
+    log = KafkaLog(cluster, "test-outsider")
+    with pytest.raises(error, match=words):
+        log.ends(DOMAINS)
+    log.close()
 
 
 def topics_of(cluster: Cluster) -> set[str]:

@@ -17,8 +17,9 @@ from streams.log import KafkaLog, Message, Record
 from streams.log_copy import write_back
 from streams.topics import create_topics
 from tests.certificates import Authority
-from tests.integration.conftest import eventually, started
+from tests.integration.conftest import eventually, side_by_side, started
 from tests.integration.test_following import start_app, tick
+from tests.integration.test_kafka_login import is_told
 
 HOWS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "certificate")
 
@@ -130,7 +131,7 @@ def test_who_is_not_trusted_or_not_let_in_is_told_so(broker: Broker, tmp_path: P
     foreign = other.certificate("foreign")
     scram = replace(login, mechanism="SCRAM-SHA-512")
     guessed = kafka.made_password(tmp_path / "guessed")
-    for cluster, error, words in (
+    outsiders = (
         (replace(login, ca=other.file), Unavailable, "does not agree on TLS: .*(certificate|signature)"),
         (replace(login, ca=None), Unavailable, "does not agree on TLS: .*issuer certificate"),
         (
@@ -148,8 +149,5 @@ def test_who_is_not_trusted_or_not_let_in_is_told_so(broker: Broker, tmp_path: P
         (replace(login, password_file=guessed), LoginRefused, "refused the login of noria"),
         (replace(scram, password_file=guessed), LoginRefused, "refused the login of noria"),
         (replace(scram, user="nobody"), LoginRefused, "refused the login of nobody"),
-    ):
-        log = KafkaLog(cluster, "test-outsider")
-        with pytest.raises(error, match=words):
-            log.ends(DOMAINS)
-        log.close()
+    )
+    side_by_side(is_told, outsiders)

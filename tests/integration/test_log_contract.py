@@ -1,7 +1,7 @@
 """One contract for every log: the one in memory, which other tests lean on, and Kafka."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
@@ -13,6 +13,7 @@ from streams.errors import Unavailable
 from streams.events import CONVERSATIONS, DOMAINS, ORDERS
 from streams.log import KafkaLog, Log, MemoryLog, Message, Position
 from streams.topics import TOPICS
+from tests.integration.conftest import side_by_side
 
 TIMEOUT_S = 10
 
@@ -139,15 +140,20 @@ def test_both_logs_give_a_key_the_same_partition(empty_log: Cluster) -> None:
 
 
 def test_a_broker_that_is_not_there_is_unavailable_within_the_timeout() -> None:
-    log = KafkaLog(Cluster(servers=f"{LOOPBACK}:{free_port()}"), "test-nobody")
-    assert not log.answers()
-    for ask in (
-        lambda: log.append(messages("nobody", 1), 2),
-        lambda: log.ends(CONVERSATIONS),
-        lambda: list(log.read(CONVERSATIONS, 0, 0, 1)),
-    ):
+    nobody = Cluster(servers=f"{LOOPBACK}:{free_port()}")
+
+    def is_unavailable(ask: Callable[[KafkaLog], object]) -> None:
+        log = KafkaLog(nobody, "test-nobody")
+        assert not log.answers()
         began = time.monotonic()
         with pytest.raises(Unavailable):
-            ask()
+            ask(log)
         assert time.monotonic() - began < 5
-    log.close()
+        log.close()
+
+    asked: list[Callable[[KafkaLog], object]] = [
+        lambda log: log.append(messages("nobody", 1), 2),
+        lambda log: log.ends(CONVERSATIONS),
+        lambda log: list(log.read(CONVERSATIONS, 0, 0, 1)),
+    ]
+    side_by_side(is_unavailable, [(ask,) for ask in asked])

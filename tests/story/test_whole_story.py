@@ -12,8 +12,9 @@ import pytest
 
 from deploy.supervisor import down
 from tests.conftest import ROOT
+from tests.faults.crowd import Acknowledged
 from tests.faults.test_kills import Size, survive
-from tests.local_noria import end_with
+from tests.local_noria import end_with, running
 
 pytestmark = pytest.mark.timeout(3600)
 FACTS = 48
@@ -78,4 +79,5 @@ def test_the_third_time_says_how_things_stand(home: Path) -> None:
 
 
 def test_after_32_kills_of_all_kinds_of_process_2000_events_have_had_their_effect_once(tmp_path: Path) -> None:
-    survive(tmp_path / "noria", Size(chats=11, exam_requests=3, kills=32))
+    with running(tmp_path / "noria") as noria:
+        survive(noria, Acknowledged(), Size(chats=11, exam_requests=3, kills=32))

@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -706,6 +708,13 @@ def test_status_says_where_the_stream_stands_still_and_the_command_that_it_names
 def test_words_from_elsewhere_cannot_steer_the_terminal(run: Any, door: FakeDoor) -> None:
     door.answer = "red \x1b[31m bell \x07"
     assert "\x1b" not in run("chat", "How fast?").stdout
+
+
+def test_a_command_line_begins_without_what_the_log_the_tables_and_the_door_need() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import api.cli, sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert {"kafka", "sqlalchemy", "flask", "cryptography"}.isdisjoint(done.stdout.split())
 
 
 def test_schemas_are_exported_without_anything_running(run: Any, tmp_path: Path) -> None:
