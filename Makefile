@@ -44,8 +44,7 @@ story: $(READY)  ## the whole story, three times, and two thousand events under 
 check: $(READY)  ## format, lint, types, import rules
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/mypy
-	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/lint-imports & imports=$$!; $(VENV)/bin/mypy; types=$$?; wait $$imports && exit $$types
 
 format: $(READY)  ## put the code into its form
 	@$(VENV)/bin/ruff format .

@@ -612,7 +612,7 @@ class Door:
     # the queue
 
     def queues(self) -> list[Json]:
-        """The domains whose queue this key may see: {"domain", "title", "live_release", "waiting": by what puts it forward}"""
+        """The domains whose queue this key may see: {"domain", "title", "live_release"}."""
         return _data(self.get("/v1/queues"))
 
     def queue(self, domain: str) -> Json:

@@ -7,7 +7,7 @@ says where it stopped.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, cast
 from uuid import UUID, uuid5
 
@@ -39,12 +39,12 @@ from streams.errors import Behind, Erased, Invalid
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.examples import ExampleAccepted
 from streams.facts.material import ProposalReopened
+from streams.personal import kinds_in
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
 
-State = Literal["accepted", "proposed", "rejected", "retired", "erased"]
+State = Literal["accepted", "proposed", "rejected", "retired", "erased", "masked"]
 Verb = Literal["accept", "reject", "retire"]
-STATES: tuple[State, ...] = ("accepted", "proposed", "rejected", "retired", "erased")
 CORRECTION, IMPORT = "correction", "import"  # sources; the others are the names of builders
 SEARCHED_AT_ONCE = 500
 SEARCHED_MOST = 20_000
@@ -53,8 +53,9 @@ SHOWN_ITEMS = 50
 
 
 class Filter(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which rows; None: whatever it is. `person`: who said it, or decided on it. `brought`: the import, or the decision, that it
-    came by. `text` stands in its question or its answer, whatever the case."""
+    """Which rows; None: whatever it is. `state`: `masked` are those accepted of whose words a training masks something. `person`:
+    who said it, or decided on it. `brought`: the import, build or decision that it came by. `text` stands in its question or its
+    answer, whatever the case."""
 
     state: State | None = None
     source: str | None = None
@@ -63,8 +64,16 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True):
     text: str | None = None
 
     @property
-    def of_columns(self) -> "Filter":
-        return Filter(self.state, self.source, self.person, self.brought)
+    def of_words(self) -> bool:
+        """Whether only opening them tells which these are."""
+        return self.text is not None or self.state == "masked"
+
+    def holds(self, row: dict[str, Any]) -> bool:
+        """Of its words."""
+        if self.state == "masked" and not row["masked"]:
+            return False
+        sought = (self.text or "").casefold()
+        return any(sought in row[name].casefold() for name in ("question", "answer"))
 
 
 class _Decided(Struct, forbid_unknown_fields=True):
@@ -91,9 +100,9 @@ def blueprint(services: Services) -> Blueprint:
         row, wanted = domain_row(services, domain), _wanted()
         limit = whole_argument("limit", SHOWN_ITEMS, 1, 1000)
         before = whole_argument("before", 2**63 - 1, 0, 2**63 - 1)
-        found = _page(services, domain, wanted, before, limit)
-        counts = None if "before" in request.args else _counts(services, domain, wanted.of_columns)
-        return reply(found | {"counts": counts, "domain": row["domain"]})
+        found = _page(services, row, wanted, before, limit)
+        counts = None if "before" in request.args else _counts(services, domain, wanted)
+        return reply(found | {"counts": counts, "domain": domain})
 
     @views.get("/v1/domains/<domain>/examples/<example_id>")
     @needs("data")
@@ -111,9 +120,9 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(413, f"at most {MOST_ITEMS} at once", param="ids", code="too_many_items")
         if len(no_control_characters(said.reason, "reason")) > 200:
             raise ApiError(400, "reason must be at most 200 characters", param="reason")
-        living_domain(services, domain)
+        row = living_domain(services, domain)
         _caught_up(services)
-        ids = said.ids or _all_of(services, domain, cast(Filter, said.filter), said.count)
+        ids = said.ids or _all_of(services, row, cast(Filter, said.filter), said.count)
         return reply(_decide(services, domain, said.verb, ids, said.reason))
 
     @views.post("/v1/domains/<domain>/examples/undo")
@@ -157,7 +166,7 @@ def _examples(domain: str, wanted: Filter) -> Select[Any]:
     ).select_from(schema.examples.outerjoin(schema.proposals, p.proposal_id == e.proposal_id))
     found = found.where(e.domain == domain)
     match wanted.state:
-        case "accepted":
+        case "accepted" | "masked":
             found = found.where(e.retired_offset.is_(None))
         case "retired":
             found = found.where(e.retired_offset.is_not(None), e.retired_reason != "erased")
@@ -194,7 +203,7 @@ def _proposals(domain: str, wanted: Filter) -> Select[Any]:
         null().label("example_id"),
     ).where(p.domain == domain, p.example_id.is_(None))
     if wanted.state is not None:
-        found = found.where(p.state == wanted.state)
+        found = found.where(p.state == wanted.state)  # none is masked before somebody has accepted it
     if wanted.source is not None:
         found = found.where(p.builder == wanted.source)
     if wanted.person is not None:
@@ -224,31 +233,36 @@ def _some(connection: Connection, domain: str, wanted: Filter, before: int, most
     return list(connection.execute(select(table).order_by(table.c.place.desc()).limit(most)))
 
 
-def _page(services: Services, domain: str, wanted: Filter, before: int, limit: int) -> dict[str, Any]:
+def _page(services: Services, of: dict[str, Any], wanted: Filter, before: int, limit: int) -> dict[str, Any]:
     """The newest rows before that place, opened. `next`: where to go on; `stopped`: that is not the end of a page, but of what one
     request opens."""
-    sought, found, searched = (wanted.text or "").casefold(), list[dict[str, Any]](), 0
-    until, at_once = time.monotonic() + SEARCH_S, SEARCHED_AT_ONCE if sought else limit
+    mask = of["policy"].get("mask", ())
+    found, searched = list[dict[str, Any]](), 0
+    until, at_once = time.monotonic() + SEARCH_S, SEARCHED_AT_ONCE if wanted.of_words else limit
     while True:
         with postgres_trouble(), services.database.connect() as connection:
-            rows = _some(connection, domain, wanted, before, at_once)
-            words = _opened(services, connection, rows)
+            rows = _some(connection, of["domain"], wanted, before, at_once + 1)
+            more, rows = len(rows) > at_once, rows[:at_once]
+            words = _opened(services, connection, rows, mask)
         for row in rows:
             shown = words[row.id]
             searched, before = searched + 1, row.place
-            if sought and not any(sought in shown[name].casefold() for name in ("question", "answer")):
+            if wanted.of_words and not wanted.holds(shown):
                 continue
             found.append(shown)
             if len(found) == limit:
                 break
-        ended = len(rows) < at_once and (not rows or rows[-1].place == before)
+        ended = not more and (not rows or rows[-1].place == before)
         stopped = not ended and len(found) < limit and (searched >= SEARCHED_MOST or time.monotonic() > until)
         if ended or stopped or len(found) == limit:
             return {"data": found, "next": None if ended else before, "searched": searched, "stopped": stopped}
 
 
-def _opened(services: Services, connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, dict[str, Any]]:
-    """The rows with their words, by id: of an example the prompt alone, without what stands before it."""
+def _opened(
+    services: Services, connection: Connection, rows: Sequence[Row[Any]], mask: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """The rows with their words, by id: of an example the prompt alone, without what stands before it. `masked`: the kinds of
+    personal data that a training masks in these words."""
     e, p = schema.examples.c, schema.proposals.c
     examples = {
         row.example_id: row
@@ -277,7 +291,7 @@ def _opened(services: Services, connection: Connection, rows: Sequence[Row[Any]]
             proposal = proposals[row.id]
             shown |= {"edited": False, "reason": proposal.reason, "said_at": None}
             shown |= _proposed(services, proposal)
-        found[row.id] = shown
+        found[row.id] = shown | {"masked": sorted(kinds_in([shown["question"], shown["answer"]], mask))}
     return found
 
 
@@ -302,16 +316,16 @@ def _proposed(services: Services, proposal: Any) -> dict[str, str]:
     return {"question": messages_of(item)[-1]["content"], "answer": item.output}
 
 
-def _all_of(services: Services, domain: str, wanted: Filter, count: int | None) -> list[str]:
+def _all_of(services: Services, of: dict[str, Any], wanted: Filter, count: int | None) -> list[str]:
     """The ids of all that the filter finds. Raises ApiError where these are too many, or not as many as were counted."""
-    if wanted.text:
-        found = _page(services, domain, wanted, 2**63 - 1, MOST_ITEMS + 1)
+    if wanted.of_words:
+        found = _page(services, of, wanted, 2**63 - 1, MOST_ITEMS + 1)
         if found["stopped"]:
             message = f"the search ended after {found['searched']} of them; narrow the filter, or give ids"
             raise ApiError(413, message, param="filter.text", code="too_many_items")
         ids = [row["id"] for row in found["data"]]
     else:
-        table = _table(domain, wanted)
+        table = _table(of["domain"], wanted)
         with postgres_trouble(), services.database.connect() as connection:
             ids = list(connection.execute(select(table.c.id).limit(MOST_ITEMS + 1)).scalars())
     if len(ids) > MOST_ITEMS:
@@ -349,9 +363,7 @@ def _decide(services: Services, domain: str, verb: Verb, ids: Sequence[str], rea
         case "accept":
             back = [row for row in examples if row.retired_offset is not None and row.retired_reason != "erased"]
             events, causes = _again(services, domain, back)
-            events += acceptances(
-                services, domain, [row for id_, row in proposals.items() if id_ in named and row.example_id is None]
-            )
+            events += acceptances(services, domain, [row for id_, row in proposals.items() if id_ in named])
         case "reject":
             mine = {row.proposal_id for row in examples if row.retired_offset is None}
             rows = [row for id_, row in proposals.items() if id_ in mine or (id_ in named and row.state == "proposed")]
@@ -414,7 +426,8 @@ def _again(
     causes: dict[UUID, UUID] = {}
     for row, id_ in zip(rows, ids, strict=True):
         if id_ in there:
-            continue  # it has come again already
+            continue  # it has come again already, or another that was the same item before
+        there.add(id_)
         prompt, answer = msgspec.convert(row.prompt, Sealed), msgspec.convert(row.answer, Sealed)
         if row.kind == CORRECTION:
             causes[id_] = UUID(answer.ref.partition("#")[0])

@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 import msgspec
 from flask import Blueprint, Response
 from msgspec import Struct, field
-from sqlalchemy import Connection, Row, bindparam, select, text
+from sqlalchemy import Connection, Row, select, text
 
 from api.access import caller, check_speaker, needs
 from api.agreement import agreement
@@ -380,9 +380,9 @@ def _source(services: Services, kind: str, id_: str) -> dict[str, Any]:
 
 
 _WAITING = text(
-    "SELECT domain, waits, count(*) AS number, count(*) FILTER (WHERE verdicts = 1) AS second FROM noria.proposals"
-    " WHERE domain IN :domains AND waits IS NOT NULL GROUP BY domain, waits"
-).bindparams(bindparam("domains", expanding=True))
+    "SELECT waits, count(*) AS number, count(*) FILTER (WHERE verdicts = 1) AS second FROM noria.proposals"
+    " WHERE domain = :domain AND waits IS NOT NULL GROUP BY waits"
+)
 _BOTH = text(
     "SELECT accept, edit, reject, count(*) AS number FROM ("
     " SELECT count(*) FILTER (WHERE verdict = 'accept') AS accept, count(*) FILTER (WHERE verdict = 'edit') AS edit,"
@@ -391,35 +391,30 @@ _BOTH = text(
 )
 
 
-def _waiting(connection: Connection, domains: Sequence[str]) -> dict[str, dict[str, int]]:
-    """By domain: how many wait for a person, by what puts them forward, and how many of these were judged by one and wait for a
-    `second`."""
-    found = {domain: dict.fromkeys((*PLACES, "second"), 0) for domain in domains}
-    names = {place: name for name, place in PLACES.items()}
-    if domains:
-        for row in connection.execute(_WAITING, {"domains": list(domains)}):
-            found[row.domain][names[row.waits]] = row.number
-            found[row.domain]["second"] += row.second
-    return found
-
-
 def _queues(services: Services) -> list[dict[str, Any]]:
+    """The domains that the key may see, for who sees nothing else of them."""
     table, own = schema.domains.c, caller().domains
     asked = select(table.domain, table.title, table.live_release).where(table.retired_at.is_(None))
     if own is not None:
         asked = asked.where(table.domain.in_(own))
     with postgres_trouble(), services.database.connect() as connection:
-        rows = connection.execute(asked.order_by(table.domain)).mappings().all()
-        waiting = _waiting(connection, [row["domain"] for row in rows])
-    return [dict(row) | {"waiting": waiting[row["domain"]]} for row in rows]
+        return [dict(row) for row in connection.execute(asked.order_by(table.domain)).mappings()]
 
 
 def _standing(services: Services, domain: str) -> dict[str, Any]:
+    """How many wait for a person, by what puts them forward; how many of these were judged by one and wait for a `second`; and how
+    far annotators agree."""
     with postgres_trouble(), services.database.connect() as connection:
-        waiting = _waiting(connection, [domain])[domain]
+        waiting = connection.execute(_WAITING, {"domain": domain}).all()
         rows = connection.execute(_BOTH, {"domain": domain}).all()
+    numbers = {row.waits: row.number for row in waiting}
+    counts = {name: numbers.get(place, 0) for name, place in PLACES.items()}
     agreed = agreement(({"accept": row.accept, "edit": row.edit, "reject": row.reject}, row.number) for row in rows)
-    return {"domain": domain, "waiting": waiting, "agreement": msgspec.to_builtins(agreed)}
+    return {
+        "domain": domain,
+        "waiting": counts | {"second": sum(row.second for row in waiting)},
+        "agreement": msgspec.to_builtins(agreed),
+    }
 
 
 def _caught_up(services: Services) -> None:

@@ -22,6 +22,7 @@ class Builder(Struct, frozen=True):
 BUILDERS: dict[str, Builder] = {
     "self-kg": Builder("triples"),
     "syllogism": Builder("syllogisms"),
+    "cases": Builder("passages", teacher=True),
     "self-qa": Builder("passages", teacher=True),
     "self-instruct": Builder("tasks", teacher=True),
     "declining": Builder("asides", share=0.1),

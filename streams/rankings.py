@@ -246,10 +246,11 @@ class _Question:
             self._held.append(Held(CONTRADICTED, tuple(sorted(edges[pair].events))))
             del edges[pair]
         # No path of what is left leads back, and none leads between two that stood in one circle.
+        said, implied = dict(edges), _reach(self._kept, edges)  # by people alone
         self._by_guide(edges)
         reach = _reach(self._kept, edges)
         pairs = [
-            self._pair(a, b, _way(a, b, edges))
+            self._pair(a, b, _way(a, b, said if b in implied[a] else edges))
             for a in self._kept
             for b in sorted(reach[a])
             if (a, b) in edges or (min(a, b), max(a, b)) not in self._voices

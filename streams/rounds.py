@@ -280,7 +280,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
         case "evaluate":
             assert round_.snapshot is not None and round_.model is not None
             recipe = round_.policy.recipe
-            pleases = isinstance(recipe, PreferringRecipe)
+            pleases = isinstance(recipe, PreferringRecipe) and not round_.opening
             judge_of = state.reward_model if pleases else None
             return (
                 EvaluateCandidate(

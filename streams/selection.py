@@ -114,6 +114,28 @@ class KCenter(_Step, frozen=True, kw_only=True, tag="k_center"):
             raise InvalidField(f"{where}.least", f"asks for {sum(self.least.values())} in all, and k is {self.k}")
 
 
+class Nuggets(_Step, frozen=True, kw_only=True, tag="nuggets"):
+    """The golden score of Nuggets (Li et al. 2023, arXiv 2312.10302): of what was generated or brought, what helps the model that
+    the round starts from with more than the share `least` of `tasks`, the people's own corrections. At `most` so many are ranked,
+    the preferred first, and what comes after them is not kept: each costs a pass through the model for every task. (A number and
+    not minutes, so that a round that is carried on by another worker chooses the same.)"""
+
+    stage: ClassVar[int] = 3
+
+    tasks: int = 50
+    least: float = 0.5
+    most: int = 500
+
+    def check(self, where: str) -> None:
+        """As of every step."""
+        if not 1 <= self.tasks <= 1000:
+            raise InvalidField(f"{where}.tasks", f"must be from 1 to 1000; got {self.tasks}")
+        if not 0 <= self.least < 1:
+            raise InvalidField(f"{where}.least", f"is a share, from 0 to below 1; got {self.least}")
+        if not 1 <= self.most <= 100_000:
+            raise InvalidField(f"{where}.most", f"must be from 1 to 100000; got {self.most}")
+
+
 class Budget(_Step, frozen=True, kw_only=True, tag="budget"):
     """So many `tokens` of new examples, as the recipe of the training counts them, in the order in which the steps before it prefer
     them; the first that is too much ends it, and is told as what would have been next."""
@@ -128,7 +150,7 @@ class Budget(_Step, frozen=True, kw_only=True, tag="budget"):
             raise InvalidField(f"{where}.tokens", f"must be from 1 to 10**12; got {self.tokens}")
 
 
-SelectionStep = Leakage | Agreement | Length | Dedupe | KCenter | Budget
+SelectionStep = Leakage | Agreement | Length | Dedupe | KCenter | Nuggets | Budget
 Selection = tuple[SelectionStep, ...]
 USUAL: Selection = (Leakage(), Agreement(), Length())
 """What a policy means that names no selection, as every one did before there was one."""

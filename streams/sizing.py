@@ -97,7 +97,8 @@ class Work(Struct, frozen=True, kw_only=True):
     `buffers`: numbers in fp32 that a library holds for talking to other cards. `processes`: of one machine, that share its rows and
     hold the model each. `sharded`: its weights are dealt among these, or among the cards, as well (ZeRO's third stage), and each
     has two layers, and what is outside of the layers, whole meanwhile. `keeps_best`: the weights of an earlier epoch are held, too
-    (early stop).
+    (early stop). `longest_tokens`: of the longest row of which attention keeps its scores (None: all are equal), up to which those
+    beside it are filled; `padding`: places of a pack for each token in it, with those that are filled.
     `answers`: that the model draws itself, to learn from `batch_answers` of them at once in each of `epochs`."""
 
     method: str = "lora"
@@ -121,6 +122,8 @@ class Work(Struct, frozen=True, kw_only=True):
     keeps_best: bool = False
     processes: int = 1
     sharded: bool = False
+    longest_tokens: int | None = None
+    padding: float = 1.0
     tokens_together: int | None = None
     answers: int = 0
     batch_answers: int = 16
@@ -204,13 +207,13 @@ def learned(shape: Shape, work: Work) -> int:
             raise Invalid(f"there is no method {work.method!r}; there are {', '.join(USUAL)}")
 
 
-def kept_bytes(shape: Shape, work: Work) -> int:
+def kept_bytes(shape: Shape, work: Work) -> float:
     """What one token leaves in one layer for the way back, as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1), counted
     for a layer with gated feed-forward and RMS norms, in the training's number format (b bytes) but where it says fp32:
 
     what enters each of two norms, in fp32, and what leaves them (2h(4 + b)); queries, keys, values and the attention's result
     (b(2q + 2k)); gate, its activation, the other half and their product (4bf); and the attention's weights, in fp32 and in the
-    number format, of each head for every token that is looked at (of long rows none are kept).
+    number format, of each head for every token that is looked at, and for every place that is filled (of long rows none are kept).
 
     As transformers runs it, torch's attention keeps no weights, and is given keys and values for each head (4bq). Where the model
     itself does not learn, no linear layer keeps what enters it: neither what leaves the norms nor that product (8h + 4bq + 3bf).
@@ -220,7 +223,8 @@ def kept_bytes(shape: Shape, work: Work) -> int:
         return 2 * h * FP32 + b * (4 * q + 3 * f)
     if not work.packed:
         return 2 * h * (FP32 + b) + b * (4 * q + 4 * f)
-    scores = shape.heads * work.row_tokens * (FP32 if b == FP32 else FP32 + b) if work.row_tokens < FUSED_FROM else 0
+    looked_at = work.row_tokens if work.longest_tokens is None else work.longest_tokens
+    scores = shape.heads * looked_at * work.padding * (FP32 if b == FP32 else FP32 + b) if looked_at < FUSED_FROM else 0
     return 2 * h * (FP32 + b) + b * (2 * q + 2 * shape.keys + 4 * f) + scores
 
 

@@ -51,10 +51,15 @@ class Syllogism(Struct, frozen=True):
         for name, words in said.items():
             if not words.strip():
                 raise InvalidField(name, "must not be empty")
-        if not _ARTICLE.fullmatch(self.major.article):
+        if not is_article(self.major.article):
             raise InvalidField("major.article", "must be an article like 第九十一条 or Article 91")
         if self.conclusion.article != self.major.article:
             raise InvalidField("conclusion.article", "must be the article of the major premise")
+
+
+def is_article(place: str) -> bool:
+    """Whether it names an article, and nothing else."""
+    return _ARTICLE.fullmatch(place) is not None
 
 
 def is_chinese(words: str) -> bool:

@@ -15,7 +15,6 @@ from tests.local_noria import end_with, opencompass_folder
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("unit", "property", "integration", "faults", "e2e")
-NICENESS = 5  # what waits for an answer within a time comes first
 
 
 class Demo:
@@ -41,12 +40,6 @@ class Demo:
 
     def _tell(self) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "tests.e2e.small_story"]
-        end_with_us = end_with(os.getpid())
-
-        def in_child() -> None:
-            end_with_us()
-            os.nice(NICENESS)
-
         self._child = subprocess.Popen(
             command if not self._ended else ["false"],
             cwd=ROOT,
@@ -54,7 +47,7 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=in_child,
+            preexec_fn=end_with(os.getpid()),
         )
         said, _ = self._child.communicate()
         return subprocess.CompletedProcess(command, self._child.returncode, said)

@@ -180,7 +180,8 @@ def new_example(number: int, question: str, answer: str, state: str = "proposed"
         "happened": happened,
         "learned": learned if state == "accepted" else [],
     }
-    return row | {"question": question, "answer": answer, "story": story}
+    masked = ["phone"] if "13800138000" in answer else []
+    return row | {"question": question, "answer": answer, "masked": masked, "story": story}
 
 
 def new_document(title: str, passages: int) -> Json:
@@ -819,7 +820,7 @@ def application(door: FakeDoor) -> Flask:
     @app.get("/v1/queues")
     def queues() -> Response:
         names = ("domain", "title", "live_release")
-        return said({"data": [{n: row[n] for n in names} | {"waiting": waiting()} for row in door.domains.values()]})
+        return said({"data": [{n: row[n] for n in names} for row in door.domains.values()]})
 
     @app.get("/v1/domains/<domain>/queue")
     def queue(domain: str) -> Response:

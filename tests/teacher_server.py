@@ -1,7 +1,6 @@
 """A small HTTP server that speaks `/chat/completions`, for tests of builders: it answers by a script, rubbish among it."""
 
 import json
-import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -65,18 +64,20 @@ class TeacherServer:
 
 
 class ScriptedDesk(Desk):
-    """A desk with nothing behind it but the script; what is asked first is not always answered first."""
+    """A desk with nothing behind it but the script. `takes_s`: how long it thinks of a prompt."""
 
-    def __init__(self, script: Callable[[str], Reply], in_flight: int, seed: int = 0) -> None:
+    def __init__(
+        self, script: Callable[[str], Reply], in_flight: int, takes_s: Callable[[str], float] = lambda prompt: 0.0
+    ) -> None:
         self.counts = Counts()
         self.in_flight = in_flight
         self.teacher = Teacher("http://unused", "scripted", in_flight)
         self._script = script
-        self._random = random.Random(seed)
+        self._takes_s = takes_s
         self._pool = ThreadPoolExecutor(in_flight)
 
     def ask(self, prompt: str, sampling: Sampling = SURE) -> Answer:
-        threading.Event().wait(self._random.random() / 500)
+        threading.Event().wait(self._takes_s(prompt))
         said = self._script(prompt)
         return read_answer(said[1] if isinstance(said, tuple) else completion(said), len(prompt))
 

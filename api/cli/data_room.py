@@ -20,8 +20,7 @@ from api.client import Json
 from streams.errors import Invalid
 
 F = TypeVar("F", bound=Callable[..., Any])
-STATES = ("accepted", "proposed", "rejected", "retired", "erased")
-FIELDS = ("state", "source", "person", "brought", "text")
+STATES = ("accepted", "proposed", "rejected", "retired", "erased", "masked")
 
 
 def filter_options(command: F) -> F:
@@ -30,7 +29,9 @@ def filter_options(command: F) -> F:
         click.option("--brought", metavar="ID", help="That came by this import, build or decision."),
         click.option("--person", metavar="ID", help="That this person said, or decided on."),
         click.option("--source", metavar="SOURCE", help="correction, import, or the name of a builder."),
-        click.option("--state", type=click.Choice(STATES), help="As it stands now."),
+        click.option(
+            "--state", type=click.Choice(STATES), help="As it stands; masked: accepted, and a training masks something."
+        ),
     ):
         command = option(command)
     return command
@@ -158,10 +159,10 @@ def decide(
 
 def _counted(page: Json, given: Json) -> int:
     """How many the filter finds. Raises Invalid where a search cannot say."""
-    if "text" not in given:
+    if "text" not in given and given.get("state") != "masked":
         return sum(one["n"] for one in page["counts"])
     if page["next"] is not None:
-        raise Invalid("the text stands in more than 1000 of them, or the search ended before they did; narrow it")
+        raise Invalid("there are more than 1000 of them, or the search ended before they did; narrow the filter")
     return len(page["data"])
 
 

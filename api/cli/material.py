@@ -206,6 +206,7 @@ for _name, _help in (
         "Questions and answers from triples, by templates in both languages; one hop, and two that share an entity.",
     ),
     ("syllogism", "Examples in three steps from the syllogisms that were brought as seeds."),
+    ("cases", "More syllogisms: cases that the teacher makes up for the articles of documents."),
     ("self-instruct", "Tasks like those that were brought as seeds, and answers, by the teacher (Self-Instruct)."),
     ("declining", "How the domain declines the questions that were brought as seeds, in the words of its policy."),
     ("style", "Accepted answers as the policy's style asks for them, worded by the teacher."),
@@ -363,6 +364,7 @@ def _tell_decided(said: Json, as_json: bool) -> None:
         return
     done = [f"{said[name]} {name}" for name in ("accepted", "rejected", "retired") if said.get(name)]
     known = f", {said['known']} were already" if said["known"] else ""
+    known += f", {said['held']} are left to the annotators who judge them" if said.get("held") else ""
     click.echo(f"{', '.join(done) or 'nothing to do'}{known}; recorded at {said['position'] or 'no new place'}")
 
 

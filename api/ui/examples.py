@@ -25,7 +25,7 @@ ROWS_AT_ONCE = 30
 SHOWN_CHARACTERS = 240
 SHOWN_ITEMS = 3
 SHOWN_FAULTS = 10
-STATES = ("accepted", "proposed", "rejected", "retired", "erased")
+STATES = ("accepted", "proposed", "rejected", "retired", "erased", "masked")
 VERBS = {"accept": "n-primary", "reject": "n-plain", "retire": "n-plain"}
 _CHIPS = {"accepted": "n-good", "proposed": "n-now", "rejected": "n-bad", "retired": "n-warn", "erased": "n-bad"}
 
@@ -42,7 +42,8 @@ class LookedThrough(Struct):
 
 
 class Room(Struct):
-    """What a person looks at; in a session's memory only. `told`: the last decision or import, and what came of it."""
+    """What a person looks at; in a session's memory only. `sources`: all that were seen here; `told`: the last decision or import,
+    and what came of it."""
 
     domain: str = ""
     wanted: dict[str, str] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Room(Struct):
     stopped: bool = False
     searched: int = 0
     counts: list[Json] = field(default_factory=list)
+    sources: set[str] = field(default_factory=set)
     story: Json | None = None
     told: Json | None = None
     file: LookedThrough | None = None
@@ -59,7 +61,8 @@ class Room(Struct):
     @property
     def total(self) -> int | None:
         """How many the filter finds; None: only opening them would tell."""
-        return None if self.wanted.get("text") else sum(one["n"] for one in self.counts)
+        of_words = self.wanted.get("text") or self.wanted.get("state") == "masked"
+        return None if of_words else sum(one["n"] for one in self.counts)
 
 
 def enter(door: Door, domain: str, wanted: Mapping[str, str], after: str | None = None) -> Room:
@@ -67,8 +70,16 @@ def enter(door: Door, domain: str, wanted: Mapping[str, str], after: str | None 
     room = Room(domain=domain, wanted={name: words for name, words in wanted.items() if words})
     page = door.examples_table(domain, room.wanted, ROWS_AT_ONCE, after=after)
     room.counts = page["counts"]
+    room.sources = {one["source"] for one in room.counts}
     _take(room, page)
     return room
+
+
+def look_for(door: Door, room: Room, wanted: Mapping[str, str], after: str | None = None) -> Room:
+    """As `enter`, of whoever is in already: the file that they have dropped stays. Raises Refused, Unavailable."""
+    found = enter(door, room.domain, wanted, after)
+    found.file, found.sources = room.file, found.sources | room.sources
+    return found
 
 
 def look_on(door: Door, room: Room) -> None:
@@ -93,9 +104,9 @@ def undo(door: Door, room: Room, decision: str) -> Room:
 
 
 def _told(door: Door, room: Room, said: Json) -> Room:
-    after = enter(door, room.domain, room.wanted, said["position"])
-    after.told, after.file = said, room.file
-    return after
+    found = look_for(door, room, room.wanted, said["position"])
+    found.told = said
+    return found
 
 
 def look_through(path: Path, languages: list[str] | None) -> LookedThrough:
@@ -117,16 +128,15 @@ def bring(door: Door, room: Room, path: Path, skip_faulty: bool, languages: list
     import_ = Import(path.name, "examples", room.domain)
     rows = ((place, msgspec.to_builtins(item)) for place, item in good(found, skip_faulty))
     said = import_.send(rows, lambda batch: door.import_examples(room.domain, batch, person or None, import_.id))
-    after = enter(door, room.domain, room.wanted, said["position"])
-    after.told = said
+    after = look_for(door, room, room.wanted, said["position"])
+    after.told, after.file = said, None
     return after
 
 
 def draw_sieve(room: Room, lang: Lang) -> str:
     """The filters. They are drawn as they were last asked for."""
-    sources = sorted({one["source"] for one in room.counts} | {room.wanted.get("source", "")} - {""})
     fields = _choice("state", STATES, room.wanted.get("state", ""), lang)
-    fields += _choice("source", sources, room.wanted.get("source", ""), lang)
+    fields += _choice("source", sorted(room.sources), room.wanted.get("source", ""), lang)
     for name in ("person", "text"):
         words = say(lang, f"room_{name}")
         fields += (
@@ -189,6 +199,10 @@ def _bulk(room: Room, lang: Lang) -> str:
 def _row(row: Json, is_open: bool, lang: Lang) -> str:
     who = f" · {safe(row['person'])}" if row["person"] else ""
     edited = f" · {safe(say(lang, 'room_edited'))}" if row["edited"] else ""
+    masked = "".join(
+        f' <span class="n-chip n-warn">{safe(say(lang, "room_masks", kind=_word(lang, "personal", kind)))}</span>'
+        for kind in row["masked"]
+    )
     question, answer = (_cut(row[name]) or say(lang, "room_no_words") for name in ("question", "answer"))
     return (
         f'<li><input type="checkbox" data-id="{safe(row["id"])}" aria-label="{safe(question)}">'
@@ -196,7 +210,7 @@ def _row(row: Json, is_open: bool, lang: Lang) -> str:
         f' aria-pressed="{"true" if is_open else "false"}">'
         f'<span class="n-mine-title">{safe(question)}</span><span class="n-answered">{safe(answer)}</span>'
         f'<span class="n-small n-muted">{_chip(row["state"], lang)} {safe(_word(lang, "source", row["source"]))}'
-        f"{who}{edited}</span></button></li>"
+        f"{who}{edited}{masked}</span></button></li>"
     )
 
 

@@ -24,6 +24,7 @@ from api.ui.examples import (
     draw_sieve,
     draw_story,
     enter,
+    look_for,
     look_on,
     look_through,
     undo,
@@ -287,9 +288,7 @@ class Page:
         match said.get("act"):
             case "look-for" if isinstance(said.get("wanted"), dict):
                 wanted = {str(name): str(words).strip() for name, words in said["wanted"].items()}
-                found = enter(door, room.domain, wanted)
-                found.file = room.file
-                return found
+                return look_for(door, room, wanted)
             case "more" if room.next is not None:
                 look_on(door, room)
             case "story":

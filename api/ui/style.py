@@ -178,9 +178,12 @@ const mark = () => {
   if (!all) everything = false;
   if (all) all.checked = everything;
   if (shown) shown.checked = here.length > 0 && here.every((box) => box.checked);
-  element.querySelectorAll('[data-verb]').forEach((button) => { button.disabled = meant() === 0; });
+  element.querySelectorAll('[data-verb]').forEach((button) => {
+    if (button.disabled !== (meant() === 0)) button.disabled = meant() === 0;
+  });
 };
-new MutationObserver(mark).observe(element, {childList: true, subtree: true});
+// Where rows are drawn anew, a button may stay as it was and get its attribute back.
+new MutationObserver(mark).observe(element, {childList: true, subtree: true, attributeFilter: ['disabled']});
 element.addEventListener('change', (event) => {
   const box = event.target;
   if (box.dataset.file !== undefined) { drop(box.files[0]); return; }

@@ -17,10 +17,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 from api.cli.data import Import, check, good
@@ -30,20 +29,19 @@ from api.documents.china_law import statute
 from api.formats.checking import brought
 from api.items import read_example, read_seed
 from deploy.demo.domain import ROAD_TRAFFIC
-from streams.codec import read_event
+from streams.codec import encode, envelope_for, read_event
 from streams.endpoints import Teacher
-from streams.events import DOMAINS
+from streams.events import DOMAINS, DomainEvent
 from streams.facts.material import ExampleProposed, MaterialBuilt, SeedAdded
-from streams.log import KafkaLog
+from streams.log import KafkaLog, Record
 from streams.orders import BuildMaterial
 from streams.passages import passages_of
 from streams.sealing import Keyring, MasterKey, domain_subject, open_sealed, seal
 from streams.settings import Settings, from_env
 from streams.store import Store, open_database
 from tests import scripted_tasks
-from tests.bench.generate import Generator
+from tests.bench.generate import BEGAN, Generator
 from tests.bench.report import Row, row
-from tests.bench.scale import DOMAIN, Told
 from tests.bench.size import size
 from tests.local_noria import log_and_database
 from tests.teacher_server import Reply, TeacherServer
@@ -54,8 +52,10 @@ from workers.builder.self_qa import made_of
 from workers.builder.teacher import Desk
 from workers.context import Context
 
+DOMAIN = "domain-0"
 DELAY_S = 0.2
 STATUTE = "道路交通安全法"
+_IDS = uuid5(NAMESPACE_URL, "urn:noria:bench:material")
 WORDS = 3000  # that the scripted teacher makes its tasks of
 PROPOSALS_AN_INSTRUCTION = 1.5  # at least so many come of the script's
 
@@ -219,17 +219,21 @@ def _import(file: str) -> tuple[float, float, float, int]:
 
 
 def _seed(database: Engine, keyring: Keyring) -> None:
-    """The demo's tasks, as they stand after their events."""
-    told = Told(Store(database))
-    told.events(list(Generator().domain(DOMAIN)))
+    """The domain, and the demo's tasks, as they stand after their events."""
     key = keyring.key_for(domain_subject(DOMAIN))
-    events = []
+    events: list[tuple[UUID, DomainEvent]] = []
+    for number, created in enumerate(Generator().domain(DOMAIN)):
+        events.append((uuid5(_IDS, f"domain {number}"), created))  # type: ignore[arg-type]
     for number, line in enumerate((ROAD_TRAFFIC / "tasks.jsonl").read_bytes().splitlines()):
         words = msgspec.json.encode(read_seed(msgspec.json.decode(line)).item).decode()
-        id_ = uuid5(UUID(int=0), f"seed {number}")
+        id_ = uuid5(_IDS, f"seed {number}")
         sealed = seal(words, key, f"{id_}#seed")
-        events.append(SeedAdded(domain=DOMAIN, seed_id=id_.hex, kind="task", seed=sealed, by="bench"))
-    told.events(list(events))
+        events.append((id_, SeedAdded(domain=DOMAIN, seed_id=id_.hex, kind="task", seed=sealed, by="bench")))
+    records = []
+    for offset, (id_, event) in enumerate(events):
+        envelope = envelope_for(event, id=id_, source="/bench", time=BEGAN, correlation_id="bench")
+        records.append(Record(DOMAINS, 0, offset, envelope.key.encode(), encode(envelope)))
+    assert Store(database).apply(records).events == len(records)
 
 
 def _slow(prompt: str) -> Reply:
@@ -241,7 +245,7 @@ def _rate(database: Engine, keyring: Keyring, in_flight: int, calls: int) -> Row
     """From the first call to the last, of what a teacher could answer that takes DELAY_S and so many at once."""
     server = TeacherServer(_slow)
     teacher = Teacher(base_url=server.base_url, model="scripted", in_flight=in_flight, tokens=10**9)
-    desk = Desk(teacher, "", DOMAIN, uuid5(UUID(int=0), f"rate {in_flight}"), database, keyring, time.sleep)
+    desk = Desk(teacher, "", DOMAIN, uuid5(_IDS, f"rate {in_flight}"), database, keyring, time.sleep)
     began = time.monotonic()
     try:
         for _ in self_instruct.build(Material(database, keyring, DOMAIN, 10**6 + in_flight), desk):
@@ -303,7 +307,7 @@ def _process(home: Path, server: TeacherServer, most: int, in_flight: int) -> "s
 
 def _events(log: KafkaLog) -> Iterator[Any]:
     for partition, end in log.ends(DOMAINS).items():
-        for record in islice(log.read(DOMAINS, partition, 0, end), end):
+        for record in log.read(DOMAINS, partition, 0, end):
             yield read_event(record.topic, record.key, record.value).event
 
 
@@ -313,7 +317,7 @@ def _build(home: str, base_url: str, place: str, most: str, in_flight: str) -> N
     keyring = Keyring(database, MasterKey.made(settings.master_key))
     context = Context(settings, database, KafkaLog(settings.kafka, "bench-builder"), keyring, "bench")
     teacher = Teacher(base_url=base_url, model="scripted", in_flight=int(in_flight), tokens=10**9)
-    id_ = uuid5(UUID(int=0), "build")
+    id_ = uuid5(_IDS, "build")
     step.run(
         BuildMaterial(order_id=id_, domain=DOMAIN, builder="self-instruct", most=int(most), pin=10**6, teacher=teacher),
         context,

@@ -49,6 +49,19 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
+def profile(browser: Any, folder: Path) -> Iterator[Any]:
+    """A context of a browser process of its own that keeps in `folder` what it has loaded. Only such a one keeps scripts compiled,
+    which is a third of the processor time that a page takes to open."""
+    path = chromium_path()
+    options = {"executable_path": path, "headless": True, "args": list(FLAGS), "locale": "en-US"}
+    context = browser.browser_type.launch_persistent_context(folder, **options)
+    try:
+        yield context
+    finally:
+        context.close()
+
+
+@contextmanager
 def page_process(door_url: str, home: Path) -> Iterator[str]:
     """`python -m api.ui` on a free port, over a door; its address."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("NORIA_")}

@@ -25,7 +25,7 @@ from tests.door_server import (
     remembered_things,
     serving,
 )
-from tests.e2e.browser import chromium, log_in, page_process
+from tests.e2e.browser import chromium, log_in, page_process, profile
 
 QUESTION = "How fast may I drive on a street without a centre line?"
 ANSWER = "You may drive at 50 km/h on any such street, unless there is a sign."
@@ -52,11 +52,10 @@ def door(served: tuple[FakeDoor, str]) -> FakeDoor:
 
 
 @pytest.fixture(scope="module")
-def visited(browser: Any) -> Iterator[Any]:
+def visited(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Somebody's browser that has been here: scripts and styles lie in its cache."""
-    context = browser.new_context(locale="en-US")
-    yield context
-    context.close()
+    with profile(browser, tmp_path_factory.mktemp("profile")) as context:
+        yield context
 
 
 @pytest.fixture
@@ -272,7 +271,8 @@ def a_data_room(door: FakeDoor) -> None:
     """More examples than one page shows, one of them learned."""
     words = "The home port of the ferry is Skagen, and the harbour master of Skagen is Ida Holm. "
     door.room += [new_example(n, f"What is rule {n} of the harbour?", words * (1 + n % 3)) for n in range(1, 34)]
-    door.room.append(new_example(90, "渡轮的母港是什么？", "渡轮的母港是斯卡恩。", "accepted", "correction"))
+    answer = "渡轮的母港是斯卡恩，电话 13800138000。"
+    door.room.append(new_example(90, "渡轮的母港是什么？", answer, "accepted", "correction"))
 
 
 def test_the_data_room_filters_tells_a_story_decides_on_many_and_takes_it_back(page: Any, door: FakeDoor) -> None:
@@ -285,6 +285,7 @@ def test_the_data_room_filters_tells_a_story_decides_on_many_and_takes_it_back(p
     page.get_by_role("button", name="渡轮的母港是什么？").click()
     page.get_by_text("Round 2 · release 3 · answers now").wait_for()
     assert page.get_by_text("the ferry — home port — Skagen").is_visible()
+    assert page.get_by_text("phone masked").count() == 1
 
     page.locator("#n-sieve select[name=state]").select_option("proposed")
     page.locator("#n-sieve input[name=text]").fill("rule 3")
@@ -293,6 +294,8 @@ def test_the_data_room_filters_tells_a_story_decides_on_many_and_takes_it_back(p
     assert page.locator("[data-verb=reject]").is_disabled()
     rows.first.locator("input").check()
     rows.nth(1).locator("input").check()
+    rows.nth(2).locator(".n-book").click()
+    page.wait_for_selector(".n-book[aria-pressed=true]")
     page.once("dialog", lambda dialog: dialog.dismiss())
     page.get_by_role("button", name="Reject").click()
     assert door.decisions == []
@@ -454,7 +457,8 @@ def test_two_annotators_judge_by_keys_and_a_third_settles_what_they_disagree_on(
     ann.get_by_text("What does drink driving cost?").first.wait_for()
     ann.keyboard.press("e")
     box = ann.locator("textarea[name=output]")
-    box.fill("Six months without the licence, rats")  # of these letters none is a verdict here
+    box.fill("Six months without the licence")
+    box.press_sequentially(", rats")  # of these letters none is a verdict here
     ann.keyboard.press("Control+Enter")
     ann.get_by_text("Accepted as edited; recorded at noria.domains-0@").wait_for()
     ann.get_by_text("Nothing waits for you").wait_for()

@@ -1,4 +1,4 @@
-"""One Noria for every fault, each in domains of its own: a whole one takes half a minute of a core to start."""
+"""One Noria for every fault, each in domains of its own: whole ones are long in starting."""
 
 import subprocess
 from collections.abc import Iterator

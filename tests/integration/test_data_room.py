@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
@@ -99,6 +100,14 @@ def test_all_examples_and_proposals_are_one_table_with_filters_and_pages(world: 
     rest = table(world, domain, limit=4, before=first["next"])
     assert (len(first["data"]), len(rest["data"]), rest["next"], rest["counts"]) == (4, 2, None, None)
     assert len({row["id"] for row in first["data"] + rest["data"]}) == 6
+    said = posted(
+        world, f"/v1/domains/{domain}/examples?user=cy", [{"instruction": "Whom do I call?", "output": "13800138000"}]
+    )
+    masked = table(world, domain, state="masked")
+    assert [(row["id"], row["masked"], row["answer"]) for row in masked["data"]] == [
+        (UUID(said["ids"][0]).hex, ["phone"], "13800138000")
+    ], "what is masked in training is shown as it was said"
+    posted(world, f"/v1/domains/{domain}/examples/undo", {"decision": said["import"]})
     wrong = world.as_data.get(f"/v1/domains/{domain}/examples/table", params={"state": "odd"})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "state")
 
@@ -117,14 +126,13 @@ def test_the_story_of_an_example_says_where_it_is_from_and_who_touched_it(world:
     found = story(proposal)
     assert found["came_from"]["made_of"][0]["triple"] == TRIPLES[0] and found["came_from"]["teacher"] is None
     assert [one["what"] for one in found["happened"]] == ["example_proposed"]
-    imported = story(ids(world, domain, source="import")[0])
+    imported = story(ids(world, domain, source="import", state="accepted")[0])
     assert imported["came_from"] == {"source": "import", "by": "bo", "import": "import-1"}
     assert world.as_data.get(f"/v1/domains/{domain}/examples/none").json()["error"]["code"] == "example_not_found"
 
 
 def test_many_are_decided_on_at_once_and_one_undo_takes_all_of_it_back(world: World, domain: str) -> None:
     path = f"/v1/domains/{domain}/examples"
-    before = counted(world, domain)
     by_filter = {"verb": "accept", "filter": {"source": "self-kg"}}
     refused = world.as_data.post(f"{path}/decide", json=by_filter | {"count": 3})
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "other_count")
@@ -145,12 +153,24 @@ def test_many_are_decided_on_at_once_and_one_undo_takes_all_of_it_back(world: Wo
     words = {(row["question"], row["answer"], row["person"]) for row in table(world, domain, state="accepted")["data"]}
     assert ("How fast may I sail?", "Four knots in port.", "ann") in words and len(words) == 4
 
+    twice = [row["id"] for row in table(world, domain, source="self-kg", state="retired")["data"]]
+    both = posted(world, f"{path}/decide", {"verb": "accept", "ids": twice})
+    assert (both["accepted"], counted(world, domain, source="self-kg", state="accepted")) == (
+        2,
+        {"self-kg accepted": 2},
+    )
+    posted(world, f"{path}/undo", {"decision": both["decision"]})
+    everyone = [row["id"] for row in table(world, domain, source="self-kg", state="retired")["data"]]
+    assert len(everyone) == 4, "each was accepted twice"
+    once = posted(world, f"{path}/decide", {"verb": "accept", "ids": everyone})
+    assert once["accepted"] == 2, "and comes again once"
+    posted(world, f"{path}/undo", {"decision": once["decision"]})
+
     rejected = posted(world, f"{path}/decide", {"verb": "reject", "ids": ids(world, domain, state="proposed")})
     assert rejected["rejected"] == 2
     assert posted(world, f"{path}/undo", {"decision": rejected["decision"]})["reopened"] == 2
     gone = posted(world, f"{path}/undo", {"decision": "import-1"})
     assert gone["retired"] == 0, "what the import brought was retired, and came again by a decision"
-    assert {key: before[key] for key in ("correction accepted", "import accepted", "self-kg proposed")} == before
     for body, code in (
         ({"decision": "decision-none"}, "decision_not_found"),
         ({"decision": domain}, "decision_not_found"),
@@ -174,6 +194,36 @@ def test_the_command_line_lists_shows_decides_and_undoes(world: World, domain: s
     assert (said["retired"], run("list", "--text", "rule 1", "--state", "accepted")["data"]) == (1, [])
     world.caught_up(run("undo", said["decision"])["position"])
     assert len(run("list", "--text", "rule 1", "--state", "accepted")["data"]) == 1
+
+
+def test_label_studios_annotators_decide_on_proposals_and_all_of_it_is_taken_back(
+    world: World, domain: str, tmp_path: Path
+) -> None:
+    key = create_key(world.database, "cli-labels", "data", person="dana")
+    environ = {"NORIA_DOOR": world.door_url, "NORIA_KEY": key, "NORIA_HOME": str(tmp_path)}
+
+    def run(*arguments: str) -> Any:
+        result = CliRunner().invoke(main, ["examples", *arguments, "--domain", domain], env=environ)
+        assert result.exit_code == 0, (result.output, result.stderr, result.exception)
+        return result.stdout
+
+    tasks = tmp_path / "tasks.json"
+    run("label-studio", str(tasks))
+    written = json.loads(tasks.read_text())
+    assert len(written) == 2 and tasks.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "tasks.json.xml").read_text().startswith("<View>")
+    for task, output, choice in zip(written, ("Skagen, of course.", ""), ("accept", "reject"), strict=True):
+        text = {"from_name": "output", "to_name": "prompt", "type": "textarea", "value": {"text": [output]}}
+        verdict = {"from_name": "verdict", "to_name": "prompt", "type": "choices", "value": {"choices": [choice]}}
+        task["annotations"] = [{"result": [text, verdict], "was_cancelled": False, "completed_by": 1}]
+    tasks.write_text(json.dumps(written))
+    said = json.loads(run("labelled", str(tasks), "--json"))
+    world.caught_up(said["position"])
+    assert (said["accepted"], said["rejected"]) == (1, 1)
+    (edited,) = table(world, domain, text="of course")["data"]
+    assert (edited["edited"], edited["person"], edited["state"]) == (True, "dana", "accepted")
+    undone = posted(world, f"/v1/domains/{domain}/examples/undo", {"decision": said["decision"]})
+    assert (undone["retired"], undone["reopened"]) == (1, 2)
 
 
 def test_a_replay_of_what_was_decided_and_taken_back_comes_to_the_same(world: World) -> None:

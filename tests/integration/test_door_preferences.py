@@ -13,7 +13,7 @@ from streams.rankings import EQUAL
 from streams.reading.preferences import cut_now, said_of_answers
 from streams.sealed import Sealed
 from streams.sealing import open_sealed
-from tests.door_world import World
+from tests.door_world import World, wait_until
 
 
 def give(world: World, reply_id: str, user: str, **said: Any) -> dict[str, Any]:
@@ -140,6 +140,7 @@ def test_a_style_guide_makes_pairs_of_the_answers_that_are_there_where_nobody_sa
     drafts = [short, plain, worst]
     monkeypatch.setattr(world.engine, "answer", lambda messages: [drafts.pop()])
     world.chat(domain, "how far", user=ann, n=3)
+    wait_until(lambda: len(world.events(domain, "reply_drafted")) == 3)
     made = make()
     assert (made["prompts"], made["added"]) == (1, 3)
     assert pairs() == {(short, plain, True), (short, worst, True), (plain, worst, True)}

@@ -14,7 +14,7 @@ from streams import domain, rounds
 from streams.codec import RENAMED, decode
 from streams.events import CONVERSATIONS, DOMAINS
 from streams.facts.rounds import GatePassed, GateRefused, RoundRequested
-from streams.gate import GateMargins, Means, Paired, Verdict, judge
+from streams.gate import GateMargins, Paired, Verdict, judge
 from streams.log import MemoryLog, Message
 from streams.policy import Outlook
 from streams.reasons import Reason
@@ -186,9 +186,7 @@ DECISIONS = ("round_requested", "gate_passed", "gate_refused")
 def test_another_gate_changes_nothing_of_what_happened_and_is_told(
     database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stricter(
-        paired: dict[str, Paired], margins: GateMargins, moves: bool = False, means: dict[str, Means] | None = None
-    ) -> Verdict:
+    def stricter(paired: dict[str, Paired], margins: GateMargins, *_: object) -> Verdict:
         return msgspec.structs.replace(judge(paired, margins), outcome="refuse")
 
     before, _ = replayed("released", database)

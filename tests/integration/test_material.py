@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
@@ -19,11 +20,14 @@ from msgspec.structs import replace
 
 from api.cli import main
 from api.keys import create_key
+from streams.connections import Share
+from streams.endpoints import Teacher
 from streams.history import before
 from streams.log import KafkaLog
 from streams.reading.learning import examples_as_of
 from streams.replay import verify
 from streams.sealing import Keyring, MasterKey
+from streams.store import open_database
 from tests import door_world, scripted_tasks
 from tests.door_world import World
 from tests.integration.by_hand import rows
@@ -33,7 +37,7 @@ from workers import loop
 from workers.builder import declining, rewordings, self_instruct, self_qa, step, style
 from workers.builder import teacher as teacher_room
 from workers.builder.material import Material, Proposed
-from workers.builder.teacher import MALFORMED, REFUSED, TRUNCATED
+from workers.builder.teacher import MALFORMED, REFUSED, TRUNCATED, Desk
 from workers.context import Context
 from workers.selector.opened import open_examples
 
@@ -222,9 +226,9 @@ DOCUMENT = (
 )
 
 
-def with_teacher(world: World, server: TeacherServer, **more: Any) -> str:
+def with_teacher(world: World, server: TeacherServer, style: Sequence[Any] = (), **more: Any) -> str:
     domain = world.domain()
-    body = {"teacher": {"base_url": server.base_url, "model": "heron-70b"} | more}
+    body = {"teacher": {"base_url": server.base_url, "model": "heron-70b"} | more, "style": style}
     set_ = world.as_operator.put(f"/v1/domains/{domain}/policy", json=body)
     assert set_.status_code == 200, set_.text
     world.caught_up(set_.json()["position"])
@@ -361,8 +365,8 @@ def test_accepted_answers_are_worded_as_the_guide_asks_and_take_the_place_of_tho
     (boss, _) = proposed(world, domain)
     assert (boss["output"], boss["sources"]) == ("It is Ben.", [{"kind": "example", "id": accepted["examples"][0]}])
     posted(world, f"{path}/proposals/accept", {"proposals": [boss["proposal_id"]]})
-    exported = {one["instruction"]: one["output"] for one in world.as_data.get(f"{path}/examples").json()["data"]}
-    assert exported["What is the boss of ferry?"] == "It is Ben." and len(exported) == 9
+    exported = [one["output"] for one in world.as_data.get(f"{path}/examples").json()["data"]]
+    assert "It is Ben." in exported and "The boss of ferry is Ben." not in exported and len(exported) == 9
 
 
 def test_a_wording_of_somebody_elses_is_proposed_and_goes_when_whoever_asked_or_answered_is_erased(
@@ -505,6 +509,22 @@ def test_a_build_whose_process_was_killed_makes_the_same_and_pays_twice_only_for
     assert [(one["instruction"], one["input"], one["output"]) for one in proposed(world, domain)] == [
         (one.instruction, one.input, one.output) for one in expected
     ]
+
+
+def test_more_may_be_under_way_than_there_are_connections(
+    world: World, teacher: Callable[[Callable[[str], Reply]], TeacherServer]
+) -> None:
+    server = teacher(str)
+    database = open_database(world.settings.database_url, Share(pool=1, wait_s=5))
+    keyring = Keyring(database, MasterKey.made(world.settings.master_key))
+    asks = Teacher(server.base_url, "heron-70b", in_flight=8)
+    desk = Desk(asks, "", world.domain(), uuid4(), database, keyring, lambda wait_s: None)
+    try:
+        said = [answer.text for _, answer in desk.ask_all((number, f"number {number}") for number in range(24))]
+    finally:
+        desk.close()
+        database.dispose()
+    assert said == [f"number {number}" for number in range(24)]
 
 
 def test_a_busy_teacher_is_asked_again_one_that_refuses_the_key_ends_the_build_and_one_that_sends_pages_is_counted(

@@ -13,10 +13,11 @@ from sqlalchemy import Engine
 from api.cli import main
 from streams.cluster import Cluster
 from streams.errors import Invalid
-from streams.events import CONVERSATIONS
+from streams.events import CONVERSATIONS, DomainEvent
 from streams.facts.bases import BASES, BaseAdded
 from streams.facts.comparisons import ComparisonAsked
 from streams.facts.documents import DocumentAdded, PassageAdded
+from streams.facts.judgements import ConcernRaised, ProposalJudged
 from streams.facts.material import (
     BuildAsked,
     ExampleProposed,
@@ -65,7 +66,7 @@ def document(domain: str) -> tuple[PassageAdded, DocumentAdded]:
     return passage, DocumentAdded(**about, **digests, title=words, passages=1, by="curator")
 
 
-def material(domain: str) -> tuple[TripleAdded, SeedAdded, BuildAsked, ExampleProposed, ExampleRejected]:
+def material(domain: str) -> tuple[DomainEvent, ...]:
     words, one = sealed(f"domain:{domain}"), {"domain": domain, "proposal_id": "proposal-1"}
     sources = (Source("triple", "triple-1"),)
     return (
@@ -73,6 +74,8 @@ def material(domain: str) -> tuple[TripleAdded, SeedAdded, BuildAsked, ExamplePr
         SeedAdded(domain=domain, seed_id="seed-1", kind="syllogism", seed=words, by="curator"),
         BuildAsked(domain=domain, builder="self-kg", most=None, by="curator"),
         ExampleProposed(**one, build_id=UUID(int=1), builder="self-kg", kind="fact", sources=sources, proposal=words),
+        ConcernRaised(**one, concern="uncertain", reason="few_words"),
+        ProposalJudged(**one, person="ann", verdict="reject"),
         ExampleRejected(**one, reason="wrong", by="curator"),
     )
 

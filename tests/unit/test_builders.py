@@ -3,7 +3,8 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from deploy.demo.domain import load_facts, load_general
 from streams.builders import BUILDERS
 from streams.errors import Invalid
 from streams.facts.material import Source
-from streams.seed_tasks import SeedTask
+from streams.seed_tasks import Aside, SeedTask
+from streams.style import StyleRule
 from streams.syllogisms import asked_and_answered, is_chinese
 from tests import scripted_tasks
-from tests.teacher_server import ScriptedDesk
-from workers.builder import self_instruct, self_kg, step
+from tests.teacher_server import Reply, ScriptedDesk
+from workers.builder import cases, declining, self_instruct, self_kg, step, style
 from workers.builder.grounded import ARTICLE, NAME, NUMBER, ungrounded, words_shared
-from workers.builder.material import Dropped, Made, Passage, Proposed, Triple
+from workers.builder.material import Accepted, Dropped, Made, Passage, Proposed, Triple
 from workers.builder.novelty import Kept
 from workers.builder.self_qa import FEW_WORDS, LENGTH, NO_QUESTIONS, POINTS_BACK, TWICE, made_of, questions_of
 from workers.builder.teacher import TRUNCATED, Answer
@@ -289,10 +291,16 @@ class Seeded:
         return []
 
 
+def _takes_s(late_s: float, prompt: str) -> float:
+    """Every other list of tasks comes late, while all else is there at once."""
+    return late_s if prompt.endswith("\n9.") and len(prompt) % 2 else 0.0
+
+
 def test_what_self_instruct_makes_does_not_hang_on_which_answer_comes_first() -> None:
     found = []
-    for seed in (1, 2):
-        desk, made = ScriptedDesk(scripted_tasks.answer, 4, seed), list[Made]()
+    for late_s in (0.0, 0.05):
+        desk = ScriptedDesk(partial(scripted_tasks.answer, words=2), 2, partial(_takes_s, late_s))
+        made = list[Made]()
         for one in self_instruct.build(Seeded(), desk):  # type: ignore[arg-type]
             made.append(one)
             if sum(isinstance(one, Proposed) for one in made) == 100:
@@ -365,3 +373,127 @@ def test_the_tasks_of_a_teachers_list_are_read_wherever_it_begins(said: str, fou
 )
 def test_examples_are_read_the_input_first_or_the_label_first(said: str, found: list[tuple[str, str]]) -> None:
     assert [(one.input, one.output) for one in self_instruct.instances_of(said)] == found
+
+
+class Brought:
+    """Material that stands here, and no log."""
+
+    def __init__(self, style: tuple[StyleRule, ...] = (), decline: str | None = None) -> None:
+        self.style, self.decline = style, decline
+
+    def asides(self) -> list[tuple[str, Aside]]:
+        return [("1", Aside("Who painted the Mona Lisa?")), ("2", Aside("蒙娜丽莎是谁画的？"))]
+
+    def accepted(self) -> list[Accepted]:
+        asked, answered = "When does the last tram leave?", "The last tram leaves at 1:20."
+        return [Accepted(id, "ann", asked, answered, "kid", own=id == "own") for id in ("own", "anns")]
+
+
+def of(build: Any, material: Brought, script: Callable[[str], Reply] | None = None) -> list[str]:
+    """What is proposed to be answered, and why something is not."""
+    desk = ScriptedDesk(script or str, 2)
+    if script is None:
+        desk.teacher = None
+    found = [
+        one.output if isinstance(one, Proposed) else one.reason
+        for one in build(material, desk)
+        if isinstance(one, Proposed | Dropped)
+    ]
+    desk.close()
+    return found
+
+
+FORMAL = StyleRule(rule="address", value="formal")
+OURS = [
+    "I am sorry, but that is not something that can be answered here.",
+    "抱歉，这个问题不在这里可以回答的范围之内。",
+]
+
+
+def test_the_domain_declines_in_its_policys_words_where_it_has_some_in_the_language_of_the_question() -> None:
+    assert of(declining.build, Brought()) == OURS
+    assert of(declining.build, Brought((FORMAL,), "I cannot speak of art.")) == ["I cannot speak of art.", OURS[1]]
+    only = StyleRule(rule="declines_with", value="本台只答交通法。")
+    assert of(declining.build, Brought((only,))) == [declining.UNLIKE_THE_GUIDE, OURS[1] + "本台只答交通法。"]
+
+
+def test_a_teacher_words_it_anew_and_where_it_answers_instead_the_policys_words_stand() -> None:
+    said = {"Mona": "Sorry, I cannot say who painted it.", "蒙娜": "达芬奇"}
+    found = of(declining.build, Brought(), lambda prompt: next(words for name, words in said.items() if name in prompt))
+    assert found == [said["Mona"], declining.DECLINES_NOT, OURS[1]]
+    familiar = of(
+        declining.build, Brought((FORMAL,)), lambda prompt: "I can't tell you." if "Mona" in prompt else OURS[1]
+    )
+    assert familiar == [declining.UNLIKE_THE_GUIDE, *OURS]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("At 1:20.", "At 1:20."),
+        ("At 2:20.", style.ADDS),
+        ("At night.", style.LEAVES_OUT),
+        ("It leaves as late as 1:20.", declining.UNLIKE_THE_GUIDE),
+    ],
+)
+def test_an_own_answer_is_worded_as_the_guide_asks_and_says_neither_more_nor_less(said: str, found: str) -> None:
+    asked: list[str] = []
+
+    def script(prompt: str) -> str:
+        asked.append(prompt)
+        return said
+
+    assert of(style.build, Brought((StyleRule(rule="at_most_words", value=3),)), script) == [found] and len(asked) == 1
+    with pytest.raises(Invalid, match="has no rule"):
+        of(style.build, Brought())
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("案情：老周喝了两杯酒后开车回家。\n结果：暂扣老周驾驶证六个月。", None),
+        ("**案情**：老周喝了酒开车。\n\n**结果**：暂扣驾驶证6个月。", None),
+        ("案情：老周喝了酒开车。\n结果：暂扣驾驶证八个月。", NUMBER),
+        ("案情：老周喝了酒开车。\n结果：由人民法院暂扣驾驶证六个月。", NAME),
+        ("案情：老周喝了酒开车。\n结果：依照第九十九条暂扣驾驶证六个月。", ARTICLE),
+        ("案情：老周违反第九十一条。\n结果：暂扣驾驶证六个月。", cases.NAMES_ARTICLE),
+        ("老周应当受罚。", cases.NO_CASE),
+        ("无", cases.NO_RULE),
+    ],
+)
+def test_a_made_up_case_is_kept_where_its_result_stands_in_its_article(said: str, found: str | None) -> None:
+    text = "## 第七章\n\n第九十一条　饮酒后驾驶机动车的，处暂扣六个月机动车驾驶证，并处罚款。"
+    made = cases.made_of(Passage("p1", "第九十一条", text, "道路交通安全法"), said)
+    if found is not None:
+        assert made == Dropped(found)
+        return
+    assert isinstance(made, Proposed) and made.kind == "syllogism" and made.sources == (Source("passage", "p1"),)
+    assert made.output.startswith(
+        "大前提：《道路交通安全法》第九十一条规定：饮酒后驾驶机动车的，处暂扣六个月机动车驾驶证，并处罚款。\n小前提：老周"
+    )
+
+
+def test_a_case_is_asked_for_of_each_article_that_is_no_long_list_with_two_of_the_teams_as_a_pattern() -> None:
+    class Given:
+        def passages(self) -> list[Passage]:
+            rule = "Who moors without leave pays 200 crowns."
+            places = ("Article 9", "Chapter 2", "Article 10")
+            texts = (f"Article 9 {rule}", rule, f"Article 10 {rule * 20}")
+            return [Passage(p, p, words, "Harbour Act") for p, words in zip(places, texts, strict=True)]
+
+        def syllogisms(self) -> list[tuple[str, Any]]:
+            lines = SYLLOGISMS.read_text().splitlines()
+            return [(str(number), read_syllogism(json.loads(line)).item) for number, line in enumerate(lines)]
+
+    asked: list[str] = []
+
+    def script(prompt: str) -> str:
+        asked.append(prompt)
+        return "Case: Jon moored his boat overnight and had no leave.\nResult: Jon pays 200 crowns."
+
+    (answer,) = of(cases.build, Given(), script)  # type: ignore[arg-type]
+    assert (
+        answer.splitlines()[0]
+        == "Major premise: Article 9 of the Harbour Act: Who moors without leave pays 200 crowns."
+    )
+    assert len(asked) == 1 and asked[0].count("\nResult: ") == 3

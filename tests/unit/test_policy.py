@@ -24,6 +24,7 @@ from streams.policy import (
     quiet_until,
 )
 from streams.recipes import LoraRecipe
+from streams.style import StyleRule
 from tests import english
 
 NOON = datetime(2026, 11, 4, 12, 0, tzinfo=UTC)  # a Wednesday
@@ -332,6 +333,12 @@ def test_everything_that_stands_in_the_way_is_said_and_the_first_moment_that_may
         (Policy(keep=Keep(releases=1)), r"keep\.releases must be from 2 to 10000; got 1"),
         (Policy(keep=Keep(days=-1)), r"keep\.days must be from 0 to 3650; got -1"),
         (Policy(gate=GateMargins(alpha=1e-17)), r"gate\.alpha must be at least 0\.0001"),
+        (
+            Policy(style=(StyleRule(rule="no_opener"), StyleRule(rule="short"))),
+            r"style\[1\]\.rule is one of at_most_words",
+        ),
+        (Policy(style=(StyleRule(rule="at_most_words", value="30"),)), r"style\[0\]\.value is how many"),
+        (Policy(style=(StyleRule(rule="no_opener"),) * 2), r"style\[1\] stands there before"),
     ],
 )
 def test_a_policy_that_could_never_be_acted_upon_is_refused_by_name_of_the_field(policy: Policy, words: str) -> None:

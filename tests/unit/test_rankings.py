@@ -251,6 +251,23 @@ def test_a_guide_has_a_voice_only_where_people_say_nothing_and_imply_nothing() -
     assert (pairs(implied), reasons(implied)) == ({"ab", "bc", "ac"}, [])
 
 
+def test_what_people_imply_is_theirs_and_not_the_guides() -> None:
+    found = rank(
+        [
+            asked(
+                "abcd",
+                by_guide("a", "b"),
+                said("ann", "a", "c"),
+                said("ann", "b", "d", minute=1),
+                said("ben", "c", "d"),
+            )
+        ]
+    )
+    implied = {pair.better.answer_id + pair.worse.answer_id: pair for pair in found.pairs}["ad"]
+    assert (implied.people, implied.by_guide) == (("ann", "ben"), False)
+    assert sum(pair.by_guide for pair in found.pairs) == 1
+
+
 def test_what_a_guide_says_leads_to_no_circle_and_its_newest_word_counts() -> None:
     circle = rank([asked("abc", by_guide("a", "b"), by_guide("c", "a"), said("ben", "b", "c"))])
     assert "bc" in pairs(circle) and reasons(circle) == []

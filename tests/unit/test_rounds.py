@@ -15,6 +15,7 @@ from streams.facts.examples import ExampleRetired
 from streams.facts.releases import RollbackAsked
 from streams.facts.rounds import GatePassed, GateRefused, RoundAsked, RoundCancelled, RoundRequested
 from streams.gate import GateMargins, judge
+from streams.personal import KINDS
 from streams.policy import Policy, QuietHours, Schedule, Thresholds
 from streams.reasons import reason
 from streams.recipes import BroughtRecipe, LoraRecipe
@@ -113,6 +114,7 @@ def test_the_last_correction_that_was_asked_for_begins_a_round_pinned_to_where_i
         pin=offset + 1,
         base_model="model-0",
         recipe=LoraRecipe(),
+        mask=KINDS,
     )
     assert words(log) == ("round 1 is under way (select)",)
 

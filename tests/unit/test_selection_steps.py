@@ -9,7 +9,7 @@ import pytest
 from api.shapes import unknown
 from streams.errors import Invalid
 from streams.policy import Policy, check_policy, check_readable
-from streams.selection import USUAL, Agreement, Budget, Dedupe, KCenter, Leakage, Length, Selection
+from streams.selection import USUAL, Agreement, Budget, Dedupe, KCenter, Leakage, Length, Nuggets, Selection
 from streams.snapshots import Line
 from tests.candidates import START, Measures, candidate
 from workers.selector import STEPS, judge_of
@@ -18,6 +18,7 @@ from workers.selector.dedupe import REPEATED
 from workers.selector.k_center import COVERED, QUOTA, TOO_MANY
 from workers.selector.leakage import IN_THE_EXAM, NEAR_THE_EXAM
 from workers.selector.length import TOO_LONG
+from workers.selector.nuggets import HELPS_LITTLE, UNRANKED, tasks_of
 from workers.selector.pipeline import choose
 
 EXAM = {"item-1": "When are the leeks of the upper garden sown?", "item-2": "三月里葱怎么种才好？"}
@@ -92,7 +93,7 @@ def test_dedupe_may_come_after_k_center_and_again() -> None:
 
 
 def test_every_kind_of_step_has_its_function() -> None:
-    every: Selection = (*USUAL, Dedupe(), KCenter(k=1), Budget(tokens=1))
+    every: Selection = (*USUAL, Dedupe(), KCenter(k=1), Nuggets(), Budget(tokens=1))
     assert {type(step) for step in every} == set(STEPS)
     assert all(callable(judge_of(step)) for step in every)
 
@@ -271,6 +272,44 @@ def test_a_quota_that_what_is_kept_by_right_leaves_no_room_for_is_named() -> Non
     step = KCenter(k=2, least={"generated": 1})
     with pytest.raises(Invalid, match="more of some sources than there is room for"):
         judge_of(step)(step, asked, Measures(given=turned(**{"c-1": 0, "c-2": 9, "g": 50})))
+
+
+# Nuggets
+
+
+def test_what_nobody_corrected_is_ranked_by_the_share_of_corrections_that_it_helps_with() -> None:
+    asked = [candidate(f"c-{number}") for number in range(4)]
+    asked += [
+        candidate("g-1", answer="one", source="generated"),
+        candidate("g-3", answer="one two three", source="generated"),
+        candidate("a-4", answer="one two three four", source="annotation"),
+        candidate("late", answer="one two three four", source="generated"),
+    ]
+    step = Nuggets(tasks=9, least=0.5, most=3)
+    decisions = judge_of(step)(step, asked, Measures())
+    assert [(d.example_id, d.kept, d.number, d.reason) for d in decisions[4:]] == [
+        ("a-4", True, 1.0, ""),
+        ("g-3", True, 0.75, ""),
+        ("g-1", False, 0.25, HELPS_LITTLE),
+        ("late", False, None, UNRANKED),
+    ]
+    assert all(d.kept and d.number is None for d in decisions[:4]), "people's corrections are in by right"
+
+
+def test_an_example_is_no_task_of_its_own_and_one_alone_is_kept() -> None:
+    two = [candidate("a", answer="one", source="annotation"), candidate("b", answer="one two", source="annotation")]
+    decisions = judge_of(Nuggets())(Nuggets(), two, Measures())
+    assert [(d.example_id, d.number) for d in decisions] == [("b", 1.0), ("a", 0.0)]
+    (one,) = judge_of(Nuggets())(Nuggets(), two[:1], Measures())
+    assert one.kept and one.number == 0
+
+
+def test_of_more_corrections_than_tasks_those_in_the_middle_of_their_clusters_are_the_tasks() -> None:
+    asked = [candidate(f"{cluster}-{at}") for cluster in ("x", "y", "z") for at in range(5)]
+    at = {"x": 0, "y": 60, "z": 120}
+    vectors = turned(**{one.example_id: at[one.example_id[0]] + 2.0 * int(one.example_id[2]) for one in asked})
+    found = tasks_of(asked, 3, Measures(given=vectors))
+    assert [one.example_id for one in found] == ["x-2", "y-2", "z-2"]
 
 
 # Budget

@@ -255,6 +255,19 @@ def test_what_is_not_packed_is_counted_as_transformers_runs_it_one_kind_of_rows_
     assert small["gradients"] == 4 * GLM.parameters and small["rows"] == 0
 
 
+def test_a_long_row_takes_the_scores_of_all_that_are_filled_up_to_it_beside_it(tmp_path: Path) -> None:
+    base = tiny_llama.write(tmp_path / "tiny")
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    spec = spec_for(base)
+    long = (*spec.rows, TrainingRow(prompt="a b " * 50, answer="c"), TrainingRow(prompt="a b " * 500, answer="c"))
+    even, uneven = (sized.work_of(replace(spec, rows=rows), tokenizer) for rows in (spec.rows, long))
+    assert even.longest_tokens is not None and uneven.longest_tokens is not None
+    assert even.longest_tokens < uneven.longest_tokens < FUSED_FROM, "of the longest of all attention keeps no scores"
+    assert 1 <= even.padding < uneven.padding
+    kept = [kept_bytes(GLM, replace(uneven, padding=padding)) for padding in (0.0, 1.0, 2.0)]
+    assert kept[2] - kept[1] == kept[1] - kept[0] == GLM.heads * uneven.longest_tokens * 4
+
+
 def test_several_processes_hold_the_model_each_and_share_the_rows(tmp_path: Path) -> None:
     base = tiny_llama.write(tmp_path / "tiny")
     one, two = (sized.planned(replace(spec_for(base), processes=count)) for count in (1, 2))

@@ -16,6 +16,7 @@ from streams.style import (
     kept,
     language_of,
     name_of,
+    preferred,
     rates,
     rule_of,
     score,
@@ -159,3 +160,18 @@ def test_rules_of_several_guides_stand_once_each() -> None:
 def test_a_new_guide_fits_a_table(guide: list[StyleRule], words: str) -> None:
     with pytest.raises(InvalidField, match=words):
         check_new(guide)
+
+
+def test_of_two_answers_the_one_that_keeps_more_of_a_guide_by_weight_is_preferred_and_what_was_accepted_loses_to_no_draft() -> (
+    None
+):
+    guide = (
+        StyleRule(rule="at_most_words", value=3, weight=2.0),
+        StyleRule(rule="whole_sentences"),
+        StyleRule(rule="no_opener"),
+    )
+    answers = ["It is 50 in town", "It is 50.", "Certainly it is 50 there.", "At 50"]  # keep 1, 4, 1 and 3
+    assert preferred(guide, EN, answers) == [(1, 0), (1, 2), (1, 3), (3, 0), (3, 2)]
+    assert preferred(guide, EN, answers, accepted={0}) == [(1, 2), (1, 3), (3, 2)]
+    assert preferred(guide, EN, answers, accepted={0, 1}) == [(1, 0), (1, 2), (1, 3), (3, 2)]
+    assert preferred(guide, EN, ["It is 50.", "It is 60."]) == []

@@ -23,7 +23,7 @@ from tests.unit import trainer_tiny as tiny
 from workers.trainer.checkpoint import NAME as CHECKPOINT
 from workers.trainer.child import carry_out, place_of
 from workers.trainer.parent import Trainer
-from workers.trainer.spec import Progress, StageDone, TrainingRow, TrainSpec
+from workers.trainer.spec import Outcome, Progress, StageDone, TrainingRow, TrainSpec
 
 WAIT_S = 240.0  # a child imports torch at low priority: on a busy machine that takes its time
 
@@ -36,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def take() -> Iterator[Callable[[], Trainer]]:
     """A child that was started ahead, as a worker starts it when a round is near: all of them load torch side by side."""
-    waiting = [Trainer() for _ in range(14)]
+    waiting = [Trainer() for _ in range(13)]
     yield waiting.pop
     for left in waiting:
         left.close()
@@ -159,35 +159,39 @@ SFT_REWARD_PPO = SftRewardPpoRecipe(
 def test_a_training_that_is_killed_at_three_moments_ends_in_the_bytes_of_one_that_never_was(
     base: Path, tmp_path: Path, take: Callable[[], Trainer]
 ) -> None:
-    steps, checkpoint = 20, tmp_path / "cut" / "checkpoint"
-    for folder in ("whole", "cut"):
-        (tmp_path / folder).mkdir()
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    cut.mkdir()
+    whole.mkdir()
 
     def kept_step() -> int:
-        with safe_open(checkpoint / CHECKPOINT, "pt") as file:
+        with safe_open(cut / "checkpoint" / CHECKPOINT, "pt") as file:
             return int(json.loads(file.metadata()["noria"])["step"])
 
-    moments, killed_at = iter((2, 9, 17)), list[int]()
-    for moment in moments:
+    killed_at = list[int]()
+    for moment in (2, 9, 17):
         trainer = take()
 
-        def kill(progress: Progress, trainer: Trainer = trainer, moment: int = moment) -> None:
-            if progress.stage == "training" and kept_step() >= moment:
+        def kill(progress: Progress | StageDone, trainer: Trainer = trainer, moment: int = moment) -> None:
+            if isinstance(progress, Progress) and progress.stage == "training" and kept_step() >= moment:
                 os.kill(trainer.pid, signal.SIGKILL)
 
         with pytest.raises(Unavailable, match="code -9"):
-            trainer.train(spec_for(base, tmp_path / "cut", epochs=steps // 2), kill)
+            trainer.train(spec_for(base, cut, epochs=10), kill)
         killed_at.append(kept_step())
-    assert killed_at == sorted(set(killed_at)) and killed_at[-1] < steps
-    again = take().train(spec_for(base, tmp_path / "cut", epochs=steps // 2), lambda progress: None)
-    assert again.resumed_at_step == killed_at[-1] and again.steps == steps
-    lines, out = os.pipe()
-    assert carry_out(io.BytesIO(msgspec.json.encode(spec_for(base, tmp_path / "whole", epochs=steps // 2))), out) == 0
-    os.close(out)
-    os.close(lines)
+    assert killed_at == sorted(set(killed_at)) and killed_at[-1] < 20
+    outcomes = [carried_out(spec_for(base, folder, epochs=10)) for folder in (cut, whole)]
+    assert [outcome.resumed_at_step for outcome in outcomes] == [killed_at[-1], 0]
     for name in ("model", "adapter"):
-        cut, whole = (digest_of_dir(tmp_path / folder / "out" / name) for folder in ("cut", "whole"))
-        assert cut == whole, name
+        assert digest_of_dir(cut / "out" / name) == digest_of_dir(whole / "out" / name), name
+
+
+def carried_out(spec: TrainSpec) -> Outcome:
+    """In this process."""
+    lines, out = os.pipe()
+    assert carry_out(io.BytesIO(msgspec.json.encode(spec)), out) == 0
+    os.close(out)
+    with open(lines, "rb") as told:
+        return msgspec.json.decode(told.readlines()[-1], type=Outcome)
 
 
 @pytest.mark.parametrize(
@@ -220,10 +224,7 @@ def test_a_staged_training_that_is_killed_in_each_of_its_stages_ends_in_the_same
     assert tuple(one.stage for one in ends) == stages and last.outcome.resumed_at_step >= 2
     assert all(one.outcome.resumed_at_step == one.outcome.steps for one in done), "what was done is not done again"
     assert again.resumed_at_step == sum(one.outcome.resumed_at_step for one in ends)
-    lines, out = os.pipe()
-    assert carry_out(io.BytesIO(msgspec.json.encode(staged("whole"))), out) == 0
-    os.close(out)
-    os.close(lines)
+    carried_out(staged("whole"))
     for stage in stages:
         for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
             cut, whole = (tmp_path / folder / "out" / stage / name for folder in ("cut", "whole"))

@@ -33,11 +33,12 @@ class Triple(Struct, frozen=True):
 
 
 class Passage(Struct, frozen=True):
-    """`place`: the article or heading that it stands under."""
+    """`place`: the article or heading that it stands under. `title`: of its document."""
 
     id: str
     place: str
     text: str
+    title: str = ""
 
     def __repr__(self) -> str:
         return f"Passage({self.id})"
@@ -191,9 +192,9 @@ class Material:
         with postgres_trouble(), self._database.connect() as connection:
             rows = passages_as_of(connection, self._domain, self.pin)
         for row in rows:
-            said = self._opened(row.passage)
-            if said is not None:
-                found.append(Passage(row.passage_id, said["place"], said["text"]))
+            said, document = self._opened(row.passage), self._opened(row.title)
+            if said is not None and document is not None:
+                found.append(Passage(row.passage_id, said["place"], said["text"], document["title"]))
         return found
 
     def _rows(self, table: str, id_: str, words: str, kind: SeedKind | None = None) -> Iterator[tuple[str, Any]]:

@@ -50,8 +50,10 @@ def build(material: Material, desk: Desk) -> Iterator[Made]:
     for done, prompt in enumerate(prompts, 1):
         words = words_of(prompt.question)
         if words not in known:
-            known.add(words)
-            yield _of_a_person(prompt, search)
+            made = _of_a_person(prompt, search)
+            if isinstance(made, Proposed):
+                known.add(words)
+            yield made
         yield Step(done, total)
     asked = ((one, _WORD[is_chinese(one.question)].format(question=one.question)) for one in own)
     for done, (one, said) in enumerate(desk.ask_all(asked, _DRAWN), len(prompts) + 1):

@@ -35,6 +35,7 @@ from workers.selector.opened import open_exam
 BUILDERS = {
     "self-kg": "workers.builder.self_kg",
     "syllogism": "workers.builder.syllogism",
+    "cases": "workers.builder.cases",
     "self-qa": "workers.builder.self_qa",
     "self-instruct": "workers.builder.self_instruct",
     "declining": "workers.builder.declining",

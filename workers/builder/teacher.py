@@ -230,9 +230,11 @@ class Desk:
         return (row.build_id, answer) if answer.fault is None or row.build_id == self._build_id else None
 
     def _keep(self, call: str, answer: Answer) -> None:
-        with postgres_trouble(), self._database.begin() as connection:
+        with postgres_trouble():
+            # Before a connection is taken: whoever holds one and waits for the keyring's may wait for another who does the same.
             key = self._keyring.key_for(domain_subject(self._domain))
-            sealed = seal(msgspec.json.encode(answer).decode(), key, f"teacher {call}")
+        sealed = seal(msgspec.json.encode(answer).decode(), key, f"teacher {call}")
+        with postgres_trouble(), self._database.begin() as connection:
             connection.execute(
                 text(
                     "INSERT INTO work.teacher_calls (call, domain, build_id, answer, made_at)"

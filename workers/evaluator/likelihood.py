@@ -5,7 +5,9 @@ ranking accuracy of Chen et al. 2024 (arXiv 2405.19534), by the sum that prefere
 2305.18290). It is not divided by the number of tokens: that the sum favours short answers holds before and after alike, and the
 test is paired.
 
-Done in a child (`workers.evaluator.child`).
+    python -m workers.evaluator.likelihood < task
+
+A child of the evaluator (`workers.asked`): the task holds people's words, opened, and what leaves is numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from workers.evaluator.child import ask, serve
+from workers.asked import answer, ask
 from workers.trainer.preference import Answers
 from workers.trainer.rows import CONFIG_FILE, EncodedRow
 from workers.trainer.spec import TrainingPair
@@ -91,4 +93,4 @@ def _limit(model_dir: Path, model: Any) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(Task, work))
+    sys.exit(answer(Task, work))

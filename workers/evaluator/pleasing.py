@@ -112,9 +112,9 @@ def _learned_from_erased(order: EvaluateCandidate, context: Context) -> bool:
     with postgres_trouble(), context.database.connect() as connection:
         found = connection.execute(
             text(
-                "SELECT EXISTS (SELECT FROM noria.rounds r JOIN noria.erasures e"
-                " ON e.domain = r.domain AND jsonb_exists(r.said_by, e.person) AND e.erased_at > r.requested_at"
-                " WHERE r.round_id = :round_id)"
+                "SELECT EXISTS (SELECT FROM noria.rounds r, LATERAL jsonb_object_keys(r.said_by) said (person),"
+                " noria.events e WHERE r.round_id = :round_id AND e.person = said.person AND e.domain = r.domain"
+                " AND e.type = 'person_erased' AND e.\"offset\" >= r.pin)"
             ),
             {"round_id": order.reward_round},
         )

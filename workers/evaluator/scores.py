@@ -1,4 +1,4 @@
-"""What a reward model finds of answers: a model judging a model. Done in a child (`workers.evaluator.child`)."""
+"""What a reward model finds of answers: a model judging a model. Done in a child (`workers.asked`)."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from streams.errors import Invalid
-from workers.evaluator.child import ask, serve
+from workers.asked import answer, ask
 
 Said = tuple[str, str]
 """A question and an answer to it."""
@@ -62,4 +62,4 @@ def work(task: Task) -> Answer:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(Task, work))
+    sys.exit(answer(Task, work))

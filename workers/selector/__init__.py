@@ -7,7 +7,7 @@ What a step measures by may be large to load, so its module is loaded when it is
 from collections.abc import Mapping
 from importlib import import_module
 
-from streams.selection import Agreement, Budget, Dedupe, KCenter, Leakage, Length, SelectionStep
+from streams.selection import Agreement, Budget, Dedupe, KCenter, Leakage, Length, Nuggets, SelectionStep
 from workers.selector.candidates import Judge
 
 STEPS: Mapping[type[SelectionStep], str] = {
@@ -16,6 +16,7 @@ STEPS: Mapping[type[SelectionStep], str] = {
     Length: "workers.selector.length",
     Dedupe: "workers.selector.dedupe",
     KCenter: "workers.selector.k_center",
+    Nuggets: "workers.selector.nuggets",
     Budget: "workers.selector.budget",
 }
 """By kind of step: the module whose function `judge` carries it out."""

@@ -60,6 +60,10 @@ class Instruments(Protocol):
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Of other texts, as the above."""
 
+    def gains(self, shots: Sequence[OpenExample], tasks: Sequence[OpenExample]) -> NDArray[np.float64]:
+        """By how much likelier each shot makes the answer of each task, in nats a token: shape (shots, tasks). The model is the one
+        that the round starts from."""
+
     def check(self) -> None:
         """Raise Cancelled where the order is not wanted any more."""
 

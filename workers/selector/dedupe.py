@@ -83,10 +83,11 @@ def numbers_of(text: str) -> Counter[str]:
 
 def near_pairs(vectors: Vectors, cosine: float, check: Callable[[], None] = lambda: None) -> Pairs:
     """All pairs of rows of unit length that are at least so near; above EXACT_ROWS nearly all."""
-    return _exact(vectors, cosine, check) if len(vectors) <= EXACT_ROWS else _by_cells(vectors, cosine, check)
+    return exact_pairs(vectors, cosine, check) if len(vectors) <= EXACT_ROWS else _by_cells(vectors, cosine, check)
 
 
-def _exact(vectors: Vectors, cosine: float, check: Callable[[], None]) -> Pairs:
+def exact_pairs(vectors: Vectors, cosine: float, check: Callable[[], None] = lambda: None) -> Pairs:
+    """Each with each."""
     found: list[Pairs] = []
     for start in range(0, len(vectors), _BLOCK):
         check()

@@ -1,23 +1,29 @@
 """What a round's candidates are measured by: the tokens of the training's own rows, and vectors by the memory's own encoder, kept
 across rounds, so that a round embeds only what is new."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence, Set
 from importlib import metadata
 
 import numpy as np
+from numpy.typing import NDArray
 
+from streams.errors import Invalid
 from streams.orders import SelectSnapshot
 from streams.personal import masked
 from streams.reading.learning import Example
 from streams.snapshots import Opened, masked_prompt
+from workers.asked import ask
 from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
 from workers.recall.encoder import Encoder, sentence_encoder
 from workers.recall.kept import Kept, Words
 from workers.selector.candidates import OpenExample, Vectors
+from workers.selector.golden import Gains, Task, Turn
 from workers.trainer.rows import encode_rows, row_limit
 from workers.trainer.spec import TrainingRow
 
+SHOTS_AT_ONCE = 32  # that are ranked by one child, and kept: what a worker that takes the order up need not do again
 AT_ONCE = 1024  # texts that are embedded between two looks at whether the order is still wanted
 _LIBRARIES = ("numpy", "faiss-cpu", "rapidfuzz")
 
@@ -65,12 +71,43 @@ class RoundInstruments:
             found.append(_as_kept(encoder.embed(texts[start : start + AT_ONCE])))
         return np.concatenate(found)
 
+    def gains(self, shots: Sequence[OpenExample], tasks: Sequence[OpenExample]) -> NDArray[np.float64]:
+        model = self._order.base_model
+        if model is None:
+            raise Invalid("the order names no model, by which the step nuggets could rank anything")
+        self.measured_with |= {name: metadata.version(name) for name in ("torch", "transformers")}
+        # Of another model, or other tasks, they are others.
+        about = hashlib.sha256("\n".join([model, *(task.example_id for task in tasks)]).encode()).hexdigest()
+        kept = Kept(self._context.database, self._context.keyring, f"gains/{about}", len(tasks))
+        kids = {kid for task in tasks for kid in self._words(task).kids}
+        found: dict[str, Vectors] = {}
+        for start in range(0, len(shots), SHOTS_AT_ONCE):
+            self._context.progress(self._order, "select", start, len(shots))
+            some = {one.example_id: one for one in shots[start : start + SHOTS_AT_ONCE]}
+            words = [self._gained(one, kids) for one in some.values()]
+            found |= kept.find(words)
+            new = [one for one in words if one.memory_id not in found]
+            if new:
+                task = Task(
+                    str(self._context.artifacts.path(model)),
+                    tuple(_turn(some[one.memory_id.partition("#")[0]]) for one in new),
+                    tuple(map(_turn, tasks)),
+                )
+                gains = ask("workers.selector.golden", task, Gains, self.check).gains
+                made = {
+                    one.memory_id: np.array([of], np.float32).astype(np.float16).astype(np.float32)
+                    for one, of in zip(new, gains, strict=True)
+                }
+                kept.put(self._order.domain, made, new)
+                found |= made
+        return np.concatenate([found[f"{one.example_id}#gains"] for one in shots]).astype(np.float64)
+
     def check(self) -> None:
         self._context.check()
 
     def _encoder(self) -> Encoder:
         encoder = sentence_encoder()
-        self.measured_with = {name: metadata.version(name) for name in _LIBRARIES} | {"encoder": encoder.name}
+        self.measured_with |= {name: metadata.version(name) for name in _LIBRARIES} | {"encoder": encoder.name}
         return encoder
 
     def _of(self, candidates: Sequence[OpenExample], place: int) -> Vectors:
@@ -94,12 +131,21 @@ class RoundInstruments:
         # Whether they stood there already makes no difference.
         self._vectors |= {id.partition("#")[0]: _as_kept(vectors) for id, vectors in found.items()}
 
+    def _gained(self, candidate: OpenExample, kids: Set[str]) -> Words:
+        words = self._words(candidate)
+        first = words.kids[0]
+        return Words(f"{candidate.example_id}#gains", words.texts[1:], (first, *sorted({*words.kids, *kids} - {first})))
+
     def _words(self, candidate: OpenExample) -> Words:
         """Apart from the memory's own of the same example, which are of other texts."""
         row = self._sealed[candidate.example_id]
         kids = (row.answer.kid, *sorted({row.prompt.kid} - {row.answer.kid}))
         whole = f"{candidate.question}\n{candidate.answer}"
         return Words(f"{candidate.example_id}#selection", (candidate.question, whole), kids)
+
+
+def _turn(candidate: OpenExample) -> Turn:
+    return Turn(candidate.question, candidate.answer)
 
 
 def _as_kept(vectors: Vectors) -> Vectors:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from streams.errors import Invalid
 from streams.hardware import this_machine
 from streams.recipes import PpoRecipe, PreferenceRecipe, RewardRecipe, stops_after
-from streams.sizing import FP32, USUAL, Plan, Work, plan, refusal, shape_of
+from streams.sizing import FP32, FUSED_FROM, USUAL, Plan, Work, plan, refusal, shape_of
 from workers.cores import HEAVY_THREADS
 from workers.trainer.spec import TrainingLabel, TrainingPair, TrainingRow, TrainSpec
 
@@ -72,24 +72,26 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
     for sides in zip(*preferred, strict=True):
         at_once.append((len(preferred) / steps, *_lengths(sides, tokenizer)))
     if isinstance(recipe, PpoRecipe):  # its own answers, and as many new rows in each change as there are
-        at_once[0] = (min(recipe.batch_rows, facts), *at_once[0][1:])
+        at_once[0] = (float(min(recipe.batch_rows, facts)), *at_once[0][1:])
         prompts = [replace(row, answer="") for row in (*spec.rows, *spec.earlier)] + [
             _row(pair, "") for pair in spec.pairs
         ]
         own = min(recipe.batch_answers, recipe.prompts_per_step)
-        at_once.append((own, _lengths(prompts, tokenizer)[0] + recipe.answer_tokens, recipe.answer_tokens))
+        at_once.append((own, *_answered(prompts, tokenizer, recipe.answer_tokens)))
     general = min(recipe.replay_rows, len(spec.replay_prompts))
     answer = recipe.replay_answer_tokens
     asked = [TrainingRow(prompt=prompt, answer="") for prompt in spec.replay_prompts[:LOOKED_AT]]
-    at_once.append((min(recipe.replay_rows_per_step, general), _lengths(asked, tokenizer)[0] + answer, answer))
-    rows = sum(count for count, _, _ in at_once)
+    at_once.append((min(recipe.replay_rows_per_step, general), *_answered(asked, tokenizer, answer)))
+    rows = sum(count for count, *_ in at_once)
+    scored = max((longest for count, _, _, longest in at_once if count and longest < FUSED_FROM), default=FUSED_FROM)
     settled = Work(
         method=recipe.method,
         upper_layers=1.0,
         examples=steps * recipe.batch_rows if isinstance(recipe, PreferenceRecipe) else facts,
         rows_at_once=max(1, round(rows)),
-        row_tokens=round(sum(count * tokens for count, tokens, _ in at_once) / rows),
-        answer_tokens=round(sum(count * tokens for count, _, tokens in at_once) / rows),
+        row_tokens=round(sum(count * tokens for count, tokens, *_ in at_once) / rows),
+        answer_tokens=round(sum(count * tokens for count, _, tokens, _ in at_once) / rows),
+        longest_tokens=round(scored),
         kept_rows=len(spec.rows) - facts + len(spec.earlier) + general + sum(map(len, preferred)),
         weight_bytes=2 if spec.precision == "bfloat16" and recipe.method != "full" else FP32,
         parts=spec.threads,
@@ -103,10 +105,14 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
     if work.processes > 1 and not work.sharded:
         return work
     if work.packed:
-        return replace(work, tokens_together=min(work.tokens_at_once, TOKENS_AT_ONCE * work.parts))
+        together, slots = (
+            min(tokens, TOKENS_AT_ONCE * work.parts)
+            for tokens in (work.tokens_at_once, work.rows_at_once * round(scored))
+        )
+        return replace(work, tokens_together=together, padding=max(1.0, slots / together))
     kinds = (
         at_once[0][0] * at_once[0][1] + at_once[1][0] * at_once[1][1],
-        *(count * long for count, long, _ in at_once[2:]),
+        *(count * long for count, long, *_ in at_once[2:]),
     )
     return replace(work, tokens_together=min(round(max(kinds) / work.processes), TOKENS_AT_ONCE))
 
@@ -119,7 +125,7 @@ def _of_rankings(spec: TrainSpec, recipe: RewardRecipe, tokenizer: Tokenizer) ->
         for words in (pair.chosen, pair.rejected)
     }
     rankings = len({pair.ranking or number for number, pair in enumerate(spec.pairs)})
-    long, answer = _lengths(list(answers.values()), tokenizer)
+    long, answer, _ = _lengths(list(answers.values()), tokenizer)
     rows = max(1, round(len(answers) / max(1, -(-rankings // recipe.batch_rankings))))
     return Work(
         method=recipe.method,
@@ -154,16 +160,24 @@ def _facts(rows: Sequence[TrainingRow]) -> int:
     return len({row.group or f"row {number}" for number, row in enumerate(rows)})
 
 
-def _lengths(rows: Sequence[TrainingRow], tokenizer: Tokenizer) -> tuple[float, float]:
-    """Tokens of a row, and of its answer, on average."""
+def _answered(rows: Sequence[TrainingRow], tokenizer: Tokenizer, answer: int) -> tuple[float, float, float]:
+    """As `_lengths`, of rows that will be answered with so many tokens."""
+    mean, _, longest = _lengths(rows, tokenizer)
+    return mean + answer, answer, longest + answer
+
+
+def _lengths(rows: Sequence[TrainingRow], tokenizer: Tokenizer) -> tuple[float, float, float]:
+    """Tokens of a row, and of its answer, on average, and of the longest row of which attention keeps its scores (or of the
+    longest, where it keeps none)."""
     if not rows:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     few = rows[:: max(1, len(rows) // LOOKED_AT)]
     before = [
         "\n".join([row.system or "", *(text for turn in row.history for text in turn), row.prompt]) for row in few
     ]
     asked, answered = (
-        sum(len(cut.ids) for cut in tokenizer.encode_batch(texts)) / len(few)
-        for texts in (before, [row.answer for row in few])
+        [len(cut.ids) for cut in tokenizer.encode_batch(texts)] for texts in (before, [row.answer for row in few])
     )
-    return asked + answered + MARKS, answered + 1
+    whole = [one + other + MARKS for one, other in zip(asked, answered, strict=True)]
+    longest = max((tokens for tokens in whole if tokens < FUSED_FROM), default=max(whole))
+    return sum(whole) / len(few), sum(answered) / len(few) + 1, longest

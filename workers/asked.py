@@ -1,9 +1,7 @@
-"""A child of the evaluator, for what torch says of answers: it stays in a process that has loaded it.
+"""A child that is asked once: the task comes on its stdin, one answer leaves on its stdout.
 
-    python -m workers.evaluator.likelihood < task
-
-The task holds people's words, opened: it comes on stdin, and what leaves is numbers. Errors are told by kind and place, as in
-`workers.trainer.child`.
+For what needs torch, which stays in a process that has loaded it. The task may hold people's words, opened; so they stand in no
+file, no argument and no environment. Errors are told by kind and place, as in `workers.trainer.child`.
 """
 
 import os
@@ -11,7 +9,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -26,10 +24,11 @@ Task = TypeVar("Task", bound=Struct)
 Answer = TypeVar("Answer", bound=Struct)
 
 
-def ask(module: str, task: Struct, answer: type[Answer], look: Callable[[], None]) -> Answer:
-    """What the module, run as a child, says to the task. `look` is called while it works; when it raises, the child is ended first.
+def ask(module: str, task: Struct, kind: type[Answer], look: Callable[[], None]) -> Answer:
+    """What `python -m module` answers. `kind` is tagged by `kind`, as Failure is. `look` is called while it works; when it raises,
+    the child is ended first.
 
-    Raises Invalid if it cannot be answered, Unavailable if this machine could not do it, RuntimeError for a bug in the child."""
+    Raises Invalid if the task cannot be done, Unavailable if this machine could not do it, RuntimeError for a bug in the child."""
     child = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     told: bytes | None = None
     try:
@@ -47,11 +46,12 @@ def ask(module: str, task: Struct, answer: type[Answer], look: Callable[[], None
             if pipe is not None:
                 pipe.close()
     try:
-        found: Answer | Failure = msgspec.json.decode(told, type=answer | Failure)
+        found: Any = msgspec.json.decode(told, type=kind | Failure)
     except msgspec.MsgspecError:
         raise Unavailable(f"the child {module} ended with code {child.returncode}") from None
     if not isinstance(found, Failure):
-        return found
+        answer: Answer = found
+        return answer
     if found.reason == "invalid":
         raise Invalid(found.message)
     if found.reason == "unavailable":
@@ -59,8 +59,8 @@ def ask(module: str, task: Struct, answer: type[Answer], look: Callable[[], None
     raise RuntimeError(f"the child {module} failed: {found.message}")
 
 
-def serve(task: type[Task], work: Callable[[Task], Struct]) -> int:
-    """The child's own side. Exit code 0 after an answer, 1 after a failure line."""
+def answer(kind: type[Task], work: Callable[[Task], Struct]) -> int:
+    """The child's main: do the task that comes, and answer. Exit code 0 after an answer, 1 after a failure."""
     end_with_parent(os.getppid())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would be people's words at rest
     os.nice(NICENESS)
@@ -73,7 +73,7 @@ def serve(task: type[Task], work: Callable[[Task], Struct]) -> int:
         import torch
 
         torch.set_num_threads(HEAVY_THREADS)
-        said = work(msgspec.json.decode(sys.stdin.buffer.read(), type=task))
+        said = work(msgspec.json.decode(sys.stdin.buffer.read(), type=kind))
     except Invalid as error:
         said = Failure(reason="invalid", message=str(error))
     except (Unavailable, MemoryError, OSError) as error:

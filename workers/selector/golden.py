@@ -1,0 +1,161 @@
+"""How much an example helps a model with tasks, put before them as the one shot: by how much likelier their answers become.
+
+    python -m workers.selector.golden < task
+
+A child of the selector (`workers.asked`). With the model's own chat template a shot is one turn before the task, so that begin
+marks and separators stand where the model knows them, with a shot and without. Of each shot all tasks are run in packs behind what
+they have in common, the shot itself, which is computed once a pack (`workers.trainer.packed`); families that packs do not carry are
+run as they are. In fp32: a score counts the gains above 0, and rounding must not choose their sign.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from workers.asked import answer
+from workers.cores import HEAVY_THREADS
+from workers.trainer.rows import CONFIG_FILE, EncodedRow, encode_rows, shared_prefix
+from workers.trainer.spec import TrainingRow
+
+if TYPE_CHECKING:
+    from workers.trainer.loaded import LoadedModel
+
+PACK_TOKENS = 1024
+
+
+class Turn(Struct, frozen=True):
+    """A question and its answer."""
+
+    question: str
+    answer: str
+
+    def __repr__(self) -> str:
+        return "Turn(…)"
+
+
+class Task(Struct, frozen=True, forbid_unknown_fields=True):
+    """`model`: a finished model directory."""
+
+    model: str
+    shots: tuple[Turn, ...]
+    tasks: tuple[Turn, ...]
+
+    def __repr__(self) -> str:
+        return f"Task({len(self.shots)} shots, {len(self.tasks)} tasks)"
+
+
+class Gains(Struct, frozen=True, tag="gains", tag_field="kind"):
+    """Of each shot, for each task: the mean log-probability of its answer's tokens behind the shot, less that without it, in nats a
+    token. 0 where the shot and the task together are longer than the model reads."""
+
+    gains: tuple[tuple[float, ...], ...]
+
+
+def work(task: Task) -> Gains:
+    """Raises Invalid if the model cannot be loaded."""
+    import torch
+
+    from workers.trainer.loaded import load_tokenizer
+
+    torch.set_num_threads(HEAVY_THREADS)
+    folder = Path(task.model)
+    tokenizer: Any = load_tokenizer(folder)
+    limit = _limit(folder)
+    alone = _encoded(tokenizer, task.tasks, None, limit)
+    model = _model(folder, [row for row in alone if row is not None])
+    without = _likely(model, alone)
+    gains = []
+    for shot in task.shots:
+        behind = [
+            # The oldest turn is left out of what is too long: that is the shot.
+            row if row is not None and bare is not None and len(row.ids) > len(bare.ids) else None
+            for row, bare in zip(_encoded(tokenizer, task.tasks, shot, limit), alone, strict=True)
+        ]
+        with_it = _likely(model, behind)
+        gains.append(
+            tuple(
+                0.0 if after is None or before is None else after - before
+                for after, before in zip(with_it, without, strict=True)
+            )
+        )
+    return Gains(tuple(gains))
+
+
+def _encoded(tokenizer: Any, tasks: Sequence[Turn], shot: Turn | None, limit: int) -> list[EncodedRow | None]:
+    history = () if shot is None else ((shot.question, shot.answer),)
+    rows = [TrainingRow(prompt=task.question, answer=task.answer, history=history) for task in tasks]
+    found = {row.row: row for row in encode_rows(tokenizer, rows, limit)}
+    return [found.get(number) for number in range(len(tasks))]
+
+
+def _model(folder: Path, rows: list[EncodedRow]) -> LoadedModel:
+    """In packs where a family can be run so, which is not believed but measured."""
+    import torch
+
+    from workers.trainer.loaded import NotPacked
+    from workers.trainer.packed import PackedModel, check_forward
+    from workers.trainer.plain import PlainModel
+
+    device = torch.device("cpu")
+    try:
+        packed = PackedModel(folder, 1.0, torch.float32, device)
+        if rows:
+            check_forward(packed, rows, shared_prefix(rows[:2]))
+        packed.use_packs()
+        return packed
+    except NotPacked:
+        return PlainModel(folder, 1.0, torch.float32, device)
+
+
+def _likely(model: LoadedModel, rows: Sequence[EncodedRow | None]) -> list[float | None]:
+    """Of each row the mean log-probability of its answer's tokens."""
+    import torch
+    from torch.nn import functional
+
+    from workers.trainer.packed import PackedModel
+    from workers.trainer.rows import pack
+
+    there = [(place, row) for place, row in enumerate(rows) if row is not None]
+    found: list[float | None] = [None] * len(rows)
+    if not there:
+        return found
+    prefix = shared_prefix([row for _, row in there])
+    parts: list[list[tuple[int, EncodedRow]]] = []
+    tokens = PACK_TOKENS
+    # Rows are laid side by side as long as the longest: those of like length go together.
+    for place, row in sorted(there, key=lambda one: (len(one[1].ids), one[0])):
+        own = len(row.inputs) - prefix
+        if tokens + own > PACK_TOKENS:
+            parts.append([])
+            tokens = prefix
+        parts[-1].append((place, row))
+        tokens += own
+    with torch.inference_mode():
+        for part in parts:
+            few = [row for _, row in part]
+            if isinstance(model, PackedModel):
+                laid = pack(few, prefix, model.device)
+                states = model.upper(model.lower(laid), laid)
+            else:
+                states = model.states(few)
+            targets = torch.tensor([token for row in few for token in row.ids[row.answer_at :]])
+            log_p = functional.linear(states, model.head).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            answers = torch.split(log_p, [row.answer_tokens for row in few])
+            for (place, _), likely in zip(part, answers, strict=True):
+                found[place] = float(likely.mean())
+    return found
+
+
+def _limit(folder: Path) -> int:
+    context = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("max_position_embeddings")
+    return context if isinstance(context, int) else sys.maxsize
+
+
+if __name__ == "__main__":
+    sys.exit(answer(Task, work))
