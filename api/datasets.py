@@ -329,8 +329,8 @@ def _rows(services: Services, kept: Kept, ids: Sequence[UUID]) -> dict[UUID, boo
 
 
 def decision_of(said: str | None) -> str:
-    """The id of what one person says of many items at once, by which it can be taken back (`api.examples`): as the client calls it,
-    or a new one. Raises ApiError."""
+    """The id of what one person says of many items at once, by which it can be taken back (`api.decisions`): as the client calls
+    it, or a new one. Raises ApiError."""
     if said is None:
         return f"{DECISION}{uuid4().hex}"
     if not said.startswith(DECISION):

@@ -6,46 +6,34 @@ says where it stopped.
 """
 
 import time
-from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, cast
-from uuid import UUID, uuid5
 
 import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Struct, field
 from sqlalchemy import Connection, Row, Select, Subquery, case, func, literal, null, or_, select, union_all
 
-from api.access import caller, needs
-from api.datasets import (
-    DECISION,
-    EXAMPLES,
-    MOST_ITEMS,
-    decision_of,
-    retirement,
-    say_all,
-    standing,
-)
+from api.access import needs
+from api.datasets import MOST_ITEMS
+from api.decisions import CORRECTION, Verb, decide_on, take_back
 from api.errors import ApiError
 from api.formats.turns import messages_of
 from api.items import Example
 from api.known import CATCH_UP_S, domain_row, living_domain
-from api.material import acceptances, opened_proposal, rejections
+from api.material import opened_proposal
 from api.services import Services
 from api.stories import story_of
 from api.wire import no_control_characters, read_object, reply, typed, whole_argument
 from streams import history, schema, sealing
 from streams.errors import Behind, Erased, Invalid
-from streams.events import DOMAINS, DomainEvent
-from streams.facts.examples import ExampleAccepted
-from streams.facts.material import ProposalReopened
+from streams.events import DOMAINS
 from streams.personal import kinds_in
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
 
 State = Literal["accepted", "proposed", "rejected", "retired", "erased", "masked"]
-Verb = Literal["accept", "reject", "retire"]
-CORRECTION, IMPORT = "correction", "import"  # sources; the others are the names of builders
+IMPORT = "import"  # a source, as CORRECTION is; the others are the names of builders
 SEARCHED_AT_ONCE = 500
 SEARCHED_MOST = 20_000
 SEARCH_S = 3.0
@@ -123,7 +111,7 @@ def blueprint(services: Services) -> Blueprint:
         row = living_domain(services, domain)
         _caught_up(services)
         ids = said.ids or _all_of(services, row, cast(Filter, said.filter), said.count)
-        return reply(_decide(services, domain, said.verb, ids, said.reason))
+        return reply(decide_on(services, domain, said.verb, ids, said.reason))
 
     @views.post("/v1/domains/<domain>/examples/undo")
     @needs("data")
@@ -131,7 +119,7 @@ def blueprint(services: Services) -> Blueprint:
         said = typed(read_object(), _Undone)
         living_domain(services, domain)
         _caught_up(services)
-        return reply(_undo(services, domain, said.decision))
+        return reply(take_back(services, domain, said.decision))
 
     return views
 
@@ -336,152 +324,6 @@ def _all_of(services: Services, of: dict[str, Any], wanted: Filter, count: int |
             409, f"the filter finds {len(ids)} now: say so with count to go on", param="count", code="other_count"
         )
     return ids
-
-
-def _decide(services: Services, domain: str, verb: Verb, ids: Sequence[str], reason: str) -> dict[str, Any]:
-    """What the verb has no meaning for is passed over: nothing is retired that was not accepted, and nothing is rejected that was
-    never proposed. Raises ApiError 404."""
-    e, p = schema.examples.c, schema.proposals.c
-    with postgres_trouble(), services.database.connect() as connection:
-        examples = list(connection.execute(select(schema.examples).where(e.domain == domain, e.example_id.in_(ids))))
-        of_these = [row.proposal_id for row in examples if row.proposal_id is not None]
-        proposals = {
-            row.proposal_id: row
-            for row in connection.execute(
-                select(schema.proposals).where(p.domain == domain, p.proposal_id.in_([*ids, *of_these]))
-            )
-        }
-    known = {row.example_id for row in examples} | proposals.keys()
-    for number, id_ in enumerate(ids):
-        if id_ not in known:
-            message = "there is no such example in the domain"
-            raise ApiError(404, message, param=f"ids[{number}]", code="example_not_found")
-    named = set(ids)
-    causes: dict[UUID, UUID] = {}
-    events: list[tuple[UUID, DomainEvent]] = []
-    match verb:
-        case "accept":
-            back = [row for row in examples if row.retired_offset is not None and row.retired_reason != "erased"]
-            events, causes = _again(services, domain, back)
-            events += acceptances(services, domain, [row for id_, row in proposals.items() if id_ in named])
-        case "reject":
-            mine = {row.proposal_id for row in examples if row.retired_offset is None}
-            rows = [row for id_, row in proposals.items() if id_ in mine or (id_ in named and row.state == "proposed")]
-            events = rejections(domain, rows, reason or "rejected by hand")
-        case "retire":
-            events = [
-                retirement(EXAMPLES, domain, row.example_id, reason or "retired by hand")
-                for row in examples
-                if row.retired_offset is None
-            ]
-    return _said(services, events, decision_of(None), causes, len(named))
-
-
-def _undo(services: Services, domain: str, decision: str) -> dict[str, Any]:
-    """Take back all that came of a decision, or of an import. Proposals are open again; what was retired comes again as a new item,
-    whose words are the same. Doing it again changes nothing. Raises ApiError 404."""
-    e, p = schema.examples.c, schema.proposals.c
-    decided = decision.startswith(DECISION)
-    with postgres_trouble(), services.database.connect() as connection:
-        accepted = list(
-            connection.execute(select(schema.examples).where(e.accepted_in == decision, e.domain == domain))
-            if decision != domain
-            else ()
-        )
-        retired = list(
-            connection.execute(select(schema.examples).where(e.retired_in == decision, e.domain == domain))
-            if decided
-            else ()
-        )
-        proposals = list(
-            connection.execute(select(schema.proposals).where(p.decided_in == decision, p.domain == domain))
-            if decided
-            else ()
-        )
-    if not (accepted or retired or proposals):
-        raise ApiError(404, "nothing of that decision, or import, stands in the domain", code="decision_not_found")
-    events = [
-        retirement(EXAMPLES, domain, row.example_id, "it was taken back")
-        for row in accepted
-        if row.retired_offset is None
-    ]
-    back, causes = _again(services, domain, [row for row in retired if row.retired_reason != "erased"])
-    came_again = {cast(ExampleAccepted, event).proposal_id for _, event in back}
-    by = caller().person
-    for row in proposals:
-        if row.state != "proposed" and row.proposal_id not in came_again:
-            id_ = uuid5(UUID(row.proposal_id), f"reopened after {row.decided_offset}")
-            events.append((id_, ProposalReopened(domain=domain, proposal_id=row.proposal_id, by=by)))
-    touched = len(accepted) + len(retired) + len(proposals)
-    return _said(services, [*back, *events], decision_of(None), causes, touched)
-
-
-def _again(
-    services: Services, domain: str, rows: Sequence[Row[Any]]
-) -> tuple[list[tuple[UUID, DomainEvent]], dict[UUID, UUID]]:
-    """Retired examples as new items; what each follows from, where it is a correction. Those whose words were erased stay away."""
-    who = caller()
-    ids, there = standing(services, EXAMPLES, [UUID(row.example_id) for row in rows])
-    events: list[tuple[UUID, DomainEvent]] = []
-    causes: dict[UUID, UUID] = {}
-    for row, id_ in zip(rows, ids, strict=True):
-        if id_ in there:
-            continue  # it has come again already, or another that was the same item before
-        there.add(id_)
-        prompt, answer = msgspec.convert(row.prompt, Sealed), msgspec.convert(row.answer, Sealed)
-        if row.kind == CORRECTION:
-            causes[id_] = UUID(answer.ref.partition("#")[0])
-        else:
-            try:
-                with postgres_trouble():
-                    prompt = _sealed_again(services, prompt, f"{id_}#prompt")
-                    answer = _sealed_again(services, answer, f"{id_}#answer")
-            except Erased:
-                continue
-        again = ExampleAccepted(
-            domain=domain,
-            example_id=id_.hex,
-            kind=row.kind,
-            person=row.person,
-            prompt=prompt,
-            answer=answer,
-            said_at=row.said_at,
-            prompt_id=row.prompt_id,
-            follows=row.follows,
-            service=None if row.person == who.speaks_as else who.key_id,
-            proposal_id=row.proposal_id,
-            edited=row.edited,
-        )
-        events.append((id_, again))
-    return events, causes
-
-
-def _sealed_again(services: Services, sealed: Sealed, ref: str) -> Sealed:
-    words = sealing.open_sealed(sealed, services.keyring)
-    return sealing.seal(words, services.keyring.find(sealed.kid), ref)
-
-
-def _said(
-    services: Services,
-    events: Sequence[tuple[UUID, DomainEvent]],
-    decision: str,
-    causes: dict[UUID, UUID],
-    touched: int,
-) -> dict[str, Any]:
-    names = {
-        "ExampleAccepted": "accepted",
-        "ExampleRejected": "rejected",
-        "ExampleRetired": "retired",
-        "ProposalReopened": "reopened",
-    }
-    done = Counter(names[type(event).__name__] for _, event in events)
-    subjects = {getattr(event, "proposal_id", None) or getattr(event, "example_id", None) for _, event in events}
-    return {
-        **{name: done[name] for name in names.values()},
-        "known": max(0, touched - len(subjects)),
-        "decision": decision,
-        "position": say_all(services, events, decision, None, causes),
-    }
 
 
 def _caught_up(services: Services) -> None:

@@ -700,7 +700,7 @@ def application(door: FakeDoor) -> Flask:
 
     @app.post("/v1/domains/<domain>/style/pairs")
     def make_pairs(domain: str) -> Response:
-        made = [] if door.preferences else [{"prompt": [], "chosen": "a", "rejected": "b", "by_guide": True}]
+        made = [] if door.preferences else [{"prompt": [], "ranked": ["a", "b"], "by_guide": True}]
         known, door.preferences = len(door.preferences), door.preferences + made
         position = door.record("ranking_accepted", "domains", {"domain": domain}) if made else None
         return said(
@@ -714,14 +714,14 @@ def application(door: FakeDoor) -> Flask:
         pairs = [
             {
                 "prompt": one["prompt"],
-                "chosen": one["chosen"],
-                "rejected": one["rejected"],
+                "chosen": one["ranked"][0],
+                "rejected": one["ranked"][1],
                 "ranking": "p",
                 "events": [],
                 "by_guide": one.get("by_guide", False),
             }
             for one in door.preferences
-            if "chosen" in one
+            if "ranked" in one
         ]
         labels = [one for one in door.preferences if "label" in one]
         return said({"pairs": pairs, "labels": labels, "held": {"both sides are the same": 2}})

@@ -1,7 +1,7 @@
 """Every test, in four lanes side by side, which keeps two cores busy: `make test`.
 
-One lane needs a processor: it trains, converts and serves models. Two wait much for Kafka and PostgreSQL, and one of them kills
-what a Noria is made of; one tells the demo and goes on with what that leaves. What the others say is shown when the last has ended.
+One lane needs a processor. Two wait much for Kafka and PostgreSQL, and one of them kills what a Noria is made of; one tells the
+demo, goes on with what that leaves, and serves models. What the others say is shown when the last has ended.
 """
 
 import subprocess
@@ -14,32 +14,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-MODELS = tuple(
+SERVED = tuple(
     f"integration/test_{name}.py"
-    for name in (
-        "adapter_served",
-        "bases",
-        "door_bases",
-        "engine_adapters",
-        "engines",
-        "engines_export",
-        "engines_sleep",
-        "families",
-        "methods_by_order",
-        "rebuild",
-    )
+    for name in ("adapter_served", "engine_adapters", "engines", "engines_export", "engines_sleep")
 )
+TRAINED = tuple(f"integration/test_{name}.py" for name in ("methods_by_order", "rebuild"))
 LATER = tuple(
     name
     for path in sorted(TESTS.glob("integration/test_[l-z]*.py"))
-    if (name := f"integration/{path.name}") not in MODELS
+    if (name := f"integration/{path.name}") not in TRAINED
 )
 # What each lane tries, and what it leaves to another.
 LANES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
-    "unit, property, models": (("unit", "property", *MODELS), ()),
-    "integration a to k": (("integration",), (*MODELS, *LATER)),
+    "unit, property": (("unit", "property"), ()),
+    "integration a to k, trainings": (("integration",), (*SERVED, *LATER)),
     "integration l to z, faults": ((*LATER, "faults"), ()),
-    "e2e": (("e2e",), ()),
+    "e2e, engines": (("e2e", *SERVED), ()),
 }
 
 

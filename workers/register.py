@@ -11,7 +11,8 @@ through `register`, so that it can be purged.
 |                                        |                                      | the order begins anew without their words    |
 | exam room (memory only)                | words in clear while an exam runs    | the exam ends, the room is emptied, and the  |
 |                                        |                                      | exam begins anew without their words         |
-| vectors (`work.vectors`)               | sealed vectors computed from words   | the rows are removed                         |
+| vectors (`work.vectors`)               | sealed vectors, and what an example  | the rows are removed                         |
+|                                        | helps with, computed from words      |                                              |
 | memory (the process `recall` only)     | words in clear, in an index          | taken out with the event, within a second    |
 | models and adapters (artifacts)        | weights computed from words          | stay; the releases are listed                |
 

@@ -188,6 +188,7 @@ def _tell(said: Json, as_json: bool) -> None:
         return
     done = [f"{said[name]} {name}" for name in ("accepted", "rejected", "retired", "reopened") if said[name]]
     known = f", {said['known']} passed over" if said["known"] else ""
+    known += f", {said['held']} left to the annotators who judge them" if said.get("held") else ""
     click.echo(f"{', '.join(done) or 'nothing to do'}{known}")
     if said["position"]:
         click.echo(f"recorded at {said['position']}; to take it back: noria examples undo {said['decision']}", err=True)

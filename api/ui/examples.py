@@ -223,7 +223,7 @@ def _cut(words: str) -> str:
 
 
 def _draw_told(said: Json, lang: Lang) -> str:
-    names = ("added", "accepted", "rejected", "retired", "reopened", "known")
+    names = ("added", "accepted", "rejected", "retired", "reopened", "known", "held")
     done = [say(lang, f"room_did_{name}", n=said[name]) for name in names if said.get(name)]
     words = say(lang, "comma").join(done) or say(lang, "room_did_nothing")
     id_ = str(said.get("import") or said.get("decision") or "")

@@ -106,6 +106,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "room_did_retired": ("{n} retired", "停用 {n} 条"),
     "room_did_reopened": ("{n} open again", "{n} 条重新待定"),
     "room_did_known": ("{n} passed over", "略过 {n} 条"),
+    "room_did_held": ("{n} left to the annotators who judge them", "{n} 条留给正在审核的标注者"),
     "room_did_nothing": ("nothing to do", "没有可做的"),
     "room_recorded": ("; recorded at {position}", "；记录于 {position}"),
     "room_undo": ("Undo", "撤销"),

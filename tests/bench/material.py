@@ -22,12 +22,13 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
-from api.cli.data import Import, check, good
 from sqlalchemy import Engine
 
+from api.cli.bringing import check
 from api.documents.china_law import statute
-from api.formats.checking import brought
+from api.formats.checking import brought, good
 from api.items import read_example, read_seed
+from api.sending import Import
 from deploy.demo.domain import ROAD_TRAFFIC
 from streams.codec import encode, envelope_for, read_event
 from streams.endpoints import Teacher

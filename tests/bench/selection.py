@@ -1,6 +1,6 @@
 """Selecting a training set: k-center-greedy, near duplicates and the whole of it, each against the plain way to the same result.
 
-NORIA_BENCH_EVENTS: rows. NORIA_BENCH_CASES: k_center, dedupe, whole.
+NORIA_BENCH_EVENTS: rows. NORIA_BENCH_FACTS: shots of nuggets. NORIA_BENCH_CASES: k_center, dedupe, nuggets, whole.
 """
 
 import os
@@ -11,17 +11,24 @@ from time import perf_counter, process_time
 from typing import TypeVar
 
 import numpy as np
+import torch
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from deploy.demo.domain import load_facts
 from streams.selection import USUAL, Budget, Dedupe, KCenter, Leakage, Selection
 from tests.bench.report import Row, row
 from tests.bench.size import size
 from tests.candidates import Measures, candidate
-from workers.selector import dedupe, k_center
+from tests.plain_golden import plain_gains
+from workers.models.base import prepare_base
+from workers.selector import dedupe, golden, k_center
+from workers.selector.golden import Task, Turn
+from workers.selector.nuggets import golden_scores
 from workers.selector.pipeline import choose
 
 ROWS, DIMS, PICKS = 100_000, 384, 1_000
+SHOTS, TASKS = 40, 16
 NEAR = 0.9
 PLANTED = 0.3  # of the rows are near duplicates of others
 Vectors = NDArray[np.float32]
@@ -30,9 +37,14 @@ T = TypeVar("T")
 
 def measure(home: Path) -> list[Row]:
     rows = size("EVENTS", ROWS)
-    wanted = os.environ.get("NORIA_BENCH_CASES", "k_center dedupe whole").replace(",", " ").split()
-    cases: dict[str, Callable[[int], list[Row]]] = {"k_center": _k_center, "dedupe": _dedupe, "whole": _whole}
-    return [found for case in wanted for found in cases[case](rows)]
+    wanted = os.environ.get("NORIA_BENCH_CASES", "k_center dedupe nuggets whole").replace(",", " ").split()
+    cases: dict[str, Callable[[], list[Row]]] = {
+        "k_center": lambda: _k_center(rows),
+        "dedupe": lambda: _dedupe(rows),
+        "nuggets": lambda: _nuggets(home),
+        "whole": lambda: _whole(rows),
+    }
+    return [found for case in wanted for found in cases[case]()]
 
 
 def clusters(rows: int, middles: int, spread: float, planted: float = 0.0) -> Vectors:
@@ -109,6 +121,26 @@ def _whole(rows: int) -> list[Row]:
         row("whole", "cpu_seconds", "s", [took.cpu_s]),
         row("whole", "peak_mb", "MB", [_peak_mb()]),
         row("whole", "kept", "rows", [float(len(chosen.kept))]),
+    ]
+
+
+def _nuggets(home: Path) -> list[Row]:
+    """Facts of the demo as shots and as tasks, on the model that comes along, on one thread."""
+    torch.set_num_threads(1)
+    golden.HEAVY_THREADS = 1
+    folder = prepare_base(home)
+    turns = [Turn(fact.en.question, fact.en.answer) for fact in load_facts()]
+    count = size("FACTS", SHOTS)
+    shots, tasks = turns[:count], turns[-TASKS:]
+    ours, ours_t = _timed(lambda: golden.work(Task(str(folder), tuple(shots), tuple(tasks))).gains)
+    peak = _peak_mb()
+    plain, plain_t = _timed(lambda: plain_gains(folder, shots, tasks))
+    everyone = np.ones((len(shots), len(tasks)), bool)
+    scores, known = (golden_scores(np.array(gains), everyone) for gains in (ours, plain))
+    return [
+        *_rows("nuggets", ours_t, plain_t, peak),
+        row("nuggets", "same_result", "1 or 0", [float((scores == known).all())]),
+        row("nuggets", "largest_difference", "nats", [float(np.abs(np.array(ours) - np.array(plain)).max())]),
     ]
 
 

@@ -76,7 +76,8 @@ def test_every_noria_command_of_the_readme_does_what_it_says(door: Door, command
     exam = {"question": "How often is the pump checked?", "answer": "Every week.", "keys": ["week"]}
     (tmp_path / "exam.jsonl").write_text(json.dumps(exam) + "\n")
     (tmp_path / "examples.jsonl").write_text(json.dumps({"instruction": fact.question, "output": fact.answer}) + "\n")
-    (tmp_path / "policy.json").write_text(json.dumps({"thresholds": {"corrections": 50}}))
+    guide = [{"rule": "at_most_words", "value": 30}]
+    (tmp_path / "policy.json").write_text(json.dumps({"thresholds": {"corrections": 50}, "style": guide}))
     typed = [words for words in commands(ENGLISH) if words[0] == "noria" and words[1] not in ELSEWHERE]
     assert len(typed) >= 10
     policy = door.policy(DOMAIN)

@@ -188,8 +188,8 @@ def test_every_later_release_and_what_is_on_its_way_is_named_with_what_it_learne
     database, example = world.database, uuid4().hex
     change(
         database,
-        "INSERT INTO noria.examples (example_id, domain, kind, person, own_words, prompt, answer, said_at, accepted_offset)"
-        " VALUES (:example, :domain, 'correction', :who, true, '{}', '{}', now(), 1)",
+        "INSERT INTO noria.examples (example_id, domain, kind, person, own_words, edited, prompt, answer, said_at,"
+        " accepted_offset) VALUES (:example, :domain, 'correction', :who, true, false, '{}', '{}', now(), 1)",
         example=example,
         domain=domain,
         who=who,

@@ -152,6 +152,7 @@ def test_a_style_guide_makes_pairs_of_the_answers_that_are_there_where_nobody_sa
         sealed = {reply_id: msgspec.convert(words, Sealed) for reply_id, words in found.tuples()}
     of = {open_sealed(words, world.services.keyring): reply_id for reply_id, words in sealed.items()}
     give(world, of[short], ann, correction=own)
+    wait_until(lambda: world.events(domain, "example_accepted"))
     assert make()["added"] == 1, "what she wrote wins over the worst, and for its wording it loses to none"
     give(world, of[worst], ann, ranking=[of[worst], of[short], of[plain]])
     said = {

@@ -490,7 +490,12 @@ def test_a_build_whose_process_was_killed_makes_the_same_and_pays_twice_only_for
         posted(world, f"/v1/domains/{domain}/seeds", [json.loads(line) for line in TASKS.read_text().splitlines()])
     posted(world, f"/v1/domains/{domain}/builds", {"builder": builder, "most": most})
     with builder_process(world, server, tmp_path) as running:
-        door_world.wait_until(lambda: len(stalling.held) == in_flight, 60, "all that may be under way")
+        counted = "SELECT call FROM work.teacher_calls WHERE domain = :d"
+        door_world.wait_until(
+            lambda: len(stalling.held) == in_flight and len(rows(world.database, counted, d=domain)) == after,
+            60,
+            "all that may be under way, and what was answered before to be kept",
+        )
         running.kill()
         running.wait()
     stalling.go_on.set()

@@ -123,6 +123,9 @@ def test_two_annotators_disagree_without_seeing_each_other_and_a_third_settles_i
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "judged")
     bulk = world.as_data.post(f"/v1/domains/{domain}/proposals/accept", json={"proposals": [both]})
     assert (bulk.status_code, bulk.json()["error"]["code"]) == (409, "being_judged")
+    for verb in ("accept", "reject"):
+        bulk = world.as_data.post(f"/v1/domains/{domain}/examples/decide", json={"verb": verb, "ids": [both]})
+        assert (bulk.json()["held"], bulk.json()["position"]) == (1, None)
     shown = next_of(cleo, domain)
     assert shown is not None and (shown["proposal_id"], shown["waits"]) == (both, "disputed"), (
         "it waits before all others"

@@ -3,36 +3,15 @@
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.plain_golden import plain_gains
 from tests.unit import trainer_tiny as tiny
-from workers.models.loaded import load_model
 from workers.selector import golden
 from workers.selector.golden import Task, Turn, work
 from workers.trainer.loaded import load_tokenizer
 from workers.trainer.packed import PackedModel
 
 TURNS = tuple(Turn(question, answer) for question, answer in tiny.FACTS[:6])
-
-
-def plain_gains(folder: Path, shots: tuple[Turn, ...], tasks: tuple[Turn, ...]) -> list[list[float]]:
-    """By transformers itself, all logits, one text at a time."""
-    tokenizer, model = load_tokenizer(folder), load_model(folder)
-
-    def likely(turns: list[Turn]) -> float:
-        messages = [
-            message
-            for turn in turns
-            for message in ({"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer})
-        ]
-        text = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-        answer = [*tokenizer(turns[-1].answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        with torch.inference_mode():
-            log_p = model(torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
-        return float(log_p[len(prompt) - 1 : -1].gather(1, torch.tensor(answer)[:, None]).mean())
-
-    return [[likely([shot, task]) - likely([task]) for task in tasks] for shot in shots]
 
 
 def test_gains_are_those_of_one_forward_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from streams.style import StyleRule
 from streams.writes import Update
 from tests.samples import (
     DOMAIN,
+    SELECTION,
     DomainLog,
     created,
     evaluated,
@@ -82,9 +83,10 @@ def test_a_snapshot_that_is_lost_is_to_be_selected_with_what_its_round_recalled_
     None
 ):
     log, round_id = removed()
-    (order,) = log.tell(replace(rebuild_asked(round_id, 1), recall=Recall(of="both"), opening=True))
+    asked_ = replace(rebuild_asked(round_id, 1), recall=Recall(of="both"), opening=True, selection=SELECTION)
+    (order,) = log.tell(asked_)
     assert isinstance(order, orders.RebuildCandidate)
-    assert order.recall == Recall(of="both") and order.opening
+    assert order.recall == Recall(of="both") and order.opening and order.selection == SELECTION
 
 
 def test_what_trained_from_the_first_model_is_made_again_from_there() -> None:
@@ -96,7 +98,8 @@ def test_what_trained_from_the_first_model_is_made_again_from_there() -> None:
 
 def test_a_lost_snapshot_is_selected_with_what_the_order_says(monkeypatch: pytest.MonkeyPatch) -> None:
     log, round_id = removed()
-    (order,) = log.tell(replace(rebuild_asked(round_id, 1), recall=Recall(of="both"), opening=True))
+    asked_ = replace(rebuild_asked(round_id, 1), recall=Recall(of="both"), opening=True, selection=SELECTION)
+    (order,) = log.tell(asked_)
     assert isinstance(order, orders.RebuildCandidate)
     found: list[orders.SelectSnapshot] = []
 
@@ -108,8 +111,8 @@ def test_a_lost_snapshot_is_selected_with_what_the_order_says(monkeypatch: pytes
     artifacts = SimpleNamespace(has=lambda digest: False, put_bytes=lambda value: "sha256:again")
     context: Any = SimpleNamespace(artifacts=artifacts)
     assert rebuild._snapshot(order, context) == "sha256:again"
-    assert [(one.pin, one.recipe, one.recall, one.opening) for one in found] == [
-        (3, LoraRecipe(rank=8), Recall(of="both"), True)
+    assert [(one.pin, one.recipe, one.recall, one.opening, one.selection) for one in found] == [
+        (3, LoraRecipe(rank=8), Recall(of="both"), True, SELECTION)
     ]
 
 

@@ -128,7 +128,9 @@ def test_each_candidate_has_one_line_that_says_what_became_of_it_by_which_step_a
 
 
 def test_nothing_comes_of_nothing_and_one_is_kept() -> None:
-    selection: Selection = (*USUAL, Dedupe(), KCenter(k=3, keep=()), Budget(tokens=100))
+    quota: Selection = (*USUAL, KCenter(k=3, least={"generated": 2}))
+    assert choose(quota, [], Measures()).kept == ()
+    selection: Selection = (*USUAL, Dedupe(), KCenter(k=3, keep=()), Nuggets(), Budget(tokens=100))
     assert choose(selection, [], Measures()).kept == ()
     (one,) = choose(selection, [candidate("one")], Measures()).kept
     assert one.example_id == "one"

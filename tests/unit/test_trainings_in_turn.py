@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine
-from workers.selector.snapshot import FORMAT, Snapshot, save
 
 from streams.codec import decode
 from streams.events import DOMAINS
@@ -17,6 +16,7 @@ from streams.log import MemoryLog
 from streams.orders import TrainCandidate
 from streams.recipes import LoraRecipe
 from streams.sealing import Keyring
+from streams.snapshots import FORMAT, Snapshot, save
 from tests.door_world import make_settings, wait_until
 from workers.context import Context
 from workers.trainer import step as training

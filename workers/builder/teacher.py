@@ -10,7 +10,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -114,7 +114,10 @@ class Desk:
         self._keyring = keyring
         self._wait = wait
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(self.in_flight, thread_name_prefix="teacher")
+        # What reads and keeps answers goes on beside the requests, so that there are always as many of these as there may be.
+        self._pool = ThreadPoolExecutor(2 * self.in_flight, thread_name_prefix="teacher")
+        self._free = threading.Semaphore(self.in_flight)
+        self._closing = threading.Event()
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(ANSWER_S, connect=10.0),
@@ -124,7 +127,8 @@ class Desk:
         )
 
     def close(self) -> None:
-        """What is under way is waited for: it is paid, and kept."""
+        """What is under way is waited for: it is paid, and kept. Nothing else is asked."""
+        self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._http.close()
 
@@ -172,14 +176,17 @@ class Desk:
                 else:
                     self.counts.cached += 1
             return answer
-        with self._lock:
-            if self.counts.tokens >= teacher.tokens:
-                return Answer("", SPENT)
-        answer = self._asked(teacher, body)
+        with self._free:
+            if self._closing.is_set():
+                raise CancelledError
+            with self._lock:
+                if self.counts.tokens >= teacher.tokens:
+                    return Answer("", SPENT)
+            answer = self._asked(teacher, body)
+            with self._lock:
+                self.counts.calls += 1
+                self.counts.tokens += answer.tokens
         self._keep(call, answer)
-        with self._lock:
-            self.counts.calls += 1
-            self.counts.tokens += answer.tokens
         return answer
 
     def _asked(self, teacher: Teacher, body: dict[str, Any]) -> Answer:

@@ -48,9 +48,9 @@ def work(task: Task) -> Answer:
 
     reward = RewardModel(Path(task.model))
     rows = dict[int, tuple[tuple[int, ...], tuple[int, ...]]]()
-    for number, (question, answer) in enumerate(task.said):
+    for number, (question, reply) in enumerate(task.said):
         with suppress(Invalid):
-            rows[number] = reward.row(([{"role": "user", "content": question}], answer))
+            rows[number] = reward.row(([{"role": "user", "content": question}], reply))
     raw = reward.raw([prompt + answer for prompt, answer in rows.values()])
     found = {
         number: reward.corrected(score, len(answer))

@@ -1,9 +1,9 @@
 """The step `dedupe`: of examples that say the same one is kept, the best.
 
 What is written the same is found by its words; what means the same, by the cosine of its vectors: exactly up to EXACT_ROWS, above
-that within the nearest cells of an inverted file (FAISS, Douze et al. 2024, arXiv 2401.08281), by a search of a range and not of so
-many neighbours, so that a cluster of any size is found whole. Two that name different numbers never mean the same here: a number is
-often the whole fact.
+that within the nearest cells of an inverted file (FAISS finds their middles; Douze et al. 2024, arXiv 2401.08281), all that lies in
+the range and not so many neighbours, so that a cluster of any size is found whole. Two that name different numbers never mean the
+same here: a number is often the whole fact.
 """
 
 import re
@@ -99,27 +99,43 @@ def exact_pairs(vectors: Vectors, cosine: float, check: Callable[[], None] = lam
 
 
 def _by_cells(vectors: Vectors, cosine: float, check: Callable[[], None]) -> Pairs:
+    """Rows lie in the cell of the nearest of many middles. Each is compared with those in its PROBES nearest cells, cell by cell:
+    as products of matrices, which take a third of the time of an index that answers row by row (measured)."""
     faiss.omp_set_num_threads(HEAVY_THREADS)
-    dims = vectors.shape[1]
-    cells = 2 ** round(np.log2(1.6 * np.sqrt(len(vectors))))  # 512 of 100,000 rows
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dims), dims, int(cells), faiss.METRIC_INNER_PRODUCT)
-    index.cp.niter = 8
-    index.train(vectors[:: max(1, len(vectors) // (80 * int(cells)))])
-    index.add(vectors)
-    index.nprobe = PROBES
-    found: list[Pairs] = []
-    for start in range(0, len(vectors), _BLOCK):
+    rows, dims = vectors.shape
+    cells = int(2 ** round(np.log2(1.6 * np.sqrt(rows))))  # 512 of 100,000 rows
+    means = faiss.Kmeans(dims, cells, niter=8, seed=1, spherical=True, max_points_per_centroid=80)
+    means.train(np.ascontiguousarray(vectors[:: max(1, rows // (80 * cells))]))
+    assert means.centroids is not None
+    nearest = np.empty((rows, PROBES), np.int64)  # the cells of each row, its own first
+    for start in range(0, rows, _BLOCK):
         check()
-        ends, near, right = index.range_search(vectors[start : start + _BLOCK], float(np.nextafter(cosine, -1)))
-        left = np.repeat(np.arange(len(ends) - 1), (ends[1:] - ends[:-1]).astype(np.int64)) + start
-        # A pair may be found from one of the two alone, whose cells are others than the other's.
-        swap = left > right
-        found.append((np.where(swap, right, left), np.where(swap, left, right), near))
+        near = vectors[start : start + _BLOCK] @ means.centroids.T
+        few = np.argpartition(-near, PROBES - 1, axis=1)[:, :PROBES]
+        by_nearness = np.argsort(-np.take_along_axis(near, few, axis=1), axis=1)
+        nearest[start : start + _BLOCK] = np.take_along_axis(few, by_nearness, axis=1)
+    inside, around = _by_cell(nearest[:, 0], cells), _by_cell(nearest.ravel(), cells)
+    found: list[Pairs] = []
+    for members, askers in zip(inside, around, strict=True):
+        check()
+        known = vectors[members].T
+        for start in range(0, len(askers), _BLOCK):
+            asking = askers[start : start + _BLOCK] // PROBES
+            near = vectors[asking] @ known
+            one, other = np.nonzero(near >= cosine)
+            left, right = asking[one], members[other]
+            apart = left != right
+            left, right, near = left[apart], right[apart], near[one, other][apart]
+            found.append((np.minimum(left, right), np.maximum(left, right), near))
     left, right, near = _together(found)
-    apart = left != right
-    left, right, near = left[apart], right[apart], near[apart]
-    _, once = np.unique(left * len(vectors) + right, return_index=True)
+    _, once = np.unique(left * rows + right, return_index=True)  # most are found from both of the two
     return left[once], right[once], near[once]
+
+
+def _by_cell(cell_of: NDArray[np.int64], cells: int) -> list[NDArray[np.int64]]:
+    """By cell, what lies in it."""
+    order = np.argsort(cell_of, kind="stable")
+    return np.split(order, np.searchsorted(cell_of[order], np.arange(1, cells)))
 
 
 def _together(found: Iterable[Pairs]) -> Pairs:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from workers.asked import answer
-from workers.cores import HEAVY_THREADS
 from workers.trainer.rows import CONFIG_FILE, EncodedRow, encode_rows, shared_prefix
 from workers.trainer.spec import TrainingRow
 
@@ -59,11 +58,9 @@ class Gains(Struct, frozen=True, tag="gains", tag_field="kind"):
 
 def work(task: Task) -> Gains:
     """Raises Invalid if the model cannot be loaded."""
-    import torch
 
     from workers.trainer.loaded import load_tokenizer
 
-    torch.set_num_threads(HEAVY_THREADS)
     folder = Path(task.model)
     tokenizer: Any = load_tokenizer(folder)
     limit = _limit(folder)

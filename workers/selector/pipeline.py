@@ -27,6 +27,8 @@ def choose(
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Chosen:
     """`tell(done, all)` reports steps. Raises Cancelled, Invalid, Unavailable."""
+    if not candidates:
+        return Chosen((), {})  # nobody asks for a quota of nothing: what learns from pairs alone has no example
     lines = {one.example_id: Line(one.example_id, "example", True) for one in candidates}
     kept = {one.example_id: one for one in candidates}
     for number, step in enumerate(selection):
