@@ -20,6 +20,7 @@ from api.errors import ApiError
 from api.formats.turns import messages_of, to_alpaca
 from api.items import Example, ItemFault, read_example
 from api.known import CATCH_UP_S, domain_row, living_domain
+from api.made_of import made_of
 from api.material import opened_proposal, replaced_by, sealed_with
 from api.saying import say
 from api.services import Services, person_subject
@@ -334,7 +335,9 @@ def _item(services: Services, row: Row[Any]) -> dict[str, Any]:
     found["reason"] = row.concern_reason
     found["proposal"] = opened_proposal(services, row)
     # Somebody's prompt is what is proposed; an annotator sees nothing else of a conversation.
-    found["sources"] = [_source(services, one["kind"], one["id"]) for one in row.sources if one["kind"] != "prompt"]
+    sources = [one for one in row.sources if one["kind"] != "prompt"]
+    with postgres_trouble(), services.database.connect() as connection:
+        found["sources"] = [made_of(services, connection, one["kind"], one["id"]) for one in sources]
     said = _said(services, row) if row.verdicts > 1 else ()
     found["verdicts"] = [_verdict(services, one) for one in said]
     return found
@@ -347,36 +350,6 @@ def _verdict(services: Services, row: Row[Any]) -> dict[str, Any]:
         if prompt is not None and answer is not None:
             found["edited"] = to_alpaca(msgspec.json.decode(prompt), answer)
     return found
-
-
-_TABLES = {
-    "triple": (schema.triples, "triple_id", "triple"),
-    "seed": (schema.seeds, "seed_id", "seed"),
-    "passage": (schema.passages, "passage_id", "passage"),
-    "example": (schema.examples, "example_id", "answer"),
-}
-
-
-def _source(services: Services, kind: str, id_: str) -> dict[str, Any]:
-    """`said`: what it says, as it was brought; None, where it is gone. Of a passage with its document's `title`."""
-    table, key, column = _TABLES[kind]
-    with postgres_trouble(), services.database.connect() as connection:
-        row = connection.execute(select(table).where(table.c[key] == id_)).mappings().one_or_none()
-        document = None
-        if row is not None and kind == "passage":
-            documents = schema.documents.c
-            document = connection.execute(
-                select(documents.title).where(documents.document_id == row["document_id"])
-            ).scalar_one_or_none()
-    words = None if row is None else opened(services, row[column])
-    title = None if document is None else opened(services, document)
-    named = {} if title is None else msgspec.json.decode(title)
-    return {
-        "kind": kind,
-        "id": id_,
-        "title": named.get("title") or named.get("name"),
-        "said": None if words is None else {"text": words} if kind == "example" else msgspec.json.decode(words),
-    }
 
 
 _WAITING = text(

@@ -207,7 +207,7 @@ def new_item(words: str, waits: str = "proposed", doubled: bool = False, **known
         "waits": waits,
         "reason": None,
         "proposal": proposal,
-        "sources": [{"kind": "passage", "id": "9a55", "title": "Road Traffic Safety Law", "said": passage}],
+        "sources": [{"kind": "passage", "id": "9a55", "title": "Road Traffic Safety Law", "retired": None} | passage],
         "verdicts": [],
         "judging": Judging(doubled),
     } | known

@@ -7,6 +7,7 @@ import msgspec
 
 from api.cli.context import domain_option, json_option, print_json, print_table, printable, the_domain, the_door
 from api.client import Json
+from api.ui.made_of import place_and_words
 from streams.annotation import PLACES
 from streams.errors import Invalid
 
@@ -62,8 +63,9 @@ def next_(person: str | None, domain: str | None, as_json: bool) -> None:
     click.echo(printable(f"{item['proposal_id']}  {item['waits']}{why}"))
     _tell("", item["proposal"])
     for source in item["sources"]:
-        title = f"{source['title']} " if source["title"] else ""
-        click.echo(printable(f"from {source['kind']}: {title}{_in_words(source['said'])}"))
+        place, words = place_and_words(source)
+        where = f", {place}" if place else ""
+        click.echo(printable(f"from {source['kind']}{where}: {words if words is not None else 'it is gone'}"))
     for number, verdict in enumerate(item["verdicts"], 1):
         click.echo(f"annotator {number}: {verdict['verdict']} (noria queue take {item['proposal_id']} {number})")
         _tell("    ", verdict["edited"])
@@ -196,14 +198,6 @@ def _tell(before: str, example: Json | None) -> None:
     for name in ("system", "instruction", "input", "output"):
         if example is not None and example.get(name):
             click.echo(printable(f"{before}{name}: {example[name]}"))
-
-
-def _in_words(said: Json | None) -> str:
-    if said is None:
-        return "it is gone"
-    if "text" in said:
-        return f"{said['place']}: {said['text']}"
-    return msgspec.json.encode(said).decode()
 
 
 COMMANDS = [queue_group]

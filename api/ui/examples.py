@@ -17,6 +17,7 @@ from api.formats.checking import Brought, Checked, examples, good
 from api.items import Example
 from api.sending import Import
 from api.ui.board import clock
+from api.ui.made_of import draw_source
 from api.ui.markup import card, safe
 from api.ui.words import Lang, event_name, known, say
 from streams.errors import Invalid
@@ -271,29 +272,10 @@ def _origin(came: Json, lang: Lang) -> str:
             facts.append(f"{say(lang, f'room_origin_{name}')} {came[name]}")
     if came.get("release") is not None:
         facts.append(say(lang, "release_n", release=came["release"]))
-    sources = "".join(f'<li class="n-own n-quiet">{_source(one, lang)}</li>' for one in came.get("made_of", ()))
+    sources = "".join(f'<li class="n-own n-quiet">{draw_source(one, lang)}</li>' for one in came.get("made_of", ()))
     return f'<p class="n-small n-ids">{safe(" · ".join(facts))}</p>' + (
         f'<ul class="n-made-of">{sources}</ul>' if sources else ""
     )
-
-
-def _source(one: Json, lang: Lang) -> str:
-    label = _word(lang, "kind", one["kind"])
-    if one.get("gone"):
-        return f'<div class="n-label">{safe(label)}</div><div class="n-text">{safe(say(lang, "room_gone"))}</div>'
-    match one["kind"]:
-        case "passage":
-            label += f" · {one['title']} {one['place']}"
-            words = str(one["text"]).strip()
-        case "triple":
-            words = " — ".join(one["triple"].values())
-        case "seed" if "major" in one["seed"]:
-            words = "\n".join((one["seed"]["major"]["rule"], one["seed"]["minor"], one["seed"]["conclusion"]["result"]))
-        case "seed":
-            words = str(one["seed"].get("instruction") or one["seed"]["question"])
-        case _:
-            words = str(one.get("text", ""))
-    return f'<div class="n-label">{safe(label)}</div><div class="n-text">{safe(words)}</div>'
 
 
 def _happened(rows: list[Json], lang: Lang) -> str:

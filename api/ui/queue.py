@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from api.client import Door, Json
 from api.ui.icons import CHECK, CROSS, PEN, SKIP, WHEEL
+from api.ui.made_of import draw_source
 from api.ui.markup import card, safe
 from api.ui.words import Lang, known, say
 from streams.annotation import PLACES
@@ -97,7 +98,7 @@ def draw_item(item: Json | None, lang: Lang) -> str:
     by = f'<p class="n-muted n-small">{safe(say(lang, "proposed_by", builder=item["builder"]))}</p>'
     said = _verdicts(item["verdicts"], proposal, lang)
     body = f"{by}{_why(item, lang)}{_fields(proposal, lang)}{said}{_acts(lang)}{_form(proposal, lang)}"
-    sources = "".join(_source(one, lang) for one in item["sources"])
+    sources = "".join(f"<li>{draw_source(one, lang)}</li>" for one in item["sources"])
     return (
         f'<div class="n-board"><div class="n-col" data-item="{safe(item["proposal_id"])}">'
         f"{card(say(lang, 'queue_title'), body, chip)}</div>"
@@ -175,22 +176,3 @@ def _form(proposal: Json, lang: Lang) -> str:
 
 def _rows(text: str) -> int:
     return min(10, max(2, text.count("\n") + len(text) // 35 + 1))
-
-
-def _source(source: Json, lang: Lang) -> str:
-    said = source["said"]
-    place = [str(source["title"] or "")]
-    if said is None:
-        words = say(lang, "source_removed")
-    elif "text" in said:
-        place.append(str(said.get("place") or ""))
-        words = str(said["text"])
-    elif source["kind"] == "triple":
-        words = " — ".join(str(said[name]) for name in ("subject", "predicate", "object"))
-    elif "major" in said:
-        place.append(f"{said['major']['law']} {said['major']['article']}")
-        words = f"{said['major']['rule']}\n{said['minor']}\n{said['conclusion']['result']}"
-    else:
-        words = str(said.get("instruction") or said["question"])
-    label = say(lang, "comma").join([say(lang, f"from_{source['kind']}"), *(part for part in place if part)])
-    return f'<li><div class="n-label">{safe(label)}</div><div class="n-text">{safe(words.strip())}</div></li>'

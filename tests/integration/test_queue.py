@@ -109,7 +109,7 @@ def test_two_annotators_disagree_without_seeing_each_other_and_a_third_settles_i
     shown = next_of(ann, domain)
     assert shown is not None and shown["proposal_id"] == both and shown["verdicts"] == []
     assert shown["proposal"]["output"] == "In berth 1."
-    assert shown["sources"][0]["said"] == {"subject": "the ferry", "predicate": "home port", "object": "Skagen"}
+    assert shown["sources"][0]["triple"] == {"subject": "the ferry", "predicate": "home port", "object": "Skagen"}
     mended = {"instruction": "Where is it?", "output": "In berth 7."}
     judge(world, ann, domain, both, verdict="edit", edited=mended)
     assert learned(world, domain) == 0
