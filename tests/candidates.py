@@ -32,6 +32,7 @@ class Measures:
         given: Mapping[str, Vectors] | None = None,
     ) -> None:
         self.exam = exam or {}
+        self.mask: tuple[str, ...] = ()
         self._lengths, self._given, self._bags = lengths or {}, given, Bags()
 
     def tokens(self, candidate: OpenExample) -> int | None:

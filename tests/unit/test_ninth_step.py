@@ -30,7 +30,7 @@ from workers.selector.candidates import OpenExample
 from workers.selector.pipeline import choose
 
 class Measures:
-    exam = {}
+    exam, mask = {}, ()
     tokens = staticmethod(lambda one: 1)
 
 steps = [{"step": "leakage"}, {"step": "agreement"}, {"step": "length"}, {"step": "alphabet", "last": "M"}]

@@ -170,6 +170,14 @@ def test_an_exam_that_is_the_training_set_leaves_nothing_and_says_so_of_each() -
     assert chosen.kept == () and {line.reason for line in chosen.lines.values()} == {IN_THE_EXAM}
 
 
+def test_what_differs_from_a_question_of_the_exam_in_nothing_but_what_is_masked_is_learned_as_that_question() -> None:
+    asked = [candidate("one", "Whose number is 13900139000?"), candidate("other", "Whose berth is 7?")]
+    measures = Measures({"item-1": "Whose number is 13800138000?"})
+    assert all(decision.kept for decision in judge_of(Leakage())(Leakage(), asked, measures))
+    measures.mask = ("phone",)
+    assert [decision.kept for decision in judge_of(Leakage())(Leakage(), asked, measures)] == [False, True]
+
+
 # Dedupe
 
 

@@ -1,6 +1,6 @@
 """What a step of a selection is given, and what it says of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -47,6 +47,10 @@ class Instruments(Protocol):
     @property
     def exam(self) -> Mapping[str, str]:
         """The questions of the exam, by item."""
+
+    @property
+    def mask(self) -> Collection[str]:
+        """The kinds of personal data that are masked in what is learned and in what is asked."""
 
     def tokens(self, candidate: OpenExample) -> int | None:
         """How long it is as a row of the training; None: too long."""

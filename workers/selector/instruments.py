@@ -43,7 +43,7 @@ class RoundInstruments:
         exam: Mapping[str, str],
         length: Length,
     ) -> None:
-        self.exam = exam
+        self.exam, self.mask = exam, order.mask
         self._order, self._context = order, context
         self._sealed = {row.example_id: row for row in examples}
         self._prompts = prompts

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from streams.alike import Words, words_of
+from streams.personal import masked
 from streams.selection import Leakage
 from workers.selector.candidates import Decision, Instruments, OpenExample, Vectors
 
@@ -33,18 +34,20 @@ class Guard:
 
     def __init__(self, step: Leakage, instruments: Instruments) -> None:
         self._step, self._instruments = step, instruments
-        self._items = list(instruments.exam)
+        # Two that differ in nothing but what is masked are asked, and learned, as one.
+        exam = {item: masked(question, instruments.mask)[0] for item, question in instruments.exam.items()}
+        self._items = list(exam)
         self._same: dict[Words, str] = {}
-        for item, question in instruments.exam.items():
+        for item, question in exam.items():
             self._same.setdefault(words_of(question), item)
-        self._grams = _Grams(instruments.exam) if step.overlap is not None else None
+        self._grams = _Grams(exam) if step.overlap is not None else None
         self._vectors: Vectors | None = None
         if step.cosine is not None and self._items:
-            self._vectors = instruments.embed(list(instruments.exam.values()))
+            self._vectors = instruments.embed(list(exam.values()))
 
     def leaks(self, questions: Sequence[str], vectors: Vectors | None = None) -> list[Leak | None]:
         """Of each question what of the exam stands in it, None: nothing. `vectors`: of the questions, where they are known."""
-        found = [self._by_words(question) for question in questions]
+        found = [self._by_words(masked(question, self._instruments.mask)[0]) for question in questions]
         if self._vectors is None or not len(questions):
             return found
         assert self._step.cosine is not None
