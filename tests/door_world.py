@@ -3,11 +3,10 @@
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -35,23 +34,12 @@ from streams.settings import Settings
 from streams.store import Store, open_database
 from streams.topics import TOPICS
 from tests.engine_server import EngineServer
+from tests.waiting import PATIENCE_S, wait_until
 
 # Of the processes' roles, which are one server's, however many databases and doors a session has on it.
 PASSWORDS = Path(tempfile.mkdtemp(prefix="noria-test-keys-")) / "postgres-roles.json"
 MODEL = "sha256:" + "1" * 64
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<repo_name>", "[INST]", "</s>")
-
-
-def wait_until(holds: Callable[[], Any], timeout_s: float = 15.0, what: str = "the condition") -> Any:
-    """What `holds` gives, once it gives something true."""
-    deadline = monotonic() + timeout_s
-    pause = threading.Event()
-    while True:
-        found = holds()
-        if found:
-            return found
-        assert monotonic() < deadline, f"{what} did not come within {timeout_s} s"
-        pause.wait(0.02)
 
 
 class World:
@@ -91,7 +79,7 @@ class World:
 
     def client(self, key: str | None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.door_url, headers=headers, timeout=90, limits=LIMITS, trust_env=False)
+        return httpx.Client(base_url=self.door_url, headers=headers, timeout=PATIENCE_S, limits=LIMITS, trust_env=False)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -102,7 +90,7 @@ class World:
             client.close()
         self.services.routes.stop()
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(PATIENCE_S)
         self.services.recorder.log.close()
         self.services.database.dispose()
         self.database.dispose()
@@ -192,7 +180,7 @@ class World:
             event, id=id or uuid4(), source="/test", time=datetime.now(UTC), correlation_id=event.domain
         )
         message = Message(topic_of(event), envelope.key, encode(envelope))
-        (position,) = self.services.recorder.log.append([message], 10)
+        (position,) = self.services.recorder.log.append([message], PATIENCE_S)
         return str(position)
 
     def caught_up(self, position: str) -> None:
@@ -200,7 +188,7 @@ class World:
         topic, _, rest = position.rpartition("-")
         partition, _, offset = rest.partition("@")
         wanted = Position(topic, int(partition), int(offset))
-        assert self.services.recorder.wait_for([wanted], 15), f"{position} was not applied"
+        assert self.services.recorder.wait_for([wanted], PATIENCE_S), f"{position} was not applied"
 
     def events(self, domain: str, kind: str | None = None) -> list[dict[str, Any]]:
         """The events of a domain on the log, as they stand there."""

@@ -105,7 +105,7 @@ class EngineServer:
             counts = {"n_prompt_tokens": asked, "n_ctx": self.context_tokens}
             self._say(handler, 400, {"error": {"message": "no", "type": "exceed_context_size_error", **counts}})
             return
-        self.hold.wait(30)
+        self.hold.wait()
         handler.send_response(200)
         handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Connection", "close")

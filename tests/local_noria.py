@@ -13,11 +13,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import psutil
@@ -30,6 +28,7 @@ from streams.artifacts import Artifacts
 from streams.recipes import LoraRecipe
 from streams.settings import Settings, from_env
 from tests import ward
+from tests.waiting import PATIENCE_S, TRAINING_S, wait_until
 from workers.cores import fast_precision
 from workers.evaluator.install import REQUIREMENTS
 from workers.models.base import WHEEL, prepare_base_digest
@@ -37,19 +36,10 @@ from workers.trainer.general import answers_folder, general_prompts, kept_place
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache" / "d"
-UP_WITHIN_S = 600.0
-DOWN_WITHIN_S = 90.0
+UP_WITHIN_S = TRAINING_S  # the first makes what all share
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl
-
-
-def until(condition: Callable[[], Any], what: str, within_s: float = 60.0) -> Any:
-    """What `condition` gives, once it gives something true."""
-    deadline = time.monotonic() + within_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {within_s:.0f} s in vain: {what}"
-        time.sleep(0.05)
-    return found
+until = wait_until
 
 
 class LocalNoria:
@@ -120,12 +110,12 @@ def running(home: Path, environ: Mapping[str, str] | None = None, cache: Path = 
             assert child.poll() is None, f"noria did not come up:\n{said}"
             return any(line.startswith("ready:") for line in said.splitlines())
 
-        until(ready, "noria is ready", UP_WITHIN_S)
+        until(ready, "noria is ready", patience_s=UP_WITHIN_S)
         yield LocalNoria(home, child.pid)
     finally:
         child.terminate()
         try:
-            child.wait(DOWN_WITHIN_S)
+            child.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             child.kill()  # what it started is tied to it
             child.wait()
@@ -147,7 +137,7 @@ def log_and_database(home: Path) -> Iterator[Settings]:
     thread = threading.Thread(target=supervisor.run, args=(ready.set,), name="supervisor")
     thread.start()
     try:
-        until(lambda: ready.is_set() or not thread.is_alive(), "Kafka and PostgreSQL", UP_WITHIN_S)
+        until(lambda: ready.is_set() or not thread.is_alive(), "Kafka and PostgreSQL", patience_s=UP_WITHIN_S)
         assert ready.is_set(), said
         yield from_env({"NORIA_HOME": str(home)})
     finally:

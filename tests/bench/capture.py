@@ -60,7 +60,11 @@ def measure(home: Path) -> list[Row]:
     with running(home / "noria", given) as noria, stub() as engine:
         with noria.door() as door:
             door.create_domain({"domain": DOMAIN, "policy": {"thresholds": {"corrections": None}}})
-            until(lambda: any(model["id"] == DOMAIN for model in door.models()), "the first release answers", 120)
+            until(
+                lambda: any(model["id"] == DOMAIN for model in door.models()),
+                "the first release answers",
+                patience_s=120,
+            )
         answer_by_stub(noria, engine.url)
         with httpx.Client(timeout=60, trust_env=False, limits=httpx.Limits(max_connections=None)) as http:
             direct = Asker(http, engine.url, {"Authorization": "Bearer none"})
@@ -261,7 +265,7 @@ def caught_up(noria: LocalNoria) -> None:
         return all(there.get(part, 0) >= end for part, end in ends.items())
 
     try:
-        until(reached, "the projections have followed", 120)
+        until(reached, "the projections have followed", patience_s=120)
     finally:
         log.close()
         database.dispose()

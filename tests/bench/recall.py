@@ -42,7 +42,9 @@ def measure(home: Path) -> list[Row]:
         for domain, recall in ((PLAIN, {"of": "off"}), (RECALLING, {"of": "both", "least": 0.0})):
             policy = {"thresholds": {"corrections": None}, "recall": recall}
             door.create_domain({"domain": domain, "policy": policy})
-        until(lambda: {PLAIN, RECALLING} <= {m["id"] for m in door.models()}, "the first releases answer", 300)
+        until(
+            lambda: {PLAIN, RECALLING} <= {m["id"] for m in door.models()}, "the first releases answer", patience_s=300
+        )
         for domain in (PLAIN, RECALLING):
             answer_by_stub(noria, engine.url, domain)
         began = time.monotonic()
@@ -50,7 +52,7 @@ def measure(home: Path) -> list[Row]:
             numbers = range(start, min(start + A_DOCUMENT, passages))
             door.add_document(RECALLING, f"statute-{start}.md", statute(numbers), "text/markdown")
         entered_s = time.monotonic() - began
-        until(lambda: held(noria) >= passages, "the memory holds every passage", TAKES_IN_WITHIN_S)
+        until(lambda: held(noria) >= passages, "the memory holds every passage", patience_s=TAKES_IN_WITHIN_S)
         rows = [
             row(f"{passages} passages", "entered", "s", [entered_s]),
             row(f"{passages} passages", "entered and held", "s", [time.monotonic() - began]),
@@ -106,7 +108,7 @@ def recalled_after(noria: LocalNoria, door: Door) -> list[Row]:
         door.feedback(said.reply_ids[0], person="ann", correction=f"At lock {number} only the keeper.")  # type: ignore[union-attr]
         began = time.monotonic()
         asked = f"at lock number {number}, who crosses by night"
-        until(partial(memory.recall, RECALLING, asked, of_corrections), "it is recalled", 30)
+        until(partial(memory.recall, RECALLING, asked, of_corrections), "it is recalled", patience_s=30)
         took.append((time.monotonic() - began) * 1000)
     return [row("a correction", "recalled after, p50 and p99", "ms", [percentile(took, 50), percentile(took, 99)])]
 
@@ -118,7 +120,7 @@ def made_again(noria: LocalNoria, passages: int) -> list[Row]:
     until(
         lambda: noria.processes()["recall"].pid != before.pid and held(noria) >= passages,
         "the memory is whole",
-        TAKES_IN_WITHIN_S,
+        patience_s=TAKES_IN_WITHIN_S,
     )
     whole_s = time.monotonic() - began
     assert client(noria).recall(RECALLING, QUESTION, Recall(of="both", least=0.0))

@@ -78,7 +78,7 @@ def page_process(door_url: str, home: Path) -> Iterator[str]:
             yield line.removeprefix("page: ").strip()
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait()
 
 
 def log_in(page: Any, link: str, query: str = "") -> None:

@@ -37,7 +37,7 @@ def noria(demo: Demo, report: dict[str, Any]) -> Iterator[LocalNoria]:
 @pytest.fixture(scope="package")
 def door(noria: LocalNoria) -> Iterator[Door]:
     with noria.door() as door:
-        until(lambda: any(m["id"] == DOMAIN for m in door.models()), "the release of the demo answers again", 120)
+        until(lambda: any(m["id"] == DOMAIN for m in door.models()), "the release of the demo answers again")
         yield door
 
 

@@ -50,7 +50,11 @@ def through_a_round(noria: LocalNoria, factory: Path, folder: Path) -> dict[str,
         door.create_domain(
             {"domain": story.DOMAIN, "title": "Roads", "languages": ["en"], **MADE_WITH, "policy": POLICY}
         )
-        until(lambda: any(model["id"] == story.DOMAIN for model in door.models()), "release 0 answers", UP_WITHIN_S)
+        until(
+            lambda: any(model["id"] == story.DOMAIN for model in door.models()),
+            "release 0 answers",
+            patience_s=UP_WITHIN_S,
+        )
         story.watch_exam(door, noria.home, story.add_exam(door, FACTS, GENERAL))
         acts = correct_facts(door, story.DOMAIN, FACTS, 0.2, lambda acts, fact: None)
         # LLaMA-Factory has no guard for what a model knows, and corrections alone wipe a small one out: the gate refused that

@@ -23,6 +23,7 @@ from tests.e2e.second_domain import DOMAIN as WARD
 from tests.e2e.small_story import FACTS
 from tests.integration.by_hand import message
 from tests.local_noria import LocalNoria, until
+from tests.waiting import PATIENCE_S, TRAINING_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CANARIES = tuple(f"the heron of house {number} keeps umbrella {number * 7919}" for number in range(101, 121))
@@ -45,7 +46,7 @@ def test_no_request_failed_or_was_answered_by_two_versions_during_the_swaps(repo
     assert report["requests_during_swaps"] >= 100
     assert report["failed_requests"] == 0
     assert report["mixed_answers"] == 0
-    assert 0 < report["largest_pause_s"] < 60
+    assert 0 < report["largest_pause_s"] < 240
 
 
 def test_the_report_says_when_the_first_answer_was_there(report: dict[str, Any]) -> None:
@@ -99,7 +100,7 @@ def test_a_model_that_was_removed_is_made_again_the_same_byte_by_byte_and_answer
     log = KafkaLog(noria.kafka, "test")
     log.append([message(gone)], 10)
     log.close()
-    until(lambda: door.rounds(WARD)[0]["removed_at"], "the tables say that it is removed", 30)
+    until(lambda: door.rounds(WARD)[0]["removed_at"], "the tables say that it is removed")
     artifacts = Artifacts(noria.settings().artifacts)
     for kind in ("model", "adapter"):
         artifacts.remove(made[kind])
@@ -107,7 +108,11 @@ def test_a_model_that_was_removed_is_made_again_the_same_byte_by_byte_and_answer
     assert refused.returncode == 1 and f"noria round rebuild 1 --domain {WARD}" in refused.stderr
 
     assert command("round", "rebuild", "1", "--domain", WARD).returncode == 0
-    until(lambda: (door.rounds(WARD)[0]["rebuild"] or {}).get("outcome") not in (None, "under_way"), "it is made", 300)
+    until(
+        lambda: (door.rounds(WARD)[0]["rebuild"] or {}).get("outcome") not in (None, "under_way"),
+        "it is made",
+        patience_s=TRAINING_S,
+    )
     assert "the same again" in command("round", "show", "1", "--domain", WARD).stdout
     assert all(artifacts.verify(made[kind]) for kind in ("model", "adapter"))
     go_to(command, door, 1)
@@ -117,7 +122,7 @@ def test_a_model_that_was_removed_is_made_again_the_same_byte_by_byte_and_answer
 
 def go_to(command: Command, door: Door, release: int) -> None:
     assert command("release", "rollback", str(release), "--domain", WARD).returncode == 0
-    until(lambda: door.domain(WARD)["live_release"] == release, f"release {release} answers", 120)
+    until(lambda: door.domain(WARD)["live_release"] == release, f"release {release} answers")
 
 
 def test_the_page_opens_by_a_printed_link_and_for_as_long_as_its_key_holds(
@@ -125,14 +130,14 @@ def test_the_page_opens_by_a_printed_link_and_for_as_long_as_its_key_holds(
 ) -> None:
     made = json.loads(command("key", "create", "visitor", "--person", "vera", "--domain", DOMAIN, "--json").stdout)
     once = door.acting(made["key"]).page_link(noria.page_url).partition("#once=")[2]
-    with httpx.Client(base_url=noria.page_url, trust_env=False, timeout=30) as browser:
+    with httpx.Client(base_url=noria.page_url, trust_env=False, timeout=PATIENCE_S) as browser:
         assert browser.get("/config").status_code == 401
         assert browser.post("/login", data={"key": once}).headers["location"] == "/"
         assert browser.get("/config").status_code == 200
-        with httpx.Client(base_url=noria.page_url, trust_env=False) as second:
+        with httpx.Client(base_url=noria.page_url, trust_env=False, timeout=PATIENCE_S) as second:
             assert second.post("/login", data={"key": once}).status_code == 401
         assert command("key", "revoke", "visitor").returncode == 0
-        until(lambda: browser.get("/config").status_code == 401, "the page asks for a key again", 10)
+        until(lambda: browser.get("/config").status_code == 401, "the page asks for a key again")
     # Neither a key nor what stands for one is in any file but the local key's own.
     tokens = [made["key"], once, *browser.cookies.values()]
     assert files_holding(noria.home, tokens, but=MODELS) == set()
@@ -147,7 +152,7 @@ def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_res
         pieces = [*door.chat(DOMAIN, [{"role": "user", "content": canary}], person=PEOPLE[0], more={"max_tokens": 1})]
         reply_id = pieces[-1].reply_ids[0]  # type: ignore[union-attr]
         door.feedback(reply_id, person=PEOPLE[0], correction=f"Because {canary}.")
-    until(lambda: recalled(door), "what one person corrected is recalled for another", 30)
+    until(lambda: recalled(door), "what one person corrected is recalled for another")
     checkpoint(noria.database_url)
     words = [*CANARIES, *(fact.en.answer for fact in FACTS)]
     assert files_holding(noria.home, words, but=MODELS) == set()
@@ -156,7 +161,7 @@ def test_an_erased_persons_words_are_found_nowhere_and_nobody_elses_words_at_res
     assert erased.returncode == 0, erased.stdout + erased.stderr
     learned = json.loads(erased.stdout)["learned_by"]
     assert [(entry["domain"], entry["release"]) for entry in learned] == [(DOMAIN, 1)]
-    until(lambda: recalled(door) == (), "nobody recalls them any more", 5)
+    until(lambda: recalled(door) == (), "nobody recalls them any more")
     checkpoint(noria.database_url)
     assert files_holding(noria.home, words, but=MODELS) == set()
     assert command("verify").returncode == 0

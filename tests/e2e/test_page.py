@@ -26,6 +26,7 @@ from tests.door_server import (
     serving,
 )
 from tests.e2e.browser import chromium, log_in, page_process, profile
+from tests.waiting import PATIENCE_S
 
 QUESTION = "How fast may I drive on a street without a centre line?"
 ANSWER = "You may drive at 50 km/h on any such street, unless there is a sign."
@@ -65,7 +66,7 @@ def page(visited: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> Iterator
     found = visited.new_page()
     found.set_viewport_size({"width": 1280, "height": 860})
     found.on("request", lambda request: asked.append(request.url))
-    found.set_default_timeout(30_000)
+    found.set_default_timeout(PATIENCE_S * 1000)
     log_in(found, link_of(served), "?person=ana")
     found.wait_for_selector(".n-live.n-on")
     yield found
@@ -433,7 +434,7 @@ def annotators(browser: Any, served: tuple[FakeDoor, str], door: FakeDoor) -> It
     def visit(name: str, lang: str = "en") -> Any:
         contexts.append(browser.new_context(viewport={"width": 1280, "height": 860}))
         found = contexts[-1].new_page()
-        found.set_default_timeout(30_000)
+        found.set_default_timeout(PATIENCE_S * 1000)
         log_in(found, link_of(served, ANNOTATORS[name]), f"?lang={lang}")
         return found
 
@@ -588,7 +589,7 @@ def stranger(browser: Any, door: FakeDoor) -> Iterator[Any]:
     """A browser that has never been here."""
     context = browser.new_context(viewport={"width": 390, "height": 844}, locale="en-US")
     found = context.new_page()
-    found.set_default_timeout(30_000)
+    found.set_default_timeout(PATIENCE_S * 1000)
     yield found
     context.close()
 

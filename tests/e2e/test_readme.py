@@ -82,15 +82,15 @@ def test_every_noria_command_of_the_readme_does_what_it_says(door: Door, command
     assert len(typed) >= 10
     policy = door.policy(DOMAIN)
     door.set_policy(DOMAIN, policy | {"recall": {"of": "corrections"}})
-    until(lambda: remembers(door, DOMAIN), "the domain's memory is held", 60)
+    until(lambda: remembers(door, DOMAIN), "the domain's memory is held")
     for words in typed:
         if words[1] == "chat":
-            until(lambda: any(model["id"] == "devices" for model in door.models()), "the engine of the new domain", 120)
+            until(lambda: any(model["id"] == "devices" for model in door.models()), "the engine of the new domain")
         done = command(*words[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
         if words[1:3] == ["release", "rollback"]:
             to = int(words[3])
-            until(lambda to=to: release_of(door, DOMAIN) == to, f"release {to} answers", 60)
+            until(lambda to=to: release_of(door, DOMAIN) == to, f"release {to} answers")
     door.set_policy(DOMAIN, policy)
 
 

@@ -10,11 +10,11 @@ from msgspec import Struct, field
 from api.client import Answer, Door, Given, Refused
 from streams.errors import Unavailable
 from tests.local_noria import until
+from tests.waiting import PATIENCE_S
 
 PEOPLE = ("ada", "bo", "chen", "dalia", "emeka", "fumiko")
 # All ask the same and all contradict each other, so every round ends at its first step: a model is not taught to guess.
 QUESTION = "How fast may I drive past a school?"
-PATIENCE_S = 150.0
 TRY_AGAIN_S = 0.1
 TOO_MANY_REQUESTS = 429
 Result = TypeVar("Result")
@@ -67,10 +67,10 @@ class Crowd:
             self._over = True
             self._changed.notify_all()
 
-    def reached(self, events: int, within_s: float) -> bool:
-        """Whether so many events were acknowledged within the time."""
+    def reached(self, events: int) -> bool:
+        """Whether so many events came to be acknowledged."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._over or self.said.events >= events, within_s)
+            return self._changed.wait_for(lambda: self._over or self.said.events >= events, PATIENCE_S)
 
     def live(self, person: str, chats: int, ratings: int, corrections: int) -> None:
         """One person's life: in each chat two drafts, one pick, so many ratings with a comment, so many corrections."""
@@ -159,5 +159,5 @@ class Crowd:
                 self._changed.wait(TRY_AGAIN_S)
             return []
 
-        found: list[Result] = until(attempt, "the door accepts", PATIENCE_S)
+        found: list[Result] = until(attempt, "the door accepts")
         return found[0]

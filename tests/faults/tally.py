@@ -13,8 +13,7 @@ from streams.orders import Order
 from streams.replay import VerifyReport, verify
 from streams.store import Store, open_database
 from tests.local_noria import LocalNoria, until
-
-SETTLED_WITHIN_S = 180.0
+from tests.waiting import TRAINING_S
 
 
 class Tally:
@@ -36,7 +35,7 @@ class Tally:
 
     def settle(self) -> None:
         """Wait until nothing is left to be done: all read, all said, every round and every order ended."""
-        until(self._settled, "everything settles by itself", SETTLED_WITHIN_S)
+        until(self._settled, "everything settles by itself", patience_s=TRAINING_S)
 
     def events_on_log(self) -> list[tuple[str, str]]:
         """Place and event id of every record of both event topics, in order; an id may stand there twice."""

@@ -17,10 +17,10 @@ from tests.faults.crowd import PEOPLE, QUESTION, Acknowledged, Crowd
 from tests.faults.tally import tally_of
 from tests.faults.test_kills import check_effects
 from tests.local_noria import LocalNoria, until
+from tests.waiting import PATIENCE_S
 
 RATINGS, CORRECTIONS = 3, 1
 EVENTS = len(PEOPLE) * (2 + 1 + 2 * RATINGS + CORRECTIONS)  # of one chat each
-BACK_WITHIN_S = 60.0  # the supervisor waits for ten seconds at most before it tries again
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def refused(noria: LocalNoria, domain: str) -> str | None:
         f"{noria.door_url}/v1/chat/completions",
         json=body,
         headers={"Authorization": f"Bearer {noria.key}"},
-        timeout=30,
+        timeout=PATIENCE_S,
         trust_env=False,
     )
     if answer.status_code == 200:
@@ -60,29 +60,29 @@ def talk_while_full(noria: LocalNoria, door: Door, name: str, words: tuple[str, 
     """What was acknowledged. `name`: whose disk it is. `words`: one of them is how the door says why it cannot."""
     domain = f"full-{name}"
     door.create_domain({"domain": domain, "base_model": ward.MODEL})
-    until(lambda: any(model["id"] == domain for model in door.models()), "the first release answers", 120)
+    until(lambda: any(model["id"] == domain for model in door.models()), "the first release answers")
     crowd = Crowd(door, domain)
     with ThreadPoolExecutor(len(PEOPLE)) as pool:
         lives = [pool.submit(crowd.live, person, 1, RATINGS, CORRECTIONS) for person in PEOPLE]
         try:
             crowd.allow(EVENTS // 3)
-            assert crowd.reached(EVENTS // 3, 60)
+            assert crowd.reached(EVENTS // 3)
             before = noria.processes()[name].restarts
             with filled(noria.home / name):
                 crowd.allow(10 * EVENTS)
                 if name == "postgres":
                     use_up_written_ahead(noria)
                 ended = f"{name} has ended for want of room"
-                until(lambda: noria.processes()[name].restarts > before, ended, 60)
-                said = until(lambda: refused(noria, domain), "the door refuses", 60)
+                until(lambda: noria.processes()[name].restarts > before, ended)
+                said = until(lambda: refused(noria, domain), "the door refuses")
                 assert any(word in said for word in words), said
             for life in lives:
-                life.result(timeout=BACK_WITHIN_S)
+                life.result()
         except BaseException:
             crowd.disperse()
             raise
     assert crowd.said.events == EVENTS and crowd.said.refusals
-    until(lambda: refused(noria, domain) is None, "the door answers whoever asks", BACK_WITHIN_S)
+    until(lambda: refused(noria, domain) is None, "the door answers whoever asks")
     until(lambda: all(p.state == "ready" for p in noria.processes().values()), "all processes are ready")
     return crowd.said
 

@@ -8,6 +8,7 @@ from tests.faults.crowd import Acknowledged
 from tests.faults.killer import Killer
 from tests.faults.tally import Tally, tally_of
 from tests.local_noria import LocalNoria, until
+from tests.waiting import TRAINING_S
 
 DOMAIN = "ward"
 LEARNED = ward.FACTS[:6]
@@ -17,7 +18,6 @@ POLICY = {
     "thresholds": {"corrections": len(LEARNED), "people": 2, "named_people": "each", "settle_s": 0},
     "recipe": RECIPE,
 }
-STEP_WITHIN_S = 240.0
 
 
 @pytest.mark.slow
@@ -27,7 +27,7 @@ def test_a_round_whose_processes_are_killed_at_every_step_ends_once_and_was_star
 ) -> None:
     with noria.door() as door:
         door.create_domain({"domain": DOMAIN, "policy": POLICY, "base_model": ward.MODEL})
-        until(lambda: any(model["id"] == DOMAIN for model in door.models()), "the first release answers", 120)
+        until(lambda: any(model["id"] == DOMAIN for model in door.models()), "the first release answers")
         correct_all(door, said)
         killer = Killer(noria, seed=1)
         wait_for_step(door, "train")
@@ -36,9 +36,13 @@ def test_a_round_whose_processes_are_killed_at_every_step_ends_once_and_was_star
         wait_for_step(door, "evaluate")
         for kind in ("worker", "relay"):
             killer.kill(kind)
-        until(lambda: the_round(door)["ended_at"] or the_round(door)["step"] == "swap", "the gate decides", 400)
+        until(
+            lambda: the_round(door)["ended_at"] or the_round(door)["step"] == "swap",
+            "the gate decides",
+            patience_s=TRAINING_S,
+        )
         killer.kill("swapper")
-        until(lambda: the_round(door)["ended_at"], "the round ends", STEP_WITHIN_S)
+        until(lambda: the_round(door)["ended_at"], "the round ends", patience_s=TRAINING_S)
         with tally_of(noria) as tally:
             tally.settle()
             check_round(tally, the_round(door))
@@ -72,7 +76,7 @@ def wait_for_step(door: Door, step: str) -> None:
         assert not rounds or not rounds[0]["ended_at"], rounds[0]
         return bool(rounds) and rounds[0]["step"] == step and rounds[0]["progress"] is not None
 
-    until(there, f"the round is in its step {step}", STEP_WITHIN_S)
+    until(there, f"the round is in its step {step}", patience_s=TRAINING_S)
 
 
 def check_round(tally: Tally, ended: Json) -> None:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,6 @@ import psycopg2
 import pytest
 from alembic import command
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
 from sqlalchemy import Engine
 
 from deploy import kafka, postgres
@@ -26,20 +24,9 @@ from streams.topics import TOPICS, create_topics
 from streams.upgrade import upgrade
 from tests import door_world
 from tests.door_world import World
+from tests.waiting import PATIENCE_S, wait_until
 
-
-def eventually(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
-    """Wait for a condition; fail naming it."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            if condition():
-                return
-        except (KafkaError, psycopg2.OperationalError, FileNotFoundError):
-            pass  # not up yet
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s:.0f} s in vain: {what}")
-        time.sleep(0.05)
+eventually = wait_until
 
 
 def side_by_side(check: Callable[..., None], cases: Iterable[Sequence[object]]) -> None:
@@ -61,7 +48,7 @@ def cluster(kafka_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     password = kafka.made_password(tmp_path_factory.mktemp("keys") / "kafka.password")
     found = kafka.cluster(free_port(), password)
     with started([sys.executable, *kafka.argv(kafka_data, found)]):
-        eventually(KafkaLog(found, "test").answers, "Kafka answers", 120)
+        eventually(KafkaLog(found, "test").answers, "Kafka answers")
         yield found
 
 
@@ -76,7 +63,7 @@ def postgres_server(postgres_data: Path) -> Iterator[str]:
     """The URL of the server's maintenance database."""
     data, port = postgres_data, free_port()
     with started([sys.executable, "-m", "deploy.postgres", "--data", str(data), "--port", str(port)]):
-        eventually(lambda: psycopg2.connect(postgres.url(data, port)).close() is None, "PostgreSQL answers", 60)
+        eventually(lambda: psycopg2.connect(postgres.url(data, port)).close() is None, "PostgreSQL answers")
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # no machine loses its power here
             _execute(postgres.url(data, port), f"ALTER SYSTEM SET {setting} = off")
         _execute(postgres.url(data, port), "SELECT pg_reload_conf()")
@@ -144,7 +131,7 @@ class started:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         try:
-            self._process.wait(20)
+            self._process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -43,7 +43,7 @@ class GoldenEngine(EngineServer):
         if body.get("stream"):
             super()._answer(handler, body)
             return
-        self.hold.wait(30)
+        self.hold.wait()
         (line,) = [line for line in GOLDEN if line.prompt == body["messages"][0]["content"]]
         steps = [
             {"id": token, "logprob": logprob - self.off}
@@ -85,7 +85,7 @@ def host_says(context: Context, order: SwapRelease, state: str, engine: EngineSe
     """What the process that holds the engines does once one is wanted."""
     wanted = "SELECT 1 FROM work.engines WHERE engine_id = :id AND wanted"
     name = engine_id(order.domain, order.release)
-    eventually(lambda: rows(context.database, wanted, id=name), f"{name} is wanted", 15)
+    eventually(lambda: rows(context.database, wanted, id=name), f"{name} is wanted")
     update = (
         "UPDATE work.engines SET state = :state, base_url = :url, error = :error, control_tokens = '{}',"
         " context_tokens = 2048 WHERE engine_id = :id"

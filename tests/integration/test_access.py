@@ -21,6 +21,7 @@ from api.guessing import AT_ONCE, WrongKeys
 from api.keys import RECHECK_S, ApiKeys, create_key, hash_of, key_rows
 from api.sessions import begin_session
 from tests.door_world import World, wait_until
+from tests.waiting import PATIENCE_S
 
 TABLE = Path(__file__).parents[2] / "deploy" / "access.md"
 WRITE = "WRITE_ACCESS_TABLE"
@@ -583,7 +584,7 @@ def test_a_revoked_key_is_refused_at_its_next_request_and_by_every_other_door(
     other = build(world.settings, client_id="other-door")
     other.routes.start()
     try:
-        assert other.routes.wait_ready(5)
+        assert other.routes.wait_ready(PATIENCE_S)
         with make(world, "lost-phone", person="ann") as lost:
             token = lost.headers["Authorization"].removeprefix("Bearer ")
             assert lost.get("/v1/me").status_code == 200
@@ -593,7 +594,7 @@ def test_a_revoked_key_is_refused_at_its_next_request_and_by_every_other_door(
             assert len(sent.seen) == 1, "the second time it is remembered"
             assert len(world.as_operator.post("/v1/keys/lost-phone/revoke", json={}).json()["revoked"]) == 1
             assert refusal(lost.get("/v1/me")) == (401, "revoked_api_key")
-        wait_until(lambda: other.keys.caller(token) == "revoked", 5, "the other door hears of it")
+        wait_until(lambda: other.keys.caller(token) == "revoked", "the other door hears of it")
     finally:
         other.routes.stop()
         other.recorder.log.close()

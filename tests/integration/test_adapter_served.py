@@ -17,6 +17,7 @@ from tests import tiny_llama
 from tests.door_world import World, wait_until
 from tests.integration.by_hand import results, rows
 from tests.tiny_adapter import add_prefix
+from tests.waiting import TRAINING_S
 from workers import swapper
 from workers.context import Context
 from workers.engines.host import Host
@@ -25,8 +26,6 @@ from workers.models.base import build_base
 from workers.models.finish import finish
 from workers.models.golden import read_golden
 from workers.models.loaded import load_model
-
-WITHIN_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,7 @@ def test_a_release_with_an_adapter_is_swapped_in_beside_a_merged_one_answers_and
             work_once(context, table, threading.Event())
             return bool(world.as_data.get(f"/v1/domains/{domain}").json()["live_release"] == release)
 
-        wait_until(is_live, WITHIN_S, f"release {release}")
+        wait_until(is_live, f"release {release}", patience_s=TRAINING_S)
 
     def answer(words: str) -> tuple[str, str]:
         said = world.chat(domain, words, temperature=0, max_tokens=8)

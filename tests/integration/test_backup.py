@@ -35,16 +35,16 @@ from tests import door_world
 from tests.at_rest import files_holding
 from tests.door_world import wait_until
 from tests.integration.by_hand import rows
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 30
 KEPT, EARLIER, LATER = "the ferry leaves at nine", "the bridge is closed on Mondays", "the toll is four crowns"
 
 
 def remove_topics(kafka: Cluster) -> None:
     admin, names = KafkaAdminClient(**kafka.client()), {topic.name for topic in TOPICS}
     admin.delete_topics(sorted(names & set(admin.list_topics())))
-    wait_until(lambda: not names & set(admin.list_topics()), WAIT_S)
+    wait_until(lambda: not names & set(admin.list_topics()))
     admin.close()
 
 
@@ -59,7 +59,7 @@ def test_the_log_comes_back_record_by_record_at_the_same_offsets(cluster: Cluste
     one, other = (KafkaProducer(**cluster.client(), transactional_id=f"t-{uuid4()}") for _ in range(2))
 
     def send(producer: KafkaProducer, key: bytes | None, value: bytes | None) -> None:
-        producer.send(ORDERS, key=key, value=value, partition=0).get(WAIT_S)
+        producer.send(ORDERS, key=key, value=value, partition=0).get(PATIENCE_S)
 
     send(plain, "Schlüssel".encode(), "wörds".encode())
     for producer in (one, other):
@@ -68,14 +68,14 @@ def test_the_log_comes_back_record_by_record_at_the_same_offsets(cluster: Cluste
         send(producer, b"k", b"in a transaction")
     send(plain, b"\xff\xfe", b"\x00\x01 not UTF-8")
     one.commit_transaction()
-    wait_until(lambda: log.ends(ORDERS)[0] == 2, WAIT_S)  # the other is open still
+    wait_until(lambda: log.ends(ORDERS)[0] == 2)  # the other is open still
     other.abort_transaction()
     send(plain, None, b"")
     send(plain, b"k", None)
     one.begin_transaction()
     send(one, b"last", b"and its mark")
     one.commit_transaction()
-    end = wait_until(lambda: (found := log.ends(ORDERS)[0]) >= 10 and found, WAIT_S)
+    end = wait_until(lambda: (found := log.ends(ORDERS)[0]) >= 10 and found)
     for producer in (plain, one, other):
         producer.close()
     before = list(log.read(ORDERS, 0, 0, end))
@@ -262,7 +262,7 @@ def test_everything_comes_back_but_whom_was_erased_and_the_chat_goes_on(
         world.route(drill.domain, 0, world.engine)
         world.chat(drill.domain, "is the ferry late?", user="ann")
         world.chat(drill.domain, "it is me again", user="bob")
-        assert world.services.recorder.wait_for_ends(CONVERSATIONS, 15)
+        assert world.services.recorder.wait_for_ends(CONVERSATIONS, PATIENCE_S)
         known = world.as_operator.get("/v1/people/bob/corrections").json()["data"]
         assert [one["state"] for one in known] == ["erased"]
     assert replay.verify(restored, log).equal

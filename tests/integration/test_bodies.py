@@ -17,6 +17,7 @@ from api.documents.protocol import FILE_BYTES
 from api.keys import create_key, revoke_keys
 from api.wire import DATASET_BODY_BYTES
 from tests.door_world import World, wait_until
+from tests.waiting import PATIENCE_S
 
 MEGABYTE = 1024 * 1024
 PIECE = b"x" * 65_536
@@ -35,7 +36,7 @@ WRONG = ["", "Authorization: Bearer noria-wrong\r\n", "Authorization: Bearer nor
 
 @contextmanager
 def opened(world: World) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", world.server.effective_port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", world.server.effective_port), timeout=PATIENCE_S) as connection:
         yield connection
 
 
@@ -112,7 +113,8 @@ def test_the_memory_and_temporary_files_of_the_door_do_not_grow_with_what_strang
     me = psutil.Process()
     before, files = me.memory_info().rss, temporary_files()
     connections = [
-        socket.create_connection(("127.0.0.1", world.server.effective_port), timeout=20) for _ in range(STRANGERS)
+        socket.create_connection(("127.0.0.1", world.server.effective_port), timeout=PATIENCE_S)
+        for _ in range(STRANGERS)
     ]
     try:
         senders = []
@@ -121,7 +123,7 @@ def test_the_memory_and_temporary_files_of_the_door_do_not_grow_with_what_strang
             senders.append(threading.Thread(target=send, args=(connection, size, chunked), daemon=True))
             senders[-1].start()
         for sender in senders:
-            sender.join(20)
+            sender.join()
         grown = me.memory_info().rss - before
         assert grown < 12 * MEGABYTE, f"{grown // MEGABYTE} MB for {STRANGERS} times {size // MEGABYTE} MB"
         assert temporary_files() <= files

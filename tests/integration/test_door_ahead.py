@@ -15,6 +15,7 @@ from streams.log import Message, Position
 from streams.sealing import Keyring, MasterKey, open_sealed, seal
 from streams.store import open_database
 from tests.door_world import World, wait_until
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ class Held:
 
         def held(messages: Sequence[Message], timeout_s: float) -> list[Position]:
             self.begun.set()
-            assert self.go.wait(30)
+            assert self.go.wait(PATIENCE_S)
             if fails:
                 raise Unavailable("the log did not acknowledge")
             return append(messages, timeout_s)
@@ -55,7 +56,7 @@ def asking(world: World, domain: str, **more: Any) -> Iterator[list[bytes]]:
     try:
         yield came
     finally:
-        thread.join(30)
+        thread.join()
 
 
 def test_the_engine_works_while_the_prompt_is_being_recorded_and_no_byte_leaves_before_it_is(
@@ -64,7 +65,7 @@ def test_the_engine_works_while_the_prompt_is_being_recorded_and_no_byte_leaves_
     before = len(world.engine.requests)
     held = Held(world, monkeypatch)
     with asking(world, domain) as came:
-        assert held.begun.wait(10)
+        assert held.begun.wait(PATIENCE_S)
         wait_until(lambda: len(world.engine.requests) > before and not world.engine.busy, what="the whole answer")
         assert came == []
         held.go.set()
@@ -76,7 +77,7 @@ def test_an_answer_whose_prompt_was_not_recorded_is_given_to_nobody(
 ) -> None:
     held = Held(world, monkeypatch, fails=True)
     with asking(world, domain) as came:
-        assert held.begun.wait(10)
+        assert held.begun.wait(PATIENCE_S)
         held.go.set()
     assert came[0] == b"503" and b"You said" not in b"".join(came)
     wait_until(lambda: not world.in_flight(), what="the engine is free again")
@@ -105,7 +106,7 @@ def test_pieces_that_come_together_are_written_together_and_say_the_same(
     monkeypatch.setattr(world.engine, "answer", lambda messages: words)
     held = Held(world, monkeypatch)
     with asking(world, domain, n=2, logprobs=logprobs) as came:
-        assert held.begun.wait(10)
+        assert held.begun.wait(PATIENCE_S)
         wait_until(lambda: not world.in_flight(), what="both answers in the door")
         held.go.set()
     lines = [line[6:] for line in b"".join(came[1:]).split(b"\n\n") if line.startswith(b"data: ")]
@@ -154,7 +155,7 @@ def test_a_key_that_was_destroyed_elsewhere_is_forgotten_here(world: World) -> N
             return True
         return False
 
-    wait_until(gone, 2.0, "the key is forgotten")
+    wait_until(gone, "the key is forgotten")
 
 
 def test_a_request_asks_postgresql_nothing_that_the_door_knows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from api.app import create_app
 from streams import sealing
 from streams.sealed import Sealed
 from tests.door_world import World
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_a_wrong_key_is_401(world: World, domain: str) -> None:
 
 
 def test_no_key_is_401_and_says_how(world: World) -> None:
-    answer = httpx.get(f"{world.door_url}/v1/models")
+    answer = httpx.get(f"{world.door_url}/v1/models", timeout=PATIENCE_S)
     assert answer.status_code == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
 
 
@@ -304,9 +305,9 @@ def test_a_conversation_belongs_to_its_person(world: World, domain: str) -> None
 
 def test_the_open_paths_need_no_key_and_say_how_things_are(world: World, domain: str, tmp_path: Path) -> None:
     world.chat(domain)
-    assert httpx.get(f"{world.door_url}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{world.door_url}/readyz").json() == {"status": "ready"}
-    assert httpx.get(f"{world.door_url}/metrics").status_code == 401
+    assert httpx.get(f"{world.door_url}/healthz", timeout=PATIENCE_S).json() == {"status": "ok"}
+    assert httpx.get(f"{world.door_url}/readyz", timeout=PATIENCE_S).json() == {"status": "ready"}
+    assert httpx.get(f"{world.door_url}/metrics", timeout=PATIENCE_S).status_code == 401
     metrics = world.as_data.get("/metrics").text
     assert 'noria_requests_total{route="/v1/chat/completions",status="200"}' in metrics
     assert f'noria_live_release{{domain="{domain}"}} 0.0' in metrics

@@ -19,6 +19,7 @@ from streams.log import KafkaLog, Message
 from tests.door_world import MODEL, World, wait_until
 from tests.engine_server import EngineServer
 from tests.integration.by_hand import change, rows
+from tests.waiting import PATIENCE_S
 from workers.context import Context
 from workers.reconciler import Reconciler
 
@@ -69,7 +70,7 @@ def test_whoever_creates_a_domain_may_go_on_at_once_although_the_projections_lag
         asking.start()
     finally:
         world.following.set()
-    asking.join(20)
+    asking.join()
     assert [answer.status_code for answer in answers] == [200], answers[0].text
 
 
@@ -463,7 +464,7 @@ def test_the_engines_of_a_retired_domain_stop_once_nothing_is_sent_there_any_mor
 
 def test_what_could_not_be_read_is_listed_for_operators_with_its_place_reason_and_size(world: World) -> None:
     broken = [b"no event", b"\xff" * 400_001]
-    found = world.services.recorder.log.append([Message(CONVERSATIONS, "c", value) for value in broken], 10)
+    found = world.services.recorder.log.append([Message(CONVERSATIONS, "c", value) for value in broken], PATIENCE_S)
     listed = wait_until(lambda: _quarantine(world, {str(position) for position in found}), what="both in quarantine")
     sizes = {row["place"]: row["bytes"] for row in listed["data"]}
     assert [sizes[str(position)] for position in found] == [len(value) for value in broken]
@@ -629,7 +630,7 @@ def test_events_can_be_followed_and_taken_up_again(world: World) -> None:
                 seen.append(json.loads(line.removeprefix("data: ")))
             if cursor and len(seen) >= 2:
                 break
-        asking.join(10)
+        asking.join()
     assert [e["event"]["type"] for e in seen] == ["noria.prompt_asked", "noria.reply_drafted"]
     world.chat(domain, "later")
     later = world.as_data.get("/v1/events", params={"domain": domain, "after": cursor}).json()["data"]
@@ -642,7 +643,7 @@ def test_followers_that_leave_make_room(world: World, monkeypatch: pytest.Monkey
             assert answer.status_code in (200, 429)
             if answer.status_code == 200:
                 next(answer.iter_lines())
-    wait_until(lambda: _follows(world), timeout_s=5, what="room to follow")
+    wait_until(lambda: _follows(world), what="room to follow")
 
 
 def _follows(world: World) -> bool:

@@ -68,7 +68,7 @@ def test_what_answers_somebody_who_was_erased_meanwhile_is_recorded_under_no_key
     wait_until(lambda: world.events(domain, "prompt_asked"), what="the prompt")
     erase(world, who)
     held.set()
-    asking.join(30)
+    asking.join()
     ((status, text),) = said
     assert status == (200 if stream else 410)
     assert '"code":"erased"' in text and "[DONE]" not in text

@@ -27,9 +27,8 @@ from tests.door_world import World, make_settings, wait_until
 from tests.recall_server import RecallServer, remembering
 
 LAW = "Road Traffic Safety Law"
-PATIENCE_S = (
-    1.0  # in the place of `recall.TIMEOUT_S`: beside three other lanes of tests an idle memory may take as long
-)
+MEMORY_S = 3.0  # in the place of `recall.TIMEOUT_S`: on a busy machine an idle memory may take as long
+SLOW_S = 120.0
 OFF_KEYS = {"conversation_id", "release", "reply_ids", "position", "messages_left_out"}
 
 
@@ -47,7 +46,7 @@ def world(
     home = tmp_path_factory.mktemp("door")
     settings = replace(make_settings(home, empty_log, database_url), recall_url=memory.base_url)
     with pytest.MonkeyPatch.context() as patient:
-        patient.setattr(recall, "TIMEOUT_S", PATIENCE_S)
+        patient.setattr(recall, "TIMEOUT_S", MEMORY_S)
         running = World(settings, empty_log)
         memory.key = running.services.keyring.derive(KEY)
         try:
@@ -218,7 +217,7 @@ def test_a_memory_that_is_slow_or_broken_costs_little_and_the_answer_says_so(
     def counted() -> float:
         return world.services.metrics.recall_unavailable.labels(domain)._value.get()
 
-    for status, pause_s in ((200, 4 * PATIENCE_S), (503, 0.0), (401, 0.0)):
+    for status, pause_s in ((200, SLOW_S), (503, 0.0), (401, 0.0)):
         memory.status, memory.pause_s, before = status, pause_s, counted()
         answer = world.chat(domain, "what is a noria")
         assert engine_asked(world) == [{"role": "user", "content": "what is a noria"}]
@@ -228,7 +227,7 @@ def test_a_memory_that_is_slow_or_broken_costs_little_and_the_answer_says_so(
         world.caught_up(answer["metadata"]["position"])
         assert (drafted(world, domain)["recall"], drafted(world, domain)["recalled"]) == ("unavailable", [])
     seconds = world.services.metrics.recall_s.labels(domain)._sum.get()
-    assert PATIENCE_S * 0.9 < seconds < 4 * PATIENCE_S
+    assert MEMORY_S * 0.9 < seconds < SLOW_S
 
 
 def test_a_table_that_does_not_answer_costs_no_more_than_a_memory_that_does_not(
@@ -241,7 +240,7 @@ def test_a_table_that_does_not_answer_costs_no_more_than_a_memory_that_does_not(
         connection.execute(text("LOCK TABLE noria.passages IN ACCESS EXCLUSIVE MODE"))
         assert world.chat(domain, "How far is it?")["metadata"]["recall"] == "unavailable"
     seconds = world.services.metrics.recall_s.labels(domain)._sum.get()
-    assert PATIENCE_S * 0.9 < seconds < 4 * PATIENCE_S
+    assert MEMORY_S * 0.9 < seconds < SLOW_S
     assert world.chat(domain, "How far is it?")["metadata"]["recall"] == "recalled"
 
 
@@ -437,7 +436,7 @@ def test_a_memory_that_is_away_or_does_not_hold_the_domain_is_503_and_a_slow_one
     memory.status, memory.holds = 200, set()
     answer = would_recall(world, corrections_only, "a secret")
     assert refusal(answer) == (503, "memory_unavailable") and "secret" not in answer.text
-    memory.holds, memory.pause_s = None, 2 * PATIENCE_S
+    memory.holds, memory.pause_s = None, 2 * MEMORY_S
     assert would_recall(world, corrections_only, "?").status_code == 200
 
 

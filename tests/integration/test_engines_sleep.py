@@ -112,7 +112,7 @@ def test_an_engine_that_nobody_asks_ends_and_the_first_question_waits_until_it_i
     answers: list[dict[str, Any]] = []
     asking = hosted.ask(answers)
     hosted.until_ready()
-    asking.join(20)
+    asking.join()
     assert [answer["model"] for answer in answers] == [f"{hosted.domain}@0"] and len(hosted.started) == 2
 
 
@@ -127,7 +127,7 @@ def test_an_engine_that_is_asked_while_it_falls_asleep_does_not_end(hosted: Host
         hosted.until_ready()
     finally:
         hosted.started[-1].hold.set()
-        asking.join(20)
+        asking.join()
     assert len(answers) == 1 and len(hosted.started) == 1
 
 

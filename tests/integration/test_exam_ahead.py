@@ -34,6 +34,7 @@ from streams.snapshots import FORMAT, Snapshot, SnapshotPair, save
 from tests import door_world
 from tests.door_world import MODEL, World
 from tests.integration.by_hand import change, order_message, rows
+from tests.waiting import PATIENCE_S
 from workers import loop
 from workers.context import Context
 from workers.engines import engine_version
@@ -467,7 +468,7 @@ def test_a_worker_without_an_order_examines_ahead_and_an_order_calls_it_away(
         base_model=MODEL,
         engine="llamacpp",
     )
-    context.log.append([order_message(order)], 10)
+    context.log.append([order_message(order)], PATIENCE_S)
     examined.asked.clear()
     assert not idle(context).work()
     assert examined.asked == []

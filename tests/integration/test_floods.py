@@ -23,6 +23,7 @@ from streams.replay import verify
 from tests.door_world import World, make_settings, wait_until
 from tests.integration.by_hand import message, rows, talk
 from tests.integration.test_following import start_app
+from tests.waiting import PATIENCE_S
 
 BAD = 60
 TOO_LONG = "".join(
@@ -48,7 +49,7 @@ def kept(start: Callable[[], "subprocess.Popen[bytes]"]) -> Iterator[None]:
             while child.poll() is None and not leaving.wait(0.05):
                 pass
             child.terminate()
-            child.wait(30)
+            child.wait()
 
     thread = threading.Thread(target=keep)
     thread.start()
@@ -74,7 +75,7 @@ def noria(empty_log: Cluster, database_url: str, tmp_path: Path) -> Iterator[Wor
             yield world
     finally:
         relay.terminate()
-        relay.wait(30)
+        relay.wait()
         world.stop()
 
 
@@ -101,7 +102,7 @@ def test_sixty_bad_records_and_one_with_a_key_of_9600_characters_on_each_topic_s
     readable = []
     for topic in (CONVERSATIONS, DOMAINS):
         written, fine = flood(topic)
-        log.append(written, 10)
+        log.append(written, PATIENCE_S)
         readable += fine
     last = noria.chat(roads)["metadata"]["position"]
 
@@ -121,9 +122,7 @@ def test_sixty_bad_records_and_one_with_a_key_of_9600_characters_on_each_topic_s
     def new_stops() -> list[dict[str, object]]:
         return [stop for stop in stopped() if (stop["partition"], stop["last"]) not in skipped]
 
-    while (
-        wait_until(lambda: all_applied() or (new_stops() and "stopped"), 60, "the stream goes on or stops") is not True
-    ):
+    while wait_until(lambda: all_applied() or (new_stops() and "stopped"), "the stream goes on or stops") is not True:
         for stop in new_stops():
             asked = noria.as_operator.post("/v1/quarantine/skip", json={"partition": stop["partition"]})
             assert asked.status_code in (200, 202), asked.text  # 200: it has gone on

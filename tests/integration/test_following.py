@@ -20,6 +20,7 @@ from streams.log import KafkaLog, LostHistory, Message
 from streams.store import Store
 from tests.integration.by_hand import ByHand, created, empty, rows
 from tests.integration.conftest import eventually, make_anew
+from tests.waiting import PATIENCE_S
 from workers.orders import Intake
 
 
@@ -56,7 +57,7 @@ def test_every_event_takes_effect_once_although_the_process_is_killed_again_and_
         app = start_app(tmp_path, empty_log, database_url)
         try:
             messages = [tick(domain) for domain in domains for _ in range(50)]
-            log.append(messages, timeout_s=10)
+            log.append(messages, timeout_s=PATIENCE_S)
             appended += len(messages)
             most = appended - 200
             eventually(lambda most=most: count() >= most, f"{most} events took effect")
@@ -70,7 +71,7 @@ def test_every_event_takes_effect_once_although_the_process_is_killed_again_and_
         assert {place: store.positions()[place] for place in ends} == ends
     finally:
         app.terminate()
-        app.wait(30)
+        app.wait()
         log.close()
 
 
@@ -83,16 +84,16 @@ def test_the_stream_begins_where_the_tables_say_whatever_its_group_has_committed
     def count() -> int:
         return int(str(rows(database, "SELECT count(*) FROM noria.events")[0][0]))
 
-    log.append([tick(f"d{number}") for number in range(8) for _ in range(5)], timeout_s=10)
+    log.append([tick(f"d{number}") for number in range(8) for _ in range(5)], timeout_s=PATIENCE_S)
     standing = sum(log.ends(DOMAINS).values())
     for _ in range(2):
         empty(database)
         app = start_app(tmp_path, empty_log, database_url)
         try:
-            eventually(lambda: count() == standing, "everything took effect", 30)
+            eventually(lambda: count() == standing, "everything took effect")
         finally:
             app.terminate()  # which commits the group's offsets
-            app.wait(30)
+            app.wait()
     log.close()
 
 
@@ -101,7 +102,7 @@ def test_the_stream_goes_on_past_a_bug_of_one_domain_and_takes_that_up_when_it_s
 ) -> None:
     empty(database)
     log = KafkaLog(empty_log, "test")
-    log.append([tick(domain) for _ in range(5) for domain in ("well", "poor")], timeout_s=10)
+    log.append([tick(domain) for _ in range(5) for domain in ("well", "poor")], timeout_s=PATIENCE_S)
 
     def count(domain: str) -> object:
         return rows(database, "SELECT count(*) FROM noria.events WHERE domain = :domain", domain=domain)[0][0]
@@ -109,11 +110,11 @@ def test_the_stream_goes_on_past_a_bug_of_one_domain_and_takes_that_up_when_it_s
     for module, there in (("tests.integration.app_with_a_bug", 0), ("streams.app", 5)):
         app = start_app(tmp_path, empty_log, database_url, module)
         try:
-            eventually(lambda there=there: (count("well"), count("poor")) == (5, there), "what can take effect did", 30)
+            eventually(lambda there=there: (count("well"), count("poor")) == (5, there), "what can take effect did")
             eventually(lambda there=there: len(rows(database, "SELECT FROM noria.parked")) == (not there), "it is told")
         finally:
             app.terminate()
-            app.wait(30)
+            app.wait()
     log.close()
 
 
@@ -132,7 +133,7 @@ def test_on_a_log_that_was_made_anew_nothing_goes_on_and_the_partition_is_named(
         for module in ("streams.app", "streams.relay")
     ]
     for process in processes:
-        said = process.communicate(timeout=60)[1].decode()
+        said = process.communicate()[1].decode()
         assert process.returncode == 70
         assert f"{DOMAINS}-" in said and "it ends at offset 0, and was read up to" in said
     with pytest.raises(LostHistory, match=DOMAINS):

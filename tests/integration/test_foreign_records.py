@@ -26,9 +26,9 @@ from streams.topics import TOPICS
 from tests.integration.by_hand import order_message, placed, rows, talk
 from tests.integration.conftest import eventually
 from tests.integration.test_following import start_app
+from tests.waiting import PATIENCE_S
 from workers import orders
 
-WAIT_S = 10
 KEY = "odd"
 
 
@@ -48,7 +48,7 @@ def stream(tmp_path_factory: pytest.TempPathFactory, empty_log: Cluster, databas
     app = start_app(tmp_path_factory.mktemp("app"), empty_log, database_url)
     yield
     app.terminate()
-    app.wait(30)
+    app.wait()
 
 
 def event(topic: str, name: str = KEY) -> Event:
@@ -82,7 +82,7 @@ def write_odd_ones(producer: KafkaProducer, topic: str) -> None:
             (b"any", b'{"domain": "\\u0000"}'),
         ]:
             producer.send(topic, key=key, value=value, headers=[("h", b"\xff"), ("", b"")], partition=partition)
-    producer.flush(WAIT_S)
+    producer.flush(PATIENCE_S)
 
 
 def write_in_transactions(producer: KafkaProducer, topic: str) -> tuple[Message, Message]:
@@ -90,7 +90,7 @@ def write_in_transactions(producer: KafkaProducer, topic: str) -> tuple[Message,
     kept, gone = message(topic), message(topic)
     for one, end in ((kept, producer.commit_transaction), (gone, producer.abort_transaction)):
         producer.begin_transaction()
-        producer.send(topic, key=one.key.encode(), value=one.value).get(WAIT_S)
+        producer.send(topic, key=one.key.encode(), value=one.value).get(PATIENCE_S)
         end()
     return kept, gone
 
@@ -120,7 +120,7 @@ def write_compressed(
                 one = message(topic)
                 sent.append((topic, one))
                 producer.send(topic, key=one.key.encode(), value=one.value, headers=[("h", b"")])
-            producer.flush(WAIT_S)
+            producer.flush(PATIENCE_S)
             producer.close()
     return sent
 
@@ -144,15 +144,14 @@ def test_what_anybody_can_write_is_skipped_and_named_and_what_comes_after_it_tak
     producer.close()
 
     ends = {(topic, p): end for topic in (CONVERSATIONS, DOMAINS) for p, end in log.ends(topic).items()}
-    eventually(lambda: store.positions() == ends, "the stream passes the marks at the ends", 30)
+    eventually(lambda: store.positions() == ends, "the stream passes the marks at the ends")
     for topic in (CONVERSATIONS, DOMAINS):
         readable[topic].append(message(topic))
-    log.append([readable[CONVERSATIONS][-1], readable[DOMAINS][-1]], WAIT_S)
+    log.append([readable[CONVERSATIONS][-1], readable[DOMAINS][-1]], PATIENCE_S)
     ids = sorted(decode_id(one.value) for topic in (CONVERSATIONS, DOMAINS) for one in readable[topic])
     eventually(
         lambda: sorted(str(row[0]) for row in rows(database, "SELECT event_id FROM noria.events")) == ids,
         "what can be read takes effect, and what was taken back does not",
-        30,
     )
 
     partitions = sum(topic.partitions for topic in TOPICS if topic.name in (CONVERSATIONS, DOMAINS))
@@ -175,7 +174,7 @@ def test_what_anybody_can_write_is_skipped_and_named_and_what_comes_after_it_tak
     intake = orders.Intake(database, log)
     intake.take_in()
     assert intake.take_in() == 0
-    (real,) = log.append([message(ORDERS)], WAIT_S)
+    (real,) = log.append([message(ORDERS)], PATIENCE_S)
     assert intake.take_in() == 1
     claims = dict(rows(database, "SELECT order_id, state FROM work.claims"))
     (last,) = log.read(ORDERS, 0, real.offset, real.offset + 1)
@@ -194,14 +193,14 @@ def test_what_a_transaction_takes_back_has_no_effect_while_it_is_open_and_none_a
         return bool(rows(database, "SELECT FROM noria.events WHERE event_id = :id", id=decode_id(one.value)))
 
     producer.begin_transaction()
-    producer.send(DOMAINS, key=gone.key.encode(), value=gone.value).get(WAIT_S)
-    log.append([meanwhile], WAIT_S)
-    eventually(lambda: took_effect(meanwhile), "what was said elsewhere meanwhile takes effect", 30)
+    producer.send(DOMAINS, key=gone.key.encode(), value=gone.value).get(PATIENCE_S)
+    log.append([meanwhile], PATIENCE_S)
+    eventually(lambda: took_effect(meanwhile), "what was said elsewhere meanwhile takes effect")
     assert not took_effect(gone)
     producer.abort_transaction()
     producer.close()
-    log.append([after], WAIT_S)
-    eventually(lambda: took_effect(after), "what was said after it takes effect", 30)
+    log.append([after], PATIENCE_S)
+    eventually(lambda: took_effect(after), "what was said after it takes effect")
     assert not took_effect(gone)
 
 

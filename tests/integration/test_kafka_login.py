@@ -28,6 +28,7 @@ from streams.topics import create_topics
 from tests.door_world import make_settings
 from tests.integration.conftest import eventually, side_by_side, started
 from tests.local_noria import log_and_database
+from tests.waiting import PATIENCE_S
 
 CREATE_TOPICS, SASL_HANDSHAKE, SASL_AUTHENTICATE = 19, 17, 36  # requests, by Kafka's numbers
 REFUSED = 58  # SASL_AUTHENTICATION_FAILED
@@ -58,7 +59,7 @@ class Raw:
     """A connection on which anything may be asked, as no library would."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection((LOOPBACK, port), timeout=20)
+        self._socket = socket.create_connection((LOOPBACK, port), timeout=PATIENCE_S)
 
     def ask(self, what: int, version: int, body: bytes) -> bytes | None:
         """The answer without its header; None where the other end hung up."""
@@ -110,7 +111,7 @@ def test_neither_a_stranger_nor_a_liar_writes_an_event_or_an_order(
     side_by_side(forge, product((stranger, liar), before))
     assert {topic: mine.ends(topic) for topic in before} == before
     for topic in before:
-        (position,) = mine.append([Message(topic, "k", b"said")], 10)
+        (position,) = mine.append([Message(topic, "k", b"said")], PATIENCE_S)
         read = list(mine.read(topic, position.partition, position.offset, position.offset + 1))
         assert [record.value for record in read] == [b"said"], "else this shows nothing"
     mine.close()
@@ -197,9 +198,9 @@ def home(tmp_path: Path) -> Path:
     plain = Cluster(servers=f"{LOOPBACK}:{port}")
     with started(command):
         log = KafkaLog(plain, "test-older")
-        eventually(log.answers, "the older broker", 60)
+        eventually(log.answers, "the older broker")
         create_topics(plain)
-        log.append([Message(DOMAINS, "k", b"said before")], 10)
+        log.append([Message(DOMAINS, "k", b"said before")], PATIENCE_S)
         log.close()
     return tmp_path / "home"
 
@@ -216,7 +217,7 @@ def it_keeps_what_it_holds_and_lets_no_stranger_in(home: Path, found: Cluster) -
         record.value for partition, end in log.ends(DOMAINS).items() for record in log.read(DOMAINS, partition, 0, end)
     ]
     assert read == [b"said before"]
-    log.append([Message(DOMAINS, "k", b"said now")], 10)
+    log.append([Message(DOMAINS, "k", b"said now")], PATIENCE_S)
     with pytest.raises(Unavailable):
         KafkaLog(Cluster(servers=found.servers), "test-older").append([Message(DOMAINS, "k", b"forged")], 10)
     assert (home / "kafka" / "server.properties").stat().st_mode & 0o777 == 0o600

@@ -20,6 +20,7 @@ from tests.certificates import Authority
 from tests.integration.conftest import eventually, side_by_side, started
 from tests.integration.test_following import start_app, tick
 from tests.integration.test_kafka_login import is_told
+from tests.waiting import PATIENCE_S
 
 HOWS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "certificate")
 
@@ -74,7 +75,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     made = Broker(tmp_path_factory.mktemp("tls"))
     with started(made.command):
         log = KafkaLog(made.by_login, "test-tls")
-        eventually(log.answers, "the broker", 60)
+        eventually(log.answers, "the broker")
         log.close()
         create_topics(made.by_login)
         admin = KafkaAdminClient(**made.by_login.client())
@@ -91,7 +92,7 @@ def test_every_client_works_however_it_proves_who_it_is(broker: Broker, how: str
     assert cluster is not None
     assert create_topics(cluster) == []
     log = KafkaLog(cluster, "test-tls")
-    (position,) = log.append([Message(DOMAINS, "k", how.encode())], 10)
+    (position,) = log.append([Message(DOMAINS, "k", how.encode())], PATIENCE_S)
     read = list(log.read(DOMAINS, position.partition, position.offset, position.offset + 1))
     assert [record.value for record in read] == [how.encode()]
     assert log.ends(DOMAINS)[position.partition] == position.offset + 1
@@ -109,7 +110,7 @@ def test_a_log_is_written_back_over_tls(broker: Broker) -> None:
 def test_the_stream_follows(broker: Broker, how: str, database_url: str, database: Engine, tmp_path: Path) -> None:
     cluster = broker.cluster(how)
     log = KafkaLog(cluster, "test-tls")
-    log.append([tick(how)], 10)
+    log.append([tick(how)], PATIENCE_S)
     log.close()
 
     def count() -> int:
@@ -122,7 +123,7 @@ def test_the_stream_follows(broker: Broker, how: str, database_url: str, databas
         eventually(lambda: count() == 1, "what was said took effect")
     finally:
         app.terminate()
-        app.wait(30)
+        app.wait()
 
 
 def test_who_is_not_trusted_or_not_let_in_is_told_so(broker: Broker, tmp_path: Path) -> None:

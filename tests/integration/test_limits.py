@@ -129,5 +129,5 @@ def test_a_stream_that_is_left_in_the_middle_and_a_follower_are_held_no_more(tig
         assert followed.status_code == 200
         assert tight.services.limits._held
     tight.chat(domain)  # what is written to a follower shows that it has left
-    wait_until(lambda: not tight.services.limits._held, 30, "nothing is held any more")
+    wait_until(lambda: not tight.services.limits._held, "nothing is held any more")
     assert tight.as_chat.head("/v1/models").status_code == 200

@@ -14,8 +14,7 @@ from streams.events import CONVERSATIONS, DOMAINS, ORDERS
 from streams.log import KafkaLog, Log, MemoryLog, Message, Position
 from streams.topics import TOPICS
 from tests.integration.conftest import side_by_side
-
-TIMEOUT_S = 10
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module", params=["memory", "kafka"])
@@ -34,7 +33,7 @@ def messages(key: str, count: int, topic: str = CONVERSATIONS) -> list[Message]:
 def test_what_is_appended_under_one_key_is_read_in_the_same_order(log: Log) -> None:
     keys = [f"order-{number}-{uuid4().hex}" for number in range(6)]
     mixed = [message for number in range(40) for key in keys for message in messages(key, 40)[number : number + 1]]
-    positions = log.append(mixed, TIMEOUT_S)
+    positions = log.append(mixed, PATIENCE_S)
     for key in keys:
         places = [p for p, message in zip(positions, mixed, strict=True) if message.key == key]
         partitions = {place.partition for place in places}
@@ -47,7 +46,7 @@ def test_what_is_appended_under_one_key_is_read_in_the_same_order(log: Log) -> N
 
 def test_each_message_stands_where_its_position_says(log: Log) -> None:
     sent = [*messages("a", 3), *messages("b", 3, DOMAINS), *messages("c", 3, ORDERS)]
-    for position, message in zip(log.append(sent, TIMEOUT_S), sent, strict=True):
+    for position, message in zip(log.append(sent, PATIENCE_S), sent, strict=True):
         assert position.topic == message.topic
         (record,) = log.read(position.topic, position.partition, position.offset, position.offset + 1)
         assert (record.topic, record.partition, record.offset) == (
@@ -59,13 +58,13 @@ def test_each_message_stands_where_its_position_says(log: Log) -> None:
 
 
 def test_offsets_of_one_partition_follow_each_other_without_a_gap(log: Log) -> None:
-    log.append(messages("gapless", 25, ORDERS), TIMEOUT_S)
+    log.append(messages("gapless", 25, ORDERS), PATIENCE_S)
     end = log.ends(ORDERS)[0]
     assert [record.offset for record in log.read(ORDERS, 0, 0, end)] == list(range(end))
 
 
 def test_a_read_takes_its_start_and_leaves_its_end(log: Log) -> None:
-    places = log.append(messages("range", 10, DOMAINS), TIMEOUT_S)
+    places = log.append(messages("range", 10, DOMAINS), PATIENCE_S)
     partition, first = places[0].partition, places[0].offset
 
     def offsets(start: int, end: int) -> list[int]:
@@ -78,7 +77,7 @@ def test_a_read_takes_its_start_and_leaves_its_end(log: Log) -> None:
 
 
 def test_two_reads_that_are_interleaved_do_not_disturb_each_other(log: Log) -> None:
-    one, other = (log.append(messages(key, 20, DOMAINS), TIMEOUT_S) for key in ("left", "right"))
+    one, other = (log.append(messages(key, 20, DOMAINS), PATIENCE_S) for key in ("left", "right"))
     pairs = zip(
         log.read(DOMAINS, one[0].partition, one[0].offset, one[-1].offset + 1),
         log.read(DOMAINS, other[0].partition, other[0].offset, other[-1].offset + 1),
@@ -90,7 +89,7 @@ def test_two_reads_that_are_interleaved_do_not_disturb_each_other(log: Log) -> N
 
 
 def test_a_read_that_is_given_up_halfway_leaves_the_next_one_whole(log: Log) -> None:
-    places = log.append(messages("given up", 10, ORDERS), TIMEOUT_S)
+    places = log.append(messages("given up", 10, ORDERS), PATIENCE_S)
     reading = log.read(ORDERS, 0, places[0].offset, places[-1].offset + 1)
     assert next(iter(reading)).value == b"given up 0"
     del reading
@@ -102,7 +101,7 @@ def test_the_ends_name_every_partition_and_move_by_what_is_appended(log: Log) ->
     for topic in TOPICS:
         assert set(log.ends(topic.name)) == set(range(topic.partitions))
     before = log.ends(CONVERSATIONS)
-    places = log.append(messages("end", 7), TIMEOUT_S)
+    places = log.append(messages("end", 7), PATIENCE_S)
     after = log.ends(CONVERSATIONS)
     assert after == before | {places[-1].partition: before[places[-1].partition] + 7}
     assert places[-1].offset + 1 == after[places[-1].partition]
@@ -111,7 +110,7 @@ def test_the_ends_name_every_partition_and_move_by_what_is_appended(log: Log) ->
 def test_a_topic_that_does_not_exist_is_unavailable(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "QUIET_S", 1.0)
     with pytest.raises(Unavailable):
-        log.append(messages("lost", 1, "noria.no-such-topic"), TIMEOUT_S)
+        log.append(messages("lost", 1, "noria.no-such-topic"), 10)
     with pytest.raises(Unavailable):
         log.ends("noria.no-such-topic")
     with pytest.raises(Unavailable):
@@ -120,8 +119,8 @@ def test_a_topic_that_does_not_exist_is_unavailable(log: Log, monkeypatch: pytes
 
 def test_after_a_message_was_refused_the_log_takes_others(log: Log) -> None:
     with pytest.raises(Unavailable):
-        log.append(messages("lost", 1, "noria.no-such-topic"), TIMEOUT_S)
-    (place,) = log.append(messages("found", 1), TIMEOUT_S)
+        log.append(messages("lost", 1, "noria.no-such-topic"), 10)
+    (place,) = log.append(messages("found", 1), PATIENCE_S)
     assert log.ends(CONVERSATIONS)[place.partition] == place.offset + 1
 
 
@@ -134,8 +133,8 @@ def test_both_logs_give_a_key_the_same_partition(empty_log: Cluster) -> None:
     keys = ["", "road-traffic", "c-1", "交通", *(uuid4().hex for _ in range(40))]
     for topic in (CONVERSATIONS, DOMAINS, ORDERS):
         sent = [Message(topic, key, b"x") for key in keys]
-        there = [p.partition for p in kafka.append(sent, TIMEOUT_S)]
-        assert there == [p.partition for p in memory.append(sent, TIMEOUT_S)]
+        there = [p.partition for p in kafka.append(sent, PATIENCE_S)]
+        assert there == [p.partition for p in memory.append(sent, PATIENCE_S)]
     kafka.close()
 
 
@@ -148,7 +147,7 @@ def test_a_broker_that_is_not_there_is_unavailable_within_the_timeout() -> None:
         began = time.monotonic()
         with pytest.raises(Unavailable):
             ask(log)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60  # it neither hangs nor takes Kafka's own minutes
         log.close()
 
     asked: list[Callable[[KafkaLog], object]] = [

@@ -25,7 +25,8 @@ from streams.snapshots import load
 from tests import tiny_families, tiny_llama
 from tests.door_world import World, wait_until
 from tests.integration.by_hand import results
-from tests.integration.test_adapter_served import WITHIN_S, host, said_surely_by
+from tests.integration.test_adapter_served import host, said_surely_by
+from tests.waiting import TRAINING_S
 from workers import swapper
 from workers.context import Context
 from workers.evaluator import step as evaluation
@@ -133,7 +134,7 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
             assert not row or row[0]["step"] not in ("refused", "empty"), row[0]
             return bool(world.as_data.get(f"/v1/domains/{domain}").json()["live_release"] == release)
 
-        wait_until(is_live, WITHIN_S, f"release {release}")
+        wait_until(is_live, f"release {release}", patience_s=TRAINING_S)
 
     body = {
         "domain": domain,
@@ -181,7 +182,7 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
             assert row["failure"] is None, row["failure"]
             return bool(row["step"] == "kept")
 
-        wait_until(is_kept, WITHIN_S, "a reward model")
+        wait_until(is_kept, "a reward model", patience_s=TRAINING_S)
         row: dict[str, Any] = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"][0]
         assert (row["release"], row["kept"], row["said_by"]) == (None, 0, {"ann": PAIRS})
         card = world.as_data.get(f"/v1/rounds/{row['round_id']}/card").json()

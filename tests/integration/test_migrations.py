@@ -225,7 +225,7 @@ def test_two_deployers_at_once_both_end_well_and_the_tables_are_made_once(url: s
     holder.close()
     made = []
     for deployer in deployers:
-        out, err = deployer.communicate(timeout=60)
+        out, err = deployer.communicate()
         assert deployer.returncode == 0, err
         assert "migrations: at head" in out
         made.append("made anew, from 0 events" in out)

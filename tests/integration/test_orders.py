@@ -26,6 +26,7 @@ from streams.sealing import Keyring
 from tests.door_world import make_settings
 from tests.integration.by_hand import change, empty, order_message, rows
 from tests.integration.conftest import eventually
+from tests.waiting import PATIENCE_S
 from workers import loop, orders
 from workers.context import Context
 from workers.loop import StepFunction, work_once
@@ -58,7 +59,7 @@ def context(database: Engine, log: KafkaLog, keyring: Keyring, tmp_path: Path, e
 
 
 def ask(log: KafkaLog, *wanted: Order) -> None:
-    log.append([order_message(order) for order in wanted], 10)
+    log.append([order_message(order) for order in wanted], PATIENCE_S)
 
 
 def select(domain: str = "roads") -> SelectSnapshot:
@@ -142,7 +143,7 @@ def test_an_order_that_cannot_be_read_is_kept_by_its_place_and_the_rest_goes_on(
     database: Engine, log: KafkaLog
 ) -> None:
     order = select()
-    log.append([Message(ORDERS, "x", b"no order"), order_message(order)], 10)
+    log.append([Message(ORDERS, "x", b"no order"), order_message(order)], PATIENCE_S)
     orders.Intake(database, log).take_in()
     end = log.ends(ORDERS)[0]
     assert [row[:2] for row in claims(database)] == [
@@ -162,7 +163,7 @@ def test_an_order_that_a_later_version_wrote_fails_as_an_event_and_stops_no_work
     later, order = select(), select()
     message = order_message(later)
     value = json.dumps(json.loads(message.value) | changed).encode()
-    context.log.append([msgspec.structs.replace(message, value=value), order_message(order)], 10)
+    context.log.append([msgspec.structs.replace(message, value=value), order_message(order)], PATIENCE_S)
     done: list[Order] = []
     for _ in range(2):
         assert work_once(context, table(lambda order, context: done.append(order)), threading.Event())
@@ -379,7 +380,7 @@ def test_an_order_whose_round_was_cancelled_is_dropped_in_the_middle(
 
     def run(order: SelectSnapshot, context: Context) -> None:
         end_round(context.database, order)
-        assert context.cancelled.wait(10)
+        assert context.cancelled.wait(PATIENCE_S)
         context.check()
 
     assert work_once(context, table(run), threading.Event())
@@ -398,7 +399,7 @@ def test_a_worker_that_is_stopped_leaves_its_order_to_the_next(
 
     def run(order: SelectSnapshot, context: Context) -> None:
         stopping.set()
-        assert context.cancelled.wait(10)
+        assert context.cancelled.wait(PATIENCE_S)
         context.check()
 
     assert work_once(context, table(run), stopping)
@@ -416,7 +417,7 @@ def test_a_long_step_keeps_its_lease(context: Context, monkeypatch: pytest.Monke
     def run(order: SelectSnapshot, context: Context) -> None:
         query = "SELECT lease_until FROM work.claims"
         first = rows(context.database, query)
-        eventually(lambda: rows(context.database, query) > first, "the lease is renewed", 10)
+        eventually(lambda: rows(context.database, query) > first, "the lease is renewed")
         assert orders.claim(context.database, KINDS, "worker-2", "here") is None
 
     assert work_once(context, table(run), threading.Event())
@@ -478,7 +479,7 @@ def test_a_step_whose_order_another_worker_took_is_dropped(context: Context, mon
 
     def run(order: SelectSnapshot, context: Context) -> None:
         change(context.database, "UPDATE work.claims SET worker = 'worker-2', attempts = attempts + 1")
-        assert context.cancelled.wait(10)
+        assert context.cancelled.wait(PATIENCE_S)
         context.check()
 
     assert work_once(context, table(run), threading.Event())

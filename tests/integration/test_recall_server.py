@@ -20,6 +20,7 @@ from streams.sealing import Keyring
 from tests.integration.by_hand import empty
 from tests.integration.test_memory import DOMAIN, FARE, LAST, World, fill
 from tests.local_noria import until
+from tests.waiting import PATIENCE_S
 from workers.recall.server import application, make_server
 
 BOTH = Recall(of="both")
@@ -41,7 +42,7 @@ def served(world: World) -> Iterator[str]:
     server.close()
 
 
-def client(world: World, url: str, timeout_s: float = 5.0) -> RecallClient:
+def client(world: World, url: str, timeout_s: float = PATIENCE_S) -> RecallClient:
     return RecallClient(url, world.keyring.derive(KEY), timeout_s)
 
 
@@ -63,7 +64,7 @@ def test_a_door_is_told_ids_and_scores_of_what_is_good_enough_and_no_words(world
 def test_who_has_not_the_key_or_asks_rubbish_is_refused_and_what_is_not_held_is_not_there(world: World) -> None:
     fill(world)
     key = {"Authorization": f"Bearer {world.keyring.derive(KEY)}"}
-    with served(world) as url, httpx.Client(base_url=url, trust_env=False) as http:
+    with served(world) as url, httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False) as http:
         assert http.post("/recall", json={}).status_code == 401
         assert http.post("/recall", json={}, headers={"Authorization": "Bearer x"}).status_code == 401
         for body in (b"", b"{", b'{"domain": 1}', b'{"domain":"trams","question":"x","kinds":["fish"],"most":3}'):
@@ -112,7 +113,7 @@ def process(world: World, folder: Path) -> Iterator[tuple[str, "subprocess.Popen
 
 def ready(url: str) -> bool:
     try:
-        told = httpx.get(f"{url}/healthz", trust_env=False).json()
+        told = httpx.get(f"{url}/healthz", timeout=PATIENCE_S, trust_env=False).json()
         return bool(told["ready"] and DOMAIN in told["domains"])
     except httpx.HTTPError:
         return False
@@ -139,5 +140,5 @@ def test_two_memories_agree_and_one_that_was_killed_comes_back_with_the_same(wor
             assert said(again) == before
         world.corrects("cem", "May I bring my canoe?", "Only at low tide.")
         asked = lambda: client(world, other).recall(DOMAIN, "bring a canoe", BOTH)  # noqa: E731
-        found = until(asked, "what was corrected is recalled", 10.0)
+        found = until(asked, "what was corrected is recalled")
         assert found[0].id == world.examples()[-1]

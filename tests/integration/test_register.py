@@ -21,6 +21,7 @@ from streams.sealing import Keyring
 from streams.store import open_database
 from tests.door_world import make_settings
 from tests.integration.by_hand import ByHand, change, empty, order_message, rows
+from tests.waiting import PATIENCE_S
 from workers.context import Context
 from workers.loop import STEPS, steps, work_once
 from workers.register import TRAINING_FOLDER, purge, register, run, strike, sweep
@@ -141,7 +142,7 @@ def test_the_step_purges_and_tells_how_many_of_each_kind(
     gone = [folder(database, tmp_path, name, "k1") for name in ("a", "b")]
     stays = folder(database, tmp_path, "c", "k2")
     order = PurgePlaces(order_id=uuid4(), domain="roads", person="ann", kids=("k1",))
-    log.append([order_message(order)], 10)
+    log.append([order_message(order)], PATIENCE_S)
     assert work_once(context, steps(["purge"]), threading.Event())
     assert not any(place.exists() for place in gone) and stays.exists()
     expected = PlacesPurged(domain="roads", person="ann", order_id=order.order_id, places={"training": 2})

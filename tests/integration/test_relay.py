@@ -15,6 +15,7 @@ from streams.facts.domains import ClockTicked
 from streams.log import KafkaLog, Log, MemoryLog, Message, Position, Record
 from streams.relay import BATCH_ROWS, Relay, Sent, Waiter
 from tests.integration.by_hand import AT, ByHand, change, empty, live_domain, message, rows, talk
+from tests.waiting import PATIENCE_S
 
 LATER = AT + timedelta(hours=1)
 
@@ -230,6 +231,6 @@ def test_the_waiter_wakes_when_something_is_to_be_said(database: Engine) -> None
     world = ByHand(database, MemoryLog())
     world.log.append([message(event) for event in talk("roads", "ann")], 10)
     world.follow()
-    assert waiter.wait(10) is True
+    assert waiter.wait(PATIENCE_S) is True
     assert waiter.wait(0.05) is False
     waiter.close()

@@ -15,6 +15,7 @@ from streams.log import KafkaLog
 from streams.orders import EvaluateCandidate, Order, SelectSnapshot, SwapRelease, TrainCandidate
 from tests.door_world import World, wait_until
 from tests.integration.by_hand import answer, results
+from tests.waiting import PATIENCE_S
 from workers.context import Context
 from workers.selector import step as selection
 
@@ -44,7 +45,7 @@ def newest(context: Context, domain: str, kind: type[Kind], after: int) -> Kind:
 def carry_out(world: World, context: Context, order: Order) -> None:
     """As a worker would, with made-up results."""
     told = [answer(order, name, event, datetime.now(UTC)) for name, event in results(order)]
-    world.caught_up(str(context.log.append(told, 10)[-1]))
+    world.caught_up(str(context.log.append(told, PATIENCE_S)[-1]))
 
 
 def select(world: World, context: Context, domain: str, after: int) -> SnapshotSelected:

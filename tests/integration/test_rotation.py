@@ -18,6 +18,7 @@ from streams.sealed import Sealed
 from streams.sealing import Keyring, MasterKey, Rotated, ensure_master_key, open_sealed, seal, wrapped_by
 from tests.door_world import World
 from tests.integration.by_hand import empty, rows
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 # Another process: it was there before the rotation, and makes keys after it.
@@ -144,13 +145,13 @@ def test_a_key_that_was_wrapped_by_the_old_one_while_the_rotation_ran_is_waited_
     def wrap(secret: bytes, name: str) -> bytes:
         found = real(secret, name)
         wrapped.set()
-        assert go_on.wait(20)
+        assert go_on.wait(PATIENCE_S)
         return found
 
     monkeypatch.setattr(slow._master, "wrap", wrap)
     newcomer = threading.Thread(target=slow.key_for, args=("ann",))
     newcomer.start()
-    assert wrapped.wait(20)
+    assert wrapped.wait(PATIENCE_S)
     rotation = threading.Thread(target=Keyring(emptied, MasterKey.made(master)).rotate)
     rotation.start()
     waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -227,7 +228,7 @@ def test_while_people_chat_and_come_the_master_key_is_rotated_and_nothing_fails(
     assert not troubles
     assert len(ids(world.settings.master_key)) == 1
     alone = Keyring(database, MasterKey.made(world.settings.master_key))
-    kept = world.services.recorder.wait_for_ends("noria.conversations", 15)
+    kept = world.services.recorder.wait_for_ends("noria.conversations", PATIENCE_S)
     assert kept
     query = "SELECT person, messages FROM noria.prompts"
     opened = {(row[0], open_sealed(Sealed(**row[1]), alone)) for row in rows(database, query)}  # type: ignore[arg-type]

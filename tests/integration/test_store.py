@@ -441,7 +441,7 @@ def test_a_connection_that_is_cut_in_the_middle_is_unavailable_and_the_batch_can
     writer = threading.Thread(target=write)
     writer.start()
     waiting = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND relation = 'noria.outbox'::regclass"
-    eventually(lambda: rows(world.database, waiting) or not writer.is_alive(), "the writer's connection is cut", 30)
+    eventually(lambda: rows(world.database, waiting) or not writer.is_alive(), "the writer's connection is cut")
     writer.join()
     holder.close()
     assert len(raised) == 1

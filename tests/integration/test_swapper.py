@@ -39,6 +39,7 @@ from tests.integration.swaps import (
     told,
     wanted,
 )
+from tests.waiting import PATIENCE_S
 from workers import swapper
 from workers.context import Cancelled, Context
 from workers.engines import golden_tolerance
@@ -101,7 +102,7 @@ def test_the_route_stays_until_the_golden_prompts_are_answered(
     order = order_for(context, tmp_path)
     engine.hold.clear()
     thread, _ = in_thread(lambda: run_with_host(context, order, engine))
-    eventually(lambda: engine.requests, "the first golden prompt is asked", 15)
+    eventually(lambda: engine.requests, "the first golden prompt is asked")
     assert route(context) is None
     engine.hold.set()
     thread.join()
@@ -178,7 +179,7 @@ def test_an_engine_that_is_never_ready_is_unavailable(
 def test_a_swap_that_is_no_longer_wanted_is_dropped_while_it_waits(context: Context, tmp_path: Path) -> None:
     order = order_for(context, tmp_path)
     thread, raised = in_thread(lambda: carry_out(context, order))
-    eventually(lambda: wanted(context), "the engine is wanted", 15)
+    eventually(lambda: wanted(context), "the engine is wanted")
     context.cancelled.set()
     thread.join()
     assert [type(error) for error in raised] == [Cancelled]
@@ -186,14 +187,15 @@ def test_a_swap_that_is_no_longer_wanted_is_dropped_while_it_waits(context: Cont
 
 
 def test_a_release_is_finished_only_when_every_living_door_knows(
-    context: Context, engine: GoldenEngine, tmp_path: Path
+    context: Context, engine: GoldenEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(swapper, "DOOR_SILENT_S", 50.0)  # these say nothing between their two lines
     order = order_for(context, tmp_path)
     door(context, "knows", 0)
     door(context, "slow", 0)
     door(context, "gone", 0, seen="-1 minute")
     thread, raised = in_thread(lambda: run_with_host(context, order, engine))
-    eventually(lambda: route(context), "the route is flipped", 15)
+    eventually(lambda: route(context), "the route is flipped")
     door(context, "knows", 1)
     assert thread.is_alive()
     assert [type(event) for event in told(context, order)] == [ReleaseStarted]
@@ -279,7 +281,7 @@ def test_a_swapper_that_has_lost_its_order_moves_no_route(
     order = order_for(context, tmp_path)
     engine.hold.clear()
     thread, raised = in_thread(lambda: run_with_host(context, order, engine))
-    eventually(lambda: engine.requests, "the first golden prompt is asked", 15)
+    eventually(lambda: engine.requests, "the first golden prompt is asked")
     change(context.database, "UPDATE work.claims SET worker = 'swapper-2', attempts = 2")  # its lease ran out
     engine.hold.set()
     thread.join()
@@ -323,7 +325,7 @@ def test_a_worker_that_was_paused_with_its_order_moves_no_route_back_that_a_newe
     context.held = claimed(context, older)
     thread, raised = in_thread(lambda: swapper.run(older, context))
     host_says(context, older, "ready", engine)
-    eventually(lambda: engine.requests, "the first golden prompt is asked", 15)
+    eventually(lambda: engine.requests, "the first golden prompt is asked")
     other, awake = (
         Context(context.settings, context.database, context.log, context.keyring, "swapper-2"),
         GoldenEngine(),
@@ -357,7 +359,7 @@ def test_an_order_that_waits_for_its_engine_makes_way_for_a_newer_decision(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(swapper, "LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(swapper, "READY_DEADLINE_S", 20.0)
+    monkeypatch.setattr(swapper, "READY_DEADLINE_S", PATIENCE_S)
     world = ByHand(context.database, MemoryLog())
     context = following(context, world)
     live_domain(world, "roads", corrections=400)
@@ -366,7 +368,7 @@ def test_an_order_that_waits_for_its_engine_makes_way_for_a_newer_decision(
     first = structs.replace(first, model=model(context, tmp_path))
     context.intake.take_in()
     thread, raised = in_thread(lambda: carry_out(context, first))
-    eventually(lambda: wanted(context), "the engine is wanted", 15)
+    eventually(lambda: wanted(context), "the engine is wanted")
     world.say(ReleaseFinished(**FINISHED), RollbackAsked(domain="roads", to=0, by="ops"))
     world.settle()
     thread.join()
@@ -391,7 +393,7 @@ def test_a_real_door_answers_from_the_new_release_once_it_is_told_and_pins_what_
     answers: list[dict[str, Any]] = []
     asking = threading.Thread(target=lambda: answers.append(world.chat(domain, "a long question")))
     asking.start()
-    eventually(lambda: world.engine.busy, "a request is under way", 15)
+    eventually(lambda: world.engine.busy, "a request is under way")
     order = order_for(context, tmp_path, domain=domain)
     context.intake.take_in()
     run_with_host(context, order, engine)
@@ -400,4 +402,4 @@ def test_a_real_door_answers_from_the_new_release_once_it_is_told_and_pins_what_
     asking.join()
     assert answers[0]["model"] == f"{domain}@0"
     finished = [event for event in told(context, order) if isinstance(event, ReleaseFinished)]
-    assert len(finished) == 1 and finished[0].flip_ms < 5000
+    assert len(finished) == 1 and 0 < finished[0].flip_ms < 60_000

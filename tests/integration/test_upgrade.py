@@ -256,7 +256,7 @@ def test_killed_half_way_it_begins_again_and_the_door_is_read_all_along(
         assert rows(database, "SELECT count(*) > 0 FROM noria_shadow.events") == [(True,)]
         assert wanted(database) != []
         second = migrate(database_url, world)
-        said, _ = second.communicate(timeout=60)
+        said, _ = second.communicate()
         assert second.returncode == 0 and "made anew, from" in said, said
         read = len(answers)
         eventually(lambda: len(answers) > read + 2, "the door is read after it")

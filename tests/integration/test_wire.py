@@ -19,6 +19,7 @@ from streams.events import CONVERSATIONS, DOMAINS
 from streams.log import KafkaLog, Message
 from tests.at_rest import checkpoint, files_holding
 from tests.door_world import World
+from tests.waiting import PATIENCE_S
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "events"
 SENTENCES = [
@@ -75,7 +76,7 @@ def test_any_cloudevents_reader_reads_every_event_and_our_schemas_hold(world: Wo
     log = KafkaLog(empty_log, "test-wire")
     for value in every_example():
         envelope = decode(value)
-        log.append([Message(topic_of(envelope.event), envelope.key, value)], 10)
+        log.append([Message(topic_of(envelope.event), envelope.key, value)], PATIENCE_S)
     log.close()
     published = {f"urn:noria:{name.replace('.v', ':')}": schema for name, schema in schemas().items()}
     for schema in published.values():
@@ -150,7 +151,7 @@ def test_what_twenty_people_say_through_the_door_is_found_on_no_disk(
     # The search finds what is there: the same ways to both disks, with words that nobody said.
     control = "a sentence that is written in clear on purpose"
     log = KafkaLog(world.kafka, "test-wire")
-    log.append([Message("noria.quarantine", "control", f'{{"words": "{control}"}}'.encode())], 10)
+    log.append([Message("noria.quarantine", "control", f'{{"words": "{control}"}}'.encode())], PATIENCE_S)
     log.close()
     connection = psycopg2.connect(database_url)
     with connection, connection.cursor() as cursor:

@@ -68,7 +68,7 @@ def test_closing_the_stream_frees_the_engine(engine: EngineServer) -> None:
     engine.piece_s = 0.005
     with closing(ask(engine.base_url, max_tokens=500)) as stream:
         next(stream)
-    wait_until(lambda: engine.left == 1 and engine.busy == 0, timeout_s=3, what="the free engine")
+    wait_until(lambda: engine.left == 1 and engine.busy == 0, what="the free engine")
 
 
 class Parts(io.RawIOBase):

@@ -158,5 +158,5 @@ def test_a_training_waits_for_room_says_so_and_goes_on_by_itself(
     assert partition and isinstance(told, OrderProgressed) and told.waits_for == "disk_space"
     assert waiting.is_alive()
     (small_disk / "filler").unlink()
-    waiting.join(10)
+    waiting.join()
     assert not waiting.is_alive()

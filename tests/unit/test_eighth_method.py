@@ -93,7 +93,6 @@ def test_an_eighth_method_is_a_kind_of_recipe_a_file_and_a_row(tmp_path: Path) -
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         input=json.dumps(spec).encode(),
         capture_output=True,
-        timeout=200,
     )
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.returncode == 0, (lines[-1:], run.stderr[-2000:])

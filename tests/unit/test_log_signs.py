@@ -60,4 +60,4 @@ def test_a_broker_that_ends_is_known_to_be_away_at_once(
     (taken,) = connections(port)
     port.close()
     taken.close()
-    wait_until(lambda: not log.answers(), 2.0, "the port is closed")
+    wait_until(lambda: not log.answers(), "the port is closed")

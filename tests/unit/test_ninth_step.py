@@ -68,7 +68,6 @@ def test_a_ninth_step_is_a_kind_of_step_a_file_and_a_row(tmp_path: Path) -> None
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
-        timeout=100,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     kept, dropped = json.loads(run.stdout)

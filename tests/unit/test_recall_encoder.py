@@ -112,7 +112,7 @@ def test_the_encoder_on_board_puts_what_means_the_same_near_each_other_and_serve
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert len(found) == 3
     for vectors in found:
         assert vectors == pytest.approx(np.tile(one, (2, 1)), abs=1e-3)

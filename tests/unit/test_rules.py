@@ -49,7 +49,7 @@ def replaced(path: Path, old: str, new: str) -> None:
 
 def run(program: str, arguments: Sequence[str], where: Path) -> tuple[int, str]:
     done = subprocess.run(
-        [Path(sys.executable).parent / program, *arguments], cwd=where, capture_output=True, text=True, timeout=240
+        [Path(sys.executable).parent / program, *arguments], cwd=where, capture_output=True, text=True
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -20,12 +20,11 @@ from streams.errors import Invalid, Unavailable
 from streams.recipes import Recipe, SftDpoRecipe, SftRewardPpoRecipe
 from tests.local_noria import until
 from tests.unit import trainer_tiny as tiny
+from tests.waiting import PATIENCE_S
 from workers.trainer.checkpoint import NAME as CHECKPOINT
 from workers.trainer.child import carry_out, place_of
 from workers.trainer.parent import Trainer
 from workers.trainer.spec import Outcome, Progress, StageDone, TrainingRow, TrainSpec
-
-WAIT_S = 240.0  # a child imports torch at low priority: on a busy machine that takes its time
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +93,10 @@ def test_the_child_ends_with_its_parent() -> None:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         try:
-            until(lambda: child.nice() > psutil.Process().nice(), "the child has come to its first lines", WAIT_S)
+            until(lambda: child.nice() > psutil.Process().nice(), "the child has come to its first lines")
             child.suspend()  # now it cannot notice anything and end by itself
             parent.kill()
-            gone, left = psutil.wait_procs([child], timeout=10)
+            gone, left = psutil.wait_procs([child], timeout=PATIENCE_S)
             for process in left:
                 process.kill()
             assert gone == [child]

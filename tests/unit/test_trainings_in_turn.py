@@ -18,6 +18,7 @@ from streams.recipes import LoraRecipe
 from streams.sealing import Keyring
 from streams.snapshots import FORMAT, Snapshot, save
 from tests.door_world import make_settings, wait_until
+from tests.waiting import PATIENCE_S
 from workers.context import Context
 from workers.trainer import step as training
 
@@ -29,7 +30,7 @@ def test_of_two_rounds_at_once_on_one_machine_the_second_waits_says_so_and_goes_
 
     def learns(order: TrainCandidate, *_: Any) -> str:
         began.append(order.domain)
-        assert may_end.wait(30)
+        assert may_end.wait(PATIENCE_S)
         return order.domain
 
     monkeypatch.setattr(training, "_train", learns)
@@ -63,8 +64,8 @@ def test_of_two_rounds_at_once_on_one_machine_the_second_waits_says_so_and_goes_
     ]
     assert began == ["roads"]
     may_end.set()
-    first.join(30)
-    second.join(30)
+    first.join()
+    second.join()
     assert began == ["roads", "wards"] and not second.is_alive()
 
 
