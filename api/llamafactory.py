@@ -5,8 +5,11 @@ words. The chat template is the one in the model's tokenizer: none is named. Pur
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from streams.alike import words_of
+from streams.personal import masked
 
 DATASET = "noria"
 ROWS_FILE, INFO_FILE, RUN_FILE = "rows.json", "dataset_info.json", "sft.yaml"
@@ -17,6 +20,13 @@ COLUMNS = {
     "system": "system",
     "history": "history",
 }
+
+
+def not_asked(rows: Sequence[Mapping[str, Any]], exam: Sequence[str], mask: Collection[str]) -> list[Mapping[str, Any]]:
+    """The rows that ask none of the exam's questions, but for what the policy masks."""
+    forbidden = {words_of(masked(question, mask)[0]) for question in exam}
+    asked = (words_of(masked(f"{row['instruction']} {row['input']}", mask)[0]) for row in rows)
+    return [row for row, words in zip(rows, asked, strict=True) if words not in forbidden]
 
 
 def folder_of(rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], model: str) -> dict[str, str]:

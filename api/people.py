@@ -1,12 +1,12 @@
 """People: what became of their corrections, and their erasure."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
 
 from flask import Blueprint, Response
-from sqlalchemy import Connection, Text, any_, cast, delete, func, select
+from sqlalchemy import Connection, Text, and_, any_, cast, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from api.access import caller, needs, source_of
@@ -60,7 +60,7 @@ def blueprint(services: Services) -> Blueprint:
             raise ApiError(404, "no erasure of that person is on the log", param="person", code="person_not_found")
         kids = sorted({kid for row in rows for kid in row["kids"]})
         domains = [{"domain": row["domain"], "erased_at": row["erased_at"]} for row in rows]
-        learned_by = _learned_by(services, person)[1]
+        learned_by = _learned_by(services, person, kids)[1]
         found = {"person": person, "kids": kids, "domains": domains, "learned_by": learned_by}
         return reply(found | {"places": _places(services, kids)})
 
@@ -165,7 +165,7 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
             raise Behind("the keys are destroyed; the log is not followed at present, ask again to have it recorded")
     with postgres_trouble(), services.database.connect() as connection:
         domains = domains_of(connection, person)
-    mine, learned_by = _learned_by(services, person)
+    mine, learned_by = _learned_by(services, person, kids)
     at = datetime.now(UTC)
     envelopes = [erasure(domain, person, kids, by, source_of(caller()), at) for domain in domains]
     with postgres_trouble(), services.database.begin() as connection:
@@ -185,14 +185,22 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
     }
 
 
-def _learned_by(services: Services, person: str) -> tuple[int, list[dict[str, Any]]]:
-    """How many examples a person gave, and the rounds whose candidates, reward models, and releases if any came of them, have
-    learned from them, or from what the person said of answers: in that round, or with the release that it started from; with how
-    many of both."""
+def _learned_by(services: Services, person: str, kids: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
+    """How many examples hold words of a person's (their own, or a wording or an answer under their keys that another accepted), and
+    the rounds whose candidates, reward models, and releases if any came of them, have learned from them, or from what the person
+    said of answers: in that round, or with the release that it started from; with how many of both."""
     examples, rounds = schema.examples.c, schema.rounds.c
     with postgres_trouble(), services.database.connect() as connection:
         mine = connection.execute(
-            select(examples.example_id, examples.domain).where(examples.person == person, examples.own_words)
+            select(examples.example_id, examples.domain).where(
+                or_(
+                    and_(examples.person == person, examples.own_words),
+                    and_(
+                        examples.proposal_id.is_not(None),
+                        or_(*(part["kid"].astext.in_(kids) for part in (examples.prompt, examples.answer))),
+                    ),
+                )
+            )
         ).all()
         said = connection.execute(
             select(rounds.round_id, rounds.domain, rounds.said_by[person].as_integer().label("preferences")).where(

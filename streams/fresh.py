@@ -15,11 +15,12 @@ from streams.policy import NamedPeople
 
 class Given(NamedTuple):
     """Who gave one: `service` is the key that named the person; None: the person's own key spoke. `offset`: where on the domain's
-    partition it was accepted."""
+    partition it was accepted. `own`: the words are that person's; what they accepted as it was proposed outlives them."""
 
     person: str
     service: str | None
     offset: int
+    own: bool = True
 
 
 ByID: TypeAlias = "HashTrieMap[str, Given]"  # of examples or preferences
@@ -50,11 +51,12 @@ class Fresh:
         self._services = services
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[str, str, str, str | None, int]]) -> "Fresh":
-        """Of what is kept: kind (correction or preference), id, person, service and offset of each."""
+    def of(cls, rows: Iterable[tuple[str, str, str, str | None, int, bool]]) -> "Fresh":
+        """Of what is kept: kind (correction or preference), id, person, service and offset of each, and whether the words are
+        theirs."""
         by_kind: dict[str, dict[str, Given]] = {"correction": {}, "preference": {}}
-        for kind, id_, person, service, offset in rows:
-            by_kind[kind][id_] = Given(person, service, offset)
+        for kind, id_, *given in rows:
+            by_kind[kind][id_] = Given(*given)
         givers = Counter((one.person, one.service) for by_id in by_kind.values() for one in by_id.values())
         persons, own, named, services = (Counter[str]() for _ in range(4))
         for (person, service), number in givers.items():
@@ -92,17 +94,23 @@ class Fresh:
         return self._counted(self.corrections.remove(example_id), self.preferences, less, None)
 
     def without_person(self, person: str) -> "Fresh":
+        """Of what they accepted as it was only the name goes."""
         if person not in self._persons:
             return self
-        return self._only(lambda one: one.person != person)
+        return self._only(lambda one: one.person != person or not one.own, lambda one: one.person == person)
 
     def since(self, pin: int) -> "Fresh":
         """What was accepted at that offset or later."""
         return self._only(lambda one: one.offset >= pin)
 
-    def _only(self, kept: Callable[[Given], bool]) -> "Fresh":
+    def _only(self, kept: Callable[[Given], bool], nameless: Callable[[Given], bool] = lambda one: False) -> "Fresh":
         by_kind = (("correction", self.corrections), ("preference", self.preferences))
-        return Fresh.of((kind, id_, *one) for kind, by_id in by_kind for id_, one in by_id.items() if kept(one))
+        return Fresh.of(
+            (kind, id_, *(one._replace(person="") if nameless(one) else one))
+            for kind, by_id in by_kind
+            for id_, one in by_id.items()
+            if kept(one)
+        )
 
     def _counted(self, corrections: ByID, preferences: ByID, less: Given | None, more: Given | None) -> "Fresh":
         numbers = self._persons, self._own, self._named, self._services

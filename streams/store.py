@@ -144,7 +144,7 @@ class Buffer:
                 sets = ", ".join(f'"{name}" = %s' for name in retired)
                 self._cursor.execute(
                     f"UPDATE {self._schema}.{table} SET {sets} WHERE {where} AND retired_offset IS NULL",
-                    (*retired.values(), *named.values()),
+                    (*retired.values(), *_adapted(table, named.items())),
                 )
             case Change(table, named, row):
                 where, sets = self._named(table, named), ", ".join(f'"{name}" = %s' for name in row)
@@ -160,7 +160,7 @@ class Buffer:
         """The rows that `named` names as a condition, once all that was written of that table stands there."""
         if table in self._inserts or table in self._updates:
             self.flush()
-        return " AND ".join(f'"{name}" = %s' for name in named)
+        return " AND ".join(f'"{name}" {"@>" if name in JSONB[table] else "="} %s' for name in named)
 
     def insert(self, table: str, rows: Iterable[Row]) -> None:
         """Rows of one table that all have other keys."""
@@ -420,7 +420,8 @@ class Store:
         if known_by == written_by:
             return fresh
         cursor.execute(
-            f'SELECT kind, given_id, person, service, "offset" FROM {self._schema}.fresh WHERE domain = %s', (domain,)
+            f'SELECT kind, given_id, person, service, "offset", own_words FROM {self._schema}.fresh WHERE domain = %s',
+            (domain,),
         )
         return Fresh.of(cursor.fetchall())
 

@@ -17,7 +17,7 @@ from streams.schema import projections
 from streams.tables import LIVE, version_of
 
 # Of what is kept of a state, and what it means; of a table it stands where that is declared.
-STATES: dict[str, int] = {"exchange": 1, "domain": 9}
+STATES: dict[str, int] = {"exchange": 1, "domain": 10}
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 _COMMENT = "SELECT obj_description(to_regnamespace('{schema}'), 'pg_namespace')"
 

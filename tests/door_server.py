@@ -37,6 +37,7 @@ POLICY: Json = {
     "budget_timezone": "UTC",
     "recipe": msgspec.to_builtins(LoraRecipe(epochs=12)),
     "gate": {"alpha": 0.05},
+    "mask": [],
 }
 
 

@@ -84,7 +84,7 @@ from streams.recipes import BroughtRecipe, LoraRecipe, PpoRecipe, RewardRecipe, 
 from streams.sealed import Sealed
 from streams.selection import Agreement, Budget, Dedupe, KCenter, Leakage, Length
 from streams.style import StyleRule
-from streams.writes import Delete, Insert, Update, Write
+from streams.writes import Change, Delete, Insert, Row, Update, Write
 
 START = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 NAMES = UUID("5b0c7d3e-3f7c-4a39-8a5e-0f2f6d1f9a11")
@@ -616,7 +616,7 @@ class DomainLog:
         self.state = Domain()
         self.told: list[Recorded] = []
         self.said: list[Consequence | Order] = []
-        self.fresh: dict[tuple[str, ...], tuple[str, str | None, int]] = {}  # the rows of the table
+        self.fresh: dict[tuple[str, ...], tuple[str, str | None, int, bool]] = {}  # the rows of the table
 
     def tell(
         self, event: DomainEvent, *, at: datetime = START, id: UUID | None = None, cause: UUID | None = None
@@ -649,16 +649,29 @@ class DomainLog:
     def _keep(self, write: Write) -> None:
         match write:
             case Insert("fresh", {"domain": domain, "kind": kind, "given_id": id_, **by}):
-                self.fresh.setdefault((domain, kind, id_), (by["person"], by["service"], by["offset"]))
+                self.fresh.setdefault((domain, kind, id_), _giver(by))
             case Update("fresh", {"domain": domain, "kind": kind, "given_id": id_}, by):
                 assert (domain, kind, id_) in self.fresh
-                self.fresh[domain, kind, id_] = by["person"], by["service"], by["offset"]
+                self.fresh[domain, kind, id_] = _giver(by)
             case Delete("fresh", where, before_offset):
-                for key, (person, service, offset) in list(self.fresh.items()):
-                    names = ("domain", "kind", "given_id", "person", "service")
-                    row = dict(zip(names, (*key, person, service), strict=True))
-                    if where.items() <= row.items() and (before_offset is None or offset < before_offset):
-                        del self.fresh[key]
+                for key in self._named(where, before_offset):
+                    del self.fresh[key]
+            case Change("fresh", where, row):
+                for key in self._named(where, None):
+                    self.fresh[key] = (row["person"], *self.fresh[key][1:])
+
+    def _named(self, where: Row, before_offset: int | None) -> list[tuple[str, ...]]:
+        found = []
+        for key, (person, service, offset, own) in self.fresh.items():
+            names = ("domain", "kind", "given_id", "person", "service", "own_words")
+            row = dict(zip(names, (*key, person, service, own), strict=True))
+            if where.items() <= row.items() and (before_offset is None or offset < before_offset):
+                found.append(key)
+        return found
+
+
+def _giver(row: Row) -> tuple[str, str | None, int, bool]:
+    return row["person"], row["service"], row["offset"], row["own_words"]
 
 
 def created(**policy: Any) -> DomainLog:

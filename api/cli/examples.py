@@ -15,7 +15,7 @@ from api.formats.alpaca import COLUMNS
 from api.formats.checking import Brought, examples, good
 from api.formats.writing import FORMS, UNSTATED, Card, json_lines, json_list, write, write_for_oneself
 from api.items import Example
-from api.llamafactory import folder_of
+from api.llamafactory import folder_of, not_asked
 from api.sending import Import
 from streams.errors import Invalid
 
@@ -121,7 +121,8 @@ def export(
 ) -> None:
     """Export the examples in force. OUT is standard output if left out. The file holds people's words in clear.
 
-    With --llamafactory the recipe of the domain's policy goes into the folder's sft.yaml, and the adapter comes to lie in it.
+    With --llamafactory the recipe of the domain's policy goes into the folder's sft.yaml, and the adapter comes to lie in it. What
+    the exam asks is left out: an adapter that has learned it would be refused.
 
     Without --format it is a JSON list of Alpaca's rows. `datasets` is a folder, or one Parquet file if OUT ends so.
 
@@ -139,16 +140,19 @@ def export(
     with the_door() as door:
         name = the_domain(door, domain)
         said = door.examples(name, with_origin=format_ is not None)
-        recipe = door.policy(name)["recipe"] if model is not None else {}
+        policy = door.policy(name) if model is not None else {}
+        exam = door.exam(name)["data"] if model is not None else []
         about = door.domain(name) if format_ is not None else {}
     rows = said["data"]
     gone = f"; left out: {said.get('retired', 0)} retired, {said.get('erased', 0)} erased"
     if model is not None and out is not None:
+        rows = not_asked(rows, [item["question"] for item in exam], policy["mask"])
+        gone += f", {len(said['data']) - len(rows)} that the exam asks"
         try:
-            files = folder_of(rows, recipe, str(Path(model).resolve()))
+            files = folder_of(rows, policy["recipe"], str(Path(model).resolve()))
         except KeyError:
             raise Invalid(
-                f"the policy's recipe is {recipe.get('method')}: only lora can be said in LLaMA-Factory's words"
+                f"the policy's recipe is {policy['recipe'].get('method')}: only lora can be said in LLaMA-Factory's words"
             ) from None
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file_name, words in files.items():

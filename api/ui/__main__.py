@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from api.client import Address, Door, address_of, page_url_of
 from streams.errors import Invalid, Unavailable
+from streams.settings import home_of
 
 
 def main() -> int:
@@ -35,7 +36,7 @@ def main() -> int:
     from api.ui.serve import create_app
 
     hosts = {place.hostname, *(host.strip().lower() for host in os.environ.get("NORIA_PAGE_HOSTS", "").split(","))}
-    app = create_app(Door(door), hosts - {""})
+    app = create_app(Door(door), hosts - {""}, home_of(os.environ))
     gc.freeze()
     gc.enable()
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)

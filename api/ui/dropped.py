@@ -3,6 +3,7 @@
 A session holds one at a time. It goes when it was imported or put away, when another comes, and after a while by itself.
 """
 
+import hashlib
 import shutil
 import tempfile
 import threading
@@ -17,10 +18,13 @@ KEPT_S = 900.0
 
 
 class Dropped:
-    """By session. Thread-safe; the folder goes with the process."""
+    """By session. Thread-safe; the folder goes with the process, or, where that was killed, with the next of its `home`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="noria-dropped-")  # mode 0700
+    def __init__(self, home: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        prefix = f"noria-dropped-{hashlib.sha256(str(home.absolute()).encode()).hexdigest()[:12]}-"
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):  # a home has one page
+            shutil.rmtree(left, ignore_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix=prefix)  # mode 0700
         self._clock = clock
         self._lock = threading.Lock()
         self._held: dict[str, tuple[Path, float]] = {}

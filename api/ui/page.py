@@ -45,7 +45,7 @@ from api.ui.style import (
     THREAD_SCRIPT,
 )
 from api.ui.thread import Thread, Turn, draw_live, draw_thread
-from api.ui.words import Lang, domain_choices, language_of, say
+from api.ui.words import Lang, domain_choices, known, language_of, say
 from streams.errors import Invalid, Unavailable
 
 DRAFTS = [1, 2, 4, 6, 9]  # of an answer; 4 to 9 are what a ranking is made of
@@ -484,6 +484,8 @@ def trouble_of(error: Invalid | Unavailable) -> tuple[str, str]:
             return "err_down", ""
         case Refused(status=401):
             return "err_session", ""
+        case Refused(code=str(code)) if known(f"problem_{code}"):
+            return f"problem_{code}", str(error)
         case Refused(status=403):
             return "err_key", ""
         case _:

@@ -1,6 +1,7 @@
 """The page as a web application: the blocks behind the log-in, and headers that keep a browser from asking anybody else."""
 
 from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from api.client import Door
@@ -20,9 +21,9 @@ ICON = (
 )
 
 
-def create_app(door: Door, hosts: Collection[str]) -> Any:
+def create_app(door: Door, hosts: Collection[str], home: Path) -> Any:
     """An ASGI application with the page at `/`, for who has logged in, and its sign of life at `/healthz`. `door` needs no key;
-    `hosts`: the names it is reached by, besides those of this machine to itself."""
+    `hosts`: the names it is reached by, besides those of this machine to itself; `home`: whose page it is."""
     import gradio as gr
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import JSONResponse
@@ -52,7 +53,7 @@ def create_app(door: Door, hosts: Collection[str]) -> Any:
 
     app.get("/healthz")(healthz)
     app.get("/favicon.ico")(icon)
-    dropped = Dropped()
+    dropped = Dropped(home)
 
     async def drop(request: Request, name: str = "") -> Response:
         try:

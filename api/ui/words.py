@@ -7,6 +7,7 @@ from typing import Any, Literal
 Lang = Literal["en", "zh"]
 LANGUAGES: tuple[Lang, ...] = ("en", "zh")
 
+_SAID = "The door says: {message}"
 _WORDS: dict[str, tuple[str, str]] = {
     "title": ("Noria", "Noria"),
     "tagline": ("corrections turn the wheel", "每一次纠正，都让水车转动"),
@@ -413,7 +414,26 @@ _WORDS: dict[str, tuple[str, str]] = {
         "The door does not answer at present. Nothing was lost; try again in a moment.",
         "服务暂时没有应答。没有丢失任何内容，请稍后再试。",
     ),
-    "err_said": ("The door says: {message}", "服务答复：{message}"),
+    "err_said": (_SAID, "服务答复：{message}"),
+    # What the door says in English, by its code.
+    "problem_decided": (_SAID, "它此前已有定论。"),
+    "problem_judged": (_SAID, "你已审核过它，还需要其他人审核。"),
+    "problem_held_by_another": (_SAID, "另一位标注者正在审核它。"),
+    "problem_being_judged": (_SAID, "标注者正在审核它。"),
+    "problem_verdict_not_found": (_SAID, "该审核意见已不存在。"),
+    "problem_proposal_not_found": (_SAID, "该领域没有这条提议。"),
+    "problem_example_not_found": (_SAID, "该领域没有这条样例。"),
+    "problem_decision_not_found": (_SAID, "该决定已没有可撤销的内容。"),
+    "problem_other_count": (_SAID, "筛选结果已有变化，请重新查看。"),
+    "problem_too_many_items": (_SAID, "一次处理的条目过多，请缩小筛选范围。"),
+    "problem_erased": (_SAID, "其内容已被抹除。"),
+    "problem_text_too_large": (_SAID, "文本过长。"),
+    "problem_prompt_too_large": (_SAID, "消息过长。"),
+    "problem_context_length_exceeded": (_SAID, "对话超出了模型的上下文长度，请开始新的对话。"),
+    "problem_reply_not_found": (_SAID, "没有这条回答。"),
+    "problem_model_not_found": (_SAID, "该领域没有可用的模型。"),
+    "problem_domain_retired": (_SAID, "该领域已停用。"),
+    "problem_domain_parked": (_SAID, "该领域已停滞：Noria 在此遇到了缺陷。运维人员可用 noria status 查看详情。"),
     "err_same": ("Your version says the same as the answer; change something first.", "你的版本与回答相同，请先修改。"),
     "err_empty": ("Write something first.", "请先写点什么。"),
     "err_person": ("Give yourself an id first.", "请先填写你的代号。"),

@@ -11,7 +11,7 @@ from streams.facts.material import decided
 from streams.fresh import Given
 from streams.sealed import Sealed
 from streams.tables import bigint, boolean, index, jsonb, may, projection, text, timestamptz
-from streams.writes import Delete, Insert, Retire, Update, Write, columns
+from streams.writes import Delete, Insert, Retire, Row, Update, Write, columns
 
 ExampleKind = Literal["correction", "annotation"]
 RankingSource = Literal["person", "style"]
@@ -150,6 +150,7 @@ fresh = projection(
     text("person"),
     text("service", nullable=True),  # the key that named the person
     bigint("offset"),
+    boolean("own_words"),  # as in `examples`
     rights=may(stream="rawd"),
 )
 
@@ -184,7 +185,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent)
             row = columns(event, "example_id", "domain", "kind", "person", "prompt", "answer", "prompt_id", "follows")
             row |= columns(event, "proposal_id", "edited")
             more = {
-                "own_words": event.proposal_id is None or event.edited,
+                "own_words": _own_words(event),
                 "said_at": event.said_at,
                 "accepted_offset": recorded.offset,
                 "accepted_in": recorded.envelope.correlation_id if event.kind == "annotation" else None,
@@ -238,7 +239,11 @@ def _erased(state: Domain, event: ExampleAccepted) -> bool:
 
 
 def _given(event: ExampleAccepted | PreferenceAccepted, recorded: Recorded) -> Given:
-    return Given(event.person, event.service, recorded.offset)
+    return Given(event.person, event.service, recorded.offset, _own_words(event))
+
+
+def _own_words(event: ExampleAccepted | PreferenceAccepted) -> bool:
+    return isinstance(event, PreferenceAccepted) or event.proposal_id is None or event.edited
 
 
 def _fresh(
@@ -246,5 +251,6 @@ def _fresh(
 ) -> list[Write]:
     """What keeps the one that came, given what was kept under its id."""
     key = {"domain": event.domain, "kind": kind, "given_id": given_id}
-    giver = {"person": event.person, "service": event.service, "offset": recorded.offset}
+    giver: Row = {"person": event.person, "service": event.service, "offset": recorded.offset}
+    giver["own_words"] = _own_words(event)
     return [Insert("fresh", key | giver) if was is None else Update("fresh", key, giver)]

@@ -11,7 +11,7 @@ from streams.domain import Domain
 from streams.envelope import Recorded
 from streams.facts.judgements import standing
 from streams.tables import index, projection, text, text_array, timestamptz
-from streams.writes import Change, Delete, Insert, Retire, Update, Write
+from streams.writes import Change, Delete, Insert, Retire, Row, Update, Write
 
 
 class PersonErased(Struct, frozen=True, kw_only=True):
@@ -68,18 +68,29 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: PeopleEvent) 
                 Insert("erasures", person | kids | {"erased_at": recorded.envelope.time}),
                 Update("erasures", person, kids),
                 Retire("examples", person | {"own_words": True}, recorded.offset, "erased"),
+                # A rewording that another accepted is sealed with the keys of whoever worded and answered it.
+                *(
+                    Retire("examples", {"domain": event.domain, words: {"kid": kid}}, recorded.offset, "erased")
+                    for kid in event.kids
+                    for words in ("prompt", "answer")
+                ),
                 # What they accepted as it was proposed holds no word of theirs, and stays.
                 Change("examples", person | {"own_words": False}, {"person": ""}),
                 Change("proposals", {"domain": event.domain, "decided_by": event.person}, {"decided_by": None}),
                 *_unsaid(before, after, event.person),
                 Change("judgements", person, {"person": None}),
                 Retire("rankings", person, recorded.offset, "erased"),
-                *([Delete("fresh", person)] if after.fresh is not before.fresh else []),
+                *(_given_no_more(person) if after.fresh is not before.fresh else []),
             ]
         case PlacesPurged():
             return []
         case _:
             assert_never(event)
+
+
+def _given_no_more(person: Row) -> list[Write]:
+    nameless = Change("fresh", person | {"own_words": False}, {"person": ""})
+    return [Delete("fresh", person | {"own_words": True}), nameless]
 
 
 def _without(state: Domain, person: str) -> dict[str, Judging]:

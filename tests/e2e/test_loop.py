@@ -20,7 +20,7 @@ from tests.at_rest import checkpoint, files_holding
 from tests.conftest import ROOT
 from tests.e2e.conftest import Command
 from tests.e2e.second_domain import DOMAIN as WARD
-from tests.e2e.small_story import FACTS
+from tests.e2e.small_story import ACCEPTED, FACTS
 from tests.integration.by_hand import message
 from tests.local_noria import LocalNoria, until
 from tests.waiting import PATIENCE_S, TRAINING_S
@@ -40,6 +40,18 @@ def test_the_demo_ships_a_release_that_has_learned_and_forgotten_little(report: 
     assert report["general_after"] >= report["general_before"] - 0.15
     assert all(0 <= report[key] <= 1 for key in SHARE_KEYS)
     assert report["events"] > 10 * len(FACTS)
+
+
+def test_the_first_round_also_learned_what_a_data_team_accepted_of_triples_and_cases(report: dict[str, Any]) -> None:
+    assert report["material"] == {
+        "proposed": {"self-kg": 3, "syllogism": 1},
+        "dropped": {"its question stands in the exam": 1},
+        "accepted": 2,
+        "edited": 1,
+        "rejected": 1,
+    }
+    assert report["learned_by_source"] == {"correction": len(FACTS), "self-kg": 2, "syllogism": 1}
+    assert report["fixes_n"] == len(FACTS) + ACCEPTED
 
 
 def test_no_request_failed_or_was_answered_by_two_versions_during_the_swaps(report: dict[str, Any]) -> None:

@@ -417,11 +417,13 @@ def test_a_wording_of_somebody_elses_is_proposed_and_goes_when_whoever_asked_or_
 
     first = "When does the last tram leave the harbour?"
     assert learned() == {first, asked["ben"], edited["instruction"]}
-    for person, left in (("cat", {first, asked["ben"]}), ("ann", set[str]())):
+    retired = "SELECT example_id FROM noria.examples WHERE domain = :d AND retired_reason = 'erased'"
+    for person, left, theirs in (("cat", {first, asked["ben"]}, 1), ("ann", set[str](), 3)):
         gone = world.as_operator.post(f"/v1/people/{person}/erase")
         world.caught_up(gone.json()["position"])
         context.keyring.forget()
         assert learned() == left
+        assert gone.json()["examples"] == len(rows(world.database, retired, d=domain)) == theirs
     assert proposed(world, domain, state="all") == [], "one of its two keys is enough"
     assert built(world, context, domain, "rewordings")["proposed"] == 0
 

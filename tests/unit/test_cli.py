@@ -271,11 +271,15 @@ def test_examples_go_in_and_come_out(run: Any, door: FakeDoor, tmp_path: Path, f
     assert out.stat().st_mode & 0o077 == 0
 
 
-def test_examples_go_out_as_a_folder_that_llamafactory_trains_for_its_owner_alone(run: Any, tmp_path: Path) -> None:
+def test_examples_go_out_as_a_folder_that_llamafactory_trains_for_its_owner_alone(
+    run: Any, door: FakeDoor, tmp_path: Path
+) -> None:
     file, out = tmp_path / "alpaca.json", tmp_path / "factory"
-    file.write_text(json.dumps([{"instruction": "问", "output": "答"}]))
+    file.write_text(json.dumps([{"instruction": "问", "output": "答"}, {"instruction": "Asked?", "output": "Yes."}]))
     run("examples", "import", str(file))
-    assert run("examples", "export", str(out), "--llamafactory", str(tmp_path)).exit_code == 0
+    door.exam.append({"question": "asked", "item_id": "1"})
+    done = run("examples", "export", str(out), "--llamafactory", str(tmp_path))
+    assert done.exit_code == 0 and "1 examples written" in done.stderr and "1 that the exam asks" in done.stderr
     assert {path.name: path.stat().st_mode & 0o077 for path in out.iterdir()} == {
         "rows.json": 0,
         "dataset_info.json": 0,

@@ -20,6 +20,9 @@ from deploy.demo.domain import (
     load_facts,
     load_general,
 )
+from deploy.demo.story import whole_script
+from workers.builder import self_kg
+from workers.builder.material import Proposed, Triple
 from workers.trainer.general import general_prompts
 
 FACTS = load_facts()
@@ -233,3 +236,22 @@ def test_a_general_question_whose_answer_lacks_its_key_is_refused(tmp_path: Path
     path.write_text('{"id": "sum", "question": "What is 2+2?", "answer": "It is five.", "keys": ["4"]}\n')
     with pytest.raises(DemoDataError, match=r"general\.jsonl, line 1: answer holds none of its keys"):
         load_general(path)
+
+
+def test_the_team_accepts_as_many_as_the_demos_threshold_counts_on() -> None:
+    brought = whole_script().brought
+    assert brought is not None
+
+    class Graph:
+        def triples(self) -> list[Triple]:
+            return [Triple(str(number), **triple) for number, triple in enumerate(brought.triples)]
+
+    made = [one for one in self_kg.build(Graph(), None) if isinstance(one, Proposed)]  # type: ignore[arg-type]
+    quiz = {question.question for question in GENERAL}
+    asked = {one.instruction for one in made}
+    assert set(brought.verdicts) <= asked and len(asked & quiz) == 1
+    rejected = [said for said in brought.verdicts.values() if said["verdict"] == "reject"]
+    accepted = len(asked - quiz) - len(rejected) + brought.most
+    assert (len(rejected), accepted) == (1, 16)
+    held_out = {wording for fact in FACTS for wording in fact.en.held_out}
+    assert not (asked | {said["instruction"] for said in brought.verdicts.values() if "instruction" in said}) & held_out

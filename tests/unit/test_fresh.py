@@ -3,19 +3,21 @@
 import psutil
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from streams import rounds
 from streams.domain import Domain, pack
 from streams.envelope import Recorded
 from streams.events import DOMAINS
+from streams.facts.people import PersonErased
 from streams.fresh import Fresh, Given
 from streams.policy import Thresholds
 from streams.projections import of_domain
-from tests.samples import correction, created, enveloped
+from tests.samples import DOMAIN, correction, created, enveloped
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e"])
 PEOPLE = st.sampled_from(["ann", "ben", "cem"])
-GIVERS = st.builds(Given, PEOPLE, st.sampled_from([None, "desk", "kiosk"]), st.integers(0, 99))
+GIVERS = st.builds(Given, PEOPLE, st.sampled_from([None, "desk", "kiosk"]), st.integers(0, 99), st.booleans())
 ACTS = st.lists(st.tuples(st.sampled_from(["correct", "prefer", "retire", "erase"]), IDS, GIVERS), max_size=40)
 
 
@@ -37,21 +39,33 @@ def test_it_counts_what_is_there_and_who_gave_it(acts: list[tuple[str, str, Give
             case _:
                 fresh = fresh.without_person(giver.person)
                 for given_ in (corrections, preferences):
-                    for gone in [one for one, by in given_.items() if by.person == giver.person]:
-                        del given_[gone]
+                    for one, by in [*given_.items()]:
+                        if by.person == giver.person and by.own:
+                            del given_[one]
+                        elif by.person == giver.person:
+                            given_[one] = by._replace(person="")
         assert repr(before) == was, "what was before stays as it was"
         assert (dict(fresh.corrections), dict(fresh.preferences)) == (corrections, preferences)
         givers = {*corrections.values(), *preferences.values()}
-        own = {person for person, service, _ in givers if service is None}
-        assert fresh.people("each") == len({person for person, _, _ in givers})
-        assert fresh.people("one") == len(own) + len({service for _, service, _ in givers} - {None})
+        own = {by.person for by in givers if by.service is None}
+        assert fresh.people("each") == len({by.person for by in givers})
+        assert fresh.people("one") == len(own) + len({by.service for by in givers} - {None})
         assert fresh.people("none") == len(own)
-        assert fresh.named == len({person for person, service, _ in givers if service is not None})
+        assert fresh.named == len({by.person for by in givers if by.service is not None})
         kept = [("correction", id_, *by) for id_, by in corrections.items()]
         kept += [("preference", id_, *by) for id_, by in preferences.items()]
         assert fresh == Fresh.of(reversed(kept)), "in whatever order the rows are read"
-        left = Fresh.of(row for row in kept if row[-1] >= 50)
+        left = Fresh.of(row for row in kept if row[4] >= 50)
         assert fresh.since(50) == left and fresh.since(50).people("one") == left.people("one")
+
+
+def test_what_an_erased_person_accepted_as_it_was_proposed_still_counts_and_their_own_words_do_not() -> None:
+    log = created(thresholds=Thresholds(corrections=None))
+    log.tell(replace(correction("accepted", "ann", kid="key-of-the-domain"), kind="annotation", proposal_id="proposed"))
+    log.tell(correction("corrected", "ann"))
+    log.tell(PersonErased(domain=DOMAIN, person="ann", kids=("key-of-ann",), by="ops"))
+    assert dict(log.state.fresh.corrections) == {"accepted": Given("", None, 3, own=False)}
+    assert log.state.fresh.people("each") == 1
 
 
 def taken_in(corrections: int, people: int) -> list[Domain]:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import yaml
 
-from api.llamafactory import DATASET, folder_of
+from api.llamafactory import DATASET, folder_of, not_asked
 from streams.recipes import LoraRecipe
 
 ROW = {
@@ -45,3 +45,10 @@ def test_the_recipe_is_said_in_its_words_and_numbers_are_read_as_numbers() -> No
 def test_a_recipe_that_it_has_no_words_for_is_refused() -> None:
     with pytest.raises(KeyError):
         folder_of([ROW], {"method": "other"}, "/models/a")
+
+
+def test_what_the_exam_asks_is_left_out_but_for_what_is_masked() -> None:
+    rows = [ROW | {"instruction": "Who answers?", "input": asked} for asked in ("call 13912345678", "write")]
+    exam = ["who answers? Call 13887654321", "How long?"]
+    assert not_asked(rows, exam, ["phone"]) == rows[1:]
+    assert not_asked(rows, exam, []) == rows

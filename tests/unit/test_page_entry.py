@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import re
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +16,13 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from api.client import Address, Door
+from api.client import Address, Door, Refused
 from api.guessing import AT_ONCE, ONE_EVERY_S, WrongKeys
 from api.ui import dropped as dropped_room
 from api.ui.dropped import KEPT_S, Dropped
 from api.ui.entry import GUESS_EVERY_S, GUESSES_AT_ONCE, RECHECK_S, STALE_S, VISITOR, Entry, Visitors
+from api.ui.page import words_of
+from api.ui.words import _WORDS
 from streams.errors import Invalid
 from tests.door_server import CHAT_KEY, DATA_KEY, KEY, FakeDoor, serving
 
@@ -134,9 +139,16 @@ def test_a_data_team_drops_files_and_who_chats_does_not(entry: Entry) -> None:
 
 
 def test_a_dropped_file_is_its_owners_alone_and_goes_when_it_was_looked_at(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    dropped = Dropped(clock)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for killed in ("one", "other"):
+        held = tempfile.mkdtemp(prefix=Path(Dropped(tmp_path / killed)._folder.name).name[:-8])
+        (Path(held) / "a.json").write_text("[]")
+    dropped = Dropped(tmp_path / "one", clock)
+    assert len([*tmp_path.glob("*/a.json")]) == 1, (
+        "what a page of this home left when it was killed goes, and no other's"
+    )
 
     def hold(session: str, name: str, *pieces: bytes) -> None:
         async def body() -> AsyncIterator[bytes]:
@@ -311,3 +323,12 @@ def test_who_guesses_at_the_page_leaves_the_others_their_tries_at_the_door(clock
 def test_the_form_speaks_both_languages(entry: Entry) -> None:
     texts: dict[str, Any] = {lang: browser(entry).get(f"/login?lang={lang}").text for lang in ("en", "zh")}
     assert "Your key" in texts["en"] and "你的密钥" in texts["zh"] and 'lang="zh-CN"' in texts["zh"]
+
+
+def test_what_the_door_refuses_is_said_in_the_language_of_the_page_where_its_code_has_words() -> None:
+    door_says = "it does not wait for anybody: it has been decided on"
+    assert words_of(Refused(409, door_says, code="decided"), "en") == f"The door says: {door_says}"
+    assert words_of(Refused(409, door_says, code="decided"), "zh") == "它此前已有定论。"
+    assert words_of(Refused(409, door_says, code="of_tomorrow"), "zh") == f"服务答复：{door_says}"
+    codes = {code for file in Path("api").glob("*.py") for code in re.findall(r'code="(\w+)"', file.read_text())}
+    assert {key.removeprefix("problem_") for key in _WORDS if key.startswith("problem_")} <= codes

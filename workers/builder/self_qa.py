@@ -128,7 +128,7 @@ def made_of(passage: Passage, question: str, said: str) -> Made:
     """The example that a teacher's answer comes to, or why it comes to none."""
     found = _ANSWERED.search(said)
     if found is None:
-        return Dropped(NO_ANSWER)
+        return Dropped(UNANSWERABLE if _NOT_ANSWERED.search(said) else NO_ANSWER)
     answer = found[1].strip().strip("*").strip()
     if _NOT_ANSWERED.search(answer):
         return Dropped(UNANSWERABLE)

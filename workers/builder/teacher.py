@@ -114,6 +114,7 @@ class Desk:
         self._keyring = keyring
         self._wait = wait
         self._lock = threading.Lock()
+        self._there: set[str] | None = None
         # What reads and keeps answers goes on beside the requests, so that there are always as many of these as there may be.
         self._pool = ThreadPoolExecutor(2 * self.in_flight, thread_name_prefix="teacher")
         self._free = threading.Semaphore(self.in_flight)
@@ -221,6 +222,8 @@ class Desk:
         return read_answer(bytes(said), len(msgspec.json.encode(body)))
 
     def _kept(self, call: str) -> tuple[str, Answer] | None:
+        if call not in self._calls():
+            return None
         with postgres_trouble(), self._database.connect() as connection:
             row = connection.execute(
                 text("SELECT build_id, answer FROM work.teacher_calls WHERE call = :call"), {"call": call}
@@ -235,6 +238,16 @@ class Desk:
         answer = msgspec.json.decode(words, type=Answer)
         # What was spoiled for another build may go better today.
         return (row.build_id, answer) if answer.fault is None or row.build_id == self._build_id else None
+
+    def _calls(self) -> set[str]:
+        """Those whose answers are kept: read once, so that what is new costs the database no look. Nobody else asks for a domain
+        meanwhile: it has one build at a time."""
+        with self._lock:
+            if self._there is None:
+                asked = text("SELECT call FROM work.teacher_calls WHERE domain = :domain")
+                with postgres_trouble(), self._database.connect() as connection:
+                    self._there = set(connection.execute(asked, {"domain": self._domain}).scalars())
+            return self._there
 
     def _keep(self, call: str, answer: Answer) -> None:
         with postgres_trouble():
@@ -255,6 +268,7 @@ class Desk:
                     "answer": msgspec.json.encode(sealed).decode(),
                 },
             )
+        self._calls().add(call)
 
 
 def read_answer(said: bytes, asked_bytes: int) -> Answer:

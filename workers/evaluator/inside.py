@@ -54,17 +54,21 @@ def digest_of(question: str) -> str:
     return hashlib.sha256(question.encode()).hexdigest()
 
 
-def counting(create: Callable[..., Any], costs: int) -> Callable[..., Any]:
-    """`create` of an OpenAI client, which leaves a line in the file `costs` for every answer whose tokens the engine tells."""
+def counting(create: Callable[..., Any], costs: int, longer: Mapping[str, int]) -> Callable[..., Any]:
+    """`create` of an OpenAI client, which leaves a line in the file `costs` for every answer whose tokens the engine tells.
+    `longer`: by digest of the question how many tokens its answer may have, where these are more than the others' may."""
 
     def counted(**asked: Any) -> Any:
+        digest = digest_of(str(asked["messages"][-1]["content"]))
+        if digest in longer:
+            asked["max_tokens"] = longer[digest]
         began = time.monotonic()
         answer = create(**asked)
         seconds = time.monotonic() - began
         usage = getattr(answer, "usage", None)
         if usage is not None:
             line = {
-                "asked": digest_of(str(asked["messages"][-1]["content"])),
+                "asked": digest,
                 "prompt_tokens": usage.prompt_tokens,
                 "completion_tokens": usage.completion_tokens,
                 "seconds": round(seconds, 4),
@@ -96,6 +100,7 @@ def register(keys: Mapping[str, str]) -> None:
             addresses: Sequence[str],
             at_once: int,
             costs: str,
+            longer: Mapping[str, int],
             **more: Any,
         ) -> None:
             by_number = {int(code): answer for code, answer in status_code_mappings.items()}  # JSON knows no other keys
@@ -108,7 +113,7 @@ def register(keys: Mapping[str, str]) -> None:
                 client = copy.copy(self)
                 client.openai_client = self.openai_client.with_options(base_url=address)
                 completions = client.openai_client.chat.completions
-                completions.create = counting(completions.create, counted)
+                completions.create = counting(completions.create, counted, longer)
                 clients.append(client)
             for client in clients * at_once:
                 self.free.put(client)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from tokenizers import Tokenizer
 
 from streams import scoring
 from streams.control_tokens import escape_control_tokens
@@ -30,6 +31,8 @@ from workers.evaluator.memory import memory_folder, purge_left_overs
 from workers.models.tokens import control_tokens
 
 ANSWER_TOKENS = 32
+LONGER, LONGEST = 1.5, 512
+"""Where a person's own words are more tokens than that, an answer may have so many times as many, and at most so many."""
 NO_LIMIT = 10_000_000  # of a prompt's tokens: what is too long the engine refuses, where OpenCompass would give up the whole exam
 AT_ONCE = 12
 """Questions in flight for each engine: as many as an examined engine has slots."""
@@ -160,8 +163,8 @@ class Examiner:
     def evaluate(
         self, exams: Sequence[Exam], deadline_s: float, progress: Callable[[int, int], None]
     ) -> list[list[ExamRow]]:
-        """For every exam a row for each item, in their order: asked greedily, `ANSWER_TOKENS` at most, scored by
-        `scoring.is_right`. `progress` is called with (answered, all) a few times a second.
+        """For every exam a row for each item, in their order: asked greedily, `ANSWER_TOKENS` at most (more where a
+        person's own words have more), scored by `scoring.is_right`. `progress` is called with (answered, all) a few times a second.
 
         Everything that holds a word of the exam is in a memory-backed folder, and gone when this returns. Raises Unavailable when
         OpenCompass fails or passes `deadline_s`, or a model refuses everything; this is closed then. When `progress` raises, the
@@ -249,6 +252,20 @@ def _write_questions(folder: Path, number: int, exam: Exam) -> None:
     (folder / f"{_dataset_name(number)}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _longer(exam: Exam) -> dict[str, int]:
+    """By digest of the question how many tokens an answer may have that is to say what a person said at more length."""
+    control = control_tokens(exam.tokenizer_dir)
+    tokenizer = Tokenizer.from_file(str(exam.tokenizer_dir / "tokenizer.json"))
+    said = [
+        (item, len(tokenizer.encode(item.answer, add_special_tokens=False).ids)) for item in exam.items if not item.keys
+    ]
+    return {
+        inside.digest_of(escape_control_tokens(item.question, control)): min(LONGEST, int(LONGER * tokens))
+        for item, tokens in said
+        if tokens > ANSWER_TOKENS
+    }
+
+
 def _model_name(number: int) -> str:
     return f"model-{number}"
 
@@ -309,6 +326,7 @@ def _model(folder: Path, exam: Exam, number: int) -> dict[str, Any]:
         "at_once": AT_ONCE,
         "key": _model_name(number),  # which of the keys that come through the pipe
         "costs": str(folder / _costs_name(number)),
+        "longer": _longer(exam),
         "tokenizer_path": str(exam.tokenizer_dir.absolute()),  # else it wants to download one
         # Without the two roles some versions add a line break to the question, which changes half of a small model's answers.
         "meta_template": {
