@@ -193,7 +193,7 @@ ADDED: dict[tuple[str, int], tuple[str, ...]] = {
     ("select_snapshot", 4): (),
     ("select_snapshot", 5): (),
     ("select_snapshot", 6): (),
-    ("select_snapshot", 7): ("mask", "selection"),
+    ("select_snapshot", 7): ("mask", "reference_model", "replay_prompts", "selection"),
     ("snapshot_selected", 1): ("named",),
     ("snapshot_selected", 2): ("pairs", "held", "read"),
     ("snapshot_selected", 3): ("labels",),

@@ -18,7 +18,7 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
     can be trained on by `recipe` (orders of version 1 name neither: none is too long for them). `recall`: what would be recalled
     for them, as the policy has it. `opening`: none are chosen; the round teaches to use what is recalled, and nothing else.
     `selection`: by which steps (orders of versions before 8 name none, and mean what all rounds did). `mask`: the kinds of personal
-    data that are masked where its words are opened."""
+    data that are masked where its words are opened. `reference_model`, `replay_prompts`: as those of the training will be."""
 
     order_id: UUID
     domain: str
@@ -30,6 +30,13 @@ class SelectSnapshot(Struct, frozen=True, kw_only=True, tag="select_snapshot", t
     opening: bool = False
     selection: Selection = USUAL
     mask: tuple[PersonalKind, ...] = ()
+    reference_model: str | None = None
+    replay_prompts: tuple[str, ...] = ()
+
+    @property
+    def anew(self) -> bool:
+        """Whether what was learned is new to the model that the round starts from: a base."""
+        return self.base_model is not None and self.base_model == self.reference_model
 
 
 class TrainCandidate(Struct, frozen=True, kw_only=True, tag="train_candidate", tag_field="kind"):

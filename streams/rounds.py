@@ -259,6 +259,8 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     opening=round_.opening,
                     selection=round_.policy.selection,
                     mask=round_.policy.mask,
+                    reference_model=base,
+                    replay_prompts=state.replay_prompts,
                 ),
             )
         case "train":

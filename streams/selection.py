@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from msgspec import Struct
 
 from streams.errors import InvalidField
+from streams.recipes import BroughtRecipe, Recipe, RewardRecipe
 
 STEP = "step"  # the field that tells the kinds of steps apart
 Source = Literal["correction", "annotation", "generated"]
@@ -136,9 +137,32 @@ class Nuggets(_Step, frozen=True, kw_only=True, tag="nuggets"):
             raise InvalidField(f"{where}.most", f"must be from 1 to 100000; got {self.most}")
 
 
+class Hard(_Step, frozen=True, kw_only=True, tag="hard"):
+    """What the model that the round starts from finds hard is shown `weight` times as often as the rest: of what that model was
+    trained on, the share `share` whose perplexity stayed highest; of what is new to it, the share whose question helps least with
+    the answer (`workers.selector.hard`). What is still harder than these, the share `tail`, is mostly broken: it is not shown more
+    often, and what a builder proposed of it is kept back until an annotator has looked at it."""
+
+    stage: ClassVar[int] = 4
+
+    weight: float = 2.0
+    share: float = 0.25
+    tail: float = 0.02
+
+    def check(self, where: str) -> None:
+        """As of every step."""
+        if not 1 < self.weight <= 10:
+            raise InvalidField(f"{where}.weight", f"must be above 1 and at most 10; got {self.weight}")
+        _share(self.share, f"{where}.share")
+        if not 0 <= self.tail <= 0.5:
+            raise InvalidField(f"{where}.tail", f"is a share, from 0 to 0.5; got {self.tail}")
+        if self.share + self.tail > 1:
+            raise InvalidField(f"{where}.share", f"and tail are more than all: {self.share} and {self.tail}")
+
+
 class Budget(_Step, frozen=True, kw_only=True, tag="budget"):
     """So many `tokens` of new examples, as the recipe of the training counts them, in the order in which the steps before it prefer
-    them; the first that is too much ends it, and is told as what would have been next."""
+    them, each as often as it is shown; the first that is too much ends it, and is told as what would have been next."""
 
     stage: ClassVar[int] = 5
 
@@ -150,11 +174,40 @@ class Budget(_Step, frozen=True, kw_only=True, tag="budget"):
             raise InvalidField(f"{where}.tokens", f"must be from 1 to 10**12; got {self.tokens}")
 
 
-SelectionStep = Leakage | Agreement | Length | Dedupe | KCenter | Nuggets | Budget
+class Mixing(_Step, frozen=True, kw_only=True, tag="mixing"):
+    """So many `general` tokens beside each token of the domain's, in every step of the training, and `pretraining` so many where it
+    reads passages. They are those of the guard against forgetting: the domain's general prompts, or ours, with what its base
+    answers; only how many of them a step takes is said here, by tokens, and no longer by the recipe's `replay_rows_per_step`. After
+    the budget, which is of the domain's tokens."""
+
+    stage: ClassVar[int] = 6
+
+    general: float = 1.0
+    pretraining: float = 5.0
+
+    def check(self, where: str) -> None:
+        """As of every step."""
+        for name, ratio in (("general", self.general), ("pretraining", self.pretraining)):
+            if not 0 <= ratio <= 100:
+                raise InvalidField(
+                    f"{where}.{name}", f"is general tokens to one of the domain, from 0 to 100; got {ratio}"
+                )
+
+
+SelectionStep = Leakage | Agreement | Length | Dedupe | KCenter | Nuggets | Hard | Budget | Mixing
 Selection = tuple[SelectionStep, ...]
 USUAL: Selection = (Leakage(), Agreement(), Length())
 """What a policy means that names no selection, as every one did before there was one."""
 _NEEDED = tuple(type(step) for step in USUAL)
+
+
+def mixed(selection: Sequence[SelectionStep], recipe: Recipe | None) -> float | None:
+    """How many general tokens a training by `recipe` takes to one of the domain; None: as many rows as the recipe says. What
+    answers nobody, or is trained elsewhere, has none mixed in."""
+    if recipe is None or isinstance(recipe, RewardRecipe | BroughtRecipe):
+        return None
+    found = (step for step in selection if isinstance(step, Mixing))
+    return next((step.pretraining if recipe.reads_passages else step.general for step in found), None)
 
 
 def check(selection: Sequence[SelectionStep], where: str = "selection") -> None:

@@ -40,7 +40,8 @@ class SnapshotMemory(Struct, frozen=True, omit_defaults=True):
 
 class SnapshotRow(Struct, frozen=True):
     """One example that is trained on. `wordings` are other people's prompts that ask the same. `recalled`: the ids of what is
-    recalled for the prompt, the best first, and then for each wording; empty where the example is taught bare alone."""
+    recalled for the prompt, the best first, and then for each wording; empty where the example is taught bare alone. `weight`: how
+    often it is shown while others are shown once."""
 
     example_id: str
     role: Literal["new", "earlier"]
@@ -49,6 +50,7 @@ class SnapshotRow(Struct, frozen=True):
     answer: Sealed
     wordings: tuple[Whole, ...] = ()
     recalled: tuple[tuple[str, ...], ...] = ()
+    weight: float = 1.0
 
 
 class SnapshotPair(Struct, frozen=True):
@@ -85,13 +87,14 @@ class SnapshotLabel(Struct, frozen=True):
         return frozenset({self.answer.kid, *(part.sealed.kid for part in self.prompt)})
 
 
-LineKind = Literal["example", "pair", "label", "passage"]
+LineKind = Literal["example", "pair", "label", "passage", "general"]
 
 
 class Line(Struct, frozen=True, omit_defaults=True):
     """What became of one candidate. `step`: that decided it, or of what is kept the last that measured it; empty where none did.
     `number`: in that step's own measure; `neighbour`: next to which other. `reason` is empty for what is kept. Of a pair the id is
-    that of its better and its worse answer; of what is held back of pairs, of the event that said it."""
+    that of its better and its worse answer; of what is held back of pairs, of the event that said it; of a general prompt, made of
+    its words, which are nobody's. `weight`: how often it is shown while others are shown once, None: once."""
 
     id: str
     kind: LineKind
@@ -100,6 +103,7 @@ class Line(Struct, frozen=True, omit_defaults=True):
     number: float | None = None
     neighbour: str | None = None
     reason: str = ""
+    weight: float | None = None
 
 
 class Snapshot(Struct, frozen=True):

@@ -23,16 +23,19 @@ def candidate(name: str, question: str = "", answer: str = "", hour: int = 0, **
 
 class Measures:
     """`lengths`: tokens by example (one of which it says None is too long), 10 for others. `given`: vectors by example; else texts
-    are bags of words."""
+    are bags of words. `losses`: by example, behind its question and by itself; else it cannot be read."""
 
     def __init__(
         self,
         exam: Mapping[str, str] | None = None,
         lengths: Mapping[str, int | None] | None = None,
         given: Mapping[str, Vectors] | None = None,
+        losses: Mapping[str, tuple[float, float]] | None = None,
+        anew: bool = False,
     ) -> None:
         self.exam = exam or {}
         self.mask: tuple[str, ...] = ()
+        self.anew, self._losses = anew, losses or {}
         self._lengths, self._given, self._bags = lengths or {}, given, Bags()
 
     def tokens(self, candidate: OpenExample) -> int | None:
@@ -53,6 +56,9 @@ class Measures:
         """As many of the tasks are helped as the shot's answer has words, each by a tenth of a nat; the others are hurt."""
         helped = [[place < len(shot.answer.split()) for place in range(len(tasks))] for shot in shots]
         return np.where(np.array(helped), 0.1, -0.1)
+
+    def losses(self, candidates: Sequence[OpenExample]) -> NDArray[np.float64]:
+        return np.array([self._losses.get(one.example_id, (0.0, 0.0)) for one in candidates])
 
     def check(self) -> None:
         pass

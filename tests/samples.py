@@ -511,6 +511,8 @@ ORDERS: tuple[Order, ...] = (
         opening=True,
         selection=SELECTION,
         mask=("e-mail",),
+        reference_model="sha256:" + "00" * 32,
+        replay_prompts=("What is a spade?",),
     ),
     orders.TrainCandidate(
         order_id=id_of("train"),

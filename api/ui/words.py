@@ -42,6 +42,10 @@ _WORDS: dict[str, tuple[str, str]] = {
         "The same question was answered otherwise before.",
         "同一个问题此前有过不同的回答。",
     ),
+    "concern_hard_to_learn": (
+        "The model finds it so hard that it may be wrong.",
+        "模型觉得它异常难学，可能有错。",
+    ),
     "made_from": ("Made from", "来源"),
     "field_system": ("System prompt", "系统提示"),
     "field_instruction": ("Question", "问题"),

@@ -87,7 +87,8 @@ def taught_by(connection: Connection, line: Sequence[str]) -> dict[str, str]:
 
 
 class Example(Struct, frozen=True):
-    """`learned`: on the line that was asked about; `generated`: a builder proposed it."""
+    """`learned`: on the line that was asked about; `generated`: a builder proposed it; `confirmed`: and an annotator looked at it
+    again since it was accepted, and found it good."""
 
     example_id: str
     person: str
@@ -99,6 +100,7 @@ class Example(Struct, frozen=True):
     learned: bool
     kind: ExampleKind = "correction"
     generated: bool = False
+    confirmed: bool = False
 
 
 IN_FORCE = (
@@ -114,7 +116,11 @@ def examples_as_of(connection: Connection, domain: str, pin: int | None, line: S
         text(
             f"SELECT {_EXAMPLE}, e.kind, e.example_id IN ("
             " SELECT p.example_id FROM noria.proposals p WHERE p.domain = :domain AND p.example_id IS NOT NULL"
-            ") AS generated"
+            ") AS generated, EXISTS ("
+            " SELECT FROM noria.proposals p JOIN noria.judgements j ON j.proposal_id = p.proposal_id"
+            " WHERE p.example_id = e.example_id AND j.verdict = 'accept' AND j.judged_offset > e.accepted_offset"
+            " AND j.judged_offset < coalesce(cast(:pin AS bigint), j.judged_offset + 1)"
+            ") AS confirmed"
             f" FROM noria.examples e WHERE e.domain = :domain{IN_FORCE.format(added='accepted_offset')}"
             " AND retired_reason IS DISTINCT FROM 'erased' ORDER BY accepted_offset"
         ),
@@ -134,6 +140,18 @@ def examples_to_learn(connection: Connection, domain: str, line: Sequence[str], 
         {"domain": domain, "line": list(line), "after": after, "most": most},
     )
     return [msgspec.convert(dict(row), Example) for row in rows.mappings()]
+
+
+def proposals_of(connection: Connection, domain: str, example_ids: Sequence[str]) -> list[str]:
+    """The proposals that these examples were, without those that wait for an annotator as hard."""
+    rows = connection.execute(
+        text(
+            "SELECT proposal_id FROM noria.proposals WHERE domain = :domain AND example_id = ANY(:ids)"
+            " AND (waits IS NULL OR concern IS DISTINCT FROM 'hard') ORDER BY proposed_offset"
+        ),
+        {"domain": domain, "ids": list(example_ids)},
+    )
+    return list(rows.scalars())
 
 
 _EXAMPLE = (

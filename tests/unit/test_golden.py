@@ -25,7 +25,7 @@ def test_gains_are_those_of_one_forward_a_pair(tmp_path: Path, monkeypatch: pyte
 
 def test_a_shot_that_the_model_cannot_read_with_a_task_gains_nothing_and_rounding_is_no_gain(tmp_path: Path) -> None:
     folder = tiny.make_model(tmp_path / "tiny")
-    tokenizer, limit = load_tokenizer(folder), golden._limit(folder)
+    tokenizer, limit = load_tokenizer(folder), golden.limit_of(folder)
     tasks = (TURNS[0], Turn("Recite what follows. " * 4, "It is so."), TURNS[1])
 
     def read(words: int) -> list[bool]:

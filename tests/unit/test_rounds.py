@@ -115,6 +115,8 @@ def test_the_last_correction_that_was_asked_for_begins_a_round_pinned_to_where_i
         base_model="model-0",
         recipe=LoraRecipe(),
         mask=KINDS,
+        reference_model="model-0",
+        replay_prompts=("What is a river?",),
     )
     assert words(log) == ("round 1 is under way (select)",)
 

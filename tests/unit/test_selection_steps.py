@@ -9,12 +9,27 @@ import pytest
 from api.shapes import unknown
 from streams.errors import Invalid
 from streams.policy import Policy, check_policy, check_readable
-from streams.selection import USUAL, Agreement, Budget, Dedupe, KCenter, Leakage, Length, Nuggets, Selection
+from streams.recipes import BroughtRecipe, LoraRecipe, PretrainingRecipe, RewardRecipe
+from streams.selection import (
+    USUAL,
+    Agreement,
+    Budget,
+    Dedupe,
+    Hard,
+    KCenter,
+    Leakage,
+    Length,
+    Mixing,
+    Nuggets,
+    Selection,
+    mixed,
+)
 from streams.snapshots import Line
 from tests.candidates import START, Measures, candidate
 from workers.selector import STEPS, judge_of
 from workers.selector.budget import OVER_BUDGET
 from workers.selector.dedupe import REPEATED
+from workers.selector.hard import TOO_HARD
 from workers.selector.k_center import COVERED, QUOTA, TOO_MANY
 from workers.selector.leakage import IN_THE_EXAM, NEAR_THE_EXAM
 from workers.selector.length import TOO_LONG
@@ -76,6 +91,24 @@ NEEDED = [{"step": "leakage"}, {"step": "agreement"}, {"step": "length"}]
             r"selection\[3\]\.least\.generated and most cannot both be kept: 3 at least, 2 at most",
         ),
         ([*NEEDED, {"step": "budget", "tokens": 0}], r"selection\[3\]\.tokens must be from 1"),
+        (
+            [{"step": "mixing"}, *NEEDED],
+            r"selection\[1\] is leakage, which must stand before mixing",
+        ),
+        (
+            [*NEEDED, {"step": "mixing"}, {"step": "budget", "tokens": 9}],
+            r"selection\[4\] is budget, which must stand before mixing",
+        ),
+        (
+            [*NEEDED, {"step": "hard"}, {"step": "dedupe"}],
+            r"selection\[4\] is dedupe, which must stand before hard",
+        ),
+        (
+            [*NEEDED, {"step": "mixing", "general": -1}],
+            r"selection\[3\]\.general is general tokens to one of the domain",
+        ),
+        ([*NEEDED, {"step": "hard", "weight": 1}], r"selection\[3\]\.weight must be above 1 and at most 10"),
+        ([*NEEDED, {"step": "hard", "share": 0.9, "tail": 0.2}], r"selection\[3\]\.share and tail are more than all"),
         ([*NEEDED, *[{"step": "dedupe"}] * 18], "selection must have at most 20 steps"),
     ],
     ids=str,
@@ -93,7 +126,7 @@ def test_dedupe_may_come_after_k_center_and_again() -> None:
 
 
 def test_every_kind_of_step_has_its_function() -> None:
-    every: Selection = (*USUAL, Dedupe(), KCenter(k=1), Nuggets(), Budget(tokens=1))
+    every: Selection = (*USUAL, Dedupe(), KCenter(k=1), Nuggets(), Hard(), Budget(tokens=1), Mixing())
     assert {type(step) for step in every} == set(STEPS)
     assert all(callable(judge_of(step)) for step in every)
 
@@ -130,7 +163,7 @@ def test_each_candidate_has_one_line_that_says_what_became_of_it_by_which_step_a
 def test_nothing_comes_of_nothing_and_one_is_kept() -> None:
     quota: Selection = (*USUAL, KCenter(k=3, least={"generated": 2}))
     assert choose(quota, [], Measures()).kept == ()
-    selection: Selection = (*USUAL, Dedupe(), KCenter(k=3, keep=()), Nuggets(), Budget(tokens=100))
+    selection: Selection = (*USUAL, Dedupe(), KCenter(k=3, keep=()), Nuggets(), Hard(), Budget(tokens=100), Mixing())
     assert choose(selection, [], Measures()).kept == ()
     (one,) = choose(selection, [candidate("one")], Measures()).kept
     assert one.example_id == "one"
@@ -320,6 +353,63 @@ def test_of_more_corrections_than_tasks_those_in_the_middle_of_their_clusters_ar
     vectors = turned(**{one.example_id: at[one.example_id[0]] + 2.0 * int(one.example_id[2]) for one in asked})
     found = tasks_of(asked, 3, Measures(given=vectors))
     assert [one.example_id for one in found] == ["x-2", "y-2", "z-2"]
+
+
+# Hard
+
+
+def test_what_stayed_hard_is_shown_more_often_and_what_is_too_hard_is_looked_at_unless_a_person_said_it() -> None:
+    """Of ten learned ones, one is too hard and three are weighed up by perplexity; of ten new ones the same by IFD."""
+    known = [candidate(f"k{at}", learned=True, source="annotation") for at in range(10)]
+    new = [candidate(f"n{at}", source="generated") for at in range(10)]
+    losses = {f"k{at}": (0.1 * at, 9.0) for at in range(10)} | {f"n{at}": (0.1 * at, 1.0) for at in range(10)}
+    step = Hard(weight=2.5, share=0.3, tail=0.1)
+    asked, measures = [*known, *new], Measures(losses=losses)
+    decisions = {d.example_id: d for d in judge_of(step)(step, asked, measures)}
+    assert list(decisions) == [one.example_id for one in asked]
+    weighed = ("k6", "k7", "k8", "n6", "n7", "n8")
+    assert {name for name, one in decisions.items() if one.weight} == {*weighed} and decisions["n7"].weight == 2.5
+    assert decisions["k9"].kept and decisions["k9"].number == pytest.approx(np.exp(0.9), abs=1e-3)
+    assert [(d.example_id, d.reason, d.number) for d in decisions.values() if not d.kept] == [("n9", TOO_HARD, 0.9)]
+    confirmed = [*asked[:-1], candidate("n9", source="generated", confirmed=True)]
+    assert all(decision.kept for decision in judge_of(step)(step, confirmed, measures))
+
+    chosen = choose((*USUAL, step), asked, measures)
+    assert {one.example_id for one in chosen.kept if one.weight == 2.5} == {*weighed}
+    assert chosen.lines["n8"] == Line("n8", "example", True, "hard", 0.8, weight=2.5)
+    few = choose((*USUAL, step, Budget(tokens=100)), asked, measures)
+    assert len(few.kept) == 10 + 7 and few.kept[-1].example_id == "n6" and few.lines["n6"].number == 10 * 6 + 25
+
+
+def test_a_question_that_does_not_help_with_its_answer_is_not_shown_more_often_and_what_cannot_be_read_is_left() -> (
+    None
+):
+    asked = [candidate("odd", source="annotation"), candidate("hard"), candidate("long"), candidate("easy")]
+    measures = Measures(losses={"odd": (2.0, 1.5), "hard": (1.0, 1.5), "easy": (0.1, 1.5)})
+    step = Hard(share=0.67, tail=0)
+    found = {d.example_id: (d.kept, d.number, d.weight) for d in judge_of(step)(step, asked, measures)}
+    assert found == {
+        "odd": (True, 1.3333, None),
+        "hard": (True, 0.6667, 2.0),
+        "long": (True, None, None),
+        "easy": (True, 0.0667, None),
+    }
+
+
+def test_what_the_release_has_learned_is_new_to_the_base() -> None:
+    asked = [candidate("a", learned=True), candidate("b", learned=True)]
+    measures = Measures(losses={"a": (1.0, 4.0), "b": (2.0, 4.0)}, anew=True)
+    assert [d.number for d in judge_of(Hard())(Hard(), asked, measures)] == [0.25, 0.5]
+
+
+# Mixing
+
+
+def test_general_tokens_are_mixed_by_what_the_recipe_reads_and_none_into_what_answers_nobody() -> None:
+    selection: Selection = (*USUAL, Mixing(general=0.5, pretraining=7))
+    assert mixed(selection, LoraRecipe()) == 0.5 and mixed(selection, PretrainingRecipe()) == 7
+    assert mixed(USUAL, LoraRecipe()) is None is mixed(selection, None)
+    assert mixed(selection, RewardRecipe()) is None is mixed(selection, BroughtRecipe(adapter="sha256:" + "0" * 64))
 
 
 # Budget

@@ -16,7 +16,7 @@ from tests.unit import trainer_tiny as tiny
 from workers.trainer.loaded import load_tokenizer
 from workers.trainer.packed import LowerStates, PackedModel
 from workers.trainer.packs import PackedLearner
-from workers.trainer.plan import learning_rate, plan_steps
+from workers.trainer.plan import Mix, learning_rate, plan_steps
 from workers.trainer.rows import EncodedRow, encode_rows, shared_prefix
 from workers.trainer.side_by_side import SideBySide
 from workers.trainer.spec import TrainingRow
@@ -115,6 +115,35 @@ def test_what_is_taught_beside_the_facts_comes_once_an_epoch_too_and_costs_no_st
         assert 3 <= sum(group >= 10 for group in shown) <= 4
     for epoch in range(3):
         assert sorted(groups[row] for step in steps if step.epoch == epoch for row in step.fresh) == list(range(20))
+
+
+def test_a_fact_that_weighs_more_is_shown_as_often_while_others_are_shown_once() -> None:
+    recipe = LoraRecipe(epochs=4, batch_rows=4, earlier_rows_per_step=2)
+    steps = plan_steps(recipe, [0, 0, 1, 2, 3], [0, 1, 2], 5, weights={0: 2.0, 2: 1.5}, earlier_weights={1: 4.0})
+    assert len(steps) == 4 * 2
+    shown = Counter(row for step in steps for row in step.fresh)
+    assert shown == {0: 4, 1: 4, 2: 4, 3: 6, 4: 4}, "twice, in either of its wordings, and every other time"
+    assert Counter(row for step in steps[:3] for row in step.earlier) == {0: 1, 1: 4, 2: 1}
+    assert [len(step.replay) for step in steps] == [5] * 8
+
+
+def test_general_rows_are_mixed_by_tokens_and_not_fed_twice() -> None:
+    """Steps of 30, 20 and 10 tokens in 2 epochs, and of 3 earlier rows 8 tokens each; general rows of 7."""
+    recipe = LoraRecipe(epochs=2, batch_rows=1, earlier_rows_per_step=3)
+    fresh, earlier = [30, 20, 10], [8, 8, 8, 8]
+    mix = Mix(0.5, fresh, earlier, [7] * 50, preferred=[4, 4, 4])
+    steps = plan_steps(recipe, [0, 1, 2], [0, 1, 2, 3], 50, preferred=3, mix=mix)
+    domain = sum(fresh[row] for step in steps for row in step.fresh) + 6 * 3 * 8 + 6 * 4
+    general = 7 * sum(len(step.replay) for step in steps)
+    assert domain == 288 and 0 <= general - 0.5 * domain < 7
+    for step in steps:
+        assert abs(7 * len(step.replay) - 0.5 * mix.tokens(step)) <= 7
+    deck = [row for step in steps for row in step.replay]
+    assert len(deck) == len(set(deck)), "dealt like cards"
+    none = plan_steps(recipe, [0, 1, 2], [], 50, mix=Mix(0.0, fresh, [], [7] * 50))
+    assert all(step.replay == () for step in none)
+    all_ = plan_steps(recipe, [0, 1, 2], [], 3, mix=Mix(9.0, fresh, [], [7] * 3))
+    assert all(len(step.replay) == 3 for step in all_), "no more than there are"
 
 
 def test_a_step_takes_no_more_earlier_or_general_rows_than_there_are() -> None:

@@ -7,7 +7,7 @@ What a step measures by may be large to load, so its module is loaded when it is
 from collections.abc import Mapping
 from importlib import import_module
 
-from streams.selection import Agreement, Budget, Dedupe, KCenter, Leakage, Length, Nuggets, SelectionStep
+from streams.selection import Agreement, Budget, Dedupe, Hard, KCenter, Leakage, Length, Mixing, Nuggets, SelectionStep
 from workers.selector.candidates import Judge
 
 STEPS: Mapping[type[SelectionStep], str] = {
@@ -17,7 +17,9 @@ STEPS: Mapping[type[SelectionStep], str] = {
     Dedupe: "workers.selector.dedupe",
     KCenter: "workers.selector.k_center",
     Nuggets: "workers.selector.nuggets",
+    Hard: "workers.selector.hard",
     Budget: "workers.selector.budget",
+    Mixing: "workers.selector.mixing",
 }
 """By kind of step: the module whose function `judge` carries it out."""
 

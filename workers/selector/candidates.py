@@ -15,7 +15,8 @@ Vectors = NDArray[np.float32]
 
 class OpenExample(Struct, frozen=True, kw_only=True):
     """One example, opened. `context` is what came before the question (system text and history), as one string. `learned`: by the
-    release that the round starts from."""
+    release that the round starts from; `confirmed`: an annotator has looked at it again and found it good. `weight`: how often it
+    is shown while others are shown once."""
 
     example_id: str
     person: str
@@ -25,6 +26,8 @@ class OpenExample(Struct, frozen=True, kw_only=True):
     said_at: datetime
     learned: bool
     source: Source = "correction"
+    confirmed: bool = False
+    weight: float = 1.0
 
     def __repr__(self) -> str:
         return f"OpenExample({self.example_id})"  # people's words must not reach a log through a traceback
@@ -32,13 +35,15 @@ class OpenExample(Struct, frozen=True, kw_only=True):
 
 class Decision(Struct, frozen=True):
     """`reason` is empty for what is kept. `number`: by which it was decided, where there is one, in the step's own measure;
-    `neighbour`: next to which other (an example, or a question of the exam)."""
+    `neighbour`: next to which other (an example, or a question of the exam). `weight`: how often it is to be shown from here on,
+    None: as before."""
 
     example_id: str
     kept: bool
     reason: str = ""
     number: float | None = None
     neighbour: str | None = None
+    weight: float | None = None
 
 
 class Instruments(Protocol):
@@ -67,6 +72,14 @@ class Instruments(Protocol):
     def gains(self, shots: Sequence[OpenExample], tasks: Sequence[OpenExample]) -> NDArray[np.float64]:
         """By how much likelier each shot makes the answer of each task, in nats a token: shape (shots, tasks). The model is the one
         that the round starts from."""
+
+    @property
+    def anew(self) -> bool:
+        """Whether what was learned already is new to the model that the round starts from: a base."""
+
+    def losses(self, candidates: Sequence[OpenExample]) -> NDArray[np.float64]:
+        """Mean nats a token that the answer of each costs the same model, behind its question, and by itself: shape (candidates,
+        2). 0 and 0 for what the model cannot read."""
 
     def check(self) -> None:
         """Raise Cancelled where the order is not wanted any more."""

@@ -63,10 +63,10 @@ def work(task: Task) -> Gains:
 
     folder = Path(task.model)
     tokenizer: Any = load_tokenizer(folder)
-    limit = _limit(folder)
+    limit = limit_of(folder)
     alone = _encoded(tokenizer, task.tasks, None, limit)
-    model = _model(folder, [row for row in alone if row is not None])
-    without = _likely(model, alone)
+    model = scorer(folder, [row for row in alone if row is not None])
+    without = likely(model, alone)
     gains = []
     for shot in task.shots:
         behind = [
@@ -74,7 +74,7 @@ def work(task: Task) -> Gains:
             row if row is not None and bare is not None and len(row.ids) > len(bare.ids) else None
             for row, bare in zip(_encoded(tokenizer, task.tasks, shot, limit), alone, strict=True)
         ]
-        with_it = _likely(model, behind)
+        with_it = likely(model, behind)
         gains.append(
             tuple(
                 0.0 if after is None or before is None else after - before
@@ -91,8 +91,8 @@ def _encoded(tokenizer: Any, tasks: Sequence[Turn], shot: Turn | None, limit: in
     return [found.get(number) for number in range(len(tasks))]
 
 
-def _model(folder: Path, rows: list[EncodedRow]) -> LoadedModel:
-    """In packs where a family can be run so, which is not believed but measured."""
+def scorer(folder: Path, rows: list[EncodedRow]) -> LoadedModel:
+    """The model, run in packs where a family can be run so, which is not believed but measured."""
     import torch
 
     from workers.trainer.loaded import NotPacked
@@ -110,7 +110,7 @@ def _model(folder: Path, rows: list[EncodedRow]) -> LoadedModel:
         return PlainModel(folder, 1.0, torch.float32, device)
 
 
-def _likely(model: LoadedModel, rows: Sequence[EncodedRow | None]) -> list[float | None]:
+def likely(model: LoadedModel, rows: Sequence[EncodedRow | None]) -> list[float | None]:
     """Of each row the mean log-probability of its answer's tokens."""
     import torch
     from torch.nn import functional
@@ -149,7 +149,8 @@ def _likely(model: LoadedModel, rows: Sequence[EncodedRow | None]) -> list[float
     return found
 
 
-def _limit(folder: Path) -> int:
+def limit_of(folder: Path) -> int:
+    """How many tokens the model reads."""
     context = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("max_position_embeddings")
     return context if isinstance(context, int) else sys.maxsize
 

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from importlib import metadata
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,12 +19,14 @@ from workers.context import Context
 from workers.models.chat_tokens import ChatTokens
 from workers.recall.encoder import Encoder, sentence_encoder
 from workers.recall.kept import Kept, Words
+from workers.selector import perplexity
 from workers.selector.candidates import OpenExample, Vectors
 from workers.selector.golden import Gains, Task, Turn
 from workers.trainer.rows import encode_rows, row_limit
 from workers.trainer.spec import TrainingRow
 
 SHOTS_AT_ONCE = 32  # that are ranked by one child, and kept: what a worker that takes the order up need not do again
+LOSSES_AT_ONCE = 256  # examples, likewise
 AT_ONCE = 1024  # texts that are embedded between two looks at whether the order is still wanted
 _LIBRARIES = ("numpy", "faiss-cpu", "rapidfuzz")
 
@@ -43,7 +46,7 @@ class RoundInstruments:
         exam: Mapping[str, str],
         length: Length,
     ) -> None:
-        self.exam, self.mask = exam, order.mask
+        self.exam, self.mask, self.anew = exam, order.mask, order.anew
         self._order, self._context = order, context
         self._sealed = {row.example_id: row for row in examples}
         self._prompts = prompts
@@ -72,10 +75,7 @@ class RoundInstruments:
         return np.concatenate(found)
 
     def gains(self, shots: Sequence[OpenExample], tasks: Sequence[OpenExample]) -> NDArray[np.float64]:
-        model = self._order.base_model
-        if model is None:
-            raise Invalid("the order names no model, by which the step nuggets could rank anything")
-        self.measured_with |= {name: metadata.version(name) for name in ("torch", "transformers")}
+        model = self._model("nuggets")
         # Of another model, or other tasks, they are others.
         about = hashlib.sha256("\n".join([model, *(task.example_id for task in tasks)]).encode()).hexdigest()
         kept = Kept(self._context.database, self._context.keyring, f"gains/{about}", len(tasks))
@@ -94,16 +94,43 @@ class RoundInstruments:
                     tuple(map(_turn, tasks)),
                 )
                 gains = ask("workers.selector.golden", task, Gains, self.check).gains
-                made = {
-                    one.memory_id: np.array([of], np.float32).astype(np.float16).astype(np.float32)
-                    for one, of in zip(new, gains, strict=True)
-                }
+                made = {one.memory_id: _half(of) for one, of in zip(new, gains, strict=True)}
                 kept.put(self._order.domain, made, new)
                 found |= made
         return np.concatenate([found[f"{one.example_id}#gains"] for one in shots]).astype(np.float64)
 
+    def losses(self, candidates: Sequence[OpenExample]) -> NDArray[np.float64]:
+        model = self._model("hard")
+        kept = Kept(self._context.database, self._context.keyring, f"losses/{model}", 2)
+        found: dict[str, Vectors] = {}
+        for start in range(0, len(candidates), LOSSES_AT_ONCE):
+            self._context.progress(self._order, "select", start, len(candidates))
+            rows = {f"{one.example_id}#losses": self._row(one) for one in candidates[start : start + LOSSES_AT_ONCE]}
+            words = [self._answered(one, rows) for one in candidates[start : start + LOSSES_AT_ONCE]]
+            found |= kept.find(words)
+            new = [one for one in words if one.memory_id not in found]
+            if new:
+                task = perplexity.Task(
+                    str(self._context.artifacts.path(model)), tuple(rows[one.memory_id] for one in new)
+                )
+                losses = ask("workers.selector.perplexity", task, perplexity.Losses, self.check).losses
+                made = {one.memory_id: _half(of) for one, of in zip(new, losses, strict=True)}
+                kept.put(self._order.domain, made, new)
+                found |= made
+        if not candidates:
+            return np.zeros((0, 2))
+        return np.concatenate([found[f"{one.example_id}#losses"] for one in candidates]).astype(np.float64)
+
     def check(self) -> None:
         self._context.check()
+
+    def _model(self, step: str) -> str:
+        """That the round starts from."""
+        model = self._order.base_model
+        if model is None:
+            raise Invalid(f"the order names no model, by which the step {step} could measure anything")
+        self.measured_with |= {name: metadata.version(name) for name in ("torch", "transformers")}
+        return model
 
     def _encoder(self) -> Encoder:
         encoder = sentence_encoder()
@@ -131,6 +158,16 @@ class RoundInstruments:
         # Whether they stood there already makes no difference.
         self._vectors |= {id.partition("#")[0]: _as_kept(vectors) for id, vectors in found.items()}
 
+    def _row(self, candidate: OpenExample) -> TrainingRow:
+        """As it will be trained on, bare."""
+        asked = masked_prompt(self._prompts[candidate.example_id], self.mask)
+        answer = masked(candidate.answer, self.mask)[0]
+        return TrainingRow(prompt=asked.question, answer=answer, system=asked.system, history=asked.history)
+
+    def _answered(self, candidate: OpenExample, rows: Mapping[str, TrainingRow]) -> Words:
+        words, name = self._words(candidate), f"{candidate.example_id}#losses"
+        return Words(name, (msgspec.json.encode(rows[name]).decode(),), words.kids)
+
     def _gained(self, candidate: OpenExample, kids: Set[str]) -> Words:
         words = self._words(candidate)
         first = words.kids[0]
@@ -146,6 +183,11 @@ class RoundInstruments:
 
 def _turn(candidate: OpenExample) -> Turn:
     return Turn(candidate.question, candidate.answer)
+
+
+def _half(numbers: Sequence[float]) -> Vectors:
+    """One row, half as exact as it was computed, as it is kept."""
+    return np.array([numbers], np.float32).astype(np.float16).astype(np.float32)
 
 
 def _as_kept(vectors: Vectors) -> Vectors:

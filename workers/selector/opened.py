@@ -82,6 +82,7 @@ def open_examples(
                 said_at=row.said_at,
                 learned=row.learned,
                 source="generated" if row.generated else row.kind,
+                confirmed=row.confirmed,
             )
         )
     return OpenedExamples(wholes, prompts, candidates, dropped)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from streams.selection import SelectionStep
 from streams.snapshots import Line
@@ -37,6 +38,8 @@ def choose(
         if sorted(decision.example_id for decision in decisions) != sorted(kept):
             raise AssertionError(f"the step {step.name} has not decided on each candidate once")
         for decision in decisions:
+            if decision.weight is not None:
+                kept[decision.example_id] = replace(kept[decision.example_id], weight=decision.weight)
             if not decision.kept or decision.number is not None:
                 lines[decision.example_id] = Line(
                     decision.example_id,
@@ -46,6 +49,11 @@ def choose(
                     decision.number,
                     decision.neighbour,
                     decision.reason,
+                    _weight(kept[decision.example_id]) if decision.kept else None,
                 )
         kept = {decision.example_id: kept[decision.example_id] for decision in decisions if decision.kept}
     return Chosen(tuple(kept.values()), lines)
+
+
+def _weight(one: OpenExample) -> float | None:
+    return one.weight if one.weight != 1 else None

@@ -11,12 +11,21 @@ from msgspec.structs import replace
 
 from streams.alike import words_of
 from streams.errors import Erased
+from streams.facts.judgements import ConcernRaised
 from streams.facts.rounds import ExamplesSelected, SnapshotSelected
 from streams.history import Before, Whole, before, open_whole
 from streams.orders import SelectSnapshot
 from streams.personal import kinds_in
 from streams.preferred import counted
-from streams.reading.learning import AskedInVain, Example, asked_in_vain, exam_as_of, examples_as_of, line_of_round
+from streams.reading.learning import (
+    AskedInVain,
+    Example,
+    asked_in_vain,
+    exam_as_of,
+    examples_as_of,
+    line_of_round,
+    proposals_of,
+)
 from streams.reading.memories import passages_as_of
 from streams.recipes import PreferringRecipe, Recipe, RewardRecipe
 from streams.sealed import Sealed
@@ -35,13 +44,16 @@ from streams.snapshots import (
 from streams.store import postgres_trouble
 from workers.context import Context
 from workers.recall.as_of import AsOf, memory_as_of
+from workers.selector.hard import TOO_HARD
 from workers.selector.instruments import RoundInstruments, length_of
 from workers.selector.leakage import Guard
+from workers.selector.mixing import general_lines
 from workers.selector.opened import open_exam, open_examples, other_wordings
 from workers.selector.pipeline import choose
 from workers.selector.preferences import select_pairs
 
 MISLED = 0.1  # of the contexts that are taught
+HARD_TO_LEARN = "hard_to_learn"  # why a proposal is put before the annotators
 NAMED_AT_ONCE = 10_000  # examples, in one event: half of what it may hold
 
 
@@ -49,6 +61,7 @@ def run(order: SelectSnapshot, context: Context) -> None:
     snapshot = select(order, context)
     new = [row for row in snapshot.rows if row.role == "new"]
     digest, kept = save(snapshot, context.artifacts), tuple(row.example_id for row in new)
+    _put_forward(order, snapshot, context)
     about: dict[str, Any] = {
         "domain": order.domain,
         "round_id": order.round_id,
@@ -102,7 +115,7 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
     chosen = choose(order.selection, found.candidates, instruments, partial(context.progress, order, "select"))
     lines = {line.id: line for line in found.dropped} | dict(chosen.lines)
     answers = {candidate.example_id: candidate.answer for candidate in found.candidates}
-    kept = {candidate.example_id for candidate in chosen.kept}
+    kept = {candidate.example_id: candidate for candidate in chosen.kept}
     guard = Guard(next(step for step in order.selection if isinstance(step, Leakage)), instruments)
 
     def leaks(question: str) -> bool:
@@ -126,6 +139,7 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
             prompt=found.wholes[row.example_id],
             answer=row.answer,
             wordings=tuple(wording.whole for wording in wordings.get(row.example_id, ())),
+            weight=kept[row.example_id].weight,
         )
         for row in examples
         if row.example_id in kept
@@ -148,6 +162,7 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
         (
             *(lines[row.example_id] for row in examples),
             *(Line(passage.id, "passage", True) for passage in passages),
+            *general_lines(order, context),
         ),
         memories,
         passages=passages,
@@ -170,6 +185,18 @@ def select(order: SelectSnapshot, context: Context) -> Snapshot:
         held=preferences.held,
         read=preferences.read,
     )
+
+
+def _put_forward(order: SelectSnapshot, snapshot: Snapshot, context: Context) -> None:
+    """Before the annotators: the proposals of what is too hard, but for those that wait as that already."""
+    hard = [line.id for line in snapshot.dropped if line.reason == TOO_HARD]
+    if not hard:
+        return
+    with postgres_trouble(), context.database.connect() as connection:
+        proposals = proposals_of(connection, order.domain, hard)
+    for proposal_id in proposals:
+        concern = ConcernRaised(domain=order.domain, proposal_id=proposal_id, concern="hard", reason=HARD_TO_LEARN)
+        context.publish(order, concern, f"hard {proposal_id}")
 
 
 def said_by(snapshot: Snapshot) -> dict[str, int]:

@@ -13,7 +13,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """Train on `rows` from the weights in `model_dir`, as `recipe` says, and write what comes of it under `out_dir`.
 
     `earlier`: the rows of former rounds. `pairs`, `labels`: what people prefer, where the recipe learns that. `replay_prompts`:
-    general questions whose answers must not change (not people's words). `reference_dir`: the domain's first base, whose answers
+    general questions whose answers must not change (not people's words); `general`: so many of their tokens a step takes to one of
+    all else (None: as many rows as the recipe says). `reference_dir`: the domain's first base, whose answers
     to them are taken (None: `model_dir` is it); `answers_dir`: where these are kept. `brought_dir`: the adapter, where the recipe
     is one that was trained elsewhere. `reward_dir`: the domain's reward model. `stage_done` is called with each stage of a recipe
     with several. What `checkpoint_dir` holds is taken up again, with the result of a run that was never interrupted. It and
@@ -40,6 +41,7 @@ class Job(Struct, frozen=True, kw_only=True):
     threads: int = 1
     device: str = "cpu"
     precision: str = "auto"
+    general: float | None = None
     checkpoint_every_s: float = 30.0
     processes: int = 1
     process: int = 0
@@ -69,6 +71,7 @@ def job_of(spec: TrainSpec, told: Callable[[Progress | StageDone], None], proces
         threads=spec.threads,
         device=spec.device,
         precision=spec.precision,
+        general=spec.general,
         checkpoint_every_s=spec.checkpoint_every_s,
         processes=spec.processes,
         process=process,

@@ -20,7 +20,7 @@ from workers.trainer.loop import Taken, stands, take_steps
 from workers.trainer.packed import LowerStates, PackedModel, check_forward
 from workers.trainer.packs import PackedLearner
 from workers.trainer.plain import CHECKPOINTED, PlainLearner, PlainModel, mean_loss
-from workers.trainer.plan import Step, plan_steps
+from workers.trainer.plan import Mix, Step, plan_steps, weights_of
 from workers.trainer.preference import Preference, TooFew, nothing_preferred, preference_of
 from workers.trainer.reference import General, final_states, general_rows
 from workers.trainer.rows import EncodedRow, encode_rows, row_limit, shared_prefix
@@ -247,7 +247,7 @@ class _Asked:
     def general(self, model: LoadedModel) -> General | None:
         """The general rows; `model` as it came."""
         job, kind = self.job, type(model)
-        if not job.recipe.replay_rows_per_step:
+        if not (job.recipe.replay_rows_per_step if job.general is None else job.general):
             return None
 
         def load() -> LoadedModel:
@@ -259,11 +259,20 @@ class _Asked:
 
     def steps(self, general: General | None) -> list[Step]:
         fresh, old = self.encoded.fresh, self.encoded.old
-        count = len(general.rows) if general is not None else 0
+        rows = general.rows if general is not None else []
         beside = {row.group for row in fresh if row.beside}
-        said = len(self.encoded.preference.units) if self.encoded.preference is not None else 0
+        told = self.encoded.preference
+        said = [] if told is None else [sum(len(told.rows[row].ids) for row in unit) for unit in told.units]
         return plan_steps(
-            self.job.recipe, [row.group for row in fresh], [row.group for row in old], count, beside, said
+            self.job.recipe,
+            [row.group for row in fresh],
+            [row.group for row in old],
+            len(rows),
+            beside,
+            len(said),
+            weights_of(fresh),
+            weights_of(old),
+            Mix.of(self.job.general, fresh, old, rows, said),
         )
 
     def everything(self, general: General | None) -> list[EncodedRow]:

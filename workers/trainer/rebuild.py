@@ -69,5 +69,7 @@ def _snapshot(order: RebuildCandidate, context: Context) -> str:
         opening=order.opening,
         selection=order.selection,
         mask=order.mask,
+        reference_model=order.reference_model,
+        replay_prompts=order.replay_prompts,
     )
     return save(select(again, context), context.artifacts)

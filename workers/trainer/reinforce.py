@@ -29,7 +29,7 @@ from workers.trainer.losses import log_probability
 from workers.trainer.packed import PackedModel
 from workers.trainer.packs import PackedLearner
 from workers.trainer.plain import PlainLearner
-from workers.trainer.plan import Step, dealt, learning_rate, plan_steps
+from workers.trainer.plan import Mix, Step, dealt, learning_rate, plan_steps, weights_of
 from workers.trainer.ppo import (
     advantages,
     divergence,
@@ -187,7 +187,7 @@ class Reinforced:
         recipe = job.recipe
         assert isinstance(recipe, PpoRecipe)
         self.recipe, self.rows, self.prompts, self.reward, self._without = recipe, rows, prompts, reward, without
-        self._tokenizer = load_tokenizer(job.model_dir)
+        self._tokenizer, self._general = load_tokenizer(job.model_dir), job.general
         width = rows.model.head.shape[1]
         self.value = torch.nn.Linear(width, 1, device=rows.model.device)
         for parameter in self.value.parameters():
@@ -207,14 +207,19 @@ class Reinforced:
         changes = recipe.steps * recipe.epochs * len(self._batches(random.Random(0)))
         fresh, old = rows.rows[: rows.earlier_from], rows.rows[rows.earlier_from : rows.preferred_from]
         beside = {row.group for row in fresh if row.beside}
-        facts = len({row.group for row in fresh} - beside)
+        general = rows.rows[rows.replay_from :]
+        weights = weights_of(fresh)
+        facts = math.ceil(sum(weights.get(group, 1.0) for group in {row.group for row in fresh} - beside))
         epochs = -(-changes // max(1, -(-facts // recipe.batch_rows)))
         return plan_steps(
             replaced(recipe, epochs=epochs),
             [row.group for row in fresh],
             [row.group for row in old],
-            len(rows.rows) - rows.replay_from,
+            len(general),
             beside,
+            weights=weights,
+            earlier_weights=weights_of(old),
+            mix=Mix.of(self._general, fresh, old, general),
         )
 
     def _batches(self, chance: random.Random) -> list[list[int]]:

@@ -30,7 +30,7 @@ CONFIG_FILE = "config.json"
 @dataclass(frozen=True, slots=True, repr=False)
 class EncodedRow:
     """`ids`: the whole row; tokens from `answer_at` on are the answer, its end mark included. `group`: number
-    of the fact; `beside` and `reworded` as in `TrainingRow`; `row`: number of the given row that it is of."""
+    of the fact; `beside`, `reworded` and `weight` as in `TrainingRow`; `row`: number of the given row that it is of."""
 
     ids: tuple[int, ...]
     answer_at: int
@@ -38,6 +38,7 @@ class EncodedRow:
     beside: bool = False
     row: int = 0
     reworded: bool = False
+    weight: float = 1.0
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -121,7 +122,9 @@ def encode_rows(tokenizer: Any, rows: Sequence[TrainingRow], limit: int) -> list
             continue
         key = f"g{row.group}" if row.group is not None else f"n{number}"
         group = groups.setdefault(key, len(groups))
-        encoded.append(EncodedRow(before + answer_ids, len(before), group, row.beside, number, row.reworded))
+        encoded.append(
+            EncodedRow(before + answer_ids, len(before), group, row.beside, number, row.reworded, row.weight)
+        )
     return encoded
 
 

@@ -1,6 +1,7 @@
 """What a training will take of this machine, by its rows and its recipe, before it is begun. No torch here."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,17 +61,18 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         return _of_rankings(spec, recipe, tokenizer)
     preferred = _preferred(spec)
     new, beside = ([row for row in spec.rows if row.beside is also] for also in (False, True))
-    facts = _facts(new)
+    facts = _shown(new)
     steps = max(1, -(-facts // recipe.batch_rows))
     if isinstance(recipe, PreferenceRecipe):
         steps = max(steps, -(-len(preferred) // recipe.batch_pairs))
     at_once = [
         (facts / steps, *_lengths(new, tokenizer)),
-        (_facts(beside) / steps, *_lengths(beside, tokenizer)),
+        (_shown(beside) / steps, *_lengths(beside, tokenizer)),
         (min(recipe.earlier_rows_per_step, _facts(spec.earlier)), *_lengths(spec.earlier, tokenizer)),
     ]
     for sides in zip(*preferred, strict=True):
         at_once.append((len(preferred) / steps, *_lengths(sides, tokenizer)))
+    domain = sum(count * tokens for count, tokens, *_ in at_once)
     if isinstance(recipe, PpoRecipe):  # its own answers, and as many new rows in each change as there are
         at_once[0] = (float(min(recipe.batch_rows, facts)), *at_once[0][1:])
         prompts = [replace(row, answer="") for row in (*spec.rows, *spec.earlier)] + [
@@ -81,7 +83,9 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
     general = min(recipe.replay_rows, len(spec.replay_prompts))
     answer = recipe.replay_answer_tokens
     asked = [TrainingRow(prompt=prompt, answer="") for prompt in spec.replay_prompts[:LOOKED_AT]]
-    at_once.append((min(recipe.replay_rows_per_step, general), *_answered(asked, tokenizer, answer)))
+    lengths = _answered(asked, tokenizer, answer)
+    per_step = recipe.replay_rows_per_step if spec.general is None else spec.general * domain / max(1.0, lengths[0])
+    at_once.append((min(per_step, general), *lengths))
     rows = sum(count for count, *_ in at_once)
     scored = max((longest for count, _, _, longest in at_once if count and longest < FUSED_FROM), default=FUSED_FROM)
     settled = Work(
@@ -92,7 +96,7 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         row_tokens=round(sum(count * tokens for count, tokens, *_ in at_once) / rows),
         answer_tokens=round(sum(count * tokens for count, _, tokens, _ in at_once) / rows),
         longest_tokens=round(scored),
-        kept_rows=len(spec.rows) - facts + len(spec.earlier) + general + sum(map(len, preferred)),
+        kept_rows=len(spec.rows) - _facts(new) + len(spec.earlier) + general + sum(map(len, preferred)),
         weight_bytes=2 if spec.precision == "bfloat16" and recipe.method != "full" else FP32,
         parts=spec.threads,
         keeps_best=stops_after(recipe) > 0 or isinstance(recipe, PpoRecipe),
@@ -158,6 +162,11 @@ def _row(asked: TrainingPair | TrainingLabel, answer: str) -> TrainingRow:
 
 def _facts(rows: Sequence[TrainingRow]) -> int:
     return len({row.group or f"row {number}" for number, row in enumerate(rows)})
+
+
+def _shown(rows: Sequence[TrainingRow]) -> int:
+    """How many facts an epoch shows, each as often as it weighs."""
+    return math.ceil(sum({row.group or f"row {number}": row.weight for number, row in enumerate(rows)}.values()))
 
 
 def _answered(rows: Sequence[TrainingRow], tokenizer: Tokenizer, answer: int) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `history` holds the turns before the prompt, oldest first, as (asked, answered); an empty side is no turn. Rows with the same
     `group` are wordings of one fact; a row without a group stands for itself. `beside`: it is taught beside another row of the same
     fact, and takes no step for itself. `text`: the answer is text as it stands in a document, learned without a question.
-    `reworded`: the question is not as it was corrected.
+    `reworded`: the question is not as it was corrected. `weight`: how often it is shown while others are shown once.
     """
 
     prompt: str
@@ -23,6 +23,7 @@ class TrainingRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     beside: bool = False
     text: bool = False
     reworded: bool = False
+    weight: float = 1.0
 
     def __repr__(self) -> str:
         return "TrainingRow(sealed)"  # a traceback or a log line that shows a row must not show people's words
@@ -143,6 +144,7 @@ class TrainSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     threads: int = 1
     device: str = "cpu"
     precision: str = "auto"
+    general: float | None = None  # tokens to one of all else, in every step; None: as many rows as the recipe says
     checkpoint_every_s: float = 30.0
     processes: int = 1  # that train it together, with `threads` each
     sharded: bool = False  # each of them has its share of the model, and not all of it

@@ -21,6 +21,7 @@ from streams.recalled import with_recalled
 from streams.recipes import BroughtRecipe, Recipe, RewardRecipe, asks_reward_model
 from streams.sealed import Sealed
 from streams.sealing import Keys, open_sealed
+from streams.selection import mixed
 from streams.settings import Settings
 from streams.sizing import SHARDED, Plan
 from streams.snapshots import Snapshot, SnapshotMemory, SnapshotRow, load, masked_prompt, open_memory, open_prompt
@@ -189,6 +190,7 @@ def _spec(
     rows: tuple[TrainingRow, ...] = (),
     earlier: tuple[TrainingRow, ...] = (),
     preferred: "TrainingPreferences | None" = None,
+    general: float | None = None,
 ) -> TrainSpec:
     device = context.settings.training_device
     processes, sharded = shared(order.recipe, context.settings)
@@ -209,6 +211,7 @@ def _spec(
         threads=HEAVY_THREADS if device != "cpu" else max(1, HEAVY_THREADS // processes),
         device=device,
         precision=_precision(context),
+        general=general,
         processes=processes,
         sharded=sharded,
         # What scores is served by none.
@@ -273,7 +276,8 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
     kids = sorted({*fresh.kids, *earlier.kids, *preferred.kids})
     register(context.database, context.settings.host, TRAINING_FOLDER, str(folder), order.round_id, kids)
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True, mode=0o700)
-    spec = _spec(order, folder, context, fresh.rows, earlier.rows, preferred)
+    general = None if snapshot.opening else mixed(snapshot.selection, order.recipe)  # what opens is our own
+    spec = _spec(order, folder, context, fresh.rows, earlier.rows, preferred, general)
     words = Words(context, kids)
 
     def progress(seen: Progress | StageDone) -> None:
@@ -468,6 +472,7 @@ def training_rows(
                 history=() if row.wordings else prompt.history,
                 group=row.example_id,
                 reworded=place > 0,
+                weight=row.weight,
             )
             bare.append(wording)
             opened = {id: memory for id in ids if (memory := open_memory(sealed[id], keys)) is not None}
