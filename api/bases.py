@@ -1,7 +1,6 @@
 """Bases: entered once they lie here, checked, and shown."""
 
 import re
-from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -17,8 +16,9 @@ from api.saying import say
 from api.services import Services
 from api.wire import read_object, reply, typed
 from streams import schema
+from streams.artifacts import Artifacts, open_artifacts
+from streams.errors import Invalid
 from streams.facts.bases import BASES, BaseAdded
-from streams.settings import Settings
 from streams.store import postgres_trouble
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -71,7 +71,7 @@ def blueprint(services: Services) -> Blueprint:
     def add_base() -> Response:
         """Enter a base that was made and checked on this machine (`noria base add`), by its digest."""
         said = typed(read_object(), _NewBase)
-        card = card_of(said.model, services.settings)
+        card = card_of(said.model, services)
         about = card.about
         with postgres_trouble(), services.database.connect() as connection:
             row = find_base(connection, card.base)
@@ -129,17 +129,17 @@ def check_served(base: dict[str, Any], engine: str, param: str) -> None:
         raise ApiError(422, f"engine: {engine} cannot serve the base {base['base']}; {can} can", param=param)
 
 
-def lies_here(model: str, settings: Settings) -> bool:
-    return _card_file(model, settings).exists()
+def lies_here(model: str, services: Services) -> bool:
+    return _artifacts(services).has(model)
 
 
-def card_of(model: str, settings: Settings) -> _Card:
+def card_of(model: str, services: Services) -> _Card:
     """What lies here under that digest. Raises ApiError 400, or 422 where no checked base does."""
     if not _DIGEST.fullmatch(model):
         raise ApiError(400, "model must be a digest, sha256:…", param="model")
     try:
-        card = msgspec.json.decode(_card_file(model, settings).read_bytes(), type=_Card)
-    except (OSError, msgspec.DecodeError):
+        card = msgspec.json.decode(_artifacts(services).read(model, _CARD_FILE), type=_Card)
+    except (Invalid, msgspec.DecodeError):
         card = None
     if card is None or not card.checked or not _NAME.fullmatch(card.base):
         message = "no base that was checked lies here under that digest; `noria base add` makes one"
@@ -147,5 +147,5 @@ def card_of(model: str, settings: Settings) -> _Card:
     return card
 
 
-def _card_file(model: str, settings: Settings) -> Path:
-    return settings.artifacts / "sha256" / model.removeprefix("sha256:") / _CARD_FILE
+def _artifacts(services: Services) -> Artifacts:
+    return open_artifacts(services.settings.artifacts, services.settings.shared_artifacts)

@@ -197,7 +197,7 @@ def _moves_to(services: Services, domain: dict[str, Any], name: str) -> str:
     if base["model"] == domain["base_model"]:
         raise ApiError(422, f"{name} is the domain's base already; `from_base` trains from it anew", param="base")
     check_served(base, domain["engine"], "base")
-    if not lies_here(base["model"], services.settings):
+    if not lies_here(base["model"], services):
         message = f"the files of {name} are not on the disk any more; `noria base add` makes them again"
         raise ApiError(422, message, param="base", code="base_removed")
     return str(base["model"])

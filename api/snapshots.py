@@ -13,7 +13,7 @@ from api.rounds import the_round
 from api.services import Services
 from api.wire import reply, whole_argument
 from streams import history, sealing
-from streams.artifacts import Artifacts
+from streams.artifacts import open_artifacts
 from streams.errors import Erased
 from streams.snapshots import Line, Snapshot, changes, counts, load
 from streams.store import postgres_trouble
@@ -27,7 +27,7 @@ MOST_ROWS = 1000
 
 def blueprint(services: Services) -> Blueprint:
     views = Blueprint("snapshots", __name__)
-    artifacts = Artifacts(services.settings.artifacts)
+    artifacts = open_artifacts(services.settings.artifacts, services.settings.shared_artifacts)
 
     @lru_cache(maxsize=4)  # a page of lines after the other; one of 100,000 candidates takes 50 MB
     def read(digest: str) -> Snapshot:

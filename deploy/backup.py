@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 
-from streams.artifacts import IN_USE_LOCK, PREFIX, Artifacts
+from streams.artifacts import IN_USE_LOCK, PREFIX, Artifacts, open_artifacts
 from streams.errors import Invalid
 from streams.log import KafkaLog
 from streams.log_copy import copy_out
@@ -163,7 +163,8 @@ def _copy_table(connection: Connection, name: str, target: Path) -> int:
 
 def _copy_artifacts(settings: Settings, target: Path, say: Callable[[str], None]) -> tuple[str, ...]:
     """All that are kept; on the disk of the store they are linked, not copied."""
-    kept, store = Artifacts(settings.artifacts), Artifacts(target / "artifacts")
+    kept = open_artifacts(settings.artifacts, settings.shared_artifacts)
+    store = Artifacts(target / "artifacts")
     digests = kept.all()
     for number, digest in enumerate(digests, 1):
         if store.take_over(kept.path(digest)) != digest:

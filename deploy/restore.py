@@ -26,7 +26,7 @@ from deploy import local
 from deploy.backup import MODELS_INDEX, TABLES, Manifest, read_manifest
 from deploy.supervisor import Supervisor
 from streams import erasures
-from streams.artifacts import PREFIX, Artifacts
+from streams.artifacts import PREFIX, open_artifacts
 from streams.cluster import Cluster, named_cluster
 from streams.erased import keep_erased
 from streams.errors import Invalid, Unavailable
@@ -304,7 +304,7 @@ def _insert(connection: Connection, table: str, rows: Sequence[dict[str, Any]]) 
 
 
 def _restore_artifacts(settings: Settings, source: Path, manifest: Manifest) -> int:
-    kept = Artifacts(settings.artifacts)
+    kept = open_artifacts(settings.artifacts, settings.shared_artifacts)
     for digest in manifest.artifacts:
         if kept.take_over(source / "artifacts" / "sha256" / digest.removeprefix(PREFIX)) != digest:
             raise Invalid(f"the backup is damaged: artifact {digest}")

@@ -1,7 +1,9 @@
 """The settings of every process, read from the environment once, in `main`."""
 
+import re
 import socket
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ from msgspec import Struct, field
 from streams.cluster import Cluster, named_cluster
 from streams.errors import Invalid
 
+_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()-]+)*/?")
 Pair = tuple[int, int]  # for a key that speaks as one person, and for one that names whom it speaks for
 
 
@@ -36,6 +39,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     master_key: Path
     erasures: Path  # the journal of destroyed keys
     opencompass: Path
+    shared_artifacts: str = ""  # s3://bucket/prefix; empty: this machine's are its own
     lightllm: Path | None = None  # the folder of the environment that holds LightLLM; None: it is in this one
     host: str = field(default_factory=socket.gethostname)  # what this machine is called, the same at each start
     engine_threads: int = 1
@@ -72,6 +76,16 @@ def home_of(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("NORIA_HOME", ".noria")).absolute()
 
 
+def shared_artifacts(environ: Mapping[str, str]) -> str:
+    """Where the artifacts are shared with other machines. Raises Invalid where NORIA_ARTIFACTS is no address of S3."""
+    said = environ.get("NORIA_ARTIFACTS") or ""
+    if said and not _S3.fullmatch(said):
+        raise Invalid(f"NORIA_ARTIFACTS must be s3://bucket or s3://bucket/prefix; got {said!r}")
+    if said and find_spec("s3fs") is None:
+        raise Invalid("NORIA_ARTIFACTS names S3, which wants s3fs, and it is not installed (the extra `s3`)")
+    return said
+
+
 def from_env(environ: Mapping[str, str]) -> Settings:
     """Read NORIA_* from `environ`; what is missing comes from the addresses that `noria up` wrote under the home.
 
@@ -106,6 +120,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         master_key=Path(environ.get("NORIA_MASTER_KEY") or home / "keys" / "master.key"),
         erasures=Path(environ.get("NORIA_ERASURES") or home / "keys" / "erasures.jsonl"),
         opencompass=Path(environ.get("NORIA_OPENCOMPASS") or home / "opencompass"),
+        shared_artifacts=shared_artifacts(environ),
         lightllm=Path(environ["NORIA_LIGHTLLM"]) if environ.get("NORIA_LIGHTLLM") else None,
         host=environ.get("NORIA_HOST") or socket.gethostname(),
         engine_threads=_count(environ, "NORIA_ENGINE_THREADS", 1),

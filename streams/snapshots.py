@@ -222,7 +222,7 @@ def save(snapshot: Snapshot, artifacts: Artifacts) -> str:
 
 def load(digest: str, artifacts: Artifacts) -> Snapshot:
     """Raises Invalid if the artifact is absent or is no snapshot."""
-    value = artifacts.path(digest).read_bytes()
+    value = artifacts.read(digest)
     try:
         match msgspec.json.decode(value, type=_Format).format:
             case 1:

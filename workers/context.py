@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 from sqlalchemy import Engine, text
 
-from streams.artifacts import IN_USE_LOCK, Artifacts
+from streams.artifacts import IN_USE_LOCK, open_artifacts
 from streams.codec import envelope_for
 from streams.errors import Unavailable
 from streams.events import Event
@@ -45,7 +45,7 @@ class Context:
         self.keyring = keyring
         self.worker = worker
         self.intake = Intake(database, log)
-        self.artifacts = Artifacts(settings.artifacts)
+        self.artifacts = open_artifacts(settings.artifacts, settings.shared_artifacts)
         self.cancelled = threading.Event()
         self.held: Claim | None = None  # the order in hand
         # Children that wait for the next round: see `workers.loop.Idle`.

@@ -135,7 +135,8 @@ def remove(context: Context) -> list[str]:
         if context.settings.models_index.exists():
             needed |= set(json.loads(context.settings.models_index.read_bytes()).values())
         # The same corrections make the same model: what one round's retirement names, another's may need.
-        removed = sorted(digest for digest in gone if digest not in needed and kept.has(digest))
+        there = kept.all() if gone - needed else []
+        removed = [digest for digest in there if digest in gone and digest not in needed]
         for digest in removed:
             kept.remove(digest)
     return removed

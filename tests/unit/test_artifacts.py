@@ -1,20 +1,31 @@
-"""The artifact store: the same bytes under the same name, whole or not at all, and only for this user."""
+"""The artifact store: the same bytes under the same name, whole or not at all, and only for this user; in a folder, and in S3."""
 
 import hashlib
 import os
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from streams.artifacts import Artifacts
-from streams.errors import Invalid
+from streams.artifacts import Artifacts, open_artifacts
+from streams.errors import Invalid, Unavailable
+from streams.object_store import ObjectStore
+from streams.settings import shared_artifacts
+from tests import s3_server
+from tests.s3_server import S3
 
 
-@pytest.fixture
-def kept(tmp_path: Path) -> Artifacts:
-    return Artifacts(tmp_path / "artifacts")
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with s3_server.running() as found:
+        yield found
+
+
+@pytest.fixture(params=["in a folder", "in S3"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path, s3: S3) -> Artifacts:
+    return open_artifacts(tmp_path / "artifacts", s3.place() if request.param == "in S3" else "")
 
 
 def folder(path: Path, files: dict[str, bytes]) -> Path:
@@ -77,9 +88,8 @@ def test_the_same_folder_has_the_same_name_wherever_it_lay_and_whenever_it_was_w
     ],
     ids=["bytes", "one more", "fewer", "renamed", "exchanged"],
 )
-def test_a_folder_that_differs_in_anything_has_another_name(
-    kept: Artifacts, tmp_path: Path, changed: dict[str, bytes]
-) -> None:
+def test_a_folder_that_differs_in_anything_has_another_name(tmp_path: Path, changed: dict[str, bytes]) -> None:
+    kept = Artifacts(tmp_path / "artifacts")
     assert kept.put_dir(folder(tmp_path / "a", MODEL)) != kept.put_dir(folder(tmp_path / "b", changed))
 
 
@@ -154,7 +164,8 @@ def test_what_is_removed_is_gone_and_can_be_put_again(kept: Artifacts, tmp_path:
         "sha256:../../../etc/passwd",
     ],
 )
-def test_what_is_no_digest_reaches_no_file(kept: Artifacts, digest: str) -> None:
+def test_what_is_no_digest_reaches_no_file(tmp_path: Path, digest: str) -> None:
+    kept = Artifacts(tmp_path / "artifacts")
     for act in (kept.has, kept.path, kept.verify, kept.remove):
         with pytest.raises(Invalid, match="is not the digest of an artifact"):
             act(digest)
@@ -190,3 +201,100 @@ def test_an_empty_folder_is_refused_for_its_digest_would_be_that_of_an_empty_fil
     (tmp_path / "nothing" / "within").mkdir(parents=True)
     with pytest.raises(Invalid, match="holds no file"):
         Artifacts(tmp_path / "store").put_dir(tmp_path / "nothing")
+
+
+def test_what_one_machine_keeps_another_reads_and_fetches(s3: S3, tmp_path: Path) -> None:
+    place = s3.place()
+    one, other = open_artifacts(tmp_path / "one", place), open_artifacts(tmp_path / "other", place)
+    words, model = one.put_bytes(b"words"), one.put_dir(folder(tmp_path / "model", MODEL))
+    assert other.has(words) and other.has(model) and other.all() == one.all() == sorted([words, model])
+    assert other.read(words) == b"words" and other.read(model, "weights/two.bin") == MODEL["weights/two.bin"]
+    assert list((tmp_path / "other" / "sha256").iterdir()) == [], "what is read is not fetched"
+    found = other.path(model)
+    assert {f.relative_to(found).as_posix(): f.read_bytes() for f in found.rglob("*") if f.is_file()} == MODEL
+    assert other.path(words).read_bytes() == b"words" and other.verify(model) and other.verify(words)
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "other").rglob("*") if file.is_file()}
+    assert modes == {0o600} and list((tmp_path / "other" / "arriving").iterdir()) == []
+    for digest in (words, model):
+        assert other.remove(digest) and not ObjectStore(place).has(digest.removeprefix("sha256:"))
+        assert one.has(digest), "what one has fetched or made is its own to remove"
+        assert one.remove(digest) and not one.has(digest)
+    assert ObjectStore(place).all() == set()
+
+
+def test_what_a_home_kept_before_it_shared_is_shared_once(s3: S3, tmp_path: Path) -> None:
+    alone = Artifacts(tmp_path / "one")
+    kept = {alone.put_bytes(b"words"), alone.put_dir(folder(tmp_path / "model", MODEL))}
+    assert alone.share() == 0
+    place = s3.place()
+    sharing = open_artifacts(tmp_path / "one", place)
+    assert (sharing.share(), sharing.share()) == (2, 0)
+    assert set(open_artifacts(tmp_path / "other", place).all()) == kept
+
+
+def test_a_folder_that_was_cut_off_on_its_way_is_not_there_for_anybody(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = s3.place()
+    one, other = open_artifacts(tmp_path / "one", place), open_artifacts(tmp_path / "other", place)
+    source = folder(tmp_path / "model", MODEL)
+
+    def killed(self: ObjectStore, *parts: str) -> str:
+        if parts[0] == "manifests":
+            raise KeyboardInterrupt
+        return at(self, *parts)
+
+    at = ObjectStore._at
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "_is_folder", lambda self, name: False)
+        patched.setattr(ObjectStore, "_at", killed)
+        with pytest.raises(KeyboardInterrupt):
+            one.put_dir(source)
+    (digest,) = one.all()
+    assert not other.has(digest) and other.all() == []
+    with pytest.raises(Invalid, match="there is no artifact"):
+        other.path(digest)
+    assert one.put_dir(source) == digest and other.verify(digest), "put again, it is there"
+
+
+def test_what_was_damaged_on_its_way_is_not_believed(s3: S3, tmp_path: Path) -> None:
+    place = s3.place()
+    one, other = open_artifacts(tmp_path / "one", place), open_artifacts(tmp_path / "other", place)
+    words, model = one.put_bytes(b"words"), one.put_dir(folder(tmp_path / "model", MODEL))
+    store = ObjectStore(place)
+    store._files.pipe_file(store._at("files", words.removeprefix("sha256:")), b"worms")
+    store._files.pipe_file(store._at("folders", model.removeprefix("sha256:"), "config.json"), b"[]")
+    for look in (lambda: other.read(words), lambda: other.path(words), lambda: other.path(model)):
+        with pytest.raises(Invalid, match="its bytes are not what its name says"):
+            look()
+    assert list((tmp_path / "other" / "sha256").iterdir()) == []
+
+
+def test_a_store_that_does_not_answer_is_tried_again_and_says_which_it_is(s3: S3, tmp_path: Path) -> None:
+    kept = open_artifacts(tmp_path / "artifacts", "s3://no-such-bucket/here")
+    for act in (lambda: kept.put_bytes(b"words"), lambda: kept.has("sha256:" + "a" * 64), kept.all):
+        with pytest.raises(Unavailable, match="there is no bucket for s3://no-such-bucket/here"):
+            act()
+    kept, place = Artifacts(tmp_path / "artifacts"), s3.place()
+    digest = kept.put_bytes(b"words")
+    s3.asks_for_a_login(True)
+    try:
+        refused = open_artifacts(tmp_path / "artifacts", place)
+        with pytest.raises(Unavailable, match="refuses the login that the environment or profile names"):
+            refused.put_bytes(b"words")
+    finally:
+        s3.asks_for_a_login(False)
+    assert refused.put_bytes(b"words") == digest, "somebody has mended it"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        away = open_artifacts(tmp_path / "artifacts", s3.place())
+        with pytest.raises(Unavailable, match=r"s3://noria/.* does not answer"):
+            away.put_bytes(b"others")
+        assert away.read(digest) == b"words", "what lies here is read as before"
+
+
+@pytest.mark.parametrize("said", ["/mnt/artifacts", "s3://", "s3://a/b c", "gs://bucket/x", "s3://Bucket/../x?y"])
+def test_an_address_that_is_none_is_refused(said: str) -> None:
+    assert shared_artifacts({}) == "" and shared_artifacts({"NORIA_ARTIFACTS": "s3://noria/one"}) == "s3://noria/one"
+    with pytest.raises(Invalid, match="NORIA_ARTIFACTS must be s3://bucket or s3://bucket/prefix"):
+        shared_artifacts({"NORIA_ARTIFACTS": said})

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy import Engine as Database
 
 from streams import process
-from streams.artifacts import Artifacts
+from streams.artifacts import open_artifacts
 from streams.connections import SHARES
 from streams.errors import Invalid, Unavailable
 from streams.relay import Waiter
@@ -114,7 +114,7 @@ class Keeper:
 
     def _serve(self) -> None:
         """Start the engine, and return when it has died or is to stop. Raises Unavailable, Invalid."""
-        model_dir = Artifacts(self._settings.artifacts).path(self.wanted.model)
+        model_dir = open_artifacts(self._settings.artifacts, self._settings.shared_artifacts).path(self.wanted.model)
         spec = EngineSpec(
             kind=self.wanted.kind,
             model_dir=model_dir,

@@ -308,7 +308,7 @@ def rows_before(domain: str, model: str, form: str, context: Context) -> dict[st
         kept = [d for d in digests if context.artifacts.has(d)]
     found: dict[str, KeptRow] = {}
     for name in kept:
-        evaluation = msgspec.json.decode(context.artifacts.path(name).read_bytes(), type=Evaluation)
+        evaluation = msgspec.json.decode(context.artifacts.read(name), type=Evaluation)
         found |= {row.fingerprint: row for row in evaluation.rows}
     return found
 

@@ -22,9 +22,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from streams.artifacts import Artifacts
+from streams.artifacts import Artifacts, open_artifacts
 from streams.engines import ENGINES
 from streams.errors import Invalid, Unavailable
+from streams.settings import shared_artifacts
 from workers import engines
 from workers.alone import alone
 from workers.models.config import ModelConfig, engines_for, read_config
@@ -64,10 +65,12 @@ def prepare_base_digest(
     *,
     name: str | None = None,
     check: bool = False,
+    artifacts: Artifacts | None = None,
 ) -> str:
     """As `prepare_base`, but gives the digest. `name`: what it is to be called, if not as its source. `check`: it is held against
-    its source first (`workers.models.entry`), and what was exported against it; nothing of one that does not stand is kept."""
-    artifacts = Artifacts(home / "artifacts")
+    its source first (`workers.models.entry`), and what was exported against it; nothing of one that does not stand is kept.
+    `artifacts`: where it is kept, if not under `home` alone."""
+    artifacts = artifacts or Artifacts(home / "artifacts")
     models = home / "models"
     models.mkdir(parents=True, exist_ok=True)
     origin = _origin(source, engine)
@@ -255,6 +258,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the digest and the path as JSON")
     given = parser.parse_args()
     try:
+        artifacts = open_artifacts(given.home / "artifacts", shared_artifacts(os.environ))
         digest = prepare_base_digest(
             given.home,
             given.source,
@@ -262,11 +266,13 @@ def main() -> int:
             given.engine,
             name=given.name,
             check=given.check,
+            artifacts=artifacts,
         )
+        artifacts.share()  # all that was kept before NORIA_ARTIFACTS was set
+        path = artifacts.path(digest)
     except (Invalid, Unavailable) as error:
         print(f"base model: {error}", file=sys.stderr)
         return 1
-    path = Artifacts(given.home / "artifacts").path(digest)
     print(json.dumps({"model": digest, "path": str(path)}) if given.json else f"{digest} {path}")
     return 0
 

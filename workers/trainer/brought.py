@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -12,8 +13,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from streams.artifacts import Artifacts
-from streams.errors import Invalid
+from streams.artifacts import Artifacts, open_artifacts
+from streams.errors import Invalid, Unavailable
+from streams.settings import shared_artifacts
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
@@ -66,8 +68,8 @@ def main() -> int:
     parser.add_argument("--adapter", type=Path, required=True)
     given = parser.parse_args()
     try:
-        digest = take_in(given.adapter, Artifacts(given.home / "artifacts"))
-    except Invalid as error:
+        digest = take_in(given.adapter, open_artifacts(given.home / "artifacts", shared_artifacts(os.environ)))
+    except (Invalid, Unavailable) as error:
         print(error, file=sys.stderr)
         return 1
     print(json.dumps({"adapter": digest}))
