@@ -30,6 +30,7 @@ NAMES = (
     "material",
     "plan",
     "selection",
+    "usefulness",
 )
 
 
