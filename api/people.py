@@ -188,7 +188,7 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
 def _learned_by(services: Services, person: str, kids: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
     """How many examples hold words of a person's (their own, or a wording or an answer under their keys that another accepted), and
     the rounds whose candidates, reward models, and releases if any came of them, have learned from them, or from what the person
-    said of answers: in that round, or with the release that it started from; with how many of both."""
+    said of answers: in that round, with the release that it started from, or by a reward model that did; with how many of both."""
     examples, rounds = schema.examples.c, schema.rounds.c
     with postgres_trouble(), services.database.connect() as connection:
         mine = connection.execute(
@@ -226,17 +226,20 @@ def _taught(
     ):
         new_in.setdefault(row.round_id, set()).add(row.example_id)
     line = lines(connection, domains)
-    found = []
+    found, judged = [], dict[str, str | None]()
     for row in connection.execute(
         select(rounds).where(rounds.c.domain.in_(domains)).order_by(rounds.c.domain, rounds.c.number)
     ):
+        judged[row.round_id] = row.reward_round
         # One that is under way is going to.
         trained = row.model is not None or row.ended_at is None
         before = line.of(row.domain, row.base_release) if trained else ()
         line_of = (row.round_id, *before)
         taught = set().union(*(new_in.get(round_id, ()) for round_id in line_of))
-        # The snapshot of each round names anew all that is preferred: of those on a line one may have had most.
-        preferred = max(preferences.get(round_id, 0) for round_id in line_of)
+        # The snapshot of each round names anew all that is preferred: of those on a line, and of those that made the reward models
+        # by which these were judged, one may have had most.
+        heard = {*line_of, *(judged.get(round_id) for round_id in line_of)}
+        preferred = max(preferences.get(round_id, 0) for round_id in heard if round_id is not None)
         if taught or preferred:
             named = {name: getattr(row, name) for name in ("domain", "release", "round_id", "number", "step")}
             found.append(named | {"examples": len(taught), "preferences": preferred})

@@ -265,6 +265,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
             )
         case "train":
             assert round_.snapshot is not None
+            judge = rounds.reward_model_of(state, round_.policy.recipe)
             return (
                 TrainCandidate(
                     order_id=round_.order_id,
@@ -276,7 +277,7 @@ def _orders_of(domain: str, state: Domain, round_: Round) -> tuple[Order, ...]:
                     recipe=round_.policy.recipe,
                     replay_prompts=state.replay_prompts,
                     engine=state.engine,
-                    reward_model=rounds.reward_model_of(state, round_.policy.recipe),
+                    reward_model=judge.model if judge is not None else None,
                 ),
             )
         case "evaluate":

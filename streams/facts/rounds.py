@@ -239,6 +239,7 @@ rounds = projection(
     jsonb("said_by", nullable=True),  # in how many pairs and labels what each person said is learned from
     jsonb("masked", nullable=True),  # in how many of all personal data of each kind is masked
     text("reward_model", nullable=True),  # that judged the answers which its training drew
+    text("reward_round", nullable=True),  # which made that one
     text("model", nullable=True),
     text("adapter", nullable=True),
     text("golden", nullable=True),
@@ -357,9 +358,9 @@ def _advanced(state: Domain, round_: Round, cause: UUID) -> Domain:
     return replace(state, round=replace(round_, step=step.name, order_id=order_id))
 
 
-def reward_model_of(state: Domain, recipe: Recipe) -> str | None:
+def reward_model_of(state: Domain, recipe: Recipe) -> RewardModel | None:
     """What is to judge the answers that a training draws; None: nothing of the domain's, or there is none."""
-    return state.reward_model.model if state.reward_model is not None and asks_reward_model(recipe) else None
+    return state.reward_model if asks_reward_model(recipe) else None
 
 
 def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
@@ -369,6 +370,7 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
         case SnapshotSelected():
             if not _awaited(before, event.order_id):
                 return []
+            judge = reward_model_of(before, before.round.policy.recipe) if before.round else None
             row = {
                 "snapshot": event.snapshot,
                 "kept": event.named + len(event.kept),
@@ -382,7 +384,8 @@ def rows(before: Domain, after: Domain, event: RoundEvent) -> list[Write]:
                 "read": event.read,
                 "said_by": event.said_by,
                 "masked": event.masked,
-                "reward_model": reward_model_of(before, before.round.policy.recipe) if before.round else None,
+                "reward_model": judge.model if judge is not None else None,
+                "reward_round": judge.round_id if judge is not None else None,
             }
             return [_round(event.round_id, row), *_learned(event)]
         case CandidateTrained():

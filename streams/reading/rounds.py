@@ -8,6 +8,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from streams.engines import serving_kind
+from streams.erasures import PERSON
 from streams.policy import Keep
 
 
@@ -58,6 +59,35 @@ def build_over(connection: Connection, order_id: str) -> bool:
         text("SELECT outcome FROM noria.builds WHERE build_id = :order_id"), {"order_id": order_id}
     ).scalar_one_or_none()
     return outcome not in (None, "under_way")
+
+
+class JudgedBy(Struct, frozen=True):
+    """Of a reward model, the keys of whoever it learned from: those in use, and those of whoever was erased since."""
+
+    kids: tuple[str, ...]
+    erased: tuple[str, ...]
+
+
+def judged_by(connection: Connection, reward_round: str) -> JudgedBy:
+    """`reward_round` made the reward model. The keyring says it, which knows of an erasure before its event has been read."""
+    rows = connection.execute(
+        text(
+            "SELECT k.kid, k.destroyed_at IS NOT NULL AS erased FROM noria.rounds r,"
+            " LATERAL jsonb_object_keys(r.said_by) said (person), keyring.person_keys k WHERE r.round_id = :round_id"
+            " AND k.subject = :prefix || said.person AND (k.destroyed_at IS NULL OR k.destroyed_at >= r.requested_at)"
+            " ORDER BY k.kid"
+        ),
+        {"round_id": reward_round, "prefix": PERSON},
+    ).all()
+    return JudgedBy(tuple(row.kid for row in rows if not row.erased), tuple(row.kid for row in rows if row.erased))
+
+
+def reward_round_of(connection: Connection, round_id: str) -> str | None:
+    """Which round made the reward model that judges the answers which that one's training draws."""
+    found = connection.execute(
+        text("SELECT reward_round FROM noria.rounds WHERE round_id = :round_id"), {"round_id": round_id}
+    )
+    return found.scalar_one_or_none()
 
 
 class Served(Struct, frozen=True):

@@ -226,6 +226,9 @@ def test_what_learned_what_somebody_prefers_is_named_and_so_is_the_reward_model_
         Began(5, 1, None, "reward", step="kept", said_by=with_more),
         Began(6, 1, None, "another", step="kept", said_by=anothers),
         Began(7, 1, None, None, over=False, said_by=theirs),
+        Began(8, 1, 5, "m5", said_by=anothers, judge=5),
+        Began(9, 1, 6, "m6", said_by=anothers, judge=6),
+        Began(10, 5, 7, "m7", said_by=anothers),  # knows what the eighth drew
     )
     assert world.as_operator.get(f"/v1/people/{who}/erase").status_code == 404, "nobody is erased yet"
     erased = world.as_operator.post(f"/v1/people/{who}/erase").json()
@@ -236,13 +239,16 @@ def test_what_learned_what_somebody_prefers_is_named_and_so_is_the_reward_model_
         (4, 4, "released", 0, 5),
         (5, None, "kept", 0, 5),
         (7, None, "train", 0, 2),
+        (8, 5, "released", 0, 5),
+        (10, 7, "released", 0, 5),
     ]
     world.caught_up(erased["position"])
     assert world.as_operator.get(f"/v1/people/{who}/erase").json()["learned_by"] == erased["learned_by"]
 
 
 class Began(Struct, frozen=True):
-    """A round that stands in the table. `said_by`: of whose preferences it learned how many."""
+    """A round that stands in the table. `said_by`: of whose preferences it learned how many. `judge`: the round that made
+    the reward model which judged what it drew."""
 
     number: int
     base: int
@@ -251,6 +257,7 @@ class Began(Struct, frozen=True):
     over: bool = True
     step: str = ""
     said_by: dict[str, int] | None = None
+    judge: int | None = None
 
 
 def begin(world: World, domain: str, *rounds: Began) -> None:
@@ -259,8 +266,8 @@ def begin(world: World, domain: str, *rounds: Began) -> None:
         change(
             world.database,
             "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release,"
-            " requested_at, ended_at, release, model, said_by) VALUES (:id, :domain, :number, :step, '[]', false, 1, 'm', :base,"
-            " now(), CASE WHEN :over THEN now() END, :release, :model, CAST(:said_by AS jsonb))",
+            " requested_at, ended_at, release, model, said_by, reward_round) VALUES (:id, :domain, :number, :step, '[]', false,"
+            " 1, 'm', :base, now(), CASE WHEN :over THEN now() END, :release, :model, CAST(:said_by AS jsonb), :judge)",
             id=f"{domain}-{one.number}",
             domain=domain,
             number=one.number,
@@ -270,4 +277,5 @@ def begin(world: World, domain: str, *rounds: Began) -> None:
             release=one.release,
             model=one.model,
             said_by=None if one.said_by is None else msgspec.json.encode(one.said_by).decode(),
+            judge=None if one.judge is None else f"{domain}-{one.judge}",
         )

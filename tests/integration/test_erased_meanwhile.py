@@ -22,9 +22,10 @@ from streams.facts.rounds import CandidateEvaluated, CandidateTrained
 from streams.history import Part, Whole
 from streams.log import MemoryLog
 from streams.orders import EvaluateCandidate, TrainCandidate
-from streams.recipes import LoraRecipe
+from streams.recipes import LoraRecipe, PpoRecipe
 from streams.sealing import Keyring, seal
 from streams.snapshots import FORMAT, Snapshot, SnapshotRow, save
+from streams.style import StyleRule
 from tests.at_rest import files_holding
 from tests.door_world import make_settings
 from tests.integration.by_hand import ByHand, change, empty, rows
@@ -195,6 +196,38 @@ def test_erased_between_the_snapshot_and_the_training_they_are_not_in_it(context
     assert [asked(spec) for spec in child.given] == [{"What swims?"}]
     ((registered,),) = kids  # type: ignore[misc]
     assert kid not in registered
+
+
+def test_what_learned_from_whoever_was_erased_since_judges_nothing_that_is_drawn(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, opening, pin, base_model, base_release,"
+    began += (
+        " requested_at, said_by, reward_round) VALUES (:id, 'roads', :number, 'train', '[]', false, 1, 'm', 0, now(),"
+    )
+    began += " CAST(:said_by AS jsonb), :judge)"
+    for who in ("cleo", "dora"):
+        context.keyring.key_for(f"person:{who}")
+    erase(context, "dora")
+    context.keyring.key_for("person:dora")  # she came back, and what she said since is learned from
+    change(context.database, began, id="round-0", number=0, said_by='{"cleo": 2, "dora": 1}', judge=None)
+    change(context.database, began, id="round-1", number=1, said_by='{"bob": 1}', judge="round-0")
+    judged = replace(
+        order_to_train(context), recipe=PpoRecipe(), reward_model=context.artifacts.put_bytes(b"a reward model")
+    )
+    child = Child(lambda: erase(context, "cleo"))
+    monkeypatch.setattr(training, "Trainer", child)
+    refused = pytest.raises(Invalid, match="reward model learned from somebody who was erased since: a round of the")
+    with refused:
+        training.run(judged, context)
+    assert len(child.given) == 1 and said(context) == [], "it was given up in the middle, and not begun anew"
+    assert list((context.settings.home / "training").iterdir()) == []
+    with refused:
+        training.run(replace(judged, order_id=uuid4()), context)
+    assert len(child.given) == 1
+    by_rules = PpoRecipe(rules=(StyleRule(rule="no_opener"),))
+    training.run(replace(judged, order_id=uuid4(), recipe=by_rules), context)  # asks no reward model
+    assert len(child.given) == 2 and isinstance(said(context)[-1], CandidateTrained)
 
 
 def test_the_keys_of_all_words_of_a_training_stand_in_the_register(context: Context) -> None:

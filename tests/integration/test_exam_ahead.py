@@ -1,9 +1,9 @@
 """While no order waits, a release in force answers its exam: what a round needs is there before the round begins."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -397,15 +397,15 @@ def test_a_reward_model_scores_the_exam_or_is_absent_for_a_reason_and_the_round_
     opening = save(Snapshot(FORMAT, domain, "round-1", 10**6, (), (), opening=True), context.artifacts)
     made = "INSERT INTO noria.rounds (round_id, domain, number, step, reasons, pin, base_release, base_model, opening,"
     made += " said_by, requested_at, ended_at)"
-    made += " VALUES (:id, :domain, 1, 'kept', '[]', :pin, 0, '', false, :said_by, :at, :at)"
-    reward_round, at = f"reward of {domain}", datetime(2026, 3, 1, tzinfo=UTC)
-    change(world.database, made, id=reward_round, domain=domain, said_by='{"ana": 3, "ben": 1}', pin=50, at=at)
-    gone = 'INSERT INTO noria.events (event_id, topic, "partition", "offset", type, time, source, key, domain, person,'
-    gone += (
-        " correlation_id) VALUES (:id, 'nowhere', 0, :offset, 'person_erased', :at, '', :domain, :domain, :person, '')"
-    )
-    change(world.database, gone, id=uuid4().hex, domain=domain, person="ana", offset=49, at=at)  # she came back
-    change(world.database, gone, id=uuid4().hex, domain=domain, person="eve", offset=51, at=at)
+    made += " VALUES (:id, :domain, 1, 'kept', '[]', 50, 0, '', false, CAST(:said_by AS jsonb), now(), now())"
+    reward_round, keyring = f"reward of {domain}", context.keyring
+    ana, ben, eve = (f"{who} of {domain}" for who in ("ana", "ben", "eve"))
+    for who in (ana, ben, eve):
+        keyring.key_for(f"person:{who}")
+    keyring.destroy(f"person:{ana}")  # she came back
+    keyring.key_for(f"person:{ana}")
+    change(world.database, made, id=reward_round, domain=domain, said_by=json.dumps({ana: 3, ben: 1}))
+    keyring.destroy(f"person:{eve}")
     model = context.artifacts.put_bytes(b"scores")
 
     def evaluated(reward_model: str = model, scored: Scored = (), round_id: str = reward_round) -> CandidateEvaluated:
@@ -441,7 +441,7 @@ def test_a_reward_model_scores_the_exam_or_is_absent_for_a_reason_and_the_round_
     assert evaluated(scored=(None, 1.0, 1.0, None)).absent == {REWARD_MODEL: "no answer to score"}
     assert evaluated(scored=Invalid("no reward model")).absent == {REWARD_MODEL: "cannot be read"}
     assert evaluated("sha256:" + "0" * 64).absent == {REWARD_MODEL: "removed"}
-    change(world.database, gone, id=uuid4().hex, domain=domain, person="ben", offset=50, at=at)
+    keyring.destroy(f"person:{ben}")
     event = evaluated()
     assert event.absent == {REWARD_MODEL: "learned from somebody erased"} and REWARD_MODEL not in event.means
     assert ANSWER_LENGTH in event.means and {sign.name for sign in SIGNS} <= set(event.paired)

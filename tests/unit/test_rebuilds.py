@@ -210,6 +210,7 @@ def test_what_another_reward_model_judged_is_made_again_by_that_one_and_not_by_t
     assert isinstance(train, orders.TrainCandidate) and train.reward_model == "scores"
     (row, *_) = facts.rows(before, log.state, chosen)
     assert isinstance(row, Update) and row.row["reward_model"] == "scores", "as the ask names it"
+    assert log.state.reward_model is not None and row.row["reward_round"] == log.state.reward_model.round_id
     _, swap = log.tell(evaluated(log.tell(trained(train))[0]))
     log.tell(finished(swap))
     rewarded(log, "newer")

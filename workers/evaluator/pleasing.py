@@ -9,12 +9,12 @@ from statistics import fmean
 
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import text
 
 from streams.errors import Invalid
 from streams.gate import ANSWER_LENGTH, GENERAL, HELD_OUT, REWARD_MODEL, SKILL, Absent, Means, Paired
 from streams.hacking import shown
 from streams.orders import EvaluateCandidate
+from streams.reading.rounds import judged_by
 from streams.snapshots import Snapshot
 from streams.store import postgres_trouble
 from streams.style import StyleRule, kept, name_of
@@ -109,16 +109,10 @@ def _scored(order: EvaluateCandidate, model: str, answered: Sequence[Answered], 
 
 def _learned_from_erased(order: EvaluateCandidate, context: Context) -> bool:
     """Whether anybody was erased since from whose words the reward model learned."""
+    if order.reward_round is None:
+        return False
     with postgres_trouble(), context.database.connect() as connection:
-        found = connection.execute(
-            text(
-                "SELECT EXISTS (SELECT FROM noria.rounds r, LATERAL jsonb_object_keys(r.said_by) said (person),"
-                " noria.events e WHERE r.round_id = :round_id AND e.person = said.person AND e.domain = r.domain"
-                " AND e.type = 'person_erased' AND e.\"offset\" >= r.pin)"
-            ),
-            {"round_id": order.reward_round},
-        )
-        return bool(found.scalar_one())
+        return bool(judged_by(connection, order.reward_round).erased)
 
 
 def preferred(order: EvaluateCandidate, snapshot: Snapshot, context: Context) -> Paired:

@@ -17,6 +17,7 @@ from streams.facts.rounds import CandidateTrained, RewardModelTrained, StageFini
 from streams.made_with import MadeWith
 from streams.orders import TrainCandidate
 from streams.personal import masked
+from streams.reading.rounds import JudgedBy, judged_by, reward_round_of
 from streams.recalled import with_recalled
 from streams.recipes import BroughtRecipe, Recipe, RewardRecipe, asks_reward_model
 from streams.sealed import Sealed
@@ -25,6 +26,7 @@ from streams.selection import mixed
 from streams.settings import Settings
 from streams.sizing import SHARDED, Plan
 from streams.snapshots import Snapshot, SnapshotMemory, SnapshotRow, load, masked_prompt, open_memory, open_prompt
+from streams.store import postgres_trouble
 from workers.alone import Turn, is_held
 from workers.context import Context
 from workers.cores import HEAVY_THREADS, fast_precision
@@ -245,6 +247,22 @@ def _reward(order: TrainCandidate, context: Context) -> str | None:
     return str(context.artifacts.path(order.reward_model))
 
 
+def _judging(order: TrainCandidate, context: Context) -> tuple[str, ...]:
+    """The keys of whoever the reward model learned from that judges what is drawn: what it says is computed from their words.
+    Raises Invalid where one of them was erased since."""
+    if order.reward_model is None or not asks_reward_model(order.recipe):
+        return ()
+    with postgres_trouble(), context.database.connect() as connection:
+        reward_round = reward_round_of(connection, order.round_id)
+        judge = judged_by(connection, reward_round) if reward_round is not None else JudgedBy((), ())
+    if judge.erased:
+        raise Invalid(
+            "the domain's reward model learned from somebody who was erased since: a round of the recipe reward makes one without"
+            " them"
+        )
+    return judge.kids
+
+
 def _brought(order: TrainCandidate, context: Context) -> str | None:
     if not isinstance(order.recipe, BroughtRecipe):
         return None
@@ -273,7 +291,7 @@ def _train(order: TrainCandidate, snapshot: Snapshot, folder: Path, context: Con
     # A base has learned nothing of it.
     fresh, earlier = taught(snapshot, context.keyring, anew=order.base_model == order.reference_model)
     preferred = preferences(snapshot, context.keyring)
-    kids = sorted({*fresh.kids, *earlier.kids, *preferred.kids})
+    kids = sorted({*fresh.kids, *earlier.kids, *preferred.kids, *_judging(order, context)})
     register(context.database, context.settings.host, TRAINING_FOLDER, str(folder), order.round_id, kids)
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True, mode=0o700)
     general = None if snapshot.opening else mixed(snapshot.selection, order.recipe)  # what opens is our own
