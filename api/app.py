@@ -57,6 +57,7 @@ from streams.log import KafkaLog, LostHistory
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings, from_env
 from streams.store import open_database, postgres_trouble
+from streams.structs import learn_structs
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ HOLD_A_THREAD = frozenset({"door.chat_completions", "events.list_events"})
 
 
 def create_app(services: Services) -> Flask:
+    learn_structs()
     app = Flask("noria", static_folder=None)
     app.url_map.strict_slashes = False
     app.extensions[TRUST] = Trust(services.keys.remembers, services.settings.body_bytes)

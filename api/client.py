@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from streams.errors import Invalid, Unavailable
 from streams.settings import home_of
+from streams.structs import learn_structs
 
 Json = dict[str, Any]
 Rating = Literal["up", "down"] | int
@@ -776,3 +777,6 @@ def _of(person: str | None) -> Json:
 def _part(name: str) -> str:
     """A name as one part of a path."""
     return quote(name, safe="")
+
+
+learn_structs()  # several threads ask by one door

@@ -500,6 +500,8 @@ def _shared(database: Engine, cluster: Cluster, upto: Places, schema: str, progr
             threading.Thread(target=_hear, args=(number, process.stdout, told), daemon=True).start()
         while running:
             number, line = told.get()
+            if not line and number not in running:
+                continue  # it had done its share
             said = msgspec.json.decode(line or b'{"error": "Unavailable", "words": "a process ended"}', type=_Told)
             if said.error is not None:
                 raise _ENDS.get(said.error, RuntimeError)(said.words)
@@ -566,4 +568,4 @@ def _check_input() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    os._exit(main())  # the thread that waits at the input would be in the way of any other end

@@ -26,6 +26,7 @@ from streams.reading.rounds import activity
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings
 from streams.store import open_database, postgres_trouble
+from streams.structs import learn_structs
 from workers import orders
 from workers.context import Cancelled, Context, retry
 from workers.evaluator.install import NotInstalled
@@ -242,6 +243,7 @@ def work(kinds: Sequence[str], settings: Settings, stopping: threading.Event) ->
     idle = Idle(context, list(table), stopping) if "train" in kinds and "evaluate" in kinds else None
     retention = Retention(context)
     trouble: list[Exception] = []
+    learn_structs()
 
     def leave() -> None:
         stopping.wait()

@@ -13,11 +13,11 @@ from streams.errors import Invalid, Unavailable
 from streams.recipes import BroughtRecipe, DpoRecipe, FullRecipe, LoraRecipe, PTuningRecipe, Recipe
 from streams.settings import from_env
 from streams.sizing import SHARDED
+from tests.forked import ForkedTrainer
 from tests.unit import trainer_tiny as tiny
 from tests.unit.test_methods import FULL, learned_bytes, losses, stopping_at, train
 from tests.unit.test_trainer_child import spec_for
 from workers.trainer import METHODS, by_trl, learning
-from workers.trainer.parent import Trainer
 from workers.trainer.spec import Progress
 from workers.trainer.step import shared
 
@@ -84,7 +84,7 @@ def test_two_processes_give_the_loss_of_one_and_one_that_is_killed_is_named_and_
 ) -> None:
     alone, together = list[Progress](), list[Progress]()
     spec = replace(spec_for(base, tmp_path), recipe=recipe, rows=WORDINGS, processes=2, sharded=sharded)
-    cut, again = Trainer(), Trainer()  # side by side: each loads torch
+    cut, again = ForkedTrainer(), ForkedTrainer()
     one = train(base, tmp_path / "alone", spec.recipe, rows=WORDINGS, progress=alone.append)
 
     def kill(seen: Progress) -> None:
@@ -114,7 +114,7 @@ def of_one_and_of_several_differ_by(one: Path, several: Path) -> float:
 def test_lora_in_shards_learns_what_one_process_learns(base: Path, tmp_path: Path) -> None:
     alone, together = list[Progress](), list[Progress]()
     spec = replace(spec_for(base, tmp_path, epochs=3), processes=2, sharded=True)
-    trainer = Trainer()
+    trainer = ForkedTrainer()
     train(base, tmp_path / "alone", spec.recipe, progress=alone.append)
     trainer.train(spec, together.append)
     assert losses(together) == pytest.approx(losses(alone), rel=1e-5)

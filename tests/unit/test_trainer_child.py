@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors import safe_open
 from streams.artifacts import digest_of_dir
 from streams.errors import Invalid, Unavailable
 from streams.recipes import Recipe, SftDpoRecipe, SftRewardPpoRecipe
+from tests.forked import ForkedTrainer
 from tests.local_noria import until
 from tests.unit import trainer_tiny as tiny
 from tests.waiting import PATIENCE_S
@@ -30,15 +30,6 @@ from workers.trainer.spec import Outcome, Progress, StageDone, TrainingRow, Trai
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_model(tmp_path_factory.mktemp("base") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def take() -> Iterator[Callable[[], Trainer]]:
-    """A child that was started ahead, as a worker starts it when a round is near: all of them load torch side by side."""
-    waiting = [Trainer() for _ in range(13)]
-    yield waiting.pop
-    for left in waiting:
-        left.close()
 
 
 def spec_for(base: Path, work: Path, epochs: int = 2) -> TrainSpec:
@@ -56,13 +47,13 @@ def spec_for(base: Path, work: Path, epochs: int = 2) -> TrainSpec:
 
 
 def test_an_error_of_the_listener_ends_the_child_and_the_next_one_goes_on_from_there_at_low_priority(
-    base: Path, tmp_path: Path, take: Callable[[], Trainer]
+    base: Path, tmp_path: Path
 ) -> None:
     def lose(progress: Progress) -> None:
         if progress.step >= 5:
             raise Unavailable("the lease is lost")
 
-    trainer = take()
+    trainer = ForkedTrainer()
     assert trainer.waits()
     with pytest.raises(Unavailable, match="lease"):
         trainer.train(spec_for(base, tmp_path, epochs=10), lose)
@@ -70,7 +61,7 @@ def test_an_error_of_the_listener_ends_the_child_and_the_next_one_goes_on_from_t
 
     told: list[Progress] = []
     niceness: set[int] = set()
-    trainer = take()
+    trainer = Trainer()
 
     def listen(progress: Progress) -> None:
         told.append(progress)
@@ -105,12 +96,12 @@ def test_the_child_ends_with_its_parent() -> None:
 
 
 def test_what_cannot_be_trained_is_told_in_one_line_without_a_word_of_the_rows(
-    base: Path, tmp_path: Path, take: Callable[[], Trainer], capfd: pytest.CaptureFixture[str]
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     secret = "the canary sang at noon"
     spec = msgspec.structs.replace(spec_for(base, tmp_path), rows=(TrainingRow(prompt=secret * 200, answer=secret),))
     with pytest.raises(Invalid, match="none of the 1 rows") as raised:
-        take().train(spec, lambda progress: None)
+        ForkedTrainer().train(spec, lambda progress: None)
     assert secret not in str(raised.value)
     assert secret not in "".join(capfd.readouterr())
 
@@ -156,7 +147,7 @@ SFT_REWARD_PPO = SftRewardPpoRecipe(
 
 
 def test_a_training_that_is_killed_at_three_moments_ends_in_the_bytes_of_one_that_never_was(
-    base: Path, tmp_path: Path, take: Callable[[], Trainer]
+    base: Path, tmp_path: Path
 ) -> None:
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     cut.mkdir()
@@ -168,7 +159,7 @@ def test_a_training_that_is_killed_at_three_moments_ends_in_the_bytes_of_one_tha
 
     killed_at = list[int]()
     for moment in (2, 9, 17):
-        trainer = take()
+        trainer = ForkedTrainer()
 
         def kill(progress: Progress | StageDone, trainer: Trainer = trainer, moment: int = moment) -> None:
             if isinstance(progress, Progress) and progress.stage == "training" and kept_step() >= moment:
@@ -199,14 +190,14 @@ def carried_out(spec: TrainSpec) -> Outcome:
     ids=["sft_dpo", "sft_reward_ppo"],
 )
 def test_a_staged_training_that_is_killed_in_each_of_its_stages_ends_in_the_same_bytes(
-    base: Path, tmp_path: Path, take: Callable[[], Trainer], recipe: Recipe, stages: tuple[str, ...]
+    base: Path, tmp_path: Path, recipe: Recipe, stages: tuple[str, ...]
 ) -> None:
     def staged(folder: str) -> TrainSpec:
         (tmp_path / folder).mkdir(exist_ok=True)
         return msgspec.structs.replace(spec_for(base, tmp_path / folder), recipe=recipe, pairs=tiny.pairs())
 
     def killed_in(stage: str) -> None:
-        trainer = take()
+        trainer = ForkedTrainer()
 
         def kill(told: Progress | StageDone) -> None:
             if isinstance(told, Progress) and (told.part, told.step) == (stage, 3):
@@ -218,7 +209,9 @@ def test_a_staged_training_that_is_killed_in_each_of_its_stages_ends_in_the_same
     for stage in stages:
         killed_in(stage)
     ends: list[StageDone] = []
-    again = take().train(staged("cut"), lambda told: ends.append(told) if isinstance(told, StageDone) else None)
+    again = ForkedTrainer().train(
+        staged("cut"), lambda told: ends.append(told) if isinstance(told, StageDone) else None
+    )
     *done, last = ends
     assert tuple(one.stage for one in ends) == stages and last.outcome.resumed_at_step >= 2
     assert all(one.outcome.resumed_at_step == one.outcome.steps for one in done), "what was done is not done again"

@@ -13,6 +13,7 @@ from streams.relay import Waiter
 from streams.sealing import Keyring, MasterKey
 from streams.settings import Settings
 from streams.store import open_database
+from streams.structs import learn_structs
 from workers.endpoints import check_address
 from workers.recall.encoder import Encoder, EndpointEncoder, SentenceEncoder
 from workers.recall.follower import Follower
@@ -52,6 +53,7 @@ def work(settings: Settings, stopping: threading.Event) -> None:
     follower = Follower(database, keyring, Encoders(settings.embeddings_key, settings.private_endpoints))
     moved, erased = Waiter(database, "noria_positions"), Waiter(database, ERASED_CHANNEL)
     server = make_server(application(lambda: follower.held, keyring.derive(KEY)), settings.recall_url)
+    learn_structs()
     threading.Thread(target=server.run, name="server", daemon=True).start()
 
     def step() -> None:
