@@ -635,6 +635,11 @@ class Door:
         path = f"/v1/domains/{_part(domain)}/queue/{_part(proposal_id)}/skip"
         return _object(self.send("POST", path, _of(person)))
 
+    def take_back(self, domain: str, proposal_id: str, person: str | None = None) -> Json:
+        """Undo the last verdict on it, which was that person's: {"taken_back": the verdict, "position"}"""
+        path = f"/v1/domains/{_part(domain)}/queue/{_part(proposal_id)}/take-back"
+        return _object(self.send("POST", path, _of(person)))
+
     def raise_concern(self, domain: str, proposals: Sequence[str], concern: str, reason: str = "") -> Json:
         """Put proposals forward in the queue: disputed, uncertain or hard."""
         body = {"proposals": list(proposals), "concern": concern, "reason": reason}

@@ -165,7 +165,7 @@ def erase(services: Services, person: str, by: str) -> dict[str, Any]:
             raise Behind("the keys are destroyed; the log is not followed at present, ask again to have it recorded")
     with postgres_trouble(), services.database.connect() as connection:
         domains = domains_of(connection, person)
-    mine, learned_by = _learned_by(services, person, kids)
+    mine, learned_by = _learned_by(services, person, list(kids))
     at = datetime.now(UTC)
     envelopes = [erasure(domain, person, kids, by, source_of(caller()), at) for domain in domains]
     with postgres_trouble(), services.database.begin() as connection:
@@ -195,10 +195,7 @@ def _learned_by(services: Services, person: str, kids: Sequence[str]) -> tuple[i
             select(examples.example_id, examples.domain).where(
                 or_(
                     and_(examples.person == person, examples.own_words),
-                    and_(
-                        examples.proposal_id.is_not(None),
-                        or_(*(part["kid"].astext.in_(kids) for part in (examples.prompt, examples.answer))),
-                    ),
+                    examples.kids.overlap(cast(kids, ARRAY(Text))),
                 )
             )
         ).all()

@@ -28,8 +28,10 @@ from api.wire import check_person, no_control_characters, read_object, reply, ty
 from streams import schema, sealing
 from streams.annotation import PLACES, Concern, VerdictKind
 from streams.errors import Behind
-from streams.events import DOMAINS
-from streams.facts.judgements import ConcernRaised, ProposalJudged
+from streams.events import DOMAINS, Event
+from streams.facts.examples import ExampleRetired
+from streams.facts.judgements import ConcernRaised, ProposalJudged, VerdictTakenBack
+from streams.facts.material import ProposalReopened
 from streams.policy import Policy
 from streams.sealed import Sealed
 from streams.store import postgres_trouble
@@ -104,6 +106,14 @@ def blueprint(services: Services) -> Blueprint:
         with postgres_trouble(), services.database.begin() as connection:
             _lease(connection, domain, proposal_id, person, SKIPPED_S, skipped=True)
         return reply({"skipped": True})
+
+    @views.post("/v1/domains/<domain>/queue/<proposal_id>/take-back")
+    @needs("annotator")
+    def take_back(domain: str, proposal_id: str) -> Response:
+        person = _person(typed(read_object(), _Asking))
+        living_domain(services, domain)
+        _caught_up(services)
+        return reply(_take_back(services, _proposal(services, domain, proposal_id), person))
 
     @views.post("/v1/domains/<domain>/queue/raise")
     @needs("data")
@@ -260,7 +270,7 @@ def _said(services: Services, proposal: Row[Any]) -> Sequence[Row[Any]]:
 
 
 def _judge(services: Services, row: Row[Any], person: str, said: _Judged, edited: Example | None) -> dict[str, Any]:
-    who, id_ = caller(), uuid5(UUID(row.proposal_id), f"judged by {person} after {row.decided_offset}")
+    who, id_ = caller(), _judgement_id(services, row, person)
     proposal = _proposed(services, row)
     taken = _taken(services, row, said.takes) if said.takes is not None else None
     verdict: VerdictKind = said.verdict or "accept"
@@ -298,6 +308,64 @@ def _judge(services: Services, row: Row[Any], person: str, said: _Judged, edited
     )
     (position,) = say(services, [(id_, event)], row.domain)
     return {"verdict": verdict, "position": str(position)}
+
+
+def _judgement_id(services: Services, row: Row[Any], person: str) -> UUID:
+    """Of that person's verdict on the proposal as it stands; another one, where they took one back."""
+    id_, events, judgements = UUID(row.proposal_id), schema.events, schema.judgements
+    name = f"judged by {person} after {row.decided_offset}"
+    with postgres_trouble(), services.database.connect() as connection:
+        while True:
+            id_ = uuid5(id_, name)
+            taken_back = select(events.c.event_id).where(
+                events.c.event_id == str(id_),
+                ~select(judgements.c.judgement_id).where(judgements.c.judgement_id == str(id_)).exists(),
+            )
+            if connection.execute(taken_back).one_or_none() is None:
+                return id_
+
+
+def _take_back(services: Services, row: Row[Any], person: str) -> dict[str, Any]:
+    """Undo the last verdict on it, and what that came to. Raises ApiError 409 where that is another's, or where others were retired
+    by it, which a person brings back in the data room."""
+    j, e = schema.judgements, schema.examples
+    with postgres_trouble(), services.database.connect() as connection:
+        said = connection.execute(
+            select(j).where(j.c.proposal_id == row.proposal_id).order_by(j.c.judged_offset.desc()).limit(1)
+        ).one_or_none()
+        became = connection.execute(select(e).where(e.c.proposal_id == row.proposal_id)).all()
+    settled = row.waits is None
+    since = -1 if row.decided_offset is None else row.decided_offset
+    if (
+        said is None
+        or said.person != person
+        or (row.decided_in != row.domain if settled else said.judged_offset < since)
+    ):
+        message = "the last that was said of it is not your verdict"
+        raise ApiError(409, message, param="proposal_id", code="not_the_last")
+    stands = [one for one in became if one.retired_offset is None]
+    retired = any(one.retired_offset is not None and one.retired_offset > said.judged_offset for one in became)
+    kept = any(one.accepted_offset < said.judged_offset for one in stands)
+    if settled and (retired or kept or (said.verdict != "reject" and replaced_by(row))):
+        message = "your verdict was on an example that stood already: it is brought back in the data room"
+        raise ApiError(409, message, param="proposal_id", code="stood_already")
+    at = uuid5(UUID(said.judgement_id), "taken back")
+    events: list[tuple[UUID, Event]] = []
+    if settled:
+        events = [
+            (
+                uuid5(at, f"retired {one.example_id}"),
+                ExampleRetired(domain=row.domain, example_id=one.example_id, reason="it was taken back", by=person),
+            )
+            for one in stands
+        ]
+        reopened = ProposalReopened(domain=row.domain, proposal_id=row.proposal_id, by=person)
+        events.append((uuid5(at, "reopened"), reopened))
+    back = VerdictTakenBack(
+        domain=row.domain, proposal_id=row.proposal_id, judgement_id=said.judgement_id, person=person
+    )
+    *_, position = say(services, [*events, (at, back)], row.domain)
+    return {"taken_back": said.verdict, "position": str(position)}
 
 
 def _proposed(services: Services, row: Row[Any]) -> Example:

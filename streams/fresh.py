@@ -55,8 +55,8 @@ class Fresh:
         """Of what is kept: kind (correction or preference), id, person, service and offset of each, and whether the words are
         theirs."""
         by_kind: dict[str, dict[str, Given]] = {"correction": {}, "preference": {}}
-        for kind, id_, *given in rows:
-            by_kind[kind][id_] = Given(*given)
+        for kind, id_, person, service, offset, own_words in rows:
+            by_kind[kind][id_] = Given(person, service, offset, own_words)
         givers = Counter((one.person, one.service) for by_id in by_kind.values() for one in by_id.values())
         persons, own, named, services = (Counter[str]() for _ in range(4))
         for (person, service), number in givers.items():

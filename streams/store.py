@@ -160,7 +160,7 @@ class Buffer:
         """The rows that `named` names as a condition, once all that was written of that table stands there."""
         if table in self._inserts or table in self._updates:
             self.flush()
-        return " AND ".join(f'"{name}" {"@>" if name in JSONB[table] else "="} %s' for name in named)
+        return " AND ".join(f'"{name}" {"@>" if isinstance(value, tuple) else "="} %s' for name, value in named.items())
 
     def insert(self, table: str, rows: Iterable[Row]) -> None:
         """Rows of one table that all have other keys."""

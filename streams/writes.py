@@ -24,7 +24,7 @@ class Update(Struct, frozen=True):
 
 
 class Retire(Struct, frozen=True):
-    """Every row that `where` names (one or many; of a column of JSON, what holds that) is retired, unless it already was. `more`:
+    """Every row that `where` names (one or many; of a list, what holds all of that) is retired, unless it already was. `more`:
     further columns of it that say how."""
 
     table: str

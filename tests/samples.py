@@ -34,7 +34,7 @@ from streams.facts.documents import DocumentAdded, DocumentRemoved, PassageAdded
 from streams.facts.domains import ClockTicked, DomainCreated, DomainRetired, PolicySet
 from streams.facts.exam import ExamItemAdded, ExamItemRetired
 from streams.facts.examples import ExampleAccepted, ExampleRetired, PreferenceAccepted, RankingAccepted, RankingRetired
-from streams.facts.judgements import ConcernRaised, ExampleKept, ProposalJudged
+from streams.facts.judgements import ConcernRaised, ExampleKept, ProposalJudged, VerdictTakenBack
 from streams.facts.material import (
     BuildAsked,
     ExampleProposed,
@@ -427,6 +427,7 @@ EVENTS: tuple[Event, ...] = (
         service="key-1",
     ),
     ExampleKept(domain=DOMAIN, proposal_id="proposal-1", by="ida"),
+    VerdictTakenBack(domain=DOMAIN, proposal_id="proposal-1", judgement_id=str(id_of("judged")), person="ida"),
     MaterialBuilt(
         domain=DOMAIN,
         order_id=id_of("build"),

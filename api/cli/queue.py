@@ -118,6 +118,25 @@ def reject(proposal_id: str, person: str | None, domain: str | None, as_json: bo
     _judge(domain, proposal_id, {"verdict": "reject"}, person, as_json)
 
 
+@queue_group.command("undo")
+@click.argument("proposal_id", metavar="ID")
+@_person_option
+@domain_option
+@json_option
+def undo(proposal_id: str, person: str | None, domain: str | None, as_json: bool) -> None:
+    """Take back what you said of a proposal, as long as nobody has said more.
+
+    \b
+    Example: noria queue undo 8b1f0c5ad0c24c1d9a0f6a1f4a3c7e52 --domain road-traffic
+    """
+    with the_door() as door:
+        said = door.take_back(the_domain(door, domain), proposal_id, person)
+    if as_json:
+        print_json(said)
+        return
+    click.echo(f"taken back: {said['taken_back']}; recorded at {said['position']}")
+
+
 @queue_group.command("take")
 @click.argument("proposal_id", metavar="ID")
 @click.argument("number", type=click.IntRange(1, 2), metavar="1|2")

@@ -19,6 +19,7 @@ BUBBLE = _icon('<path d="M4 5h16v11H10l-4 4v-4H4z"/>')
 ORDER = _icon('<path d="M10 6h10M10 12h10M10 18h10M4 5l1.5-1v5M4 15h2.5L4 19h2.5"/>')
 CHECK = _icon('<path d="M5 12.5l4.5 4.5L19 7.5"/>')
 SKIP = _icon('<path d="M5 12h13M13 6l6 6-6 6"/>')
+BACK = _icon('<path d="M19 12H6M11 6l-6 6 6 6"/>')
 CROSS = _icon('<path d="M6 6l12 12M18 6L6 18"/>')
 
 # A water wheel: rim, hub, eight spokes, buckets on the rim, and the stream under it.

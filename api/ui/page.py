@@ -343,7 +343,7 @@ class Page:
                 work.item = None  # somebody else was quicker
             return _trouble(words_of(error, lang)), gr.skip(), work, seen
         seen.every_s = None
-        return note, seen.update("item", draw_item(work.item, lang)), work, seen
+        return note, seen.update("item", draw_item(work.item, lang, work.last)), work, seen
 
     def choose(self, event: gr.EventData) -> Any:
         """Another domain, whose queue is to be shown."""
@@ -404,7 +404,7 @@ class Page:
             elif tab == "queue" and chosen and visitor.annotates:
                 work.hold(door, chosen, speaker(visitor, person) or None if visitor.names_persons else None)
                 line = seen.update("line", draw_line(choices, chosen, door.queue(chosen), lang))
-                item = seen.update("item", draw_item(work.item, lang))
+                item = seen.update("item", draw_item(work.item, lang, work.last))
             elif chosen and status is not None and visitor.sees_the_loop:
                 board = seen.update("board", self._board(visitor, chosen, status, lang, seen))
             elif not chosen:

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from api.client import Door, Json
-from api.ui.icons import CHECK, CROSS, PEN, SKIP, WHEEL
+from api.ui.icons import BACK, CHECK, CROSS, PEN, SKIP, WHEEL
 from api.ui.made_of import draw_source
 from api.ui.markup import card, safe
 from api.ui.words import Lang, known, say
@@ -25,6 +25,7 @@ class Work(Struct):
     person: str | None = None
     item: Json | None = None
     asked_at: float = 0.0
+    last: str | None = None  # what was judged last
 
     def hold(self, door: Door, domain: str, person: str | None) -> None:
         """Have something to look at, if anything waits. Raises Refused, Unavailable."""
@@ -32,11 +33,16 @@ class Work(Struct):
         if another or self.item is None or time.monotonic() - self.asked_at > RENEW_S:
             self.item = door.next_in_queue(domain, person)
             self.domain, self.person, self.asked_at = domain, person, time.monotonic()
+            self.last = None if another else self.last
 
     def judge(self, door: Door, said: Mapping[str, Any]) -> tuple[str, str] | None:
         """Say what the page was told of it: (key of the words for what was recorded, where); None, where that was not of this item,
         or nothing is recorded of it. Raises Refused, Unavailable."""
         item, act = self.item, said.get("act")
+        if act == "take-back" and self.last is not None:
+            recorded = door.take_back(self.domain, self.last, self.person)
+            self.last, self.item = None, None
+            return "judged_back", str(recorded["position"])
         if item is None or said.get("item") != item["proposal_id"]:
             return None
         self.item = None
@@ -56,6 +62,7 @@ class Work(Struct):
         except Exception:
             self.item = item  # what was typed stays on the screen
             raise
+        self.last = item["proposal_id"]
         return f"judged_{recorded['verdict']}", str(recorded["position"])
 
 
@@ -86,18 +93,21 @@ def draw_line(domains: Sequence[tuple[str, str]], domain: str, standing: Json, l
     )
 
 
-def draw_item(item: Json | None, lang: Lang) -> str:
+def draw_item(item: Json | None, lang: Lang, last: str | None = None) -> str:
+    """`last`: what was judged last, if that may be taken back."""
+    back = _act("take-back", say(lang, "take_back"), BACK, "u") if last is not None else ""
     if item is None:
+        acts = f'<div class="n-acts n-judge" data-item="">{back}</div>' if back else ""
         return (
             f'<div class="n-empty">{WHEEL}<h3>{safe(say(lang, "queue_empty"))}</h3>'
-            f"<p>{safe(say(lang, 'queue_empty_words'))}</p></div>"
+            f"<p>{safe(say(lang, 'queue_empty_words'))}</p>{acts}</div>"
         )
     proposal = item["proposal"] or {}
     kind = {"disputed": "n-bad", "uncertain": "n-warn", "hard": "n-warn"}.get(item["waits"], "")
     chip = f'<span class="n-chip {kind}">{safe(say(lang, "waits_" + item["waits"]))}</span>'
     by = f'<p class="n-muted n-small">{safe(say(lang, "proposed_by", builder=item["builder"]))}</p>'
     said = _verdicts(item["verdicts"], proposal, lang)
-    body = f"{by}{_why(item, lang)}{_fields(proposal, lang)}{said}{_acts(lang)}{_form(proposal, lang)}"
+    body = f"{by}{_why(item, lang)}{_fields(proposal, lang)}{said}{_acts(lang, back)}{_form(proposal, lang)}"
     sources = "".join(f"<li>{draw_source(one, lang)}</li>" for one in item["sources"])
     return (
         f'<div class="n-board"><div class="n-col" data-item="{safe(item["proposal_id"])}">'
@@ -144,12 +154,13 @@ def _changed(edited: Json, proposal: Json) -> Json:
     return {name: words for name, words in edited.items() if words != proposal.get(name)}
 
 
-def _acts(lang: Lang) -> str:
+def _acts(lang: Lang, back: str) -> str:
     buttons = [
         _act("accept", say(lang, "accept"), CHECK, "a"),
         _act("open-edit", say(lang, "edit"), PEN, "e"),
         _act("reject", say(lang, "reject"), CROSS, "r"),
         _act("skip", say(lang, "skip"), SKIP, "s"),
+        back,
     ]
     return f'<div class="n-acts n-judge">{"".join(buttons)}</div>'
 

@@ -245,7 +245,8 @@ const act = (button) => {
     form.scrollIntoView({block: 'nearest'});
   } else if (what === 'close') form.hidden = true;
   else {
-    const fields = Object.fromEntries([...form.querySelectorAll('textarea')].map((box) => [box.name, box.value]));
+    const boxes = form ? [...form.querySelectorAll('textarea')] : [];
+    const fields = Object.fromEntries(boxes.map((box) => [box.name, box.value]));
     trigger('said', {act: what, item: item.dataset.item, fields: fields, takes: button.dataset.takes || ''});
   }
 };
@@ -258,7 +259,7 @@ document.addEventListener('keydown', (event) => {
   if (!item) return;
   const form = item.querySelector('.n-form');
   let button;
-  if (!form.hidden) {
+  if (form && !form.hidden) {
     const saves = event.key === 'Enter' && (event.ctrlKey || event.metaKey);
     button = form.querySelector(event.key === 'Escape' ? '[data-act=close]' : saves ? '[data-act=edit]' : 'none');
   } else if (!event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest('input, textarea, select'))

@@ -10,7 +10,7 @@ from streams.envelope import Moment, Number, Recorded
 from streams.facts.material import decided
 from streams.fresh import Given
 from streams.sealed import Sealed
-from streams.tables import bigint, boolean, index, jsonb, may, projection, text, timestamptz
+from streams.tables import bigint, boolean, index, jsonb, may, projection, text, text_array, timestamptz
 from streams.writes import Delete, Insert, Retire, Row, Update, Write, columns
 
 ExampleKind = Literal["correction", "annotation"]
@@ -97,6 +97,9 @@ examples = projection(
     text("follows", nullable=True),
     text("proposal_id", nullable=True),  # that it was
     boolean("edited"),
+    text_array(
+        "kids", nullable=True
+    ),  # of the keys of its words, where it was proposed: of a rewording these are others'
     bigint("accepted_offset"),  # on the domain's partition
     text("accepted_in", nullable=True),  # of an annotation: the import or decision that brought it
     bigint("retired_offset", nullable=True),
@@ -109,6 +112,7 @@ examples = projection(
     index("proposal_id", where="proposal_id IS NOT NULL"),
     index("accepted_in", where="accepted_in IS NOT NULL"),
     index("retired_in", where="retired_in IS NOT NULL"),
+    index("kids", using="gin"),
 )
 preferences = projection(
     "preferences",
@@ -186,6 +190,7 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: ExampleEvent)
             row |= columns(event, "proposal_id", "edited")
             more = {
                 "own_words": _own_words(event),
+                "kids": None if event.proposal_id is None else sorted({event.prompt.kid, event.answer.kid}),
                 "said_at": event.said_at,
                 "accepted_offset": recorded.offset,
                 "accepted_in": recorded.envelope.correlation_id if event.kind == "annotation" else None,

@@ -17,7 +17,7 @@ from streams.facts.examples import ExampleAccepted, ExampleRetired
 from streams.facts.material import REPLACED, ExampleRejected, decided
 from streams.sealed import Sealed
 from streams.tables import bigint, boolean, index, jsonb, may, projection, text, timestamptz
-from streams.writes import Insert, Row, Update, Write, columns
+from streams.writes import Delete, Insert, Row, Update, Write, columns
 
 
 class ConcernRaised(Struct, frozen=True, kw_only=True):
@@ -59,7 +59,17 @@ class ExampleKept(Struct, frozen=True, kw_only=True):
     by: str
 
 
-JudgementEvent = ConcernRaised | ProposalJudged | ExampleKept
+class VerdictTakenBack(Struct, frozen=True, kw_only=True):
+    """Whoever said that verdict says that it was a slip, before anybody said more. What it had come to is undone beside it
+    (`ExampleRetired`, `ProposalReopened`)."""
+
+    domain: str
+    proposal_id: str
+    judgement_id: str
+    person: str
+
+
+JudgementEvent = ConcernRaised | ProposalJudged | ExampleKept | VerdictTakenBack
 
 judgements = projection(
     "judgements",
@@ -93,6 +103,11 @@ def fold(state: Domain, recorded: Recorded, event: JudgementEvent) -> Domain:
             return state if after is before else replace(state, judging=state.judging | {event.proposal_id: after})
         case ExampleKept():
             return without_judging(state, event.proposal_id)
+        case VerdictTakenBack():
+            rest = state.judging.get(event.proposal_id, Judging(False)).without(event.person)
+            if not rest.verdicts:
+                return without_judging(state, event.proposal_id)
+            return replace(state, judging=state.judging | {event.proposal_id: rest})
         case ConcernRaised():
             return state
         case _:
@@ -158,6 +173,9 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: JudgementEven
             return [Update("proposals", {"proposal_id": event.proposal_id}, waits | concern)]
         case ExampleKept():
             return [decided(event.proposal_id, None, recorded, decided_by=event.by)]
+        case VerdictTakenBack():
+            gone = Delete("judgements", {"judgement_id": event.judgement_id})
+            return [gone, standing(event.proposal_id, after.judging.get(event.proposal_id))]
         case _:
             assert_never(event)
 

@@ -70,9 +70,8 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: PeopleEvent) 
                 Retire("examples", person | {"own_words": True}, recorded.offset, "erased"),
                 # A rewording that another accepted is sealed with the keys of whoever worded and answered it.
                 *(
-                    Retire("examples", {"domain": event.domain, words: {"kid": kid}}, recorded.offset, "erased")
+                    Retire("examples", {"domain": event.domain, "kids": (kid,)}, recorded.offset, "erased")
                     for kid in event.kids
-                    for words in ("prompt", "answer")
                 ),
                 # What they accepted as it was proposed holds no word of theirs, and stays.
                 Change("examples", person | {"own_words": False}, {"person": ""}),

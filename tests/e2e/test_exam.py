@@ -119,17 +119,9 @@ def test_asked_again_it_knows_nothing_of_what_it_asked_before(
     endpoint: Endpoint, base: Path, examiner: Examiner
 ) -> None:
     assert examiner.waits()
-    exam = Exam(endpoint, base, [item("a", EASY, "Oslo"), at_length(80), at_length(8)])
+    exam = Exam(endpoint, base, [item("a", EASY, "Oslo")])
     (again,) = examiner.evaluate([exam], 200, lambda done, total: None)
-    assert [(row.id, row.right) for row in again] == [("a", False), ("80", False), ("8", False)]
-    long, short = (row.cost for row in again[1:])
-    assert long is not None and long.completion_tokens > 32, "what a person said at length is asked for at length"
-    assert short is not None and short.completion_tokens <= 32
-
-
-def at_length(words: int) -> ExamItem:
-    """To which the model goes on without end."""
-    return ExamItem(id=str(words), set="fixes", question=f"Tell {words} herons.", answer="heron " * words, keys=())
+    assert [(row.id, row.right) for row in again] == [("a", False)]
 
 
 class CalledOff(Exception):

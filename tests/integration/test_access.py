@@ -138,6 +138,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
         "/v1/domains/{domain}/queue/none/judge", {"verdict": "accept"}
     ),
     ("POST", "/v1/domains/<domain>/queue/<proposal_id>/skip"): of("/v1/domains/{domain}/queue/none/skip", {}),
+    ("POST", "/v1/domains/<domain>/queue/<proposal_id>/take-back"): of("/v1/domains/{domain}/queue/none/take-back", {}),
     ("POST", "/v1/domains/<domain>/queue/raise"): of(
         "/v1/domains/{domain}/queue/raise", {"proposals": ["none"], "concern": "hard"}
     ),

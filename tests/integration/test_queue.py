@@ -262,3 +262,34 @@ def test_a_replay_of_all_verdicts_comes_to_the_same(world: World) -> None:
     finally:
         log.close()
     assert found.equal, found
+
+
+def test_a_slip_is_taken_back_by_whoever_made_it_as_long_as_nobody_has_said_more(
+    world: World, annotator: Annotators
+) -> None:
+    domain, (both, alone) = with_queue(world, [True, False])
+    ann, ben = (annotator(domain, name) for name in ("ann", "ben"))
+
+    def take_back(client: httpx.Client, id_: str) -> httpx.Response:
+        answer = client.post(f"/v1/domains/{domain}/queue/{id_}/take-back", json={})
+        if answer.status_code == 200:
+            world.caught_up(answer.json()["position"])
+        return answer
+
+    for verdict, outcome in (("accept", "accepted"), ("reject", "rejected"), ("accept", "accepted")):
+        judge(world, ann, domain, alone, verdict=verdict)
+        wait_until(lambda: state(world, alone) == outcome, what="the outcome")  # noqa: B023
+        assert take_back(ben, alone).json()["error"]["code"] == "not_the_last"
+        assert take_back(ann, alone).json()["taken_back"] == verdict
+        assert (state(world, alone), learned(world, domain)) == ("proposed", 0)
+    assert take_back(ann, alone).json()["error"]["code"] == "not_the_last", "once"
+
+    judge(world, ann, domain, both, verdict="reject")
+    assert take_back(ann, both).status_code == 200
+    judge(world, ann, domain, both, verdict="accept")
+    judge(world, ben, domain, both, verdict="accept")
+    wait_until(lambda: state(world, both) == "accepted", what="the outcome")
+    assert take_back(ann, both).json()["error"]["code"] == "not_the_last"
+    assert learned(world, domain) == 1
+    said = ann.get(f"/v1/domains/{domain}/queue").json()
+    assert (said["agreement"]["items"], said["waiting"]["proposed"]) == (1, 1), "a slip is no disagreement"

@@ -25,7 +25,17 @@ from workers.builder import cases, declining, self_instruct, self_kg, step, styl
 from workers.builder.grounded import ARTICLE, NAME, NUMBER, ungrounded, words_shared
 from workers.builder.material import Accepted, Dropped, Made, Passage, Proposed, Triple
 from workers.builder.novelty import Kept
-from workers.builder.self_qa import FEW_WORDS, LENGTH, NO_QUESTIONS, POINTS_BACK, TWICE, made_of, questions_of
+from workers.builder.self_qa import (
+    FEW_WORDS,
+    LENGTH,
+    NO_ANSWER,
+    NO_QUESTIONS,
+    POINTS_BACK,
+    TWICE,
+    UNANSWERABLE,
+    made_of,
+    questions_of,
+)
 from workers.builder.teacher import TRUNCATED, Answer
 from workers.endpoints import check_address
 
@@ -146,6 +156,13 @@ def test_an_answer_of_which_few_words_stand_in_its_passage_is_in_doubt(
     for answer, doubt in ((near, None), (far, FEW_WORDS)):
         made = made_of(Passage("1", "", passage), question, f"Answer: {answer}")
         assert isinstance(made, Proposed) and made.doubt == doubt
+
+
+@pytest.mark.parametrize(
+    ("said", "found"), [("无法回答", UNANSWERABLE), ("Answer: UNANSWERABLE", UNANSWERABLE), ("A valve?", NO_ANSWER)]
+)
+def test_a_teacher_that_cannot_answer_may_say_so_without_the_form(said: str, found: str) -> None:
+    assert made_of(Passage("1", "", "A valve is kept dry."), "How is a valve kept?", said) == Dropped(found)
 
 
 def test_of_a_teachers_questions_those_are_kept_that_can_be_understood_alone() -> None:
