@@ -4,7 +4,7 @@ the selector's table says which function carries it out. Pure."""
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from streams.errors import InvalidField
 from streams.recipes import BroughtRecipe, Recipe, RewardRecipe
@@ -16,6 +16,7 @@ and somebody accepted that."""
 
 MOST_STEPS = 20
 _MOST = 10_000_000
+_MOST_TOPICS = 1000
 
 
 class _Step(Struct, frozen=True, kw_only=True, tag_field=STEP):
@@ -82,13 +83,35 @@ class Dedupe(_Step, frozen=True, kw_only=True, tag="dedupe"):
         _share(self.cosine, f"{where}.cosine")
 
 
+class Topics(Struct, frozen=True, kw_only=True):
+    """Quotas by topic. No example names one: so many are told apart, `count`, by k-means over the examples' vectors. Of each at
+    `least` so many are chosen, or as many as there are and the quotas of their sources allow, and at `most` so many (None: any)."""
+
+    count: int
+    least: int = 0
+    most: int | None = None
+
+    def check(self, where: str) -> None:
+        """Raise Invalid naming the field, if nothing could be chosen by it."""
+        if not 2 <= self.count <= _MOST_TOPICS:
+            raise InvalidField(f"{where}.count", f"must be from 2 to {_MOST_TOPICS}; got {self.count}")
+        if self.most is not None:
+            _count(self.most, f"{where}.most")
+        if not 0 <= self.least <= _MOST:
+            raise InvalidField(f"{where}.least", f"must be from 0 to {_MOST}; got {self.least}")
+        if self.most is not None and self.least > self.most:
+            message = f"and most cannot both be kept: {self.least} at least, {self.most} at most"
+            raise InvalidField(f"{where}.least", message)
+
+
 class KCenter(_Step, frozen=True, kw_only=True, tag="k_center"):
     """K-center-greedy (Sener & Savarese 2018, arXiv 1708.00489): at most `k` new examples, each the one that is farthest from all
     chosen before it, so that no other is far from every chosen one. What was learned already, and what comes of the sources
     `keep`, is chosen first, whatever it is like; the latter counts among the `k`, and is kept also beyond them.
 
     `radius`: it ends when nobody is farther than that (1 - cosine) from a chosen one. Of each source `least` so many are chosen,
-    and at `most` so many."""
+    and at `most` so many, and of topics as `topics` says, or as it was before there were any: none is told apart. What was learned
+    already counts for no source and no topic."""
 
     stage: ClassVar[int] = 3
 
@@ -97,6 +120,7 @@ class KCenter(_Step, frozen=True, kw_only=True, tag="k_center"):
     keep: tuple[Source, ...] = ("correction",)
     least: dict[Source, int] = {}
     most: dict[Source, int] = {}
+    topics: Topics | UnsetType = UNSET
 
     def check(self, where: str) -> None:
         """As of every step."""
@@ -113,6 +137,10 @@ class KCenter(_Step, frozen=True, kw_only=True, tag="k_center"):
                 raise InvalidField(f"{where}.least.{source}", message)
         if sum(self.least.values()) > self.k:
             raise InvalidField(f"{where}.least", f"asks for {sum(self.least.values())} in all, and k is {self.k}")
+        if self.topics is not UNSET:
+            self.topics.check(f"{where}.topics")
+            if (asked := self.topics.count * self.topics.least + sum(self.least.values())) > self.k:
+                raise InvalidField(f"{where}.topics.least", f"asks with least for {asked} in all, and k is {self.k}")
 
 
 class Nuggets(_Step, frozen=True, kw_only=True, tag="nuggets"):
@@ -182,7 +210,7 @@ class Mixing(_Step, frozen=True, kw_only=True, tag="mixing"):
 
     stage: ClassVar[int] = 6
 
-    general: float = 1.0
+    general: float = 0.3
     pretraining: float = 5.0
 
     def check(self, where: str) -> None:

@@ -116,7 +116,8 @@ def why(example: str, round_: str | None, domain: str | None, as_json: bool) -> 
         beside = f", next to {line['neighbour']}" if line["neighbour"] is not None else ""
         number = f" ({line['number']:g}{beside})" if line["number"] is not None else beside
         step = f" by {line['step']}" if line["step"] else ""
-        click.echo(f"round {found['number']}: {_fares(line)}{step}{number}")
+        often = f", shown {line['weight']:g} times" if line["weight"] is not None else ""
+        click.echo(f"round {found['number']}: {_fares(line)}{step}{number}{often}")
 
 
 @snapshot_group.command("export")

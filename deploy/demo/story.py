@@ -25,6 +25,7 @@ from api.ui.words import waits_words
 from deploy.demo.domain import Fact, GeneralQuestion, load_facts, load_general
 from deploy.demo.load import CLIENTS, Load
 from deploy.demo.people import PEOPLE, Acts, ask, correct_facts, holds
+from deploy.demo.selection import SELECTION, selected
 from deploy.demo.team import TEAM, Brought, bring, by_source, road_traffic
 from deploy.supervisor import detach, down, status
 from streams.errors import Invalid, Unavailable
@@ -79,6 +80,7 @@ def whole_script() -> Script:
         "thresholds": {"corrections": 56, "people": 3, "named_people": "each", "settle_s": 20},
         "gate": {"general_margin": 0.05},
         "recall": {"of": "corrections"},
+        "selection": SELECTION,
     }
     return Script(
         (facts[:share], facts[share : 2 * share]), load_general(), {"policy": policy}, opening=True, brought=brought
@@ -164,6 +166,8 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
         round_ = watch_round(door, load, rounds_before)
         live_s = time.monotonic() - last_correction_at
         chapter("4  The gate")
+        table, chosen = selected(door, round_)
+        console.print(table)
         show_gate(round_)
         if round_["step"] != "released":
             raise Refusal(round_["failure"] or (round_["verdict"] or {}).get("words") or round_["step"])
@@ -210,6 +214,7 @@ def tell(door: Door, home: Path, script: Script, started_at: float | None) -> Js
         "events": sum(table.rows for table in replayed.tables if table.table == "events"),
         "corrections": acts.corrections,
         "learned_by_source": learned,
+        **chosen,
         "people": len(PEOPLE),
         "fixes_n": checks["fixes"]["n"],
         "fixes_before": checks["fixes"]["before"],

@@ -3,8 +3,8 @@
 Of the pool 30 % are near duplicates, 10 % wrong answers and 10 % in another language; of the clean half every second fact was
 corrected by somebody in its first wording, all else was brought. Each way has half of the pool's tokens to choose, and every
 training goes over as many tokens. Asked in wordings that nobody taught, bare and as served (behind what is recalled of the whole
-pool), in those of the pool, and the general quiz. NORIA_BENCH_FACTS (24, drawn by the seed), _SEED (1) and _CASES (names with
-commas, all) change it. Long: some minutes a case.
+pool), in those of the pool, and the general quiz; what guards against forgetting is the same for all. NORIA_BENCH_FACTS (24, drawn
+by the seed), _SEED (1) and _CASES (names with commas, all) change it. Long: some minutes a case.
 """
 
 import os
@@ -24,7 +24,7 @@ from deploy.demo.domain import Fact, load_facts, load_general
 from streams.recalled import Memory as Shown
 from streams.recalled import Recall, with_recalled
 from streams.recipes import LoraRecipe
-from streams.selection import USUAL, Budget, Dedupe, KCenter, Leakage, Nuggets, Selection
+from streams.selection import USUAL, Budget, Dedupe, Hard, KCenter, Leakage, Nuggets, Selection
 from streams.settings import home_of
 from tests.bench.asking import Sets, shares
 from tests.bench.report import Row, row
@@ -36,6 +36,7 @@ from workers.models.base import prepare_base
 from workers.models.chat_tokens import ChatTokens
 from workers.recall.encoder import sentence_encoder
 from workers.recall.index import Index, Memory, texts_of
+from workers.selector import perplexity
 from workers.selector.agreement import settle
 from workers.selector.candidates import OpenExample, Vectors
 from workers.selector.golden import Gains, Task, Turn
@@ -77,7 +78,7 @@ def measure(home: Path) -> list[Row]:
         began = time.monotonic()
         kept = chosen(name, pool, measures, budget)
         chose_s = time.monotonic() - began
-        tokens = sum(measures.tokens(one) or 0 for one in kept)
+        tokens = sum((measures.tokens(one) or 0) * one.weight for one in kept)  # of an epoch
         recipe = LoraRecipe(seed=seed, epochs=max(1, round(whole / tokens)))
         began, out = time.monotonic(), home / name
         out.mkdir()
@@ -104,8 +105,8 @@ def measure(home: Path) -> list[Row]:
         taught = {one.example_id.partition("#")[0] for one in kept if pool.kinds[one.example_id] != "wrong"}
         rows += [
             row(name, "facts taught", "facts", [len(taught)]),
-            row(name, "tokens chosen", "tokens", [tokens]),
-            row(name, "tokens trained", "tokens", [tokens * recipe.epochs]),
+            row(name, "tokens chosen", "tokens", [sum(measures.tokens(one) or 0 for one in kept)]),
+            row(name, "tokens trained", "tokens", [round(tokens * recipe.epochs)]),
             row(name, "choosing", "s", [chose_s]),
             row(name, "training", "s", [took_s]),
         ]
@@ -168,6 +169,7 @@ def chosen(name: str, pool: Pool, measures: "Measured", budget: int) -> Sequence
             Dedupe(),
             KCenter(k=len(pool.examples) // 2),
             Nuggets(),
+            Hard(),
             Budget(tokens=budget),
         ),
         "everything": (),
@@ -201,6 +203,15 @@ class Measured:
         turns = (tuple(Turn(one.question, one.answer) for one in some) for some in (shots, tasks))
         found = ask("workers.selector.golden", Task(str(self._base), *turns), Gains, lambda: None)
         return np.array(found.gains, np.float64)
+
+    @property
+    def anew(self) -> bool:
+        return True
+
+    def losses(self, candidates: Sequence[OpenExample]) -> NDArray[np.float64]:
+        rows = tuple(TrainingRow(prompt=one.question, answer=one.answer) for one in candidates)
+        asked = perplexity.Task(str(self._base), rows)
+        return np.array(ask("workers.selector.perplexity", asked, perplexity.Losses, lambda: None).losses, np.float64)
 
     def check(self) -> None:
         pass

@@ -40,6 +40,8 @@ def test_the_demo_ships_a_release_that_has_learned_and_forgotten_little(report: 
     assert report["general_after"] >= report["general_before"] - 0.15
     assert all(0 <= report[key] <= 1 for key in SHARE_KEYS)
     assert report["events"] > 10 * len(FACTS)
+    assert report["selected"] >= len(FACTS) and set(report["dropped_by_step"].values()) == {0}
+    assert report["seconds_selection"] > 0
 
 
 def test_the_first_round_also_learned_what_a_data_team_accepted_of_triples_and_cases(report: dict[str, Any]) -> None:

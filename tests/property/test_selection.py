@@ -1,5 +1,6 @@
 """What is fast selects what the plain way selects: k-center-greedy one pick at a time, and near pairs each with each."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from streams.errors import Invalid
 from workers.selector import dedupe, k_center
 
 Source = Literal["correction", "annotation", "generated"]
@@ -31,38 +33,52 @@ def plain_picks(
     sources: list[Source],
     least: dict[Source, int],
     most: dict[Source, int],
+    topics: list[int],
+    least_of_topic: int,
+    most_of_topic: int,
     radius: float,
 ) -> list[int]:
-    """The loop of Sener & Savarese, in 64 bits: all distances anew at each step, and the first of the farthest."""
+    """The loop of Sener & Savarese, in 64 bits: all distances anew at each step, and the first of the farthest. Raises Invalid
+    where topics that are full leave a source less than its least."""
     exact = vectors.astype(np.float64)
-    has = {
-        source: sum(sources[place] == source for place in chosen)
-        for source in ("correction", "annotation", "generated")
-    }
     picks: list[int] = []
-    while len(picks) < k:
-        room = k - len(picks)
-        lacking = {source: need - has[source] for source, need in least.items() if need > has[source]}
-        only = bool(lacking) and sum(lacking.values()) >= room
-        may = [
+
+    def had(names: Sequence[Source] | Sequence[int], name: Source | int) -> int:
+        return sum(names[place] == name for place in [*chosen, *picks])
+
+    def lacking() -> dict[Source | int, int]:
+        wanted: dict[Source | int, int] = {source: need - had(sources, source) for source, need in least.items()}
+        for topic in set(topics):
+            there = sum(topics[place] == topic for place in free())
+            wanted[topic] = min(least_of_topic - had(topics, topic), there)
+        return {name: need for name, need in wanted.items() if need > 0}
+
+    def free() -> list[int]:
+        return [
             place
             for place in range(len(vectors))
             if place not in chosen
             and place not in picks
-            and (sources[place] in lacking if only else has[sources[place]] < most.get(sources[place], 10**9))
+            and had(sources, sources[place]) < most.get(sources[place], 10**9)
+            and had(topics, topics[place]) < most_of_topic
         ]
+
+    while len(picks) < k:
+        wanted, may = lacking(), free()
+        if wanted and sum(wanted.values()) >= k - len(picks):
+            may = [place for place in may if sources[place] in wanted or topics[place] in wanted] or may
         if not may:
             break
         taken = [*chosen, *picks]
         if taken:
             near = (exact[may] @ exact[taken].T).max(axis=1)
-            if not lacking and 1 - near.min() <= max(radius, k_center.SAME):
+            if not wanted and 1 - near.min() <= max(radius, k_center.SAME):
                 break
         else:
             near = -(exact[may] @ exact.mean(axis=0))
-        place = may[int(np.flatnonzero(near <= near.min() + k_center.TIE)[0])]
-        picks.append(place)
-        has[sources[place]] += 1
+        picks.append(may[int(np.flatnonzero(near <= near.min() + k_center.TIE)[0])])
+    if any(had(sources, source) < need for source, need in least.items()):
+        raise Invalid("a source has less than its least")
     return picks
 
 
@@ -76,7 +92,11 @@ def plain_picks(
     before=st.integers(0, 6),
     radius=st.sampled_from((0.0, 0.01, 0.2)),
     block=st.sampled_from((1, 2, 7, 32, 512)),
+    looked_at=st.sampled_from((1, 5, 40, 16_384)),
     quotas=st.booleans(),
+    topics=st.sampled_from((1, 2, 5)),
+    least_of_topic=st.integers(0, 3),
+    most_of_topic=st.sampled_from((2, 5, 1000)),
 )
 def test_the_blocked_picks_are_those_of_the_plain_loop(
     seed: int,
@@ -88,24 +108,47 @@ def test_the_blocked_picks_are_those_of_the_plain_loop(
     before: int,
     radius: float,
     block: int,
+    looked_at: int,
     quotas: bool,
+    topics: int,
+    least_of_topic: int,
+    most_of_topic: int,
 ) -> None:
     vectors = rows(seed, count, dims, clusters, equal)
     random = np.random.default_rng(seed)
     sources: list[Source] = [("correction", "annotation", "generated")[at] for at in random.integers(0, 3, count)]  # type: ignore[misc]
+    of_topic: list[int] = random.integers(0, topics, count).tolist()
     chosen = random.choice(count, min(before, count), replace=False).tolist()
     least: dict[Source, int] = {}
     most: dict[Source, int] = {}
     if quotas:
         least = {"annotation": min(3, sources.count("annotation"), k)}
         most = {"generated": 4}
-    usual = k_center.BLOCK
+    asked = k_center.Quotas(sources, least, most, of_topic, min(least_of_topic, most_of_topic), most_of_topic)
+    usual = k_center.BLOCK, k_center.LOOKED_AT
     try:
-        k_center.BLOCK = block
-        picks = k_center.pick(vectors, k, chosen, sources, least, most, radius)
+        k_center.BLOCK, k_center.LOOKED_AT = block, looked_at
+        picks = k_center.pick(vectors, k, chosen, asked, radius)
+    except Invalid:
+        picks = None
     finally:
-        k_center.BLOCK = usual
-    assert picks == plain_picks(vectors, k, chosen, sources, least, most, radius)
+        k_center.BLOCK, k_center.LOOKED_AT = usual
+    try:
+        plain = plain_picks(
+            vectors,
+            k,
+            chosen,
+            sources,
+            least,
+            most,
+            of_topic,
+            min(least_of_topic, most_of_topic),
+            most_of_topic,
+            radius,
+        )
+    except Invalid:
+        plain = None
+    assert picks == plain
 
 
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 300), equal=st.integers(0, 50), cosine=st.floats(0.5, 0.99))

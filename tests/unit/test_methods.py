@@ -123,6 +123,15 @@ def test_a_training_that_is_taken_up_again_ends_in_the_same_bytes(base: Path, tm
     assert all(map(math.isfinite, whole.epoch_losses))
 
 
+def test_general_rows_are_mixed_in_by_tokens_and_what_weighs_more_takes_its_steps(base: Path, tmp_path: Path) -> None:
+    rows = tuple(replace(row, weight=2.0) if number < 4 else row for number, row in enumerate(tiny.rows()))
+    bare = train(base, tmp_path / "bare", tiny.RECIPE, rows=rows, general=0.0)
+    mixed = train(base, tmp_path / "mixed", tiny.RECIPE, rows=rows, general=0.5)
+    assert bare.steps == mixed.steps == 3 * 3, "of eight rows four are shown twice, in steps of four"
+    assert bare.final_replay_divergence is None and mixed.final_replay_divergence is not None
+    assert bare.tokens < mixed.tokens < 1.6 * bare.tokens
+
+
 def by_hand(
     base: Path,
     recipe: Recipe,

@@ -22,6 +22,7 @@ from streams.selection import (
     Mixing,
     Nuggets,
     Selection,
+    Topics,
     mixed,
 )
 from streams.snapshots import Line
@@ -30,7 +31,7 @@ from workers.selector import STEPS, judge_of
 from workers.selector.budget import OVER_BUDGET
 from workers.selector.dedupe import REPEATED
 from workers.selector.hard import TOO_HARD
-from workers.selector.k_center import COVERED, QUOTA, TOO_MANY
+from workers.selector.k_center import COVERED, QUOTA, QUOTA_OF_TOPIC, TOO_MANY
 from workers.selector.leakage import IN_THE_EXAM, NEAR_THE_EXAM
 from workers.selector.length import TOO_LONG
 from workers.selector.nuggets import HELPS_LITTLE, UNRANKED, tasks_of
@@ -89,6 +90,18 @@ NEEDED = [{"step": "leakage"}, {"step": "agreement"}, {"step": "length"}]
         (
             [*NEEDED, {"step": "k_center", "k": 5, "least": {"generated": 3}, "most": {"generated": 2}}],
             r"selection\[3\]\.least\.generated and most cannot both be kept: 3 at least, 2 at most",
+        ),
+        (
+            [*NEEDED, {"step": "k_center", "k": 5, "topics": {"count": 1}}],
+            r"selection\[3\]\.topics\.count must be from 2 to 1000; got 1",
+        ),
+        (
+            [*NEEDED, {"step": "k_center", "k": 5, "topics": {"count": 2, "least": 3, "most": 2}}],
+            r"selection\[3\]\.topics\.least and most cannot both be kept: 3 at least, 2 at most",
+        ),
+        (
+            [*NEEDED, {"step": "k_center", "k": 9, "topics": {"count": 4, "least": 2}, "least": {"generated": 2}}],
+            r"selection\[3\]\.topics\.least asks with least for 10 in all, and k is 9",
         ),
         ([*NEEDED, {"step": "budget", "tokens": 0}], r"selection\[3\]\.tokens must be from 1"),
         (
@@ -315,6 +328,30 @@ def test_a_quota_that_what_is_kept_by_right_leaves_no_room_for_is_named() -> Non
     step = KCenter(k=2, least={"generated": 1})
     with pytest.raises(Invalid, match="more of some sources than there is room for"):
         judge_of(step)(step, asked, Measures(given=turned(**{"c-1": 0, "c-2": 9, "g": 50})))
+
+
+def test_quotas_by_topic_are_kept_and_what_they_keep_back_says_so() -> None:
+    asked = [candidate(f"g-{at}", source="generated") for at in (0, 20, 40, 60, 80)]
+    asked += [candidate(f"a-{at}", source="annotation") for at in (175, 176)]
+    measures = Measures(given=turned(**{one.example_id: float(one.example_id[2:]) for one in asked}))
+
+    def decided(step: KCenter) -> dict[str, str]:
+        found = judge_of(step)(step, asked, measures)
+        return {decision.example_id: "" if decision.kept else decision.reason for decision in found}
+
+    spread = [name for name, reason in decided(KCenter(k=4)).items() if not reason]
+    assert sum(name[0] == "a" for name in spread) == 1
+    fair = decided(KCenter(k=4, topics=Topics(count=2, least=2)))
+    assert not fair["a-175"] and not fair["a-176"]
+    few = decided(KCenter(k=7, topics=Topics(count=2, most=2)))
+    assert sum(not reason for reason in few.values()) == 4
+    assert [reason for reason in few.values() if reason] == [QUOTA_OF_TOPIC] * 3
+    small = decided(KCenter(k=7, topics=Topics(count=2, least=3)))
+    assert not any(small.values()), "a topic of two has no third"
+    with pytest.raises(
+        Invalid, match="at least 2 examples of annotation, and could choose 1 where of each topic at most 1"
+    ):
+        decided(KCenter(k=7, topics=Topics(count=2, most=1), least={"annotation": 2}))
 
 
 # Nuggets

@@ -5,7 +5,8 @@
 A child of the selector (`workers.asked`). With the model's own chat template a shot is one turn before the task, so that begin
 marks and separators stand where the model knows them, with a shot and without. Of each shot all tasks are run in packs behind what
 they have in common, the shot itself, which is computed once a pack (`workers.trainer.packed`); families that packs do not carry are
-run as they are. In fp32: a score counts the gains above 0, and rounding must not choose their sign.
+run as they are. A score counts the gains above 0, and rounding must not choose their sign: where the processor multiplies bf16 all
+gains are computed so first, and those that are no farther from 0 than its rounding may carry them once more in fp32.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from workers.asked import answer
+from workers.cores import fast_precision
 from workers.trainer.rows import CONFIG_FILE, EncodedRow, encode_rows, shared_prefix
 from workers.trainer.spec import TrainingRow
 
 if TYPE_CHECKING:
+    import torch
+
     from workers.trainer.loaded import LoadedModel
 
 PACK_TOKENS = 1024
+UNSURE = 0.1
+"""Nats a token: of gains in bf16 that are less, the sign is asked of fp32. No bound of the rounding is known; the largest that was
+measured is told by the bench (`make bench NAME=selection`), which compares the scores with those of fp32."""
 
 
 class Turn(Struct, frozen=True):
@@ -56,8 +63,9 @@ class Gains(Struct, frozen=True, tag="gains", tag_field="kind"):
     gains: tuple[tuple[float, ...], ...]
 
 
-def work(task: Task) -> Gains:
-    """Raises Invalid if the model cannot be loaded."""
+def work(task: Task, screened: bool | None = None) -> Gains:
+    """`screened`: in bf16 first; None: where the processor has it. Raises Invalid if the model cannot be loaded."""
+    import torch
 
     from workers.trainer.loaded import load_tokenizer
 
@@ -65,23 +73,42 @@ def work(task: Task) -> Gains:
     tokenizer: Any = load_tokenizer(folder)
     limit = limit_of(folder)
     alone = _encoded(tokenizer, task.tasks, None, limit)
-    model = scorer(folder, [row for row in alone if row is not None])
-    without = likely(model, alone)
-    gains = []
-    for shot in task.shots:
-        behind = [
+    behind = [
+        [
             # The oldest turn is left out of what is too long: that is the shot.
             row if row is not None and bare is not None and len(row.ids) > len(bare.ids) else None
             for row, bare in zip(_encoded(tokenizer, task.tasks, shot, limit), alone, strict=True)
         ]
-        with_it = likely(model, behind)
-        gains.append(
-            tuple(
-                0.0 if after is None or before is None else after - before
-                for after, before in zip(with_it, without, strict=True)
-            )
+        for shot in task.shots
+    ]
+    if not (fast_precision() == "bfloat16" if screened is None else screened):
+        return Gains(tuple(_gains(folder, alone, behind, torch.float32)))
+    found = _gains(folder, alone, behind, torch.bfloat16)
+    unsure = [
+        [row if abs(gain) < UNSURE else None for row, gain in zip(rows, gains, strict=True)]
+        for rows, gains in zip(behind, found, strict=True)
+    ]
+    if any(row is not None for rows in unsure for row in rows):
+        exact = _gains(folder, alone, unsure, torch.float32)
+        found = [
+            tuple(known if row is not None else rough for row, known, rough in zip(*one, strict=True))
+            for one in zip(unsure, exact, found, strict=True)
+        ]
+    return Gains(tuple(found))
+
+
+def _gains(
+    folder: Path, alone: Sequence[EncodedRow | None], behind: Sequence[Sequence[EncodedRow | None]], dtype: torch.dtype
+) -> list[tuple[float, ...]]:
+    model = scorer(folder, [row for row in alone if row is not None], dtype)
+    without = likely(model, alone)
+    return [
+        tuple(
+            0.0 if after is None or before is None else after - before
+            for after, before in zip(likely(model, rows), without, strict=True)
         )
-    return Gains(tuple(gains))
+        for rows in behind
+    ]
 
 
 def _encoded(tokenizer: Any, tasks: Sequence[Turn], shot: Turn | None, limit: int) -> list[EncodedRow | None]:
@@ -91,8 +118,9 @@ def _encoded(tokenizer: Any, tasks: Sequence[Turn], shot: Turn | None, limit: in
     return [found.get(number) for number in range(len(tasks))]
 
 
-def scorer(folder: Path, rows: list[EncodedRow]) -> LoadedModel:
-    """The model, run in packs where a family can be run so, which is not believed but measured."""
+def scorer(folder: Path, rows: list[EncodedRow], dtype: torch.dtype | None = None) -> LoadedModel:
+    """The model, in fp32 unless it is said otherwise, run in packs where a family can be run so, which is not believed but
+    measured."""
     import torch
 
     from workers.trainer.loaded import NotPacked
@@ -101,13 +129,13 @@ def scorer(folder: Path, rows: list[EncodedRow]) -> LoadedModel:
 
     device = torch.device("cpu")
     try:
-        packed = PackedModel(folder, 1.0, torch.float32, device)
+        packed = PackedModel(folder, 1.0, dtype or torch.float32, device)
         if rows:
             check_forward(packed, rows, shared_prefix(rows[:2]))
         packed.use_packs()
         return packed
     except NotPacked:
-        return PlainModel(folder, 1.0, torch.float32, device)
+        return PlainModel(folder, 1.0, dtype or torch.float32, device)
 
 
 def likely(model: LoadedModel, rows: Sequence[EncodedRow | None]) -> list[float | None]:

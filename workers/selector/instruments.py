@@ -16,8 +16,9 @@ from streams.reading.learning import Example
 from streams.snapshots import Opened, masked_prompt
 from workers.asked import ask
 from workers.context import Context
+from workers.endpoints import check_address
 from workers.models.chat_tokens import ChatTokens
-from workers.recall.encoder import Encoder, sentence_encoder
+from workers.recall.encoder import Encoder, EndpointEncoder, sentence_encoder
 from workers.recall.kept import Kept, Words
 from workers.selector import perplexity
 from workers.selector.candidates import OpenExample, Vectors
@@ -53,6 +54,7 @@ class RoundInstruments:
         self._length = length
         self._vectors: dict[str, Vectors] = {}  # by example: of its question, and of that with its answer
         self.measured_with: dict[str, str] = {}
+        self._asked: Encoder | None = None
 
     def __repr__(self) -> str:
         return f"RoundInstruments({self._order.round_id})"
@@ -133,9 +135,16 @@ class RoundInstruments:
         return model
 
     def _encoder(self) -> Encoder:
-        encoder = sentence_encoder()
-        self.measured_with |= {name: metadata.version(name) for name in _LIBRARIES} | {"encoder": encoder.name}
-        return encoder
+        """The memory's own. Raises Invalid or Unavailable where an endpoint may not be asked."""
+        if self._asked is None:
+            there = self._order.recall.embeddings
+            if there is None:
+                self._asked = sentence_encoder()
+            else:
+                check_address(there.base_url, self._context.settings.private_endpoints)
+                self._asked = EndpointEncoder(there.base_url, there.model, self._context.settings.embeddings_key)
+            self.measured_with |= {name: metadata.version(name) for name in _LIBRARIES} | {"encoder": self._asked.name}
+        return self._asked
 
     def _of(self, candidates: Sequence[OpenExample], place: int) -> Vectors:
         missing = [one for one in candidates if one.example_id not in self._vectors]
