@@ -22,6 +22,7 @@ Json = dict[str, Any]
 Rating = Literal["up", "down"] | int
 TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 180.0  # a long answer of a small machine's engine
+MAP_TIMEOUT_S = 130.0  # of a training set that was never embedded
 DOCUMENT_TIMEOUT_S = 900.0  # one of a hundred thousand passages
 _ATTEMPTS = 3
 BROKE_OFF = "engine_broke_off"
@@ -492,9 +493,18 @@ class Door:
             since = page["next"]
         return found
 
+    def snapshot_page(self, round_id: str, since: int, limit: int, **filter: str) -> Json:
+        """{"data": some lines, "next": where to go on, or None}. `filter`: `step`, and `kept` as true or false."""
+        path = f"/v1/rounds/{_part(round_id)}/snapshot/lines"
+        return _object(self.get(path, since=since, limit=limit, **filter))
+
     def snapshot_changes(self, round_id: str, since: str) -> list[Json]:
         """Which candidates fare otherwise than in the training set of the round `since`."""
         return _data(self.get(f"/v1/rounds/{_part(round_id)}/snapshot/changes", **{"from": since}))
+
+    def snapshot_map(self, round_id: str) -> Json:
+        """{"points": examples, with `x` and `y` from 0 to 1, what became of each and its words, "left_out": n}"""
+        return _object(self._send("GET", f"/v1/rounds/{_part(round_id)}/snapshot/map", timeout=MAP_TIMEOUT_S))
 
     def snapshot_rows(self, round_id: str) -> Json:
         """{"data": Alpaca items with `example_id` and `role`, in clear, "erased": n}"""

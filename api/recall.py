@@ -22,7 +22,7 @@ from streams import schema
 from streams.errors import Erased, Invalid, Unavailable
 from streams.history import open_question
 from streams.reading.memories import corrections_in_force, passages_in_force
-from streams.recall_client import KEY, TIMEOUT_S, RecallClient
+from streams.recall_client import KEY, TIMEOUT_S, MapQuestion, RecallClient
 from streams.recalled import (
     BYTES_A_TOKEN,
     Memory,
@@ -37,6 +37,7 @@ from streams.sealing import Keyring, open_sealed
 from streams.store import postgres_trouble
 
 logger = logging.getLogger(__name__)
+MAP_S = 120.0  # for a map: what was never embedded is, 10 ms a text
 PATIENT_S = 10.0  # for whoever asks what would be recalled: no answer waits for it
 QUESTION_CHARACTERS = 4_000  # what a longer one asks stands at its beginning or its end
 _TOKENS_AROUND = 256  # of a template, and of what the form says beside the memories
@@ -147,6 +148,16 @@ class Recaller:
         except Unavailable as error:
             raise MemoryAway(str(error)) from None
         return self._standing(domain, best, PATIENT_S) if best else ()
+
+    def map(self, asked: MapQuestion) -> dict[str, tuple[float, float]]:
+        """Where examples lie beside each other. Raises MemoryAway."""
+        client = self._client_of(MAP_S)
+        try:
+            return client.map(asked)
+        except Unavailable as error:
+            raise MemoryAway(str(error)) from None
+        finally:
+            client.close()
 
     def _best(self, memory: RecallClient, domain: str, question: str, recall: Recall) -> list[Recalled]:
         found: dict[str, Recalled] = {}

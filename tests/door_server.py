@@ -80,6 +80,9 @@ class FakeDoor:
         self.corrections: dict[str, list[Json]] = {}
         self.events: list[Json] = []
         self.rounds: list[Json] = []
+        self.sets: dict[
+            str, list[Json]
+        ] = {}  # by round: the candidates of its training set, with their places on the map
         self.releases: list[Json] = []
         self.comparisons: list[Json] = []  # the newest first
         self.base_comparisons: list[Json] = []
@@ -340,6 +343,14 @@ def new_round(domain: str, number: int, step: str, **more: Any) -> Json:
         **empty,
         **more,
     }
+
+
+def new_candidate(id: str, question: str, x: float, y: float, step: str = "", **more: Any) -> Json:
+    """One of a training set, with its place on the map. `step`: that kept it back."""
+    reasons = {"dedupe": "says the same as another", "leakage": "its question stands in the exam"}
+    about = {"id": id, "kind": "example", "kept": not step, "step": step, "number": None, "neighbour": None}
+    words = {"reason": reasons.get(step, step), "question": question, "answer": "At 6 km/h.", "new": False}
+    return about | words | {"x": x, "y": y} | more
 
 
 def application(door: FakeDoor) -> Flask:
@@ -793,6 +804,44 @@ def application(door: FakeDoor) -> Flask:
             if row["round_id"] == round_id:
                 return said(row)
         return refusal(404, "there is no such round", "round_id", "round_not_found")
+
+    @app.get("/v1/rounds/<round_id>/snapshot")
+    def snapshot(round_id: str) -> Response:
+        (row,) = (row for row in door.rounds if row["round_id"] == round_id)
+        found = door.sets.get(round_id, [])
+        counted = Counter((one["kept"], "" if one["kept"] else one["step"], one["reason"]) for one in found)
+        names = ("kept", "step", "reason")
+        counts = [{"kind": "example", "candidates": n} | dict(zip(names, of, strict=True)) for of, n in counted.items()]
+        steps = [{"step": step} for step in ("leakage", "agreement", "length", "dedupe", "k_center", "budget")]
+        return said({"round_id": round_id, "snapshot": row["snapshot"], "selection": steps, "counts": counts})
+
+    @app.get("/v1/rounds/<round_id>/snapshot/lines")
+    def lines(round_id: str) -> Response:
+        wanted = {name: request.args[name] for name in ("step", "kept") if name in request.args}
+        id_ = request.args.get("candidate")
+        found = [
+            {name: one[name] for name in ("id", "kind", "kept", "step", "number", "neighbour", "reason")}
+            for one in door.sets.get(round_id, [])
+            if id_ in (None, one["id"]) and all(str(one[name]).lower() == value for name, value in wanted.items())
+        ]
+        first, size = int(request.args.get("since", 0)), int(request.args.get("limit", 1000))
+        return said({"data": found[first : first + size], "next": first + size if len(found) > first + size else None})
+
+    @app.get("/v1/rounds/<round_id>/snapshot/changes")
+    def changes(round_id: str) -> Response:
+        before, after = ({one["id"]: one for one in door.sets[id]} for id in (request.args["from"], round_id))
+        data = [
+            {"id": id, "kind": "example", "before": before.get(id), "after": after.get(id)}
+            for id in sorted(before.keys() | after.keys())
+            if before.get(id) != after.get(id)
+        ]
+        return said({"data": data})
+
+    @app.get("/v1/rounds/<round_id>/snapshot/map")
+    def snapshot_map(round_id: str) -> Response:
+        (row,) = (row for row in door.rounds if row["round_id"] == round_id)
+        about = {name: row[name] for name in ("round_id", "domain", "number", "snapshot")}
+        return said(about | {"points": door.sets[round_id], "left_out": 0})
 
     @app.post("/v1/rounds/<round_id>/rebuild")
     def rebuild(round_id: str) -> Response:

@@ -1,7 +1,7 @@
 """A child that is asked once: the task comes on its stdin, one answer leaves on its stdout.
 
-For what needs torch, which stays in a process that has loaded it. The task may hold people's words, opened; so they stand in no
-file, no argument and no environment. Errors are told by kind and place, as in `workers.trainer.child`.
+For what needs torch, which stays in a process that has loaded it, or a core for seconds. The task may hold people's words, opened;
+so they stand in no file, no argument and no environment. Errors are told by kind and place, as in `workers.trainer.child`.
 """
 
 import os
@@ -59,7 +59,7 @@ def ask(module: str, task: Struct, kind: type[Answer], look: Callable[[], None])
     raise RuntimeError(f"the child {module} failed: {found.message}")
 
 
-def answer(kind: type[Task], work: Callable[[Task], Struct]) -> int:
+def answer(kind: type[Task], work: Callable[[Task], Struct], *, with_torch: bool = True) -> int:
     """The child's main: do the task that comes, and answer. Exit code 0 after an answer, 1 after a failure."""
     end_with_parent(os.getppid())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would be people's words at rest
@@ -69,10 +69,11 @@ def answer(kind: type[Task], work: Callable[[Task], Struct]) -> int:
     os.dup2(2, 1)
     said: Struct
     try:
-        load()
-        import torch
+        if with_torch:
+            load()
+            import torch
 
-        torch.set_num_threads(HEAVY_THREADS)
+            torch.set_num_threads(HEAVY_THREADS)
         said = work(msgspec.json.decode(sys.stdin.buffer.read(), type=kind))
     except Invalid as error:
         said = Failure(reason="invalid", message=str(error))

@@ -10,6 +10,7 @@ from api.cli.context import domain_option, json_option, print_json, print_table,
 from api.cli.rounds import find_round
 from api.client import Door
 from api.formats.writing import write_for_oneself
+from api.maps import draw_html, draw_png, legend
 from streams.errors import Invalid
 
 
@@ -134,6 +135,33 @@ def export(round_: str, out: Path, domain: str | None) -> None:
         said = door.snapshot_rows(find_round(door, round_, domain)["round_id"])
     write_for_oneself(out, b"".join(msgspec.json.encode(row) + b"\n" for row in said["data"]))
     click.echo(f"{len(said['data'])} rows written to {out}; {said['erased']} open no more", err=True)
+
+
+@snapshot_group.command("map")
+@click.argument("round_", metavar="ROUND")
+@click.option("--png", type=click.Path(path_type=Path), help="Write it as a picture, without words.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="Write it as a page that shows each one's words, in clear."
+)
+@domain_option
+def map_(round_: str, png: Path | None, html: Path | None, domain: str | None) -> None:
+    """Draw the examples of ROUND's training set, near to each other where they mean the same, coloured by what became of them.
+
+    \b
+    Example: noria snapshot map 2 --png map.png --html map.html --domain road-traffic
+    """
+    if png is None and html is None:
+        raise click.UsageError("say where to write it: --png FILE, --html FILE or both")
+    with the_door() as door:
+        found = door.snapshot_map(find_round(door, round_, domain)["round_id"])
+    if png is not None:
+        write_for_oneself(png, draw_png(found))
+    if html is not None:
+        write_for_oneself(html, draw_html(found).encode())
+    for step, _, n in legend(found):
+        click.echo(f"{n:>8}  {f'kept back by {step}' if step else 'kept'}")
+    if found["left_out"]:
+        click.echo(f"{found['left_out']:>8}  not on the map", err=True)
 
 
 def _newest(door: Door, domain: str | None) -> dict[str, Any]:

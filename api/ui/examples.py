@@ -19,6 +19,7 @@ from api.sending import Import
 from api.ui.board import clock
 from api.ui.made_of import draw_source
 from api.ui.markup import card, safe
+from api.ui.sets import Sets
 from api.ui.words import Lang, event_name, known, say
 from streams.errors import Invalid
 
@@ -57,6 +58,7 @@ class Room(Struct):
     story: Json | None = None
     told: Json | None = None
     file: LookedThrough | None = None
+    sets: Sets = field(default_factory=Sets)
     trouble: str = ""
 
     @property
@@ -79,7 +81,7 @@ def enter(door: Door, domain: str, wanted: Mapping[str, str], after: str | None 
 def look_for(door: Door, room: Room, wanted: Mapping[str, str], after: str | None = None) -> Room:
     """As `enter`, of whoever is in already: the file that they have dropped stays. Raises Refused, Unavailable."""
     found = enter(door, room.domain, wanted, after)
-    found.file, found.sources = room.file, found.sources | room.sources
+    found.file, found.sets, found.sources = room.file, room.sets, found.sources | room.sources
     return found
 
 

@@ -32,6 +32,7 @@ from api.ui.examples import (
 from api.ui.icons import WHEEL
 from api.ui.markup import safe
 from api.ui.queue import Work, draw_item, draw_line
+from api.ui.sets import ask_why, draw_map, draw_sets, enter_sets, look_on_in_set
 from api.ui.style import (
     BOARD_SCRIPT,
     FONTS,
@@ -270,7 +271,7 @@ class Page:
     def visit_room(
         self, domain: str | None, room: Room, lang: Lang, seen: Seen, request: gr.Request, event: gr.EventData
     ) -> tuple[Any, ...]:
-        """What a person does in the data room: (filters, rows, story and file drawn, the room, what is shown)."""
+        """What a person does in the data room: (filters, rows, story, file and sets drawn, the room, what is shown)."""
         said: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
         visitor = visitor_of(request)
         if domain and room.domain == domain:
@@ -293,6 +294,17 @@ class Page:
                 look_on(door, room)
             case "story":
                 room.story = door.example(room.domain, id_)
+            case "sets" if isinstance(said.get("wanted"), dict):
+                wanted = {str(name): str(chosen) for name, chosen in said["wanted"].items()}
+                room.sets = enter_sets(door, room.domain, wanted, room.sets)
+            case "more-lines" if room.sets.next is not None:
+                look_on_in_set(door, room.sets)
+            case "map":
+                draw_map(door, room.sets)
+            case "why":
+                ask_why(door, room.sets, id_)
+                if room.sets.why is not None and room.sets.why["kind"] == "example":
+                    room.story = door.example(room.domain, id_)
             case "decide" if isinstance(said.get("ids"), list):
                 return decide(door, room, str(said.get("verb")), [str(one) for one in said["ids"]], said.get("count"))
             case "undo":
@@ -324,6 +336,7 @@ class Page:
             seen.update("rows", draw_rows(room, lang)),
             seen.update("tale", draw_story(room, lang)),
             seen.update("file", draw_file(room, lang, visitor.names_persons)),
+            seen.update("sets", draw_sets(room.sets, lang)),
         )
 
     # the queue
@@ -365,7 +378,7 @@ class Page:
         seen: Seen,
         request: gr.Request,
     ) -> tuple[Any, ...]:
-        """(head, domain choice, corrections, board, documents, passages, the four parts of the data room, the room, how many wait
+        """(head, domain choice, corrections, board, documents, passages, the five parts of the data room, the room, how many wait
         in the queue, what is held drawn, what is held, what is shown, seconds until the next look). A door that is away shows in
         the head; the rest stays."""
         before = dict(seen.drawn)
@@ -387,7 +400,7 @@ class Page:
             board: Any = gr.skip()
             shelf: Any = gr.skip()
             passages: Any = gr.skip()
-            parts: tuple[Any, ...] = (gr.skip(),) * 4
+            parts: tuple[Any, ...] = (gr.skip(),) * 5
             line: Any = gr.skip()
             item: Any = gr.skip()
             if tab == "chat":
@@ -400,6 +413,7 @@ class Page:
             elif tab == "examples" and chosen and visitor.sees_the_loop:
                 if room.domain != chosen:
                     room = enter(door, chosen, {})
+                    room.sets = enter_sets(door, chosen, {})
                 parts = self._drawn_room(room, visitor, lang, seen)
             elif tab == "queue" and chosen and visitor.annotates:
                 work.hold(door, chosen, speaker(visitor, person) or None if visitor.names_persons else None)
@@ -414,7 +428,7 @@ class Page:
             board = gr.skip() if seen.drawn.get("board") else seen.update("board", _trouble(words_of(error, lang)))
             head = seen.update("head", draw_head(lang, None, False, visitor))
             skipped = gr.skip()
-            return head, skipped, skipped, board, *(skipped,) * 6, room, skipped, skipped, work, seen, seen.pace(before)
+            return head, skipped, skipped, board, *(skipped,) * 7, room, skipped, skipped, work, seen, seen.pace(before)
         head = seen.update("head", draw_head(lang, status, True, visitor))
         return head, picked, mine, board, shelf, passages, *parts, room, line, item, work, seen, seen.pace(before)
 
@@ -602,6 +616,7 @@ def build(door: Door, dropped: Dropped) -> Any:
                     with gr.Column(scale=4, min_width=300):
                         tale = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-tale")
                         file = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-file")
+                sets = gr.HTML(js_on_load=ROOM_SCRIPT, elem_id="n-sets")
 
         tabbed = [chat_tab, loop_tab, documents_tab, examples_tab, queue_tab]
         spoken = [*tabbed, domain, person, many, new, question, send, talk]
@@ -667,6 +682,7 @@ def build(door: Door, dropped: Dropped) -> Any:
                 rows,
                 tale,
                 file,
+                sets,
                 room,
                 line,
                 item,
@@ -691,11 +707,11 @@ def build(door: Door, dropped: Dropped) -> Any:
                 **refreshed
             )
         examples_tab.select(lambda: "examples", None, tab, **HIDDEN).then(**refreshed)
-        for shown in (sieve, rows, tale, file):
+        for shown in (sieve, rows, tale, file, sets):
             shown.said(
                 page.visit_room,
                 [domain, room, lang, seen],
-                [sieve, rows, tale, file, room, seen],
+                [sieve, rows, tale, file, sets, room, seen],
                 concurrency_limit=8,
                 **HIDDEN,
             )

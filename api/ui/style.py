@@ -209,14 +209,15 @@ element.addEventListener('click', (event) => {
     return;
   }
   trigger('said', {act: button.dataset.act, id: button.dataset.id || ''});
-  if (button.dataset.act === 'story' && window.innerWidth <= 900) {
+  if (['story', 'why'].includes(button.dataset.act) && window.innerWidth <= 900) {
     document.getElementById('n-tale').scrollIntoView({behavior: 'smooth'});
   }
 });
 element.addEventListener('submit', (event) => {
   event.preventDefault();
   const form = event.target, said = Object.fromEntries(new FormData(form));
-  if (form.classList.contains('n-sieve')) trigger('said', {act: 'look-for', wanted: said});
+  if (form.dataset.of) trigger('said', {act: form.dataset.of, wanted: said});
+  else if (form.classList.contains('n-sieve')) trigger('said', {act: 'look-for', wanted: said});
   else trigger('said', {act: 'bring', clean: 'clean' in said, skip: 'skip' in said, person: said.person || ''});
 });
 const drop = async (file) => {

@@ -168,6 +168,29 @@ _WORDS: dict[str, tuple[str, str]] = {
     ),
     "room_skip": ("Leave the {n} that are wrong in the file", "跳过有误的 {n} 条"),
     "room_said_by": ("Whose words they are (your own if left out)", "出自谁（留空即你自己）"),
+    "sets_title": ("Training sets", "训练集"),
+    "sets_none": ("No round has chosen a training set yet.", "还没有任何一轮选出训练集。"),
+    "sets_round": ("Of", "属于"),
+    "sets_shows": ("Shows", "显示"),
+    "sets_against": ("Compared with", "对比"),
+    "sets_nothing": ("nothing", "不对比"),
+    "sets_all": ("all candidates", "全部候选"),
+    "sets_kept": ("kept", "选用"),
+    "sets_by": ("kept back by {step}", "未过：{step}"),
+    "sets_pair": ("pairs", "偏好对"),
+    "sets_label": ("labels", "好坏评价"),
+    "sets_passage": ("passages", "段落"),
+    "sets_chosen_by": ("Chosen by {steps}.", "步骤：{steps}。"),
+    "sets_beside": ("next to {id}", "参照 {id}"),
+    "sets_no_candidate": ("no candidate", "不是候选"),
+    "sets_changed": ("{n} fare otherwise", "{n} 条结果不同"),
+    "sets_as_before": ("Every candidate fares as before.", "每条候选的结果都与之前相同。"),
+    "sets_map": ("Draw the map", "绘制分布图"),
+    "sets_map_words": (
+        "What means the same lies near. Ringed: new in this round. A dot shows its words; pressed, it says why.",
+        "意思相近的挨在一起；带圈的是本轮新学的。停在点上看内容，点一下看原因。",
+    ),
+    "sets_left_out": ("{n} more are not on it.", "另有 {n} 条未画出。"),
     "room_bring": ("Import {n}", "导入 {n} 条"),
     "live": ("release {release} answers", "版本 {release} 正在应答"),
     "no_release": ("no release answers yet", "尚无版本应答"),
@@ -226,6 +249,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "source_removed": ("It was removed or replaced since.", "该内容此后已被移除或替换。"),
     "today": ("today", "今天"),
     "comma": (", ", "，"),
+    "colon": (": ", "："),
     "misfit": ("does not fit", "不合适"),
     "misfit_said": ("said not to fit", "已标记为不合适"),
     "memory_away": (
@@ -534,6 +558,42 @@ _EVENTS: dict[str, tuple[str, str]] = {
 }
 
 
+_CHOICE_STEPS: dict[str, tuple[str, str]] = {
+    "": ("before the steps", "步骤之前"),
+    "opened": ("reading", "读取"),
+    "leakage": ("exam guard", "考题防泄漏"),
+    "agreement": ("agreement", "一致性"),
+    "length": ("length", "长度"),
+    "dedupe": ("dedupe", "去重"),
+    "k_center": ("k-center", "k 中心覆盖"),
+    "nuggets": ("nuggets", "黄金分"),
+    "budget": ("budget", "预算"),
+}
+_CHOICE_REASONS = {
+    "erased": "已抹除",
+    "no conversation that can be read": "对话无法读取",
+    "its question stands in the exam": "问题就是考题",
+    "its question is nearly one of the exam's": "问题与考题几乎相同",
+    "said before by others, or by the same person": "别人或本人已说过",
+    "replaced by a newer correction of the same person": "被本人更新的纠正取代",
+    "most people say otherwise": "多数人另有说法",
+    "held back: people contradict each other": "人们说法矛盾，暂不采用",
+    "the release has learned it already": "当前版本已学过",
+    "superseded by newer corrections": "被更新的纠正取代",
+    "longer than the recipe's row_tokens": "超过配方的 row_tokens",
+    "says the same as another": "与另一条意思相同",
+    "as near to a chosen one as the radius asks": "离已选的足够近",
+    "farther from the chosen ones are k others": "另有 k 条更不相同",
+    "as many of its source as may be are chosen": "该来源已达上限",
+    "helps with too few of the tasks": "有帮助的任务太少",
+    "beyond the number that is ranked": "超出参与评分的数量",
+    "more tokens than the budget has": "超出 token 预算",
+    "both sides are the same": "两个回答相同",
+    "more than one person's share": "超出每人的份额",
+    "held out: the candidate is examined by it": "留作检验",
+}
+
+
 def say(lang: Lang, key: str, **values: object) -> str:
     """The words for `key`, with `values` in their places."""
     words = _WORDS[key][LANGUAGES.index(lang)]
@@ -568,6 +628,17 @@ def span(lang: Lang, seconds: float) -> str:
     while len(pairs) > 1 and pairs[0][0] == 0:
         pairs.pop(0)
     return " ".join(f"{number} {unit}" for number, unit in pairs[:2])
+
+
+def choice_step(lang: Lang, step: str) -> str:
+    """A step of a selection; one that has no words of its own by its name."""
+    found = _CHOICE_STEPS.get(step)
+    return found[LANGUAGES.index(lang)] if found else step
+
+
+def choice_reason(lang: Lang, reason: str) -> str:
+    """Why a candidate was kept back: the log's own words, or what they are in Chinese."""
+    return _CHOICE_REASONS.get(reason, reason) if lang == "zh" else reason
 
 
 def day_words(lang: Lang, weekday: int) -> str:

@@ -17,6 +17,7 @@ from tests.door_server import (
     MADE,
     FakeDoor,
     ago,
+    new_candidate,
     new_comparison,
     new_document,
     new_example,
@@ -321,6 +322,61 @@ def test_the_data_room_filters_tells_a_story_decides_on_many_and_takes_it_back(p
     page.get_by_text("没有符合条件的样例。").wait_for()
 
 
+def two_training_sets(door: FakeDoor) -> None:
+    """Of the second round the first has one candidate less, and another that is kept."""
+    domain = "road-traffic"
+    door.rounds = [new_round(domain, n, "released", snapshot=f"sha256:{n}" + 63 * "e") for n in (2, 1)]
+    asked = [new_candidate(f"kept-{n}", f"How <fast> is {n}?", n / 20, 0.4, new=n > 10) for n in range(14)]
+    dropped = [
+        new_candidate("twin-of-kept-3", "How fast is 3, then?", 0.16, 0.41, "dedupe", number=0.97, neighbour="kept-3"),
+        new_candidate("asked-in-the-exam", "Who opens the gate?", 0.8, 0.9, "leakage", number=1.0, neighbour="item-1"),
+    ]
+    newest, before = (row["round_id"] for row in door.rounds)
+    door.sets = {
+        newest: [*asked, *dropped],
+        before: [*asked, new_candidate("twin-of-kept-3", "How fast is 3, then?", 0, 0)],
+    }
+    door.room.append(new_example(1, "How fast is 3, then?", "At 6 km/h.") | {"id": "twin-of-kept-3"})
+
+
+def test_a_training_set_is_looked_through_by_step_asked_why_compared_and_drawn(page: Any, door: FakeDoor) -> None:
+    two_training_sets(door)
+    page.get_by_role("tab", name="Examples").click()
+    sets = page.locator("#n-sets")
+    sets.get_by_text("Chosen by exam guard, agreement, length, dedupe, k-center, budget.").wait_for()
+    assert sets.locator(".n-counts li").all_inner_texts() == [
+        "14\nkept",
+        "1\ndedupe: says the same as another",
+        "1\nexam guard: its question stands in the exam",
+    ]
+    sets.get_by_role("button", name="Show more").click()
+    page.wait_for_function("document.querySelectorAll('#n-sets .n-rows li').length === 16")
+
+    sets.locator("select[name=shows]").select_option("dedupe")
+    sets.locator("select[name=against]").select_option(label="Round 1")
+    sets.get_by_role("button", name="Look").click()
+    page.wait_for_function("document.querySelectorAll('#n-sets .n-rows li').length === 1")
+    assert sets.get_by_text("2 fare otherwise").is_visible()
+    assert sets.locator(".n-happened li").all_inner_texts() == [
+        "asked-in-t no candidate → exam guard",
+        "twin-of-ke kept → dedupe",
+    ]
+
+    sets.get_by_role("button", name="Draw the map").click()
+    sets.locator("svg.n-map circle").first.wait_for()
+    assert sets.locator("svg.n-map circle").count() == 16
+    assert sets.locator("svg.n-map circle[stroke]").count() == 3, "those that the round learns anew are ringed"
+    title = sets.locator("circle[data-id=twin-of-kept-3] title").text_content()
+    assert title == "How fast is 3, then?\nAt 6 km/h.\nsays the same as another"
+    assert sets.locator("circle[data-id=kept-1] title").text_content().startswith("How <fast> is 1?")
+    sets.locator("circle[data-id=twin-of-kept-3]").click()
+    sets.get_by_text("says the same as another · 0.97 · next to kept-3").first.wait_for()
+    page.locator("#n-tale").get_by_text("How fast is 3, then?").wait_for()
+    page.get_by_role("button", name="中文").click()
+    sets.get_by_text("步骤：考题防泄漏，一致性，长度，去重，k 中心覆盖，预算。").wait_for()
+    assert sets.get_by_text("去重：与另一条意思相同").is_visible()
+
+
 def test_a_dropped_file_is_looked_through_before_anything_of_it_is_sent(
     page: Any, door: FakeDoor, tmp_path: Path
 ) -> None:
@@ -546,6 +602,8 @@ def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[Fak
     door.recalled[QUESTION][1]["title"] = "A-law-whose-title-is-one-word-" * 6
     door.documents.append(new_document("A-document-whose-title-is-one-word-" * 6, 3))
     a_data_room(door)
+    twin = new_candidate("a-candidate-" * 9, "Q" * 90, 0.5, 0.5, "dedupe", number=0.97, neighbour="another-one-" * 9)
+    door.sets = {row["round_id"]: [twin] for row in door.rounds}
     door.queue.append(new_item("A-question-that-is-one-word-" * 6, doubled=True))
     for edited in (None, {"instruction": "Q" * 90, "output": "A-word-" * 20}):
         verdict = "edit" if edited else "accept"
@@ -576,6 +634,8 @@ def test_nothing_stands_beyond_the_edge_of_a_screen(page: Any, served: tuple[Fak
         page.get_by_role("tab", name=examples).click()
         page.locator(".n-rows .n-book").first.click()
         page.locator(".n-happened li").first.wait_for()
+        page.locator("#n-sets [data-act=map]").click()
+        page.locator("svg.n-map circle").wait_for()
         assert beyond(page) == {}
         page.get_by_role("tab", name=queue).click()
         page.locator("[data-item]").wait_for()

@@ -151,6 +151,7 @@ ASKS: dict[tuple[str, str], Callable[[Things], Ask]] = {
     ("GET", "/v1/rounds/<round_id>/snapshot"): of("/v1/rounds/{round_id}/snapshot"),
     ("GET", "/v1/rounds/<round_id>/snapshot/lines"): of("/v1/rounds/{round_id}/snapshot/lines"),
     ("GET", "/v1/rounds/<round_id>/snapshot/changes"): of("/v1/rounds/{round_id}/snapshot/changes?from={round_id}"),
+    ("GET", "/v1/rounds/<round_id>/snapshot/map"): of("/v1/rounds/{round_id}/snapshot/map"),
     ("GET", "/v1/rounds/<round_id>/snapshot/export"): of("/v1/rounds/{round_id}/snapshot/export"),
     ("GET", "/v1/releases"): of("/v1/releases?domain={domain}"),
     ("GET", "/v1/events"): of("/v1/events?domain={domain}&limit=5"),

@@ -22,6 +22,7 @@ from tests.integration.test_memory import DOMAIN, FARE, LAST, World, fill
 from tests.local_noria import until
 from tests.waiting import PATIENCE_S
 from workers.recall.server import application, make_server
+from workers.selector.mapped import Maps
 
 BOTH = Recall(of="both")
 
@@ -36,7 +37,8 @@ def world(database: Engine, keyring: Keyring) -> World:
 def served(world: World) -> Iterator[str]:
     """The world's own memory, behind the server."""
     url = f"http://{LOOPBACK}:{free_port()}"
-    server = make_server(application(lambda: world.memory.held, world.keyring.derive(KEY)), url)
+    maps = Maps(world.database, world.keyring)
+    server = make_server(application(lambda: world.memory.held, world.keyring.derive(KEY), maps.lay_out), url)
     threading.Thread(target=server.run, daemon=True).start()
     yield url
     server.close()

@@ -1,7 +1,10 @@
 """What a round was taught can be looked through: every candidate with what became of it, until its person is erased."""
 
 import json
+import math
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from api.cli import main
+from deploy.ports import LOOPBACK, free_port
 from streams.events import ORDERS
 from streams.log import KafkaLog
 from streams.orders import SelectSnapshot
 from streams.reading.learning import Example
+from streams.recall_client import KEY
 from streams.sealing import seal
 from tests.candidates import START, candidate
 from tests.door_world import World, wait_until
@@ -22,8 +27,10 @@ from tests.memories import Bags
 from tests.unit import trainer_tiny as tiny
 from workers.asked import ask as asked_once
 from workers.context import Context
-from workers.selector import instruments
+from workers.recall.server import application, make_server
+from workers.selector import instruments, mapped
 from workers.selector.golden import Gains, Task
+from workers.selector.mapped import Maps
 
 STEPS: list[dict[str, Any]] = [
     {"step": "leakage", "overlap": 0.9},
@@ -50,7 +57,8 @@ def context(world: World) -> Iterator[Context]:
 @pytest.fixture
 def bags(monkeypatch: pytest.MonkeyPatch) -> Bags:
     found = Bags()
-    monkeypatch.setattr(instruments, "sentence_encoder", lambda: found)
+    for asks in (instruments, mapped):
+        monkeypatch.setattr(asks, "sentence_encoder", lambda: found)
     return found
 
 
@@ -59,6 +67,21 @@ def corrected(world: World, domain: str, question: str, answer: str, user: str) 
     said = {"reply_id": reply_id, "user": user, "correction": answer}
     given = world.as_chat.post("/v1/feedback", json=said)
     world.caught_up(given.json()["position"])
+
+
+@contextmanager
+def mapping(world: World, context: Context) -> Iterator[None]:
+    """A memory that the door may ask for maps."""
+    url = f"http://{LOOPBACK}:{free_port()}"
+    lay_out = Maps(context.database, context.keyring).lay_out
+    server = make_server(application(dict, world.services.keyring.derive(KEY), lay_out), url)
+    threading.Thread(target=server.run, daemon=True).start()
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(world.services.recaller, "_url", url)
+            yield
+    finally:
+        server.close()
 
 
 def noria(world: World, *arguments: str) -> str:
@@ -118,8 +141,26 @@ def test_each_candidate_says_what_became_of_it_and_a_later_round_embeds_only_wha
     assert noria(world, "diff", "1", "2", "--domain", domain).endswith("no candidate -> kept\n")
     assert len(json.loads(noria(world, "list", "--domain", domain, "--json"))) == 2
 
+    away = world.as_data.get(f"/v1/rounds/{second.round_id}/snapshot/map")
+    assert away.status_code == 503 and away.json()["error"]["code"] == "memory_unavailable"
+    bags.texts = 0
+    with mapping(world, context):
+        drawn = world.as_data.get(f"/v1/rounds/{second.round_id}/snapshot/map").json()
+    assert bags.texts == 2, "of the one that no step has looked at by meaning"
+    points = {one["question"]: one for one in drawn["points"]}
+    assert len(points) == 5 and drawn["left_out"] == 0
+    assert {one["id"] for one in drawn["points"] if one["new"] and one["kept"]} == set(second.kept)
+    assert points[SAID[0][0]]["step"] == "dedupe" and points[SAID[2][0]]["step"] == "leakage"
+    cart, *others = (points[question] for question, _ in (SAID[0], SAID[1], SAID[3]))
+    near, far = (math.dist((cart["x"], cart["y"]), (one["x"], one["y"])) for one in others)
+    assert near < far, "what says nearly the same lies near"
+
     erased = world.as_operator.post("/v1/people/dora/erase")
     world.caught_up(erased.json()["position"])
+    with mapping(world, context):
+        told = noria(world, "map", "2", "--domain", domain, "--html", str(tmp_path / "map.html"))
+    assert told.split() == ["2", "kept", "1", "kept", "back", "by", "leakage", "1", "kept", "back", "by", "dedupe"]
+    assert SAID[3][0] not in (written := (tmp_path / "map.html").read_text()) and SAID[1][0] in written
     left = world.as_data.get(f"{at}/export").json()
     assert [(row["instruction"], row["output"]) for row in left["data"]] == [SAID[1]] and left["erased"] == 1
     noria(world, "export", "1", str(tmp_path / "taught.jsonl"), "--domain", domain)

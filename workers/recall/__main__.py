@@ -19,6 +19,7 @@ from workers.recall.encoder import Encoder, EndpointEncoder, SentenceEncoder
 from workers.recall.follower import Follower
 from workers.recall.held import EncoderFailed
 from workers.recall.server import application, make_server
+from workers.selector.mapped import Maps
 
 LOOK_EVERY_S = 0.5
 
@@ -52,7 +53,8 @@ def work(settings: Settings, stopping: threading.Event) -> None:
     keyring = Keyring(database, MasterKey(settings.master_key))
     follower = Follower(database, keyring, Encoders(settings.embeddings_key, settings.private_endpoints))
     moved, erased = Waiter(database, "noria_positions"), Waiter(database, ERASED_CHANNEL)
-    server = make_server(application(lambda: follower.held, keyring.derive(KEY)), settings.recall_url)
+    app = application(lambda: follower.held, keyring.derive(KEY), Maps(database, keyring).lay_out)
+    server = make_server(app, settings.recall_url)
     learn_structs()
     threading.Thread(target=server.run, name="server", daemon=True).start()
 

@@ -1,4 +1,5 @@
-"""What doors ask of the memory, over HTTP on the loopback: `POST /recall` with `streams.recall_client.Question`."""
+"""What doors ask of the memory, over HTTP on the loopback: `POST /recall` with `streams.recall_client.Question`, `POST /map` with
+`MapQuestion`."""
 
 import hmac
 import logging
@@ -10,7 +11,7 @@ import msgspec
 import waitress.server
 
 from streams.errors import Invalid, Unavailable
-from streams.recall_client import Answer, Question
+from streams.recall_client import MOST_PLACES, Answer, MapAnswer, MapQuestion, Question
 from streams.recalled import MOST_MEMORIES, Recalled
 from workers.recall.held import Held
 
@@ -18,6 +19,7 @@ THREADS = 8
 BODY_BYTES = 256 * 1024
 logger = logging.getLogger("noria.recall")
 _question = msgspec.json.Decoder(Question)
+_map_question = msgspec.json.Decoder(MapQuestion)
 Start = Callable[[str, list[tuple[str, str]]], Any]
 _STATUS = {
     200: "200 OK",
@@ -35,13 +37,13 @@ class Refused(Exception):
 
 
 def application(
-    memories: Callable[[], Mapping[str, Held]], key: str
+    memories: Callable[[], Mapping[str, Held]], key: str, lay_out: Callable[[MapQuestion], MapAnswer]
 ) -> Callable[[dict[str, Any], Start], Iterable[bytes]]:
     """The WSGI app. `memories`: by domain, as they are now."""
 
     def serve(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         try:
-            status, body = 200, _serve(environ, memories(), key)
+            status, body = 200, _serve(environ, memories(), key, lay_out)
         except Refused as refused:
             status, body = refused.status, {"error": str(refused)}
         except (Invalid, Unavailable) as error:  # of an endpoint for embeddings
@@ -54,7 +56,9 @@ def application(
     return serve
 
 
-def _serve(environ: dict[str, Any], memories: Mapping[str, Held], key: str) -> Any:
+def _serve(
+    environ: dict[str, Any], memories: Mapping[str, Held], key: str, lay_out: Callable[[MapQuestion], MapAnswer]
+) -> Any:
     asked = environ["REQUEST_METHOD"], environ["PATH_INFO"]
     if asked == ("GET", "/healthz"):
         return {
@@ -66,12 +70,17 @@ def _serve(environ: dict[str, Any], memories: Mapping[str, Held], key: str) -> A
     said = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
     if not hmac.compare_digest(said.encode(), key.encode()):
         raise Refused(401, "the key is not right")
-    if asked != ("POST", "/recall"):
+    if asked not in (("POST", "/recall"), ("POST", "/map")):
         raise Refused(404, "no such path")
+    said = environ["wsgi.input"].read()
     try:
-        question = _question.decode(environ["wsgi.input"].read())
+        question = (_question if asked[1] == "/recall" else _map_question).decode(said)
     except msgspec.MsgspecError:
         raise Refused(400, "no question that can be read") from None
+    if isinstance(question, MapQuestion):
+        if len(question.examples) > MOST_PLACES:
+            raise Refused(400, f"a map has at most {MOST_PLACES} places")
+        return lay_out(question)
     if not 1 <= question.most <= MOST_MEMORIES:
         raise Refused(400, f"most must be from 1 to {MOST_MEMORIES}")
     held = memories.get(question.domain)

@@ -22,6 +22,7 @@ from workers.recall.encoder import Encoder, EndpointEncoder, sentence_encoder
 from workers.recall.kept import Kept, Words
 from workers.selector import perplexity
 from workers.selector.candidates import OpenExample, Vectors
+from workers.selector.embedded import as_kept, embedded, words_of
 from workers.selector.golden import Gains, Task, Turn
 from workers.trainer.rows import encode_rows, row_limit
 from workers.trainer.spec import TrainingRow
@@ -73,7 +74,7 @@ class RoundInstruments:
         found = [np.zeros((0, encoder.dims), np.float32)]
         for start in range(0, len(texts), AT_ONCE):
             self.check()
-            found.append(_as_kept(encoder.embed(texts[start : start + AT_ONCE])))
+            found.append(as_kept(encoder.embed(texts[start : start + AT_ONCE])))
         return np.concatenate(found)
 
     def gains(self, shots: Sequence[OpenExample], tasks: Sequence[OpenExample]) -> NDArray[np.float64]:
@@ -152,20 +153,11 @@ class RoundInstruments:
         kept = Kept(self._context.database, self._context.keyring, encoder.name, encoder.dims)
         for start in range(0, len(missing), AT_ONCE):
             self._context.progress(self._order, "select", start, len(missing))
-            self._embed([self._words(one) for one in missing[start : start + AT_ONCE]], kept)
+            words = [self._words(one) for one in missing[start : start + AT_ONCE]]
+            self._vectors |= embedded(self._order.domain, words, kept, self.embed)
         if not candidates:
             return np.zeros((0, encoder.dims), np.float32)
         return np.stack([self._vectors[one.example_id][place] for one in candidates])
-
-    def _embed(self, words: Sequence[Words], kept: Kept) -> None:
-        found = kept.find(words)
-        new = [one for one in words if one.memory_id not in found]
-        if new:
-            made = self.embed([text for one in new for text in one.texts]).reshape(len(new), 2, -1)
-            kept.put(self._order.domain, {one.memory_id: of for one, of in zip(new, made, strict=True)}, new)
-            found |= {one.memory_id: of for one, of in zip(new, made, strict=True)}
-        # Whether they stood there already makes no difference.
-        self._vectors |= {id.partition("#")[0]: _as_kept(vectors) for id, vectors in found.items()}
 
     def _row(self, candidate: OpenExample) -> TrainingRow:
         """As it will be trained on, bare."""
@@ -183,11 +175,7 @@ class RoundInstruments:
         return Words(f"{candidate.example_id}#gains", words.texts[1:], (first, *sorted({*words.kids, *kids} - {first})))
 
     def _words(self, candidate: OpenExample) -> Words:
-        """Apart from the memory's own of the same example, which are of other texts."""
-        row = self._sealed[candidate.example_id]
-        kids = (row.answer.kid, *sorted({row.prompt.kid} - {row.answer.kid}))
-        whole = f"{candidate.question}\n{candidate.answer}"
-        return Words(f"{candidate.example_id}#selection", (candidate.question, whole), kids)
+        return words_of(candidate, self._sealed[candidate.example_id])
 
 
 def _turn(candidate: OpenExample) -> Turn:
@@ -197,12 +185,6 @@ def _turn(candidate: OpenExample) -> Turn:
 def _half(numbers: Sequence[float]) -> Vectors:
     """One row, half as exact as it was computed, as it is kept."""
     return np.array([numbers], np.float32).astype(np.float16).astype(np.float32)
-
-
-def _as_kept(vectors: Vectors) -> Vectors:
-    """Half as exact as they were computed, as they are kept, and of unit length again."""
-    half = vectors.astype(np.float16).astype(np.float32)
-    return np.asarray(half / np.maximum(np.linalg.norm(half, axis=-1, keepdims=True), 1e-12), np.float32)
 
 
 def length_of(order: SelectSnapshot, context: Context) -> Length:
