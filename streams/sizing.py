@@ -15,6 +15,7 @@ from streams.errors import Invalid
 
 GB = 1e9
 FP32 = 4
+FP64 = 8
 ADAM_BYTES = 8
 """Of each number that learns: two running means in fp32 (Kingma & Ba 2015, arXiv 1412.6980; the table of ZeRO, Rajbhandari et al.
 2020, arXiv 1910.02054)."""
@@ -24,8 +25,9 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "output", "rows", "
 OF_STEPS = ("gradients", "activations", "output")  # made and freed at each; the optimizer's means are made once
 HOST_KEEPS = 1.4
 """Of a step's memory on a CPU, what the process holds: the C library keeps freed pieces (1.00 GB was measured for 0.71)."""
-HOST_FRAMEWORK = 0.9 * GB
-"""Python, torch, transformers and a tokenizer, loaded, and what making the rows ready leaves: as measured."""
+HOST_FRAMEWORK = 1.0 * GB
+"""Python, torch, transformers and a tokenizer, loaded, and what a training leaves behind when all that steps had is given back: as
+measured (0.99 and 1.01)."""
 FUSED_FROM = 256  # tokens of a pack's longest row, from which on attention keeps no scores
 SCORED_AT_ONCE = 128  # of the answer's tokens, whose scores of all words are in memory together
 SCORE_BYTES = 12
@@ -99,7 +101,7 @@ class Work(Struct, frozen=True, kw_only=True):
     has two layers, and what is outside of the layers, whole meanwhile. `keeps_best`: the weights of an earlier epoch are held, too
     (early stop). `longest_tokens`: of the longest row of which attention keeps its scores (None: all are equal), up to which those
     beside it are filled; `padding`: places of a pack for each token in it, with those that are filled.
-    `answers`: that the model draws itself, to learn from `batch_answers` of them at once in each of `epochs`."""
+    `answers`: that the model draws itself, `drawn_at_once`, to learn from `batch_answers` of them at once in each of `epochs`."""
 
     method: str = "lora"
     examples: int = 48
@@ -126,6 +128,7 @@ class Work(Struct, frozen=True, kw_only=True):
     padding: float = 1.0
     tokens_together: int | None = None
     answers: int = 0
+    drawn_at_once: int = 0
     batch_answers: int = 16
 
     @property
@@ -157,9 +160,9 @@ USUAL: Mapping[str, Work] = {
     ),
     "dpo": Work(method="dpo", rows_at_once=44),  # two answers of each of eight pairs beside the rows
     "kto": Work(method="kto", rows_at_once=36),
-    "ppo": Work(method="ppo", rows_at_once=44, epochs=2, answers=384, keeps_best=True),
+    "ppo": Work(method="ppo", rows_at_once=44, epochs=2, answers=384, drawn_at_once=32, keeps_best=True),
     "sft_reward_ppo": Work(
-        method="sft_reward_ppo", rows_at_once=44, epochs=2, answers=384, keeps_best=True
+        method="sft_reward_ppo", rows_at_once=44, epochs=2, answers=384, drawn_at_once=32, keeps_best=True
     ),  # the last stage
     "sft_dpo": Work(method="sft_dpo", rows_at_once=44),  # the larger of its stages
     "reward": Work(method="reward", epochs=3, rows_at_once=32, kept_rows=0),  # eight rankings of four
@@ -243,6 +246,9 @@ def training_memory(shape: Shape, work: Work, framework: float) -> dict[str, flo
     kept = layers * shape.hidden * b + 2 * each if work.checkpointed else (layers + 1) * each
     answers = own_rows * work.answer_tokens if work.method != "reward" else 0  # one number a row, and no word
     scored = answers if work.scored_at_once is None else min(answers, work.scored_at_once * parts)
+    # Where it draws answers: their keys and values, which are written anew with each token, and the scores of the next one.
+    keys = 2 * shape.layers * shape.keys * b
+    drawn = work.drawn_at_once * (2 * work.row_tokens * keys + shape.vocabulary * (SCORE_BYTES + FP64))
     dealt = work.cards * work.processes if work.sharded else work.cards
     weights, gradients = float(shape.parameters * b + own), FP32 * count * parts / dealt
     if work.sharded:
@@ -253,18 +259,18 @@ def training_memory(shape: Shape, work: Work, framework: float) -> dict[str, flo
         "weights": weights,
         "gradients": gradients + FP32 * work.buffers,
         "optimizer": ADAM_BYTES * count / dealt + (FP32 * count if work.keeps_best else 0),
-        "activations": tokens * kept,
+        "activations": tokens * kept + drawn,
         "output": scored * shape.vocabulary * SCORE_BYTES + (of_head if work.scored_at_once is not None else 0),
         "rows": (work.examples + work.kept_rows) * work.row_tokens * shape.hidden * b if work.packed else 0.0,
         "framework": framework,
     }
 
 
-def saving_memory(shape: Shape, work: Work, held: float, framework: float) -> float:
-    """Bytes of the host's memory while the model that came of it is written and asked its golden prompts: once more in fp32,
-    beside what the training holds there (`held`), or beside what is added to its weights where it was trained on a card."""
+def saving_memory(shape: Shape, work: Work, held: float) -> float:
+    """Bytes of the host's memory while the model that came of it is written: once more in fp32, and what is added to its weights,
+    beside what is `held` there. (What steps had is given back before: `workers.trainer.freed`.)"""
     added = learning_layers(shape, work) * shape.of_layer * FP32 if work.method != "p_tuning_v2" else 0
-    return max(held, framework + added) + FP32 * shape.parameters
+    return held + added + FP32 * shape.parameters
 
 
 def serving_memory(shape: Shape, weight_bytes: int, slots: int, context_tokens: int) -> dict[str, float]:
@@ -345,7 +351,8 @@ def _plan(base: str, shape: Shape, work: Work, hardware: Hardware) -> Plan:
     if hardware.on_host:
         memory = {name: size * work.processes for name, size in memory.items()}
         memory |= {name: HOST_KEEPS * memory[name] for name in OF_STEPS}
-    saving = saving_memory(shape, work, sum(memory.values()) if hardware.on_host else 0.0, HOST_FRAMEWORK)
+    held = sum(size for name, size in memory.items() if name not in OF_STEPS) if hardware.on_host else HOST_FRAMEWORK
+    saving = saving_memory(shape, work, held)
     peak = max(sum(memory.values()), saving if hardware.on_host else 0.0)
     if hardware.on_host and work.sharded:  # each reads the whole before it keeps its share
         peak = max(peak, work.processes * (framework + shape.parameters * work.weight_bytes))

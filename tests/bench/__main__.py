@@ -29,6 +29,7 @@ NAMES = (
     "alignment",
     "material",
     "plan",
+    "preferring",
     "selection",
     "usefulness",
 )

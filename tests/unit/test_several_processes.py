@@ -75,26 +75,34 @@ WORDINGS = tuple(
 
 
 @pytest.mark.parametrize(
-    ("sharded", "recipe", "fallback"),
-    [(False, tiny.RECIPE, "by trl, in 2 processes"), (True, STOPPING, "in shards, in 2 processes")],
+    ("sharded", "recipe", "fallback", "killed"),
+    [(False, tiny.RECIPE, "by trl, in 2 processes", 2), (True, STOPPING, "in shards, in 2 processes", 1)],
     ids=["by trl", "in shards"],
 )
-def test_two_processes_give_the_loss_of_one_and_one_that_is_killed_is_named_and_the_training_goes_on_from_there(
-    base: Path, tmp_path: Path, sharded: bool, recipe: Recipe, fallback: str
+def test_two_processes_give_the_loss_of_one_and_whichever_is_killed_the_training_goes_on_from_there(
+    base: Path, tmp_path: Path, sharded: bool, recipe: Recipe, fallback: str, killed: int
 ) -> None:
     alone, together = list[Progress](), list[Progress]()
     spec = replace(spec_for(base, tmp_path), recipe=recipe, rows=WORDINGS, processes=2, sharded=sharded)
     cut, again = ForkedTrainer(), ForkedTrainer()
     one = train(base, tmp_path / "alone", spec.recipe, rows=WORDINGS, progress=alone.append)
 
+    others = list[psutil.Process]()
+
     def kill(seen: Progress) -> None:
         together.append(seen)
         if seen.step == 3:
-            (other,) = psutil.Process(cut.pid).children()
-            other.kill()
+            first = psutil.Process(cut.pid)
+            others.extend(first.children())
+            (first, *others)[killed - 1].kill()
 
-    with pytest.raises(Unavailable, match="process 2 of the 2 that trained together ended with code -9"):
+    named = {
+        1: "the training child ended with code -9",
+        2: "process 2 of the 2 that trained together ended with code -9",
+    }
+    with pytest.raises(Unavailable, match=named[killed]):
         cut.train(spec, kill)
+    assert psutil.wait_procs(others, 120) == (others, []), "none goes on alone"
     result = again.train(spec, together.append)
     assert result.fallback == fallback and result.resumed_at_step >= 3
     found = {seen.step: seen.loss for seen in together if seen.loss is not None}

@@ -3,6 +3,7 @@ not fit."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,8 @@ from streams.hardware import facts, hardware_of, memory_here
 from streams.recipes import DpoRecipe, FullRecipe, KtoRecipe, LoraRecipe, PTuningRecipe, Recipe
 from streams.sizing import (
     FUSED_FROM,
+    GB,
+    HOST_FRAMEWORK,
     PARTS,
     USUAL,
     Hardware,
@@ -78,6 +81,38 @@ def test_what_the_authors_of_chatglm3_measured_is_within_a_fifth(method: str) ->
     measured, work, hardware = PUBLISHED[method]
     found = plan("chatglm3-6b", GLM, work, hardware_of(hardware))
     assert found.fits and found.peak_gb == pytest.approx(measured, rel=0.2)
+
+
+COUNTED = {
+    "examples": 24,
+    "epochs": 1,
+    "row_tokens": 39,
+    "answer_tokens": 17,
+    "rows_at_once": 20,
+    "tokens_together": 780,
+}
+COUNTED |= {"kept_rows": 48, "parts": 2, "longest_tokens": 57, "padding": 1.46}
+PAIRS = COUNTED | {"row_tokens": 40, "rows_at_once": 36, "tokens_together": 1440, "kept_rows": 96}
+PASSAGES = {"examples": 36, "row_tokens": 89, "rows_at_once": 28, "tokens_together": 2492, "longest_tokens": 217}
+DRAWN = {"row_tokens": 55, "rows_at_once": 36, "tokens_together": 1980, "longest_tokens": 80, "answers": 64}
+
+
+@pytest.mark.parametrize(
+    ("method", "measured_gb", "counted"),
+    [
+        ("lora", 2.04, COUNTED),
+        ("dpo", 2.38, PAIRS),
+        ("continued_pretraining", 6.70, COUNTED | PASSAGES | {"padding": 1.64}),
+        ("ppo", 3.50, COUNTED | DRAWN),
+    ],
+)
+def test_what_the_bench_measured_here_is_within_its_bound(
+    method: str, measured_gb: float, counted: dict[str, Any]
+) -> None:
+    here = replace(HERE, framework_gb=HOST_FRAMEWORK / GB)
+    assert plan("smollm2-135m", SMALL, replace(USUAL[method], **counted), here).peak_gb == pytest.approx(
+        measured_gb, rel=0.15
+    )
 
 
 def test_the_methods_learn_as_many_numbers_as_peft_says() -> None:

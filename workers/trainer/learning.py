@@ -14,6 +14,7 @@ import torch
 
 from streams.errors import Invalid
 from streams.recipes import Needs, PreferringRecipe, stops_after
+from workers.trainer.freed import Freed
 from workers.trainer.job import Job
 from workers.trainer.loaded import LoadedModel, NotPacked, deterministic, load_tokenizer, training_dtype
 from workers.trainer.loop import Taken, stands, take_steps
@@ -183,6 +184,7 @@ def learn(
         named = learner.named if sharded is None else sharded.gathered()
         if job.process:
             raise TakenTogether
+    Freed().all()  # what was told of it took some, too
     job.progress(stands("saving", len(steps)))
     job.out_dir.mkdir(exist_ok=True, mode=0o700)  # what it lies in must be there: see `save_checkpoint`
     return Learnt(learner.model, encoded, steps, taken, named, refused, metrics)

@@ -26,6 +26,7 @@ OF_RECIPE = (
     "batch_answers",
 )  # where it has them
 TOKENS_AT_ONCE = 2048  # of one kind of rows, or of a pack, with its padding
+ROWS_AT_ONCE = 128  # of answers that are drawn
 LOOKED_AT = 200  # rows of a kind, whose mean is taken
 
 
@@ -101,6 +102,7 @@ def work_of(spec: TrainSpec, tokenizer: Tokenizer) -> Work:
         parts=spec.threads,
         keeps_best=stops_after(recipe) > 0 or isinstance(recipe, PpoRecipe),
         answers=recipe.steps * recipe.prompts_per_step if isinstance(recipe, PpoRecipe) else 0,
+        drawn_at_once=min(recipe.prompts_per_step, ROWS_AT_ONCE) if isinstance(recipe, PpoRecipe) else 0,
         processes=spec.processes,
         sharded=spec.sharded,
     )
