@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
-from api.access import needs
+from api.access import caller, needs
 from api.errors import ApiError
 from api.formats.turns import to_alpaca
 from api.recall import MemoryAway
@@ -116,10 +116,13 @@ def blueprint(services: Services) -> Blueprint:
         new = {row.example_id for row in snapshot.rows if row.role == "new"}
         lines = {line.id: line for line in snapshot.lines if line.kind == "example"}
         shown = tuple(sorted(lines, key=lambda id: (id not in new, sha256(id.encode()).digest()))[:MOST_PLACES])
+        done = services.limits.hold_open(caller())  # for seconds
         try:
             at = places(found["domain"], round_id, snapshot.pin, shown)
         except MemoryAway as error:
             raise ApiError(503, f"no map is made: {error}", code="memory_unavailable", retry_after_s=2) from None
+        finally:
+            done()
         with postgres_trouble(), services.database.connect() as connection:
             line = line_of_round(connection, found["domain"], round_id)
             rows = examples_as_of(connection, found["domain"], snapshot.pin, line)

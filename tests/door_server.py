@@ -908,6 +908,14 @@ def application(door: FakeDoor) -> Flask:
         place = {"domain": domain, "proposal_id": proposal_id, "person": who, "verdict": verdict}
         return said({"verdict": verdict, "position": door.record("proposal_judged", "domains", place)})
 
+    @app.post("/v1/domains/<domain>/queue/<proposal_id>/take-back")
+    def take_back(domain: str, proposal_id: str) -> Response:
+        item = next(item for item in door.queue if item["proposal_id"] == proposal_id)
+        item["judging"] = item["judging"].without(annotator())
+        verdict = item["said"].pop()["verdict"]
+        place = {"domain": domain, "proposal_id": proposal_id}
+        return said({"taken_back": verdict, "position": door.record("verdict_taken_back", "domains", place)})
+
     @app.get("/v1/domains/<domain>/comparisons")
     def comparisons(domain: str) -> Response:
         found = [with_shares(row) for row in door.comparisons][: int(request.args.get("limit", 20))]

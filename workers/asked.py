@@ -8,8 +8,10 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import IO, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,21 +32,24 @@ def ask(module: str, task: Struct, kind: type[Answer], look: Callable[[], None])
 
     Raises Invalid if the task cannot be done, Unavailable if this machine could not do it, RuntimeError for a bug in the child."""
     child = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # Before Python 3.14 `communicate` hands over no more than a pipe holds, where the child reads later than its timeout.
+    given, child.stdin = child.stdin, None
+    feeder = threading.Thread(target=_hand_over, args=(given, msgspec.json.encode(task)), daemon=True)
+    feeder.start()
     told: bytes | None = None
     try:
-        given: bytes | None = msgspec.json.encode(task)
         while told is None:
             look()
             try:
-                told, _ = child.communicate(given, timeout=POLL_S)
+                told, _ = child.communicate(timeout=POLL_S)
             except subprocess.TimeoutExpired:
-                given = None  # what it has not read yet is still handed to it
+                continue
     finally:
         child.kill()
         child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
+        feeder.join()
+        if child.stdout is not None:
+            child.stdout.close()
     try:
         found: Any = msgspec.json.decode(told, type=kind | Failure)
     except msgspec.MsgspecError:
@@ -57,6 +62,12 @@ def ask(module: str, task: Struct, kind: type[Answer], look: Callable[[], None])
     if found.reason == "unavailable":
         raise Unavailable(found.message)
     raise RuntimeError(f"the child {module} failed: {found.message}")
+
+
+def _hand_over(pipe: IO[bytes] | None, task: bytes) -> None:
+    assert pipe is not None
+    with suppress(BrokenPipeError), pipe:  # of a child that has ended
+        pipe.write(task)
 
 
 def answer(kind: type[Task], work: Callable[[Task], Struct], *, with_torch: bool = True) -> int:

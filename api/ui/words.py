@@ -567,6 +567,8 @@ _CHOICE_STEPS: dict[str, tuple[str, str]] = {
     "dedupe": ("dedupe", "去重"),
     "k_center": ("k-center", "k 中心覆盖"),
     "nuggets": ("nuggets", "黄金分"),
+    "hard": ("hard examples", "难例"),
+    "mixing": ("mixing", "混合"),
     "budget": ("budget", "预算"),
 }
 _CHOICE_REASONS = {

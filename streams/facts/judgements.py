@@ -174,8 +174,11 @@ def rows(before: Domain, after: Domain, recorded: Recorded, event: JudgementEven
         case ExampleKept():
             return [decided(event.proposal_id, None, recorded, decided_by=event.by)]
         case VerdictTakenBack():
-            gone = Delete("judgements", {"judgement_id": event.judgement_id})
-            return [gone, standing(event.proposal_id, after.judging.get(event.proposal_id))]
+            was = before.judging.get(event.proposal_id)
+            stands = standing(event.proposal_id, after.judging.get(event.proposal_id))
+            if was is not None and was.disputed:
+                stands = replace(stands, row=stands.row | {"waits": PLACES["proposed"]})
+            return [Delete("judgements", {"judgement_id": event.judgement_id}), stands]
         case _:
             assert_never(event)
 

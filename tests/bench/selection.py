@@ -1,6 +1,7 @@
 """Selecting a training set: each step that computes much against the plain way to the same result, and the whole of it.
 
-NORIA_BENCH_EVENTS: rows. NORIA_BENCH_FACTS: shots of nuggets. NORIA_BENCH_CASES: k_center, dedupe, nuggets, whole.
+NORIA_BENCH_EVENTS: rows. NORIA_BENCH_FACTS: shots of nuggets. NORIA_BENCH_CASES: k_center, dedupe, nuggets, whole,
+incremental.
 """
 
 import os
@@ -25,12 +26,14 @@ from tests.plain_golden import official_gains, plain_gains
 from workers.cores import fast_precision
 from workers.models.base import prepare_base
 from workers.selector import dedupe, golden, k_center
+from workers.selector.candidates import OpenExample
 from workers.selector.golden import Task, Turn
 from workers.selector.nuggets import golden_scores
 from workers.selector.pipeline import choose
 
 ROWS, DIMS, PICKS = 100_000, 384, 1_000
 SHOTS, TASKS = 40, 16
+NEW = 1_000
 NEAR = 0.9
 PLANTED = 0.3  # of the rows are near duplicates of others
 Vectors = NDArray[np.float32]
@@ -39,12 +42,13 @@ T = TypeVar("T")
 
 def measure(home: Path) -> list[Row]:
     rows = size("EVENTS", ROWS)
-    wanted = os.environ.get("NORIA_BENCH_CASES", "k_center dedupe nuggets whole").replace(",", " ").split()
+    wanted = os.environ.get("NORIA_BENCH_CASES", "k_center dedupe nuggets whole incremental").replace(",", " ").split()
     cases: dict[str, Callable[[], list[Row]]] = {
         "k_center": lambda: _k_center(rows),
         "dedupe": lambda: _dedupe(rows),
         "nuggets": _nuggets,
         "whole": lambda: _whole(rows),
+        "incremental": lambda: _incremental(rows),
     }
     return [found for case in wanted for found in cases[case]()]
 
@@ -103,10 +107,30 @@ def _dedupe(rows: int) -> list[Row]:
 
 def _whole(rows: int) -> list[Row]:
     """With vectors that are known already, as of all but a round's new examples they are."""
-    vectors = clusters(rows, 2_000, 0.9, PLANTED)
+    given = _round(rows, rows)
+    chosen, took = _timed(lambda: choose(*given))
+    return [
+        row("whole", "seconds", "s", [took.seconds]),
+        row("whole", "cpu_seconds", "s", [took.cpu_s]),
+        row("whole", "peak_mb", "MB", [_peak_mb()]),
+        row("whole", "kept", "rows", [float(len(chosen.kept))]),
+    ]
+
+
+def _incremental(rows: int) -> list[Row]:
+    """A round, and the next with NEW rows more: how much less that costs than all of it anew."""
+    given, more = _round(rows, rows), _round(rows, rows + NEW)
+    _, first = _timed(lambda: choose(*given))
+    _, following = _timed(lambda: choose(*more))
+    return _rows("incremental", following, first, _peak_mb())
+
+
+def _round(rows: int, there: int) -> tuple[Selection, list[OpenExample], Measures]:
+    """The first `there` of rows that are the same whatever `there` is."""
+    vectors = clusters(rows + NEW, 2_000, 0.9, PLANTED)[:there]
     asked = [
         candidate(f"e-{number}", f"Question {word(number)}?", f"Answer {word(number)}.", source="annotation")
-        for number in range(rows)
+        for number in range(there)
     ]
     given = dict(zip((one.example_id for one in asked), vectors, strict=True))
     exam = {f"i-{number}": f"Question {word(number * 97)} of the exam?" for number in range(200)}
@@ -117,13 +141,7 @@ def _whole(rows: int) -> list[Row]:
         KCenter(k=min(PICKS, rows)),
         Budget(tokens=9_000),
     )
-    chosen, took = _timed(lambda: choose(selection, asked, Measures(exam, given=given)))
-    return [
-        row("whole", "seconds", "s", [took.seconds]),
-        row("whole", "cpu_seconds", "s", [took.cpu_s]),
-        row("whole", "peak_mb", "MB", [_peak_mb()]),
-        row("whole", "kept", "rows", [float(len(chosen.kept))]),
-    ]
+    return selection, asked, Measures(exam, given=given)
 
 
 def _nuggets() -> list[Row]:

@@ -524,6 +524,11 @@ def test_two_annotators_judge_by_keys_and_a_third_settles_what_they_disagree_on(
     ben.get_by_text("回答中只有少数词句出现在原文段落里。").wait_for()
     ben.keyboard.press("r")
     ben.get_by_text("已拒绝，记录于").wait_for()
+    ben.keyboard.press("u")  # a slip
+    ben.get_by_text("已撤回，记录于").wait_for()
+    ben.get_by_text("回答中只有少数词句出现在原文段落里。").wait_for()
+    ben.keyboard.press("r")
+    ben.get_by_text("已拒绝，记录于").wait_for()
     ben.get_by_text("What does drink driving cost?").first.wait_for()
     assert ben.get_by_text("rats").count() == 0, "neither sees what the other said"
     ben.keyboard.press("a")

@@ -189,25 +189,6 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
         assert card["outcome"] == "kept" and card["training"]["metrics"]["pairs"] == PAIRS
         return row
 
-    def made_again(round_id: str) -> str:
-        """By which order it was made once more, although it is there: to see whether the same bytes come of it."""
-        asked = world.as_operator.post(f"/v1/rounds/{round_id}/rebuild", json={})
-        assert asked.status_code == 202, asked.text
-        world.caught_up(asked.json()["position"])
-
-        def rebuild() -> dict[str, Any]:
-            rows = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
-            found: dict[str, Any] = next(row["rebuild"] for row in rows if row["round_id"] == round_id)
-            return found
-
-        def is_over() -> bool:
-            work_once(context, table, threading.Event())
-            return bool(rebuild()["outcome"] != "under_way")
-
-        wait_until(is_over, WITHIN_S, "it is made again")
-        assert (rebuild()["outcome"], rebuild()["differences"]) == ("equal", []), rebuild()
-        return str(rebuild()["order_id"])
-
     made = set()
     for release, recipe in enumerate(recipes, start=1):
         asked, learned = f"What turns wheel {release}?", f"River {release} turns it."
@@ -247,7 +228,6 @@ def test_what_every_method_makes_is_served_as_transformers_says_it_and_what_a_mo
             (round_, *_) = world.as_data.get("/v1/rounds", params={"domain": domain}).json()["data"]
             assert round_["reward_model"] == scores["model"], "it has no rules of its own"
             assert round_["training"]["metrics"]["prompts"] > 2 * PAIRS
-            assert made_again(round_["round_id"]) != made_again(round_["round_id"])
     assert len(made) == len(recipes)
     with world.database.connect() as connection:
         told = text("SELECT count(*) FROM noria.events WHERE domain = :domain AND type = 'stage_finished'")

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from deploy.ports import LOOPBACK, free_port
 from streams.errors import Unavailable
-from streams.recall_client import KEY, RecallClient
+from streams.recall_client import KEY, MOST_PLACES, RecallClient
 from streams.recalled import Recall
 from streams.sealing import Keyring
 from tests.integration.by_hand import empty
@@ -75,6 +75,11 @@ def test_who_has_not_the_key_or_asks_rubbish_is_refused_and_what_is_not_held_is_
         many = {"domain": DOMAIN, "question": "x", "kinds": [], "most": 10_000}
         assert http.post("/recall", json=many, headers=key).status_code == 400
         assert http.get("/recall", headers=key).status_code == 404
+        assert (
+            http.post("/map", json={}).status_code == 401 and http.post("/map", json={}, headers=key).status_code == 400
+        )
+        places = {"domain": DOMAIN, "round_id": "r", "pin": 9, "examples": ["e"] * (MOST_PLACES + 1)}
+        assert http.post("/map", json=places, headers=key).status_code == 400
         assert http.post("/recall", content=b"x" * 300_000, headers=key).status_code == 413
         with pytest.raises(Unavailable, match="503"):
             client(world, url).recall("nowhere", LAST, BOTH)

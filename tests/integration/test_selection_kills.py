@@ -1,10 +1,8 @@
 """A selection by every step, killed as each of them begins: whoever takes it up chooses what nobody disturbed would have chosen,
 and of each candidate it can be asked what became of it."""
 
-import itertools
 import json
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,18 +19,16 @@ from streams.events import ORDERS
 from streams.facts.examples import ExampleAccepted
 from streams.facts.material import ExampleProposed, Source
 from streams.facts.rounds import RoundAsked
-from streams.log import KafkaLog
 from streams.orders import SelectSnapshot
 from streams.sealing import Keyring, MasterKey, domain_subject, seal
-from streams.settings import Settings
-from streams.snapshots import Line, load, save
-from streams.store import open_database
+from streams.snapshots import Line, save
 from tests.door_world import World, wait_until
 from tests.integration.test_rollback import newest
+from tests.killed_selector import context_of, run
 from tests.memories import Bags
 from tests.unit import trainer_tiny as tiny
 from workers.context import Context
-from workers.selector import instruments, judge_of, opened, pipeline
+from workers.selector import instruments, opened
 from workers.selector import step as selector
 
 STEPS: list[dict[str, Any]] = [
@@ -47,71 +43,43 @@ STEPS: list[dict[str, Any]] = [
     {"step": "mixing", "general": 0.5},
 ]
 SAID = datetime(2026, 3, 1, tzinfo=UTC)
-TERM = "Six years, then ten years."
-# Who said it (None: a builder proposed it), what was asked, what it is answered with.
-FOUND: list[tuple[str | None, str, str]] = [
-    ("ann", "What is the limit in town?", "The limit in town is 50."),
-    ("ben", "What does a red light mean?", "Stop."),
-    ("ann", "Who may turn here?", "Nobody may turn here at night."),
-    ("ben", "Who may turn here?", "A driver may turn here."),
-    ("ann", "How long is the term?", TERM),
-    (None, "What is the fine?", "The fine is 200 yuan."),
-    (None, "What is the fine then?", "The fine is 200 yuan."),
-    *((None, question, answer) for question, answer in tiny.FACTS if answer[0] in "IALNY"),
+# What builders proposed, and people accepted.
+FOUND: list[tuple[str, str]] = [
+    ("What is the fine?", "The fine is 200 yuan."),
+    ("What is the fine then?", "The fine is 200 yuan."),
+    *((question, answer) for question, answer in tiny.FACTS if answer[0] in "IALNY"),
 ]
-
-
-def context_of(settings: Settings, worker: str) -> Context:
-    database = open_database(settings.database_url)
-    keyring = Keyring(database, MasterKey.made(settings.master_key))
-    return Context(settings, database, KafkaLog(settings.kafka, f"test-{worker}"), keyring, worker)
-
-
-def run(settings: Settings, order: SelectSnapshot, dies_at: int | None) -> None:
-    """What a worker's process does; the last thing as that step begins."""
-    begun = itertools.count()
-
-    def judge(step: Any) -> Any:
-        if next(begun) == dies_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return judge_of(step)
-
-    pipeline.judge_of = judge
-    bags = Bags()
-    instruments.sentence_encoder = opened.sentence_encoder = lambda: bags  # type: ignore[assignment,return-value]
-    selector.run(order, context_of(settings, "worker-1"))
 
 
 def bring(world: World, domain: str) -> None:
     keyring = Keyring(world.database, MasterKey.made(world.settings.master_key))
     key, position = keyring.key_for(domain_subject(domain)), ""
-    for number, (person, question, answer) in enumerate(FOUND):
+    for number, (question, answer) in enumerate(FOUND):
         id_ = uuid5(UUID(int=number), domain)
-        own = key if person is None else keyring.key_for(f"{domain}-{person}")
+        example_id = uuid5(id_, "accepted")
         messages = json.dumps([{"role": "user", "content": question}])
-        if person is None:
-            words = json.dumps({"instruction": question, "input": "", "output": answer, "system": ""})
-            proposal = ExampleProposed(
-                domain=domain,
-                proposal_id=id_.hex,
-                build_id=UUID(int=1),
-                builder="self-kg",
-                kind="fact",
-                sources=(Source("triple", "none"),),
-                proposal=seal(words, key, f"{id_}#proposal"),
-            )
-            world.say(proposal, id_)
+        words = json.dumps({"instruction": question, "input": "", "output": answer, "system": ""})
+        proposal = ExampleProposed(
+            domain=domain,
+            proposal_id=id_.hex,
+            build_id=UUID(int=1),
+            builder="self-kg",
+            kind="fact",
+            sources=(Source("triple", "none"),),
+            proposal=seal(words, key, f"{id_}#proposal"),
+        )
+        world.say(proposal, id_)
         accepted = ExampleAccepted(
             domain=domain,
-            example_id=uuid5(id_, "accepted").hex,
-            kind="correction" if person else "annotation",
-            person=person or "ida",
-            prompt=seal(messages, own, f"{id_}#prompt"),
-            answer=seal(answer, own, f"{id_}#answer"),
+            example_id=example_id.hex,
+            kind="annotation",
+            person="ida",
+            prompt=seal(messages, key, f"{example_id}#prompt"),
+            answer=seal(answer, key, f"{example_id}#answer"),
             said_at=SAID + timedelta(hours=number),
-            proposal_id=None if person else id_.hex,
+            proposal_id=id_.hex,
         )
-        position = world.say(accepted, uuid5(id_, "accepted"))
+        position = world.say(accepted, example_id)
     world.caught_up(position)
 
 
@@ -141,7 +109,7 @@ def test_killed_as_each_step_begins_it_ends_in_the_set_of_one_that_was_not_and_t
     world: World, context: Context, bags: None, tmp_path: Path
 ) -> None:
     domain = world.domain(policy={"thresholds": {"corrections": 400}, "selection": STEPS})
-    exam = [{"question": "how long is the TERM", "answer": TERM, "kind": "general"}]
+    exam = [{"question": "how long is the TERM", "answer": "Ten years.", "kind": "general"}]
     world.caught_up(world.as_operator.post(f"/v1/domains/{domain}/exam", json=exam).json()["position"])
     bring(world, domain)
     base = context.artifacts.put_dir(tiny.make_model(tmp_path / "tiny"))
@@ -157,7 +125,7 @@ def test_killed_as_each_step_begins_it_ends_in_the_set_of_one_that_was_not_and_t
         )
         assert {id.partition("#")[2] for id in removed.scalars()} == {"selection", "gains", "losses"}
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__])
+    processes.set_forkserver_preload([run.__module__])
     for dies_at in (*range(len(STEPS)), None):
         one = processes.Process(target=run, args=(world.settings, order, dies_at))
         one.start()
@@ -174,23 +142,6 @@ def test_killed_as_each_step_begins_it_ends_in_the_set_of_one_that_was_not_and_t
     near = lines["says the same as another"]
     assert told["budget"].startswith("round 1: kept by budget (")
     assert told[near.reason] == f"round 1: {near.reason} by dedupe ({near.number:g}, next to {near.neighbour})"
-    contradicted, leaked = "held back: people contradict each other", "its question stands in the exam"
-    assert told[contradicted] == f"round 1: {contradicted} by agreement"
-    assert told[leaked] == f"round 1: {leaked} by leakage (1, next to {lines[leaked].neighbour})"
-    over, hard = (
-        "more tokens than the budget has",
-        "so hard that it may be wrong: an annotator is to look at it",
-    )
-    assert told[over] == f"round 1: {over} by budget ({lines[over].number:g})"
+    hard = "so hard that it may be wrong: an annotator is to look at it"
     assert told[hard] == f"round 1: {hard} by hard ({lines[hard].number:g})"
-
-    found = load(digest, context.artifacts)
-    assert {row.weight for row in found.rows} <= {1.0, 2.0}
-    general = [line for line in found.lines if line.kind == "general"]
-    assert len(general) == 600 and all(line.kept and line.step == "mixing" for line in general)
-    waiting = wait_until(
-        lambda: world.as_data.get(f"/v1/domains/{domain}/queue").json()["waiting"]["hard"], what="the annotators' queue"
-    )
-    assert waiting == sum(line.reason == hard for line in found.lines)
-    questions = {line.id for line in found.lines if line.reason == leaked}
-    assert questions and not questions & {row.example_id for row in found.rows}
+    assert any(line.kind == "general" and line.step == "mixing" for line in undisturbed.lines)

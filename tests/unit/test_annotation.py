@@ -16,7 +16,7 @@ from streams.envelope import Recorded
 from streams.errors import InvalidField
 from streams.events import DOMAINS, DomainEvent
 from streams.facts.examples import ExampleAccepted, ExampleRetired
-from streams.facts.judgements import ConcernRaised, ExampleKept, ProposalJudged
+from streams.facts.judgements import ConcernRaised, ExampleKept, ProposalJudged, VerdictTakenBack
 from streams.facts.material import ExampleProposed, ExampleRejected
 from streams.facts.people import PersonErased
 from streams.policy import Policy
@@ -148,6 +148,15 @@ def test_another_look_at_what_was_accepted_keeps_it_or_takes_it_out() -> None:
         assert told.rows["p"]["waits"] == 2
         assert told.tell(judged("ann", verdict, stands="e")) == [one.__name__ for one in follows]  # type: ignore[arg-type]
         assert told.rows["p"]["waits"] is None and told.state.judging == {}
+
+
+def test_a_verdict_that_was_taken_back_was_never_said() -> None:
+    told = Told(BOTH)
+    told.tell(judged("ann", "accept"))
+    told.tell(judged("ben", "reject"))
+    assert told.tell(VerdictTakenBack(domain=DOMAIN, proposal_id="p", judgement_id="j", person="ben")) == []
+    assert told.rows["p"] == {"verdicts": 1, "waits": 3}, "nobody disagrees any more"
+    assert told.tell(judged("ben", "accept")) == ["ExampleAccepted"]
 
 
 def test_a_concern_does_not_move_what_two_disagree_on() -> None:

@@ -13,6 +13,7 @@ from streams.artifacts import Artifacts, open_artifacts
 from streams.errors import Invalid, Unavailable
 from streams.object_store import ObjectStore
 from streams.settings import shared_artifacts
+from streams.snapshots import FORMAT, Snapshot, load, save
 from tests import s3_server
 from tests.s3_server import S3
 
@@ -215,7 +216,10 @@ def test_what_one_machine_keeps_another_reads_and_fetches(s3: S3, tmp_path: Path
     assert other.path(words).read_bytes() == b"words" and other.verify(model) and other.verify(words)
     modes = {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "other").rglob("*") if file.is_file()}
     assert modes == {0o600} and list((tmp_path / "other" / "arriving").iterdir()) == []
-    for digest in (words, model):
+    snapshot = Snapshot(FORMAT, "roads", "round-1", 9, (), ())
+    chosen = save(snapshot, one)
+    assert load(chosen, other) == snapshot
+    for digest in (words, model, chosen):
         assert other.remove(digest) and not ObjectStore(place).has(digest.removeprefix("sha256:"))
         assert one.has(digest), "what one has fetched or made is its own to remove"
         assert one.remove(digest) and not one.has(digest)

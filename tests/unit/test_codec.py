@@ -51,6 +51,7 @@ from streams.recalled import Recall
 from streams.selection import USUAL
 from tests.samples import EVENTS, ORDERS, START, enveloped, id_of
 
+SCHEMAS = schemas()
 SECRET = "my neighbour's name is Octavia"
 
 
@@ -364,7 +365,7 @@ def test_every_version_ever_written_can_be_lifted() -> None:
     from streams.codec import LIFTS as lifts
 
     assert set(lifts) == {(name, v) for name, newest in VERSIONS.items() for v in range(1, newest)}
-    assert set(VERSIONS) <= {name.partition(".")[0] for name in schemas()}
+    assert set(VERSIONS) <= {name.partition(".")[0] for name in SCHEMAS}
 
 
 # Orders and schemas
@@ -406,18 +407,20 @@ def on_wire() -> dict[str, dict[str, Any]]:
     return events | {".v".join(found["dataschema"].split(":")[2:]): found for found in asked}
 
 
+ON_WIRE = on_wire()
+
+
 def test_there_is_a_schema_of_every_event_and_order() -> None:
     former = {f"{name}.v{version}" for name, newest in VERSIONS.items() for version in range(1, newest)}
     former |= {f"{older}.v1" for older in RENAMED}
     operations = {f"{name}.v1" for name in OPERATIONS_TYPES}
-    assert set(schemas()) == set(on_wire()) | former | operations
+    assert set(SCHEMAS) == set(ON_WIRE) | former | operations
 
 
-@pytest.mark.parametrize("name", sorted(on_wire()))
+@pytest.mark.parametrize("name", sorted(ON_WIRE))
 def test_what_is_written_is_valid_by_its_schema_and_what_is_spoiled_is_not(name: str) -> None:
-    schema, found = schemas()[name], on_wire()[name]
-    Draft202012Validator.check_schema(schema)
-    validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    found = ON_WIRE[name]
+    validator = Draft202012Validator(SCHEMAS[name], format_checker=Draft202012Validator.FORMAT_CHECKER)
     validator.validate(found)
     assert not validator.is_valid(found | {"type": "noria.other"})
     assert not validator.is_valid(found | {"dataschema": f"urn:noria:{name.partition('.')[0]}:99"})

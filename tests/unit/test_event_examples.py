@@ -32,7 +32,8 @@ from streams.sealed import Sealed
 from streams.sealing import PersonKey, open_sealed
 
 FILES = sorted((Path(__file__).parents[1] / "examples" / "events").glob("*.json"))
-NEWEST = {key.partition(".")[0]: newest_version(key.partition(".")[0]) for key in schemas()}
+SCHEMAS = schemas()
+NEWEST = {key.partition(".")[0]: newest_version(key.partition(".")[0]) for key in SCHEMAS}
 EXPECTED = {f"{name}.v{version}" for name, newest in NEWEST.items() for version in range(1, newest + 1)}
 
 
@@ -100,9 +101,10 @@ def test_an_example_still_reads_and_says_the_same_when_written_again(path: Path)
         assert json.loads(again) == found
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if name(path) in schemas()], ids=name)
+@pytest.mark.parametrize("path", [path for path in FILES if name(path) in SCHEMAS], ids=name)
 def test_an_example_of_the_newest_version_fits_the_published_schema(path: Path) -> None:
-    Draft202012Validator(schemas()[name(path)], format_checker=Draft202012Validator.FORMAT_CHECKER).validate(
+    Draft202012Validator.check_schema(SCHEMAS[name(path)])
+    Draft202012Validator(SCHEMAS[name(path)], format_checker=Draft202012Validator.FORMAT_CHECKER).validate(
         content(path)
     )
 

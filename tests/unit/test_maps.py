@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from api.maps import DROPPED, KEPT, draw_html, draw_png, draw_svg, in_words, legend
-from workers.selector.mapped import places
+from workers.asked import ask
+from workers.selector.mapped import Laid, Layout, places
 
 CLUSTERS, EACH = 3, 12
 
@@ -31,6 +32,13 @@ def test_what_means_the_same_lies_together_and_each_time_in_the_same_place() -> 
     nearest = np.where(np.eye(len(of), dtype=bool), np.inf, away).argmin(axis=1)
     assert (of[nearest] == of).all()
     assert np.linalg.norm(found[0] - found[-1]) < np.median(away)
+
+
+def test_a_task_that_is_larger_than_a_pipe_comes_to_the_child_that_lays_it_out() -> None:
+    given = np.tile(vectors(), (1, 16)) / 4
+    assert given.nbytes > 2 * 65_536
+    laid = ask("workers.selector.mapped", Layout(given.tobytes(), given.shape[1]), Laid, lambda: None)
+    assert len(laid.places) == len(given)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5, 6])
