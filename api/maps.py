@@ -18,10 +18,11 @@ _TITLE_CHARACTERS = 160
 
 
 def legend(found: Json) -> list[tuple[str, str, int]]:
-    """(step, colour, examples), the kept first, whose step is empty."""
+    """(step, colour, examples), the kept first, whose step is empty, then the step that kept back most."""
     dropped = Counter(one["step"] or "before" for one in found["points"] if not one["kept"])
     kept = sum(one["kept"] for one in found["points"])
-    steps = [(step, DROPPED[place % len(DROPPED)], n) for place, (step, n) in enumerate(dropped.most_common())]
+    told = sorted(dropped.items(), key=lambda one: (-one[1], one[0]))
+    steps = [(step, DROPPED[place % len(DROPPED)], n) for place, (step, n) in enumerate(told)]
     return [("", KEPT, kept), *steps]
 
 

@@ -1,7 +1,7 @@
 """Every test, in four lanes side by side, which keeps two cores busy: `make test`.
 
-One lane needs a processor. Two wait much for Kafka and PostgreSQL, and one of them kills what a Noria is made of; one tells the
-demo, goes on with what that leaves, and serves models. What the others say is shown when the last has ended.
+One lane needs a processor, and serves models. Two wait much for Kafka and PostgreSQL, and one of them kills what a Noria is made
+of; one tells the demo and goes on with what that leaves. What the others say is shown when the last has ended.
 """
 
 import subprocess
@@ -14,10 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-SERVED = tuple(
-    f"integration/test_{name}.py"
-    for name in ("adapter_served", "engine_adapters", "engines", "engines_export", "engines_sleep")
-)
+SERVED = tuple(f"integration/test_{name}.py" for name in ("engine_adapters", "engines", "engines_export"))
 TRAINED = tuple(f"integration/test_{name}.py" for name in ("methods_by_order", "rebuild"))
 LATER = tuple(
     name
@@ -26,10 +23,10 @@ LATER = tuple(
 )
 # What each lane tries, and what it leaves to another.
 LANES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
-    "unit, property": (("unit", "property"), ()),
+    "unit, property, engines": (("unit", "property", *SERVED), ()),
     "integration a to k, trainings": (("integration",), (*SERVED, *LATER)),
     "integration l to z, faults": ((*LATER, "faults"), ()),
-    "e2e, engines": (("e2e", *SERVED), ()),
+    "e2e": (("e2e",), ()),
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from api.cli.processes import domain_lines
+from streams.artifacts import Artifacts
 from tests.door_world import CONTROL_TOKENS, MODEL, World, wait_until
 from tests.engine_server import EngineServer
 from tests.integration.by_hand import change, rows
@@ -92,7 +93,7 @@ def hosted(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosted]:
     monkeypatch.setattr(hosting, "make_engine", lambda spec, key: Engine(started))
     monkeypatch.setattr(hosting, "control_tokens", lambda folder: CONTROL_TOKENS)
     monkeypatch.setattr(hosting, "EngineSpec", lambda **given: SimpleNamespace(context_tokens=2048))
-    monkeypatch.setattr(hosting.Artifacts, "path", lambda self, digest: Path(digest))
+    monkeypatch.setattr(Artifacts, "path", lambda self, digest: Path(digest))
     found = Hosted(world, started)
     assert rows(world.database, "SELECT model FROM work.engines WHERE wanted") == [(MODEL,)]
     yield found

@@ -373,16 +373,18 @@ def test_a_wording_of_somebody_elses_is_proposed_and_goes_when_whoever_asked_or_
 ) -> None:
     domain = world.domain()
     path = f"/v1/domains/{domain}"
-    reply = world.chat(domain, "When does the last tram leave the harbour?", user="ann")["metadata"]["reply_ids"][0]
-    correction = {"reply_id": reply, "user": "ann", "correction": "The last tram leaves the harbour at 1:20."}
+    reply = world.chat(domain, "When does the last tram leave the harbour?", user="ann.harbour")["metadata"][
+        "reply_ids"
+    ][0]
+    correction = {"reply_id": reply, "user": "ann.harbour", "correction": "The last tram leaves the harbour at 1:20."}
     given = world.as_chat.post("/v1/feedback", json=correction)
     assert given.status_code == 200, given.text
     asked = {
-        "ben": "At what time is the last tram from the harbour?",
-        "cat": "Until when do trams run from the port?",
-        "dora": "Who painted the Mona Lisa?",
-        "ann": "What time does the last tram leave the harbour?",
-        "eve": "when does the last tram leave the harbour",
+        "ben.harbour": "At what time is the last tram from the harbour?",
+        "cat.harbour": "Until when do trams run from the port?",
+        "dora.harbour": "Who painted the Mona Lisa?",
+        "ann.harbour": "What time does the last tram leave the harbour?",
+        "eve.harbour": "when does the last tram leave the harbour",
     }
     for person, words in asked.items():
         world.chat(domain, words, user=person)
@@ -397,14 +399,16 @@ def test_a_wording_of_somebody_elses_is_proposed_and_goes_when_whoever_asked_or_
     assert (row["outcome"], row["proposed"], row["dropped"]) == ("made", 2, {rewordings.ELSE: 2}), row["failure"]
     of = {one["instruction"]: one for one in proposed(world, domain)}
     assert {words: one["kind"] for words, one in of.items()} == {
-        asked["ben"]: "rewording",
-        asked["cat"]: "unsure_rewording",
+        asked["ben.harbour"]: "rewording",
+        asked["cat.harbour"]: "unsure_rewording",
     }
     assert {one["output"] for one in of.values()} == {"The last tram leaves the harbour at 1:20."}
-    assert {source["kind"] for source in of[asked["ben"]]["sources"]} == {"example", "prompt"}
-    edited = {"instruction": asked["cat"].upper(), "output": "At 1:20."}
-    posted(world, f"{path}/proposals/accept", {"proposals": [of[asked["ben"]]["proposal_id"]]})
-    posted(world, f"{path}/proposals/accept", {"proposals": [of[asked["cat"]]["proposal_id"]], "edited": edited})
+    assert {source["kind"] for source in of[asked["ben.harbour"]]["sources"]} == {"example", "prompt"}
+    edited = {"instruction": asked["cat.harbour"].upper(), "output": "At 1:20."}
+    posted(world, f"{path}/proposals/accept", {"proposals": [of[asked["ben.harbour"]]["proposal_id"]]})
+    posted(
+        world, f"{path}/proposals/accept", {"proposals": [of[asked["cat.harbour"]]["proposal_id"]], "edited": edited}
+    )
 
     def learned() -> set[str]:
         with world.database.connect() as connection:
@@ -415,9 +419,9 @@ def test_a_wording_of_somebody_elses_is_proposed_and_goes_when_whoever_asked_or_
         return {one.question for one in opened.candidates}
 
     first = "When does the last tram leave the harbour?"
-    assert learned() == {first, asked["ben"], edited["instruction"]}
+    assert learned() == {first, asked["ben.harbour"], edited["instruction"]}
     retired = "SELECT example_id FROM noria.examples WHERE domain = :d AND retired_reason = 'erased'"
-    for person, left, theirs in (("cat", {first, asked["ben"]}, 1), ("ann", set[str](), 3)):
+    for person, left, theirs in (("cat.harbour", {first, asked["ben.harbour"]}, 1), ("ann.harbour", set[str](), 3)):
         gone = world.as_operator.post(f"/v1/people/{person}/erase")
         world.caught_up(gone.json()["position"])
         context.keyring.forget()
