@@ -12,7 +12,8 @@ from streams.settings import Settings
 from streams.store import open_database
 from tests.memories import Bags
 from workers.context import Context
-from workers.selector import instruments, judge_of, opened, pipeline
+from workers.recall import encoder
+from workers.selector import judge_of, opened, pipeline
 from workers.selector import step as selector
 
 
@@ -33,5 +34,5 @@ def run(settings: Settings, order: SelectSnapshot, dies_at: int | None) -> None:
 
     pipeline.judge_of = judge
     bags = Bags()
-    instruments.sentence_encoder = opened.sentence_encoder = lambda: bags  # type: ignore[assignment,return-value]
+    encoder.sentence_encoder = opened.sentence_encoder = lambda: bags  # type: ignore[assignment,return-value]
     selector.run(order, context_of(settings, "worker-1"))

@@ -56,6 +56,12 @@ def recalling(connection: Connection) -> dict[str, Recall]:
     return {domain: recall for domain, recall in found.items() if recall.kinds}
 
 
+def recall_of(connection: Connection, domain: str) -> Recall:
+    """Of its policy, as it is now."""
+    found = text("SELECT policy -> 'recall' FROM noria.domains WHERE domain = :domain")
+    return msgspec.convert(connection.execute(found, {"domain": domain}).scalar() or {}, Recall)
+
+
 def changes(connection: Connection, reached: Mapping[Place, int]) -> Changes:
     """What happened since these positions, of all that a memory is made of. One transaction must see it all."""
     rows = connection.execute(text("SELECT topic, partition, next_offset FROM noria.positions"))

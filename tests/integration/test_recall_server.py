@@ -20,6 +20,7 @@ from streams.sealing import Keyring
 from tests.integration.by_hand import empty
 from tests.integration.test_memory import DOMAIN, FARE, LAST, World, fill
 from tests.local_noria import until
+from tests.memories import Bags
 from tests.waiting import PATIENCE_S
 from workers.recall.server import application, make_server
 from workers.selector.mapped import Maps
@@ -37,7 +38,7 @@ def world(database: Engine, keyring: Keyring) -> World:
 def served(world: World) -> Iterator[str]:
     """The world's own memory, behind the server."""
     url = f"http://{LOOPBACK}:{free_port()}"
-    maps = Maps(world.database, world.keyring)
+    maps = Maps(world.database, world.keyring, lambda recall: Bags())
     server = make_server(application(lambda: world.memory.held, world.keyring.derive(KEY), maps.lay_out), url)
     threading.Thread(target=server.run, daemon=True).start()
     yield url

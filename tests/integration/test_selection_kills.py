@@ -28,7 +28,8 @@ from tests.killed_selector import context_of, run
 from tests.memories import Bags
 from tests.unit import trainer_tiny as tiny
 from workers.context import Context
-from workers.selector import instruments, opened
+from workers.recall import encoder
+from workers.selector import opened
 from workers.selector import step as selector
 
 STEPS: list[dict[str, Any]] = [
@@ -94,7 +95,7 @@ def context(world: World) -> Iterator[Context]:
 @pytest.fixture
 def bags(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Bags()
-    for module in (instruments, opened):
+    for module in (encoder, opened):
         monkeypatch.setattr(module, "sentence_encoder", lambda: found)
 
 

@@ -27,8 +27,9 @@ from tests.memories import Bags
 from tests.unit import trainer_tiny as tiny
 from workers.asked import ask as asked_once
 from workers.context import Context
+from workers.recall import encoder
 from workers.recall.server import application, make_server
-from workers.selector import instruments, mapped
+from workers.selector import instruments
 from workers.selector.golden import Gains, Task
 from workers.selector.mapped import Maps
 
@@ -57,8 +58,7 @@ def context(world: World) -> Iterator[Context]:
 @pytest.fixture
 def bags(monkeypatch: pytest.MonkeyPatch) -> Bags:
     found = Bags()
-    for asks in (instruments, mapped):
-        monkeypatch.setattr(asks, "sentence_encoder", lambda: found)
+    monkeypatch.setattr(encoder, "sentence_encoder", lambda: found)
     return found
 
 
@@ -77,7 +77,7 @@ def corrected(world: World, domain: str, question: str, answer: str, user: str) 
 def mapping(world: World, context: Context) -> Iterator[None]:
     """A memory that the door may ask for maps."""
     url = f"http://{LOOPBACK}:{free_port()}"
-    lay_out = Maps(context.database, context.keyring).lay_out
+    lay_out = Maps(context.database, context.keyring, lambda recall: encoder.encoder_of(recall, world.settings)).lay_out
     server = make_server(application(dict, world.services.keyring.derive(KEY), lay_out), url)
     threading.Thread(target=server.run, daemon=True).start()
     try:

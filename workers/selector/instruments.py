@@ -16,9 +16,8 @@ from streams.reading.learning import Example
 from streams.snapshots import Opened, masked_prompt
 from workers.asked import ask
 from workers.context import Context
-from workers.endpoints import check_address
 from workers.models.chat_tokens import ChatTokens
-from workers.recall.encoder import Encoder, EndpointEncoder, sentence_encoder
+from workers.recall.encoder import Encoder, encoder_of
 from workers.recall.kept import Kept, Words
 from workers.selector import perplexity
 from workers.selector.candidates import OpenExample, Vectors
@@ -136,14 +135,9 @@ class RoundInstruments:
         return model
 
     def _encoder(self) -> Encoder:
-        """The memory's own. Raises Invalid or Unavailable where an endpoint may not be asked."""
+        """The memory's. Raises Invalid or Unavailable where an endpoint may not be asked."""
         if self._asked is None:
-            there = self._order.recall.embeddings
-            if there is None:
-                self._asked = sentence_encoder()
-            else:
-                check_address(there.base_url, self._context.settings.private_endpoints)
-                self._asked = EndpointEncoder(there.base_url, there.model, self._context.settings.embeddings_key)
+            self._asked = encoder_of(self._order.recall, self._context.settings)
             self.measured_with |= {name: metadata.version(name) for name in _LIBRARIES} | {"encoder": self._asked.name}
         return self._asked
 

@@ -2,6 +2,7 @@
 Hinton 2008, as scikit-learn has it), each time alike. The memory is asked for it, which has the encoder; a child lays it out."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from sqlalchemy import Engine
 
 from streams.history import before
 from streams.reading.learning import examples_as_of, line_of_round
+from streams.reading.memories import recall_of
 from streams.recall_client import MapAnswer, MapQuestion
+from streams.recalled import Recall
 from streams.sealing import Keyring
 from streams.store import postgres_trouble
 from workers.asked import answer, ask
-from workers.recall.encoder import sentence_encoder
+from workers.recall.encoder import Encoder
 from workers.recall.kept import Kept
 from workers.selector.candidates import Vectors
 from workers.selector.embedded import as_kept, embedded, words_of
@@ -39,8 +42,8 @@ class Laid(Struct, frozen=True, tag="laid", tag_field="kind"):
 class Maps:
     """One is laid out at a time: it takes a core for seconds."""
 
-    def __init__(self, database: Engine, keyring: Keyring) -> None:
-        self._database, self._keyring = database, keyring
+    def __init__(self, database: Engine, keyring: Keyring, encoder_of: Callable[[Recall], Encoder]) -> None:
+        self._database, self._keyring, self._encoder_of = database, keyring, encoder_of
         self._alone = threading.Lock()
 
     def lay_out(self, asked: MapQuestion) -> MapAnswer:
@@ -48,6 +51,7 @@ class Maps:
         wanted = set(asked.examples)
         with postgres_trouble(), self._database.connect() as connection:
             line = line_of_round(connection, asked.domain, asked.round_id)
+            recall = recall_of(connection, asked.domain)
             rows = examples_as_of(connection, asked.domain, asked.pin, line)
             sealed = {row.example_id: row for row in rows if row.example_id in wanted}
             earlier = before(connection, {row.follows for row in sealed.values()})
@@ -55,7 +59,7 @@ class Maps:
             found = open_examples(list(sealed.values()), earlier, frozenset(), self._keyring).candidates
             if not found:
                 return MapAnswer({})
-            encoder = sentence_encoder()
+            encoder = self._encoder_of(recall)
             kept = Kept(self._database, self._keyring, encoder.name, encoder.dims)
             words = [words_of(one, sealed[one.example_id]) for one in found]
             vectors = embedded(asked.domain, words, kept, lambda texts: as_kept(encoder.embed(texts)))
